@@ -1,0 +1,72 @@
+//! Which mechanism proves who we are, and with which words?
+//!
+//! The mechanisms' conversations are pure: each consumes itself and hands back the next step. Which of them is used on a
+//! connection, and when, is decided in `handshake`.
+
+pub(crate) mod plain;
+pub mod scram;
+mod secret;
+pub(crate) mod x509;
+
+pub use secret::Secret;
+
+/// Names an authentication mechanism of the specification.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Mechanism {
+    /// SCRAM with SHA-1.
+    ScramSha1,
+    /// SCRAM with SHA-256.
+    ScramSha256,
+    /// A client certificate.
+    X509,
+    /// User name and password in clear, for LDAP.
+    Plain,
+    /// Kerberos.
+    Gssapi,
+    /// AWS identity.
+    Aws,
+    /// OpenID Connect.
+    Oidc,
+}
+
+/// Is what a client authenticates with: complete, checked, with its source resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Credential {
+    /// The user name; not needed by every mechanism.
+    pub username: Option<String>,
+    /// The password; not needed by every mechanism.
+    pub password: Option<Secret>,
+    /// The database that the user is defined in.
+    pub source: String,
+    /// The mechanism, or `None` to negotiate one of the SCRAMs.
+    pub mechanism: Option<Mechanism>,
+    /// The mechanism's properties, defaults filled in.
+    pub properties: Vec<(String, String)>,
+}
+
+impl Mechanism {
+    /// Returns the name that goes over the wire, such as `SCRAM-SHA-256`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::ScramSha1 => "SCRAM-SHA-1",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::X509 => "MONGODB-X509",
+            Self::Plain => "PLAIN",
+            Self::Gssapi => "GSSAPI",
+            Self::Aws => "MONGODB-AWS",
+            Self::Oidc => "MONGODB-OIDC",
+        }
+    }
+
+    /// Reads the name that goes over the wire.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::ScramSha1, Self::ScramSha256, Self::X509, Self::Plain, Self::Gssapi, Self::Aws, Self::Oidc]
+            .into_iter()
+            .find(|mechanism| mechanism.name() == name)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,178 @@
+//! How is a client configured in code?
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Client;
+use super::running::Inner;
+use crate::auth::{Mechanism, Secret};
+use crate::error::Result;
+use crate::host::{Address, HostKey};
+use crate::io::clock::{BootClock, SystemBootClock};
+use crate::io::resolver::{DnsConfig, Resolve};
+use crate::options::{ClientOptions, ServerMonitoringMode, Warning};
+use crate::selection::ReadPreference;
+use crate::uri::{self, ConnectionString};
+
+/// Configures a client: a connection string first, then options in code, which win.
+///
+/// ```
+/// use std::time::Duration;
+/// use mongolink::Client;
+///
+/// let client = Client::builder("mongodb://localhost")?
+///     .app_name("example")
+///     .connect_timeout(Duration::from_secs(3))
+///     .build()?;
+/// # Ok::<(), mongolink::Error>(())
+/// ```
+pub struct ClientBuilder {
+    options: ClientOptions,
+    warnings: Vec<Warning>,
+    extras: Extras,
+}
+
+/// Holds what can't stand in a connection string.
+pub(super) struct Extras {
+    pub(super) dns: DnsConfig,
+    pub(super) resolve: Option<Arc<dyn Resolve>>,
+    pub(super) boot_clock: Arc<dyn BootClock>,
+}
+
+macro_rules! options {
+    ($($(#[$doc:meta])* $name:ident: $kind:ty;)*) => {
+        $(
+            $(#[$doc])*
+            #[must_use]
+            pub fn $name(mut self, value: impl Into<$kind>) -> Self {
+                self.options.$name = Some(value.into());
+                self
+            }
+        )*
+    };
+}
+
+impl ClientBuilder {
+    pub(super) fn new(text: &str) -> Result<Self> {
+        let parsed = ConnectionString::parse(text)?;
+        let extras = Extras { dns: DnsConfig::System, resolve: None, boot_clock: Arc::new(SystemBootClock::new()) };
+        Ok(Self { options: parsed.options, warnings: parsed.warnings, extras })
+    }
+
+    options! {
+        /// Sets `srvServiceName`.
+        srv_service_name: String;
+        /// Sets `srvMaxHosts`.
+        srv_max_hosts: u32;
+        /// Sets the default database.
+        database: String;
+        /// Sets the user name.
+        username: String;
+        /// Sets the password.
+        password: Secret;
+        /// Sets `authSource`.
+        auth_source: String;
+        /// Sets `authMechanism`.
+        auth_mechanism: Mechanism;
+        /// Sets `appName`.
+        app_name: String;
+        /// Sets `connectTimeoutMS`; zero for no limit.
+        connect_timeout: Duration;
+        /// Sets `socketTimeoutMS`; zero for no limit.
+        socket_timeout: Duration;
+        /// Sets `serverSelectionTimeoutMS`.
+        server_selection_timeout: Duration;
+        /// Sets `timeoutMS`; zero for no limit.
+        timeout: Duration;
+        /// Sets the limit of a look-up.
+        dns_timeout: Duration;
+        /// Sets `heartbeatFrequencyMS`.
+        heartbeat_frequency: Duration;
+        /// Sets `localThresholdMS`.
+        local_threshold: Duration;
+        /// Sets `serverMonitoringMode`.
+        server_monitoring_mode: ServerMonitoringMode;
+        /// Sets `directConnection`.
+        direct_connection: bool;
+        /// Sets `loadBalanced`.
+        load_balanced: bool;
+        /// Sets `replicaSet`.
+        replica_set: String;
+        /// Sets `maxPoolSize`; zero for no limit.
+        max_pool_size: u32;
+        /// Sets `minPoolSize`.
+        min_pool_size: u32;
+        /// Sets `maxConnecting`.
+        max_connecting: u32;
+        /// Sets `maxIdleTimeMS`; zero for no limit.
+        max_idle_time: Duration;
+        /// Sets `waitQueueTimeoutMS`; zero for no limit.
+        wait_queue_timeout: Duration;
+        /// Sets the default read preference, which generic commands don't inherit.
+        read_preference: ReadPreference;
+        /// Sets `tls`.
+        tls: bool;
+        /// Sets `tlsCAFile`.
+        tls_ca_file: std::path::PathBuf;
+        /// Sets `tlsCertificateKeyFile`.
+        tls_certificate_key_file: std::path::PathBuf;
+        /// Sets `tlsCertificateKeyFilePassword`.
+        tls_certificate_key_file_password: Secret;
+        /// Sets `tlsInsecure`.
+        tls_insecure: bool;
+        /// Sets `tlsAllowInvalidCertificates`.
+        tls_allow_invalid_certificates: bool;
+        /// Sets `tlsAllowInvalidHostnames`.
+        tls_allow_invalid_hostnames: bool;
+    }
+
+    /// Changes any option, also those without a method of their own.
+    #[must_use]
+    pub fn options(mut self, change: impl FnOnce(&mut ClientOptions)) -> Self {
+        change(&mut self.options);
+        self
+    }
+
+    /// Fixes the address of a host: it is not resolved, TLS still verifies the name.
+    #[must_use]
+    pub fn resolve(mut self, host: HostKey, address: Address) -> Self {
+        self.options.resolve.push((host, address));
+        self
+    }
+
+    /// Says which DNS servers are asked; the system's by default.
+    #[must_use]
+    pub fn dns(mut self, config: DnsConfig) -> Self {
+        self.extras.dns = config;
+        self
+    }
+
+    /// Brings a resolver of one's own for addresses, instead of DNS and the operating system.
+    #[must_use]
+    pub fn resolver(mut self, resolver: impl Resolve) -> Self {
+        self.extras.resolve = Some(Arc::new(resolver));
+        self
+    }
+
+    /// Brings a boot clock of one's own, by which suspensions of the machine are noticed.
+    #[must_use]
+    pub fn boot_clock(mut self, clock: impl BootClock) -> Self {
+        self.extras.boot_clock = Arc::new(clock);
+        self
+    }
+
+    /// Makes the client: checks all options together, and does nothing else.
+    ///
+    /// # Errors
+    /// [`InvalidOption`](crate::ErrorKind::InvalidOption) if options contradict each other,
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for one whose absence would weaken security.
+    pub fn build(mut self) -> Result<Client> {
+        uri::validate(&self.options)?;
+        self.options.credential()?;
+        self.warnings.extend(uri::unserved(&self.options)?);
+        for warning in &self.warnings {
+            tracing::warn!(%warning, "connection string");
+        }
+        Ok(Client::from_inner(Inner::new(self.options, self.warnings, self.extras)))
+    }
+}

@@ -1,0 +1,333 @@
+//! How does one command go out, and its reply come back?
+//!
+//! Strictly in turns: select, check out, send, receive. Whoever drops the future at any of these leaves a connection
+//! that goes back by itself, and a session that is not used again. Nothing is retried here: that is left to the caller.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use bson::{RawDocument, RawDocumentBuf};
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+
+use super::running::Inner;
+use crate::error::{Error, ErrorKind, LimitValue, Result, Stage};
+use crate::host::HostKey;
+use crate::io::clock;
+use crate::io::entropy::entropy;
+use crate::io::events::Event;
+use crate::io::pool::CheckedOut;
+use crate::io::topology::{Cluster, Selected};
+use crate::op::deadline::Deadline;
+use crate::op::session::{END_SESSIONS_MAX, ServerSession};
+use crate::op::{CommandEvent, CommandFields, check_size, command_error, command_name, is_sensitive};
+use crate::selection::{Criteria, read_preference_to_send};
+use crate::topology::Fault;
+use crate::wire::{DOCUMENT_SIZE_MAX, Flags, MESSAGE_SIZE_MAX, Request};
+
+/// Is a server's reply: its bytes as they came, and where they came from.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    body: Bytes,
+    host: HostKey,
+}
+
+impl Reply {
+    pub(super) fn new(body: Bytes, host: HostKey) -> Self {
+        Self { body, host }
+    }
+
+    /// Returns the document.
+    pub fn document(&self) -> &RawDocument {
+        // The wire layer has checked length and terminator.
+        RawDocument::from_bytes(&self.body).expect("checked when it was read")
+    }
+
+    /// Returns the document's bytes.
+    pub fn bytes(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Returns the server that answered.
+    pub fn host(&self) -> &HostKey {
+        &self.host
+    }
+
+    /// Reads the document as a type.
+    ///
+    /// # Errors
+    /// [`Bson`](ErrorKind::Bson) if it doesn't fit.
+    pub fn deserialize<T: DeserializeOwned>(&self) -> Result<T> {
+        Ok(bson::deserialize_from_slice(&self.body)?)
+    }
+}
+
+/// Is one call: what to send, to whom, by when.
+pub(super) struct Call {
+    pub(super) database: Arc<str>,
+    pub(super) request: Request,
+    pub(super) criteria: Arc<Criteria>,
+    /// The time the caller gives it, and since when.
+    pub(super) deadline: Option<Deadline>,
+    /// The session to use; an implicit one is taken if there is none.
+    pub(super) session: Option<Session>,
+}
+
+/// Is an implicit session in use; goes back to the pool when dropped, unless what it was used for was left unfinished.
+pub(super) struct Session {
+    session: Option<ServerSession>,
+    dirty: bool,
+    timeout: Option<Duration>,
+    inner: Arc<Inner>,
+}
+
+/// Is the outcome of a call: the reply, and the session it ran in.
+pub(super) struct Outcome {
+    pub(super) reply: Reply,
+    pub(super) session: Option<Session>,
+}
+
+impl Session {
+    fn take(inner: &Arc<Inner>, timeout: Duration, now: Instant) -> Result<Self> {
+        let kept = inner.sessions.lock().unwrap_or_else(PoisonError::into_inner).take(timeout, now);
+        let session = match kept {
+            Some(session) => session,
+            None => ServerSession::new(entropy()?, now),
+        };
+        Ok(Self { session: Some(session), dirty: false, timeout: Some(timeout), inner: Arc::clone(inner) })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(session) = self.session.take() {
+            let mut sessions = self.inner.sessions.lock().unwrap_or_else(PoisonError::into_inner);
+            sessions.put(session, self.dirty, self.timeout, clock::now());
+        }
+    }
+}
+
+impl Inner {
+    /// Makes the deadline of a call: its own limit, or the client's.
+    pub(super) fn call_deadline(&self, limit: Option<Duration>) -> Option<Deadline> {
+        match limit {
+            Some(limit) => Some(Deadline::new("timeout", limit, clock::now())),
+            None => Deadline::maybe("timeoutMS", self.options().timeout_or_default(), clock::now()),
+        }
+    }
+
+    /// Runs a command. Can be dropped at any moment.
+    pub(super) async fn run(self: &Arc<Self>, call: Call) -> Result<Outcome> {
+        let deadline = call.deadline;
+        let cluster = within(deadline, Stage::Selection, self.cluster()).await?;
+        cluster.look_at_clocks();
+        let limit = self.options().server_selection_timeout_or_default();
+        let selecting = Deadline::new("serverSelectionTimeoutMS", limit, clock::now());
+        let selecting = Deadline::earliest(Some(selecting), deadline).unwrap_or(selecting);
+        let selected = cluster.select(&call.criteria, selecting).await?;
+        let _operation = selected.pool.operation();
+        let waiting = Deadline::maybe("waitQueueTimeoutMS", self.options().wait_queue_timeout_or_default(), clock::now());
+        let conn = selected.pool.checkout(Deadline::earliest(waiting, deadline)).await?;
+        self.exchange(&cluster, &selected, conn, call).await
+    }
+
+    async fn exchange(self: &Arc<Self>, cluster: &Arc<Cluster>, selected: &Selected, mut conn: CheckedOut, call: Call) -> Result<Outcome> {
+        let host = selected.pool.host();
+        let began = clock::now();
+        let name = command_name(&call.request.body)?;
+        let mut session = match call.session {
+            Some(session) => Some(session),
+            None => match (selected.description.logical_session_timeout(), conn.about().hello.logical_session_timeout) {
+                (Some(timeout), Some(_)) => Some(Session::take(self, timeout, began)?),
+                _ => None,
+            },
+        };
+        let time = self.cluster_time();
+        let preference = read_preference_to_send(selected.description.kind(), selected.server.kind, &call.criteria)
+            .and_then(|preference| RawDocumentBuf::try_from(&preference.to_document()).ok());
+        let fields = CommandFields {
+            database: &call.database,
+            lsid: session.as_ref().and_then(|session| session.session.as_ref()).map(|session| session.lsid().as_ref()),
+            cluster_time: time.as_deref(),
+            read_preference: preference.as_deref(),
+        };
+        check_size(&call.request.body, conn.about().hello.max_bson_object_size.unwrap_or(DOCUMENT_SIZE_MAX))?;
+        let request_id = conn.queue(Flags::default(), &call.request, &fields);
+        check_message_size(&mut conn)?;
+        let mut told = Told { inner: self, name: Arc::from(name.as_str()), host, connection_id: conn.id(), request_id, began, sensitive: is_sensitive(&name, &call.request.body), ended: false };
+        told.started(&conn, &call.database);
+        if let Some(session) = session.as_mut() {
+            session.dirty = true;
+        }
+        let outcome = self.send_and_receive(&mut conn, call.deadline).await;
+        let message = match outcome {
+            Ok(message) => message,
+            Err(error) => {
+                told.failed(&error);
+                cluster.fault(host, Fault::new(error.clone(), conn.generation()));
+                return Err(error);
+            }
+        };
+        if let Some(session) = session.as_mut() {
+            session.dirty = false;
+        }
+        let body = message.into_body();
+        let reply = Reply { body, host: host.clone() };
+        self.gossip(reply.document());
+        if let Some(fault) = Fault::in_reply(host, reply.document(), conn.generation()) {
+            cluster.fault(host, fault);
+        }
+        if let Some(error) = command_error(reply.document()) {
+            let error = error.on(host).with_address(&conn.about().address).after(clock::now().saturating_duration_since(began));
+            told.failed(&error);
+            return Err(error);
+        }
+        told.succeeded(reply.document());
+        Ok(Outcome { reply, session })
+    }
+
+    /// The limits of one exchange: `socketTimeoutMS` costs the connection, the call's own deadline does not.
+    async fn send_and_receive(&self, conn: &mut CheckedOut, deadline: Option<Deadline>) -> Result<crate::wire::Message> {
+        let socket = Deadline::maybe("socketTimeoutMS", self.options().socket_timeout_or_default(), clock::now());
+        let sent = limited(socket, deadline, Stage::Write, conn.flush()).await;
+        let outcome = match sent {
+            Ok(()) => limited(socket, deadline, Stage::Read, conn.receive()).await,
+            Err(error) => Err(error),
+        };
+        outcome.map_err(|error| {
+            if error.limit().is_some_and(|limit| limit.name == "socketTimeoutMS") {
+                conn.spoil();
+            }
+            error.on(&conn.about().host).with_address(&conn.about().address)
+        })
+    }
+
+    /// Tells the servers which sessions are used no more (sessions, "endSessions"); what they answer does not matter.
+    pub(super) async fn end_sessions(self: &Arc<Self>) {
+        let sessions = self.sessions.lock().unwrap_or_else(PoisonError::into_inner).drain();
+        if sessions.is_empty() {
+            return;
+        }
+        for chunk in sessions.chunks(END_SESSIONS_MAX) {
+            let mut ids = bson::RawArrayBuf::new();
+            for session in chunk {
+                ids.push(session.lsid().clone());
+            }
+            let call = Call {
+                database: Arc::from("admin"),
+                request: Request::from(bson::rawdoc! { "endSessions": ids }),
+                criteria: Arc::new(Criteria::any_readable()),
+                deadline: Some(Deadline::new("END_SESSIONS_LIMIT", END_SESSIONS_LIMIT, clock::now())),
+                session: None,
+            };
+            if let Err(error) = self.run(call).await {
+                tracing::debug!(%error, "sessions could not be ended");
+                return;
+            }
+        }
+    }
+}
+
+/// How long shutting down waits for a server to hear which sessions end.
+const END_SESSIONS_LIMIT: Duration = Duration::from_secs(1);
+
+/// Tells the events of one command: each start has one end, also when its caller goes away.
+struct Told<'a> {
+    inner: &'a Inner,
+    name: Arc<str>,
+    host: &'a HostKey,
+    connection_id: u64,
+    request_id: i32,
+    began: Instant,
+    sensitive: bool,
+    ended: bool,
+}
+
+impl Told<'_> {
+    fn started(&self, conn: &CheckedOut, database: &Arc<str>) {
+        tracing::debug!(host = %self.host, command = %self.name, request = self.request_id, "command sent");
+        self.inner.events().send(|| {
+            let sent = if self.sensitive { None } else { sent_body(conn.queued()) };
+            Event::Command(CommandEvent::Started {
+                host: self.host.clone(),
+                connection_id: self.connection_id,
+                server_connection_id: conn.about().hello.connection_id,
+                request_id: self.request_id,
+                database: Arc::clone(database),
+                name: Arc::clone(&self.name),
+                command: sent.unwrap_or_default(),
+            })
+        });
+    }
+
+    fn succeeded(&mut self, reply: &RawDocument) {
+        self.ended = true;
+        let duration = clock::now().saturating_duration_since(self.began);
+        self.inner.events().send(|| {
+            Event::Command(CommandEvent::Succeeded {
+                host: self.host.clone(),
+                connection_id: self.connection_id,
+                request_id: self.request_id,
+                name: Arc::clone(&self.name),
+                duration,
+                reply: if self.sensitive { RawDocumentBuf::new() } else { reply.to_owned() },
+            })
+        });
+    }
+
+    fn failed(&mut self, error: &Error) {
+        self.ended = true;
+        let duration = clock::now().saturating_duration_since(self.began);
+        tracing::debug!(host = %self.host, command = %self.name, request = self.request_id, %error, "command failed");
+        self.inner.events().send(|| {
+            Event::Command(CommandEvent::Failed {
+                host: self.host.clone(),
+                connection_id: self.connection_id,
+                request_id: self.request_id,
+                name: Arc::clone(&self.name),
+                duration,
+                error: error.clone(),
+            })
+        });
+    }
+}
+
+impl Drop for Told<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.failed(&Error::new(ErrorKind::Interrupted, "the caller went away").at(Stage::Read).on(self.host));
+        }
+    }
+}
+
+/// Cuts the body out of an encoded message: header, flags, section kind, document.
+fn sent_body(message: &[u8]) -> Option<RawDocumentBuf> {
+    let body = message.get(21..)?;
+    let length = body.first_chunk::<4>().map(|length| u32::from_le_bytes(*length) as usize)?;
+    RawDocumentBuf::from_bytes(body.get(..length)?.to_vec()).ok()
+}
+
+fn check_message_size(conn: &mut CheckedOut) -> Result<()> {
+    let limit = conn.about().hello.max_message_size_bytes.unwrap_or(MESSAGE_SIZE_MAX);
+    let size = conn.queued_bytes() as u64;
+    if size > u64::from(limit) {
+        conn.unqueue();
+        return Err(Error::new(ErrorKind::InvalidArgument, format!("message of {size} bytes"))
+            .at(Stage::Write)
+            .against("maxMessageSizeBytes", LimitValue::Bytes(limit.into())));
+    }
+    Ok(())
+}
+
+/// Waits for a future until a deadline.
+pub(super) async fn within<T>(deadline: Option<Deadline>, stage: Stage, future: impl Future<Output = Result<T>>) -> Result<T> {
+    let Some(deadline) = deadline else { return future.await };
+    match tokio::time::timeout_at(tokio::time::Instant::from_std(deadline.at), future).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(deadline.error(stage, clock::now())),
+    }
+}
+
+async fn limited<T>(one: Option<Deadline>, other: Option<Deadline>, stage: Stage, future: impl Future<Output = Result<T>>) -> Result<T> {
+    within(Deadline::earliest(one, other), stage, future).await
+}

@@ -1,0 +1,170 @@
+//! What does a user of the crate hold in hand?
+//!
+//! [`Client`], its [`Database`]s and the calls on them. A client does nothing until it is first used: then its servers
+//! are found and watched by tasks of the runtime it is used on.
+
+mod builder;
+mod call;
+mod cursor;
+mod database;
+mod probe;
+mod running;
+mod watch;
+
+use std::sync::Arc;
+
+pub use builder::ClientBuilder;
+pub use call::Reply;
+pub use cursor::{Cursor, FromReply};
+pub use database::{Database, IntoCommand, RunCommand, RunCursorCommand};
+pub use probe::Probe;
+pub use watch::{Events, TopologyWatch};
+
+use crate::error::Result;
+use crate::host::HostKey;
+use crate::options::{ClientOptions, Warning};
+use crate::pool::PoolStats;
+use crate::topology::TopologyDescription;
+use running::Inner;
+
+/// Is a client of one deployment: finds its servers, keeps watch over them, and runs commands on them.
+///
+/// Cheap to clone; all clones share servers, pools and sessions. Making one does no I/O, starts no task and needs no
+/// runtime. When the last clone is dropped, its tasks and connections end; [`shutdown`](Self::shutdown) does the same,
+/// tells the servers, and waits.
+///
+/// ```no_run
+/// # async fn example() -> mongolink::Result<()> {
+/// use mongolink::{Client, bson::doc};
+///
+/// let client = Client::new("mongodb://localhost:27017")?;
+/// let reply = client.database("admin").run_command(doc! { "ping": 1 }).await?;
+/// assert_eq!(reply.get_f64("ok"), Ok(1.0));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Client {
+    handle: Arc<Handle>,
+}
+
+/// Ends the tasks when the last client is dropped.
+struct Handle(Arc<Inner>);
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Client {
+    /// Makes a client from a connection string.
+    ///
+    /// # Errors
+    /// [`InvalidUri`](crate::ErrorKind::InvalidUri), [`InvalidHost`](crate::ErrorKind::InvalidHost) or
+    /// [`InvalidOption`](crate::ErrorKind::InvalidOption) if it can't be used, and
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if it asks for something whose absence would weaken security.
+    pub fn new(uri: impl AsRef<str>) -> Result<Self> {
+        Self::builder(uri)?.build()
+    }
+
+    /// Starts a client from a connection string, to which every option can be added.
+    ///
+    /// # Errors
+    /// Those of reading the connection string.
+    pub fn builder(uri: impl AsRef<str>) -> Result<ClientBuilder> {
+        ClientBuilder::new(uri.as_ref())
+    }
+
+    fn from_inner(inner: Inner) -> Self {
+        Self { handle: Arc::new(Handle(Arc::new(inner))) }
+    }
+
+    fn inner(&self) -> &Arc<Inner> {
+        &self.handle.0
+    }
+
+    /// Names a database; nothing is sent.
+    pub fn database(&self, name: impl Into<Arc<str>>) -> Database {
+        Database::new(self.clone(), name.into())
+    }
+
+    /// Names the database of the connection string, if it names one.
+    pub fn default_database(&self) -> Option<Database> {
+        let name = self.inner().options().database.clone()?;
+        Some(self.database(name))
+    }
+
+    /// Returns the options as they were given.
+    pub fn options(&self) -> &ClientOptions {
+        self.inner().options()
+    }
+
+    /// Returns what was odd in the connection string and has no effect.
+    pub fn warnings(&self) -> &[Warning] {
+        self.inner().warnings()
+    }
+
+    /// Returns what is known of the servers now: every one, its state, round-trip time and last error.
+    ///
+    /// Starts nothing; before the first use the description is empty.
+    pub fn topology(&self) -> Arc<TopologyDescription> {
+        self.inner().description()
+    }
+
+    /// Watches what is known of the servers: a stream of descriptions, the newest first, each change replacing the last.
+    ///
+    /// # Errors
+    /// Those of starting: the look-up of an SRV connection string, unreadable certificates.
+    pub async fn watch_topology(&self) -> Result<TopologyWatch> {
+        let cluster = self.inner().cluster().await?;
+        Ok(TopologyWatch::new(&cluster))
+    }
+
+    /// Returns a stream of the client's events from now on.
+    ///
+    /// A reader that is too slow is told how many events it missed ([`Event::Missed`](crate::Event::Missed)).
+    pub fn events(&self) -> Events {
+        Events::new(self.inner().events())
+    }
+
+    /// Counts what the pools hold, by server.
+    pub fn pool_stats(&self) -> Vec<(HostKey, PoolStats)> {
+        self.inner().pool_stats()
+    }
+
+    /// Returns how many tasks the client runs.
+    pub fn task_count(&self) -> usize {
+        self.inner().task_count()
+    }
+
+    /// Finds the servers and opens a connection to the one that takes writes, so that the first command need not wait.
+    ///
+    /// # Errors
+    /// Those of a command that could not be sent.
+    pub async fn warm_up(&self) -> Result<()> {
+        self.inner().warm_up().await
+    }
+
+    /// Opens one connection to a server beside the pools, through all stages, and says how each went.
+    ///
+    /// # Errors
+    /// Those of starting. That the server can't be reached is part of the answer.
+    pub async fn probe(&self, host: &HostKey) -> Result<Probe> {
+        let cluster = self.inner().cluster().await?;
+        Ok(probe::probe(&cluster, host).await)
+    }
+
+    /// Ends the client: sessions are ended on the server, tasks and connections are gone when it returns.
+    ///
+    /// Calls under way, and later ones, get [`Shutdown`](crate::ErrorKind::Shutdown).
+    pub async fn shutdown(&self) {
+        self.inner().shutdown().await;
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client").field("hosts", &self.options().hosts).field("srv", &self.options().srv).finish_non_exhaustive()
+    }
+}

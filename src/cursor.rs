@@ -1,0 +1,176 @@
+//! What is in a cursor's reply, and which command comes next?
+//!
+//! run-command ("Cursors"), find_getmore_killcursors_commands: id and namespace are taken from every reply, an empty
+//! batch with an id is not the end.
+
+use bson::{Bson, RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Stage};
+
+/// Is one batch of a cursor's documents, within the reply it came in.
+#[derive(Debug)]
+pub struct Batch {
+    reply: Bytes,
+    /// Where the next document starts in the reply, and where the batch ends.
+    next: usize,
+    end: usize,
+    remaining: usize,
+}
+
+/// Is where a cursor stands on the server: its number, and its namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CursorState {
+    /// Its number; 0 once the server has closed it.
+    pub id: i64,
+    /// Its database.
+    pub database: String,
+    /// Its collection.
+    pub collection: String,
+}
+
+/// Sets what each getMore asks for; nothing is inherited from the command that made the cursor.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct GetMoreOptions {
+    /// How many documents a batch has at the most.
+    pub batch_size: Option<u32>,
+    /// How long the server waits for documents, for tailable cursors that await data.
+    pub max_time: Option<std::time::Duration>,
+    /// A comment.
+    pub comment: Option<Bson>,
+}
+
+impl CursorState {
+    /// Reads the cursor of a reply, and its batch.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`] if the reply has no `cursor`, or one that can't be read.
+    pub fn parse(reply: Bytes) -> Result<(Self, Batch), Error> {
+        let document = RawDocument::from_bytes(&reply).map_err(|error| malformed(error.to_string()))?;
+        let cursor = document.get_document("cursor").map_err(|error| malformed(error.to_string()))?;
+        let id = match cursor.get("id") {
+            Ok(Some(id)) => id.as_i64().or(id.as_i32().map(i64::from)).ok_or_else(|| malformed("cursor.id is not an integer"))?,
+            Ok(None) => return Err(malformed("cursor.id is missing")),
+            Err(error) => return Err(malformed(error.to_string())),
+        };
+        let namespace = cursor.get_str("ns").map_err(|error| malformed(error.to_string()))?;
+        let (database, collection) = namespace.split_once('.').ok_or_else(|| malformed("cursor.ns has no dot"))?;
+        let state = Self { id, database: database.to_owned(), collection: collection.to_owned() };
+        let batch = cursor.get_array("firstBatch").or_else(|_| cursor.get_array("nextBatch")).map_err(|error| malformed(error.to_string()))?;
+        let mut documents = Vec::new();
+        for element in batch {
+            let element = element.map_err(|error| malformed(error.to_string()))?;
+            documents.push(element.as_document().ok_or_else(|| malformed("an element of the batch is not a document"))?.as_bytes().len());
+        }
+        let remaining = documents.len();
+        let bytes = batch.as_bytes();
+        let start = offset(&reply, bytes).ok_or_else(|| malformed("the batch lies outside of its reply"))?;
+        Ok((state, Batch { next: start + 4, end: start + bytes.len(), remaining, reply }))
+    }
+
+    /// Makes the getMore command.
+    pub fn get_more(&self, options: &GetMoreOptions) -> RawDocumentBuf {
+        let mut command = rawdoc! { "getMore": self.id, "collection": self.collection.as_str() };
+        if let Some(size) = options.batch_size.filter(|size| *size > 0) {
+            command.append(bson::raw::cstr!("batchSize"), i64::from(size));
+        }
+        if let Some(span) = options.max_time {
+            command.append(bson::raw::cstr!("maxTimeMS"), i64::try_from(span.as_millis()).unwrap_or(i64::MAX));
+        }
+        if let Some(comment) = options.comment.clone().and_then(|comment| bson::RawBson::try_from(comment).ok()) {
+            command.append(bson::raw::cstr!("comment"), comment);
+        }
+        command
+    }
+
+    /// Makes the killCursors command.
+    pub fn kill(&self) -> RawDocumentBuf {
+        let mut ids = RawArrayBuf::new();
+        ids.push(self.id);
+        rawdoc! { "killCursors": self.collection.as_str(), "cursors": ids }
+    }
+}
+
+impl Batch {
+    /// Takes the next document; its bytes share the reply's.
+    pub fn next_document(&mut self) -> Option<Bytes> {
+        if self.remaining == 0 {
+            return None;
+        }
+        // An array is a document whose keys are numbers: type, key, terminator, value. `parse` has walked it before.
+        let element = self.reply.get(self.next..self.end)?;
+        let key = element.get(1..)?.iter().position(|byte| *byte == 0)?;
+        let start = self.next + 1 + key + 1;
+        let length = self.reply.get(start..)?.first_chunk::<4>().map(|length| u32::from_le_bytes(*length) as usize)?;
+        let end = start.checked_add(length).filter(|end| *end <= self.end)?;
+        self.next = end;
+        self.remaining -= 1;
+        Some(self.reply.slice(start..end))
+    }
+
+    /// Returns how many documents are left.
+    pub fn len(&self) -> usize {
+        self.remaining
+    }
+
+    /// Tells whether none are left.
+    pub fn is_empty(&self) -> bool {
+        self.remaining == 0
+    }
+}
+
+/// Says where `part` lies within `whole`.
+fn offset(whole: &[u8], part: &[u8]) -> Option<usize> {
+    let range = whole.as_ptr_range();
+    let start = part.as_ptr();
+    (range.contains(&start)).then(|| start.addr() - range.start.addr())
+}
+
+fn malformed(why: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Protocol, format!("not a cursor's reply: {}", why.into())).at(Stage::Read)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reply(id: i64, key: &str) -> Bytes {
+        let mut batch = RawArrayBuf::new();
+        for n in 0..12 {
+            batch.push(rawdoc! { "n": n });
+        }
+        let mut cursor = rawdoc! { "id": id, "ns": "db.some.things" };
+        cursor.append(if key == "firstBatch" { bson::raw::cstr!("firstBatch") } else { bson::raw::cstr!("nextBatch") }, batch);
+        Bytes::from(rawdoc! { "ok": 1, "cursor": cursor, "tail": "x" }.into_bytes())
+    }
+
+    #[test]
+    fn documents_are_slices_of_the_reply() {
+        for key in ["firstBatch", "nextBatch"] {
+            let (state, mut batch) = CursorState::parse(reply(7, key)).expect("cursor");
+            assert_eq!(state, CursorState { id: 7, database: "db".into(), collection: "some.things".into() });
+            let numbers: Vec<i32> = std::iter::from_fn(|| batch.next_document())
+                .map(|bytes| RawDocument::from_bytes(&bytes).and_then(|document| Ok(document.get_i32("n").expect("n"))).expect("document"))
+                .collect();
+            assert_eq!(numbers, (0..12).collect::<Vec<_>>());
+            assert!(batch.is_empty());
+        }
+    }
+
+    #[test]
+    fn next_commands_name_cursor_and_collection() {
+        let (state, _) = CursorState::parse(reply(7, "firstBatch")).expect("cursor");
+        assert_eq!(state.get_more(&GetMoreOptions { batch_size: Some(3), ..Default::default() }), rawdoc! { "getMore": 7_i64, "collection": "some.things", "batchSize": 3_i64 });
+        assert_eq!(state.get_more(&GetMoreOptions { batch_size: Some(0), ..Default::default() }), rawdoc! { "getMore": 7_i64, "collection": "some.things" });
+        assert_eq!(state.kill(), rawdoc! { "killCursors": "some.things", "cursors": [7_i64] });
+    }
+
+    #[test]
+    fn replies_without_a_cursor_are_refused() {
+        for document in [rawdoc! { "ok": 1 }, rawdoc! { "cursor": 1 }, rawdoc! { "cursor": { "id": 1_i64, "ns": "x.y" } }, rawdoc! { "cursor": { "id": "a", "ns": "x.y", "firstBatch": [] } }, rawdoc! { "cursor": { "id": 0_i64, "ns": "x.y", "firstBatch": [1] } }, rawdoc! { "cursor": { "id": 0_i64, "ns": "xy", "firstBatch": [] } }] {
+            let error = CursorState::parse(Bytes::from(document.into_bytes())).expect_err("refusal");
+            assert_eq!(error.kind(), ErrorKind::Protocol);
+        }
+    }
+}

@@ -1,0 +1,462 @@
+//! When is DNS asked for a name's addresses, and who gets which answer?
+//!
+//! One query per record type is in flight for a name (single flight); answers are kept for their time to live, and after
+//! it for as long as nobody can say better (RFC 8767); names that do not exist are remembered shortly. An address that
+//! stopped answering is left out, and makes the next question go to DNS. What is enough for whom while a question is
+//! under way is `flight`'s business; how it is asked is `io::resolver`'s.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::flight::{Flight, FlightId, Verdict};
+use super::good::Good;
+use super::{Answer, Failure, Family, Want};
+use crate::error::{Error, ErrorKind, LimitValue, Stage};
+
+/// Names one caller that waits; chosen by the caller, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct WaiterId(pub(crate) u64);
+
+/// Is a wish of the cache.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Ask DNS for both record types of a name, at once.
+    Query(String, FlightId),
+    /// Ask the operating system for a name.
+    QuerySystem(String, FlightId),
+    /// Give these callers their answer.
+    Answer(Vec<WaiterId>, Answer),
+    /// Tell these callers that there is none.
+    Refuse(Vec<WaiterId>, Error),
+}
+
+/// Holds what is known of names.
+///
+/// ```text
+///  Absent --asked--> Asking{deadline} --answered--> Fresh --time to live over, address dead, resumed--> Stale
+///    ^                  |   ^     '--failed, nothing kept--> Failed                                       |
+///    |                  |   '----------------------asked----------------------------------------------'
+///    |                  '--failed, last answer kept--> Stale
+///    '-- Stale after a day, Failed after seconds or when resumed, any that was not asked for longest
+/// ```
+/// Time alone moves nothing that nobody waits for: Fresh, Stale and Failed are looked at when the name is asked for.
+/// The deadline belongs to the flight: a caller that joins late may be answered before its own budget is over.
+#[derive(Debug)]
+pub(crate) struct Cache {
+    budget: Duration,
+    entries: BTreeMap<String, Entry>,
+    /// The names that are in state Asking.
+    asking: BTreeSet<String>,
+    /// The names by their last use.
+    recency: BTreeMap<u64, String>,
+    /// What each caller that waits has asked for.
+    waiters: BTreeMap<WaiterId, String>,
+    actions: VecDeque<Action>,
+    uses: u64,
+    flights: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: State,
+    used: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    /// A question is under way; `last` is the last good answer.
+    Asking { flight: Flight, last: Option<Good> },
+    Fresh(Good),
+    /// The answer is past its time, or an address of it is dead: it is asked again from `retry_at` on, served until then.
+    Stale { good: Good, retry_at: Instant },
+    Failed { error: Error, until: Instant },
+}
+
+impl Cache {
+    /// Makes an empty cache; `budget` limits each question.
+    pub(crate) fn new(budget: Duration) -> Self {
+        Self {
+            budget: budget.min(BUDGET_MAX),
+            entries: BTreeMap::new(),
+            asking: BTreeSet::new(),
+            recency: BTreeMap::new(),
+            waiters: BTreeMap::new(),
+            actions: VecDeque::new(),
+            uses: 0,
+            flights: 0,
+        }
+    }
+
+    /// Somebody asks for a name, given in normal form.
+    pub(crate) fn handle_ask(&mut self, waiter: WaiterId, name: &str, want: Want, now: Instant) {
+        self.expire(name, now);
+        self.touch(name);
+        match self.entries.get(name).map(|entry| &entry.state) {
+            Some(State::Fresh(good)) => self.actions.push_back(Action::Answer(vec![waiter], good.answer(now))),
+            Some(State::Stale { good, retry_at }) if now < *retry_at => {
+                self.actions.push_back(Action::Answer(vec![waiter], good.answer(now)));
+            }
+            Some(State::Failed { error, .. }) => self.actions.push_back(Action::Refuse(vec![waiter], error.clone())),
+            Some(State::Asking { .. } | State::Stale { .. }) | None => self.wait(waiter, name, want, now),
+        }
+    }
+
+    /// A caller has gone. Its question goes on: the next one will be glad of the answer.
+    pub(crate) fn handle_cancel(&mut self, waiter: WaiterId) {
+        if let Some(name) = self.waiters.remove(&waiter)
+            && let Some(State::Asking { flight, .. }) = self.entries.get_mut(&name).map(|entry| &mut entry.state)
+        {
+            flight.leave(waiter);
+        }
+    }
+
+    /// DNS answered for one family; `ttl` is the shortest of the records'.
+    pub(crate) fn handle_answered(&mut self, name: &str, flight: FlightId, family: Family, addresses: Vec<IpAddr>, ttl: Duration, now: Instant) {
+        self.record(name, flight, family, Ok((addresses, ttl)), now);
+    }
+
+    /// DNS has no addresses of one family, or did not answer.
+    pub(crate) fn handle_failed(&mut self, name: &str, flight: FlightId, family: Family, failure: Failure, now: Instant) {
+        self.record(name, flight, family, Err(failure), now);
+    }
+
+    /// A source without families and lifetimes answered: the operating system, the hosts file or a user's own resolver.
+    pub(crate) fn handle_system(&mut self, name: &str, flight: FlightId, outcome: Result<Vec<IpAddr>, Error>, now: Instant) {
+        if let Some(own) = self.flight(name, flight) {
+            let verdict = own.record_system(outcome, UNTIMED_TTL, name, now);
+            self.conclude(name, verdict, now);
+        }
+    }
+
+    /// Whoever carried the question is gone without a word.
+    pub(crate) fn handle_abandoned(&mut self, name: &str, flight: FlightId, now: Instant) {
+        if self.flight(name, flight).is_none() {
+            return;
+        }
+        let Some((waiters, last)) = self.land(name) else { return };
+        match last {
+            Some(good) => {
+                self.answer(waiters, good.answer(now));
+                self.settle(name, State::Stale { good, retry_at: now });
+            }
+            None => {
+                self.forget(name);
+                self.refuse(waiters, Error::new(ErrorKind::Shutdown, format!("the look-up of {name:?} was ended")).at(Stage::Dns));
+            }
+        }
+    }
+
+    /// An address stopped answering. The others are served while DNS is asked again; if none is left, DNS must answer
+    /// first, and the dead ones are only served if it can't.
+    pub(crate) fn handle_dead(&mut self, name: &str, address: IpAddr, now: Instant) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        match &mut entry.state {
+            State::Asking { last: Some(good), flight } => {
+                good.bury(address, now);
+                if good.is_dead() {
+                    flight.stale_at = flight.deadline;
+                }
+            }
+            State::Stale { good, retry_at } => {
+                if good.bury(address, now) {
+                    *retry_at = now;
+                }
+            }
+            State::Fresh(good) => {
+                if good.bury(address, now) {
+                    let good = good.take();
+                    entry.state = State::Stale { good, retry_at: now };
+                }
+            }
+            State::Asking { last: None, .. } | State::Failed { .. } => {}
+        }
+    }
+
+    /// The machine slept, or its network changed: nothing is fresh, and what failed may work now. Questions under way are
+    /// asked again, because those who were asked may be out of reach.
+    pub(crate) fn handle_resumed(&mut self, now: Instant) {
+        let names: Vec<String> = self.entries.keys().cloned().collect();
+        for name in names {
+            let Some(entry) = self.entries.get_mut(&name) else { continue };
+            match &mut entry.state {
+                State::Asking { flight, last } => {
+                    self.flights += 1;
+                    flight.restart(FlightId(self.flights));
+                    if let Some(good) = last {
+                        good.valid_until = good.valid_until.min(now);
+                    }
+                    self.actions.push_back(Action::Query(name, FlightId(self.flights)));
+                }
+                State::Fresh(good) => {
+                    good.valid_until = good.valid_until.min(now);
+                    let good = good.take();
+                    entry.state = State::Stale { good, retry_at: now };
+                }
+                State::Stale { good, retry_at } => {
+                    good.valid_until = good.valid_until.min(now);
+                    *retry_at = (*retry_at).min(now);
+                }
+                State::Failed { .. } => self.forget(&name),
+            }
+        }
+    }
+
+    /// A timer may have run out.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        let asking: Vec<String> = self.asking.iter().cloned().collect();
+        for name in asking {
+            self.serve(&name, now);
+            let verdict = match self.entries.get(&name).map(|entry| &entry.state) {
+                Some(State::Asking { flight, .. }) if flight.deadline <= now => flight.time_out(self.budget, now),
+                Some(State::Asking { .. } | State::Fresh(_) | State::Stale { .. } | State::Failed { .. }) | None => continue,
+            };
+            self.conclude(&name, verdict, now);
+        }
+    }
+
+    /// Returns the next wish.
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is due, and why.
+    pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let flights = self.asking.iter().filter_map(|name| self.entries.get(name));
+        let timers = flights.filter_map(|entry| match &entry.state {
+            State::Asking { flight, last } => flight.timers(last.is_some()).min_by_key(|(at, _)| *at),
+            State::Fresh(_) | State::Stale { .. } | State::Failed { .. } => None,
+        });
+        timers.min_by_key(|(at, _)| *at)
+    }
+
+    fn wait(&mut self, waiter: WaiterId, name: &str, want: Want, now: Instant) {
+        if self.waiters.len() >= WAITERS_MAX {
+            let error = Error::new(ErrorKind::TooManyWaiters, "too many callers wait for addresses already");
+            self.refuse(vec![waiter], error.at(Stage::Dns).against("WAITERS_MAX", LimitValue::Count(WAITERS_MAX as u64)));
+            return;
+        }
+        if !self.asking.contains(name) && !self.take_off(name, now) {
+            let error = Error::new(ErrorKind::DnsFailed, "too many names are asked for at once");
+            self.refuse(vec![waiter], error.at(Stage::Dns).against("NAMES_MAX", LimitValue::Count(NAMES_MAX as u64)));
+            return;
+        }
+        if let Some(State::Asking { flight, .. }) = self.entries.get_mut(name).map(|entry| &mut entry.state) {
+            flight.join(waiter, want);
+            self.waiters.insert(waiter, name.to_owned());
+        }
+        self.serve(name, now);
+    }
+
+    /// Starts a flight; `false` if there is no room for another name.
+    fn take_off(&mut self, name: &str, now: Instant) -> bool {
+        let last = match self.entries.remove(name).map(|entry| (entry.used, entry.state)) {
+            Some((used, state)) => {
+                self.recency.remove(&used);
+                match state {
+                    State::Asking { last, .. } => last,
+                    State::Fresh(good) | State::Stale { good, .. } => Some(good),
+                    State::Failed { .. } => None,
+                }
+            }
+            None => None,
+        };
+        if self.entries.len() >= NAMES_MAX && !self.evict() {
+            return false;
+        }
+        let deadline = now + self.budget;
+        let stale_at = match &last {
+            Some(good) if good.is_dead() => deadline,
+            Some(good) if now < good.valid_until => now,
+            Some(_) | None => deadline.min(now + STALE_ANSWER_DELAY),
+        };
+        self.flights += 1;
+        let flight = Flight::new(FlightId(self.flights), stale_at, self.budget, now);
+        self.actions.push_back(Action::Query(name.to_owned(), flight.id));
+        self.entries.insert(name.to_owned(), Entry { state: State::Asking { flight, last }, used: 0 });
+        self.asking.insert(name.to_owned());
+        self.touch(name);
+        true
+    }
+
+    fn record(&mut self, name: &str, flight: FlightId, family: Family, outcome: Result<(Vec<IpAddr>, Duration), Failure>, now: Instant) {
+        if let Some(own) = self.flight(name, flight) {
+            let verdict = own.record(family, outcome, name, now);
+            self.conclude(name, verdict, now);
+        }
+    }
+
+    fn conclude(&mut self, name: &str, verdict: Verdict, now: Instant) {
+        match verdict {
+            Verdict::Flying => self.serve(name, now),
+            Verdict::AskSystem => {
+                if let Some(State::Asking { flight, .. }) = self.entries.get(name).map(|entry| &entry.state) {
+                    self.actions.push_back(Action::QuerySystem(name.to_owned(), flight.id));
+                }
+            }
+            Verdict::Found { addresses, ttl, complete } => {
+                let Some((waiters, _)) = self.land(name) else { return };
+                let valid_until = now + ttl.clamp(TTL_MIN, TTL_MAX);
+                let good = Good::new(addresses, valid_until, valid_until + STALE_KEPT);
+                self.answer(waiters, Answer { complete, ..good.answer(now) });
+                self.settle(name, State::Fresh(good));
+            }
+            Verdict::NotThere(error) => {
+                let Some((waiters, _)) = self.land(name) else { return };
+                self.refuse(waiters, error.clone());
+                self.settle(name, State::Failed { error, until: now + NOT_THERE_TTL });
+            }
+            Verdict::Down(error) => {
+                let Some((waiters, last)) = self.land(name) else { return };
+                match last.filter(|good| now < good.kept_until) {
+                    Some(good) => {
+                        self.answer(waiters, Answer { stale: true, ..good.answer(now) });
+                        self.settle(name, State::Stale { good, retry_at: now + STALE_RETRY });
+                    }
+                    None => {
+                        self.refuse(waiters, error.clone());
+                        self.settle(name, State::Failed { error, until: now + DOWN_TTL });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives those who wait what they may have by now.
+    fn serve(&mut self, name: &str, now: Instant) {
+        let Some(State::Asking { flight, last }) = self.entries.get_mut(name).map(|entry| &mut entry.state) else { return };
+        let first = flight.take_first(now);
+        let stale = match last {
+            Some(good) if flight.stale_at <= now => Some((flight.take_all(), good.answer(now))),
+            Some(_) | None => None,
+        };
+        if let Some((waiters, addresses)) = first {
+            self.answer(waiters, Answer { addresses, complete: false, stale: false });
+        }
+        if let Some((waiters, answer)) = stale {
+            self.answer(waiters, answer);
+        }
+    }
+
+    fn answer(&mut self, waiters: Vec<WaiterId>, answer: Answer) {
+        for waiter in &waiters {
+            self.waiters.remove(waiter);
+        }
+        if !waiters.is_empty() {
+            self.actions.push_back(Action::Answer(waiters, answer));
+        }
+    }
+
+    fn refuse(&mut self, waiters: Vec<WaiterId>, error: Error) {
+        for waiter in &waiters {
+            self.waiters.remove(waiter);
+        }
+        if !waiters.is_empty() {
+            self.actions.push_back(Action::Refuse(waiters, error));
+        }
+    }
+
+    /// Returns the flight of a name, if it is this one.
+    fn flight(&mut self, name: &str, id: FlightId) -> Option<&mut Flight> {
+        match self.entries.get_mut(name).map(|entry| &mut entry.state) {
+            Some(State::Asking { flight, .. }) if flight.id == id => Some(flight),
+            Some(State::Asking { .. } | State::Fresh(_) | State::Stale { .. } | State::Failed { .. }) | None => None,
+        }
+    }
+
+    /// Ends the flight of a name: returns who waits for it, and the last good answer. The caller settles or forgets.
+    fn land(&mut self, name: &str) -> Option<(Vec<WaiterId>, Option<Good>)> {
+        match self.entries.get_mut(name).map(|entry| &mut entry.state) {
+            Some(State::Asking { flight, last }) => {
+                self.asking.remove(name);
+                Some((flight.take_all(), last.take()))
+            }
+            Some(State::Fresh(_) | State::Stale { .. } | State::Failed { .. }) | None => None,
+        }
+    }
+
+    fn settle(&mut self, name: &str, state: State) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.state = state;
+        }
+    }
+
+    /// Moves a name on that was left alone for too long.
+    fn expire(&mut self, name: &str, now: Instant) {
+        let Some(entry) = self.entries.get_mut(name) else { return };
+        match &mut entry.state {
+            State::Fresh(good) if good.valid_until <= now => {
+                let good = good.take();
+                entry.state = State::Stale { good, retry_at: now };
+            }
+            State::Asking { .. } | State::Fresh(_) | State::Stale { .. } | State::Failed { .. } => {}
+        }
+        let over = match &entry.state {
+            State::Stale { good, .. } => good.kept_until <= now,
+            State::Failed { until, .. } => *until <= now,
+            State::Asking { .. } | State::Fresh(_) => false,
+        };
+        if over {
+            self.forget(name);
+        }
+    }
+
+    fn touch(&mut self, name: &str) {
+        if let Some(entry) = self.entries.get_mut(name) {
+            self.recency.remove(&entry.used);
+            self.uses += 1;
+            entry.used = self.uses;
+            self.recency.insert(self.uses, name.to_owned());
+        }
+    }
+
+    fn forget(&mut self, name: &str) {
+        if let Some(entry) = self.entries.remove(name) {
+            self.recency.remove(&entry.used);
+            self.asking.remove(name);
+        }
+    }
+
+    /// Forgets the name that was asked for longest ago; `false` if all are being asked for.
+    fn evict(&mut self) -> bool {
+        let Some(name) = self.recency.values().find(|name| !self.asking.contains(*name)).cloned() else { return false };
+        self.forget(&name);
+        true
+    }
+}
+
+/// The shortest time an answer is used: many dials of one moment share it, even if its records say 0.
+const TTL_MIN: Duration = Duration::from_secs(5);
+
+/// The longest time an answer is used: whoever moves a server should not have to wait for a whole day.
+const TTL_MAX: Duration = Duration::from_secs(3600);
+
+/// How long an answer without a lifetime is used (operating system, hosts file, own resolver).
+const UNTIMED_TTL: Duration = Duration::from_secs(30);
+
+/// How long an answer is kept after its time for the case that DNS is down (RFC 8767 suggests one to three days).
+const STALE_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// How long a caller waits for a newer answer before it gets the last good one (RFC 8767, client response timer).
+const STALE_ANSWER_DELAY: Duration = Duration::from_millis(1800);
+
+/// How long the last good answer is served after DNS failed, before DNS is asked again.
+const STALE_RETRY: Duration = Duration::from_secs(5);
+
+/// How long it is believed that a name does not exist, or has no addresses: names of containers appear at any moment.
+const NOT_THERE_TTL: Duration = Duration::from_secs(5);
+
+/// How long it is believed that DNS is down.
+const DOWN_TTL: Duration = Duration::from_secs(1);
+
+/// How many names are kept; the one asked for longest ago is forgotten first.
+const NAMES_MAX: usize = 1024;
+
+/// How many callers may wait at once.
+const WAITERS_MAX: usize = 65_536;
+
+/// Longer budgets are cut to this, so that no sum of times overflows: a year.
+const BUDGET_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
+
+#[cfg(test)]
+mod tests;

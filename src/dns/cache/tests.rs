@@ -1,0 +1,560 @@
+use super::super::flight::RESOLUTION_DELAY;
+use super::*;
+
+const BUDGET: Duration = Duration::from_secs(15);
+const NAME: &str = "db.example";
+
+/// A cache on virtual time, with who got what.
+struct Scene {
+    cache: Cache,
+    start: Instant,
+    now: Instant,
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect(text)
+}
+
+fn ips(texts: &[&str]) -> Vec<IpAddr> {
+    texts.iter().map(|text| ip(text)).collect()
+}
+
+fn down() -> Failure {
+    Failure::Other(Error::new(ErrorKind::DnsFailed, "server failure"))
+}
+
+fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+impl Scene {
+    fn new() -> Self {
+        let start = Instant::now();
+        Self { cache: Cache::new(BUDGET), start, now: start }
+    }
+
+    fn ask(&mut self, waiter: u64, want: Want) -> &mut Self {
+        self.cache.handle_ask(WaiterId(waiter), NAME, want, self.now);
+        self
+    }
+
+    fn pass(&mut self, span: Duration) -> &mut Self {
+        self.now += span;
+        self
+    }
+
+    fn found(&mut self, flight: u64, texts: &[&str]) -> &mut Self {
+        let family = if ip(texts[0]).is_ipv4() { Family::V4 } else { Family::V6 };
+        self.cache.handle_answered(NAME, FlightId(flight), family, ips(texts), seconds(60), self.now);
+        self
+    }
+
+    fn failed(&mut self, flight: u64, family: Family, failure: Failure) -> &mut Self {
+        self.cache.handle_failed(NAME, FlightId(flight), family, failure, self.now);
+        self
+    }
+
+    fn both_failed(&mut self, flight: u64, failure: &Failure) -> &mut Self {
+        self.failed(flight, Family::V4, failure.clone()).failed(flight, Family::V6, failure.clone())
+    }
+
+    fn timeout(&mut self) -> &mut Self {
+        self.cache.handle_timeout(self.now);
+        assert!(self.cache.poll_timeout().is_none_or(|(at, _)| at > self.now), "a timer is due after handle_timeout");
+        self
+    }
+
+    fn dead(&mut self, text: &str) -> &mut Self {
+        self.cache.handle_dead(NAME, ip(text), self.now);
+        self
+    }
+
+    /// The wishes since the last look, as text.
+    fn wishes(&mut self) -> Vec<String> {
+        let mut wishes = Vec::new();
+        while let Some(action) = self.cache.poll_action() {
+            let numbers = |waiters: &[WaiterId]| waiters.iter().map(|waiter| waiter.0.to_string()).collect::<Vec<_>>().join("+");
+            wishes.push(match action {
+                Action::Query(name, flight) => format!("query {name} #{}", flight.0),
+                Action::QuerySystem(name, flight) => format!("system {name} #{}", flight.0),
+                Action::Refuse(waiters, error) => format!("{} refused {:?}", numbers(&waiters), error.kind()),
+                Action::Answer(waiters, answer) => {
+                    let addresses = answer.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ");
+                    let partial = if answer.complete { "" } else { " so far" };
+                    let stale = if answer.stale { " stale" } else { "" };
+                    format!("{} gets {addresses}{partial}{stale}", numbers(&waiters))
+                }
+            });
+        }
+        wishes
+    }
+
+    fn timer(&self) -> Option<(Duration, &'static str)> {
+        self.cache.poll_timeout().map(|(at, name)| (at - self.start, name))
+    }
+
+    fn state(&self) -> &'static str {
+        match self.cache.entries.get(NAME).map(|entry| &entry.state) {
+            None => "Absent",
+            Some(State::Asking { last: None, .. }) => "Asking",
+            Some(State::Asking { last: Some(_), .. }) => "Asking again",
+            Some(State::Fresh(_)) => "Fresh",
+            Some(State::Stale { .. }) => "Stale",
+            Some(State::Failed { .. }) => "Failed",
+        }
+    }
+
+    /// A name with two fresh IPv4 addresses and one IPv6 address, from flight 1.
+    fn fresh() -> Self {
+        let mut scene = Self::new();
+        scene.ask(1, Want::All).found(1, &["10.0.0.1", "10.0.0.2"]).found(1, &["::1"]);
+        scene.wishes();
+        scene
+    }
+
+    /// A fresh name whose time is over.
+    fn stale() -> Self {
+        let mut scene = Self::fresh();
+        scene.pass(seconds(60));
+        scene
+    }
+}
+
+#[test]
+fn one_query_answers_all_who_ask() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::All).ask(2, Want::All).ask(3, Want::All);
+    assert_eq!(scene.wishes(), ["query db.example #1"]);
+    scene.found(1, &["10.0.0.1"]);
+    assert_eq!(scene.wishes(), [] as [&str; 0]);
+    scene.failed(1, Family::V6, Failure::NoAddresses);
+    assert_eq!(scene.wishes(), ["1+2+3 gets 10.0.0.1"]);
+    scene.ask(4, Want::First);
+    assert_eq!(scene.wishes(), ["4 gets 10.0.0.1"]);
+    assert_eq!(scene.timer(), None);
+}
+
+#[test]
+fn ipv6_answers_at_once() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).ask(2, Want::All).pass(seconds(3)).found(1, &["::1"]);
+    assert_eq!(scene.wishes(), ["query db.example #1", "1 gets ::1 so far"]);
+    scene.ask(3, Want::First);
+    assert_eq!(scene.wishes(), ["3 gets ::1 so far"]);
+    scene.found(1, &["10.0.0.1"]);
+    assert_eq!(scene.wishes(), ["2 gets ::1 10.0.0.1"]);
+}
+
+#[test]
+fn ipv4_waits_for_ipv6_until_the_resolution_delay_is_over() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).pass(seconds(3)).found(1, &["10.0.0.1"]);
+    assert_eq!(scene.wishes(), ["query db.example #1"]);
+    assert_eq!(scene.timer(), Some((seconds(3) + RESOLUTION_DELAY, "resolution delay")));
+    scene.pass(RESOLUTION_DELAY - Duration::from_millis(1)).timeout();
+    assert_eq!(scene.wishes(), [] as [&str; 0]);
+    scene.pass(Duration::from_millis(1)).timeout();
+    assert_eq!(scene.wishes(), ["1 gets 10.0.0.1 so far"]);
+    assert_eq!(scene.timer(), Some((BUDGET, "dnsTimeoutMS")));
+    scene.ask(2, Want::First);
+    assert_eq!(scene.wishes(), ["2 gets 10.0.0.1 so far"]);
+}
+
+#[test]
+fn ipv6_within_the_resolution_delay_comes_first() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).found(1, &["10.0.0.1"]).pass(Duration::from_millis(49)).found(1, &["::1"]);
+    assert_eq!(scene.wishes(), ["query db.example #1", "1 gets ::1 10.0.0.1"]);
+}
+
+#[test]
+fn ipv4_does_not_wait_once_ipv6_has_failed() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).failed(1, Family::V6, down()).found(1, &["10.0.0.1"]);
+    assert_eq!(scene.wishes(), ["query db.example #1", "1 gets 10.0.0.1"]);
+}
+
+#[test]
+fn name_that_does_not_exist_goes_to_the_system_second() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).both_failed(1, &Failure::NoSuchName);
+    assert_eq!(scene.wishes(), ["query db.example #1", "system db.example #1"]);
+    scene.ask(2, Want::All);
+    scene.cache.handle_system(NAME, FlightId(1), Ok(ips(&["10.0.0.9"])), scene.now);
+    assert_eq!(scene.wishes(), ["1+2 gets 10.0.0.9"]);
+    scene.pass(UNTIMED_TTL).ask(3, Want::First);
+    assert_eq!(scene.wishes(), ["query db.example #2"]);
+}
+
+#[test]
+fn name_that_nobody_knows_is_refused_and_remembered_shortly() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).both_failed(1, &Failure::NoSuchName);
+    let unknown = Error::new(ErrorKind::DnsFailed, "name or service not known");
+    scene.cache.handle_system(NAME, FlightId(1), Err(unknown), scene.now);
+    scene.ask(2, Want::First);
+    assert_eq!(scene.wishes()[2..], ["1 refused NoSuchName", "2 refused NoSuchName"]);
+    scene.pass(NOT_THERE_TTL - Duration::from_nanos(1)).ask(3, Want::First);
+    assert_eq!(scene.wishes(), ["3 refused NoSuchName"]);
+    scene.pass(Duration::from_nanos(1)).ask(4, Want::First);
+    assert_eq!(scene.wishes(), ["query db.example #2"]);
+}
+
+#[test]
+fn without_dns_servers_the_system_is_asked() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).both_failed(1, &Failure::NoServer);
+    assert_eq!(scene.wishes()[1..], ["system db.example #1"]);
+    scene.cache.handle_system(NAME, FlightId(1), Err(Error::new(ErrorKind::DnsFailed, "try again")), scene.now);
+    assert_eq!(scene.wishes(), ["1 refused DnsFailed"]);
+}
+
+#[test]
+fn name_without_addresses_never_goes_to_the_system() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).failed(1, Family::V4, Failure::NoAddresses).failed(1, Family::V6, Failure::NoSuchName);
+    assert_eq!(scene.wishes()[1..], ["1 refused NoAddresses"]);
+}
+
+#[test]
+fn empty_answer_is_no_answer() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First);
+    for family in [Family::V4, Family::V6] {
+        scene.cache.handle_answered(NAME, FlightId(1), family, Vec::new(), seconds(60), scene.now);
+    }
+    assert_eq!(scene.wishes()[1..], ["1 refused NoAddresses"]);
+}
+
+#[test]
+fn silence_ends_at_the_budget_with_its_name() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).pass(seconds(4)).ask(2, Want::All);
+    assert_eq!(scene.timer(), Some((BUDGET, "dnsTimeoutMS")));
+    scene.pass(seconds(11)).timeout();
+    scene.cache.poll_action();
+    let Some(Action::Refuse(waiters, error)) = scene.cache.poll_action() else { panic!("nobody was refused") };
+    assert_eq!(waiters, [WaiterId(1), WaiterId(2)]);
+    assert_eq!(error.to_string(), "dns: timed out after 15.0 s (limit dnsTimeoutMS of 15.0 s)");
+    assert_eq!(scene.state(), "Failed");
+}
+
+#[test]
+fn half_an_answer_is_served_at_the_budget() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::All).found(1, &["10.0.0.1"]).pass(BUDGET).timeout();
+    assert_eq!(scene.wishes()[1..], ["1 gets 10.0.0.1 so far"]);
+    scene.pass(TTL_MIN).ask(2, Want::All);
+    assert_eq!(scene.wishes(), ["query db.example #2"]);
+}
+
+#[test]
+fn outage_is_remembered_for_a_second() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).both_failed(1, &down()).pass(DOWN_TTL - Duration::from_nanos(1)).ask(2, Want::First);
+    assert_eq!(scene.wishes()[1..], ["1 refused DnsFailed", "2 refused DnsFailed"]);
+    scene.pass(Duration::from_nanos(1)).ask(3, Want::First);
+    assert_eq!(scene.wishes(), ["query db.example #2"]);
+}
+
+#[test]
+fn lifetimes_are_clamped() {
+    for (given, used) in [(seconds(0), TTL_MIN), (seconds(86_400), TTL_MAX), (seconds(300), seconds(300))] {
+        let mut scene = Scene::new();
+        scene.ask(1, Want::All).failed(1, Family::V6, Failure::NoAddresses);
+        scene.cache.handle_answered(NAME, FlightId(1), Family::V4, ips(&["10.0.0.1"]), given, scene.now);
+        scene.pass(used - Duration::from_nanos(1)).ask(2, Want::First);
+        assert_eq!(scene.wishes()[1..], ["1 gets 10.0.0.1", "2 gets 10.0.0.1"]);
+        scene.pass(Duration::from_nanos(1)).ask(3, Want::First);
+        assert_eq!(scene.wishes(), ["query db.example #2"]);
+    }
+}
+
+#[test]
+fn shorter_lifetime_of_both_families_counts() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::All).found(1, &["::1"]);
+    scene.cache.handle_answered(NAME, FlightId(1), Family::V4, ips(&["10.0.0.1"]), seconds(7), scene.now);
+    scene.wishes();
+    scene.pass(seconds(7)).ask(2, Want::All);
+    assert_eq!(scene.wishes(), ["query db.example #2"]);
+}
+
+#[test]
+fn last_good_answer_is_served_when_dns_fails() {
+    let mut scene = Scene::stale();
+    scene.ask(2, Want::First).both_failed(2, &down());
+    assert_eq!(scene.wishes(), ["query db.example #2", "2 gets ::1 10.0.0.1 10.0.0.2 stale"]);
+    scene.pass(STALE_RETRY - Duration::from_nanos(1)).ask(3, Want::All);
+    assert_eq!(scene.wishes(), ["3 gets ::1 10.0.0.1 10.0.0.2 stale"]);
+    scene.pass(Duration::from_nanos(1)).ask(4, Want::All);
+    assert_eq!(scene.wishes(), ["query db.example #3"]);
+}
+
+#[test]
+fn last_good_answer_is_served_when_dns_is_slow() {
+    let mut scene = Scene::stale();
+    scene.ask(2, Want::All);
+    assert_eq!(scene.timer(), Some((seconds(60) + STALE_ANSWER_DELAY, "stale answer")));
+    scene.pass(STALE_ANSWER_DELAY).timeout().ask(3, Want::First);
+    let served = ["query db.example #2", "2 gets ::1 10.0.0.1 10.0.0.2 stale", "3 gets ::1 10.0.0.1 10.0.0.2 stale"];
+    assert_eq!(scene.wishes(), served);
+    scene.found(2, &["10.0.0.7"]).failed(2, Family::V6, Failure::NoAddresses).ask(4, Want::First);
+    assert_eq!(scene.wishes(), ["4 gets 10.0.0.7"]);
+}
+
+#[test]
+fn last_good_answer_is_gone_after_a_day() {
+    let mut scene = Scene::stale();
+    scene.pass(STALE_KEPT).ask(2, Want::First).both_failed(2, &down());
+    assert_eq!(scene.wishes(), ["query db.example #2", "2 refused DnsFailed"]);
+}
+
+#[test]
+fn last_good_answer_does_not_outlive_the_name() {
+    let mut scene = Scene::stale();
+    scene.ask(2, Want::First).both_failed(2, &Failure::NoAddresses);
+    assert_eq!(scene.wishes(), ["query db.example #2", "2 refused NoAddresses"]);
+}
+
+#[test]
+fn dead_address_is_left_out_and_asked_about() {
+    let mut scene = Scene::fresh();
+    scene.dead("10.0.0.1").ask(2, Want::First);
+    assert_eq!(scene.wishes(), ["query db.example #2", "2 gets ::1 10.0.0.2"]);
+    scene.ask(3, Want::All);
+    assert_eq!(scene.wishes(), ["3 gets ::1 10.0.0.2"]);
+    scene.found(2, &["10.0.0.1"]).found(2, &["::1"]).ask(4, Want::All);
+    assert_eq!(scene.wishes(), ["4 gets ::1 10.0.0.1"]);
+}
+
+#[test]
+fn name_without_living_addresses_is_forgotten_unless_dns_is_down() {
+    let mut scene = Scene::fresh();
+    scene.dead("10.0.0.1").dead("10.0.0.2").dead("::1").ask(2, Want::First).pass(STALE_ANSWER_DELAY).timeout();
+    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    assert_eq!(scene.timer(), Some((BUDGET, "dnsTimeoutMS")));
+    scene.both_failed(2, &down());
+    assert_eq!(scene.wishes(), ["2 gets ::1 10.0.0.1 10.0.0.2 stale"]);
+}
+
+#[test]
+fn unknown_dead_address_changes_nothing() {
+    let mut scene = Scene::fresh();
+    scene.dead("10.9.9.9").ask(2, Want::All);
+    assert_eq!(scene.wishes(), ["2 gets ::1 10.0.0.1 10.0.0.2"]);
+}
+
+#[test]
+fn resumption_doubts_everything() {
+    let mut scene = Scene::fresh();
+    scene.cache.handle_resumed(scene.now);
+    scene.ask(2, Want::First);
+    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    scene.cache.handle_resumed(scene.now);
+    assert_eq!(scene.wishes(), ["query db.example #3"]);
+    scene.found(2, &["10.0.0.7"]).found(2, &["::7"]);
+    assert_eq!(scene.wishes(), [] as [&str; 0]);
+    scene.found(3, &["::8"]);
+    assert_eq!(scene.wishes(), ["2 gets ::8 so far"]);
+}
+
+#[test]
+fn restarted_question_keeps_its_deadline() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).pass(seconds(10));
+    scene.cache.handle_resumed(scene.now);
+    assert_eq!(scene.timer(), Some((BUDGET, "dnsTimeoutMS")));
+}
+
+#[test]
+fn late_answers_are_ignored() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).pass(BUDGET).timeout().found(1, &["10.0.0.1"]);
+    assert_eq!(scene.wishes(), ["query db.example #1", "1 refused Timeout"]);
+    assert_eq!(scene.state(), "Failed");
+    scene.pass(DOWN_TTL).ask(2, Want::First).found(1, &["::1"]);
+    assert_eq!(scene.wishes(), ["query db.example #2"]);
+}
+
+#[test]
+fn first_word_of_a_family_counts() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::All).found(1, &["10.0.0.1"]).found(1, &["10.0.0.2"]).failed(1, Family::V6, down());
+    assert_eq!(scene.wishes()[1..], ["1 gets 10.0.0.1"]);
+}
+
+#[test]
+fn cancelled_caller_gets_nothing_and_the_question_goes_on() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).ask(2, Want::All);
+    scene.cache.handle_cancel(WaiterId(1));
+    scene.cache.handle_cancel(WaiterId(2));
+    scene.cache.handle_cancel(WaiterId(2));
+    scene.found(1, &["10.0.0.1"]).found(1, &["::1"]);
+    assert_eq!(scene.wishes(), ["query db.example #1"]);
+    assert_eq!(scene.state(), "Fresh");
+    assert!(scene.cache.waiters.is_empty());
+}
+
+#[test]
+fn abandoned_question_refuses_and_leaves_no_trace() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First);
+    scene.cache.handle_abandoned(NAME, FlightId(1), scene.now);
+    assert_eq!(scene.wishes()[1..], ["1 refused Shutdown"]);
+    assert_eq!((scene.state(), scene.timer()), ("Absent", None));
+    scene.ask(2, Want::First);
+    assert_eq!(scene.wishes(), ["query db.example #2"]);
+}
+
+#[test]
+fn least_recently_used_name_makes_room() {
+    let mut scene = Scene::new();
+    for number in 0..NAMES_MAX {
+        let name = format!("host{number}.example");
+        scene.cache.handle_ask(WaiterId(number as u64), &name, Want::First, scene.now);
+        scene.cache.handle_system(&name, FlightId(number as u64 + 1), Ok(ips(&["10.0.0.1"])), scene.now);
+    }
+    scene.cache.handle_ask(WaiterId(5000), "host0.example", Want::First, scene.now);
+    scene.ask(5001, Want::First);
+    assert_eq!(scene.cache.entries.len(), NAMES_MAX);
+    assert!(scene.cache.entries.contains_key("host0.example") && !scene.cache.entries.contains_key("host1.example"));
+    assert_eq!(scene.cache.recency.len(), NAMES_MAX);
+}
+
+#[test]
+fn too_many_names_at_once_are_refused() {
+    let mut scene = Scene::new();
+    for number in 0..NAMES_MAX {
+        scene.cache.handle_ask(WaiterId(number as u64), &format!("host{number}.example"), Want::First, scene.now);
+    }
+    scene.wishes();
+    scene.ask(5000, Want::First);
+    assert_eq!(scene.wishes(), ["5000 refused DnsFailed"]);
+    assert_eq!(scene.state(), "Absent");
+}
+
+#[test]
+fn too_many_callers_are_refused() {
+    let mut scene = Scene::new();
+    for number in 0..=WAITERS_MAX {
+        scene.ask(number as u64, Want::First);
+    }
+    assert_eq!(scene.wishes(), ["query db.example #1".to_owned(), format!("{WAITERS_MAX} refused TooManyWaiters")]);
+}
+
+/// Every state meets every event; the flight of the two Asking states is the one last started.
+#[test]
+fn every_state_knows_every_event() {
+    type Event = fn(&mut Scene, FlightId);
+    let events: [(&str, Event); 8] = [
+        ("ask", |scene, _| {
+            scene.ask(9, Want::First);
+        }),
+        ("cancel", |scene, _| scene.cache.handle_cancel(WaiterId(2))),
+        ("answered", |scene, flight| {
+            scene.found(flight.0, &["10.0.0.5"]).found(flight.0, &["::5"]);
+        }),
+        ("no such name", |scene, flight| {
+            scene.both_failed(flight.0, &Failure::NoSuchName);
+        }),
+        ("failed", |scene, flight| {
+            scene.both_failed(flight.0, &down());
+        }),
+        ("dead", |scene, _| {
+            scene.dead("::1");
+        }),
+        ("resumed", |scene, _| scene.cache.handle_resumed(scene.now)),
+        ("timeout", |scene, _| {
+            scene.pass(BUDGET).timeout();
+        }),
+    ];
+    let states: [fn() -> Scene; 6] = [
+        Scene::new,
+        || {
+            let mut scene = Scene::new();
+            scene.ask(2, Want::All).wishes();
+            scene
+        },
+        || {
+            let mut scene = Scene::stale();
+            scene.ask(2, Want::All).wishes();
+            scene
+        },
+        Scene::fresh,
+        || {
+            let mut scene = Scene::stale();
+            scene.cache.expire(NAME, scene.now);
+            scene
+        },
+        || {
+            let mut scene = Scene::new();
+            scene.ask(2, Want::All).both_failed(1, &down()).wishes();
+            scene
+        },
+    ];
+    let mut table = String::new();
+    for make in states {
+        for (event, apply) in events {
+            let mut scene = make();
+            let before = scene.state();
+            let flight = FlightId(scene.cache.flights);
+            apply(&mut scene, flight);
+            let wishes = scene.wishes().join(", ");
+            table.push_str(&format!("{before} + {event} = {}: {wishes}\n", scene.state()));
+        }
+    }
+    assert_eq!(table, MATRIX, "\n{table}");
+}
+
+const MATRIX: &str = "\
+Absent + ask = Asking: query db.example #1
+Absent + cancel = Absent: 
+Absent + answered = Absent: 
+Absent + no such name = Absent: 
+Absent + failed = Absent: 
+Absent + dead = Absent: 
+Absent + resumed = Absent: 
+Absent + timeout = Absent: 
+Asking + ask = Asking: 
+Asking + cancel = Asking: 
+Asking + answered = Fresh: 2 gets ::5 10.0.0.5
+Asking + no such name = Asking: system db.example #1
+Asking + failed = Failed: 2 refused DnsFailed
+Asking + dead = Asking: 
+Asking + resumed = Asking: query db.example #2
+Asking + timeout = Failed: 2 refused Timeout
+Asking again + ask = Asking again: 
+Asking again + cancel = Asking again: 
+Asking again + answered = Fresh: 2 gets ::5 10.0.0.5
+Asking again + no such name = Asking again: system db.example #2
+Asking again + failed = Stale: 2 gets ::1 10.0.0.1 10.0.0.2 stale
+Asking again + dead = Asking again: 
+Asking again + resumed = Asking again: query db.example #3
+Asking again + timeout = Stale: 2 gets ::1 10.0.0.1 10.0.0.2 stale
+Fresh + ask = Fresh: 9 gets ::1 10.0.0.1 10.0.0.2
+Fresh + cancel = Fresh: 
+Fresh + answered = Fresh: 
+Fresh + no such name = Fresh: 
+Fresh + failed = Fresh: 
+Fresh + dead = Stale: 
+Fresh + resumed = Stale: 
+Fresh + timeout = Fresh: 
+Stale + ask = Asking again: query db.example #2
+Stale + cancel = Stale: 
+Stale + answered = Stale: 
+Stale + no such name = Stale: 
+Stale + failed = Stale: 
+Stale + dead = Stale: 
+Stale + resumed = Stale: 
+Stale + timeout = Stale: 
+Failed + ask = Failed: 9 refused DnsFailed
+Failed + cancel = Failed: 
+Failed + answered = Failed: 
+Failed + no such name = Failed: 
+Failed + failed = Failed: 
+Failed + dead = Failed: 
+Failed + resumed = Absent: 
+Failed + timeout = Failed: 
+";

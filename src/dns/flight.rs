@@ -1,0 +1,209 @@
+//! What is known so far of a question that is under way, and when is it enough?
+//!
+//! One flight per name: both record types are asked at once, and all who ask meanwhile wait for the same flight. What
+//! becomes of its outcome afterwards is decided in `cache`.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::cache::WaiterId;
+use super::{BUDGET, Failure, Family, Want};
+use crate::error::{Error, ErrorKind, Stage};
+
+/// Names one flight; facts of an earlier flight of the same name are ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlightId(pub(super) u64);
+
+/// Is a question under way.
+///
+/// ```text
+///  Dns{pending, pending} --answered/failed--> Dns{..} --both known--> landed
+///            |                                   |
+///            '--------- both: no such name, no server ------> System --> landed
+/// ```
+#[derive(Debug)]
+pub(super) struct Flight {
+    pub(super) id: FlightId,
+    asked_at: Instant,
+    pub(super) deadline: Instant,
+    /// From here on, those who wait get the last good answer, if there is one.
+    pub(super) stale_at: Instant,
+    phase: Phase,
+    waiters: Vec<(WaiterId, Want)>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Dns { v4: Progress, v6: Progress },
+    System(Denial),
+}
+
+/// Why the operating system is asked.
+#[derive(Clone, Copy, Debug)]
+enum Denial {
+    NoSuchName,
+    NoServer,
+}
+
+#[derive(Debug)]
+enum Progress {
+    Pending,
+    Found { addresses: Vec<IpAddr>, ttl: Duration, at: Instant },
+    Failed(Failure),
+}
+
+/// Says how a flight stands.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// Answers are still missing.
+    Flying,
+    /// DNS has nothing; the operating system is asked second.
+    AskSystem,
+    /// There are addresses.
+    Found { addresses: Vec<IpAddr>, ttl: Duration, complete: bool },
+    /// Whoever answered is sure that there are none.
+    NotThere(Error),
+    /// Nobody answered who could be believed.
+    Down(Error),
+}
+
+impl Flight {
+    pub(super) fn new(id: FlightId, stale_at: Instant, budget: Duration, now: Instant) -> Self {
+        let phase = Phase::Dns { v4: Progress::Pending, v6: Progress::Pending };
+        Self { id, asked_at: now, deadline: now + budget, stale_at, phase, waiters: Vec::new() }
+    }
+
+    /// Forgets what came in, and goes on under a new id: whoever answered may not be the one to ask any more.
+    pub(super) fn restart(&mut self, id: FlightId) {
+        self.id = id;
+        self.phase = Phase::Dns { v4: Progress::Pending, v6: Progress::Pending };
+    }
+
+    pub(super) fn join(&mut self, waiter: WaiterId, want: Want) {
+        self.waiters.push((waiter, want));
+    }
+
+    pub(super) fn leave(&mut self, waiter: WaiterId) {
+        self.waiters.retain(|(own, _)| *own != waiter);
+    }
+
+    /// Takes all who wait.
+    pub(super) fn take_all(&mut self) -> Vec<WaiterId> {
+        self.waiters.drain(..).map(|(waiter, _)| waiter).collect()
+    }
+
+    /// Takes those who wait for the first addresses only, with these addresses, if they may go.
+    pub(super) fn take_first(&mut self, now: Instant) -> Option<(Vec<WaiterId>, Vec<IpAddr>)> {
+        let due = self.first_at().is_some_and(|at| at <= now);
+        if !due || !self.waiters.iter().any(|(_, want)| *want == Want::First) {
+            return None;
+        }
+        let (first, rest): (Vec<_>, Vec<_>) = self.waiters.drain(..).partition(|(_, want)| *want == Want::First);
+        self.waiters = rest;
+        Some((first.into_iter().map(|(waiter, _)| waiter).collect(), self.found().0))
+    }
+
+    /// Records what DNS said for one family. Only the first word counts.
+    pub(super) fn record(&mut self, family: Family, outcome: Result<(Vec<IpAddr>, Duration), Failure>, name: &str, now: Instant) -> Verdict {
+        let Phase::Dns { v4, v6 } = &mut self.phase else { return Verdict::Flying };
+        let slot = match family {
+            Family::V4 => v4,
+            Family::V6 => v6,
+        };
+        if matches!(slot, Progress::Pending) {
+            *slot = match outcome {
+                Ok((addresses, _)) if addresses.is_empty() => Progress::Failed(Failure::NoAddresses),
+                Ok((addresses, ttl)) => Progress::Found { addresses, ttl, at: now },
+                Err(failure) => Progress::Failed(failure),
+            };
+        }
+        self.judge(name, now)
+    }
+
+    /// Records an answer for both families at once.
+    pub(super) fn record_system(&self, outcome: Result<Vec<IpAddr>, Error>, ttl: Duration, name: &str, now: Instant) -> Verdict {
+        match (outcome, &self.phase) {
+            (Ok(addresses), _) if addresses.is_empty() => Verdict::NotThere(self.no_addresses(name, now)),
+            (Ok(addresses), _) => Verdict::Found { addresses, ttl, complete: true },
+            (Err(error), Phase::System(Denial::NoSuchName)) => Verdict::NotThere(self.no_such_name(name, now).with_causes(vec![error])),
+            (Err(error), Phase::System(Denial::NoServer) | Phase::Dns { .. }) => Verdict::Down(error.at(Stage::Dns).after(self.elapsed(now))),
+        }
+    }
+
+    /// Says what is made of the flight at its deadline.
+    pub(super) fn time_out(&self, budget: Duration, now: Instant) -> Verdict {
+        match self.found() {
+            // The other family may have addresses: this answer is not for long.
+            (addresses, Some(_)) => Verdict::Found { addresses, ttl: Duration::ZERO, complete: false },
+            (_, None) => Verdict::Down(Error::timeout(Stage::Dns, BUDGET, budget, self.elapsed(now))),
+        }
+    }
+
+    /// Returns the timers that run; those that nobody waits for do not.
+    pub(super) fn timers(&self, has_last: bool) -> impl Iterator<Item = (Instant, &'static str)> {
+        let hasty = self.waiters.iter().any(|(_, want)| *want == Want::First);
+        let first = self.first_at().filter(|_| hasty).map(|at| (at, "resolution delay"));
+        let stale = (has_last && !self.waiters.is_empty()).then_some((self.stale_at, "stale answer"));
+        [Some((self.deadline, BUDGET)), first, stale].into_iter().flatten()
+    }
+
+    fn judge(&mut self, name: &str, now: Instant) -> Verdict {
+        let Phase::Dns { v4, v6 } = &self.phase else { return Verdict::Flying };
+        let denial = match (v4, v6) {
+            (Progress::Pending, _) | (_, Progress::Pending) => return Verdict::Flying,
+            (Progress::Found { .. }, _) | (_, Progress::Found { .. }) => {
+                let (addresses, ttl) = self.found();
+                return Verdict::Found { addresses, ttl: ttl.unwrap_or_default(), complete: true };
+            }
+            (Progress::Failed(Failure::Other(error)), _) | (_, Progress::Failed(Failure::Other(error))) => {
+                return Verdict::Down(error.clone().at(Stage::Dns).after(self.elapsed(now)));
+            }
+            (Progress::Failed(Failure::NoAddresses), _) | (_, Progress::Failed(Failure::NoAddresses)) => {
+                return Verdict::NotThere(self.no_addresses(name, now));
+            }
+            (Progress::Failed(Failure::NoServer), _) | (_, Progress::Failed(Failure::NoServer)) => Denial::NoServer,
+            (Progress::Failed(Failure::NoSuchName), Progress::Failed(Failure::NoSuchName)) => Denial::NoSuchName,
+        };
+        self.phase = Phase::System(denial);
+        Verdict::AskSystem
+    }
+
+    /// Returns what DNS has found so far, IPv6 first, and the shorter lifetime.
+    fn found(&self) -> (Vec<IpAddr>, Option<Duration>) {
+        let mut all = Vec::new();
+        let mut shortest: Option<Duration> = None;
+        if let Phase::Dns { v4, v6 } = &self.phase {
+            for progress in [v6, v4] {
+                if let Progress::Found { addresses, ttl, .. } = progress {
+                    all.extend(addresses.iter().copied());
+                    shortest = Some(shortest.map_or(*ttl, |known| known.min(*ttl)));
+                }
+            }
+        }
+        (all, shortest)
+    }
+
+    /// Returns when those who want the first addresses get them (RFC 8305 section 3).
+    fn first_at(&self) -> Option<Instant> {
+        match &self.phase {
+            Phase::Dns { v6: Progress::Found { at, .. }, .. } => Some(*at),
+            Phase::Dns { v4: Progress::Found { at, .. }, v6: Progress::Pending } => Some(*at + RESOLUTION_DELAY),
+            Phase::Dns { .. } | Phase::System(_) => None,
+        }
+    }
+
+    fn elapsed(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.asked_at)
+    }
+
+    fn no_such_name(&self, name: &str, now: Instant) -> Error {
+        Error::new(ErrorKind::NoSuchName, format!("the name {name:?} does not exist")).at(Stage::Dns).after(self.elapsed(now))
+    }
+
+    fn no_addresses(&self, name: &str, now: Instant) -> Error {
+        Error::new(ErrorKind::NoAddresses, format!("the name {name:?} has no addresses")).at(Stage::Dns).after(self.elapsed(now))
+    }
+}
+
+/// How long an IPv4 answer waits for the IPv6 answer (RFC 8305 section 3, "Resolution Delay").
+pub(super) const RESOLUTION_DELAY: Duration = Duration::from_millis(50);

@@ -1,0 +1,203 @@
+//! Which seeds does an SRV answer stand for?
+//!
+//! The rules of initial-dns-seedlist-discovery: which name is asked for, which targets may be believed, and how many of
+//! them are used. TXT records are `uri`'s business; when the answer is looked at again (polling-srv) is not decided here.
+
+use std::time::Duration;
+
+use rand::RngExt;
+use rand::rngs::SmallRng;
+
+use crate::error::{Error, ErrorKind, LimitValue, Stage};
+use crate::host::{HostKey, normalize_name};
+
+/// Is one SRV record; priority and weight have no meaning here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SrvRecord {
+    /// The name of the server.
+    pub target: String,
+    /// Its port.
+    pub port: u16,
+    /// How long the record may be believed.
+    pub ttl: Duration,
+}
+
+/// Returns the name whose SRV records are asked for.
+pub(crate) fn srv_query_name(service: &str, host: &str) -> String {
+    format!("_{service}._tcp.{host}")
+}
+
+/// Checks an SRV answer and returns its servers, each once, in the order given.
+///
+/// Every target must be below the name's parent domain; the name itself is the domain if it has less than three labels,
+/// and then a target needs at least one more label. One target that is not fails the whole answer.
+///
+/// # Errors
+/// [`ErrorKind::NoAddresses`] for an empty answer, [`ErrorKind::DnsRule`] for one that breaks a rule; stage `srv`.
+pub(crate) fn seeds(host: &str, records: &[SrvRecord]) -> Result<Vec<HostKey>, Error> {
+    let domain = allowed_domain(host)?;
+    if records.is_empty() {
+        return Err(Error::new(ErrorKind::NoAddresses, format!("no SRV records for {host:?}")).at(Stage::Srv));
+    }
+    if records.len() > SRV_RECORDS_MAX {
+        let error = Error::new(ErrorKind::DnsRule, format!("{} SRV records for {host:?}", records.len())).at(Stage::Srv);
+        return Err(error.against("SRV_RECORDS_MAX", LimitValue::Count(SRV_RECORDS_MAX as u64)));
+    }
+    let mut seeds: Vec<HostKey> = Vec::new();
+    for record in records {
+        let seed = seed(&domain, record)?;
+        if !seeds.contains(&seed) {
+            seeds.push(seed);
+        }
+    }
+    Ok(seeds)
+}
+
+/// Chooses at most `max_hosts` of the seeds at random; 0 stands for all.
+pub(crate) fn choose(mut seeds: Vec<HostKey>, max_hosts: u32, rng: &mut SmallRng) -> Vec<HostKey> {
+    let wanted = usize::try_from(max_hosts).unwrap_or(usize::MAX);
+    if wanted == 0 || wanted >= seeds.len() {
+        return seeds;
+    }
+    for index in 0..wanted {
+        let other = rng.random_range(index..seeds.len());
+        seeds.swap(index, other);
+    }
+    seeds.truncate(wanted);
+    seeds
+}
+
+fn seed(domain: &str, record: &SrvRecord) -> Result<HostKey, Error> {
+    let target = record.target.as_str();
+    let broken = |why: String| Error::new(ErrorKind::DnsRule, format!("SRV target {target:?} {why}")).at(Stage::Srv);
+    let name = normalize_name(target).map_err(|error| broken("is not a name".into()).because(error))?;
+    let below = name.strip_suffix(domain).and_then(|rest| rest.strip_suffix('.')).is_some_and(|rest| !rest.is_empty());
+    if !below {
+        return Err(broken(format!("is not below {domain:?}")));
+    }
+    HostKey::new(&name, record.port).map_err(|error| broken(format!("with port {} is not a host", record.port)).because(error))
+}
+
+/// Returns the domain that targets must be below.
+fn allowed_domain(host: &str) -> Result<String, Error> {
+    let host = normalize_name(host).map_err(|error| error.at(Stage::Srv))?;
+    Ok(match host.split_once('.') {
+        Some((_, parent)) if parent.contains('.') => parent.to_owned(),
+        Some(_) | None => host,
+    })
+}
+
+/// How many SRV records are looked at.
+const SRV_RECORDS_MAX: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    fn answer(targets: &[&str]) -> Vec<SrvRecord> {
+        targets.iter().map(|target| SrvRecord { target: (*target).to_owned(), port: 27017, ttl: Duration::from_secs(60) }).collect()
+    }
+
+    fn refusal(host: &str, target: &str) -> Error {
+        seeds(host, &answer(&[target])).expect_err(target)
+    }
+
+    fn many(count: u16) -> Vec<HostKey> {
+        (1..=count).map(|port| HostKey::new("db.example.com", port).expect("host")).collect()
+    }
+
+    #[test]
+    fn query_name_has_service_and_protocol() {
+        assert_eq!(srv_query_name("mongodb", "cluster.example.com"), "_mongodb._tcp.cluster.example.com");
+    }
+
+    #[test]
+    fn short_names_are_accepted() {
+        assert!(seeds("localhost", &answer(&["db.localhost"])).is_ok());
+        assert!(seeds("mongo.local", &answer(&["db.mongo.local", "a.b.mongo.local"])).is_ok());
+    }
+
+    #[test]
+    fn target_must_end_in_the_domain() {
+        for (host, target) in [
+            ("localhost", "localhost.mongodb"),
+            ("mongo.local", "test_1.evil.local"),
+            ("blogs.mongodb.com", "blogs.evil.com"),
+        ] {
+            let error = refusal(host, target);
+            assert_eq!(error.kind(), ErrorKind::DnsRule);
+            assert_eq!(error.stage(), Some(Stage::Srv));
+            assert!(error.to_string().contains(target), "{error}");
+        }
+    }
+
+    #[test]
+    fn target_that_is_the_short_name_itself_is_refused() {
+        for host in ["localhost", "mongo.local"] {
+            assert_eq!(refusal(host, host).kind(), ErrorKind::DnsRule);
+        }
+    }
+
+    #[test]
+    fn shared_suffix_without_the_dot_is_refused() {
+        for (host, target) in [
+            ("localhost", "test_1.cluster_1localhost"),
+            ("mongo.local", "test_1.my_hostmongo.local"),
+            ("blogs.mongodb.com", "cluster.testmongodb.com"),
+        ] {
+            assert_eq!(refusal(host, target).kind(), ErrorKind::DnsRule);
+        }
+    }
+
+    #[test]
+    fn parent_domain_itself_is_refused() {
+        assert_eq!(refusal("cluster.example.com", "example.com").kind(), ErrorKind::DnsRule);
+        assert_eq!(refusal("cluster.example.com", ".").kind(), ErrorKind::DnsRule);
+    }
+
+    #[test]
+    fn one_bad_target_fails_all() {
+        let error = seeds("cluster.example.com", &answer(&["a.example.com", "a.example.org"])).expect_err("bad target");
+        assert!(error.to_string().contains("a.example.org"), "{error}");
+    }
+
+    #[test]
+    fn spelling_makes_no_difference() {
+        let records = answer(&["A.Example.COM.", "a.example.com", "b.example.com"]);
+        let found = seeds("Cluster.EXAMPLE.com.", &records).expect("seeds");
+        assert_eq!(found.iter().map(HostKey::canonical).collect::<Vec<_>>(), ["a.example.com:27017", "b.example.com:27017"]);
+    }
+
+    #[test]
+    fn empty_answers_and_huge_answers_are_refused() {
+        assert_eq!(seeds("cluster.example.com", &[]).expect_err("empty").kind(), ErrorKind::NoAddresses);
+        let error = seeds("cluster.example.com", &answer(&["a.example.com"; SRV_RECORDS_MAX + 1])).expect_err("huge");
+        assert_eq!(error.limit().map(|limit| limit.name), Some("SRV_RECORDS_MAX"));
+    }
+
+    #[test]
+    fn port_zero_is_refused() {
+        let record = SrvRecord { target: "a.example.com".into(), port: 0, ttl: Duration::ZERO };
+        assert!(seeds("cluster.example.com", &[record]).expect_err("port 0").to_string().contains("port 0"));
+    }
+
+    #[test]
+    fn choice_is_a_random_subset() {
+        let all = many(10);
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..200 {
+            let chosen = choose(all.clone(), 3, &mut SmallRng::seed_from_u64(seed));
+            assert_eq!(chosen.iter().collect::<std::collections::BTreeSet<_>>().len(), 3);
+            seen.extend(chosen.into_iter().filter(|host| all.contains(host)));
+        }
+        assert_eq!(seen.len(), 10);
+    }
+
+    #[test]
+    fn zero_and_too_many_stand_for_all() {
+        for max_hosts in [0, 10, 11] {
+            assert_eq!(choose(many(10), max_hosts, &mut SmallRng::seed_from_u64(1)), many(10));
+        }
+    }
+}

@@ -1,0 +1,224 @@
+//! What is said on a fresh connection, and in which order?
+//!
+//! Hello, then the login: the opening of mongodb-handshake and auth, strictly in turns. Each step consumes the
+//! conversation and hands back what comes next. A monitor's connection has no credential, and is ready after hello.
+//! The deadline is one, over the whole, and is kept by whoever carries the commands.
+//!
+//! ```text
+//! ExpectHello ── no credential, an arbiter, or X509 accepted with hello ─────────────────────► Ready
+//!      │ speculation answered                │ not answered: saslStart, authenticate
+//!      ▼                                     ▼
+//!  server's first message ◄──────────── ExpectAuth ── authenticate, PLAIN accepted ──────────► Ready
+//!      │ Derive                              ▲
+//!      ▼                                     │ saslContinue (proof)
+//!  ExpectKeys ── handle_keys ────────────────┴── signature, and an empty exchange if asked ──► Ready
+//! ```
+
+use std::fmt;
+use std::sync::Arc;
+
+use bson::raw::RawBson;
+use bson::{RawDocument, RawDocumentBuf};
+
+use super::command::{FirstHello, hello_command};
+use super::login::{Attempt, Exchange, Login};
+use super::{HelloReply, sasl};
+use crate::auth::scram::keys::{Derivation, ScramKeys};
+use crate::auth::scram::{NONCE_SIZE, ServerFirst};
+use crate::auth::{Credential, Mechanism};
+use crate::error::{Error, ErrorKind, Stage};
+
+/// Says what a conversation is opened with.
+pub struct ConversationConfig {
+    /// The `client` document.
+    pub client: Arc<RawDocumentBuf>,
+    /// Whom to log in as; `None` for monitors and clients without a user.
+    pub credential: Option<Credential>,
+    /// Whether the server is known to understand `hello`.
+    pub hello_ok: bool,
+    /// Whether the server is a load balancer.
+    pub load_balanced: bool,
+    /// Entropy for the login, never used before.
+    pub nonce: [u8; NONCE_SIZE],
+}
+
+/// Is a command to be sent; `$db` is appended where it becomes bytes.
+pub struct Command {
+    /// The database it is for.
+    pub database: String,
+    /// The command. May hold a proof or a password, so it belongs into no log and no event.
+    pub body: RawDocumentBuf,
+    /// The stage that its failure belongs to: hello or auth.
+    pub stage: Stage,
+    /// The command's name.
+    pub name: &'static str,
+}
+
+/// Is what comes next in a conversation.
+#[derive(Debug)]
+#[must_use]
+pub enum Step {
+    /// Send this, and hand in the reply.
+    Send(Command, Conversation),
+    /// Run this, away from the async threads, or find its outcome in the cache; then hand in the keys.
+    Derive(Derivation, Conversation),
+    /// The connection can be used.
+    Ready(Box<HelloReply>),
+}
+
+/// Is the opening of a connection, up to where it waits for the server or for keys.
+pub struct Conversation {
+    state: State,
+}
+
+enum State {
+    ExpectHello { login: Option<Login>, speculation: Option<(Mechanism, Exchange)>, load_balanced: bool },
+    ExpectAuth { attempt: Attempt, exchange: Exchange },
+    ExpectKeys { attempt: Attempt, conversation_id: RawBson, first: ServerFirst },
+}
+
+impl Conversation {
+    /// Opens a conversation with a socket's first hello.
+    pub fn new(config: ConversationConfig) -> (Command, Self) {
+        let login = config.credential.map(|credential| Login { credential, nonce: config.nonce });
+        let speculation = login.as_ref().and_then(Login::speculate);
+        let negotiating = login.as_ref().and_then(Login::negotiating_user);
+        let hello = FirstHello {
+            client: &config.client,
+            hello_ok: config.hello_ok,
+            load_balanced: config.load_balanced,
+            sasl_supported_mechs: negotiating.as_deref(),
+            speculative: speculation.as_ref().map(|opening| opening.body.as_ref()),
+        };
+        let command = Command { database: "admin".to_owned(), body: hello_command(&hello), stage: Stage::Hello, name: hello.name() };
+        let speculation = speculation.map(|opening| (opening.mechanism, opening.exchange));
+        (command, Self { state: State::ExpectHello { login, speculation, load_balanced: config.load_balanced } })
+    }
+
+    /// Takes the reply to the command sent last.
+    ///
+    /// # Errors
+    /// The server's own error if it refused hello; [`ErrorKind::Auth`] if it refused the login or failed to prove that it
+    /// knows the password; [`ErrorKind::Protocol`] for what can't be a reply; [`ErrorKind::Unsupported`] for a mechanism
+    /// that is not served; [`ErrorKind::InvalidOption`] for a credential that the mechanism can't use.
+    pub fn handle_reply(self, reply: &RawDocument) -> Result<Step, Error> {
+        match self.state {
+            State::ExpectHello { login, speculation, load_balanced } => {
+                let hello = Box::new(HelloReply::parse(reply)?);
+                if load_balanced && hello.service_id.is_none() {
+                    let text = "Driver attempted to initialize in load balancing mode, but the server does not support this mode.";
+                    return Err(Error::new(ErrorKind::Incompatible, text).at(Stage::Hello));
+                }
+                match login {
+                    Some(login) if !hello.arbiter_only => log_in(hello, login, speculation, reply),
+                    Some(_) | None => Ok(Step::Ready(hello)),
+                }
+            }
+            State::ExpectAuth { attempt, exchange } => {
+                attempt.check(exchange.step(), reply)?;
+                advance(attempt, exchange, reply)
+            }
+            State::ExpectKeys { .. } => Err(Error::new(ErrorKind::Internal, "a reply was handed in where keys are due").at(Stage::Auth)),
+        }
+    }
+
+    /// Takes the keys that the derivation handed out last has yielded.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Internal`] if no keys are due, or these are another mechanism's.
+    pub fn handle_keys(self, keys: ScramKeys) -> Result<Step, Error> {
+        match self.state {
+            State::ExpectKeys { attempt, conversation_id, first } => {
+                let (message, last) = first.handle_keys(keys)?;
+                let body = sasl::proceed(&conversation_id, message.as_bytes());
+                Ok(send(attempt, "saslContinue", body, Exchange::ScramLast(last)))
+            }
+            State::ExpectHello { .. } | State::ExpectAuth { .. } => {
+                Err(Error::new(ErrorKind::Internal, "keys were handed in where a reply is due").at(Stage::Auth))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for ConversationConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConversationConfig")
+            .field("credential", &self.credential)
+            .field("hello_ok", &self.hello_ok)
+            .field("load_balanced", &self.load_balanced)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Command")
+            .field("name", &self.name)
+            .field("database", &self.database)
+            .field("stage", &self.stage)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Conversation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match &self.state {
+            State::ExpectHello { .. } => "Conversation(hello)",
+            State::ExpectAuth { exchange, .. } => return write!(f, "Conversation({})", exchange.step()),
+            State::ExpectKeys { .. } => "Conversation(keys)",
+        })
+    }
+}
+
+fn log_in(hello: Box<HelloReply>, login: Login, speculation: Option<(Mechanism, Exchange)>, reply: &RawDocument) -> Result<Step, Error> {
+    let answer = crate::op::reply::field(reply, "speculativeAuthenticate").and_then(|value| value.as_document());
+    if let (Some((mechanism, exchange)), Some(answer)) = (speculation, answer) {
+        return advance(Attempt { hello, login, mechanism }, exchange, answer);
+    }
+    let opening = login.start(hello.sasl_supported_mechs.as_deref())?;
+    let attempt = Attempt { hello, login, mechanism: opening.mechanism };
+    Ok(send(attempt, opening.name, opening.body, opening.exchange))
+}
+
+/// Takes what the server says in an exchange that it has not refused.
+fn advance(attempt: Attempt, exchange: Exchange, answer: &RawDocument) -> Result<Step, Error> {
+    let step = exchange.step();
+    let said = sasl::SaslAnswer::parse(answer);
+    match exchange {
+        Exchange::X509 => Ok(Step::Ready(attempt.hello)),
+        Exchange::Plain | Exchange::ScramEmpty => {
+            if said.done {
+                Ok(Step::Ready(attempt.hello))
+            } else {
+                Err(attempt.protocol(step, "the server goes on where the exchange is over"))
+            }
+        }
+        Exchange::ScramFirst(client) => {
+            if said.done {
+                return Err(attempt.failed(
+                    step,
+                    &Error::new(ErrorKind::Auth, "the server ended the exchange without proving that it knows the password"),
+                ));
+            }
+            let payload = said.payload.ok_or_else(|| attempt.protocol(step, "reply without a payload"))?;
+            let conversation_id = said.conversation_id.ok_or_else(|| attempt.protocol(step, "reply without a conversationId"))?;
+            let (derivation, first) = client.handle_server_first(payload).map_err(|error| attempt.failed(step, &error))?;
+            Ok(Step::Derive(derivation, Conversation { state: State::ExpectKeys { attempt, conversation_id, first } }))
+        }
+        Exchange::ScramLast(client) => {
+            let payload = said.payload.ok_or_else(|| attempt.protocol(step, "reply without a payload"))?;
+            client.handle_server_final(payload).map_err(|error| attempt.failed(step, &error))?;
+            if said.done {
+                return Ok(Step::Ready(attempt.hello));
+            }
+            // "a third empty exchange": the server did not honour skipEmptyExchange.
+            let conversation_id = said.conversation_id.ok_or_else(|| attempt.protocol(step, "reply without a conversationId"))?;
+            Ok(send(attempt, "saslContinue", sasl::proceed(&conversation_id, &[]), Exchange::ScramEmpty))
+        }
+    }
+}
+
+fn send(attempt: Attempt, name: &'static str, body: RawDocumentBuf, exchange: Exchange) -> Step {
+    let command = Command { database: attempt.login.credential.source.clone(), body, stage: Stage::Auth, name };
+    Step::Send(command, Conversation { state: State::ExpectAuth { attempt, exchange } })
+}

@@ -1,0 +1,368 @@
+//! What does a server say of itself?
+//!
+//! Reads a hello reply into typed values; every name in it passes through [`HostKey`] here. What the reply means for
+//! the topology is decided in `topology`.
+
+use std::time::Duration;
+
+use bson::oid::ObjectId;
+use bson::raw::RawBsonRef;
+use bson::{RawDocument, RawDocumentBuf};
+
+use crate::error::{Error, ErrorKind, Stage};
+use crate::host::HostKey;
+use crate::op::reply::{command_error_at, integer, truth};
+use crate::selection::TagSet;
+
+/// How many entries of each list in a reply are read; what is beyond is left out.
+pub const NAMES_MAX: usize = 1000;
+
+/// How many characters of a name that can't be used are kept.
+const UNUSABLE_NAME_CHARS_MAX: usize = 100;
+
+/// Is what a hello reply says, typed; raw documents stop here.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct HelloReply {
+    /// Whether it can take writes (`isWritablePrimary`, `ismaster`).
+    pub is_writable_primary: bool,
+    /// Whether it is a secondary.
+    pub secondary: bool,
+    /// Whether it is an arbiter.
+    pub arbiter_only: bool,
+    /// Whether it is hidden.
+    pub hidden: bool,
+    /// Whether it is a member of a set that has no configuration yet (`isreplicaset`).
+    pub is_replica_set: bool,
+    /// Whether it is a mongos (`msg` is `isdbgrid`).
+    pub is_mongos: bool,
+    /// Whether it understands the new name of the command (`helloOk`).
+    pub hello_ok: bool,
+    /// The set's name.
+    pub set_name: Option<String>,
+    /// The version of the set's configuration.
+    pub set_version: Option<i64>,
+    /// The election that made it primary.
+    pub election_id: Option<ObjectId>,
+    /// Members that hold data and vote.
+    pub hosts: Vec<HostKey>,
+    /// Members that can't become primary.
+    pub passives: Vec<HostKey>,
+    /// Members without data.
+    pub arbiters: Vec<HostKey>,
+    /// The primary it knows of.
+    pub primary: Option<HostKey>,
+    /// Its own name in the set's configuration.
+    pub me: Option<HostKey>,
+    /// Its tags, sorted by name.
+    pub tags: TagSet,
+    /// The oldest wire version it speaks.
+    pub min_wire_version: i32,
+    /// The newest wire version it speaks.
+    pub max_wire_version: i32,
+    /// Its limit of a document, in bytes.
+    pub max_bson_object_size: Option<u32>,
+    /// Its limit of a message, in bytes.
+    pub max_message_size_bytes: Option<u32>,
+    /// Its limit of operations in one batch.
+    pub max_write_batch_size: Option<u32>,
+    /// How long sessions live; `None` where it has none.
+    pub logical_session_timeout: Option<Duration>,
+    /// When it last wrote, in milliseconds since 1970.
+    pub last_write_date_millis: Option<i64>,
+    /// The version of its state, for streaming.
+    pub topology_version: Option<TopologyVersion>,
+    /// Its own number of this connection.
+    pub connection_id: Option<i64>,
+    /// The service behind a load balancer.
+    pub service_id: Option<ObjectId>,
+    /// The mechanisms it offers the user asked for (`saslSupportedMechs`); `None` if it doesn't say.
+    pub sasl_supported_mechs: Option<Vec<String>>,
+    /// The compressors it shares with us.
+    pub compressors: Vec<String>,
+    /// Names in it that could not be normalised, and were left out.
+    pub unusable_hosts: Vec<UnusableHost>,
+}
+
+/// Is a name in a hello reply that could not be normalised: it costs that one host, not the reply.
+#[derive(Clone, Debug)]
+pub struct UnusableHost {
+    /// The name as the server gave it, shortened if it is long.
+    pub name: String,
+    /// Why it can't be used.
+    pub error: Error,
+}
+
+/// Is the version of a server's state, `topologyVersion`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopologyVersion {
+    /// The server's process.
+    pub process_id: ObjectId,
+    /// Grows with each change of state.
+    pub counter: i64,
+}
+
+impl HelloReply {
+    /// Reads a reply: numbers of any type, booleans that are numbers; a field of a wrong type is as if it were missing.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`] for malformed BSON or a reply without `ok`; the server's own error if `ok` is not 1.
+    pub fn parse(reply: &RawDocument) -> Result<Self, Error> {
+        if let Some(error) = command_error_at(reply, Stage::Hello) {
+            return Err(error);
+        }
+        let mut parsed = Self::default();
+        for element in reply {
+            let (key, value) = element.map_err(malformed)?;
+            parsed.take(key.as_str(), value)?;
+        }
+        Ok(parsed)
+    }
+
+    fn take(&mut self, key: &str, value: RawBsonRef<'_>) -> Result<(), Error> {
+        match key {
+            "isWritablePrimary" | "ismaster" => self.is_writable_primary |= truth(value),
+            "secondary" => self.secondary = truth(value),
+            "arbiterOnly" => self.arbiter_only = truth(value),
+            "hidden" => self.hidden = truth(value),
+            "isreplicaset" => self.is_replica_set = truth(value),
+            "msg" => self.is_mongos = value.as_str() == Some("isdbgrid"),
+            "helloOk" => self.hello_ok = truth(value),
+            "setName" => self.set_name = value.as_str().map(str::to_owned),
+            "setVersion" => self.set_version = integer(value),
+            "electionId" => self.election_id = value.as_object_id(),
+            "hosts" => self.hosts = self.names(value)?,
+            "passives" => self.passives = self.names(value)?,
+            "arbiters" => self.arbiters = self.names(value)?,
+            "primary" => self.primary = self.name(value),
+            "me" => self.me = self.name(value),
+            "tags" => self.tags = tags(value)?,
+            "minWireVersion" => self.min_wire_version = wire_version(value),
+            "maxWireVersion" => self.max_wire_version = wire_version(value),
+            "maxBsonObjectSize" => self.max_bson_object_size = size(value),
+            "maxMessageSizeBytes" => self.max_message_size_bytes = size(value),
+            "maxWriteBatchSize" => self.max_write_batch_size = size(value),
+            "logicalSessionTimeoutMinutes" => self.logical_session_timeout = minutes(value),
+            "lastWrite" => self.last_write_date_millis = last_write_date(value)?,
+            "topologyVersion" => self.topology_version = value.as_document().and_then(TopologyVersion::parse),
+            "connectionId" => self.connection_id = integer(value),
+            "serviceId" => self.service_id = value.as_object_id(),
+            "saslSupportedMechs" => self.sasl_supported_mechs = strings(value)?,
+            "compression" => self.compressors = strings(value)?.unwrap_or_default(),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn names(&mut self, value: RawBsonRef<'_>) -> Result<Vec<HostKey>, Error> {
+        let mut names = Vec::new();
+        if let Some(array) = value.as_array() {
+            for item in array.into_iter().take(NAMES_MAX) {
+                names.extend(self.name(item.map_err(malformed)?));
+            }
+        }
+        Ok(names)
+    }
+
+    fn name(&mut self, value: RawBsonRef<'_>) -> Option<HostKey> {
+        let text = value.as_str()?;
+        match HostKey::parse(text) {
+            Ok(key) => Some(key),
+            Err(error) => {
+                if self.unusable_hosts.len() < NAMES_MAX {
+                    let name = text.chars().take(UNUSABLE_NAME_CHARS_MAX).collect();
+                    self.unusable_hosts.push(UnusableHost { name, error });
+                }
+                None
+            }
+        }
+    }
+}
+
+impl PartialEq for UnusableHost {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl TopologyVersion {
+    /// Makes a version.
+    pub fn new(process_id: ObjectId, counter: i64) -> Self {
+        Self { process_id, counter }
+    }
+
+    /// Reads a `topologyVersion` document; `None` if a part is missing or of a wrong type.
+    pub fn parse(document: &RawDocument) -> Option<Self> {
+        let process_id = document.get("processId").ok()??.as_object_id()?;
+        let counter = document.get("counter").ok()?.and_then(integer)?;
+        Some(Self { process_id, counter })
+    }
+
+    /// Returns the `topologyVersion` document.
+    pub fn to_document(self) -> RawDocumentBuf {
+        let mut document = RawDocumentBuf::new();
+        document.append(bson::raw::cstr!("processId"), self.process_id);
+        document.append(bson::raw::cstr!("counter"), self.counter);
+        document
+    }
+}
+
+fn tags(value: RawBsonRef<'_>) -> Result<TagSet, Error> {
+    let mut tags = TagSet::new();
+    if let Some(document) = value.as_document() {
+        for element in document.into_iter().take(NAMES_MAX) {
+            let (name, value) = element.map_err(malformed)?;
+            tags.extend(value.as_str().map(|value| (name.as_str().to_owned(), value.to_owned())));
+        }
+    }
+    tags.sort();
+    Ok(tags)
+}
+
+fn strings(value: RawBsonRef<'_>) -> Result<Option<Vec<String>>, Error> {
+    let Some(array) = value.as_array() else { return Ok(None) };
+    let mut strings = Vec::new();
+    for item in array.into_iter().take(NAMES_MAX) {
+        strings.extend(item.map_err(malformed)?.as_str().map(str::to_owned));
+    }
+    Ok(Some(strings))
+}
+
+fn last_write_date(value: RawBsonRef<'_>) -> Result<Option<i64>, Error> {
+    let Some(document) = value.as_document() else { return Ok(None) };
+    let date = document.get("lastWriteDate").map_err(malformed)?;
+    Ok(date.and_then(|date| date.as_datetime().map(|date| date.timestamp_millis()).or_else(|| integer(date))))
+}
+
+fn wire_version(value: RawBsonRef<'_>) -> i32 {
+    integer(value).and_then(|version| i32::try_from(version).ok()).unwrap_or(0)
+}
+
+fn size(value: RawBsonRef<'_>) -> Option<u32> {
+    integer(value).and_then(|size| u32::try_from(size).ok()).filter(|size| *size > 0)
+}
+
+fn minutes(value: RawBsonRef<'_>) -> Option<Duration> {
+    integer(value).and_then(|minutes| u64::try_from(minutes).ok()).and_then(|minutes| minutes.checked_mul(60)).map(Duration::from_secs)
+}
+
+fn malformed(error: bson::error::Error) -> Error {
+    Error::new(ErrorKind::Protocol, "hello reply is not valid BSON").at(Stage::Hello).because(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::raw::{RawArrayBuf, cstr};
+    use bson::{DateTime, rawdoc};
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    fn parsed(reply: &RawDocument) -> HelloReply {
+        HelloReply::parse(reply).expect("reply")
+    }
+
+    fn primary() -> RawDocumentBuf {
+        rawdoc! {
+            "isWritablePrimary": true, "helloOk": true, "setName": "rs0", "setVersion": 3,
+            "electionId": ObjectId::from_bytes([7; 12]), "hosts": ["A:1", "b:2"], "passives": ["c:3"], "arbiters": ["d:4"],
+            "primary": "a:1", "me": "a:1.", "tags": { "z": "1", "dc": "ny" },
+            "minWireVersion": 0, "maxWireVersion": 21, "maxBsonObjectSize": 16_777_216, "maxMessageSizeBytes": 48_000_000,
+            "maxWriteBatchSize": 100_000, "logicalSessionTimeoutMinutes": 30,
+            "lastWrite": { "lastWriteDate": DateTime::from_millis(1234) },
+            "topologyVersion": { "processId": ObjectId::from_bytes([9; 12]), "counter": 6_i64 },
+            "connectionId": 17, "saslSupportedMechs": ["SCRAM-SHA-1"], "compression": ["zlib"], "ok": 1.0,
+        }
+    }
+
+    #[test]
+    fn primary_says_all_of_itself() {
+        let reply = rawdoc! { "me": "a:1", "hosts": ["A:1"], "ok": 1 };
+        assert_eq!(parsed(&reply).hosts.first(), parsed(&reply).me.as_ref());
+        let mut plain = primary();
+        plain.append(cstr!("extra"), "ignored");
+        let hello = parsed(&plain);
+        assert!(hello.is_writable_primary && hello.hello_ok && !hello.secondary);
+        assert_eq!(hello.hosts, ["a:1", "b:2"].map(|name| HostKey::parse(name).expect("name")));
+        assert_eq!(hello.tags, [("dc".to_owned(), "ny".to_owned()), ("z".to_owned(), "1".to_owned())]);
+        assert_eq!(hello.topology_version, Some(TopologyVersion::new(ObjectId::from_bytes([9; 12]), 6)));
+        assert_eq!(hello.logical_session_timeout, Some(Duration::from_secs(1800)));
+        assert_eq!((hello.last_write_date_millis, hello.connection_id, hello.set_version), (Some(1234), Some(17), Some(3)));
+        assert_eq!((hello.max_wire_version, hello.max_bson_object_size), (21, Some(16_777_216)));
+        assert_eq!(hello.sasl_supported_mechs, Some(vec!["SCRAM-SHA-1".to_owned()]));
+    }
+
+    #[test]
+    fn one_bad_name_costs_that_one_host() {
+        let hello = parsed(&rawdoc! { "hosts": ["a:1", "b..c:2", 5, "d:99999"], "primary": "x:0", "ok": 1 });
+        assert_eq!(hello.hosts, [HostKey::parse("a:1").expect("name")]);
+        assert_eq!(hello.primary, None);
+        let names: Vec<&str> = hello.unusable_hosts.iter().map(|host| host.name.as_str()).collect();
+        assert_eq!(names, ["b..c:2", "d:99999", "x:0"]);
+    }
+
+    #[test]
+    fn numbers_and_booleans_of_odd_types_are_read() {
+        let hello = parsed(
+            &rawdoc! { "ismaster": 1.0, "secondary": 0, "maxWireVersion": 8.0, "setVersion": 2_i64, "connectionId": 5.0, "maxBsonObjectSize": 3_i64, "ok": 1_i64 },
+        );
+        assert!(hello.is_writable_primary && !hello.secondary);
+        assert_eq!(
+            (hello.max_wire_version, hello.set_version, hello.connection_id, hello.max_bson_object_size),
+            (8, Some(2), Some(5), Some(3))
+        );
+    }
+
+    #[test]
+    fn wrong_types_are_as_if_missing() {
+        let odd = rawdoc! {
+            "hosts": "a:1", "me": 5, "tags": [1], "maxWireVersion": "8", "electionId": "x", "setName": 1, "topologyVersion": { "counter": 1 },
+            "lastWrite": { "lastWriteDate": "x" }, "logicalSessionTimeoutMinutes": -1, "maxMessageSizeBytes": 0, "saslSupportedMechs": "x", "ok": 1,
+        };
+        assert_eq!(parsed(&odd), HelloReply::default());
+    }
+
+    #[test]
+    fn lists_are_bounded() {
+        let names: RawArrayBuf = (0..5000).map(|number| format!("host-{number}:1")).collect();
+        let mut reply = rawdoc! { "ok": 1 };
+        reply.append(cstr!("hosts"), &names);
+        assert_eq!(parsed(&reply).hosts.len(), NAMES_MAX);
+    }
+
+    #[test]
+    fn refusals_say_what_the_server_said() {
+        let error = HelloReply::parse(&rawdoc! { "ok": 0, "errmsg": "too busy", "code": 462, "errorLabels": ["SystemOverloadedError"] })
+            .expect_err("refusal");
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Command, Some(462)));
+        assert!(error.has_label("SystemOverloadedError"));
+        let error = HelloReply::parse(&rawdoc! { "isWritablePrimary": true }).expect_err("refusal");
+        assert_eq!((error.kind(), error.stage()), (ErrorKind::Protocol, Some(Stage::Hello)));
+    }
+
+    #[test]
+    fn malformed_bson_is_a_protocol_error() {
+        let mut bytes = rawdoc! { "ok": 1, "me": "a:1" }.into_bytes();
+        let place = bytes.len() - 3;
+        bytes[place] = 0xff;
+        let error = HelloReply::parse(RawDocument::from_bytes(&bytes).expect("frame")).expect_err("refusal");
+        assert_eq!((error.kind(), error.stage()), (ErrorKind::Protocol, Some(Stage::Hello)));
+    }
+
+    #[test]
+    fn random_bytes_never_panic() {
+        let mut random = rand::rngs::SmallRng::seed_from_u64(2);
+        let plain = primary().into_bytes();
+        for _ in 0..20_000 {
+            let mut bytes = plain.clone();
+            for _ in 0..random.random_range(1..6) {
+                let place = random.random_range(4..bytes.len());
+                bytes[place] = random.random();
+            }
+            if let Ok(reply) = RawDocument::from_bytes(&bytes) {
+                drop(HelloReply::parse(reply));
+            }
+        }
+    }
+}

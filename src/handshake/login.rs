@@ -1,0 +1,186 @@
+//! With which mechanism, and which first words, does a connection log in?
+//!
+//! The choice of auth ("Defaults", "Speculative authentication", "Mechanism negotiation") and the texts of a refused login.
+//! In which order things are said is decided in `conversation`.
+
+use bson::raw::cstr;
+use bson::{RawDocument, RawDocumentBuf};
+use ring::digest;
+
+use super::{HelloReply, sasl};
+use crate::auth::scram::keys::ScramHash;
+use crate::auth::scram::{ClientFinal, ClientFirst, NONCE_SIZE};
+use crate::auth::{Credential, Mechanism, Secret, plain, x509};
+use crate::error::{Error, ErrorKind, Stage};
+use crate::op::reply::command_error_at;
+
+/// The server's code for a user or password that it does not accept.
+const AUTHENTICATION_FAILED: i32 = 18;
+
+/// Is what a connection logs in with.
+pub(super) struct Login {
+    pub(super) credential: Credential,
+    pub(super) nonce: [u8; NONCE_SIZE],
+}
+
+/// Is a login under way, with the hello that it belongs to.
+pub(super) struct Attempt {
+    pub(super) hello: Box<HelloReply>,
+    pub(super) login: Login,
+    pub(super) mechanism: Mechanism,
+}
+
+/// Is a mechanism's first command, and what it leads to.
+pub(super) struct Opening {
+    pub(super) mechanism: Mechanism,
+    pub(super) name: &'static str,
+    pub(super) body: RawDocumentBuf,
+    pub(super) exchange: Exchange,
+}
+
+/// Is what the server is to say next.
+pub(super) enum Exchange {
+    /// A SCRAM's first message.
+    ScramFirst(ClientFirst),
+    /// A SCRAM's final message, with the signature.
+    ScramLast(ClientFinal),
+    /// That it is done, after a SCRAM's empty exchange.
+    ScramEmpty,
+    /// That it takes the certificate.
+    X509,
+    /// That it takes the password.
+    Plain,
+}
+
+impl Exchange {
+    /// Names the step for errors.
+    pub(super) fn step(&self) -> &'static str {
+        match self {
+            Self::ScramFirst(_) | Self::Plain => "saslStart",
+            Self::ScramLast(_) => "saslContinue (server signature)",
+            Self::ScramEmpty => "saslContinue (empty exchange)",
+            Self::X509 => "authenticate",
+        }
+    }
+}
+
+impl Login {
+    /// Returns the command that is sent along with hello, if the mechanism has one.
+    pub(super) fn speculate(&self) -> Option<Opening> {
+        let mechanism = match self.credential.mechanism {
+            None => Mechanism::ScramSha256,
+            Some(mechanism @ (Mechanism::ScramSha1 | Mechanism::ScramSha256 | Mechanism::X509)) => mechanism,
+            Some(Mechanism::Plain | Mechanism::Gssapi | Mechanism::Aws | Mechanism::Oidc) => return None,
+        };
+        // What can't be opened is reported after hello, by the same call from `start`.
+        let mut opening = self.open(mechanism, self.nonce).ok()?;
+        opening.body.append(cstr!("db"), self.credential.source.as_str());
+        Some(opening)
+    }
+
+    /// Returns the user whose mechanisms hello asks for, raw, if the mechanism is open.
+    pub(super) fn negotiating_user(&self) -> Option<String> {
+        match (self.credential.mechanism, &self.credential.username) {
+            (None, Some(user)) => Some(format!("{}.{user}", self.credential.source)),
+            (Some(_), _) | (None, None) => None,
+        }
+    }
+
+    /// Opens the login after hello, with the mechanism given or negotiated.
+    pub(super) fn start(&self, offered: Option<&[String]>) -> Result<Opening, Error> {
+        let mechanism = self.credential.mechanism.unwrap_or_else(|| negotiate(offered));
+        self.open(mechanism, next_nonce(self.nonce))
+    }
+
+    fn open(&self, mechanism: Mechanism, nonce: [u8; NONCE_SIZE]) -> Result<Opening, Error> {
+        let (name, body, exchange) = match mechanism {
+            Mechanism::ScramSha1 => self.open_scram(ScramHash::Sha1, nonce)?,
+            Mechanism::ScramSha256 => self.open_scram(ScramHash::Sha256, nonce)?,
+            Mechanism::X509 => ("authenticate", x509::authenticate(self.credential.username.as_deref()), Exchange::X509),
+            Mechanism::Plain => {
+                let (user, password) = self.user_and_password(mechanism)?;
+                ("saslStart", sasl::start(mechanism, &plain::payload(user, password)?), Exchange::Plain)
+            }
+            Mechanism::Gssapi | Mechanism::Aws | Mechanism::Oidc => {
+                return Err(Error::new(ErrorKind::Unsupported, format!("the mechanism {} is not served", mechanism.name())).at(Stage::Auth));
+            }
+        };
+        Ok(Opening { mechanism, name, body, exchange })
+    }
+
+    fn open_scram(&self, hash: ScramHash, nonce: [u8; NONCE_SIZE]) -> Result<(&'static str, RawDocumentBuf, Exchange), Error> {
+        let mechanism = hash.mechanism();
+        let (user, password) = self.user_and_password(mechanism)?;
+        let first = ClientFirst::new(hash, user, password, nonce);
+        Ok(("saslStart", sasl::start(mechanism, first.message().as_bytes()), Exchange::ScramFirst(first)))
+    }
+
+    fn user_and_password(&self, mechanism: Mechanism) -> Result<(&str, &Secret), Error> {
+        let missing = |what: &str| Error::new(ErrorKind::InvalidOption, format!("{} needs a {what}", mechanism.name())).at(Stage::Auth);
+        let user = self.credential.username.as_deref().filter(|user| !user.is_empty()).ok_or_else(|| missing("user name"))?;
+        let password = self.credential.password.as_ref().ok_or_else(|| missing("password"))?;
+        Ok((user, password))
+    }
+}
+
+impl Attempt {
+    /// Checks that the server has not refused a step.
+    pub(super) fn check(&self, step: &str, reply: &RawDocument) -> Result<(), Error> {
+        match command_error_at(reply, Stage::Auth) {
+            None => Ok(()),
+            Some(error) if error.kind() == ErrorKind::Command => Err(self.refused(step, error)),
+            Some(error) => Err(self.failed(step, &error).because(error)),
+        }
+    }
+
+    /// Makes the error of a step that the server has refused.
+    fn refused(&self, step: &str, cause: Error) -> Error {
+        let advice = match (cause.code(), self.mechanism) {
+            (Some(AUTHENTICATION_FAILED), Mechanism::X509) => "; check that the certificate's subject is a user on $external",
+            (Some(AUTHENTICATION_FAILED), _) => "; check user name, password and authSource",
+            _ => "",
+        };
+        let text = format!("{} was refused: {}{advice}", self.who(step), cause.message());
+        let refused = cause.labels().iter().fold(Error::new(ErrorKind::Auth, text).at(Stage::Auth), |error, label| error.with_label(label));
+        refused.because(cause)
+    }
+
+    /// Makes the error of a step that went wrong on our side of it.
+    pub(super) fn failed(&self, step: &str, cause: &Error) -> Error {
+        let error = Error::new(cause.kind(), format!("{} failed: {}", self.who(step), cause.message())).at(Stage::Auth);
+        match cause.limit() {
+            Some(limit) => error.against(limit.name, limit.value),
+            None => error,
+        }
+    }
+
+    /// Makes the error of a reply that the step can't have.
+    pub(super) fn protocol(&self, step: &str, what: &str) -> Error {
+        self.failed(step, &Error::new(ErrorKind::Protocol, what))
+    }
+
+    fn who(&self, step: &str) -> String {
+        let Credential { username, source, .. } = &self.login.credential;
+        let user = match username {
+            Some(user) => format!("user {user:?}"),
+            None => "the certificate's subject".to_owned(),
+        };
+        format!("{step} of {user} on {source:?} with {}", self.mechanism.name())
+    }
+}
+
+/// Chooses between the SCRAMs: SHA-1 even where the server does not list it, and nothing else ever.
+fn negotiate(offered: Option<&[String]>) -> Mechanism {
+    let listed = offered.is_some_and(|names| names.iter().any(|name| name == Mechanism::ScramSha256.name()));
+    if listed { Mechanism::ScramSha256 } else { Mechanism::ScramSha1 }
+}
+
+/// Makes another nonce of one that hello may have used up: each exchange has its own.
+fn next_nonce(nonce: [u8; NONCE_SIZE]) -> [u8; NONCE_SIZE] {
+    let hash = digest::digest(&digest::SHA256, &nonce);
+    let mut next = nonce;
+    for (byte, hashed) in next.iter_mut().zip(hash.as_ref()) {
+        *byte = *hashed;
+    }
+    next
+}

@@ -1,0 +1,20 @@
+//! How does a fresh connection introduce itself?
+//!
+//! The first hello with the client's metadata, what the server says of itself, and the login (mongodb-handshake, auth),
+//! as a [`Conversation`] that consumes itself. Who sends the commands, on which deadline, is the shell's business; what a
+//! failure means for the topology is decided in `topology::fault`.
+
+mod command;
+mod conversation;
+pub mod hello;
+mod login;
+mod metadata;
+mod sasl;
+
+pub use command::{FirstHello, hello_command, monitor_hello};
+pub use conversation::{Command, Conversation, ConversationConfig, Step};
+pub use hello::{HelloReply, NAMES_MAX, TopologyVersion, UnusableHost};
+pub use metadata::{ClientMetadata, Environment, METADATA_SIZE_MAX, Variables};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+//! How do SASL messages travel in commands?
+//!
+//! `saslStart`, `saslContinue` and the three fields of their replies (auth). What is in a payload is decided in `auth`.
+
+use bson::raw::{RawBinaryRef, RawBson, cstr};
+use bson::spec::BinarySubtype;
+use bson::{RawDocument, RawDocumentBuf};
+
+use crate::auth::Mechanism;
+use crate::op::reply::{field, truth};
+
+/// Is what a server says in a SASL exchange.
+pub(super) struct SaslAnswer<'a> {
+    /// Whether the server is done with it.
+    pub(super) done: bool,
+    /// Its message.
+    pub(super) payload: Option<&'a [u8]>,
+    /// Its name of the exchange, of any type, to be given back.
+    pub(super) conversation_id: Option<RawBson>,
+}
+
+/// Builds `saslStart`. A SCRAM asks to skip the empty exchange at the end; servers may ignore that.
+pub(super) fn start(mechanism: Mechanism, payload: &[u8]) -> RawDocumentBuf {
+    let mut body = RawDocumentBuf::new();
+    body.append(cstr!("saslStart"), 1_i32);
+    body.append(cstr!("mechanism"), mechanism.name());
+    body.append(cstr!("payload"), binary(payload));
+    if matches!(mechanism, Mechanism::ScramSha1 | Mechanism::ScramSha256) {
+        let mut options = RawDocumentBuf::new();
+        options.append(cstr!("skipEmptyExchange"), true);
+        body.append(cstr!("options"), options);
+    }
+    body
+}
+
+/// Builds `saslContinue`.
+pub(super) fn proceed(conversation_id: &RawBson, payload: &[u8]) -> RawDocumentBuf {
+    let mut body = RawDocumentBuf::new();
+    body.append(cstr!("saslContinue"), 1_i32);
+    body.append(cstr!("conversationId"), conversation_id);
+    body.append(cstr!("payload"), binary(payload));
+    body
+}
+
+impl<'a> SaslAnswer<'a> {
+    /// Reads what can be read; a field of a wrong type is missing.
+    pub(super) fn parse(document: &'a RawDocument) -> Self {
+        let payload = field(document, "payload");
+        Self {
+            done: field(document, "done").is_some_and(truth),
+            payload: payload.and_then(|value| value.as_binary().map(|binary| binary.bytes).or_else(|| value.as_str().map(str::as_bytes))),
+            conversation_id: field(document, "conversationId").map(RawBson::from),
+        }
+    }
+}
+
+fn binary(bytes: &[u8]) -> RawBinaryRef<'_> {
+    RawBinaryRef { subtype: BinarySubtype::Generic, bytes }
+}

@@ -1,0 +1,400 @@
+//! What is a host's one identity?
+//!
+//! Every name that reaches the crate (connection string, SRV answer, `hosts`, `passives`, `arbiters`, `me` and `primary` of
+//! a hello reply) becomes a [`HostKey`] here, at the edge, before anything is compared, resolved or dialled: UTS-46
+//! non-transitional IDNA, lower case, no trailing dot, canonical IPv6 text, zone ids, unix sockets, default port.
+//! This file does not decide how a name is resolved (`dns`) or in which order addresses are tried (`race`).
+
+use std::cmp::Ordering;
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::error::{Error, ErrorKind, Stage};
+
+/// The port used where a host names none.
+pub const DEFAULT_PORT: u16 = 27017;
+
+/// The longest host text that is looked at, in bytes; longer input is an error.
+pub const HOST_SIZE_MAX: usize = 1024;
+
+/// The longest domain name in its A-label form, in bytes (RFC 1035).
+const NAME_SIZE_MAX: usize = 253;
+
+/// The longest label of a domain name in its A-label form, in bytes (RFC 1035).
+const LABEL_SIZE_MAX: usize = 63;
+
+/// Is one server's identity: a normalised host and a port, or a unix socket.
+///
+/// Two keys are equal if they name the same host, however it was spelled: `Bücher.example:27017`,
+/// `xn--bcher-kva.example` and `BÜCHER.EXAMPLE.` are one key. [`Display`](fmt::Display) prints the spelling that was
+/// given; [`canonical`](Self::canonical) prints the normal form.
+///
+/// ```
+/// use mongolink::HostKey;
+/// let given = HostKey::parse("Bücher.example")?;
+/// let learnt = HostKey::parse("xn--bcher-kva.example.:27017")?;
+/// assert_eq!(given, learnt);
+/// assert_eq!(given.to_string(), "Bücher.example:27017");
+/// assert_eq!(given.canonical(), "xn--bcher-kva.example:27017");
+/// # Ok::<(), mongolink::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct HostKey(Arc<Parts>);
+
+struct Parts {
+    host: Host,
+    port: u16,
+    canonical: String,
+    spelled: String,
+}
+
+/// Is the host part of a [`HostKey`], in normal form.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Host {
+    /// A domain name: A-labels, lower case, no trailing dot.
+    Name(String),
+    /// A numeric IPv4 address.
+    V4(Ipv4Addr),
+    /// A numeric IPv6 address, with its zone id (RFC 4007) if one was given.
+    V6(Ipv6Addr, Option<String>),
+    /// The path of a unix domain socket.
+    Unix(PathBuf),
+}
+
+/// Is where a connection really goes: the outcome of a look-up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Address {
+    /// An IP address and port.
+    Ip(SocketAddr),
+    /// The path of a unix domain socket.
+    Unix(PathBuf),
+}
+
+impl HostKey {
+    /// Parses `host`, `host:port`, `[v6]:port`, `[v6%zone]:port`, a bare IPv6 address or a path that ends in `.sock`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidHost`], naming the label or part that can't be normalised.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let (host, port) = split_port(text)?;
+        Self::new(host, port.unwrap_or(DEFAULT_PORT))
+    }
+
+    /// Makes a key of a host without port, and a port.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidHost`], naming the label or part that can't be normalised.
+    pub fn new(host: &str, port: u16) -> Result<Self, Error> {
+        if host.len() > HOST_SIZE_MAX {
+            return Err(invalid(&host.chars().take(40).collect::<String>(), format!("host of {} bytes, the limit is {HOST_SIZE_MAX}", host.len())));
+        }
+        if host.ends_with(".sock") {
+            return Ok(Self::assemble(Host::Unix(PathBuf::from(host)), 0, host));
+        }
+        if port == 0 {
+            return Err(invalid(host, "port 0 is outside 1 to 65535".into()));
+        }
+        let parsed = parse_host(host)?;
+        Ok(Self::assemble(parsed, port, host))
+    }
+
+    fn assemble(host: Host, port: u16, spelled: &str) -> Self {
+        let with_port = |text: &str| if matches!(host, Host::Unix(_)) { text.to_owned() } else { format!("{text}:{port}") };
+        let canonical = with_port(&host.to_string());
+        let spelled = if matches!(host, Host::V6(..)) { canonical.clone() } else { with_port(spelled) };
+        Self(Arc::new(Parts { host, port, canonical, spelled }))
+    }
+
+    /// Returns the host in normal form.
+    pub fn host(&self) -> &Host {
+        &self.0.host
+    }
+
+    /// Returns the port; 0 for a unix socket.
+    pub fn port(&self) -> u16 {
+        self.0.port
+    }
+
+    /// Returns the normal form, `host:port`, or a socket's path.
+    pub fn canonical(&self) -> &str {
+        &self.0.canonical
+    }
+
+    /// Returns the name to resolve, or `None` for numeric hosts and unix sockets, which never meet a resolver.
+    pub fn name(&self) -> Option<&str> {
+        match &self.0.host {
+            Host::Name(name) => Some(name),
+            Host::V4(_) | Host::V6(..) | Host::Unix(_) => None,
+        }
+    }
+}
+
+impl PartialEq for HostKey {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0.canonical == other.0.canonical
+    }
+}
+
+impl Eq for HostKey {}
+
+impl PartialOrd for HostKey {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for HostKey {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.0.canonical.cmp(&other.0.canonical)
+    }
+}
+
+impl Hash for HostKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.canonical.hash(state);
+    }
+}
+
+impl fmt::Display for HostKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.spelled)
+    }
+}
+
+impl fmt::Debug for HostKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0.spelled, f)
+    }
+}
+
+impl std::str::FromStr for HostKey {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        Self::parse(text)
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::V4(address) => address.fmt(f),
+            Self::V6(address, None) => write!(f, "[{address}]"),
+            Self::V6(address, Some(zone)) => write!(f, "[{address}%{zone}]"),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+impl Address {
+    /// Returns the path of a unix socket.
+    pub fn unix_path(&self) -> Option<&Path> {
+        match self {
+            Self::Unix(path) => Some(path),
+            Self::Ip(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(address) => address.fmt(f),
+            Self::Unix(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// Normalises a domain name as [`HostKey`] does, without a port: the form in which names are resolved and compared.
+///
+/// # Errors
+/// [`ErrorKind::InvalidHost`], naming the label that can't be normalised.
+pub fn normalize_name(name: &str) -> Result<String, Error> {
+    let bare = name.strip_suffix('.').unwrap_or(name);
+    if bare.is_empty() {
+        return Err(invalid(name, "empty host".into()));
+    }
+    let ascii = if plain(bare) { bare.to_ascii_lowercase() } else { to_ascii(name, bare)? };
+    // An ideographic full stop or a mapped character can end in a dot of its own.
+    let ascii = ascii.strip_suffix('.').unwrap_or(&ascii).to_owned();
+    for label in ascii.split('.') {
+        if label.is_empty() {
+            return Err(invalid(name, "empty label".into()));
+        }
+        if label.len() > LABEL_SIZE_MAX {
+            return Err(invalid(name, format!("label {label:?} has {} bytes, the limit is {LABEL_SIZE_MAX}", label.len())));
+        }
+    }
+    if ascii.len() > NAME_SIZE_MAX {
+        return Err(invalid(name, format!("name has {} bytes, the limit is {NAME_SIZE_MAX}", ascii.len())));
+    }
+    Ok(ascii)
+}
+
+/// Whether a name needs no IDNA: letters, digits, hyphens, underscores and dots, and no `xn--` label to check.
+fn plain(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
+        && !name.split('.').any(|label| label.get(..4).is_some_and(|prefix| prefix.eq_ignore_ascii_case("xn--")))
+}
+
+fn to_ascii(name: &str, bare: &str) -> Result<String, Error> {
+    let convert = |text: &str| {
+        idna::uts46::Uts46::new()
+            .to_ascii(text.as_bytes(), idna::AsciiDenyList::EMPTY, idna::uts46::Hyphens::Allow, idna::uts46::DnsLength::Ignore)
+            .map(|ascii| ascii.into_owned())
+            .ok()
+            .filter(|ascii| ascii.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')))
+    };
+    convert(bare).ok_or_else(|| {
+        let label = bare.split('.').find(|label| !label.is_empty() && convert(label).is_none()).unwrap_or(bare);
+        invalid(name, format!("label {label:?} is not a valid domain label (UTS-46)"))
+    })
+}
+
+fn parse_host(host: &str) -> Result<Host, Error> {
+    if host.is_empty() {
+        return Err(invalid(host, "empty host".into()));
+    }
+    let bracketed = host.strip_prefix('[').map(|rest| rest.strip_suffix(']').ok_or_else(|| invalid(host, "'[' without ']'".into()))).transpose()?;
+    let numeric = bracketed.unwrap_or(host);
+    if numeric.contains(':') {
+        let (address, zone) = match numeric.split_once('%') {
+            Some((address, zone)) => (address, Some(zone)),
+            None => (numeric, None),
+        };
+        let parsed: Ipv6Addr = address.parse().map_err(|_| invalid(host, format!("{address:?} is not an IPv6 address")))?;
+        if let Some(zone) = zone && (zone.is_empty() || !zone.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~'))) {
+            return Err(invalid(host, format!("{zone:?} is not a zone id")));
+        }
+        return Ok(Host::V6(parsed, zone.map(str::to_owned)));
+    }
+    if bracketed.is_some() {
+        return Err(invalid(host, "brackets are for IPv6 addresses".into()));
+    }
+    if let Ok(address) = host.parse::<Ipv4Addr>() {
+        return Ok(Host::V4(address));
+    }
+    normalize_name(host).map(|name| match name.parse::<Ipv4Addr>() {
+        Ok(address) => Host::V4(address),
+        Err(_) => Host::Name(name),
+    })
+}
+
+/// Splits the port off; a bare IPv6 address has none.
+fn split_port(text: &str) -> Result<(&str, Option<u16>), Error> {
+    if text.ends_with(".sock") {
+        return Ok((text, None));
+    }
+    if let Some(end) = text.rfind(']') {
+        let (host, rest) = text.split_at(end + 1);
+        return match rest.strip_prefix(':') {
+            Some(port) => Ok((host, Some(parse_port(text, port)?))),
+            None if rest.is_empty() => Ok((host, None)),
+            None => Err(invalid(text, format!("{rest:?} after ']' is not a port"))),
+        };
+    }
+    match text.rsplit_once(':') {
+        None => Ok((text, None)),
+        Some((head, _)) if head.contains(':') && text.parse::<Ipv6Addr>().is_ok() => Ok((text, None)),
+        Some((head, _)) if head.contains(':') && text.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()) => Ok((text, None)),
+        Some((host, port)) => Ok((host, Some(parse_port(text, port)?))),
+    }
+}
+
+fn parse_port(text: &str, port: &str) -> Result<u16, Error> {
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    digits
+        .then(|| port.parse::<u16>().ok())
+        .flatten()
+        .filter(|port| *port > 0)
+        .ok_or_else(|| invalid(text, format!("port {port:?} is not a number from 1 to 65535")))
+}
+
+fn invalid(host: &str, why: String) -> Error {
+    Error::new(ErrorKind::InvalidHost, format!("invalid host {host:?}: {why}")).at(Stage::Uri)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(text: &str) -> HostKey {
+        HostKey::parse(text).expect(text)
+    }
+
+    fn refusal(text: &str) -> String {
+        HostKey::parse(text).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn spellings_of_one_name_are_one_key() {
+        let spellings = ["bücher.example", "BÜCHER.example.", "xn--bcher-kva.example", "XN--BCHER-KVA.EXAMPLE:27017", "bu\u{308}cher.example", "bücher。example"];
+        for spelling in spellings {
+            assert_eq!(key(spelling), key("bücher.example:27017"), "{spelling}");
+        }
+        assert_ne!(key("bücher.example:27018"), key("bücher.example"));
+    }
+
+    #[test]
+    fn non_transitional_mapping_keeps_sharp_s() {
+        assert_eq!(key("straße.example").canonical(), "xn--strae-oqa.example:27017");
+    }
+
+    #[test]
+    fn spelling_is_kept_for_display() {
+        assert_eq!(key("Bücher.Example.:1").to_string(), "Bücher.Example.:1");
+    }
+
+    #[test]
+    fn underscores_and_single_labels_pass() {
+        assert_eq!(key("Shard_0").canonical(), "shard_0:27017");
+        assert_eq!(key("my_host.Ünit").canonical(), "my_host.xn--nit-goa:27017");
+    }
+
+    #[test]
+    fn address_forms_are_one_key() {
+        for spelling in ["[::1]:27017", "::1", "[0:0:0:0:0:0:0:1]", "[0:0::1]:27017"] {
+            assert_eq!(key(spelling).canonical(), "[::1]:27017", "{spelling}");
+        }
+        assert_eq!(key("127.0.0.1").host(), &Host::V4(Ipv4Addr::LOCALHOST));
+        assert_eq!(key("127.0.0.1.").host(), &Host::V4(Ipv4Addr::LOCALHOST));
+    }
+
+    #[test]
+    fn zones_are_part_of_the_key() {
+        assert_eq!(key("[fe80::1%lo0]:5").canonical(), "[fe80::1%lo0]:5");
+        assert_eq!(key("fe80::1%lo0").name(), None);
+        assert_ne!(key("[fe80::1%lo0]"), key("[fe80::1%lo1]"));
+        assert!(refusal("[fe80::1%]").contains("zone id"));
+    }
+
+    #[test]
+    fn sockets_have_no_port() {
+        assert_eq!(key("/tmp/mongodb-27017.sock").canonical(), "/tmp/mongodb-27017.sock");
+        assert_eq!(key("relative.sock").host(), &Host::Unix("relative.sock".into()));
+    }
+
+    #[test]
+    fn refusals_name_the_part() {
+        assert!(refusal("a..b").contains("empty label"));
+        assert!(refusal("ok.xn--a.example").contains("\"xn--a\""), "{}", refusal("ok.xn--a.example"));
+        assert!(refusal(&format!("{}.example", "a".repeat(64))).contains("limit is 63"));
+        assert_eq!(key(&"a.".repeat(127)).canonical().len(), 253 + ":27017".len());
+        assert!(refusal(&"a.".repeat(130)).contains("limit is 253"));
+        assert!(refusal(&"a".repeat(2000)).contains("limit is 1024"));
+        assert!(refusal("host:0").contains("port"));
+        assert!(refusal("host:65536").contains("port"));
+        assert!(refusal("host:+1").contains("port"));
+        assert!(refusal("host::27017").contains("host"));
+        assert!(refusal("").contains("empty host"));
+        assert!(refusal("sp ace").contains("sp ace"));
+        assert!(refusal("[127.0.0.1]").contains("brackets"));
+        assert!(refusal("[::1]x").contains("not a port"));
+    }
+}

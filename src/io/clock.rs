@@ -1,0 +1,92 @@
+//! What time is it, and was the machine asleep?
+//!
+//! The only place that reads clocks. Time is tokio's, so that tests may pause it. The boot clock, which goes on while the
+//! machine is suspended, is compared with it to notice a suspension; what is then done is decided in `topology` and `pool`.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Tells the time since some fixed moment, time in suspension included.
+///
+/// The client compares it with the monotonic clock, which stands still meanwhile; tests may bring their own.
+pub trait BootClock: Send + Sync + 'static {
+    /// Returns the time that has passed since a fixed moment.
+    fn now(&self) -> Duration;
+}
+
+/// Returns the monotonic time.
+pub(crate) fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Waits until a moment; for ever if there is none.
+pub(crate) async fn sleep_until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(tokio::time::Instant::from_std(moment)).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Is the machine's own boot clock.
+///
+/// The wall clock is cheap to read and shows that something happened; only then is the real boot clock asked, where the
+/// platform has one that can be read. Elsewhere a wall clock that jumps forward counts as a suspension.
+#[derive(Debug)]
+pub(crate) struct SystemBootClock {
+    start: Marks,
+    slept: Mutex<Slept>,
+}
+
+#[derive(Debug)]
+struct Marks {
+    monotonic: Instant,
+    wall: std::time::SystemTime,
+    boot: Option<Duration>,
+}
+
+/// How long the machine slept as far as is known, and how far the wall clock was ahead when that was found out.
+#[derive(Debug, Default)]
+struct Slept {
+    asleep: Duration,
+    wall_ahead: Duration,
+}
+
+/// How far the wall clock must have moved ahead before the boot clock is asked.
+const WALL_JUMP: Duration = Duration::from_secs(1);
+
+impl SystemBootClock {
+    pub(crate) fn new() -> Self {
+        let start = Marks { monotonic: Instant::now(), wall: std::time::SystemTime::now(), boot: platform_boot_time() };
+        Self { start, slept: Mutex::default() }
+    }
+}
+
+impl BootClock for SystemBootClock {
+    fn now(&self) -> Duration {
+        let monotonic = self.start.monotonic.elapsed();
+        let wall = self.start.wall.elapsed().unwrap_or_default();
+        let ahead = wall.saturating_sub(monotonic);
+        let mut slept = self.slept.lock().unwrap_or_else(PoisonError::into_inner);
+        if ahead > slept.wall_ahead + WALL_JUMP {
+            let jump = ahead.saturating_sub(slept.wall_ahead);
+            slept.asleep = match (self.start.boot, platform_boot_time()) {
+                (Some(start), Some(boot)) => boot.saturating_sub(start).saturating_sub(monotonic),
+                _ => slept.asleep + jump,
+            };
+        }
+        slept.wall_ahead = ahead;
+        monotonic + slept.asleep
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn platform_boot_time() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/uptime").ok()?;
+    let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn platform_boot_time() -> Option<Duration> {
+    None
+}

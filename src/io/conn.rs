@@ -1,0 +1,272 @@
+//! How does one connection carry commands and replies?
+//!
+//! Every wait can be abandoned and taken up again: what was written and read so far is kept, so that a caller who goes
+//! away leaves a connection whose late reply can still be read and dropped.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Notify;
+
+use super::stream::Stream;
+use crate::error::{Error, ErrorKind, Stage};
+use crate::handshake::HelloReply;
+use crate::host::{Address, HostKey};
+use crate::op::CommandFields;
+use crate::pool::Health;
+use crate::wire::{self, Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, encode_message};
+
+/// Is an open connection.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    stream: Stream,
+    decoder: Decoder,
+    out: Vec<u8>,
+    exchange: Exchange,
+    last_request: i32,
+    interrupt: Arc<Interrupt>,
+    about: About,
+}
+
+/// Is what is known of a connection's other end.
+#[derive(Debug)]
+pub(crate) struct About {
+    pub(crate) host: HostKey,
+    pub(crate) address: Address,
+    /// What the server said when it was greeted.
+    pub(crate) hello: HelloReply,
+    /// How long that took.
+    pub(crate) round_trip: Duration,
+}
+
+/// Where a request and its reply stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exchange {
+    /// Nothing is outstanding.
+    Idle,
+    /// Some of `out` is still to be written.
+    Writing { written: usize, request: i32 },
+    /// The reply is still to come.
+    Awaiting { request: i32 },
+    /// An error has left it in an unknown state.
+    Broken,
+}
+
+/// Stops whoever waits on a connection, from outside.
+#[derive(Debug, Default)]
+pub(crate) struct Interrupt {
+    error: Mutex<Option<Error>>,
+    notify: Notify,
+}
+
+/// How many bytes are read at once, at the least.
+const READ_BYTES: usize = 4096;
+
+/// How many bytes of a message are made room for before they have arrived, at the most.
+const AHEAD_BYTES_MAX: usize = 1024 * 1024;
+
+/// Buffers larger than this are given back when a connection rests.
+const IDLE_BYTES_MAX: usize = 2048;
+
+impl Interrupt {
+    /// Makes the waits of this connection end with an error, now and from now on.
+    pub(crate) fn fire(&self, error: Error) {
+        self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.notify.notify_one();
+    }
+
+    /// Waits until it is fired.
+    pub(crate) async fn fired(&self) -> Error {
+        loop {
+            if let Some(error) = &*self.error.lock().unwrap_or_else(PoisonError::into_inner) {
+                return error.clone();
+            }
+            self.notify.notified().await;
+        }
+    }
+}
+
+impl Conn {
+    pub(crate) fn new(stream: Stream, host: HostKey, address: Address, interrupt: Arc<Interrupt>) -> Self {
+        Self {
+            stream,
+            decoder: Decoder::new(MESSAGE_SIZE_MAX),
+            out: Vec::new(),
+            exchange: Exchange::Idle,
+            last_request: 0,
+            interrupt,
+            about: About { host, address, hello: HelloReply::default(), round_trip: Duration::ZERO },
+        }
+    }
+
+    /// Takes down what the server said when it was greeted.
+    pub(crate) fn greeted(&mut self, hello: HelloReply, round_trip: Duration) {
+        self.decoder.limit(hello.max_message_size_bytes.unwrap_or(MESSAGE_SIZE_MAX).clamp(wire::HEADER_SIZE as u32, MESSAGE_SIZE_MAX));
+        self.about.hello = hello;
+        self.about.round_trip = round_trip;
+    }
+
+    pub(crate) fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// Encodes a command; [`flush`](Self::flush) sends it. Returns the number of the message.
+    pub(crate) fn queue(&mut self, flags: Flags, request: &Request, fields: &CommandFields<'_>) -> i32 {
+        debug_assert_eq!(self.exchange, Exchange::Idle, "one exchange at a time");
+        self.last_request = self.last_request.wrapping_add(1) & i32::MAX;
+        self.out.clear();
+        encode_message(&mut self.out, self.last_request, 0, flags, request, |body| fields.write(body));
+        self.exchange = Exchange::Writing { written: 0, request: self.last_request };
+        self.last_request
+    }
+
+    /// Returns the size of the message that is to be sent, in bytes.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        self.out.len()
+    }
+
+    /// Forgets a command of which nothing was sent.
+    pub(crate) fn unqueue(&mut self) {
+        if let Exchange::Writing { written: 0, .. } = self.exchange {
+            self.exchange = Exchange::Idle;
+        }
+    }
+
+    /// Returns the bytes of the message that is to be sent.
+    pub(crate) fn queued(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// Writes what is still to be written. Can be abandoned and called again.
+    ///
+    /// # Errors
+    /// Of the socket, at [`Stage::Write`]; [`ErrorKind::Interrupted`].
+    pub(crate) async fn flush(&mut self) -> Result<(), Error> {
+        while let Exchange::Writing { written, request } = self.exchange {
+            let rest = self.out.get(written..).unwrap_or_default();
+            if rest.is_empty() {
+                self.exchange = Exchange::Awaiting { request };
+                break;
+            }
+            let outcome = tokio::select! {
+                biased;
+                outcome = self.stream.write(rest) => outcome,
+                error = self.interrupt.fired() => return Err(self.broken(error.at(Stage::Write))),
+            };
+            match outcome {
+                Ok(0) => return Err(self.broken(Error::new(ErrorKind::Closed, "connection closed by the server").at(Stage::Write))),
+                Ok(count) => self.exchange = Exchange::Writing { written: written + count, request },
+                Err(error) => return Err(self.broken(Error::io(Stage::Write, error))),
+            }
+        }
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.stream.flush() => outcome,
+            error = self.interrupt.fired() => return Err(self.broken(error.at(Stage::Write))),
+        };
+        outcome.map_err(|error| self.broken(Error::io(Stage::Write, error)))
+    }
+
+    /// Reads the reply that is outstanding. Can be abandoned and called again.
+    ///
+    /// # Errors
+    /// Of the socket or the protocol, at [`Stage::Read`]; [`ErrorKind::Interrupted`].
+    pub(crate) async fn receive(&mut self) -> Result<Message, Error> {
+        loop {
+            match self.decoder.next_frame().and_then(|frame| frame.map(Message::parse).transpose()) {
+                Ok(Some(message)) => return self.accept(message),
+                Ok(None) => {}
+                Err(error) => return Err(self.broken(error)),
+            }
+            let room = self.decoder.missing().clamp(READ_BYTES, AHEAD_BYTES_MAX);
+            let buffer = self.decoder.buffer();
+            buffer.reserve(room);
+            let outcome = tokio::select! {
+                biased;
+                outcome = self.stream.read_buf(buffer) => outcome,
+                error = self.interrupt.fired() => return Err(self.broken(error.at(Stage::Read))),
+            };
+            match outcome {
+                Ok(0) => {
+                    let text = if self.decoder.is_empty() { "connection closed by the server" } else { "connection closed by the server in the middle of a message" };
+                    return Err(self.broken(Error::new(ErrorKind::Closed, text).at(Stage::Read)));
+                }
+                Ok(_) => {}
+                Err(error) => return Err(self.broken(Error::io(Stage::Read, error))),
+            }
+        }
+    }
+
+    /// Sends what is queued, and reads one reply.
+    ///
+    /// # Errors
+    /// Those of [`flush`](Self::flush) and [`receive`](Self::receive).
+    pub(crate) async fn exchange(&mut self) -> Result<Message, Error> {
+        self.flush().await?;
+        self.receive().await
+    }
+
+    /// Finishes what was abandoned: writes the rest, reads the replies, drops them.
+    ///
+    /// # Errors
+    /// Those of [`flush`](Self::flush) and [`receive`](Self::receive).
+    pub(crate) async fn drain(&mut self) -> Result<(), Error> {
+        while self.health() == Health::ReplyOutstanding {
+            self.exchange().await?;
+        }
+        Ok(())
+    }
+
+    /// Says in which state the connection is for whoever comes next.
+    pub(crate) fn health(&self) -> Health {
+        match self.exchange {
+            Exchange::Idle if self.decoder.is_empty() => Health::Good,
+            Exchange::Idle | Exchange::Broken => Health::Broken,
+            Exchange::Writing { written: 0, .. } => Health::Good,
+            Exchange::Writing { .. } | Exchange::Awaiting { .. } => Health::ReplyOutstanding,
+        }
+    }
+
+    /// Makes it ready to rest: nothing half done, no large buffers.
+    pub(crate) fn rest(&mut self) {
+        self.unqueue();
+        if self.out.capacity() > IDLE_BYTES_MAX {
+            self.out = Vec::new();
+        }
+        if self.decoder.is_empty() && self.decoder.buffer().capacity() > IDLE_BYTES_MAX {
+            *self.decoder.buffer() = bytes::BytesMut::new();
+        }
+    }
+
+    /// Tells whether an idle connection has been closed by the server, or has received what nobody asked for.
+    pub(crate) fn is_dead(&mut self) -> bool {
+        self.stream.peek_dead()
+    }
+
+    /// Makes it unusable.
+    pub(crate) fn spoil(&mut self) {
+        self.exchange = Exchange::Broken;
+    }
+
+    fn accept(&mut self, message: Message) -> Result<Message, Error> {
+        let expected = match self.exchange {
+            Exchange::Awaiting { request } => request,
+            Exchange::Idle | Exchange::Writing { .. } | Exchange::Broken => {
+                return Err(self.broken(Error::new(ErrorKind::Protocol, "a reply that nobody asked for").at(Stage::Read)));
+            }
+        };
+        if message.response_to != expected {
+            let text = format!("reply to request {}, expected one to {expected}", message.response_to);
+            return Err(self.broken(Error::new(ErrorKind::Protocol, text).at(Stage::Read)));
+        }
+        // The next reply of a stream answers this one (OP_MSG, "moreToCome").
+        self.exchange = if message.flags.has(Flags::MORE_TO_COME) { Exchange::Awaiting { request: message.request_id } } else { Exchange::Idle };
+        Ok(message)
+    }
+
+    fn broken(&mut self, error: Error) -> Error {
+        self.exchange = Exchange::Broken;
+        error.on(&self.about.host).with_address(&self.about.address)
+    }
+}

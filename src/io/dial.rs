@@ -1,0 +1,308 @@
+//! How does a host become an open connection?
+//!
+//! Resolve, then race: the connect timer starts only once an address is known. An attempt is TCP and TLS together. All runs
+//! inside the one future that [`Dialer::dial`] returns: dropping it drops every attempt. Which address is tried when, which
+//! attempt wins and when time is up is decided in `race`; what a name resolves to, in `dns`.
+
+use std::collections::BTreeMap;
+use std::net::{SocketAddr, SocketAddrV6};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt, abortable};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+
+use super::clock;
+use super::resolver::Resolver;
+use super::stream::Stream;
+use super::tcp;
+use super::tls::TlsConnector;
+use crate::dns::{Answer, Want};
+use crate::error::{Error, ErrorKind, Stage};
+use crate::host::{Address, Host, HostKey};
+use crate::options::ClientOptions;
+use crate::race::{Action, AttemptId, Race, RaceConfig, STAGGER};
+
+/// For how many hosts the address that worked last is remembered.
+const WINNERS_MAX: usize = 1024;
+
+/// Opens connections to hosts; one for a client, shared by its pools and monitors.
+pub(crate) struct Dialer {
+    options: Arc<ClientOptions>,
+    resolver: Resolver,
+    tls: Option<TlsConnector>,
+    winners: Mutex<BTreeMap<HostKey, Address>>,
+}
+
+/// Tells what happened on the way to a connection, in the order in which it ended.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub(crate) struct Timeline {
+    /// One report for every stage that ended.
+    pub stages: Vec<StageReport>,
+}
+
+/// Tells how one stage went.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct StageReport {
+    /// The stage.
+    pub stage: Stage,
+    /// The address it was for; `None` for look-ups.
+    pub address: Option<Address>,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// What went wrong, if it failed.
+    pub error: Option<Error>,
+}
+
+impl Timeline {
+    /// Adds the report of a stage that ended.
+    pub(crate) fn push(&mut self, stage: Stage, address: Option<&Address>, elapsed: Duration, error: Option<&Error>) {
+        self.stages.push(StageReport { stage, address: address.cloned(), elapsed, error: error.cloned() });
+    }
+}
+
+impl Dialer {
+    /// Makes a dialer; with `tls`, every connection is secured.
+    pub(crate) fn new(options: Arc<ClientOptions>, resolver: Resolver, tls: Option<TlsConnector>) -> Self {
+        Self { options, resolver, tls, winners: Mutex::default() }
+    }
+
+    /// Opens a connection to a host, TLS included, and tells to which address.
+    ///
+    /// Dropping the future drops every attempt; `timeline` then has what had ended until then.
+    ///
+    /// # Errors
+    /// The look-up's error, or that of the race: with the host, and every address's cause.
+    pub(crate) async fn dial(&self, host: &HostKey, timeline: &mut Timeline) -> Result<(Stream, Address), Error> {
+        let (addresses, more_to_come) = self.first_addresses(host, timeline).await.map_err(|error| error.on(host))?;
+        let config = RaceConfig { stagger: STAGGER, timeout: self.options.connect_timeout_or_default() };
+        let mut race = Race::new(config, addresses, more_to_come, self.remembered(host), clock::now());
+        let mut attempts = Attempts::new(host, self.tls.as_ref());
+        let mut later = pin!(self.all_addresses(host));
+        let mut is_looking = more_to_come;
+        loop {
+            while let Some(action) = race.poll_action() {
+                match action {
+                    Action::Dial(id, address) => attempts.open(id, address),
+                    Action::Abort(id) => attempts.abort(id),
+                    Action::Dead(address) => self.report_dead(host, &address),
+                    Action::Won(id) => {
+                        let (stream, address) = attempts.finish(id).ok_or_else(|| lost_winner(host))?;
+                        tracing::debug!(%host, %address, "connected");
+                        self.remember(host, &address);
+                        return Ok((stream, address));
+                    }
+                    Action::Lost(error) => {
+                        let error = error.on(host);
+                        tracing::debug!(%host, %error, "not connected");
+                        report_unfinished(&error, timeline);
+                        return Err(error);
+                    }
+                }
+            }
+            let timer = race.poll_timeout().map(|(at, _)| at);
+            tokio::select! {
+                biased;
+                Some(step) = attempts.next() => attempts.advance(step, &mut race, timeline),
+                (found, elapsed) = &mut later, if is_looking => {
+                    is_looking = false;
+                    let addresses = found.unwrap_or_else(|error| {
+                        timeline.push(Stage::Dns, None, elapsed, Some(&error.on(host)));
+                        Vec::new()
+                    });
+                    race.handle_addresses(addresses, false, clock::now());
+                }
+                () = clock::sleep_until(timer) => race.handle_timeout(clock::now()),
+            }
+        }
+    }
+
+    /// The addresses that are known first, and whether more are to come.
+    async fn first_addresses(&self, host: &HostKey, timeline: &mut Timeline) -> Result<(Vec<Address>, bool), Error> {
+        if let Some(address) = self.options.resolve_override(host) {
+            return Ok((vec![address.clone()], false));
+        }
+        match host.host() {
+            Host::V4(ip) => Ok((vec![Address::Ip(SocketAddr::from((*ip, host.port())))], false)),
+            Host::V6(ip, zone) => {
+                let scope = zone.as_deref().map_or(Ok(0), tcp::scope_id)?;
+                Ok((vec![Address::Ip(SocketAddrV6::new(*ip, host.port(), 0, scope).into())], false))
+            }
+            Host::Unix(path) => Ok((vec![Address::Unix(path.clone())], false)),
+            Host::Name(name) => {
+                let began = clock::now();
+                let found = self.resolver.lookup(name, Want::First).await.map_err(|error| error.on(host));
+                timeline.push(Stage::Dns, None, since(began), found.as_ref().err());
+                let found = found?;
+                tracing::debug!(%host, addresses = ?found.addresses, stale = found.stale, "resolved");
+                let more_to_come = !found.complete;
+                Ok((with_port(&found, host), more_to_come))
+            }
+        }
+    }
+
+    /// All addresses of a name, and how long the look-up took.
+    async fn all_addresses(&self, host: &HostKey) -> (Result<Vec<Address>, Error>, Duration) {
+        let began = clock::now();
+        let found = match host.name() {
+            Some(name) => self.resolver.lookup(name, Want::All).await.map(|found| with_port(&found, host)),
+            None => Ok(Vec::new()),
+        };
+        (found, since(began))
+    }
+
+    fn report_dead(&self, host: &HostKey, address: &Address) {
+        if let (Some(name), Address::Ip(ip)) = (host.name(), address) {
+            self.resolver.dead(name, ip.ip());
+        }
+    }
+
+    fn remembered(&self, host: &HostKey) -> Option<Address> {
+        self.winners().get(host).cloned()
+    }
+
+    fn remember(&self, host: &HostKey, address: &Address) {
+        let mut winners = self.winners();
+        if winners.get(host) == Some(address) {
+            return;
+        }
+        if winners.len() >= WINNERS_MAX && !winners.contains_key(host) {
+            winners.pop_first();
+        }
+        winners.insert(host.clone(), address.clone());
+    }
+
+    fn winners(&self) -> MutexGuard<'_, BTreeMap<HostKey, Address>> {
+        self.winners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Dialer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Dialer").field("tls", &self.tls).finish_non_exhaustive()
+    }
+}
+
+/// The attempts of one race: what runs, and what has been opened.
+struct Attempts<'a> {
+    host: &'a HostKey,
+    tls: Option<&'a TlsConnector>,
+    steps: FuturesUnordered<Abortable<BoxFuture<'a, Step>>>,
+    running: BTreeMap<AttemptId, Running>,
+    finished: BTreeMap<AttemptId, Stream>,
+}
+
+struct Running {
+    address: Address,
+    abort: AbortHandle,
+}
+
+/// The end of one stage of an attempt.
+struct Step {
+    id: AttemptId,
+    stage: Stage,
+    elapsed: Duration,
+    result: Result<Stream, Error>,
+}
+
+impl<'a> Attempts<'a> {
+    fn new(host: &'a HostKey, tls: Option<&'a TlsConnector>) -> Self {
+        Self { host, tls, steps: FuturesUnordered::new(), running: BTreeMap::new(), finished: BTreeMap::new() }
+    }
+
+    /// Starts an attempt with its TCP stage.
+    fn open(&mut self, id: AttemptId, address: Address) {
+        tracing::debug!(host = %self.host, %address, "dialling");
+        let (began, target) = (clock::now(), address.clone());
+        let step = async move {
+            let result = tcp::open(&target).await;
+            Step { id, stage: Stage::Tcp, elapsed: since(began), result }
+        };
+        self.push(id, address, step.boxed());
+    }
+
+    /// Goes on with the TLS stage.
+    fn secure(&mut self, id: AttemptId, address: Address, tls: &'a TlsConnector, stream: Stream) {
+        let (began, host) = (clock::now(), self.host);
+        let step = async move {
+            let result = tls.connect(host, stream).await;
+            Step { id, stage: Stage::Tls, elapsed: since(began), result }
+        };
+        self.push(id, address, step.boxed());
+    }
+
+    fn push(&mut self, id: AttemptId, address: Address, step: BoxFuture<'a, Step>) {
+        let (step, abort) = abortable(step);
+        self.steps.push(step);
+        self.running.insert(id, Running { address, abort });
+    }
+
+    fn abort(&mut self, id: AttemptId) {
+        self.finished.remove(&id);
+        if let Some(running) = self.running.remove(&id) {
+            running.abort.abort();
+        }
+    }
+
+    /// Waits for the next stage to end; `None` if no attempt runs.
+    async fn next(&mut self) -> Option<Step> {
+        while let Some(ended) = self.steps.next().await {
+            if let Ok(step) = ended {
+                return Some(step);
+            }
+        }
+        None
+    }
+
+    /// Reports the end of a stage to the race, and starts the attempt's next stage if it has one.
+    fn advance(&mut self, step: Step, race: &mut Race, timeline: &mut Timeline) {
+        let Some(address) = self.running.get(&step.id).map(|running| running.address.clone()) else { return };
+        let now = clock::now();
+        let result = step.result.map_err(|error| error.on(self.host).with_address(&address).after(step.elapsed));
+        timeline.push(step.stage, Some(&address), step.elapsed, result.as_ref().err());
+        match (result, self.tls) {
+            (Err(error), _) => {
+                self.running.remove(&step.id);
+                race.handle_failed(step.id, error, now);
+            }
+            (Ok(stream), Some(tls)) if step.stage == Stage::Tcp => {
+                race.handle_opened(step.id, now);
+                self.secure(step.id, address, tls, stream);
+            }
+            (Ok(stream), _) => {
+                self.finished.insert(step.id, stream);
+                race.handle_connected(step.id, now);
+            }
+        }
+    }
+
+    /// Hands the winner over.
+    fn finish(&mut self, id: AttemptId) -> Option<(Stream, Address)> {
+        let stream = self.finished.remove(&id)?;
+        let running = self.running.remove(&id)?;
+        Some((stream, running.address))
+    }
+}
+
+fn with_port(found: &Answer, host: &HostKey) -> Vec<Address> {
+    found.addresses.iter().map(|ip| Address::Ip(SocketAddr::new(*ip, host.port()))).collect()
+}
+
+/// Reports the stages that the connect timer cut short; the others have reported themselves.
+fn report_unfinished(error: &Error, timeline: &mut Timeline) {
+    let causes = if error.causes().is_empty() { std::slice::from_ref(error) } else { error.causes() };
+    for cause in causes.iter().filter(|cause| cause.kind() == ErrorKind::Timeout) {
+        timeline.push(cause.stage().unwrap_or(Stage::Tcp), cause.address(), cause.elapsed().unwrap_or_default(), Some(cause));
+    }
+}
+
+fn lost_winner(host: &HostKey) -> Error {
+    Error::new(ErrorKind::Internal, "the attempt that won the race has no connection").at(Stage::Tcp).on(host)
+}
+
+fn since(began: Instant) -> Duration {
+    clock::now().saturating_duration_since(began)
+}

@@ -1,0 +1,23 @@
+//! How are the rules' wishes carried out?
+//!
+//! The tokio shell: one file per pure part. It holds no rule of the protocol; clocks, sockets, files, tasks and the
+//! operating system's randomness are touched here only.
+
+pub(crate) mod clock;
+pub(crate) mod conn;
+pub(crate) mod dial;
+pub(crate) mod entropy;
+pub(crate) mod environment;
+pub(crate) mod events;
+mod monitor;
+pub(crate) mod open;
+mod os_lookup;
+pub(crate) mod pool;
+pub mod resolver;
+#[cfg(feature = "sandbox")]
+pub mod sandbox;
+mod stream;
+pub(crate) mod tasks;
+mod tcp;
+pub(crate) mod tls;
+pub(crate) mod topology;

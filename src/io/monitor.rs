@@ -1,0 +1,295 @@
+//! How is a server watched?
+//!
+//! One task per server carries out the wishes of `topology::Monitor`; while replies are streamed, a second one measures
+//! round-trip times with the same rules on a connection of its own.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::clock;
+use super::conn::{Conn, Interrupt};
+use super::dial::Timeline;
+use super::events::{Event, EventHub};
+use super::open::{Opener, Purpose};
+use super::tasks::Tasks;
+use super::topology::Cluster;
+use crate::error::Error;
+use crate::handshake::{HelloReply, monitor_hello};
+use crate::host::HostKey;
+use crate::op::{CommandFields, command_error};
+use crate::topology::{Monitor, MonitorAction, MonitorConfig, RoundTrips};
+use crate::wire::{Flags, Request};
+
+/// Gives orders to a monitor's task.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MonitorOrders(Arc<Orders>);
+
+#[derive(Debug, Default)]
+struct Orders {
+    pending: AtomicU8,
+    notify: Notify,
+}
+
+const CHECK_NOW: u8 = 1;
+const CANCEL_CHECK: u8 = 2;
+const RESUMED: u8 = 4;
+const STOP: u8 = 8;
+
+impl MonitorOrders {
+    pub(crate) fn check_now(&self) {
+        self.give(CHECK_NOW);
+    }
+
+    pub(crate) fn cancel_check(&self) {
+        self.give(CANCEL_CHECK);
+    }
+
+    pub(crate) fn resumed(&self) {
+        self.give(RESUMED);
+    }
+
+    pub(crate) fn stop(&self) {
+        self.give(STOP);
+    }
+
+    fn give(&self, order: u8) {
+        self.0.pending.fetch_or(order, Ordering::AcqRel);
+        self.0.notify.notify_one();
+    }
+
+    /// Waits for orders and takes them.
+    async fn next(&self) -> u8 {
+        loop {
+            let orders = self.0.pending.swap(0, Ordering::AcqRel);
+            if orders != 0 {
+                return orders;
+            }
+            self.0.notify.notified().await;
+        }
+    }
+}
+
+/// Is what a server's two tasks need.
+#[derive(Clone)]
+pub(crate) struct Watch {
+    pub(crate) host: HostKey,
+    pub(crate) config: MonitorConfig,
+    pub(crate) opener: Arc<Opener>,
+    pub(crate) cluster: Weak<Cluster>,
+    pub(crate) tasks: Weak<Tasks>,
+    pub(crate) events: EventHub,
+    pub(crate) round_trips: Arc<Mutex<RoundTrips>>,
+}
+
+/// Says which of a server's two tasks this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Its replies make the description.
+    Checks,
+    /// Its replies are measured, and nothing else.
+    RoundTrips,
+}
+
+/// What the task does at the moment.
+enum Work {
+    Nothing,
+    Opening(Pin<Box<dyn Future<Output = Result<Conn, Error>> + Send>>),
+    Exchanging,
+}
+
+enum Fact {
+    Opened(Box<Conn>),
+    Reply { reply: HelloReply, more_to_come: bool },
+    Failed(Error),
+}
+
+/// Starts to watch a server.
+pub(crate) fn watch(watch: Watch, orders: MonitorOrders) {
+    if let Some(tasks) = watch.tasks.upgrade() {
+        tasks.spawn("monitor", run(watch, orders, Role::Checks));
+    }
+}
+
+async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
+    let mut monitor = Monitor::new(watch.config.clone(), clock::now());
+    let mut conn: Option<Box<Conn>> = None;
+    let mut work = Work::Nothing;
+    let mut measuring: Option<MonitorOrders> = None;
+    loop {
+        if role == Role::Checks {
+            while let Some(event) = monitor.poll_event() {
+                watch.events.send(|| Event::Heartbeat { host: watch.host.clone(), event });
+            }
+        }
+        while let Some(action) = monitor.poll_action() {
+            carry_out(&watch, role, action, &mut conn, &mut work, &mut measuring);
+        }
+        let due = monitor.poll_timeout().map(|(at, _)| at);
+        tokio::select! {
+            biased;
+            given = orders.next() => {
+                if obey(&watch, &mut monitor, given, clock::now()) {
+                    break;
+                }
+            }
+            fact = advance(&mut work, &mut conn) => {
+                work = Work::Nothing;
+                let now = clock::now();
+                match fact {
+                    Fact::Opened(opened) => {
+                        let (hello, round_trip) = (opened.about().hello.clone(), opened.about().round_trip);
+                        conn = Some(opened);
+                        monitor.handle_opened(hello, round_trip, now);
+                    }
+                    Fact::Reply { reply, more_to_come } => monitor.handle_reply(reply, more_to_come, now),
+                    Fact::Failed(error) => monitor.handle_failed(error, now),
+                }
+            }
+            () = clock::sleep_until(due) => monitor.handle_timeout(clock::now()),
+        }
+        if let Some(cluster) = watch.cluster.upgrade() {
+            cluster.look_at_clocks();
+        }
+    }
+    while let Some(event) = monitor.poll_event() {
+        if role == Role::Checks {
+            watch.events.send(|| Event::Heartbeat { host: watch.host.clone(), event });
+        }
+    }
+    if let Some(measuring) = measuring {
+        measuring.stop();
+    }
+}
+
+/// Hands orders to the rules; tells whether the watch ends.
+fn obey(watch: &Watch, monitor: &mut Monitor, given: u8, now: Instant) -> bool {
+    if given & STOP != 0 {
+        monitor.handle_stop(now);
+        return true;
+    }
+    if given & RESUMED != 0 {
+        watch.lock_round_trips().reset();
+        monitor.handle_resumed(now);
+    }
+    if given & CANCEL_CHECK != 0 {
+        monitor.handle_cancel_check(now);
+    }
+    if given & CHECK_NOW != 0 {
+        monitor.handle_check_now(now);
+    }
+    false
+}
+
+fn carry_out(watch: &Watch, role: Role, action: MonitorAction, conn: &mut Option<Box<Conn>>, work: &mut Work, measuring: &mut Option<MonitorOrders>) {
+    match action {
+        MonitorAction::Open => {
+            let (opener, host) = (Arc::clone(&watch.opener), watch.host.clone());
+            *work = Work::Opening(Box::pin(async move {
+                let mut timeline = Timeline::default();
+                opener.open(&host, Purpose::Monitor, Arc::<Interrupt>::default(), &mut timeline).await
+            }));
+        }
+        MonitorAction::Send { hello_ok, awaited } => {
+            let flags = if awaited.is_some() { Flags::EXHAUST_ALLOWED } else { Flags::default() };
+            if let Some(conn) = conn {
+                let fields = CommandFields { database: "admin", ..CommandFields::default() };
+                conn.queue(flags, &Request::from(monitor_hello(hello_ok, awaited)), &fields);
+            }
+            *work = Work::Exchanging;
+        }
+        MonitorAction::Read => *work = Work::Exchanging,
+        MonitorAction::Close => {
+            *work = Work::Nothing;
+            *conn = None;
+        }
+        MonitorAction::Answered { reply, round_trip } => watch.answered(role, *reply, round_trip),
+        MonitorAction::Failed(error) => watch.failed(role, error),
+        MonitorAction::MeasureRoundTrips(wanted) => {
+            if let Some(measuring) = measuring.take() {
+                measuring.stop();
+            }
+            if wanted && role == Role::Checks {
+                *measuring = Some(watch.measure());
+            }
+        }
+    }
+}
+
+/// Waits for the work at hand; can be abandoned and called again.
+async fn advance(work: &mut Work, conn: &mut Option<Box<Conn>>) -> Fact {
+    match (work, conn) {
+        (Work::Opening(opening), _) => match opening.await {
+            Ok(conn) => Fact::Opened(Box::new(conn)),
+            Err(error) => Fact::Failed(error),
+        },
+        (Work::Exchanging, Some(conn)) => match check(conn).await {
+            Ok((reply, more_to_come)) => Fact::Reply { reply, more_to_come },
+            Err(error) => Fact::Failed(error),
+        },
+        (Work::Exchanging | Work::Nothing, _) => std::future::pending().await,
+    }
+}
+
+async fn check(conn: &mut Conn) -> Result<(HelloReply, bool), Error> {
+    let message = conn.exchange().await?;
+    let about = conn.about();
+    let place = |error: Error| error.on(&about.host).with_address(&about.address);
+    if let Some(error) = command_error(message.body()) {
+        return Err(place(error));
+    }
+    let reply = HelloReply::parse(message.body()).map_err(place)?;
+    Ok((reply, message.flags.has(Flags::MORE_TO_COME)))
+}
+
+impl Watch {
+    /// Starts to measure round-trip times.
+    fn measure(&self) -> MonitorOrders {
+        let orders = MonitorOrders::default();
+        let config = MonitorConfig { streaming: false, ..self.config.clone() };
+        let watch = Self { config, ..self.clone() };
+        if let Some(tasks) = self.tasks.upgrade() {
+            // Boxed, because this task starts the other from within itself.
+            let task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(run(watch, orders.clone(), Role::RoundTrips));
+            tasks.spawn("round trips", task);
+        }
+        orders
+    }
+
+    fn answered(&self, role: Role, reply: HelloReply, round_trip: Option<Duration>) {
+        let Some(cluster) = self.cluster.upgrade() else { return };
+        let measured = {
+            let mut trips = self.lock_round_trips();
+            if let Some(sample) = round_trip {
+                trips.handle_sample(sample);
+            }
+            (trips.average(), trips.minimum())
+        };
+        if role == Role::Checks {
+            cluster.answered(&self.host, reply, measured.0);
+        }
+        if let (Some(average), Some(_)) = (measured.0, round_trip) {
+            cluster.measured(&self.host, average, measured.1);
+        }
+    }
+
+    fn failed(&self, role: Role, error: Error) {
+        match role {
+            Role::Checks => {
+                self.lock_round_trips().reset();
+                if let Some(cluster) = self.cluster.upgrade() {
+                    cluster.check_failed(&self.host, error);
+                }
+            }
+            // server-monitoring, "Measuring RTT": an error of the measurement says nothing of the server.
+            Role::RoundTrips => tracing::debug!(host = %self.host, %error, "round-trip time could not be measured"),
+        }
+    }
+
+    fn lock_round_trips(&self) -> std::sync::MutexGuard<'_, RoundTrips> {
+        self.round_trips.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

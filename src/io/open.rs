@@ -1,0 +1,173 @@
+//! How does an address become a connection that can be used?
+//!
+//! A dial, then the conversation: hello, and for application connections the login. One deadline over the conversation;
+//! deriving keys happens off the async threads. What is said is decided in `handshake`.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bson::RawDocumentBuf;
+
+use super::clock;
+use super::conn::{Conn, Interrupt};
+use super::dial::{Dialer, StageReport, Timeline};
+use super::entropy::entropy;
+use crate::auth::Credential;
+use crate::auth::scram::keys::{Derivation, ScramKeyCache, ScramKeys};
+use crate::error::{Error, ErrorKind, Stage};
+use crate::handshake::{Command, Conversation, ConversationConfig, HelloReply, Step};
+use crate::host::HostKey;
+use crate::op::CommandFields;
+use crate::op::deadline::Deadline;
+use crate::options::ClientOptions;
+use crate::wire::Flags;
+
+/// Opens connections; shared by all pools and monitors of a client.
+pub(crate) struct Opener {
+    dialer: Dialer,
+    options: Arc<ClientOptions>,
+    metadata: Arc<RawDocumentBuf>,
+    credential: Option<Credential>,
+    keys: Mutex<ScramKeyCache>,
+}
+
+/// Says what a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// For commands: logs in.
+    Application,
+    /// For watching a server: never logs in.
+    Monitor,
+}
+
+impl Opener {
+    pub(crate) fn new(dialer: Dialer, options: Arc<ClientOptions>, metadata: Arc<RawDocumentBuf>, credential: Option<Credential>) -> Self {
+        Self { dialer, options, metadata, credential, keys: Mutex::default() }
+    }
+
+    /// Opens a connection. Can be dropped at any moment.
+    ///
+    /// # Errors
+    /// Of every stage from dns to auth; network errors up to hello carry the back-pressure labels.
+    pub(crate) async fn open(&self, host: &HostKey, purpose: Purpose, interrupt: Arc<Interrupt>, timeline: &mut Timeline) -> Result<Conn, Error> {
+        let (stream, address) = self.dialer.dial(host, timeline).await?;
+        let mut conn = Conn::new(stream, host.clone(), address, interrupt);
+        let began = clock::now();
+        let deadline = Deadline::maybe("connectTimeoutMS", self.options.connect_timeout_or_default(), began);
+        let mut talk = Talk { stage: Stage::Hello, began, hello: None };
+        let outcome = tokio::select! {
+            biased;
+            outcome = self.converse(&mut conn, purpose, &mut talk, timeline) => outcome,
+            () = clock::sleep_until(deadline.map(|deadline| deadline.at)) => {
+                let error = deadline.map(|deadline| deadline.error(talk.stage, clock::now()));
+                Err(error.unwrap_or_else(|| Error::new(ErrorKind::Internal, "no deadline")))
+            }
+        };
+        outcome.map_err(|error| {
+            let error = relabel(error.on(host).with_address(&conn.about().address), talk.stage);
+            timeline.stages.push(StageReport {
+                stage: talk.stage,
+                address: Some(conn.about().address.clone()),
+                elapsed: clock::now().saturating_duration_since(talk.began),
+                error: Some(error.clone()),
+            });
+            error
+        })?;
+        Ok(conn)
+    }
+
+    async fn converse(&self, conn: &mut Conn, purpose: Purpose, talk: &mut Talk, timeline: &mut Timeline) -> Result<(), Error> {
+        let credential = self.credential.clone().filter(|_| purpose == Purpose::Application);
+        let config = ConversationConfig { client: Arc::clone(&self.metadata), credential, hello_ok: false, load_balanced: false, nonce: entropy()? };
+        let (mut command, mut conversation) = Conversation::new(config);
+        loop {
+            if command.stage != talk.stage {
+                talk.next(command.stage, conn, timeline);
+            }
+            let reply = say(conn, &command).await?;
+            if talk.hello.is_none() {
+                let round_trip = clock::now().saturating_duration_since(talk.began);
+                let hello = HelloReply::parse(&reply)?;
+                conn.greeted(hello.clone(), round_trip);
+                talk.hello = Some(hello);
+            }
+            let mut step = conversation.handle_reply(&reply)?;
+            loop {
+                match step {
+                    Step::Send(next, then) => {
+                        (command, conversation) = (next, then);
+                        break;
+                    }
+                    Step::Derive(derivation, then) => {
+                        if talk.stage != Stage::Auth {
+                            talk.next(Stage::Auth, conn, timeline);
+                        }
+                        step = then.handle_keys(self.derive(derivation).await?)?;
+                    }
+                    Step::Ready(_) => {
+                        talk.next(Stage::Read, conn, timeline);
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    /// Derives keys on a thread of the runtime's blocking pool, unless they are known.
+    async fn derive(&self, derivation: Derivation) -> Result<ScramKeys, Error> {
+        if let Some(keys) = self.lock_keys().get(&derivation) {
+            return Ok(keys);
+        }
+        #[allow(clippy::disallowed_methods, reason = "ends by itself, and is awaited here")]
+        let outcome = tokio::task::spawn_blocking(move || {
+            let keys = derivation.run();
+            (derivation, keys)
+        })
+        .await;
+        let (derivation, keys) = outcome.map_err(|error| Error::new(ErrorKind::Shutdown, "the runtime ends").at(Stage::Auth).because(error))?;
+        self.lock_keys().put(&derivation, keys.clone());
+        Ok(keys)
+    }
+
+    fn lock_keys(&self) -> std::sync::MutexGuard<'_, ScramKeyCache> {
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Follows the conversation, so that an error can say how far it had come.
+struct Talk {
+    stage: Stage,
+    began: Instant,
+    hello: Option<HelloReply>,
+}
+
+impl Talk {
+    /// Notes that a stage is done and the next begins.
+    fn next(&mut self, stage: Stage, conn: &Conn, timeline: &mut Timeline) {
+        let now = clock::now();
+        timeline.stages.push(StageReport {
+            stage: self.stage,
+            address: Some(conn.about().address.clone()),
+            elapsed: now.saturating_duration_since(self.began),
+            error: None,
+        });
+        self.stage = stage;
+        self.began = now;
+    }
+}
+
+async fn say(conn: &mut Conn, command: &Command) -> Result<RawDocumentBuf, Error> {
+    let fields = CommandFields { database: &command.database, ..CommandFields::default() };
+    conn.queue(Flags::default(), &command.body.clone().into(), &fields);
+    let message = conn.exchange().await?;
+    Ok(message.body().to_owned())
+}
+
+/// Names the stage of the conversation instead of the socket's, and labels what shows an overloaded server.
+fn relabel(error: Error, stage: Stage) -> Error {
+    let error = if matches!(error.stage(), Some(Stage::Read | Stage::Write) | None) { error.restage(stage) } else { error };
+    if stage == Stage::Hello && error.is_network() && error.kind() != ErrorKind::Interrupted && error.kind() != ErrorKind::Protocol {
+        return error.with_label("SystemOverloadedError").with_label("RetryableError");
+    }
+    error
+}

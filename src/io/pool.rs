@@ -1,0 +1,370 @@
+//! How are a pool's wishes carried out?
+//!
+//! Lock, decide, unlock, act: the rules are asked under a lock that is never held across an await; sockets are opened,
+//! looked at, drained and closed outside of it. Every wait of a caller may be dropped at any moment.
+
+use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use tokio::sync::{Notify, oneshot};
+
+use super::clock;
+use super::conn::{Conn, Interrupt};
+use super::events::EventHub;
+use super::open::{Opener, Purpose};
+use super::tasks::Tasks;
+use super::topology::Cluster;
+use crate::error::{Error, ErrorKind, Stage};
+use crate::host::HostKey;
+use crate::op::deadline::Deadline;
+use crate::pool::{Action, Checkout, Health, Lease, Pool, PoolConfig, PoolStats, WaiterId};
+
+/// Carries out one server's pool.
+pub(crate) struct ServerPool {
+    host: HostKey,
+    guarded: Mutex<Guarded>,
+    timer: Arc<Notify>,
+    opener: Arc<Opener>,
+    tasks: Weak<Tasks>,
+    cluster: Weak<Cluster>,
+    events: EventHub,
+    /// How many operations are under way, for selection.
+    operations: AtomicU32,
+}
+
+struct Guarded {
+    pool: Pool<Box<Conn>>,
+    waiters: BTreeMap<WaiterId, oneshot::Sender<Result<CheckedOut, Error>>>,
+    /// By slot: how to stop whoever opens, uses or drains the connection.
+    interrupts: Vec<Option<Arc<Interrupt>>>,
+    /// What the timer task sleeps until.
+    armed: Option<Instant>,
+}
+
+/// Is a connection lent to somebody; goes back by itself.
+pub(crate) struct CheckedOut {
+    conn: Option<Box<Conn>>,
+    lease: Lease,
+    pool: Arc<ServerPool>,
+}
+
+/// Takes a waiter out of the queue when its caller goes away.
+struct Waiting<'a> {
+    pool: &'a Arc<ServerPool>,
+    waiter: WaiterId,
+    answered: bool,
+}
+
+/// Counts one operation for as long as it lives.
+pub(crate) struct Operation(Arc<ServerPool>);
+
+impl ServerPool {
+    pub(crate) fn new(host: HostKey, config: PoolConfig, opener: Arc<Opener>, tasks: &Arc<Tasks>, cluster: Weak<Cluster>, events: EventHub) -> Arc<Self> {
+        let guarded = Guarded { pool: Pool::new(config), waiters: BTreeMap::new(), interrupts: Vec::new(), armed: None };
+        let pool = Arc::new(Self {
+            host: host.clone(),
+            guarded: Mutex::new(guarded),
+            timer: Arc::default(),
+            opener,
+            tasks: Arc::downgrade(tasks),
+            cluster,
+            events: events.clone(),
+            operations: AtomicU32::new(0),
+        });
+        events.pool(&host, || crate::pool::PoolEvent::PoolCreated);
+        tasks.spawn("pool timer", run_timer(Arc::downgrade(&pool), Arc::clone(&pool.timer)));
+        pool
+    }
+
+    pub(crate) fn host(&self) -> &HostKey {
+        &self.host
+    }
+
+    pub(crate) fn stats(&self) -> PoolStats {
+        self.lock().pool.stats()
+    }
+
+    /// Returns how many operations are under way.
+    pub(crate) fn operations(&self) -> u32 {
+        self.operations.load(Ordering::Relaxed)
+    }
+
+    /// Counts an operation until the guard is dropped.
+    pub(crate) fn operation(self: &Arc<Self>) -> Operation {
+        self.operations.fetch_add(1, Ordering::Relaxed);
+        Operation(Arc::clone(self))
+    }
+
+    /// Waits for a connection. Can be dropped at any moment.
+    pub(crate) async fn checkout(self: &Arc<Self>, deadline: Option<Deadline>) -> Result<CheckedOut, Error> {
+        let mut answer = self.ask(|guarded, now| guarded.pool.handle_checkout(deadline, now));
+        loop {
+            match answer {
+                Answer::Lent(out, None) => return Ok(out),
+                Answer::Lent(mut out, Some(ticket)) => {
+                    if !out.is_dead() {
+                        return Ok(out);
+                    }
+                    tracing::debug!(host = %self.host, id = out.lease.id, "idle connection is dead");
+                    let (lease, conn) = out.disarm();
+                    let Some(conn) = conn else { return Err(gone().on(&self.host)) };
+                    answer = self.ask(|guarded, now| guarded.pool.handle_dead_on_look(lease, conn, ticket, deadline, now));
+                }
+                Answer::Wait(waiter, receiver) => {
+                    let mut waiting = Waiting { pool: self, waiter, answered: false };
+                    let outcome = receiver.await;
+                    waiting.answered = true;
+                    return outcome.unwrap_or_else(|_| Err(gone())).map_err(|error| error.on(&self.host));
+                }
+                Answer::Refused(error) => return Err(error.on(&self.host)),
+            }
+        }
+    }
+
+    pub(crate) fn ready(self: &Arc<Self>) {
+        self.act(|guarded, now| guarded.pool.handle_ready(now));
+    }
+
+    pub(crate) fn clear(self: &Arc<Self>, cause: &Error, interrupt_in_use: bool) {
+        self.act(|guarded, now| guarded.pool.handle_clear(cause, interrupt_in_use, now));
+    }
+
+    pub(crate) fn resumed(self: &Arc<Self>) {
+        self.act(|guarded, now| guarded.pool.handle_resumed(now));
+    }
+
+    pub(crate) fn close(self: &Arc<Self>) {
+        self.act(|guarded, now| guarded.pool.handle_close(now));
+    }
+
+    fn checkin(self: &Arc<Self>, lease: Lease, mut conn: Box<Conn>) {
+        let health = conn.health();
+        if health == Health::Good {
+            conn.rest();
+        }
+        self.act(|guarded, now| guarded.pool.handle_checkin(lease, conn, health, now));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Guarded> {
+        self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ask(self: &Arc<Self>, step: impl FnOnce(&mut Guarded, Instant) -> Checkout<Box<Conn>>) -> Answer {
+        self.act(|guarded, now| match step(guarded, now) {
+            Checkout::Lent { lease, connection, look } => Answer::Lent(CheckedOut { conn: Some(connection), lease, pool: Arc::clone(self) }, look),
+            Checkout::Waiting(waiter) => {
+                let (sender, receiver) = oneshot::channel();
+                guarded.waiters.insert(waiter, sender);
+                Answer::Wait(waiter, receiver)
+            }
+            Checkout::Refused(error) => Answer::Refused(error),
+        })
+    }
+
+    /// Lock, decide, unlock, act.
+    fn act<R>(self: &Arc<Self>, step: impl FnOnce(&mut Guarded, Instant) -> R) -> R {
+        let now = clock::now();
+        let mut guarded = self.lock();
+        guarded.pool.record_events(self.events.wanted());
+        let outcome = step(&mut guarded, now);
+        let mut deeds = Vec::new();
+        while let Some(action) = guarded.pool.poll_action() {
+            deeds.extend(self.deed(&mut guarded, action));
+        }
+        while let Some(event) = guarded.pool.poll_event() {
+            self.events.pool(&self.host, || event);
+        }
+        let due = guarded.pool.poll_timeout().map(|(at, _)| at);
+        let earlier = due.is_some_and(|due| guarded.armed.is_none_or(|armed| due < armed));
+        if earlier {
+            guarded.armed = due;
+        }
+        drop(guarded);
+        if earlier {
+            self.timer.notify_one();
+        }
+        for deed in deeds {
+            self.perform(deed);
+        }
+        outcome
+    }
+
+    /// Finds, under the lock, what a wish needs to be carried out outside of it.
+    fn deed(self: &Arc<Self>, guarded: &mut Guarded, action: Action<Box<Conn>>) -> Option<Deed> {
+        match action {
+            Action::Open(lease) => {
+                let interrupt = Arc::<Interrupt>::default();
+                if guarded.interrupts.len() <= lease.slot {
+                    guarded.interrupts.resize_with(lease.slot + 1, || None);
+                }
+                if let Some(place) = guarded.interrupts.get_mut(lease.slot) {
+                    *place = Some(Arc::clone(&interrupt));
+                }
+                Some(Deed::Open(lease, interrupt))
+            }
+            Action::Close(_, conn) => Some(Deed::Close(conn)),
+            Action::Deliver { waiter, lease, connection } => {
+                let out = CheckedOut { conn: Some(connection), lease, pool: Arc::clone(self) };
+                // Without a sender the guard is dropped outside of the lock, and the connection comes back.
+                Some(Deed::Tell(guarded.waiters.remove(&waiter), Ok(out)))
+            }
+            Action::Refuse(waiter, error) => Some(Deed::Tell(guarded.waiters.remove(&waiter), Err(error))),
+            Action::Interrupt(lease, error) => {
+                let interrupt = guarded.interrupts.get(lease.slot)?.clone()?;
+                Some(Deed::Interrupt(interrupt, error))
+            }
+            Action::Drain(lease, conn) => Some(Deed::Drain(lease, conn)),
+        }
+    }
+
+    fn perform(self: &Arc<Self>, deed: Deed) {
+        match deed {
+            Deed::Open(lease, interrupt) => self.spawn("open connection", open(Arc::clone(self), lease, interrupt)),
+            Deed::Close(conn) => {
+                tracing::debug!(host = %self.host, "connection closed");
+                drop(conn);
+            }
+            Deed::Tell(sender, outcome) => {
+                if let Some(sender) = sender {
+                    // A waiter that is gone hands the connection back by dropping it.
+                    drop(sender.send(outcome));
+                }
+            }
+            Deed::Interrupt(interrupt, error) => interrupt.fire(error.on(&self.host)),
+            Deed::Drain(lease, conn) => self.spawn("drain late reply", drain(Arc::clone(self), lease, conn)),
+        }
+    }
+
+    fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
+        if let Some(tasks) = self.tasks.upgrade() {
+            tasks.spawn(name, future);
+        }
+    }
+}
+
+enum Answer {
+    Lent(CheckedOut, Option<WaiterId>),
+    Wait(WaiterId, oneshot::Receiver<Result<CheckedOut, Error>>),
+    Refused(Error),
+}
+
+enum Deed {
+    Open(Lease, Arc<Interrupt>),
+    Close(Box<Conn>),
+    Tell(Option<oneshot::Sender<Result<CheckedOut, Error>>>, Result<CheckedOut, Error>),
+    Interrupt(Arc<Interrupt>, Error),
+    Drain(Lease, Box<Conn>),
+}
+
+async fn open(pool: Arc<ServerPool>, lease: Lease, interrupt: Arc<Interrupt>) {
+    let mut timeline = super::dial::Timeline::default();
+    let outcome = tokio::select! {
+        biased;
+        error = interrupt.fired() => Err(error.at(Stage::Tcp)),
+        outcome = pool.opener.open(&pool.host, Purpose::Application, Arc::clone(&interrupt), &mut timeline) => outcome,
+    };
+    match outcome {
+        Ok(conn) => pool.act(|guarded, now| guarded.pool.handle_opened(lease, Box::new(conn), now)),
+        Err(error) => {
+            tracing::debug!(host = %pool.host, %error, "connection could not be opened");
+            pool.act(|guarded, now| guarded.pool.handle_open_failed(lease, &error, now));
+            if error.kind() != ErrorKind::Interrupted
+                && error.kind() != ErrorKind::PoolClosed
+                && let Some(cluster) = pool.cluster.upgrade()
+            {
+                cluster.opening_failed(&pool.host, lease.generation, &error);
+            }
+            pool.act(|guarded, now| guarded.pool.handle_refill(now));
+        }
+    }
+}
+
+async fn drain(pool: Arc<ServerPool>, lease: Lease, mut conn: Box<Conn>) {
+    if let Err(error) = conn.drain().await {
+        tracing::debug!(host = %pool.host, %error, "late reply did not come");
+    }
+    pool.checkin(lease, conn);
+}
+
+/// Ends with the pool, which wakes it a last time.
+async fn run_timer(pool: Weak<ServerPool>, timer: Arc<Notify>) {
+    loop {
+        let Some(armed) = pool.upgrade().map(|pool| pool.lock().armed) else { return };
+        tokio::select! {
+            () = clock::sleep_until(armed) => {
+                let Some(pool) = pool.upgrade() else { return };
+                pool.lock().armed = None;
+                pool.act(|guarded, now| guarded.pool.handle_timeout(now));
+            }
+            () = timer.notified() => {}
+        }
+    }
+}
+
+impl Drop for ServerPool {
+    fn drop(&mut self) {
+        self.timer.notify_one();
+    }
+}
+
+impl CheckedOut {
+    pub(crate) fn id(&self) -> u64 {
+        self.lease.id
+    }
+
+    /// The pool's generation when the connection was made.
+    pub(crate) fn generation(&self) -> u64 {
+        self.lease.generation
+    }
+
+    fn disarm(mut self) -> (Lease, Option<Box<Conn>>) {
+        (self.lease, self.conn.take())
+    }
+}
+
+impl Deref for CheckedOut {
+    type Target = Conn;
+
+    fn deref(&self) -> &Conn {
+        self.conn.as_ref().expect("present until dropped")
+    }
+}
+
+impl DerefMut for CheckedOut {
+    fn deref_mut(&mut self) -> &mut Conn {
+        self.conn.as_mut().expect("present until dropped")
+    }
+}
+
+impl Drop for CheckedOut {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn.take() {
+            self.pool.checkin(self.lease, conn);
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            let waiter = self.waiter;
+            self.pool.act(|guarded, now| {
+                guarded.waiters.remove(&waiter);
+                guarded.pool.handle_cancel(waiter, now);
+            });
+        }
+    }
+}
+
+impl Drop for Operation {
+    fn drop(&mut self) {
+        self.0.operations.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn gone() -> Error {
+    Error::new(ErrorKind::Shutdown, "the client has been shut down").at(Stage::Checkout)
+}

@@ -1,0 +1,168 @@
+//! How is one question carried?
+//!
+//! As a task that asks the sources in their order and tells the cache what each of them said: a user's own resolver, or
+//! the hosts file and DNS, or the operating system. What follows from their words is decided in `dns`.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use hickory_resolver::net::NetError;
+use hickory_resolver::proto::rr::RecordType;
+
+use super::Shared;
+use super::servers::{Servers, own_addresses};
+use crate::dns::{BUDGET, Cache, Failure, Family, FlightId};
+use crate::error::{Error, ErrorKind, Stage};
+use crate::io::clock;
+
+/// Says who is asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Source {
+    Dns,
+    System,
+}
+
+/// Is a question that somebody carries; dropped without outcome, it counts as abandoned.
+pub(super) struct Flight {
+    shared: Weak<Shared>,
+    name: String,
+    id: FlightId,
+}
+
+impl Flight {
+    pub(super) fn new(shared: &Arc<Shared>, name: String, id: FlightId) -> Self {
+        Self { shared: Arc::downgrade(shared), name, id }
+    }
+
+    fn tell(&self, fact: impl FnOnce(&mut Cache, &str, FlightId, Instant)) {
+        if let Some(shared) = self.shared.upgrade() {
+            shared.act(|cache, now| fact(cache, &self.name, self.id, now));
+        }
+    }
+
+    fn tell_both(&self, outcome: Result<Vec<IpAddr>, Error>) {
+        self.tell(|cache, name, id, now| cache.handle_system(name, id, outcome, now));
+    }
+
+    fn tell_failed(&self, family: Family, failure: Failure) {
+        self.tell(|cache, name, id, now| cache.handle_failed(name, id, family, failure, now));
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.tell(|cache, name, id, now| cache.handle_abandoned(name, id, now));
+    }
+}
+
+/// Carries a question to its end, or to its deadline.
+pub(super) async fn fly(flight: Flight, source: Source, budget: Duration) {
+    let deadline = clock::now().checked_add(budget);
+    tokio::select! {
+        () = ask(&flight, source, budget) => {}
+        // The cache's own deadline is not later: nobody may be left who would tell it.
+        () = clock::sleep_until(deadline) => flight.tell(|cache, _, _, now| cache.handle_timeout(now)),
+    }
+}
+
+async fn ask(flight: &Flight, source: Source, budget: Duration) {
+    // Only clones are held while waiting: the resolver may go meanwhile.
+    let Some((own, os, servers)) = flight.shared.upgrade().map(|shared| (shared.own.clone(), shared.os.clone(), shared.settings().servers())) else { return };
+    if let Some(own) = own {
+        let outcome = own.resolve(&flight.name).await;
+        return flight.tell_both(outcome.map_err(|error| Error::new(ErrorKind::DnsFailed, format!("own resolver: {error}")).because(OwnError(error))));
+    }
+    match source {
+        Source::System => {
+            tracing::debug!(name = flight.name, "asks the operating system");
+            flight.tell_both(os.lookup(flight.name.clone()).await);
+        }
+        Source::Dns => {
+            let known = own_addresses(&flight.name);
+            if !known.is_empty() {
+                return flight.tell_both(Ok(known));
+            }
+            match servers {
+                Ok(servers) => ask_dns(flight, &servers, budget).await,
+                Err(_) => {
+                    flight.tell_failed(Family::V4, Failure::NoServer);
+                    flight.tell_failed(Family::V6, Failure::NoServer);
+                }
+            }
+        }
+    }
+}
+
+/// Asks for both families of each full name that the name may stand for, until one exists.
+async fn ask_dns(flight: &Flight, servers: &Servers, budget: Duration) {
+    let Some(questions) = flight.shared.upgrade().map(|shared| Arc::clone(&shared.questions)) else { return };
+    let Ok(_place) = questions.acquire_owned().await else { return };
+    let mut exists = false;
+    for name in servers.search.candidates(&flight.name) {
+        let v4 = ask_family(flight, servers, &name, Family::V4, budget);
+        let v6 = ask_family(flight, servers, &name, Family::V6, budget);
+        match tokio::join!(v4, v6) {
+            (None, None) => return,
+            (Some(v4), None) => return flight.tell_failed(Family::V4, v4),
+            (None, Some(v6)) => return flight.tell_failed(Family::V6, v6),
+            (Some(v4), Some(v6)) => {
+                if matches!(v4, Failure::Other(_)) || matches!(v6, Failure::Other(_)) {
+                    flight.tell_failed(Family::V4, v4);
+                    return flight.tell_failed(Family::V6, v6);
+                }
+                exists |= matches!(v4, Failure::NoAddresses) || matches!(v6, Failure::NoAddresses);
+            }
+        }
+    }
+    for family in [Family::V4, Family::V6] {
+        flight.tell_failed(family, if exists { Failure::NoAddresses } else { Failure::NoSuchName });
+    }
+}
+
+/// Asks for the addresses of one family and tells them; failures are the caller's to tell.
+async fn ask_family(flight: &Flight, servers: &Servers, name: &str, family: Family, budget: Duration) -> Option<Failure> {
+    let asked_at = clock::now();
+    let kind = match family {
+        Family::V4 => RecordType::A,
+        Family::V6 => RecordType::AAAA,
+    };
+    match servers.addresses(name, kind, budget).await {
+        Ok((addresses, _)) if addresses.is_empty() => Some(Failure::NoAddresses),
+        Ok((addresses, ttl)) => {
+            flight.tell(|cache, name, id, now| cache.handle_answered(name, id, family, addresses, ttl, now));
+            None
+        }
+        Err(error) => Some(failure(error, budget, clock::now().saturating_duration_since(asked_at))),
+    }
+}
+
+fn failure(error: NetError, budget: Duration, elapsed: Duration) -> Failure {
+    if error.is_nx_domain() {
+        Failure::NoSuchName
+    } else if error.is_no_records_found() {
+        Failure::NoAddresses
+    } else if matches!(error, NetError::Timeout) {
+        Failure::Other(Error::timeout(Stage::Dns, BUDGET, budget, elapsed))
+    } else {
+        Failure::Other(Error::new(ErrorKind::DnsFailed, format!("no answer from DNS: {error}")).because(error))
+    }
+}
+
+/// Carries the failure of a user's own resolver.
+#[derive(Debug)]
+struct OwnError(Box<dyn StdError + Send + Sync>);
+
+impl fmt::Display for OwnError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl StdError for OwnError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source()
+    }
+}

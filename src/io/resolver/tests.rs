@@ -1,0 +1,267 @@
+#![allow(clippy::disallowed_methods, reason = "a server of the tests' own")]
+
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hickory_resolver::proto::op::{Message, ResponseCode};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, SRV};
+use hickory_resolver::proto::rr::{Name, Record};
+use tokio::net::UdpSocket;
+
+use super::*;
+
+/// Says what a server answers to a name and record type.
+type Zone = fn(&str, RecordType) -> Result<Vec<RData>, ResponseCode>;
+
+/// A DNS server on loopback that notes what it is asked.
+struct Server {
+    address: SocketAddr,
+    asked: Arc<Mutex<Vec<String>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    async fn start(delay: Duration, zone: Zone) -> Self {
+        let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("socket"));
+        let address = socket.local_addr().expect("address");
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&asked);
+        let task = tokio::spawn(async move {
+            let mut buffer = vec![0; 4096];
+            while let Ok((size, peer)) = socket.recv_from(&mut buffer).await {
+                let mut message = Message::from_vec(&buffer[..size]).expect("query").into_response();
+                let query = message.queries[0].clone();
+                let name = query.name().to_ascii();
+                log.lock().expect("log").push(format!("{name} {}", query.query_type()));
+                message.additionals.clear();
+                match zone(&name, query.query_type()) {
+                    Ok(found) => {
+                        for data in found {
+                            message.add_answer(Record::from_rdata(query.name().clone(), 60, data));
+                        }
+                    }
+                    Err(code) => message.metadata.response_code = code,
+                }
+                let socket = Arc::clone(&socket);
+                tokio::spawn(async move {
+                    tokio::time::sleep(delay).await;
+                    socket.send_to(&message.to_vec().expect("reply"), peer).await.expect("send");
+                });
+            }
+        });
+        Self { address, asked, task }
+    }
+
+    fn asked(&self) -> Vec<String> {
+        let mut asked = self.asked.lock().expect("log").clone();
+        asked.sort();
+        asked
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+fn resolver(servers: Vec<SocketAddr>) -> Resolver {
+    Resolver::new(DnsConfig::Servers(servers), Duration::from_secs(15), None)
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect(text)
+}
+
+fn v4(last: u8) -> RData {
+    RData::A(A::new(10, 0, 0, last))
+}
+
+fn both(_: &str, kind: RecordType) -> Result<Vec<RData>, ResponseCode> {
+    if kind == RecordType::A {
+        Ok(vec![v4(1)])
+    } else if kind == RecordType::AAAA {
+        Ok(vec![RData::AAAA(AAAA::new(0, 0, 0, 0, 0, 0, 0, 9))])
+    } else {
+        Ok(Vec::new())
+    }
+}
+
+#[tokio::test]
+async fn slow_server_gets_one_query_per_record_type() {
+    let server = Server::start(Duration::from_millis(400), both).await;
+    let resolver = resolver(vec![server.address]);
+    let lookups = (0..50).map(|_| resolver.lookup("db.example", Want::All));
+    for outcome in futures_util::future::join_all(lookups).await {
+        assert_eq!(outcome.expect("answer").addresses, [ip("::9"), ip("10.0.0.1")]);
+    }
+    resolver.lookup("db.example", Want::First).await.expect("kept answer");
+    assert_eq!(server.asked(), ["db.example. A", "db.example. AAAA"]);
+}
+
+#[tokio::test]
+async fn impatient_callers_do_not_end_the_question() {
+    let server = Server::start(Duration::from_millis(300), both).await;
+    let resolver = resolver(vec![server.address]);
+    for _ in 0..5 {
+        let patience = Duration::from_millis(20);
+        assert!(tokio::time::timeout(patience, resolver.lookup("db.example", Want::All)).await.is_err());
+    }
+    assert!(resolver.lookup("db.example", Want::All).await.expect("answer").complete);
+    assert_eq!(server.asked().len(), 2);
+    assert!(resolver.shared.state().waiters.is_empty());
+}
+
+#[tokio::test]
+async fn silent_first_server_costs_two_seconds() {
+    let silent = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
+    let server = Server::start(Duration::ZERO, both).await;
+    let resolver = resolver(vec![silent.local_addr().expect("address"), server.address]);
+    let started = clock::now();
+    resolver.lookup("db.example", Want::All).await.expect("answer");
+    let elapsed = clock::now().saturating_duration_since(started);
+    assert!(elapsed >= Duration::from_secs(2) && elapsed < Duration::from_secs(4), "{elapsed:?}");
+}
+
+#[tokio::test]
+async fn failing_first_server_costs_nothing() {
+    let failing = Server::start(Duration::ZERO, |_, _| Err(ResponseCode::ServFail)).await;
+    let server = Server::start(Duration::ZERO, both).await;
+    let resolver = resolver(vec![failing.address, server.address]);
+    let started = clock::now();
+    resolver.lookup("db.example", Want::All).await.expect("answer");
+    assert!(clock::now().saturating_duration_since(started) < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn name_without_addresses_is_named_in_the_error() {
+    let server = Server::start(Duration::ZERO, |_, _| Ok(Vec::new())).await;
+    let error = resolver(vec![server.address]).lookup("db.example", Want::First).await.expect_err("no addresses");
+    assert_eq!((error.kind(), error.stage()), (ErrorKind::NoAddresses, Some(Stage::Dns)));
+    assert!(error.to_string().contains("\"db.example\""), "{error}");
+}
+
+#[tokio::test]
+async fn broken_server_is_an_outage() {
+    let server = Server::start(Duration::ZERO, |_, _| Err(ResponseCode::ServFail)).await;
+    let error = resolver(vec![server.address]).lookup("db.example", Want::First).await.expect_err("outage");
+    assert_eq!(error.kind(), ErrorKind::DnsFailed);
+    assert!(StdError::source(&error).is_some());
+}
+
+#[tokio::test]
+async fn silence_is_a_timeout_with_its_limit() {
+    let silent = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
+    let servers = DnsConfig::Servers(vec![silent.local_addr().expect("address")]);
+    let resolver = Resolver::new(servers, Duration::from_millis(200), None);
+    let error = resolver.lookup("db.example", Want::First).await.expect_err("silence");
+    assert!(error.is_timeout());
+    assert_eq!(error.limit().map(|limit| limit.name), Some("dnsTimeoutMS"));
+    let error = resolver.srv("mongodb", "cluster.example.com").await.expect_err("silence");
+    assert_eq!((error.is_timeout(), error.stage()), (true, Some(Stage::Srv)));
+}
+
+#[tokio::test]
+async fn localhost_never_meets_dns() {
+    let server = Server::start(Duration::ZERO, both).await;
+    let resolver = resolver(vec![server.address]);
+    for name in ["localhost", "db.localhost"] {
+        let answer = resolver.lookup(name, Want::First).await.expect("loopback");
+        assert!(answer.addresses.iter().all(IpAddr::is_loopback) && answer.complete, "{answer:?}");
+    }
+    assert_eq!(server.asked(), [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn dead_address_is_asked_about_again() {
+    let server = Server::start(Duration::ZERO, both).await;
+    let resolver = resolver(vec![server.address]);
+    resolver.lookup("db.example", Want::All).await.expect("answer");
+    resolver.dead("db.example", ip("10.0.0.1"));
+    assert_eq!(resolver.lookup("db.example", Want::All).await.expect("answer").addresses, [ip("::9")]);
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if server.asked().len() == 4 {
+            return;
+        }
+    }
+    panic!("asked for {:?}", server.asked());
+}
+
+#[tokio::test]
+async fn services_and_texts_are_asked_at_once() {
+    let server = Server::start(Duration::from_millis(500), |name, kind| {
+        let target = Name::from_ascii("db.example.com.").expect("name");
+        let known = kind == RecordType::SRV && name == "_mongodb._tcp.cluster.example.com.";
+        Ok(if known { vec![RData::SRV(SRV::new(0, 5, 27018, target))] } else { Vec::new() })
+    })
+    .await;
+    let resolver = resolver(vec![server.address]);
+    let started = clock::now();
+    let (services, texts) = resolver.srv("mongodb", "cluster.example.com").await.expect("records");
+    assert!(clock::now().saturating_duration_since(started) < Duration::from_millis(950));
+    assert_eq!(services, [SrvRecord { target: "db.example.com.".into(), port: 27018, ttl: Duration::from_secs(60) }]);
+    assert!(texts.is_empty());
+    assert_eq!(server.asked(), ["_mongodb._tcp.cluster.example.com. SRV", "cluster.example.com. TXT"]);
+}
+
+#[tokio::test]
+async fn missing_services_are_named_in_the_error() {
+    let server = Server::start(Duration::ZERO, |_, _| Err(ResponseCode::NXDomain)).await;
+    let error = resolver(vec![server.address]).srv("mongodb", "cluster.example.com").await.expect_err("no records");
+    assert_eq!((error.kind(), error.stage()), (ErrorKind::NoSuchName, Some(Stage::Srv)));
+    assert!(error.to_string().contains("_mongodb._tcp.cluster.example.com"), "{error}");
+}
+
+struct Own(AtomicUsize);
+
+impl Resolve for Own {
+    fn resolve(&self, name: &str) -> Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, Box<dyn StdError + Send + Sync>>> + Send + '_>> {
+        let known = name == "db.example";
+        Box::pin(async move {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            tokio::task::yield_now().await;
+            let found = known.then(|| vec![IpAddr::from([10, 0, 0, 3])]);
+            found.ok_or_else(|| Box::<dyn StdError + Send + Sync>::from("not in the book"))
+        })
+    }
+}
+
+#[tokio::test]
+async fn own_resolver_takes_the_place_of_dns() {
+    let own = Arc::new(Own(AtomicUsize::new(0)));
+    let resolver = Resolver::new(DnsConfig::Servers(Vec::new()), Duration::from_secs(15), Some(Arc::clone(&own) as Arc<dyn Resolve>));
+    let (one, other) = tokio::join!(resolver.lookup("db.example", Want::First), resolver.lookup("db.example", Want::All));
+    assert_eq!(one.expect("answer"), other.expect("answer"));
+    resolver.lookup("db.example", Want::All).await.expect("kept answer");
+    assert_eq!(own.0.load(Ordering::SeqCst), 1);
+    let error = resolver.lookup("other.example", Want::All).await.expect_err("unknown");
+    assert!(error.to_string().contains("not in the book"), "{error}");
+}
+
+#[tokio::test]
+async fn stopping_refuses_those_who_wait() {
+    let silent = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
+    let resolver = resolver(vec![silent.local_addr().expect("address")]);
+    let stop = async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        assert_eq!(resolver.task_count(), 1);
+        resolver.stop().await;
+    };
+    let (outcome, ()) = tokio::join!(resolver.lookup("db.example", Want::First), stop);
+    assert_eq!(outcome.expect_err("stopped").kind(), ErrorKind::Shutdown);
+    assert_eq!(resolver.task_count(), 0);
+}
+
+#[test]
+fn next_runtime_asks_again() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+    let (first, second) = (runtime(), runtime());
+    // It answers while its own runtime runs, which it does not at first.
+    let server = second.block_on(Server::start(Duration::ZERO, both));
+    let resolver = resolver(vec![server.address]);
+    let lookup = async { tokio::time::timeout(Duration::from_millis(50), resolver.lookup("db.example", Want::First)).await };
+    assert!(first.block_on(lookup).is_err());
+    drop(first);
+    assert!(second.block_on(resolver.lookup("db.example", Want::All)).is_ok());
+}

@@ -1,0 +1,268 @@
+//! How do bytes and timers get to the cluster, and its wishes to the sockets?
+//!
+//! One task per listener, one per connection, one for the timers. A connection's task ends when the cluster closes it,
+//! the peer does, or the member's door shuts.
+
+/// Is what all tasks of a sandbox share.
+struct Shared {
+    core: Mutex<Core>,
+    alarm: Notify,
+    tasks: Tasks,
+    tls: Option<TlsAcceptor>,
+}
+
+struct Core {
+    cluster: Cluster,
+    wires: BTreeMap<(usize, u64), Wire>,
+    next_conn: u64,
+    /// What the timer waits for.
+    armed: Option<Instant>,
+}
+
+/// Is the way to the task of one connection; dropping `replies` lets it send what is left and close.
+struct Wire {
+    replies: mpsc::Sender<Vec<u8>>,
+    reset: watch::Sender<bool>,
+}
+
+/// Says what a member's listener and connections may do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Door {
+    /// Accept and read.
+    Open,
+    /// Leave everything in the kernel.
+    Held,
+    /// End.
+    Shut,
+}
+
+/// A peer that leaves this many replies unread is cut off.
+const REPLIES_MAX: usize = 1024;
+
+/// How long a peer may take over its TLS handshake.
+const TLS_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many bytes are read at once.
+const READ_SIZE: usize = 16 * 1024;
+
+/// How many connections wait in the kernel to be accepted.
+const BACKLOG: u32 = 1024;
+
+/// How long a listener rests after a failed accept, such as one for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the cluster decide, hands its wishes to the connections' tasks, and rearms the timer.
+    fn act<R>(&self, decide: impl FnOnce(&mut Cluster, Instant) -> R) -> R {
+        let mut core = self.lock();
+        let outcome = decide(&mut core.cluster, clock::now());
+        core.deliver();
+        let due = core.cluster.poll_timeout().map(|(due, _)| due);
+        let earlier = due.is_some_and(|due| core.armed.is_none_or(|armed| due < armed));
+        drop(core);
+        if earlier {
+            self.alarm.notify_one();
+        }
+        outcome
+    }
+
+    /// Registers a connection; hands back its number and the ends that belong to its task.
+    fn admit(&self, member: usize) -> (u64, mpsc::Receiver<Vec<u8>>, watch::Receiver<bool>) {
+        let (replies, queue) = mpsc::channel(REPLIES_MAX);
+        let (reset, resets) = watch::channel(false);
+        let mut core = self.lock();
+        core.next_conn += 1;
+        let conn = core.next_conn;
+        core.wires.insert((member, conn), Wire { replies, reset });
+        core.cluster.handle_connected(member, conn, clock::now());
+        core.deliver();
+        (conn, queue, resets)
+    }
+
+    fn forget(&self, member: usize, conn: u64) {
+        self.lock().wires.remove(&(member, conn));
+        self.act(|cluster, now| cluster.handle_closed(member, conn, now));
+    }
+}
+
+impl Core {
+    fn deliver(&mut self) {
+        while let Some(action) = self.cluster.poll_action() {
+            match action {
+                Action::Reply { member, conn, bytes } => {
+                    let Some(wire) = self.wires.get(&(member, conn)) else { continue };
+                    if wire.replies.try_send(bytes).is_err() {
+                        wire.reset.send_replace(true);
+                    }
+                }
+                Action::Close { member, conn, reset } => {
+                    if let Some(wire) = self.wires.remove(&(member, conn)) {
+                        wire.reset.send_replace(reset);
+                    }
+                }
+            }
+        }
+        while let Some(event) = self.cluster.poll_event() {
+            match event {
+                Event::Elected { member, term } => tracing::info!(member, term, "sandbox: elected"),
+                Event::SteppedDown { member } => tracing::info!(member, "sandbox: stepped down"),
+            }
+        }
+    }
+}
+
+/// Calls the cluster when its timers run out.
+async fn keep_time(shared: Arc<Shared>) {
+    loop {
+        let due = {
+            let mut core = shared.lock();
+            core.armed = core.cluster.poll_timeout().map(|(due, _)| due);
+            core.armed
+        };
+        tokio::select! {
+            () = clock::sleep_until(due) => shared.act(Cluster::handle_timeout),
+            () = shared.alarm.notified() => {}
+        }
+    }
+}
+
+/// Accepts one member's connections until its door shuts.
+async fn serve(shared: Arc<Shared>, member: usize, listener: TcpListener, mut door: watch::Receiver<Door>) {
+    loop {
+        if !is_open(&mut door).await {
+            return;
+        }
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => {
+                    let task = welcome(Arc::clone(&shared), member, stream, door.clone());
+                    shared.tasks.spawn("sandbox connection", task);
+                }
+                Err(error) => {
+                    tracing::warn!(member, %error, "sandbox: accept failed");
+                    clock::sleep_until(Some(clock::now() + ACCEPT_PAUSE)).await;
+                }
+            },
+            changed = door.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Waits while a door is held; tells whether it is open then.
+async fn is_open(door: &mut watch::Receiver<Door>) -> bool {
+    door.wait_for(|door| *door != Door::Held).await.is_ok_and(|door| *door == Door::Open)
+}
+
+/// Waits until a door shuts.
+async fn is_shut(door: &mut watch::Receiver<Door>) {
+    // An error means that the sandbox is gone.
+    drop(door.wait_for(|door| *door == Door::Shut).await);
+}
+
+/// Speaks TLS if it has to, then carries bytes.
+async fn welcome(shared: Arc<Shared>, member: usize, stream: TcpStream, mut door: watch::Receiver<Door>) {
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(member, %error, "sandbox: no nodelay");
+    }
+    let Some(acceptor) = shared.tls.clone() else { return carry(shared, member, stream, door).await };
+    if !is_open(&mut door).await {
+        return;
+    }
+    let secured = tokio::select! {
+        secured = tokio::time::timeout(TLS_TIMEOUT, acceptor.accept(stream)) => secured,
+        () = is_shut(&mut door) => return,
+    };
+    match secured {
+        Ok(Ok(stream)) => carry(shared, member, stream, door).await,
+        Ok(Err(error)) => tracing::debug!(member, %error, "sandbox: TLS failed"),
+        Err(_) => tracing::debug!(member, limit = ?TLS_TIMEOUT, "sandbox: TLS timed out"),
+    }
+}
+
+/// Carries bytes between a connection and the cluster until one of them ends it.
+async fn carry<S: Peer>(shared: Arc<Shared>, member: usize, stream: S, mut door: watch::Receiver<Door>) {
+    let (conn, queue, mut resets) = shared.admit(member);
+    let (mut reading, mut writing) = tokio::io::split(stream);
+    let reset = tokio::select! {
+        () = read_all(&shared, member, conn, &mut reading, &mut door) => false,
+        () = write_all(queue, &mut writing) => *resets.borrow(),
+        () = is_reset(&mut resets) => true,
+    };
+    let stream = reading.unsplit(writing);
+    if reset && let Err(error) = stream.tcp().set_zero_linger() {
+        tracing::debug!(member, %error, "sandbox: closed without a reset");
+    }
+    drop(stream);
+    shared.forget(member, conn);
+}
+
+/// Waits until a connection is to be reset.
+async fn is_reset(resets: &mut watch::Receiver<bool>) {
+    if resets.wait_for(|reset| *reset).await.is_err() {
+        // It was closed without a reset: what is left is written first, and another branch ends it.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Hands what comes to the cluster, until the peer closes or the member's process ends.
+async fn read_all<S: Peer>(shared: &Shared, member: usize, conn: u64, stream: &mut ReadHalf<S>, door: &mut watch::Receiver<Door>) {
+    let mut buffer = vec![0; READ_SIZE];
+    while is_open(door).await {
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(size) => {
+                let bytes = buffer.get(..size).unwrap_or_default();
+                shared.act(|cluster, now| cluster.handle_bytes(member, conn, bytes, now));
+            }
+        }
+    }
+    // The end of a process is told by a reset, which another branch waits for.
+    std::future::pending().await
+}
+
+/// Sends replies until there will be none, then says so to the peer.
+async fn write_all<S: Peer>(mut queue: mpsc::Receiver<Vec<u8>>, stream: &mut WriteHalf<S>) {
+    while let Some(bytes) = queue.recv().await {
+        if stream.write_all(&bytes).await.is_err() || stream.flush().await.is_err() {
+            return;
+        }
+    }
+    if let Err(error) = stream.shutdown().await {
+        tracing::trace!(%error, "sandbox: the peer was gone first");
+    }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // On Windows the option would let two processes share the port.
+    if cfg!(unix) {
+        socket.set_reuseaddr(true)?;
+    }
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
+
+/// Is a stream whose socket can be told how to close.
+trait Peer: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Peer for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Peer for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}

@@ -1,0 +1,74 @@
+//! Who owns the tasks?
+//!
+//! Every task of a client belongs to one [`Tasks`]; stopping it ends them all. Nothing is spawned elsewhere.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio::task::JoinSet;
+
+/// Owns a set of tasks on one runtime; they end when it is stopped or dropped.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    runtime: Handle,
+    set: Mutex<Option<JoinSet<()>>>,
+    alive: Arc<()>,
+}
+
+impl Tasks {
+    /// Makes an empty set on the current runtime; `None` outside of one.
+    pub(crate) fn new() -> Option<Self> {
+        let runtime = Handle::try_current().ok()?;
+        let tasks = Self { runtime, set: Mutex::new(Some(JoinSet::new())), alive: Arc::new(()) };
+        let token = Arc::clone(&tasks.alive);
+        // Holds a token for as long as the runtime keeps its tasks.
+        tasks.spawn("lifeline", async move {
+            std::future::pending::<()>().await;
+            drop(token);
+        });
+        Some(tasks)
+    }
+
+    /// Starts a task; does nothing once stopped.
+    #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
+    pub(crate) fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
+        let mut set = self.lock();
+        if let Some(set) = set.as_mut() {
+            while set.try_join_next().is_some() {}
+            tracing::trace!(task = name, "task starts");
+            set.spawn_on(future, &self.runtime);
+        }
+    }
+
+    /// Tells whether the runtime that the tasks were started on still keeps them.
+    pub(crate) fn is_alive(&self) -> bool {
+        Arc::strong_count(&self.alive) > 1
+    }
+
+    /// Returns how many tasks are running, without the set's own.
+    pub(crate) fn count(&self) -> usize {
+        let mut set = self.lock();
+        set.as_mut().map_or(0, |set| {
+            while set.try_join_next().is_some() {}
+            set.len().saturating_sub(1)
+        })
+    }
+
+    /// Ends all tasks without waiting for them.
+    pub(crate) fn abort(&self) {
+        drop(self.lock().take());
+    }
+
+    /// Ends all tasks and waits until they are gone.
+    pub(crate) async fn stop(&self) {
+        let set = self.lock().take();
+        if let Some(mut set) = set {
+            set.shutdown().await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Option<JoinSet<()>>> {
+        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,359 @@
+//! How are the topology's orders carried out?
+//!
+//! Lock, decide, act: a new description and the orders to pools and monitors that belong to it take effect under one
+//! lock, in the order in which they were given. Readers of the description take no part in that: they hold a snapshot.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::sync::{Notify, oneshot, watch};
+
+use super::clock::{self, BootClock};
+use super::events::{Event, EventHub};
+use super::monitor::{self, MonitorOrders, Watch};
+use super::open::Opener;
+use super::pool::ServerPool;
+use super::resolver::Resolver;
+use super::tasks::Tasks;
+use crate::error::{Error, ErrorKind, Stage};
+use crate::handshake::HelloReply;
+use crate::host::HostKey;
+use crate::op::deadline::Deadline;
+use crate::options::ClientOptions;
+use crate::pool::PoolConfig;
+use crate::selection::{self, Criteria, Refusal};
+use crate::topology::{Fault, MonitorConfig, SelectId, ServerDescription, Suspension, Topology, TopologyAction, TopologyConfig, TopologyDescription};
+
+/// Carries out what the topology orders, and knows every server's pool and monitor.
+pub(crate) struct Cluster {
+    state: Mutex<State>,
+    snapshots: watch::Sender<Arc<Snapshot>>,
+    timer: Arc<Notify>,
+    next_select: AtomicU64,
+    random: Mutex<SmallRng>,
+    suspension: Mutex<Suspension>,
+    parts: Parts,
+}
+
+/// Is what a cluster is made of.
+pub(crate) struct Parts {
+    pub(crate) options: Arc<ClientOptions>,
+    pub(crate) opener: Arc<Opener>,
+    pub(crate) resolver: Resolver,
+    pub(crate) tasks: Arc<Tasks>,
+    pub(crate) events: EventHub,
+    pub(crate) boot_clock: Arc<dyn BootClock>,
+    /// Whether servers may stream their replies to checks.
+    pub(crate) streaming: bool,
+    pub(crate) seed: u64,
+}
+
+/// Is what callers see of the topology at one moment.
+pub(crate) struct Snapshot {
+    pub(crate) description: Arc<TopologyDescription>,
+    pools: Arc<BTreeMap<HostKey, Arc<ServerPool>>>,
+}
+
+/// Is a server that was selected.
+pub(crate) struct Selected {
+    pub(crate) pool: Arc<ServerPool>,
+    pub(crate) server: Arc<ServerDescription>,
+    pub(crate) description: Arc<TopologyDescription>,
+}
+
+struct State {
+    topology: Topology,
+    pools: Arc<BTreeMap<HostKey, Arc<ServerPool>>>,
+    monitors: BTreeMap<HostKey, MonitorOrders>,
+    selects: BTreeMap<SelectId, oneshot::Sender<Result<(), Error>>>,
+    armed: Option<Instant>,
+}
+
+/// Takes a selection back when its caller goes away.
+struct Selecting<'a> {
+    cluster: &'a Arc<Cluster>,
+    id: SelectId,
+}
+
+impl Cluster {
+    /// Opens the topology and starts the tasks that watch its servers.
+    pub(crate) fn start(parts: Parts) -> Arc<Self> {
+        let now = clock::now();
+        let topology = Topology::new(TopologyConfig::from_options(&parts.options), parts.seed, now);
+        let pools = Arc::<BTreeMap<HostKey, Arc<ServerPool>>>::default();
+        let first = Snapshot { description: Arc::clone(topology.description()), pools: Arc::clone(&pools) };
+        let state = State { topology, pools, monitors: BTreeMap::new(), selects: BTreeMap::new(), armed: None };
+        let cluster = Arc::new(Self {
+            state: Mutex::new(state),
+            snapshots: watch::Sender::new(Arc::new(first)),
+            timer: Arc::default(),
+            next_select: AtomicU64::new(0),
+            random: Mutex::new(SmallRng::seed_from_u64(parts.seed)),
+            suspension: Mutex::new(Suspension::new(now, parts.boot_clock.now())),
+            parts,
+        });
+        cluster.parts.tasks.spawn("topology timer", run_timer(Arc::downgrade(&cluster), Arc::clone(&cluster.timer)));
+        cluster.act(|_, _| ());
+        cluster
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        Arc::clone(&self.snapshots.borrow())
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.snapshots.subscribe()
+    }
+
+    pub(crate) fn tasks(&self) -> &Arc<Tasks> {
+        &self.parts.tasks
+    }
+
+    pub(crate) fn opener(&self) -> &Arc<Opener> {
+        &self.parts.opener
+    }
+
+    /// Chooses a server, waiting for one if need be. Can be dropped at any moment.
+    pub(crate) async fn select(self: &Arc<Self>, criteria: &Arc<Criteria>, deadline: Deadline) -> Result<Selected, Error> {
+        loop {
+            if let Some(selected) = self.choose(criteria)? {
+                return Ok(selected);
+            }
+            let id = SelectId(self.next_select.fetch_add(1, Ordering::Relaxed));
+            let (sender, answer) = oneshot::channel();
+            let selecting = Selecting { cluster: self, id };
+            self.lock().selects.insert(id, sender);
+            tracing::debug!(%criteria, "waiting for a suitable server");
+            let limit = Some((deadline.at, deadline.limit, deadline.name));
+            self.act(|topology, now| topology.handle_select(id, Arc::clone(criteria), limit, now));
+            let outcome = answer.await;
+            drop(selecting);
+            outcome.unwrap_or_else(|_| Err(ended()))?;
+        }
+    }
+
+    /// Tells the topology of an error that an application's connection met.
+    pub(crate) fn fault(self: &Arc<Self>, host: &HostKey, fault: Fault) {
+        self.act(|topology, now| topology.handle_fault(host, fault, now));
+    }
+
+    /// Tells the topology that a connection could not be opened.
+    pub(crate) fn opening_failed(self: &Arc<Self>, host: &HostKey, generation: u64, error: &Error) {
+        self.fault(host, Fault::new(error.clone(), generation).during_handshake());
+    }
+
+    pub(crate) fn answered(self: &Arc<Self>, host: &HostKey, reply: HelloReply, average: Option<Duration>) {
+        self.act(|topology, now| topology.handle_hello(host, reply, average, now));
+    }
+
+    pub(crate) fn check_failed(self: &Arc<Self>, host: &HostKey, error: Error) {
+        self.act(|topology, now| topology.handle_check_failed(host, error, now));
+    }
+
+    pub(crate) fn measured(self: &Arc<Self>, host: &HostKey, average: Duration, minimum: Duration) {
+        self.act(|topology, _| topology.handle_rtt(host, average, minimum));
+    }
+
+    /// Sees whether the machine was suspended; if so, servers are checked at once and idle connections not trusted.
+    pub(crate) fn look_at_clocks(&self) {
+        let (now, boot) = (clock::now(), self.parts.boot_clock.now());
+        let gap = self.suspension.lock().unwrap_or_else(PoisonError::into_inner).handle_look(now, boot);
+        let Some(gap) = gap else { return };
+        tracing::info!(seconds = gap.as_secs(), "the machine was suspended: servers are checked, idle connections dropped");
+        self.parts.resolver.resumed();
+        let (monitors, pools) = {
+            let state = self.lock();
+            (state.monitors.values().cloned().collect::<Vec<_>>(), Arc::clone(&state.pools))
+        };
+        for monitor in monitors {
+            monitor.resumed();
+        }
+        for pool in pools.values() {
+            pool.resumed();
+        }
+    }
+
+    /// Ends everything: servers are watched no more, pools close, callers are refused, tasks end.
+    pub(crate) async fn shutdown(self: &Arc<Self>) {
+        let monitors: Vec<_> = self.lock().monitors.values().cloned().collect();
+        for monitor in monitors {
+            monitor.stop();
+        }
+        self.act(|topology, now| topology.handle_shutdown(now));
+        self.parts.tasks.stop().await;
+    }
+
+    fn choose(&self, criteria: &Criteria) -> Result<Option<Selected>, Error> {
+        let snapshot = self.snapshot();
+        let loads = |host: &HostKey| snapshot.pools.get(host).map_or(0, |pool| pool.operations());
+        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
+        match selection::select(&snapshot.description, criteria, &loads, &mut random) {
+            Ok(server) => Ok(snapshot.pools.get(&server.host).map(|pool| Selected {
+                pool: Arc::clone(pool),
+                server: Arc::clone(server),
+                description: Arc::clone(&snapshot.description),
+            })),
+            Err(Refusal::NoServer(_)) => Ok(None),
+            Err(Refusal::Invalid(error)) => Err(error.at(Stage::Selection)),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn act<R>(self: &Arc<Self>, step: impl FnOnce(&mut Topology, Instant) -> R) -> R {
+        let now = clock::now();
+        let mut state = self.lock();
+        let outcome = step(&mut state.topology, now);
+        while let Some(event) = state.topology.poll_event() {
+            self.parts.events.send(|| Event::Topology(event));
+        }
+        while let Some(action) = state.topology.poll_action() {
+            self.carry_out(&mut state, action);
+        }
+        let due = state.topology.poll_timeout().map(|(at, _)| at);
+        if due.is_some_and(|due| state.armed.is_none_or(|armed| due < armed)) {
+            state.armed = due;
+            self.timer.notify_one();
+        }
+        outcome
+    }
+
+    fn carry_out(self: &Arc<Self>, state: &mut State, action: TopologyAction) {
+        match action {
+            TopologyAction::CreatePool(host) => {
+                let pool = self.make_pool(&host);
+                Arc::make_mut(&mut state.pools).insert(host, pool);
+            }
+            TopologyAction::ReadyPool(host) => {
+                if let Some(pool) = state.pools.get(&host) {
+                    pool.ready();
+                }
+            }
+            TopologyAction::ClearPool { host, cause, interrupt, service_id: _ } => {
+                if let Some(pool) = state.pools.get(&host) {
+                    pool.clear(&cause, interrupt);
+                }
+            }
+            TopologyAction::ClosePool(host) => {
+                if let Some(pool) = Arc::make_mut(&mut state.pools).remove(&host) {
+                    pool.close();
+                }
+            }
+            TopologyAction::StartMonitor(host) => {
+                let orders = MonitorOrders::default();
+                monitor::watch(self.make_watch(&host), orders.clone());
+                state.monitors.insert(host, orders);
+            }
+            TopologyAction::StopMonitor(host) => {
+                if let Some(orders) = state.monitors.remove(&host) {
+                    orders.stop();
+                }
+            }
+            TopologyAction::CheckNow(host) => {
+                if let Some(orders) = state.monitors.get(&host) {
+                    orders.check_now();
+                }
+            }
+            TopologyAction::CancelCheck(host) => {
+                if let Some(orders) = state.monitors.get(&host) {
+                    orders.cancel_check();
+                }
+            }
+            TopologyAction::Publish(description) => {
+                self.snapshots.send_replace(Arc::new(Snapshot { description, pools: Arc::clone(&state.pools) }));
+            }
+            TopologyAction::Selected(id) => answer(state, id, Ok(())),
+            TopologyAction::NotSelected(id, error) => answer(state, id, Err(error)),
+        }
+    }
+
+    fn make_pool(self: &Arc<Self>, host: &HostKey) -> Arc<ServerPool> {
+        let options = &self.parts.options;
+        let config = PoolConfig {
+            max_size: options.max_pool_size_or_default(),
+            min_size: options.min_pool_size_or_default(),
+            max_connecting: options.max_connecting_or_default(),
+            max_idle_time: options.max_idle_time_or_default(),
+            open_timeout: open_timeout(options),
+        };
+        let parts = &self.parts;
+        ServerPool::new(host.clone(), config, Arc::clone(&parts.opener), &parts.tasks, Arc::downgrade(self), parts.events.clone())
+    }
+
+    fn make_watch(self: &Arc<Self>, host: &HostKey) -> Watch {
+        let options = &self.parts.options;
+        let config = MonitorConfig {
+            heartbeat_frequency: options.heartbeat_frequency_or_default(),
+            connect_timeout: options.connect_timeout_or_default(),
+            open_timeout: open_timeout(options),
+            streaming: self.parts.streaming,
+        };
+        Watch {
+            host: host.clone(),
+            config,
+            opener: Arc::clone(&self.parts.opener),
+            cluster: Arc::downgrade(self),
+            tasks: Arc::downgrade(&self.parts.tasks),
+            events: self.parts.events.clone(),
+            round_trips: Arc::default(),
+        }
+    }
+}
+
+impl Snapshot {
+    pub(crate) fn pools(&self) -> impl Iterator<Item = &Arc<ServerPool>> {
+        self.pools.values()
+    }
+}
+
+/// The sum of all limits of opening a connection, and some: by then its own timers have long ended it.
+fn open_timeout(options: &ClientOptions) -> Option<Duration> {
+    let connect = options.connect_timeout_or_default()?;
+    Some(options.dns_timeout_or_default() + 2 * connect + Duration::from_secs(1))
+}
+
+fn answer(state: &mut State, id: SelectId, outcome: Result<(), Error>) {
+    if let Some(sender) = state.selects.remove(&id) {
+        // Fails only if the caller has just gone.
+        drop(sender.send(outcome));
+    }
+}
+
+/// Ends with the cluster, which wakes it a last time.
+async fn run_timer(cluster: Weak<Cluster>, timer: Arc<Notify>) {
+    loop {
+        let Some(armed) = cluster.upgrade().map(|cluster| cluster.lock().armed) else { return };
+        tokio::select! {
+            () = clock::sleep_until(armed) => {
+                let Some(cluster) = cluster.upgrade() else { return };
+                cluster.lock().armed = None;
+                cluster.act(|topology, now| topology.handle_timeout(now));
+            }
+            () = timer.notified() => {}
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.timer.notify_one();
+    }
+}
+
+impl Drop for Selecting<'_> {
+    fn drop(&mut self) {
+        let id = self.id;
+        self.cluster.lock().selects.remove(&id);
+        self.cluster.act(|topology, _| topology.handle_cancel_select(id));
+    }
+}
+
+fn ended() -> Error {
+    Error::new(ErrorKind::Shutdown, "the client has been shut down").at(Stage::Selection)
+}

@@ -1,0 +1,37 @@
+//! Which cluster time is the newest that was heard of?
+//!
+//! `$clusterTime` is gossiped as the server gave it (sessions, "Gossipping the cluster time"); never on, nor from, the
+//! commands that watch servers.
+
+use bson::{RawDocument, RawDocumentBuf, Timestamp};
+
+/// Is a `$clusterTime` as a server sent it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusterTime {
+    stamp: (u32, u32),
+    document: RawDocumentBuf,
+}
+
+/// The largest `$clusterTime` that is kept, in bytes; a server's has about 150.
+const SIZE_BYTES_MAX: usize = 4096;
+
+impl ClusterTime {
+    /// Reads the `$clusterTime` of a reply, if it is newer than what is known.
+    pub fn newer(reply: &RawDocument, known: Option<&Self>) -> Option<Self> {
+        let document = reply.get_document("$clusterTime").ok()?;
+        let Timestamp { time, increment } = document.get_timestamp("clusterTime").ok()?;
+        let stamp = (time, increment);
+        let fits = document.as_bytes().len() <= SIZE_BYTES_MAX;
+        (fits && known.is_none_or(|known| stamp > known.stamp)).then(|| Self { stamp, document: document.to_owned() })
+    }
+
+    /// Returns the document to send.
+    pub fn document(&self) -> &RawDocument {
+        &self.document
+    }
+
+    /// Returns the time itself: seconds and increment.
+    pub fn stamp(&self) -> (u32, u32) {
+        self.stamp
+    }
+}

@@ -1,0 +1,63 @@
+//! Which fields are appended to a user's command, and how large may it be?
+
+use bson::{RawDocument, RawDocumentBuf};
+
+use super::cluster_time::ClusterTime;
+use crate::error::{Error, ErrorKind, LimitValue, Stage};
+use crate::wire::{BodyWriter, COMMAND_OVERHEAD_MAX};
+
+/// Is what the driver appends to a command; the user's document is never looked into nor changed.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CommandFields<'a> {
+    /// `$db`.
+    pub database: &'a str,
+    /// `lsid`.
+    pub lsid: Option<&'a RawDocument>,
+    /// `$clusterTime`.
+    pub cluster_time: Option<&'a ClusterTime>,
+    /// `$readPreference`.
+    pub read_preference: Option<&'a RawDocument>,
+}
+
+impl CommandFields<'_> {
+    /// Appends the fields to the body that is being written.
+    pub fn write(&self, body: &mut BodyWriter<'_>) {
+        body.string("$db", self.database);
+        if let Some(lsid) = self.lsid {
+            body.document("lsid", lsid);
+        }
+        if let Some(time) = self.cluster_time {
+            body.document("$clusterTime", time.document());
+        }
+        if let Some(preference) = self.read_preference {
+            body.document("$readPreference", preference);
+        }
+    }
+}
+
+/// Returns the name of a command: its first key.
+///
+/// # Errors
+/// [`ErrorKind::InvalidArgument`] if the document is empty or malformed.
+pub fn command_name(body: &RawDocument) -> Result<String, Error> {
+    match body.iter().next() {
+        Some(Ok((key, _))) => Ok(key.as_str().to_owned()),
+        Some(Err(error)) => Err(Error::new(ErrorKind::InvalidArgument, format!("command is not BSON: {error}")).at(Stage::Write)),
+        None => Err(Error::new(ErrorKind::InvalidArgument, "command is empty: its first key is its name").at(Stage::Write)),
+    }
+}
+
+/// Checks a command against the server's limits before anything is sent.
+///
+/// # Errors
+/// [`ErrorKind::InvalidArgument`] naming the size and the limit.
+pub fn check_size(body: &RawDocumentBuf, document_size_bytes_max: u32) -> Result<(), Error> {
+    let size = body.as_bytes().len() as u64;
+    let limit = u64::from(document_size_bytes_max) + u64::from(COMMAND_OVERHEAD_MAX);
+    if size > limit {
+        return Err(Error::new(ErrorKind::InvalidArgument, format!("command of {size} bytes"))
+            .at(Stage::Write)
+            .against("maxBsonObjectSize + COMMAND_OVERHEAD_MAX", LimitValue::Bytes(limit)));
+    }
+    Ok(())
+}

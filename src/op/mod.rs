@@ -1,0 +1,19 @@
+//! What does a command carry besides what its caller wrote?
+//!
+//! The driver's own fields (run-command, sessions, causal consistency), the deadline of a call, and how an error reply is
+//! told from a good one. Which server a command goes to is decided in `selection`, how its bytes look in `wire`.
+
+pub mod cluster_time;
+mod command;
+pub mod concern;
+pub mod deadline;
+mod event;
+pub mod reply;
+pub mod session;
+
+pub use command::{CommandFields, check_size, command_name};
+pub use event::{CommandEvent, is_sensitive};
+pub use reply::{command_error, write_concern_error};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+use std::time::{Duration, Instant};
+
+use bson::{RawDocumentBuf, Timestamp, rawdoc};
+
+use super::cluster_time::ClusterTime;
+use super::session::{ServerSession, SessionPool};
+use super::*;
+
+fn reply(time: u32, increment: u32) -> RawDocumentBuf {
+    rawdoc! { "ok": 1, "$clusterTime": { "clusterTime": Timestamp { time, increment }, "signature": { "keyId": 1_i64 } } }
+}
+
+#[test]
+fn only_a_newer_cluster_time_is_taken() {
+    let first = ClusterTime::newer(&reply(5, 1), None).expect("first");
+    assert!(ClusterTime::newer(&reply(5, 1), Some(&first)).is_none());
+    assert!(ClusterTime::newer(&reply(4, 9), Some(&first)).is_none());
+    assert_eq!(ClusterTime::newer(&reply(5, 2), Some(&first)).expect("newer").stamp(), (5, 2));
+    assert!(ClusterTime::newer(&rawdoc! { "$clusterTime": 5 }, None).is_none());
+    assert!(ClusterTime::newer(&rawdoc! { "ok": 1 }, None).is_none());
+}
+
+#[test]
+fn sessions_are_last_in_first_out_and_expire_a_minute_early() {
+    let now = Instant::now();
+    let timeout = Duration::from_secs(1800);
+    let (one, two) = (ServerSession::new([1; 16], now), ServerSession::new([2; 16], now));
+    let mut pool = SessionPool::default();
+    pool.put(one.clone(), false, Some(timeout), now);
+    pool.put(two.clone(), false, Some(timeout), now);
+    assert_eq!(pool.take(timeout, now).expect("session").lsid(), two.lsid());
+    pool.put(two, true, Some(timeout), now);
+    assert_eq!(pool.len(), 1, "a dirty session is dropped");
+    assert!(pool.take(timeout, now + Duration::from_secs(1740)).is_none());
+    assert!(pool.is_empty());
+}
+
+#[test]
+fn session_ids_are_version_four() {
+    let session = ServerSession::new([0xff; 16], Instant::now());
+    let id = session.lsid().get_binary("id").expect("binary").bytes;
+    assert_eq!((id[6] >> 4, id[8] >> 6), (4, 2));
+}
+
+#[test]
+fn oversized_command_names_size_and_limit() {
+    let body = rawdoc! { "insert": "x", "pad": "a".repeat(17 * 1024 * 1024) };
+    let text = check_size(&body, 16 * 1024 * 1024).expect_err("too large").to_string();
+    assert!(text.contains("command of 17825821 bytes") && text.contains("16793600 bytes"), "{text}");
+}
+
+#[test]
+fn empty_command_is_refused() {
+    assert!(command_name(&rawdoc! {}).expect_err("empty").to_string().contains("empty"));
+    assert_eq!(command_name(&rawdoc! { "ping": 1 }).expect("name"), "ping");
+}
+
+#[test]
+fn commands_with_secrets_are_known() {
+    assert!(is_sensitive("SASLSTART", &rawdoc! {}));
+    assert!(is_sensitive("hello", &rawdoc! { "speculativeAuthenticate": {} }));
+    assert!(!is_sensitive("hello", &rawdoc! {}));
+    assert!(!is_sensitive("find", &rawdoc! { "speculativeAuthenticate": {} }));
+}

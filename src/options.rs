@@ -1,0 +1,264 @@
+//! Which settings does a client have, and what does each default to?
+//!
+//! [`ClientOptions`] holds what was given, `None` where nothing was: TXT records, the connection string and code can be
+//! merged only while that is known. The methods below the fields give the effective value: every default stands here.
+//! How a connection string is read into it is `uri`'s business, and so is which options contradict each other.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::auth::{Mechanism, Secret};
+use crate::error::Error;
+use crate::host::{Address, HostKey};
+use crate::op::concern::{ReadConcern, WriteConcern};
+use crate::selection::ReadPreference;
+
+/// Holds every setting of a client; `None` where nothing was given and the default holds.
+///
+/// Fields are named after the URI options of the specification (uri-options, connection-string). Lengths of time are
+/// [`Duration`]s; where the specification says that 0 means "no limit", so does a zero duration here.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ClientOptions {
+    /// The seeds. Empty with `srv` until the look-up has been made.
+    pub hosts: Vec<HostKey>,
+    /// The name of a `mongodb+srv` connection string: normalised, without port.
+    pub srv: Option<String>,
+    /// The service name of the SRV look-up, `srvServiceName`; default `mongodb`.
+    pub srv_service_name: Option<String>,
+    /// How many of the SRV answer's hosts to use at the most, `srvMaxHosts`; 0, the default, for all.
+    pub srv_max_hosts: Option<u32>,
+    /// The database named by the connection string.
+    pub database: Option<String>,
+
+    /// The user name; `Some("")` if the string has an `@` with nothing before it.
+    pub username: Option<String>,
+    /// The password.
+    pub password: Option<Secret>,
+    /// `authSource`.
+    pub auth_source: Option<String>,
+    /// `authMechanism`.
+    pub auth_mechanism: Option<Mechanism>,
+    /// The `authMechanism` given, if it is one that mongolink does not know; no client is made of it.
+    pub auth_mechanism_other: Option<String>,
+    /// `authMechanismProperties`: name and value, in the order given, without the session token.
+    pub auth_mechanism_properties: Vec<(String, String)>,
+    /// `AWS_SESSION_TOKEN` of `authMechanismProperties`.
+    pub aws_session_token: Option<Secret>,
+
+    /// `appName`, at most 128 bytes.
+    pub app_name: Option<String>,
+    /// `compressors`, by name, in order of preference.
+    pub compressors: Option<Vec<String>>,
+    /// `zlibCompressionLevel`, -1 to 9.
+    pub zlib_compression_level: Option<i32>,
+
+    /// `connectTimeoutMS`: limit of TCP and TLS from the moment when the first address is known, and again of hello and
+    /// authentication; default 10 s, 0 for none.
+    pub connect_timeout: Option<Duration>,
+    /// `socketTimeoutMS`: limit of each command's exchange; 0, the default, for none.
+    pub socket_timeout: Option<Duration>,
+    /// `serverSelectionTimeoutMS`; default 30 s.
+    pub server_selection_timeout: Option<Duration>,
+    /// `timeoutMS`: limit of each whole call; no default, 0 for none.
+    pub timeout: Option<Duration>,
+    /// `dnsTimeoutMS` (mongolink's own): limit of a name's look-up, never part of `connectTimeoutMS`; default 15 s.
+    pub dns_timeout: Option<Duration>,
+    /// `heartbeatFrequencyMS`, at least 500 ms; default 10 s.
+    pub heartbeat_frequency: Option<Duration>,
+    /// `localThresholdMS`: width of the latency window; default 15 ms.
+    pub local_threshold: Option<Duration>,
+    /// `serverMonitoringMode`; default auto.
+    pub server_monitoring_mode: Option<ServerMonitoringMode>,
+    /// `serverSelectionTryOnce`: for single-threaded drivers; has no effect here.
+    pub server_selection_try_once: Option<bool>,
+    /// `socketCheckIntervalMS`: for single-threaded drivers; has no effect here.
+    pub socket_check_interval: Option<Duration>,
+
+    /// `directConnection`.
+    pub direct_connection: Option<bool>,
+    /// `loadBalanced`.
+    pub load_balanced: Option<bool>,
+    /// `replicaSet`.
+    pub replica_set: Option<String>,
+
+    /// `maxPoolSize`; default 100, 0 for no limit.
+    pub max_pool_size: Option<u32>,
+    /// `minPoolSize`; default 0.
+    pub min_pool_size: Option<u32>,
+    /// `maxConnecting`; default 2.
+    pub max_connecting: Option<u32>,
+    /// `maxIdleTimeMS`; 0, the default, for no limit.
+    pub max_idle_time: Option<Duration>,
+    /// `waitQueueTimeoutMS`: limit of a check-out; 0, the default, for none.
+    pub wait_queue_timeout: Option<Duration>,
+
+    /// `readPreference`, `readPreferenceTags` and `maxStalenessSeconds`.
+    pub read_preference: Option<ReadPreference>,
+    /// `readConcernLevel`.
+    pub read_concern: Option<ReadConcern>,
+    /// `w`, `journal` and `wTimeoutMS`.
+    pub write_concern: Option<WriteConcern>,
+    /// `retryReads`; default true.
+    pub retry_reads: Option<bool>,
+    /// `retryWrites`; default true.
+    pub retry_writes: Option<bool>,
+    /// `maxAdaptiveRetries`; default 2.
+    pub max_adaptive_retries: Option<u32>,
+    /// `enableOverloadRetargeting`; default false.
+    pub enable_overload_retargeting: Option<bool>,
+
+    /// `tls` and `ssl`; default false, true with `srv`.
+    pub tls: Option<bool>,
+    /// `tlsCAFile`: PEM; replaces the platform's trust store.
+    pub tls_ca_file: Option<PathBuf>,
+    /// `tlsCertificateKeyFile`: PEM of certificate chain and key.
+    pub tls_certificate_key_file: Option<PathBuf>,
+    /// `tlsCertificateKeyFilePassword`.
+    pub tls_certificate_key_file_password: Option<Secret>,
+    /// `tlsInsecure`: no checks of the certificate at all.
+    pub tls_insecure: Option<bool>,
+    /// `tlsAllowInvalidCertificates`.
+    pub tls_allow_invalid_certificates: Option<bool>,
+    /// `tlsAllowInvalidHostnames`.
+    pub tls_allow_invalid_hostnames: Option<bool>,
+    /// `tlsDisableOCSPEndpointCheck`.
+    pub tls_disable_ocsp_endpoint_check: Option<bool>,
+    /// `tlsDisableCertificateRevocationCheck`.
+    pub tls_disable_certificate_revocation_check: Option<bool>,
+
+    /// `proxyHost` (SOCKS5).
+    pub proxy_host: Option<String>,
+    /// `proxyPort`; default 1080.
+    pub proxy_port: Option<u16>,
+    /// `proxyUsername`.
+    pub proxy_username: Option<String>,
+    /// `proxyPassword`.
+    pub proxy_password: Option<Secret>,
+
+    /// Fixed addresses for hosts, which are then not resolved; TLS still verifies the name.
+    pub resolve: Vec<(HostKey, Address)>,
+
+    /// Why no client can be made of the connection string, although it could be read; kept for `uri::validate`.
+    pub(crate) refusal: Option<Error>,
+}
+
+/// Says how a server is watched (server-monitoring, `serverMonitoringMode`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ServerMonitoringMode {
+    /// Streaming where the server can, except on function-as-a-service platforms.
+    #[default]
+    Auto,
+    /// Streaming where the server can.
+    Stream,
+    /// Polling only.
+    Poll,
+}
+
+/// Tells what was odd in a connection string and had no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Warning {
+    /// The option as written.
+    pub option: String,
+    /// What was odd about it, and what is done instead.
+    pub message: String,
+}
+
+impl std::fmt::Display for Warning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "option {}: {}", self.option, self.message)
+    }
+}
+
+/// The shortest time between two checks of a server (server-monitoring, `minHeartbeatFrequencyMS`).
+pub const MIN_HEARTBEAT_FREQUENCY: Duration = Duration::from_millis(500);
+
+/// A limit of time that 0 switches off.
+fn limit(given: Option<Duration>, default: Option<Duration>) -> Option<Duration> {
+    given.or(default).filter(|span| !span.is_zero())
+}
+
+impl ClientOptions {
+    /// Returns the effective `connectTimeoutMS`; `None` for no limit.
+    pub fn connect_timeout_or_default(&self) -> Option<Duration> {
+        limit(self.connect_timeout, Some(Duration::from_secs(10)))
+    }
+
+    /// Returns the effective `socketTimeoutMS`; `None` for no limit.
+    pub fn socket_timeout_or_default(&self) -> Option<Duration> {
+        limit(self.socket_timeout, None)
+    }
+
+    /// Returns the effective `serverSelectionTimeoutMS`.
+    pub fn server_selection_timeout_or_default(&self) -> Duration {
+        self.server_selection_timeout.unwrap_or(Duration::from_secs(30))
+    }
+
+    /// Returns the effective `timeoutMS`; `None` for no limit.
+    pub fn timeout_or_default(&self) -> Option<Duration> {
+        limit(self.timeout, None)
+    }
+
+    /// Returns the effective limit of a look-up.
+    pub fn dns_timeout_or_default(&self) -> Duration {
+        self.dns_timeout.unwrap_or(Duration::from_secs(15))
+    }
+
+    /// Returns the effective `heartbeatFrequencyMS`.
+    pub fn heartbeat_frequency_or_default(&self) -> Duration {
+        self.heartbeat_frequency.unwrap_or(Duration::from_secs(10))
+    }
+
+    /// Returns the effective `localThresholdMS`.
+    pub fn local_threshold_or_default(&self) -> Duration {
+        self.local_threshold.unwrap_or(Duration::from_millis(15))
+    }
+
+    /// Returns the effective `maxPoolSize`; `None` for no limit.
+    pub fn max_pool_size_or_default(&self) -> Option<u32> {
+        Some(self.max_pool_size.unwrap_or(100)).filter(|size| *size > 0)
+    }
+
+    /// Returns the effective `minPoolSize`.
+    pub fn min_pool_size_or_default(&self) -> u32 {
+        self.min_pool_size.unwrap_or(0)
+    }
+
+    /// Returns the effective `maxConnecting`.
+    pub fn max_connecting_or_default(&self) -> u32 {
+        self.max_connecting.unwrap_or(2).max(1)
+    }
+
+    /// Returns the effective `maxIdleTimeMS`; `None` for no limit.
+    pub fn max_idle_time_or_default(&self) -> Option<Duration> {
+        limit(self.max_idle_time, None)
+    }
+
+    /// Returns the effective `waitQueueTimeoutMS`; `None` for no limit.
+    pub fn wait_queue_timeout_or_default(&self) -> Option<Duration> {
+        limit(self.wait_queue_timeout, None)
+    }
+
+    /// Returns the effective `srvServiceName`.
+    pub fn srv_service_name_or_default(&self) -> &str {
+        self.srv_service_name.as_deref().unwrap_or("mongodb")
+    }
+
+    /// Tells whether connections are secured: `tls`, or by default with an SRV connection string.
+    pub fn tls_or_default(&self) -> bool {
+        self.tls.unwrap_or(self.srv.is_some())
+    }
+
+    /// Returns the fixed address of a host, if one was given.
+    pub fn resolve_override(&self, host: &HostKey) -> Option<&Address> {
+        self.resolve.iter().find(|(name, _)| name == host).map(|(_, address)| address)
+    }
+
+    /// Shares the options.
+    pub fn shared(self) -> Arc<Self> {
+        Arc::new(self)
+    }
+}

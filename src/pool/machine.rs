@@ -1,0 +1,574 @@
+//! What does the pool do on each fact?
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use super::event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
+use super::slots::{Lease, Lent, Opening, Slot, Slots};
+use crate::error::{Error, ErrorKind, LimitValue, Stage};
+use crate::op::deadline::Deadline;
+
+/// Sets the limits of a pool.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// `maxPoolSize`; `None` for no limit.
+    pub max_size: Option<u32>,
+    /// `minPoolSize`.
+    pub min_size: u32,
+    /// `maxConnecting`.
+    pub max_connecting: u32,
+    /// `maxIdleTimeMS`; `None` for no limit.
+    pub max_idle_time: Option<Duration>,
+    /// By when an opening connection is given up at the latest, should its own timers fail; `None` for never.
+    pub open_timeout: Option<Duration>,
+}
+
+/// Holds the rules of one server's pool; `C` is the connection itself.
+///
+/// ```text
+///            ready                    close
+/// Paused <-----------> Ready   any ---------> Closed
+///            clear
+/// ```
+#[derive(Debug)]
+pub struct Pool<C> {
+    config: PoolConfig,
+    state: State,
+    generation: u64,
+    next_id: u64,
+    slots: Slots<C>,
+    /// By number of arrival: first come, first served.
+    waiters: BTreeMap<WaiterId, Waiter>,
+    waiter_deadlines: BTreeSet<(Instant, WaiterId)>,
+    next_waiter: u64,
+    /// No connection is opened for `minPoolSize` before this moment, after one has failed.
+    refill_at: Option<Instant>,
+    actions: VecDeque<Action<C>>,
+    events: VecDeque<PoolEvent>,
+    record_events: bool,
+    created: u64,
+    closed: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    Paused { cause: Option<Error> },
+    Ready,
+    Closed,
+}
+
+#[derive(Debug)]
+struct Waiter {
+    since: Instant,
+    deadline: Option<Deadline>,
+}
+
+/// Names one waiting caller; grows with the order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WaiterId(pub u64);
+
+/// Is the answer to somebody who asks for a connection.
+#[derive(Debug)]
+pub enum Checkout<C> {
+    /// Here it is.
+    Lent {
+        /// Its name in the pool.
+        lease: Lease,
+        /// The connection.
+        connection: C,
+        /// It has been idle so long that it should be looked at first; if it is dead, `handle_dead_on_look` takes this
+        /// place in the queue.
+        look: Option<WaiterId>,
+    },
+    /// None is free; an action will tell this waiter.
+    Waiting(WaiterId),
+    /// None will be.
+    Refused(Error),
+}
+
+/// Is a wish of the pool.
+#[derive(Debug)]
+pub enum Action<C> {
+    /// Open a connection, and say how it went with `handle_opened` or `handle_open_failed`.
+    Open(Lease),
+    /// Close a connection.
+    Close(Lease, C),
+    /// Give a connection to a waiter.
+    Deliver {
+        /// Who gets it.
+        waiter: WaiterId,
+        /// Its name in the pool.
+        lease: Lease,
+        /// The connection.
+        connection: C,
+    },
+    /// Tell a waiter that there will be none.
+    Refuse(WaiterId, Error),
+    /// Make whoever opens, uses or drains this connection stop, with this error.
+    Interrupt(Lease, Error),
+    /// Read and drop the reply that is outstanding; then `handle_checkin`.
+    Drain(Lease, C),
+}
+
+/// Says in which state a connection comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Nothing is outstanding.
+    Good,
+    /// A command was abandoned: its reply is still to come.
+    ReplyOutstanding,
+    /// It can't be used any more.
+    Broken,
+}
+
+/// A connection that was idle longer than this is looked at before it is lent.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a late reply is waited for before its connection is given up.
+pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long nothing is opened for `minPoolSize` alone after an attempt failed.
+const REFILL_PAUSE: Duration = Duration::from_secs(1);
+
+/// How many callers may wait for one pool's connections.
+pub(super) const WAITERS_MAX: usize = 100_000;
+
+impl<C> Pool<C> {
+    /// Makes a pool that is paused.
+    pub fn new(config: PoolConfig) -> Self {
+        Self {
+            config,
+            state: State::Paused { cause: None },
+            generation: 0,
+            next_id: 1,
+            slots: Slots::new(),
+            waiters: BTreeMap::new(),
+            waiter_deadlines: BTreeSet::new(),
+            next_waiter: 0,
+            refill_at: None,
+            actions: VecDeque::new(),
+            events: VecDeque::new(),
+            record_events: false,
+            created: 0,
+            closed: 0,
+        }
+    }
+
+    /// Says whether events are wanted; without, none are made.
+    pub fn record_events(&mut self, wanted: bool) {
+        self.record_events = wanted;
+    }
+
+    /// Somebody asks for a connection.
+    pub fn handle_checkout(&mut self, deadline: Option<Deadline>, now: Instant) -> Checkout<C> {
+        self.event(|| PoolEvent::CheckOutStarted);
+        match &self.state {
+            State::Ready => {}
+            State::Paused { cause } => {
+                let error = cleared(cause.as_ref());
+                return Checkout::Refused(self.checkout_failed(error, CheckOutFailure::ConnectionError, Duration::ZERO));
+            }
+            State::Closed => return Checkout::Refused(self.checkout_failed(closed(), CheckOutFailure::PoolClosed, Duration::ZERO)),
+        }
+        if self.waiters.is_empty()
+            && let Some((lease, connection, since)) = self.take_usable(now)
+        {
+            return self.lend(lease, connection, now.saturating_duration_since(since));
+        }
+        if self.waiters.len() >= WAITERS_MAX {
+            let error = Error::new(ErrorKind::TooManyWaiters, "too many callers wait for a connection")
+                .at(Stage::Checkout)
+                .against("WAITERS_MAX", LimitValue::Count(WAITERS_MAX as u64));
+            return Checkout::Refused(self.checkout_failed(error, CheckOutFailure::ConnectionError, Duration::ZERO));
+        }
+        let waiter = self.next_ticket();
+        self.enqueue(waiter, Waiter { since: now, deadline });
+        self.fill(now);
+        Checkout::Waiting(waiter)
+    }
+
+    /// A connection that was lent to be looked at is dead: its caller goes on asking, in the place it had.
+    ///
+    /// Returns what [`handle_checkout`](Self::handle_checkout) would.
+    pub fn handle_dead_on_look(&mut self, lease: Lease, connection: C, ticket: WaiterId, deadline: Option<Deadline>, now: Instant) -> Checkout<C> {
+        self.release(lease);
+        self.close(lease, connection, CloseReason::Error);
+        match &self.state {
+            State::Ready => {}
+            State::Paused { cause } => {
+                let error = cleared(cause.as_ref());
+                return Checkout::Refused(self.checkout_failed(error, CheckOutFailure::ConnectionError, Duration::ZERO));
+            }
+            State::Closed => return Checkout::Refused(self.checkout_failed(closed(), CheckOutFailure::PoolClosed, Duration::ZERO)),
+        }
+        if let Some((lease, connection, since)) = self.take_usable(now) {
+            return self.lend(lease, connection, now.saturating_duration_since(since));
+        }
+        self.enqueue(ticket, Waiter { since: now, deadline });
+        self.fill(now);
+        Checkout::Waiting(ticket)
+    }
+
+    /// A waiter went away.
+    pub fn handle_cancel(&mut self, waiter: WaiterId, now: Instant) {
+        if let Some(gone) = self.dequeue(waiter) {
+            let error = Error::new(ErrorKind::Timeout, "the caller went away").at(Stage::Checkout);
+            self.checkout_failed(error, CheckOutFailure::Timeout, now.saturating_duration_since(gone.since));
+        }
+    }
+
+    /// A connection is open, greeted and authenticated.
+    pub fn handle_opened(&mut self, lease: Lease, connection: C, now: Instant) {
+        let Some(Opening { since, aborted }) = self.slots.take_opening(lease) else {
+            tracing::error!(id = lease.id, "a connection is open that was not being opened");
+            return self.actions.push_back(Action::Close(lease, connection));
+        };
+        match self.obsolete(lease) {
+            Some(reason) => self.close(lease, connection, reason),
+            None if aborted => self.close(lease, connection, CloseReason::Error),
+            None => {
+                let duration = now.saturating_duration_since(since);
+                self.event(|| PoolEvent::ConnectionReady { connection_id: lease.id, duration });
+                self.settle(lease, connection, now);
+            }
+        }
+        self.fill(now);
+    }
+
+    /// A connection could not be opened: whoever has waited longest is told why.
+    ///
+    /// Opens nothing itself, so that the error can first do its work on the server's state; `handle_refill` follows.
+    pub fn handle_open_failed(&mut self, lease: Lease, error: &Error, now: Instant) {
+        if self.slots.take_opening(lease).is_none() {
+            return tracing::error!(id = lease.id, "a connection failed to open that was not being opened");
+        }
+        let stale = self.obsolete(lease);
+        self.closed(lease, stale.unwrap_or(CloseReason::Error));
+        if stale.is_some() {
+            return;
+        }
+        self.refill_at = Some(now + REFILL_PAUSE);
+        if let Some(waiter) = self.waiters.keys().next().copied() {
+            self.refuse(waiter, error.clone(), CheckOutFailure::ConnectionError, now);
+        }
+    }
+
+    /// Whatever should be opened may be opened now.
+    pub fn handle_refill(&mut self, now: Instant) {
+        self.fill(now);
+    }
+
+    /// A connection comes back, from a caller or from the draining of a late reply.
+    pub fn handle_checkin(&mut self, lease: Lease, connection: C, health: Health, now: Instant) {
+        let Some(Lent { interrupted, in_use }) = self.slots.take_lent(lease) else {
+            tracing::error!(id = lease.id, "a connection comes back that was not lent");
+            return self.actions.push_back(Action::Close(lease, connection));
+        };
+        if in_use {
+            self.event(|| PoolEvent::CheckedIn { connection_id: lease.id });
+        }
+        let obsolete = self.obsolete(lease);
+        match (health, obsolete) {
+            (_, Some(reason)) => self.close(lease, connection, reason),
+            (Health::Broken, None) => self.close(lease, connection, CloseReason::Error),
+            (Health::Good | Health::ReplyOutstanding, None) if interrupted => self.close(lease, connection, CloseReason::Error),
+            (Health::ReplyOutstanding, None) => {
+                self.slots.drain(lease, now + DRAIN_LIMIT);
+                self.actions.push_back(Action::Drain(lease, connection));
+            }
+            (Health::Good, None) => self.settle(lease, connection, now),
+        }
+        self.fill(now);
+    }
+
+    /// The server has answered a check: connections may be opened and lent.
+    pub fn handle_ready(&mut self, now: Instant) {
+        match self.state {
+            State::Paused { .. } => {
+                self.state = State::Ready;
+                self.refill_at = None;
+                self.event(|| PoolEvent::PoolReady);
+                self.fill(now);
+            }
+            State::Ready | State::Closed => {}
+        }
+    }
+
+    /// All connections up to now are obsolete; nobody gets one before the next `handle_ready`.
+    pub fn handle_clear(&mut self, cause: &Error, interrupt_in_use: bool, now: Instant) {
+        let was_ready = match self.state {
+            State::Closed => return,
+            State::Ready => true,
+            State::Paused { .. } => false,
+        };
+        self.generation += 1;
+        self.state = State::Paused { cause: Some(cause.clone()) };
+        if was_ready {
+            let cause = cause.clone();
+            self.event(|| PoolEvent::PoolCleared { interrupt_in_use, cause });
+        }
+        let error = cleared(Some(cause));
+        for waiter in self.waiters.keys().copied().collect::<Vec<_>>() {
+            self.refuse(waiter, error.clone(), CheckOutFailure::ConnectionError, now);
+        }
+        self.close_idle(CloseReason::Stale);
+        if interrupt_in_use {
+            let current = self.generation;
+            let interrupted = interrupted(cause);
+            let leases = self.slots.interrupt(|slot| match slot {
+                Slot::Opening { generation, .. } => *generation < current,
+                Slot::InUse { lease, .. } | Slot::Draining { lease, .. } => lease.generation < current,
+                Slot::Free | Slot::Idle { .. } => false,
+            });
+            self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, interrupted.clone())));
+        }
+    }
+
+    /// The machine was suspended: connections that were idle meanwhile are not trusted.
+    pub fn handle_resumed(&mut self, now: Instant) {
+        self.close_idle(CloseReason::Idle);
+        self.fill(now);
+    }
+
+    /// The pool ends: waiters are refused, idle connections closed, and lent ones when they come back.
+    pub fn handle_close(&mut self, now: Instant) {
+        if matches!(self.state, State::Closed) {
+            return;
+        }
+        self.state = State::Closed;
+        for waiter in self.waiters.keys().copied().collect::<Vec<_>>() {
+            self.refuse(waiter, closed(), CheckOutFailure::PoolClosed, now);
+        }
+        self.close_idle(CloseReason::PoolClosed);
+        let ended = closed();
+        let leases = self.slots.interrupt(|slot| matches!(slot, Slot::Opening { .. } | Slot::Draining { .. }));
+        self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, ended.clone())));
+        self.event(|| PoolEvent::PoolClosed);
+    }
+
+    /// Does what time asks for.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((at, waiter)) = self.waiter_deadlines.first().copied()
+            && at <= now
+        {
+            let deadline = self.waiters.get(&waiter).and_then(|waiter| waiter.deadline);
+            let error = match deadline {
+                Some(deadline) => deadline.error(Stage::Checkout, now),
+                None => Error::new(ErrorKind::Internal, "a waiter without a deadline has timed out"),
+            };
+            let stats = self.stats();
+            let text = format!("{}: of {} connections {} are in use, {} opening, {} waiting for late replies; {} callers wait", error.message(), stats.total(), stats.in_use, stats.opening, stats.draining, stats.waiting);
+            let told = Error::new(ErrorKind::Timeout, text).at(Stage::Checkout);
+            let told = match error.limit() {
+                Some(limit) => told.after(error.elapsed().unwrap_or_default()).against(limit.name, limit.value),
+                None => told,
+            };
+            self.refuse(waiter, told, CheckOutFailure::Timeout, now);
+        }
+        if let Some(limit) = self.config.max_idle_time {
+            while self.slots.oldest_since().is_some_and(|since| since + limit <= now) {
+                if let Some((lease, connection, _)) = self.slots.oldest() {
+                    self.close(lease, connection, CloseReason::Idle);
+                }
+            }
+        }
+        let late = self.slots.interrupt(|slot| match slot {
+            Slot::Opening { deadline, .. } => deadline.is_some_and(|deadline| deadline <= now),
+            Slot::Draining { deadline, .. } => *deadline <= now,
+            Slot::Free | Slot::Idle { .. } | Slot::InUse { .. } => false,
+        });
+        for lease in late {
+            let error = Error::new(ErrorKind::Interrupted, "given up after its time");
+            self.actions.push_back(Action::Interrupt(lease, error));
+        }
+        if self.refill_at.is_some_and(|at| at <= now) {
+            self.refill_at = None;
+        }
+        self.fill(now);
+    }
+
+    /// Takes the next wish.
+    pub fn poll_action(&mut self) -> Option<Action<C>> {
+        self.actions.pop_front()
+    }
+
+    /// Takes the next event.
+    pub fn poll_event(&mut self) -> Option<PoolEvent> {
+        self.events.pop_front()
+    }
+
+    /// Says when `handle_timeout` is due, and for what.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let waiter = self.waiter_deadlines.first().map(|(at, _)| (*at, "waitQueueTimeoutMS"));
+        let idle = self.config.max_idle_time.and_then(|limit| Some((self.slots.oldest_since()? + limit, "maxIdleTimeMS")));
+        let refill = self.refill_at.filter(|_| self.below_min()).map(|at| (at, "minPoolSize"));
+        let slots = self.slots.iter().filter_map(|(_, slot)| match slot {
+            Slot::Opening { deadline: Some(deadline), aborted: false, .. } => Some((*deadline, "opening")),
+            Slot::Draining { deadline, interrupted: false, .. } => Some((*deadline, "draining")),
+            Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } | Slot::InUse { .. } | Slot::Draining { .. } => None,
+        });
+        let busy = if self.slots.opening + self.slots.draining > 0 { slots.min() } else { None };
+        [waiter, idle, refill, busy].into_iter().flatten().min()
+    }
+
+    /// Counts what the pool holds.
+    pub fn stats(&self) -> PoolStats {
+        PoolStats {
+            opening: self.slots.opening,
+            idle: self.slots.idle_count(),
+            in_use: self.slots.in_use,
+            draining: self.slots.draining,
+            waiting: self.waiters.len(),
+            generation: self.generation,
+            created: self.created,
+            closed: self.closed,
+            ready: matches!(self.state, State::Ready),
+        }
+    }
+
+    /// Gives a connection that is good to the first waiter, or lets it rest.
+    fn settle(&mut self, lease: Lease, connection: C, now: Instant) {
+        let first = self.waiters.keys().next().copied();
+        match first.and_then(|waiter| Some((waiter, self.dequeue(waiter)?))) {
+            Some((waiter, asked)) => {
+                self.slots.lend(lease);
+                let duration = now.saturating_duration_since(asked.since);
+                self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration });
+                self.actions.push_back(Action::Deliver { waiter, lease, connection });
+            }
+            None => self.slots.rest(lease, connection, now),
+        }
+    }
+
+    fn lend(&mut self, lease: Lease, connection: C, idle: Duration) -> Checkout<C> {
+        self.slots.lend(lease);
+        self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration: Duration::ZERO });
+        let look = (idle > LOOK_AFTER).then(|| self.next_ticket());
+        Checkout::Lent { lease, connection, look }
+    }
+
+    fn next_ticket(&mut self) -> WaiterId {
+        self.next_waiter += 1;
+        WaiterId(self.next_waiter - 1)
+    }
+
+    fn release(&mut self, lease: Lease) {
+        let lent = self.slots.take_lent(lease);
+        debug_assert!(lent.is_some(), "connection {} was not lent", lease.id);
+    }
+
+    /// Takes the newest idle connection that has not been idle for too long.
+    fn take_usable(&mut self, now: Instant) -> Option<(Lease, C, Instant)> {
+        loop {
+            let (lease, connection, since) = self.slots.newest()?;
+            let perished = self.config.max_idle_time.is_some_and(|limit| since + limit <= now);
+            if !perished {
+                return Some((lease, connection, since));
+            }
+            self.close(lease, connection, CloseReason::Idle);
+        }
+    }
+
+    /// Opens what is missing: for those who wait first, then for `minPoolSize`.
+    fn fill(&mut self, now: Instant) {
+        if !matches!(self.state, State::Ready) {
+            return;
+        }
+        let max = self.config.max_size.map_or(usize::MAX, |max| max as usize);
+        while self.slots.opening < self.config.max_connecting as usize && self.slots.total() < max {
+            let for_waiter = self.slots.opening < self.waiters.len();
+            let for_min = self.below_min() && self.refill_at.is_none_or(|at| at <= now);
+            if !for_waiter && !for_min {
+                break;
+            }
+            let id = self.next_id;
+            self.next_id += 1;
+            self.created += 1;
+            let deadline = self.config.open_timeout.map(|limit| now + limit);
+            let lease = self.slots.open(id, self.generation, now, deadline);
+            self.event(|| PoolEvent::ConnectionCreated { connection_id: id });
+            self.actions.push_back(Action::Open(lease));
+        }
+    }
+
+    fn below_min(&self) -> bool {
+        matches!(self.state, State::Ready) && self.slots.total() < self.config.min_size as usize
+    }
+
+    fn obsolete(&self, lease: Lease) -> Option<CloseReason> {
+        match self.state {
+            State::Closed => Some(CloseReason::PoolClosed),
+            State::Paused { .. } | State::Ready if lease.generation < self.generation => Some(CloseReason::Stale),
+            State::Paused { .. } | State::Ready => None,
+        }
+    }
+
+    fn close_idle(&mut self, reason: CloseReason) {
+        while let Some((lease, connection, _)) = self.slots.oldest() {
+            self.close(lease, connection, reason);
+        }
+    }
+
+    fn close(&mut self, lease: Lease, connection: C, reason: CloseReason) {
+        self.closed(lease, reason);
+        self.actions.push_back(Action::Close(lease, connection));
+    }
+
+    fn closed(&mut self, lease: Lease, reason: CloseReason) {
+        self.closed += 1;
+        self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason });
+    }
+
+    fn enqueue(&mut self, id: WaiterId, waiter: Waiter) {
+        if let Some(deadline) = waiter.deadline {
+            self.waiter_deadlines.insert((deadline.at, id));
+        }
+        self.waiters.insert(id, waiter);
+    }
+
+    fn dequeue(&mut self, id: WaiterId) -> Option<Waiter> {
+        let waiter = self.waiters.remove(&id)?;
+        if let Some(deadline) = waiter.deadline {
+            self.waiter_deadlines.remove(&(deadline.at, id));
+        }
+        Some(waiter)
+    }
+
+    fn refuse(&mut self, id: WaiterId, error: Error, reason: CheckOutFailure, now: Instant) {
+        if let Some(waiter) = self.dequeue(id) {
+            let error = self.checkout_failed(error, reason, now.saturating_duration_since(waiter.since));
+            self.actions.push_back(Action::Refuse(id, error));
+        }
+    }
+
+    fn checkout_failed(&mut self, error: Error, reason: CheckOutFailure, duration: Duration) -> Error {
+        let told = error.clone();
+        self.event(|| PoolEvent::CheckOutFailed { reason, duration, error: told });
+        error
+    }
+
+    fn event(&mut self, make: impl FnOnce() -> PoolEvent) {
+        if self.record_events {
+            self.events.push_back(make());
+        }
+    }
+}
+
+/// The error of those who asked a pool that is paused (CMAP, "PoolClearedError"): retryable, and no fault of the server's.
+fn cleared(cause: Option<&Error>) -> Error {
+    let error = match cause {
+        Some(cause) => Error::new(ErrorKind::PoolCleared, format!("the pool was cleared because of: {cause}")).because(cause.clone()),
+        None => Error::new(ErrorKind::PoolCleared, "the pool is paused: its server has not been checked yet"),
+    };
+    error.at(Stage::Checkout).with_label("RetryableError")
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::PoolClosed, "the pool is closed").at(Stage::Checkout)
+}
+
+fn interrupted(cause: &Error) -> Error {
+    Error::new(ErrorKind::Interrupted, format!("interrupted, because the server stopped answering: {cause}"))
+        .because(cause.clone())
+        .with_label("RetryableError")
+}

@@ -1,0 +1,16 @@
+//! Who gets which connection, and when is one opened or closed?
+//!
+//! The rules of connection-monitoring-and-pooling, without sockets: [`Pool`] is handed facts and the time and hands back
+//! wishes. Its payload `C` is the connection itself. How a connection is opened, looked at or drained is not decided
+//! here, nor what an error means for the server (`topology::fault`).
+
+mod event;
+mod machine;
+mod slots;
+
+pub use event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
+pub use machine::{Action, Checkout, Health, Pool, PoolConfig, WaiterId};
+pub use slots::Lease;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+//! In which state is each connection of a pool?
+//!
+//! A table of slots, one per connection, indexed by the [`Lease`] that travels with it: no search on the hot path.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// Names one connection of one pool: its place, its number, its generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// The place in the pool's table.
+    pub slot: usize,
+    /// The connection's number, from 1.
+    pub id: u64,
+    /// The pool's generation when it was made.
+    pub generation: u64,
+}
+
+/// ```text
+///          opened                 delivered
+/// Opening --------> Idle  <-------------------> InUse
+///    |      \         |         checked in        |  \ reply outstanding
+///    |       \        |                           |   v
+///    |        \       |                           |  Draining --> Idle / InUse
+///    +---------+------+---------- closed ---------+-----+
+/// ```
+#[derive(Debug)]
+pub(super) enum Slot<C> {
+    Free,
+    Opening { id: u64, generation: u64, since: Instant, deadline: Option<Instant>, aborted: bool },
+    Idle { lease: Lease, connection: C, since: Instant },
+    InUse { lease: Lease, interrupted: bool },
+    Draining { lease: Lease, deadline: Instant, interrupted: bool },
+}
+
+/// What is known of a connection that was being opened.
+pub(super) struct Opening {
+    pub(super) since: Instant,
+    pub(super) aborted: bool,
+}
+
+/// What is known of a connection that was lent, or whose late reply was being drained.
+pub(super) struct Lent {
+    pub(super) interrupted: bool,
+    pub(super) in_use: bool,
+}
+
+/// Holds the slots, the order of the idle ones, and counts.
+#[derive(Debug)]
+pub(super) struct Slots<C> {
+    table: Vec<Slot<C>>,
+    free: Vec<usize>,
+    /// Oldest first; the newest is lent first.
+    idle: VecDeque<usize>,
+    pub(super) opening: usize,
+    pub(super) in_use: usize,
+    pub(super) draining: usize,
+}
+
+impl<C> Slots<C> {
+    pub(super) fn new() -> Self {
+        Self { table: Vec::new(), free: Vec::new(), idle: VecDeque::new(), opening: 0, in_use: 0, draining: 0 }
+    }
+
+    pub(super) fn total(&self) -> usize {
+        self.opening + self.idle.len() + self.in_use + self.draining
+    }
+
+    pub(super) fn idle_count(&self) -> usize {
+        self.idle.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &Slot<C>)> {
+        self.table.iter().enumerate()
+    }
+
+    pub(super) fn open(&mut self, id: u64, generation: u64, since: Instant, deadline: Option<Instant>) -> Lease {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.table.push(Slot::Free);
+            self.table.len() - 1
+        });
+        self.opening += 1;
+        self.put(slot, Slot::Opening { id, generation, since, deadline, aborted: false });
+        Lease { slot, id, generation }
+    }
+
+    /// Takes out a slot that is opening this connection; any other is left alone.
+    pub(super) fn take_opening(&mut self, lease: Lease) -> Option<Opening> {
+        match self.table.get(lease.slot)? {
+            Slot::Opening { id, since, aborted, .. } if *id == lease.id => {
+                let opening = Opening { since: *since, aborted: *aborted };
+                self.opening -= 1;
+                self.vacate(lease.slot);
+                Some(opening)
+            }
+            Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } | Slot::InUse { .. } | Slot::Draining { .. } => None,
+        }
+    }
+
+    /// Takes out the slot of a connection that is lent or drained; any other is left alone.
+    pub(super) fn take_lent(&mut self, lease: Lease) -> Option<Lent> {
+        let lent = match self.table.get(lease.slot)? {
+            Slot::InUse { lease: own, interrupted } if *own == lease => Lent { interrupted: *interrupted, in_use: true },
+            Slot::Draining { lease: own, interrupted, .. } if *own == lease => Lent { interrupted: *interrupted, in_use: false },
+            Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } | Slot::InUse { .. } | Slot::Draining { .. } => return None,
+        };
+        match lent.in_use {
+            true => self.in_use -= 1,
+            false => self.draining -= 1,
+        }
+        self.vacate(lease.slot);
+        Some(lent)
+    }
+
+    /// Moves a connection that is not in the table as Idle into the idle ones.
+    pub(super) fn rest(&mut self, lease: Lease, connection: C, since: Instant) {
+        self.occupy(lease.slot);
+        self.idle.push_back(lease.slot);
+        self.put(lease.slot, Slot::Idle { lease, connection, since });
+    }
+
+    pub(super) fn lend(&mut self, lease: Lease) {
+        self.occupy(lease.slot);
+        self.in_use += 1;
+        self.put(lease.slot, Slot::InUse { lease, interrupted: false });
+    }
+
+    pub(super) fn drain(&mut self, lease: Lease, deadline: Instant) {
+        self.occupy(lease.slot);
+        self.draining += 1;
+        self.put(lease.slot, Slot::Draining { lease, deadline, interrupted: false });
+    }
+
+    /// Takes the connection that came back last.
+    pub(super) fn newest(&mut self) -> Option<(Lease, C, Instant)> {
+        let slot = self.idle.pop_back()?;
+        self.take_idle(slot)
+    }
+
+    /// Takes the connection that has been idle longest.
+    pub(super) fn oldest(&mut self) -> Option<(Lease, C, Instant)> {
+        let slot = self.idle.pop_front()?;
+        self.take_idle(slot)
+    }
+
+    pub(super) fn oldest_since(&self) -> Option<Instant> {
+        match self.table.get(*self.idle.front()?)? {
+            Slot::Idle { since, .. } => Some(*since),
+            Slot::Free | Slot::Opening { .. } | Slot::InUse { .. } | Slot::Draining { .. } => None,
+        }
+    }
+
+    /// Marks slots that `wanted` picks as interrupted, and returns their leases.
+    pub(super) fn interrupt(&mut self, wanted: impl Fn(&Slot<C>) -> bool) -> Vec<Lease> {
+        let mut leases = Vec::new();
+        for (index, slot) in self.table.iter_mut().enumerate() {
+            if !wanted(slot) {
+                continue;
+            }
+            match slot {
+                Slot::InUse { lease, interrupted } | Slot::Draining { lease, interrupted, .. } if !*interrupted => {
+                    *interrupted = true;
+                    leases.push(*lease);
+                }
+                Slot::Opening { id, generation, aborted, .. } if !*aborted => {
+                    *aborted = true;
+                    leases.push(Lease { slot: index, id: *id, generation: *generation });
+                }
+                Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } | Slot::InUse { .. } | Slot::Draining { .. } => {}
+            }
+        }
+        leases
+    }
+
+    fn take_idle(&mut self, slot: usize) -> Option<(Lease, C, Instant)> {
+        let place = self.table.get_mut(slot)?;
+        match std::mem::replace(place, Slot::Free) {
+            Slot::Idle { lease, connection, since } => {
+                self.free.push(slot);
+                Some((lease, connection, since))
+            }
+            other @ (Slot::Free | Slot::Opening { .. } | Slot::InUse { .. } | Slot::Draining { .. }) => {
+                *place = other;
+                None
+            }
+        }
+    }
+
+    fn vacate(&mut self, slot: usize) {
+        self.put(slot, Slot::Free);
+        self.free.push(slot);
+    }
+
+    /// A slot that was just taken is at the end of the free list: taking it back is constant time.
+    fn occupy(&mut self, slot: usize) {
+        match self.free.iter().rposition(|free| *free == slot) {
+            Some(place) => {
+                self.free.swap_remove(place);
+            }
+            None => debug_assert!(false, "slot {slot} is occupied"),
+        }
+    }
+
+    fn put(&mut self, slot: usize, state: Slot<C>) {
+        if let Some(place) = self.table.get_mut(slot) {
+            *place = state;
+        }
+    }
+}

@@ -1,0 +1,499 @@
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use super::machine::DRAIN_LIMIT;
+use super::*;
+use crate::error::{Error, ErrorKind};
+use crate::op::deadline::Deadline;
+
+type Number = u64;
+
+fn config() -> PoolConfig {
+    PoolConfig { max_size: Some(2), min_size: 0, max_connecting: 2, max_idle_time: None, open_timeout: None }
+}
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// A pool with the things a test asks for again and again.
+struct Bench {
+    pool: Pool<Number>,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(config: PoolConfig) -> Self {
+        let mut pool = Pool::new(config);
+        pool.record_events(true);
+        Self { pool, now: Instant::now() }
+    }
+
+    fn ready(config: PoolConfig) -> Self {
+        let mut bench = Self::new(config);
+        bench.pool.handle_ready(bench.now);
+        bench
+    }
+
+    fn wait(&mut self) -> WaiterId {
+        self.wait_until(None)
+    }
+
+    fn wait_until(&mut self, limit: Option<Duration>) -> WaiterId {
+        match self.pool.handle_checkout(Deadline::maybe("waitQueueTimeoutMS", limit, self.now), self.now) {
+            Checkout::Waiting(waiter) => waiter,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn lent(&mut self) -> (Lease, Number, Option<WaiterId>) {
+        match self.pool.handle_checkout(None, self.now) {
+            Checkout::Lent { lease, connection, look } => (lease, connection, look),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refused(&mut self) -> Error {
+        match self.pool.handle_checkout(None, self.now) {
+            Checkout::Refused(error) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn actions(&mut self) -> Vec<Action<Number>> {
+        std::iter::from_fn(|| self.pool.poll_action()).collect()
+    }
+
+    fn text(&mut self) -> String {
+        self.actions().iter().map(describe).collect::<Vec<_>>().join(" ")
+    }
+
+    fn opens(&mut self) -> Vec<Lease> {
+        self.actions().iter().filter_map(|action| if let Action::Open(lease) = action { Some(*lease) } else { None }).collect()
+    }
+
+    /// Lends a fresh connection to one caller.
+    fn lend_new(&mut self) -> Lease {
+        let waiter = self.wait();
+        let open = self.opens()[0];
+        self.pool.handle_opened(open, open.id, self.now);
+        assert_eq!(self.text(), format!("deliver {} to {}", open.id, waiter.0));
+        open
+    }
+
+    fn later(&mut self, span: Duration) {
+        self.now += span;
+        self.pool.handle_timeout(self.now);
+    }
+}
+
+fn describe(action: &Action<Number>) -> String {
+    match action {
+        Action::Open(lease) => format!("open {}", lease.id),
+        Action::Close(_, connection) => format!("close {connection}"),
+        Action::Deliver { waiter, connection, .. } => format!("deliver {connection} to {}", waiter.0),
+        Action::Refuse(waiter, error) => format!("refuse {} {:?}", waiter.0, error.kind()),
+        Action::Interrupt(lease, _) => format!("interrupt {}", lease.id),
+        Action::Drain(_, connection) => format!("drain {connection}"),
+    }
+}
+
+#[test]
+fn paused_pool_refuses_checkout() {
+    let mut bench = Bench::new(config());
+    assert_eq!(bench.refused().kind(), ErrorKind::PoolCleared);
+    assert!(bench.refused().has_label("RetryableError"));
+    assert_eq!(bench.text(), "");
+}
+
+#[test]
+fn closed_pool_refuses_checkout_and_closes_what_comes_back() {
+    let mut bench = Bench::ready(config());
+    let lease = bench.lend_new();
+    bench.pool.handle_close(bench.now);
+    assert_eq!(bench.refused().kind(), ErrorKind::PoolClosed);
+    bench.pool.handle_checkin(lease, lease.id, Health::Good, bench.now);
+    assert_eq!(bench.text(), "close 1");
+    assert_eq!(bench.pool.stats().total(), 0);
+}
+
+#[test]
+fn waiters_are_served_in_order() {
+    let mut bench = Bench::ready(config());
+    let waiters: Vec<_> = (0..4).map(|_| bench.wait()).collect();
+    let opens = bench.opens();
+    assert_eq!(opens.len(), 2, "maxPoolSize");
+    bench.pool.handle_opened(opens[1], 2, bench.now);
+    bench.pool.handle_opened(opens[0], 1, bench.now);
+    assert_eq!(bench.text(), "deliver 2 to 0 deliver 1 to 1");
+    bench.pool.handle_checkin(opens[0], 1, Health::Good, bench.now);
+    bench.pool.handle_checkin(opens[1], 2, Health::Good, bench.now);
+    assert_eq!(bench.text(), format!("deliver 1 to {} deliver 2 to {}", waiters[2].0, waiters[3].0));
+}
+
+#[test]
+fn max_connecting_holds_and_checkin_serves_who_waits() {
+    let mut bench = Bench::ready(PoolConfig { max_size: Some(10), max_connecting: 1, ..config() });
+    let lease = bench.lend_new();
+    bench.wait();
+    bench.wait();
+    assert_eq!(bench.text(), "open 2");
+    bench.pool.handle_checkin(lease, 1, Health::Good, bench.now);
+    assert_eq!(bench.text(), "deliver 1 to 1");
+    assert_eq!(bench.pool.stats().opening, 1);
+}
+
+#[test]
+fn cancelled_waiter_leaves_in_that_moment_and_its_dial_goes_on() {
+    let mut bench = Bench::ready(config());
+    let waiter = bench.wait_until(Some(ms(100)));
+    let open = bench.opens()[0];
+    bench.pool.handle_cancel(waiter, bench.now);
+    assert_eq!(bench.pool.stats().waiting, 0);
+    assert_eq!(bench.pool.poll_timeout(), None);
+    bench.pool.handle_opened(open, 1, bench.now);
+    assert_eq!(bench.pool.stats().idle, 1);
+    assert_eq!(bench.text(), "");
+}
+
+#[test]
+fn waiter_times_out_exactly_and_says_why() {
+    let mut bench = Bench::ready(config());
+    bench.wait_until(Some(ms(100)));
+    bench.opens();
+    assert_eq!(bench.pool.poll_timeout(), Some((bench.now + ms(100), "waitQueueTimeoutMS")));
+    bench.later(ms(99));
+    assert_eq!(bench.text(), "");
+    bench.later(ms(1));
+    match bench.actions().as_slice() {
+        [Action::Refuse(_, error)] => {
+            let text = error.to_string();
+            assert!(text.contains("timed out after 100 ms") && text.contains("waitQueueTimeoutMS of 100 ms") && text.contains("1 opening"), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(bench.pool.poll_timeout(), None);
+}
+
+#[test]
+fn newest_idle_connection_is_lent_and_old_ones_are_looked_at() {
+    let mut bench = Bench::ready(config());
+    let one = bench.lend_new();
+    let two = bench.lend_new();
+    bench.pool.handle_checkin(two, 2, Health::Good, bench.now);
+    bench.pool.handle_checkin(one, 1, Health::Good, bench.now);
+    bench.now += ms(1000);
+    assert_eq!(bench.lent(), (one, 1, None));
+    bench.now += ms(1);
+    let (lease, connection, look) = bench.lent();
+    assert_eq!(connection, 2);
+    let later = bench.wait();
+    let ticket = look.expect("looked at");
+    match bench.pool.handle_dead_on_look(lease, connection, ticket, None, bench.now) {
+        Checkout::Waiting(waiter) => assert!(waiter < later, "the place in the queue is kept"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(bench.text(), "close 2 open 3");
+}
+
+#[test]
+fn clear_refuses_waiters_at_once_and_makes_the_rest_stale() {
+    let mut bench = Bench::ready(config());
+    let lent = bench.lend_new();
+    bench.wait();
+    let open = bench.opens()[0];
+    bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "reset"), false, bench.now);
+    match bench.actions().as_slice() {
+        [Action::Refuse(_, error)] => assert!(error.to_string().contains("reset"), "{error}"),
+        other => panic!("{other:?}"),
+    }
+    bench.pool.handle_ready(bench.now);
+    bench.pool.handle_opened(open, 2, bench.now);
+    bench.pool.handle_checkin(lent, 1, Health::Good, bench.now);
+    assert_eq!(bench.text(), "close 2 close 1");
+    assert_eq!(bench.pool.stats().generation, 1);
+}
+
+#[test]
+fn clear_with_interrupt_hits_older_generations_only() {
+    let mut bench = Bench::ready(PoolConfig { max_size: Some(5), ..config() });
+    let lent = bench.lend_new();
+    bench.wait();
+    let open = bench.opens()[0];
+    let cause = Error::new(ErrorKind::Timeout, "silent");
+    bench.pool.handle_clear(&cause, true, bench.now);
+    assert_eq!(bench.text(), format!("refuse 1 PoolCleared interrupt {} interrupt {}", lent.id, open.id));
+    bench.pool.handle_clear(&cause, true, bench.now);
+    assert_eq!(bench.text(), "", "interrupted once");
+    bench.pool.handle_ready(bench.now);
+    bench.pool.handle_open_failed(open, &cause, bench.now);
+    bench.pool.handle_checkin(lent, 1, Health::Good, bench.now);
+    assert_eq!(bench.text(), "close 1");
+}
+
+#[test]
+fn late_reply_is_drained_and_the_connection_goes_back() {
+    let mut bench = Bench::ready(PoolConfig { max_size: Some(1), ..config() });
+    let lease = bench.lend_new();
+    bench.wait();
+    bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);
+    assert_eq!(bench.text(), "drain 1");
+    assert_eq!((bench.pool.stats().draining, bench.pool.stats().total()), (1, 1));
+    bench.pool.handle_checkin(lease, 1, Health::Good, bench.now);
+    assert_eq!(bench.text(), "deliver 1 to 1");
+}
+
+#[test]
+fn reply_that_never_comes_costs_the_connection() {
+    let mut bench = Bench::ready(PoolConfig { max_size: Some(1), ..config() });
+    let lease = bench.lend_new();
+    bench.wait();
+    bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);
+    bench.text();
+    assert_eq!(bench.pool.poll_timeout(), Some((bench.now + DRAIN_LIMIT, "draining")));
+    bench.later(DRAIN_LIMIT);
+    assert_eq!(bench.text(), "interrupt 1");
+    assert_eq!(bench.pool.poll_timeout(), None);
+    bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now);
+    assert_eq!(bench.text(), "close 1 open 2");
+}
+
+#[test]
+fn failed_dial_is_told_to_the_first_waiter_only() {
+    let mut bench = Bench::ready(config());
+    bench.wait();
+    bench.wait();
+    bench.wait();
+    let opens = bench.opens();
+    bench.pool.handle_open_failed(opens[0], &Error::new(ErrorKind::Closed, "refused"), bench.now);
+    assert_eq!(bench.text(), "refuse 0 Closed");
+    bench.pool.handle_refill(bench.now);
+    assert_eq!(bench.text(), "open 3");
+}
+
+#[test]
+fn min_size_is_kept_and_failures_pause_it() {
+    let mut bench = Bench::ready(PoolConfig { min_size: 2, max_connecting: 1, ..config() });
+    let open = bench.opens()[0];
+    bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Closed, "refused"), bench.now);
+    bench.pool.handle_refill(bench.now);
+    assert_eq!(bench.text(), "");
+    assert_eq!(bench.pool.poll_timeout(), Some((bench.now + ms(1000), "minPoolSize")));
+    bench.later(ms(1000));
+    let open = bench.opens()[0];
+    bench.pool.handle_opened(open, 2, bench.now);
+    assert_eq!(bench.text(), "open 3");
+}
+
+#[test]
+fn idle_connections_perish_and_are_replaced() {
+    let mut bench = Bench::ready(PoolConfig { min_size: 1, max_idle_time: Some(ms(500)), ..config() });
+    let open = bench.opens()[0];
+    bench.pool.handle_opened(open, 1, bench.now);
+    assert_eq!(bench.pool.poll_timeout(), Some((bench.now + ms(500), "maxIdleTimeMS")));
+    bench.later(ms(500));
+    assert_eq!(bench.text(), "close 1 open 2");
+}
+
+#[test]
+fn suspension_makes_idle_connections_suspect() {
+    let mut bench = Bench::ready(config());
+    let lease = bench.lend_new();
+    bench.pool.handle_checkin(lease, 1, Health::Good, bench.now);
+    bench.pool.handle_resumed(bench.now);
+    assert_eq!(bench.text(), "close 1");
+    assert_eq!(bench.pool.stats().idle, 0);
+}
+
+#[test]
+fn opening_is_given_up_in_the_end() {
+    let mut bench = Bench::ready(PoolConfig { open_timeout: Some(ms(2000)), ..config() });
+    bench.wait();
+    let open = bench.opens()[0];
+    bench.later(ms(2000));
+    assert_eq!(bench.text(), format!("interrupt {}", open.id));
+    bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Interrupted, "late"), bench.now);
+    assert_eq!(bench.text(), "refuse 0 Interrupted");
+}
+
+#[test]
+fn events_come_in_the_order_of_the_specification() {
+    let mut bench = Bench::ready(config());
+    let lease = bench.lend_new();
+    bench.pool.handle_checkin(lease, 1, Health::Good, bench.now);
+    bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), false, bench.now);
+    bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), false, bench.now);
+    bench.pool.handle_close(bench.now);
+    let names: Vec<_> = std::iter::from_fn(|| bench.pool.poll_event())
+        .map(|event| format!("{event:?}").split([' ', '{']).next().unwrap_or_default().to_owned())
+        .collect();
+    assert_eq!(
+        names.join(" "),
+        "PoolReady CheckOutStarted ConnectionCreated ConnectionReady CheckedOut CheckedIn PoolCleared ConnectionClosed PoolClosed"
+    );
+}
+
+/// Every fact in every state of pool and connection, against the recorded matrix.
+#[test]
+fn states_and_events_match_the_recorded_matrix() {
+    type Step = (&'static str, fn(&mut Bench, Lease));
+    let states: [(&str, fn() -> (Bench, Lease)); 7] = [
+        ("Paused", || {
+            let mut bench = Bench::ready(config());
+            let lease = bench.lend_new();
+            bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now);
+            bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), false, bench.now);
+            (bench, lease)
+        }),
+        ("Ready, empty", || {
+            let mut bench = Bench::ready(config());
+            let lease = bench.lend_new();
+            bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now);
+            (bench, lease)
+        }),
+        ("Ready, Opening", || {
+            let mut bench = Bench::ready(config());
+            bench.wait();
+            let lease = bench.opens()[0];
+            (bench, lease)
+        }),
+        ("Ready, Idle", || {
+            let mut bench = Bench::ready(config());
+            let lease = bench.lend_new();
+            bench.pool.handle_checkin(lease, 1, Health::Good, bench.now);
+            (bench, lease)
+        }),
+        ("Ready, InUse", || {
+            let mut bench = Bench::ready(config());
+            let lease = bench.lend_new();
+            (bench, lease)
+        }),
+        ("Ready, Draining", || {
+            let mut bench = Bench::ready(config());
+            let lease = bench.lend_new();
+            bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);
+            (bench, lease)
+        }),
+        ("Closed", || {
+            let mut bench = Bench::ready(config());
+            let lease = bench.lend_new();
+            bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now);
+            bench.pool.handle_close(bench.now);
+            (bench, lease)
+        }),
+    ];
+    let steps: [Step; 10] = [
+        ("checkout", |bench, _| {
+            let answer = bench.pool.handle_checkout(None, bench.now);
+            drop(answer);
+        }),
+        ("cancel", |bench, _| bench.pool.handle_cancel(WaiterId(0), bench.now)),
+        ("opened", |bench, lease| bench.pool.handle_opened(lease, lease.id, bench.now)),
+        ("open failed", |bench, lease| bench.pool.handle_open_failed(lease, &Error::new(ErrorKind::Closed, "x"), bench.now)),
+        ("ready", |bench, _| bench.pool.handle_ready(bench.now)),
+        ("clear", |bench, _| bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), false, bench.now)),
+        ("clear, interrupt", |bench, _| bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), true, bench.now)),
+        ("resumed", |bench, _| bench.pool.handle_resumed(bench.now)),
+        ("timeout", |bench, _| bench.later(DRAIN_LIMIT)),
+        ("close", |bench, _| bench.pool.handle_close(bench.now)),
+    ];
+    let mut matrix = String::new();
+    for (state, make) in states {
+        for (name, step) in steps {
+            let (mut bench, lease) = make();
+            bench.actions();
+            step(&mut bench, lease);
+            let text = bench.text();
+            let stats = bench.pool.stats();
+            let after = format!("ready {} opening {} idle {} in use {} draining {} waiting {}", stats.ready, stats.opening, stats.idle, stats.in_use, stats.draining, stats.waiting);
+            writeln!(matrix, "{state} x {name}: [{text}] -> {after}").expect("string");
+        }
+    }
+    crate::matrix::compare("pool", &matrix);
+}
+
+/// Random facts keep the pool's promises.
+#[test]
+fn random_sequences_keep_the_promises() {
+    use rand::{RngExt, SeedableRng};
+    for seed in 0..300 {
+        let mut random = rand::rngs::SmallRng::seed_from_u64(seed);
+        let mut bench = Bench::new(PoolConfig { max_size: Some(3), min_size: 1, max_connecting: 2, max_idle_time: Some(ms(5000)), open_timeout: Some(ms(3000)) });
+        let mut opening: Vec<Lease> = Vec::new();
+        let mut lent: Vec<Lease> = Vec::new();
+        let mut draining: Vec<Lease> = Vec::new();
+        let mut waiting: Vec<WaiterId> = Vec::new();
+        let mut generation = 0;
+        let mut ready = false;
+        for step in 0..400 {
+            let place = |random: &mut rand::rngs::SmallRng, length: usize| random.random_range(0..length.max(1));
+            match random.random_range(0..12) {
+                0..3 => match bench.pool.handle_checkout(Deadline::maybe("w", Some(ms(random.random_range(1..4000))), bench.now), bench.now) {
+                    Checkout::Lent { lease, .. } => {
+                        assert!(ready && lease.generation == generation, "seed {seed} step {step}: only current connections of a ready pool");
+                        lent.push(lease);
+                    }
+                    Checkout::Waiting(waiter) => waiting.push(waiter),
+                    Checkout::Refused(_) => assert!(!ready, "seed {seed} step {step}"),
+                },
+                3 if !waiting.is_empty() => {
+                    let waiter = waiting.remove(place(&mut random, waiting.len()));
+                    bench.pool.handle_cancel(waiter, bench.now);
+                }
+                4..6 if !opening.is_empty() => {
+                    let lease = opening.remove(place(&mut random, opening.len()));
+                    bench.pool.handle_opened(lease, lease.id, bench.now);
+                }
+                6 if !opening.is_empty() => {
+                    let lease = opening.remove(place(&mut random, opening.len()));
+                    bench.pool.handle_open_failed(lease, &Error::new(ErrorKind::Closed, "x"), bench.now);
+                    bench.pool.handle_refill(bench.now);
+                }
+                7..9 if !lent.is_empty() => {
+                    let lease = lent.remove(place(&mut random, lent.len()));
+                    let health = [Health::Good, Health::Broken, Health::ReplyOutstanding][random.random_range(0..3)];
+                    bench.pool.handle_checkin(lease, lease.id, health, bench.now);
+                }
+                9 if !draining.is_empty() => {
+                    let lease = draining.remove(place(&mut random, draining.len()));
+                    bench.pool.handle_checkin(lease, lease.id, Health::Good, bench.now);
+                }
+                10 => {
+                    bench.pool.handle_ready(bench.now);
+                    ready = true;
+                }
+                11 if random.random_bool(0.3) => {
+                    bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), random.random_bool(0.5), bench.now);
+                    generation += 1;
+                    ready = false;
+                }
+                _ => bench.later(ms(random.random_range(0..2000))),
+            }
+            for action in bench.actions() {
+                match action {
+                    Action::Open(lease) => opening.push(lease),
+                    Action::Deliver { waiter, lease, .. } => {
+                        assert_eq!(waiting.iter().min(), Some(&waiter), "seed {seed} step {step}: nobody is passed");
+                        assert_eq!(lease.generation, generation, "seed {seed} step {step}");
+                        waiting.retain(|other| *other != waiter);
+                        lent.push(lease);
+                    }
+                    Action::Refuse(waiter, _) => {
+                        assert!(waiting.contains(&waiter), "seed {seed} step {step}: refused once");
+                        waiting.retain(|other| *other != waiter);
+                    }
+                    Action::Drain(lease, _) => draining.push(lease),
+                    Action::Close(..) | Action::Interrupt(..) => {}
+                }
+            }
+            let stats = bench.pool.stats();
+            assert!(stats.total() <= 3 && stats.opening <= 2, "seed {seed} step {step}: {stats:?}");
+            assert_eq!((stats.opening, stats.in_use, stats.draining, stats.waiting), (opening.len(), lent.len(), draining.len(), waiting.len()), "seed {seed} step {step}");
+            assert!(!(stats.idle > 0 && stats.waiting > 0), "seed {seed} step {step}: nobody waits beside an idle connection");
+            if let Some((at, name)) = bench.pool.poll_timeout() {
+                bench.pool.handle_timeout(bench.now);
+                assert!(at > bench.now || bench.pool.poll_timeout().is_none_or(|(next, _)| next > bench.now), "seed {seed} step {step}: {name} lies in the past");
+            }
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! Which address of a host is tried when, and which one wins?
+//!
+//! Follows RFC 8305 ("happy eyeballs"), sections 4 and 5: families interleaved with their order kept, one attempt every
+//! [`STAGGER`], the next at once after a failure, the winner of last time first. An attempt is TCP and TLS together. The
+//! resolution delay of section 3 belongs to `dns::Cache`; opening and securing a connection to `io::tcp` and `io::tls`.
+//!
+//! ```text
+//! address:  Queued ──> Dialling ──> Securing ──> Won
+//!                         └─────────────┴──> Failed | Aborted
+//! race:     Waiting (no address, no timer) ──> Racing { deadline, next_at } ──> Settled
+//! ```
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Stage};
+use crate::host::Address;
+
+/// How long an attempt is alone before the next address is tried as well (RFC 8305 section 8, "Connection Attempt Delay").
+pub(crate) const STAGGER: Duration = Duration::from_millis(250);
+
+/// How many addresses of one host are tried at the most; further ones are left out.
+pub(crate) const ADDRESSES_MAX: usize = 32;
+
+/// The name of the timer that covers the whole race.
+const CONNECT_TIMER: &str = "connectTimeoutMS";
+
+/// Holds the settings of a [`Race`].
+#[derive(Clone, Debug)]
+pub(crate) struct RaceConfig {
+    /// How long an attempt is alone before the next one joins it.
+    pub(crate) stagger: Duration,
+    /// `connectTimeoutMS`: the limit of the whole race, from the moment when the first address is known.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// Names one attempt of a race, and the address it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct AttemptId(usize);
+
+/// Is what a [`Race`] wants done.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    /// Open a connection to the address.
+    Dial(AttemptId, Address),
+    /// Drop the attempt.
+    Abort(AttemptId),
+    /// Tell the resolver that the address did not answer.
+    Dead(Address),
+    /// The attempt won: the race is over.
+    Won(AttemptId),
+    /// No attempt won, and the race is over; the error has every address's cause.
+    Lost(Error),
+}
+
+/// Decides in which order and when the addresses of one host are tried.
+pub(crate) struct Race {
+    config: RaceConfig,
+    remembered: Option<Address>,
+    candidates: Vec<Candidate>,
+    more_to_come: bool,
+    phase: Phase,
+    actions: VecDeque<Action>,
+}
+
+struct Candidate {
+    address: Address,
+    state: State,
+}
+
+enum State {
+    /// Waits for its turn: `next_at`, or an earlier failure.
+    Queued,
+    /// The socket is being opened.
+    Dialling { since: Instant },
+    /// The socket is open, TLS is being negotiated.
+    Securing { since: Instant },
+    Failed(Error),
+    Aborted,
+    Won,
+}
+
+#[derive(Clone, Copy)]
+enum Phase {
+    /// No address is known; the resolver's own limit is the only one that runs.
+    Waiting,
+    Racing { since: Instant, deadline: Option<Instant>, next_at: Instant, last: Option<Family> },
+    Settled,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Family {
+    V4,
+    V6,
+    Unix,
+}
+
+impl Race {
+    /// Starts a race over `addresses`; with `more_to_come`, further ones are announced later.
+    pub(crate) fn new(config: RaceConfig, addresses: Vec<Address>, more_to_come: bool, remembered: Option<Address>, now: Instant) -> Self {
+        let (candidates, actions) = (Vec::new(), VecDeque::new());
+        let mut race = Self { config, remembered, candidates, more_to_come, phase: Phase::Waiting, actions };
+        race.handle_addresses(addresses, more_to_come, now);
+        race
+    }
+
+    /// Takes further addresses; those known already are skipped.
+    pub(crate) fn handle_addresses(&mut self, addresses: Vec<Address>, more_to_come: bool, now: Instant) {
+        if matches!(self.phase, Phase::Settled) {
+            return;
+        }
+        self.more_to_come = more_to_come;
+        for address in addresses {
+            if self.candidates.len() < ADDRESSES_MAX && self.candidates.iter().all(|known| known.address != address) {
+                self.candidates.push(Candidate { address, state: State::Queued });
+            }
+        }
+        self.advance(now);
+    }
+
+    /// Notes that an attempt's socket is open and TLS begins.
+    pub(crate) fn handle_opened(&mut self, id: AttemptId, now: Instant) {
+        if let Some(candidate) = self.candidates.get_mut(id.0)
+            && matches!(candidate.state, State::Dialling { .. })
+        {
+            candidate.state = State::Securing { since: now };
+        }
+    }
+
+    /// Notes that an attempt is through, TLS included: it wins.
+    pub(crate) fn handle_connected(&mut self, id: AttemptId, _now: Instant) {
+        let Some(candidate) = self.candidates.get_mut(id.0) else { return };
+        if candidate.running_since().is_some() {
+            candidate.state = State::Won;
+            self.abort_running(false);
+            self.actions.push_back(Action::Won(id));
+            self.phase = Phase::Settled;
+        }
+    }
+
+    /// Notes that an attempt failed: the next address is tried at once.
+    pub(crate) fn handle_failed(&mut self, id: AttemptId, cause: Error, now: Instant) {
+        let Some(candidate) = self.candidates.get_mut(id.0) else { return };
+        let Some(since) = candidate.running_since() else { return };
+        let cause = cause.with_address(&candidate.address).after(now.saturating_duration_since(since));
+        self.actions.push_back(Action::Dead(candidate.address.clone()));
+        candidate.state = State::Failed(labelled(cause));
+        if let Phase::Racing { next_at, .. } = &mut self.phase {
+            *next_at = now;
+        }
+        self.advance(now);
+    }
+
+    /// Acts on the timers that are due.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        match self.phase {
+            Phase::Racing { since, deadline: Some(deadline), .. } if deadline <= now => self.expire(now.saturating_duration_since(since)),
+            Phase::Racing { .. } => self.advance(now),
+            Phase::Waiting | Phase::Settled => {}
+        }
+    }
+
+    /// Returns the next thing to do.
+    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is due next, and for which timer.
+    pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let Phase::Racing { deadline, next_at, .. } = self.phase else { return None };
+        let connect = deadline.map(|at| (at, CONNECT_TIMER));
+        let stagger = self.upcoming().map(|_| (next_at, "stagger"));
+        connect.into_iter().chain(stagger).min_by_key(|(at, _)| *at)
+    }
+
+    /// Starts the attempts that are due, and ends a race that nobody can win any more.
+    fn advance(&mut self, now: Instant) {
+        if matches!(self.phase, Phase::Waiting) && !self.candidates.is_empty() {
+            // A limit beyond the clock's range is no limit.
+            let deadline = self.config.timeout.and_then(|limit| now.checked_add(limit));
+            self.phase = Phase::Racing { since: now, deadline, next_at: now, last: None };
+        }
+        while let Some(index) = self.upcoming()
+            && self.is_due(now)
+        {
+            self.start(index, now);
+        }
+        let over = match self.phase {
+            Phase::Waiting | Phase::Racing { .. } => !self.more_to_come && self.upcoming().is_none() && !self.is_running(),
+            Phase::Settled => false,
+        };
+        if over {
+            self.lose(now);
+        }
+    }
+
+    /// The address whose turn is next: the remembered one, else the first of another family than the last one tried, else
+    /// the first.
+    fn upcoming(&self) -> Option<usize> {
+        let last = match self.phase {
+            Phase::Racing { last, .. } => last,
+            Phase::Waiting | Phase::Settled => None,
+        };
+        let first = |wanted: &dyn Fn(&Address) -> bool| {
+            self.candidates.iter().position(|candidate| matches!(candidate.state, State::Queued) && wanted(&candidate.address))
+        };
+        first(&|address| self.remembered.as_ref() == Some(address))
+            .or_else(|| first(&|address| last.is_some() && last != Some(Family::of(address))))
+            .or_else(|| first(&|_| true))
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        match self.phase {
+            Phase::Racing { next_at, .. } => next_at <= now || !self.is_running(),
+            Phase::Waiting | Phase::Settled => false,
+        }
+    }
+
+    fn is_running(&self) -> bool {
+        self.candidates.iter().any(|candidate| candidate.running_since().is_some())
+    }
+
+    fn start(&mut self, index: usize, now: Instant) {
+        let Some(candidate) = self.candidates.get_mut(index) else { return };
+        candidate.state = State::Dialling { since: now };
+        self.actions.push_back(Action::Dial(AttemptId(index), candidate.address.clone()));
+        if let Phase::Racing { next_at, last, .. } = &mut self.phase {
+            *next_at = now + self.config.stagger;
+            *last = Some(Family::of(&candidate.address));
+        }
+    }
+
+    /// Drops every attempt that runs; `dead` if that is because their addresses did not answer.
+    fn abort_running(&mut self, dead: bool) {
+        for (index, candidate) in self.candidates.iter_mut().enumerate() {
+            if candidate.running_since().is_some() {
+                candidate.state = State::Aborted;
+                self.actions.push_back(Action::Abort(AttemptId(index)));
+                if dead {
+                    self.actions.push_back(Action::Dead(candidate.address.clone()));
+                }
+            }
+        }
+    }
+
+    fn expire(&mut self, elapsed: Duration) {
+        let limit = self.config.timeout.unwrap_or(elapsed);
+        let timeout = |stage| labelled(Error::timeout(stage, CONNECT_TIMER, limit, elapsed));
+        let mut stage = Stage::Tcp;
+        let mut causes = Vec::new();
+        for candidate in &self.candidates {
+            match &candidate.state {
+                State::Dialling { .. } => causes.push(timeout(Stage::Tcp).with_address(&candidate.address)),
+                State::Securing { .. } => {
+                    stage = Stage::Tls;
+                    causes.push(timeout(Stage::Tls).with_address(&candidate.address));
+                }
+                State::Failed(cause) => causes.push(cause.clone()),
+                State::Queued | State::Aborted | State::Won => {}
+            }
+        }
+        let error = match causes.as_slice() {
+            [only] if only.kind() == ErrorKind::Timeout => only.clone(),
+            _ => timeout(stage).with_causes(causes),
+        };
+        self.abort_running(true);
+        self.settle(error);
+    }
+
+    fn lose(&mut self, now: Instant) {
+        let failed = |candidate: &Candidate| match &candidate.state {
+            State::Failed(cause) => Some(cause.clone()),
+            State::Queued | State::Dialling { .. } | State::Securing { .. } | State::Aborted | State::Won => None,
+        };
+        let causes: Vec<Error> = self.candidates.iter().filter_map(failed).collect();
+        // `max_by_key` returns the last of equals; the first address is the preferred one.
+        let error = match causes.iter().rev().max_by_key(|cause| telling(cause.kind())) {
+            None => Error::new(ErrorKind::NoAddresses, "the name has no address").at(Stage::Dns),
+            Some(only) if causes.len() == 1 => only.clone(),
+            Some(best) => {
+                let elapsed = match self.phase {
+                    Phase::Racing { since, .. } => now.saturating_duration_since(since),
+                    Phase::Waiting | Phase::Settled => Duration::ZERO,
+                };
+                let whole = Error::new(best.kind(), format!("none of {} addresses could be connected to", causes.len()));
+                labelled(whole.at(best.stage().unwrap_or(Stage::Tcp)).after(elapsed)).with_causes(causes)
+            }
+        };
+        self.settle(error);
+    }
+
+    fn settle(&mut self, error: Error) {
+        self.actions.push_back(Action::Lost(error));
+        self.phase = Phase::Settled;
+    }
+}
+
+impl Candidate {
+    /// Since when the attempt's present stage has been running, if it runs.
+    fn running_since(&self) -> Option<Instant> {
+        match self.state {
+            State::Dialling { since } | State::Securing { since } => Some(since),
+            State::Queued | State::Failed(_) | State::Aborted | State::Won => None,
+        }
+    }
+}
+
+impl Family {
+    fn of(address: &Address) -> Self {
+        match address {
+            Address::Ip(ip) if ip.is_ipv4() => Self::V4,
+            Address::Ip(_) => Self::V6,
+            Address::Unix(_) => Self::Unix,
+        }
+    }
+}
+
+/// Adds the back-pressure labels where they belong (server-discovery-and-monitoring, "Errors during establishment"): to
+/// network errors and time-outs of TCP and TLS, never to errors of names and certificates.
+fn labelled(error: Error) -> Error {
+    let on_socket = matches!(error.stage(), Some(Stage::Tcp | Stage::Tls));
+    if on_socket && matches!(error.kind(), ErrorKind::Io(_) | ErrorKind::Closed | ErrorKind::Timeout) {
+        error.with_label("SystemOverloadedError").with_label("RetryableError")
+    } else {
+        error
+    }
+}
+
+/// How much a kind tells about what to mend: whoever got furthest knows most.
+fn telling(kind: ErrorKind) -> u8 {
+    use std::io::ErrorKind as Io;
+    let certificate = matches!(
+        kind,
+        ErrorKind::Certificate | ErrorKind::CertificateName | ErrorKind::CertificateExpired | ErrorKind::CertificateUnknownIssuer
+    );
+    if certificate {
+        5
+    } else if kind == ErrorKind::Tls {
+        4
+    } else if matches!(kind, ErrorKind::Closed | ErrorKind::Io(Io::ConnectionReset)) {
+        3
+    } else if kind == ErrorKind::Io(Io::ConnectionRefused) {
+        2
+    } else if matches!(kind, ErrorKind::Timeout | ErrorKind::Io(Io::TimedOut)) {
+        1
+    } else {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! Which command does a message carry?
+//!
+//! Bytes become a typed call here, or an error that costs the connection. What the command does is decided elsewhere.
+
+use bson::{Bson, Document, JavaScriptCodeWithScope, RawBsonRef, RawDocument};
+
+use super::DEPTH_MAX;
+use crate::error::{Error, ErrorKind, LimitValue};
+use crate::wire::legacy::Query;
+use crate::wire::{Flags, Frame, Message, op_code};
+
+/// Is a command, understood as far as its frame goes.
+pub(super) struct Call {
+    pub(super) name: String,
+    /// The database; `None` if the message named none.
+    pub(super) database: Option<String>,
+    pub(super) body: Document,
+    pub(super) body_size: usize,
+    pub(super) sequences: Vec<(String, Vec<Document>)>,
+    pub(super) answer: Answer,
+}
+
+/// Says how a reply has to look.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answer {
+    /// The number of the message it answers.
+    pub(super) to: i32,
+    pub(super) form: Form,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// One OP_MSG.
+    Message,
+    /// OP_MSGs, as many as the command has to say.
+    Exhaust,
+    /// OP_REPLY.
+    Legacy,
+    /// Nobody reads it.
+    Silent,
+}
+
+impl Call {
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`] or [`ErrorKind::Unsupported`] for what is no command.
+    pub(super) fn parse(frame: Frame) -> Result<Self, Error> {
+        if frame.op_code == op_code::QUERY {
+            return Self::parse_legacy(&frame);
+        }
+        let message = Message::parse(frame)?;
+        let body = document(message.body(), DEPTH_MAX)?;
+        let mut sequences = Vec::with_capacity(message.sequences.len());
+        for sequence in &message.sequences {
+            let documents = sequence.documents.iter().map(|bytes| read(bytes)).collect::<Result<Vec<_>, _>>()?;
+            sequences.push((sequence.identifier.clone(), documents));
+        }
+        let form = if message.flags.has(Flags::MORE_TO_COME) {
+            Form::Silent
+        } else if message.flags.has(Flags::EXHAUST_ALLOWED) {
+            Form::Exhaust
+        } else {
+            Form::Message
+        };
+        let database = body.get_str("$db").ok().map(str::to_owned);
+        let answer = Answer { to: message.request_id, form };
+        let body_size = message.body().as_bytes().len();
+        Self::assemble(database, body, body_size, sequences, answer)
+    }
+
+    fn parse_legacy(frame: &Frame) -> Result<Self, Error> {
+        let query = Query::parse(frame).ok_or_else(|| protocol("OP_QUERY that is no command"))?;
+        let body = read(&query.body)?;
+        // Mongos style: the command travels in `$query`, beside `$readPreference`.
+        let wrapped = body.get_document("$query").ok().cloned();
+        let body = wrapped.unwrap_or(body);
+        let answer = Answer { to: frame.request_id, form: Form::Legacy };
+        Self::assemble(Some(query.database), body, query.body.len(), Vec::new(), answer)
+    }
+
+    fn assemble(
+        database: Option<String>,
+        body: Document,
+        body_size: usize,
+        sequences: Vec<(String, Vec<Document>)>,
+        answer: Answer,
+    ) -> Result<Self, Error> {
+        let name = body.keys().next().cloned().ok_or_else(|| protocol("command without a name"))?;
+        Ok(Self { name, database, body, body_size, sequences, answer })
+    }
+
+    /// Takes an argument that is a list of documents: a kind-1 section, or an array in the body.
+    pub(super) fn take_documents(&mut self, key: &str) -> Option<Vec<Document>> {
+        if let Some(place) = self.sequences.iter().position(|(identifier, _)| identifier == key) {
+            return Some(self.sequences.swap_remove(place).1);
+        }
+        let Some(Bson::Array(values)) = self.body.remove(key) else { return None };
+        values.into_iter().map(|value| if let Bson::Document(document) = value { Some(document) } else { None }).collect()
+    }
+
+    /// Tells whether this is a write that its client may send again.
+    pub(super) fn is_retryable(&self) -> bool {
+        self.body.contains_key("txnNumber")
+    }
+
+    /// Returns the application's name, if the call brings one.
+    pub(super) fn app_name(&self) -> Option<&str> {
+        self.body.get_document("client").ok()?.get_document("application").ok()?.get_str("name").ok()
+    }
+}
+
+/// Reads a number of any type, as servers do with their arguments.
+pub(super) fn integer(value: &Bson) -> Option<i64> {
+    let whole = |number: f64| (number.fract() == 0.0 && number.abs() < DOUBLE_INTEGER_MAX).then_some(number as i64);
+    value.as_i64().or_else(|| value.as_i32().map(i64::from)).or_else(|| value.as_f64().and_then(whole))
+}
+
+/// Reads a number or a truth value as truth.
+pub(super) fn truth(value: &Bson) -> bool {
+    value.as_bool().unwrap_or_else(|| integer(value).is_some_and(|number| number != 0))
+}
+
+/// Reads binary data of any subtype.
+pub(super) fn binary(value: &Bson) -> Option<&[u8]> {
+    if let Bson::Binary(binary) = value { Some(&binary.bytes) } else { None }
+}
+
+/// Up to here every whole number has a double of its own.
+const DOUBLE_INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
+
+fn read(bytes: &[u8]) -> Result<Document, Error> {
+    document(RawDocument::from_bytes(bytes)?, DEPTH_MAX)
+}
+
+/// Reads a document to its leaves; the depth is counted so that nesting can't use up the stack.
+fn document(raw: &RawDocument, depth: usize) -> Result<Document, Error> {
+    let depth = deeper(depth)?;
+    let mut out = Document::new();
+    for element in raw {
+        let (key, value) = element?;
+        out.insert(key.as_str(), leaf_or_deeper(value, depth)?);
+    }
+    Ok(out)
+}
+
+fn leaf_or_deeper(raw: RawBsonRef<'_>, depth: usize) -> Result<Bson, Error> {
+    if let Some(inner) = raw.as_document() {
+        return Ok(Bson::Document(document(inner, depth)?));
+    }
+    if let Some(inner) = raw.as_array() {
+        let depth = deeper(depth)?;
+        let values = inner.into_iter().map(|value| leaf_or_deeper(value?, depth)).collect::<Result<Vec<_>, Error>>()?;
+        return Ok(Bson::Array(values));
+    }
+    if let Some(code) = raw.as_javascript_with_scope() {
+        let scope = document(code.scope, depth)?;
+        return Ok(Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope { code: code.code.to_owned(), scope }));
+    }
+    Ok(Bson::try_from(raw)?)
+}
+
+fn deeper(depth: usize) -> Result<usize, Error> {
+    depth.checked_sub(1).ok_or_else(|| {
+        let limit = u64::try_from(DEPTH_MAX).unwrap_or(u64::MAX);
+        protocol("document nested too deep").against("DEPTH_MAX", LimitValue::Count(limit))
+    })
+}
+
+fn protocol(message: &str) -> Error {
+    Error::new(ErrorKind::Protocol, message)
+}

@@ -1,0 +1,406 @@
+//! What does a fake deployment do with what happens to it?
+//!
+//! The facts in, the wishes out, and control by code. Elections are decided in `election`, commands in `dispatch`.
+//!
+//! ```text
+//! member:      Current <-> Frozen -> Behind -> Current       any -> Stopped -> Current
+//! connection:  Idle -> Awaiting | Held -> Idle               any -> closed
+//! ```
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use bson::Document;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use super::config::Config;
+use super::election::Leadership;
+use super::failpoint::FailPoint;
+use super::member::{Connection, Life, Login, Member, Role, View};
+use super::retried::Retried;
+use super::scram_server::Users;
+use super::store::{Store, random_id};
+use super::time::ClusterTime;
+use super::{CONNECTIONS_MAX, READ_AHEAD_MAX};
+use crate::error::{Error, ErrorKind};
+use crate::wire::MESSAGE_SIZE_MAX;
+
+/// Is a fake standalone or replica set: pure rules on a given time.
+///
+/// Members are numbered from 0, connections by whoever drives it; a number is not used twice for one member. After every
+/// `handle_*` and every order, drain [`poll_action`](Self::poll_action) and [`poll_event`](Self::poll_event), then look
+/// at [`poll_timeout`](Self::poll_timeout).
+pub struct Cluster {
+    pub(super) config: Config,
+    pub(super) members: Vec<Member>,
+    pub(super) set_version: i64,
+    pub(super) hosts: Vec<String>,
+    pub(super) term: i64,
+    pub(super) leadership: Leadership,
+    /// Who was primary last; others are preferred in the next election.
+    pub(super) last_primary: usize,
+    pub(super) users: Users,
+    pub(super) store: Store,
+    pub(super) retried: Retried,
+    pub(super) time: ClusterTime,
+    pub(super) random: SmallRng,
+    next_message: i32,
+    next_connection: i32,
+    /// Connections whose next request may be looked at.
+    pub(super) ready: VecDeque<At>,
+    pub(super) actions: VecDeque<Action>,
+    pub(super) events: VecDeque<Event>,
+}
+
+/// Is what the deployment wants done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Action {
+    /// Send these bytes, now.
+    Reply {
+        /// The member that sends.
+        member: usize,
+        /// The connection it sends on.
+        conn: u64,
+        /// One whole message.
+        bytes: Vec<u8>,
+    },
+    /// Close a connection; it is forgotten already.
+    Close {
+        /// The member that closes.
+        member: usize,
+        /// The connection.
+        conn: u64,
+        /// Whether the process died: nothing more is sent, and the peer sees a reset.
+        reset: bool,
+    },
+}
+
+/// Is what happened in the deployment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Event {
+    /// A member became primary.
+    Elected {
+        /// The member.
+        member: usize,
+        /// The election's number.
+        term: i64,
+    },
+    /// A member is no longer primary.
+    SteppedDown {
+        /// The member.
+        member: usize,
+    },
+}
+
+/// Names a connection of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct At {
+    pub(super) member: usize,
+    pub(super) conn: u64,
+}
+
+impl Cluster {
+    /// Makes a deployment, running and with its first primary.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidOption`] if the configuration contradicts itself or goes beyond a limit.
+    pub fn new(config: Config, seed: u64, now: Instant) -> Result<Self, Error> {
+        config.check()?;
+        let mut random = SmallRng::seed_from_u64(seed);
+        let users = Users::new(&config.users, &mut random);
+        let hosts: Vec<String> = config.members.iter().map(|member| member.host.clone()).collect();
+        let view = View { set_version: 1, hosts: hosts.clone(), term: 0, primary: None };
+        let mut members = Vec::with_capacity(config.members.len());
+        for member in &config.members {
+            members.push(Member::new(member, view.clone(), config.wire_versions, random_id(&mut random)));
+        }
+        let time = ClusterTime::new(config.epoch_millis, now);
+        let mut cluster = Self {
+            members,
+            set_version: 1,
+            hosts,
+            term: 0,
+            leadership: Leadership::Vacant,
+            last_primary: 0,
+            users,
+            store: Store::default(),
+            retried: Retried::default(),
+            time,
+            random,
+            next_message: 0,
+            next_connection: 0,
+            ready: VecDeque::new(),
+            actions: VecDeque::new(),
+            events: VecDeque::new(),
+            config,
+        };
+        cluster.found(now);
+        Ok(cluster)
+    }
+
+    /// Takes note of a connection that a member's listener has accepted.
+    pub fn handle_connected(&mut self, member: usize, conn: u64, _now: Instant) {
+        let number = self.next_connection.checked_add(1).unwrap_or(1);
+        let Some(place) = self.members.get_mut(member) else { return };
+        if place.life == Life::Stopped || place.connections.len() >= CONNECTIONS_MAX {
+            let reset = place.life == Life::Stopped;
+            self.actions.push_back(Action::Close { member, conn, reset });
+            return;
+        }
+        place.connections.insert(conn, Connection::new(number));
+        self.next_connection = number;
+    }
+
+    /// Takes bytes that came on a connection; they may be cut anywhere.
+    pub fn handle_bytes(&mut self, member: usize, conn: u64, bytes: &[u8], now: Instant) {
+        let at = At { member, conn };
+        let Some(connection) = self.connection(at) else { return };
+        let buffer = connection.decoder.buffer();
+        let limit = usize::try_from(MESSAGE_SIZE_MAX).unwrap_or(usize::MAX).saturating_add(READ_AHEAD_MAX);
+        if buffer.len().saturating_add(bytes.len()) > limit {
+            self.close(at);
+            return;
+        }
+        buffer.extend_from_slice(bytes);
+        self.ready.push_back(at);
+        self.settle(now);
+    }
+
+    /// Takes note that the peer has closed a connection.
+    pub fn handle_closed(&mut self, member: usize, conn: u64, _now: Instant) {
+        if let Some(member) = self.members.get_mut(member) {
+            member.forget(conn);
+        }
+    }
+
+    /// Does what is due; nothing if nothing is.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.run_elections(now);
+        for member in 0..self.members.len() {
+            self.run_deadlines(member, now);
+        }
+        self.settle(now);
+    }
+
+    /// Returns the next wish.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Returns the next event.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// Returns when `handle_timeout` is to be called, and what for.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        let election = self.leadership.due();
+        let members = self.members.iter().filter(|member| member.runs()).flat_map(|member| {
+            let notice = match member.life {
+                Life::Behind { notices_at } => Some((notices_at, "notice")),
+                Life::Current | Life::Frozen | Life::Stopped => None,
+            };
+            let connection = member.next_deadline().map(|(due, _)| (due, "connection"));
+            [notice, connection, member.cursors.due().map(|due| (due, "cursors"))]
+        });
+        members.flatten().chain(election).min_by_key(|(due, _)| *due)
+    }
+
+    /// Ends a member's process: its connections are reset, new ones refused.
+    pub fn stop(&mut self, member: usize, now: Instant) {
+        let Some(place) = self.members.get_mut(member) else { return };
+        if place.life == Life::Stopped {
+            return;
+        }
+        place.life = Life::Stopped;
+        place.cursors.clear();
+        place.fail_point = None;
+        let was_primary = place.role == Role::Primary;
+        place.role = Role::resting(place.kind);
+        place.view.primary = None;
+        let open: Vec<u64> = place.connections.keys().copied().collect();
+        for conn in open {
+            place.forget(conn);
+            self.actions.push_back(Action::Close { member, conn, reset: true });
+        }
+        if was_primary {
+            self.events.push_back(Event::SteppedDown { member });
+        }
+        self.reconsider(now);
+        self.settle(now);
+    }
+
+    /// Starts a stopped member, as a new process.
+    pub fn start(&mut self, member: usize, now: Instant) {
+        let Some(place) = self.members.get_mut(member) else { return };
+        if place.life != Life::Stopped {
+            return;
+        }
+        place.life = Life::Current;
+        place.process_id = random_id(&mut self.random);
+        place.changes = 0;
+        place.barred_until = None;
+        self.reconsider(now);
+        self.settle(now);
+    }
+
+    /// Freezes a member: it takes connections and answers nothing.
+    pub fn freeze(&mut self, member: usize, now: Instant) {
+        let Some(place) = self.members.get_mut(member) else { return };
+        if !place.runs() {
+            return;
+        }
+        place.life = Life::Frozen;
+        self.reconsider(now);
+        self.settle(now);
+    }
+
+    /// Thaws a frozen member: it answers what came meanwhile, and learns after a while what it missed.
+    pub fn thaw(&mut self, member: usize, now: Instant) {
+        let behind = self.is_behind(member);
+        let notices_at = now + self.config.notice_delay;
+        let Some(place) = self.members.get_mut(member) else { return };
+        if place.life != Life::Frozen {
+            return;
+        }
+        place.life = if behind { Life::Behind { notices_at } } else { Life::Current };
+        let open = place.connections.keys().map(|conn| At { member, conn: *conn });
+        self.ready.extend(open);
+        self.reconsider(now);
+        self.settle(now);
+    }
+
+    /// Makes the primary step down; another member is elected after `step_down_delay`.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] if there is no primary that runs, or nobody who could follow it.
+    pub fn step_down(&mut self, now: Instant) -> Result<(), Error> {
+        let outcome = self.abdicate(self.config.election_timeout, false, now);
+        self.settle(now);
+        outcome.map_err(|failure| refusal(failure.message))
+    }
+
+    /// Makes a member primary at once.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] if it can't be elected, or no majority runs.
+    pub fn elect(&mut self, member: usize, now: Instant) -> Result<(), Error> {
+        let electable = self.members.get(member).is_some_and(Member::is_electable);
+        if !electable || !self.has_majority() || self.leadership == Leadership::Alone {
+            return Err(refusal(format!("member {member} can't be elected now")));
+        }
+        if self.primary() != Some(member) {
+            self.crown(member, now);
+            self.settle(now);
+        }
+        Ok(())
+    }
+
+    /// Reconfigures the set: a member has another name, and the configuration's version is one higher.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] if there is no such member.
+    pub fn rename(&mut self, member: usize, host: impl Into<String>, now: Instant) -> Result<(), Error> {
+        let name = self.hosts.get_mut(member).ok_or_else(|| refusal(format!("there is no member {member}")))?;
+        *name = host.into();
+        self.set_version += 1;
+        self.spread(now);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Sets or clears a member's fail point, with a command as `configureFailPoint` takes it.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`] if there is no such member, or the command can't be served.
+    pub fn set_fail_point(&mut self, member: usize, command: &Document) -> Result<(), Error> {
+        let place = self.members.get_mut(member).ok_or_else(|| refusal(format!("there is no member {member}")))?;
+        place.fail_point = FailPoint::parse(command).map_err(|failure| refusal(failure.message))?;
+        Ok(())
+    }
+
+    /// Sets the wire versions that a member announces.
+    pub fn set_wire_versions(&mut self, member: usize, oldest: i32, newest: i32, now: Instant) {
+        if let Some(place) = self.members.get_mut(member) {
+            place.wire_versions = (oldest, newest);
+            self.changed(member, now);
+            self.settle(now);
+        }
+    }
+
+    /// Returns the primary of the majority, if it has one.
+    pub fn primary(&self) -> Option<usize> {
+        self.leadership.primary()
+    }
+
+    /// Returns the number of the last election.
+    pub fn term(&self) -> i64 {
+        self.term
+    }
+
+    /// Returns the members' names in the newest configuration.
+    pub fn hosts(&self) -> &[String] {
+        &self.hosts
+    }
+
+    /// Tells whether a member is frozen.
+    pub fn is_frozen(&self, member: usize) -> bool {
+        self.members.get(member).is_some_and(|member| member.life == Life::Frozen)
+    }
+
+    /// Tells whether a member is stopped.
+    pub fn is_stopped(&self, member: usize) -> bool {
+        self.members.get(member).is_none_or(|member| member.life == Life::Stopped)
+    }
+
+    /// Returns how many connections a member has open.
+    pub fn connections(&self, member: usize) -> usize {
+        self.members.get(member).map_or(0, |member| member.connections.len())
+    }
+
+    /// Returns how many cursors a member has open.
+    pub fn cursors(&self, member: usize) -> usize {
+        self.members.get(member).map_or(0, |member| member.cursors.len())
+    }
+
+    /// Returns how often a member was sent a command, by its exact name.
+    pub fn commands_seen(&self, member: usize, name: &str) -> u64 {
+        self.members.get(member).map_or(0, |member| member.seen(name))
+    }
+
+    pub(super) fn connection(&mut self, at: At) -> Option<&mut Connection> {
+        self.members.get_mut(at.member)?.connections.get_mut(&at.conn)
+    }
+
+    /// Returns who has logged in on a connection.
+    pub(super) fn user(&mut self, at: At) -> Option<String> {
+        match &self.connection(at)?.login {
+            Login::User(name) => Some(name.clone()),
+            Login::Anonymous | Login::Conversing(_) => None,
+        }
+    }
+
+    pub(super) fn close(&mut self, at: At) {
+        if self.members.get_mut(at.member).is_some_and(|member| member.forget(at.conn)) {
+            self.actions.push_back(Action::Close { member: at.member, conn: at.conn, reset: false });
+        }
+    }
+
+    /// Numbers the next message that is sent.
+    pub(super) fn number(&mut self) -> i32 {
+        self.next_message = self.next_message.checked_add(1).unwrap_or(1);
+        self.next_message
+    }
+
+    /// Tells whether this is a replica set.
+    pub(super) fn is_set(&self) -> bool {
+        self.config.set_name.is_some()
+    }
+}
+
+fn refusal(message: String) -> Error {
+    Error::new(ErrorKind::InvalidArgument, format!("sandbox: {message}"))
+}

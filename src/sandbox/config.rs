@@ -1,0 +1,133 @@
+//! What does a fake deployment consist of?
+//!
+//! Members, users and delays; what they lead to is decided in the other files.
+
+use std::time::Duration;
+
+use super::MEMBERS_MAX;
+use crate::auth::Secret;
+use crate::error::{Error, ErrorKind};
+
+/// Describes a fake deployment.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Config {
+    /// The set's name; `None` for a standalone, which has one member.
+    pub set_name: Option<String>,
+    /// The members; the first voter is primary at the start.
+    pub members: Vec<MemberConfig>,
+    /// Who may log in; while it is empty, nobody has to.
+    pub users: Vec<User>,
+    /// How long a set is without primary before it elects one, and how long a primary lasts without a majority.
+    pub election_timeout: Duration,
+    /// How long after a step-down the next primary is elected.
+    pub step_down_delay: Duration,
+    /// How long after a thaw a member learns what it has missed.
+    pub notice_delay: Duration,
+    /// The oldest and newest wire version of every member.
+    pub wire_versions: (i32, i32),
+    /// What the wall clocks show at the start, in milliseconds since 1970.
+    pub epoch_millis: i64,
+}
+
+/// Describes one member.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct MemberConfig {
+    /// Its name in the set's configuration, `host:port`, in any spelling.
+    pub host: String,
+    /// What it is for.
+    pub kind: MemberKind,
+    /// Its tags.
+    pub tags: Vec<(String, String)>,
+}
+
+/// Names what a member of a set is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MemberKind {
+    /// It holds data, and may become primary.
+    Voter,
+    /// It holds data, and never becomes primary.
+    Passive,
+    /// It holds data, never becomes primary, and is not announced.
+    Hidden,
+    /// It has a vote and no data.
+    Arbiter,
+}
+
+/// Is somebody who may log in, defined in `admin`.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct User {
+    /// The name.
+    pub name: String,
+    /// The password.
+    pub password: Secret,
+}
+
+impl Config {
+    /// Describes a replica set of voters.
+    pub fn replica_set<H: Into<String>>(name: impl Into<String>, hosts: impl IntoIterator<Item = H>) -> Self {
+        Self { set_name: Some(name.into()), members: hosts.into_iter().map(MemberConfig::new).collect(), ..Self::empty() }
+    }
+
+    /// Describes a single server that belongs to no set.
+    pub fn standalone(host: impl Into<String>) -> Self {
+        Self { members: vec![MemberConfig::new(host)], ..Self::empty() }
+    }
+
+    /// Adds somebody who may log in.
+    #[must_use]
+    pub fn with_user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
+        self.users.push(User { name: name.into(), password: Secret::new(password) });
+        self
+    }
+
+    fn empty() -> Self {
+        Self {
+            set_name: None,
+            members: Vec::new(),
+            users: Vec::new(),
+            election_timeout: ELECTION_TIMEOUT,
+            step_down_delay: STEP_DOWN_DELAY,
+            notice_delay: NOTICE_DELAY,
+            wire_versions: WIRE_VERSIONS,
+            epoch_millis: EPOCH_MILLIS,
+        }
+    }
+
+    /// Checks what a deployment needs: members within limits, a voter, one member alone without a name.
+    pub(super) fn check(&self) -> Result<(), Error> {
+        let refuse = |why: String| Err(Error::new(ErrorKind::InvalidOption, format!("sandbox: {why}")));
+        if self.members.is_empty() || self.members.len() > MEMBERS_MAX {
+            return refuse(format!("{} members, a deployment has 1 to {MEMBERS_MAX}", self.members.len()));
+        }
+        if self.set_name.is_none() && self.members.len() > 1 {
+            return refuse(format!("{} members without a set name", self.members.len()));
+        }
+        if !self.members.iter().any(|member| member.kind == MemberKind::Voter) {
+            return refuse("no member can become primary".into());
+        }
+        Ok(())
+    }
+}
+
+impl MemberConfig {
+    /// Describes a voter without tags.
+    pub fn new(host: impl Into<String>) -> Self {
+        Self { host: host.into(), kind: MemberKind::Voter, tags: Vec::new() }
+    }
+}
+
+const ELECTION_TIMEOUT: Duration = Duration::from_millis(300);
+
+const STEP_DOWN_DELAY: Duration = Duration::from_millis(20);
+
+const NOTICE_DELAY: Duration = Duration::from_millis(100);
+
+/// Those of MongoDB 7.0.
+const WIRE_VERSIONS: (i32, i32) = (0, 21);
+
+/// 2025-01-01, so that equal seeds give equal bytes.
+const EPOCH_MILLIS: i64 = 1_735_689_600_000;

@@ -1,0 +1,200 @@
+//! Who is primary?
+//!
+//! The set's leadership and what every member believes of it. A member's role and view follow from here alone: they are
+//! spread to all members that run and are not behind, and each change answers their waiting hellos.
+
+use std::time::{Duration, Instant};
+
+use super::cluster::{At, Cluster, Event};
+use super::failure::{Failure, code};
+use super::member::{Life, Member, Role, View};
+
+/// Is the state of a set's leadership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leadership {
+    /// A standalone.
+    Alone,
+    /// A primary leads a majority.
+    Led { primary: usize },
+    /// A primary has no majority, and steps down soon.
+    Waning { primary: usize, due: Instant },
+    /// An election comes.
+    Electing { due: Instant },
+    /// Nobody can be elected.
+    Vacant,
+}
+
+impl Leadership {
+    pub(super) fn primary(self) -> Option<usize> {
+        match self {
+            Self::Alone => Some(0),
+            Self::Led { primary } | Self::Waning { primary, .. } => Some(primary),
+            Self::Electing { .. } | Self::Vacant => None,
+        }
+    }
+
+    pub(super) fn due(self) -> Option<(Instant, &'static str)> {
+        match self {
+            Self::Waning { due, .. } => Some((due, "lostMajority")),
+            Self::Electing { due } => Some((due, "election")),
+            Self::Alone | Self::Led { .. } | Self::Vacant => None,
+        }
+    }
+}
+
+impl Cluster {
+    /// Holds the first election.
+    pub(super) fn found(&mut self, now: Instant) {
+        if self.is_set() {
+            let first = self.members.iter().position(Member::is_electable).unwrap_or(0);
+            self.crown(first, now);
+        } else {
+            self.leadership = Leadership::Alone;
+            self.spread(now);
+        }
+    }
+
+    /// Looks at the leadership again after a member's life has changed.
+    pub(super) fn reconsider(&mut self, now: Instant) {
+        if self.leadership != Leadership::Alone {
+            let timeout = self.config.election_timeout;
+            let holder = self.members.iter().position(|member| self.holds_office(member));
+            self.leadership = match (holder, self.has_majority()) {
+                (Some(primary), true) => Leadership::Led { primary },
+                (Some(primary), false) => match self.leadership {
+                    Leadership::Waning { due, .. } => Leadership::Waning { primary, due },
+                    Leadership::Alone | Leadership::Led { .. } | Leadership::Electing { .. } | Leadership::Vacant => {
+                        Leadership::Waning { primary, due: now + timeout }
+                    }
+                },
+                (None, false) => Leadership::Vacant,
+                (None, true) => match self.leadership {
+                    Leadership::Electing { due } => Leadership::Electing { due },
+                    Leadership::Alone | Leadership::Led { .. } | Leadership::Waning { .. } | Leadership::Vacant => {
+                        if self.members.iter().any(Member::is_electable) {
+                            Leadership::Electing { due: now + timeout }
+                        } else {
+                            Leadership::Vacant
+                        }
+                    }
+                },
+            };
+        }
+        self.spread(now);
+    }
+
+    /// Does what is due in the matter of leadership, and lets members notice what they have missed.
+    pub(super) fn run_elections(&mut self, now: Instant) {
+        for member in 0..self.members.len() {
+            let Some(place) = self.members.get_mut(member) else { continue };
+            if matches!(place.life, Life::Behind { notices_at } if notices_at <= now) {
+                place.life = Life::Current;
+                self.reconsider(now);
+            }
+        }
+        while self.leadership.due().is_some_and(|(due, _)| due <= now) {
+            match self.leadership {
+                Leadership::Waning { .. } => {
+                    self.leadership = Leadership::Vacant;
+                    self.spread(now);
+                }
+                Leadership::Electing { .. } => self.elect_somebody(now),
+                Leadership::Alone | Leadership::Led { .. } | Leadership::Vacant => return,
+            }
+        }
+    }
+
+    /// Makes a member primary, in a new term.
+    pub(super) fn crown(&mut self, member: usize, now: Instant) {
+        self.term += 1;
+        self.last_primary = member;
+        self.leadership = Leadership::Led { primary: member };
+        self.time.advance(now);
+        self.spread(now);
+    }
+
+    /// Makes the primary step down and bars it from election for a while.
+    pub(super) fn abdicate(&mut self, barred: Duration, force: bool, now: Instant) -> Result<(), Failure> {
+        if self.leadership == Leadership::Alone {
+            return Err(Failure::new(code::NO_REPLICATION_ENABLED, "not running with --replSet"));
+        }
+        let primary = self.primary().ok_or_else(|| Failure::new(code::NOT_WRITABLE_PRIMARY, "not primary so can't step down"))?;
+        let successor = self.members.iter().enumerate().any(|(index, member)| index != primary && member.is_electable());
+        if !successor && !force {
+            return Err(Failure::new(code::EXCEEDED_TIME_LIMIT, "No electable secondaries caught up"));
+        }
+        if let Some(place) = self.members.get_mut(primary) {
+            place.barred_until = Some(now + barred);
+        }
+        self.leadership =
+            if self.has_majority() { Leadership::Electing { due: now + self.config.step_down_delay } } else { Leadership::Vacant };
+        self.spread(now);
+        Ok(())
+    }
+
+    pub(super) fn has_majority(&self) -> bool {
+        let running = self.members.iter().filter(|member| member.runs()).count();
+        running * 2 > self.members.len()
+    }
+
+    /// Tells whether a member that is thawed would find the world changed.
+    pub(super) fn is_behind(&self, member: usize) -> bool {
+        let Some(place) = self.members.get(member) else { return false };
+        let newer = self.term != place.view.term || self.set_version != place.view.set_version;
+        let other = self.primary().is_some_and(|primary| place.view.primary != Some(primary));
+        self.is_set() && (newer || other)
+    }
+
+    /// Brings every member that runs and is not behind up to date.
+    pub(super) fn spread(&mut self, now: Instant) {
+        let primary = self.primary();
+        let view = View { set_version: self.set_version, hosts: self.hosts.clone(), term: self.term, primary };
+        let mut changed = Vec::new();
+        for (index, member) in self.members.iter_mut().enumerate() {
+            let role = if primary == Some(index) { Role::Primary } else { Role::resting(member.kind) };
+            if member.life != Life::Current || (member.role == role && member.view == view) {
+                continue;
+            }
+            if member.role == Role::Primary && role != Role::Primary {
+                self.events.push_back(Event::SteppedDown { member: index });
+            }
+            if member.role != Role::Primary && role == Role::Primary {
+                self.events.push_back(Event::Elected { member: index, term: self.term });
+            }
+            member.role = role;
+            member.view = view.clone();
+            changed.push(index);
+        }
+        for member in changed {
+            self.changed(member, now);
+        }
+    }
+
+    /// Counts a change of a member's state, and answers the hellos that wait for one.
+    pub(super) fn changed(&mut self, member: usize, now: Instant) {
+        let Some(place) = self.members.get_mut(member) else { return };
+        place.changes += 1;
+        if place.runs() {
+            for conn in place.awaiting() {
+                self.answer_awaiting(At { member, conn }, now);
+            }
+        }
+    }
+
+    /// Tells whether a member runs and is the primary of the newest term.
+    fn holds_office(&self, member: &Member) -> bool {
+        member.runs() && member.role == Role::Primary && member.view.term == self.term
+    }
+
+    fn elect_somebody(&mut self, now: Instant) {
+        let free = |member: &Member| member.is_electable() && member.barred_until.is_none_or(|until| until <= now);
+        let candidates: Vec<usize> = (0..self.members.len()).filter(|index| self.members.get(*index).is_some_and(free)).collect();
+        let other = candidates.iter().copied().find(|index| *index != self.last_primary);
+        if let Some(member) = other.or_else(|| candidates.first().copied()) {
+            self.crown(member, now);
+            return;
+        }
+        let barred = self.members.iter().filter(|member| member.is_electable()).filter_map(|member| member.barred_until);
+        self.leadership = barred.min().map_or(Leadership::Vacant, |due| Leadership::Electing { due });
+    }
+}

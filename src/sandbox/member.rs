@@ -1,0 +1,219 @@
+//! What does one member know and hold?
+//!
+//! Its life, its role, its view of the set, its connections and their deadlines. When these change is decided in
+//! `election` and `dispatch`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use bson::oid::ObjectId;
+
+use super::COMMAND_NAMES_MAX;
+use super::call::{Answer, Call};
+use super::config::{MemberConfig, MemberKind};
+use super::failpoint::{FailPoint, Verdict};
+use super::scram_server;
+use super::store::Cursors;
+use crate::wire::{Decoder, MESSAGE_SIZE_MAX};
+
+/// Is one fake mongod.
+pub(super) struct Member {
+    pub(super) life: Life,
+    pub(super) role: Role,
+    pub(super) view: View,
+    pub(super) kind: MemberKind,
+    pub(super) tags: Vec<(String, String)>,
+    pub(super) wire_versions: (i32, i32),
+    /// Names this run of the process.
+    pub(super) process_id: ObjectId,
+    /// Counts the changes of state in this run.
+    pub(super) changes: i64,
+    /// After a step-down it is no candidate until then.
+    pub(super) barred_until: Option<Instant>,
+    pub(super) connections: BTreeMap<u64, Connection>,
+    /// The deadlines of what its connections wait for.
+    deadlines: BTreeSet<(Instant, u64)>,
+    pub(super) cursors: Cursors,
+    pub(super) fail_point: Option<FailPoint>,
+    seen: BTreeMap<String, u64>,
+}
+
+/// Is the life of a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Life {
+    /// It runs and knows what the others know.
+    Current,
+    /// It runs and will learn what it missed.
+    Behind { notices_at: Instant },
+    /// It takes connections and does nothing else.
+    Frozen,
+    /// There is no process.
+    Stopped,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Primary,
+    Secondary,
+    Arbiter,
+}
+
+/// Is what a member believes of its set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct View {
+    pub(super) set_version: i64,
+    pub(super) hosts: Vec<String>,
+    pub(super) term: i64,
+    pub(super) primary: Option<usize>,
+}
+
+/// Is one connection, from the server's side.
+pub(super) struct Connection {
+    pub(super) number: i32,
+    pub(super) decoder: Decoder,
+    pub(super) login: Login,
+    pub(super) app_name: Option<String>,
+    pub(super) activity: Activity,
+}
+
+pub(super) enum Login {
+    Anonymous,
+    Conversing(scram_server::Conversation),
+    User(String),
+}
+
+/// Is what a connection is at; the next request is looked at when it is idle.
+pub(super) enum Activity {
+    Idle,
+    /// A hello that waits for a change of state.
+    Awaiting(Awaiting),
+    /// A command that a fail point holds.
+    Held {
+        due: Instant,
+        call: Box<Call>,
+        verdict: Verdict,
+    },
+}
+
+/// Is a hello that is answered when the state changes, or at its deadline.
+#[derive(Clone, Copy)]
+pub(super) struct Awaiting {
+    pub(super) deadline: Instant,
+    pub(super) patience: Duration,
+    pub(super) answer: Answer,
+    /// Whether the command was the older `isMaster`.
+    pub(super) legacy: bool,
+}
+
+impl Member {
+    pub(super) fn new(config: &MemberConfig, view: View, wire_versions: (i32, i32), process_id: ObjectId) -> Self {
+        Self {
+            life: Life::Current,
+            role: Role::resting(config.kind),
+            view,
+            kind: config.kind,
+            tags: config.tags.clone(),
+            wire_versions,
+            process_id,
+            changes: 0,
+            barred_until: None,
+            connections: BTreeMap::new(),
+            deadlines: BTreeSet::new(),
+            cursors: Cursors::default(),
+            fail_point: None,
+            seen: BTreeMap::new(),
+        }
+    }
+
+    /// Tells whether it answers.
+    pub(super) fn runs(&self) -> bool {
+        match self.life {
+            Life::Current | Life::Behind { .. } => true,
+            Life::Frozen | Life::Stopped => false,
+        }
+    }
+
+    /// Tells whether it may be elected, apart from being barred for a while.
+    pub(super) fn is_electable(&self) -> bool {
+        self.life == Life::Current && self.kind == MemberKind::Voter
+    }
+
+    /// Sets what a connection is at, and its deadline.
+    pub(super) fn occupy(&mut self, conn: u64, activity: Activity) {
+        drop(self.vacate(conn));
+        let Some(connection) = self.connections.get_mut(&conn) else { return };
+        if let Some(due) = activity.due() {
+            self.deadlines.insert((due, conn));
+        }
+        connection.activity = activity;
+    }
+
+    /// Makes a connection idle; hands back what it was at.
+    pub(super) fn vacate(&mut self, conn: u64) -> Option<Activity> {
+        let connection = self.connections.get_mut(&conn)?;
+        let activity = std::mem::replace(&mut connection.activity, Activity::Idle);
+        if let Some(due) = activity.due() {
+            self.deadlines.remove(&(due, conn));
+        }
+        Some(activity)
+    }
+
+    /// Forgets a connection; tells whether there was one.
+    pub(super) fn forget(&mut self, conn: u64) -> bool {
+        let Some(connection) = self.connections.remove(&conn) else { return false };
+        if let Some(due) = connection.activity.due() {
+            self.deadlines.remove(&(due, conn));
+        }
+        true
+    }
+
+    /// Returns when one of its connections must be looked at; never while it does not run.
+    pub(super) fn next_deadline(&self) -> Option<(Instant, u64)> {
+        self.deadlines.first().copied().filter(|_| self.runs())
+    }
+
+    /// Returns the connections whose hello waits for a change.
+    pub(super) fn awaiting(&self) -> Vec<u64> {
+        let waits = |conn: &u64| self.connections.get(conn).is_some_and(|connection| matches!(connection.activity, Activity::Awaiting(_)));
+        self.deadlines.iter().map(|(_, conn)| *conn).filter(|conn| waits(conn)).collect()
+    }
+
+    /// Counts a command, by its name.
+    pub(super) fn count(&mut self, name: &str) {
+        if let Some(count) = self.seen.get_mut(name) {
+            *count += 1;
+        } else if self.seen.len() < COMMAND_NAMES_MAX {
+            self.seen.insert(name.to_owned(), 1);
+        }
+    }
+
+    pub(super) fn seen(&self, name: &str) -> u64 {
+        self.seen.get(name).copied().unwrap_or(0)
+    }
+}
+
+impl Role {
+    /// Returns the role of a member that is not primary.
+    pub(super) fn resting(kind: MemberKind) -> Self {
+        match kind {
+            MemberKind::Voter | MemberKind::Passive | MemberKind::Hidden => Self::Secondary,
+            MemberKind::Arbiter => Self::Arbiter,
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn new(number: i32) -> Self {
+        Self { number, decoder: Decoder::new(MESSAGE_SIZE_MAX), login: Login::Anonymous, app_name: None, activity: Activity::Idle }
+    }
+}
+
+impl Activity {
+    fn due(&self) -> Option<Instant> {
+        match self {
+            Self::Idle => None,
+            Self::Awaiting(awaiting) => Some(awaiting.deadline),
+            Self::Held { due, .. } => Some(*due),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Has this write been carried out before?
+//!
+//! The last retryable write of every session and its reply (retryable-writes): the same number again gets the same reply,
+//! and is not carried out twice.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bson::Document;
+
+use super::SESSIONS_MAX;
+use super::call::{Call, binary, integer};
+use super::failure::{Failure, code};
+
+/// Remembers replies to retryable writes.
+#[derive(Default)]
+pub(super) struct Retried {
+    sessions: BTreeMap<Vec<u8>, (i64, Document)>,
+    order: VecDeque<Vec<u8>>,
+}
+
+/// Names one retryable write.
+pub(super) struct Ticket {
+    session: Vec<u8>,
+    number: i64,
+}
+
+impl Retried {
+    /// Reads which retryable write a call is, if it is one.
+    pub(super) fn ticket(call: &Call) -> Result<Option<Ticket>, Failure> {
+        if call.body.contains_key("startTransaction") || call.body.contains_key("autocommit") {
+            return Err(Failure::unserved("transactions"));
+        }
+        let Some(number) = call.body.get("txnNumber") else { return Ok(None) };
+        let number = integer(number).ok_or_else(|| Failure::new(code::TYPE_MISMATCH, "txnNumber is no number"))?;
+        let session = call.body.get_document("lsid").ok().and_then(|lsid| lsid.get("id")).and_then(binary);
+        let session = session.ok_or_else(|| Failure::bad_value("txnNumber without lsid"))?;
+        Ok(Some(Ticket { session: session.to_vec(), number }))
+    }
+
+    /// Returns the reply that the write got when it was carried out.
+    pub(super) fn reply(&self, ticket: &Ticket) -> Result<Option<Document>, Failure> {
+        match self.sessions.get(&ticket.session) {
+            Some((number, reply)) if *number == ticket.number => Ok(Some(reply.clone())),
+            Some((number, _)) if *number > ticket.number => Err(Failure::new(
+                code::TRANSACTION_TOO_OLD,
+                format!("Retryable write with txnNumber {} is prohibited, a newer one with txnNumber {number} has started", ticket.number),
+            )),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Remembers a reply.
+    pub(super) fn remember(&mut self, ticket: Ticket, reply: &Document) {
+        let Ticket { session, number } = ticket;
+        if self.sessions.insert(session.clone(), (number, reply.clone())).is_none() {
+            self.order.push_back(session);
+        }
+        if self.order.len() > SESSIONS_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.sessions.remove(&oldest);
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Does this client know the password?
+//!
+//! The server's side of SCRAM-SHA-256 and SCRAM-SHA-1 (RFC 5802, RFC 7677). Keys are derived once, when the deployment
+//! is made; passwords are not kept.
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rand::RngExt;
+use rand::rngs::SmallRng;
+use ring::{digest, hmac, pbkdf2};
+use zeroize::Zeroizing;
+
+use super::config::User;
+use super::failure::{Failure, code};
+
+/// Is who may log in, by name.
+pub(super) struct Users(BTreeMap<String, [Keys; 2]>);
+
+struct Keys {
+    salt: Vec<u8>,
+    stored: Vec<u8>,
+    server: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scram {
+    Sha1,
+    Sha256,
+}
+
+/// Is a login that awaits the client's proof, or its last empty message.
+pub(super) struct Conversation {
+    scram: Scram,
+    user: String,
+    stage: Stage,
+}
+
+enum Stage {
+    ExpectProof { first: String, nonce: String, skip_empty: bool },
+    ExpectEmpty,
+}
+
+/// Is where a login goes on.
+pub(super) enum Step {
+    /// The client has to say more.
+    Continue(Conversation, Vec<u8>),
+    /// The user is logged in.
+    Done(String, Vec<u8>),
+}
+
+/// The database that users are defined in.
+pub(super) const USERS_DATABASE: &str = "admin";
+
+impl Users {
+    /// Derives everybody's keys.
+    pub(super) fn new(users: &[User], random: &mut SmallRng) -> Self {
+        let derived = users.iter().map(|user| {
+            let keys = [Scram::Sha1, Scram::Sha256].map(|scram| Keys::derive(scram, user, random));
+            (user.name.clone(), keys)
+        });
+        Self(derived.collect())
+    }
+
+    /// Tells whether nobody has to log in.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn knows(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
+    /// Begins a login with the client's first message; hands back the server's first.
+    pub(super) fn begin(
+        &self,
+        mechanism: &str,
+        payload: &[u8],
+        skip_empty: bool,
+        random: &mut SmallRng,
+    ) -> Result<(Conversation, Vec<u8>), Failure> {
+        let scram = match mechanism {
+            "SCRAM-SHA-1" => Scram::Sha1,
+            "SCRAM-SHA-256" => Scram::Sha256,
+            _ => return Err(Failure::unserved(format_args!("the mechanism {mechanism:?}"))),
+        };
+        let text = std::str::from_utf8(payload).map_err(|_| refused())?;
+        let bare = text.strip_prefix("n,,").or_else(|| text.strip_prefix("y,,")).ok_or_else(refused)?;
+        let (name, client_nonce) = attribute(bare, 'n').zip(attribute(bare, 'r')).ok_or_else(refused)?;
+        let user = name.replace("=2C", ",").replace("=3D", "=");
+        let keys = self.keys(&user, scram).ok_or_else(refused)?;
+        let mut own = [0_u8; NONCE_SIZE];
+        random.fill(&mut own[..]);
+        let nonce = format!("{client_nonce}{}", STANDARD.encode(own));
+        let reply = format!("r={nonce},s={},i={ITERATIONS}", STANDARD.encode(&keys.salt));
+        let stage = Stage::ExpectProof { first: format!("{bare},{reply}"), nonce, skip_empty };
+        Ok((Conversation { scram, user, stage }, reply.into_bytes()))
+    }
+
+    fn keys(&self, user: &str, scram: Scram) -> Option<&Keys> {
+        let [sha1, sha256] = self.0.get(user)?;
+        Some(match scram {
+            Scram::Sha1 => sha1,
+            Scram::Sha256 => sha256,
+        })
+    }
+}
+
+impl Conversation {
+    /// Goes on with the client's next message.
+    pub(super) fn proceed(self, users: &Users, payload: &[u8]) -> Result<Step, Failure> {
+        let Self { scram, user, stage } = self;
+        match stage {
+            Stage::ExpectProof { first, nonce, skip_empty } => {
+                let keys = users.keys(&user, scram).ok_or_else(refused)?;
+                let text = std::str::from_utf8(payload).map_err(|_| refused())?;
+                let (unproved, proof) = text.rsplit_once(",p=").ok_or_else(refused)?;
+                let proof = STANDARD.decode(proof).map_err(|_| refused())?;
+                let bound = matches!(attribute(unproved, 'c'), Some("biws" | "eSws"));
+                if !bound || attribute(unproved, 'r') != Some(nonce.as_str()) {
+                    return Err(refused());
+                }
+                let exchange = format!("{first},{unproved}");
+                if !keys.prove(scram, exchange.as_bytes(), &proof) {
+                    return Err(refused());
+                }
+                let signature = STANDARD.encode(scram.sign(&keys.server, exchange.as_bytes()));
+                let reply = format!("v={signature}").into_bytes();
+                Ok(if skip_empty {
+                    Step::Done(user, reply)
+                } else {
+                    Step::Continue(Self { scram, user, stage: Stage::ExpectEmpty }, reply)
+                })
+            }
+            Stage::ExpectEmpty if payload.is_empty() => Ok(Step::Done(user, Vec::new())),
+            Stage::ExpectEmpty => Err(refused()),
+        }
+    }
+}
+
+impl Keys {
+    fn derive(scram: Scram, user: &User, random: &mut SmallRng) -> Self {
+        let mut salt = vec![0_u8; scram.salt_size()];
+        random.fill(&mut salt[..]);
+        let password = scram.prepare(user);
+        let mut salted = Zeroizing::new(vec![0_u8; scram.digest().output_len()]);
+        pbkdf2::derive(scram.pbkdf2(), ITERATIONS, &salt, password.as_bytes(), &mut salted);
+        let client = Zeroizing::new(scram.sign(&salted, b"Client Key"));
+        let stored = digest::digest(scram.digest(), &client).as_ref().to_vec();
+        Self { salt, stored, server: scram.sign(&salted, b"Server Key") }
+    }
+
+    /// Tells whether a proof was made by someone who knows the password.
+    fn prove(&self, scram: Scram, exchange: &[u8], proof: &[u8]) -> bool {
+        let signature = scram.sign(&self.stored, exchange);
+        if proof.len() != signature.len() {
+            return false;
+        }
+        let client: Vec<u8> = proof.iter().zip(&signature).map(|(left, right)| left ^ right).collect();
+        let hashed = digest::digest(scram.digest(), &client);
+        hashed.as_ref().iter().zip(&self.stored).fold(0, |differences, (left, right)| differences | (left ^ right)) == 0
+    }
+}
+
+impl Scram {
+    fn digest(self) -> &'static digest::Algorithm {
+        match self {
+            Self::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,
+            Self::Sha256 => &digest::SHA256,
+        }
+    }
+
+    fn pbkdf2(self) -> pbkdf2::Algorithm {
+        match self {
+            Self::Sha1 => pbkdf2::PBKDF2_HMAC_SHA1,
+            Self::Sha256 => pbkdf2::PBKDF2_HMAC_SHA256,
+        }
+    }
+
+    fn sign(self, key: &[u8], data: &[u8]) -> Vec<u8> {
+        let algorithm = match self {
+            Self::Sha1 => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
+            Self::Sha256 => hmac::HMAC_SHA256,
+        };
+        hmac::sign(&hmac::Key::new(algorithm, key), data).as_ref().to_vec()
+    }
+
+    /// The salt and a block counter fill one block of the hash, as in mongod.
+    fn salt_size(self) -> usize {
+        self.digest().output_len() - 4
+    }
+
+    fn prepare(self, user: &User) -> Zeroizing<String> {
+        let password = user.password.reveal();
+        Zeroizing::new(match self {
+            Self::Sha1 => {
+                let mixed = Zeroizing::new(format!("{}:mongo:{password}", user.name));
+                format!("{:x}", md5::compute(mixed.as_bytes()))
+            }
+            Self::Sha256 => stringprep::saslprep(password).map_or_else(|_| password.to_owned(), |prepared| prepared.into_owned()),
+        })
+    }
+}
+
+/// Finds `x=value` among attributes separated by commas.
+fn attribute(text: &str, name: char) -> Option<&str> {
+    text.split(',').find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
+}
+
+fn refused() -> Failure {
+    Failure::new(code::AUTHENTICATION_FAILED, "Authentication failed.")
+}
+
+/// The least that clients take.
+const ITERATIONS: NonZeroU32 = NonZeroU32::new(4096).expect("not zero");
+
+const NONCE_SIZE: usize = 24;

@@ -1,0 +1,231 @@
+//! Which documents are there?
+//!
+//! Collections in memory, shared by all members of a set, and the cursors of one member. Bounded: what does not fit is
+//! refused, with the limit's name. Which member may read or write is decided in `dispatch`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use bson::oid::ObjectId;
+use bson::{Bson, Document, doc};
+use rand::RngExt;
+use rand::rngs::SmallRng;
+
+use super::failure::{Failure, code};
+use super::query::{Filter, Sort};
+use super::{COLLECTIONS_MAX, CURSORS_MAX, STORE_DOCUMENTS_MAX, STORE_SIZE_MAX};
+use crate::wire::DOCUMENT_SIZE_MAX;
+
+/// Holds the documents of all collections.
+#[derive(Default)]
+pub(super) struct Store {
+    collections: BTreeMap<String, Collection>,
+    documents: usize,
+    size_bytes: usize,
+    next_place: u64,
+}
+
+#[derive(Default)]
+struct Collection {
+    documents: BTreeMap<u64, Stored>,
+    ids: BTreeMap<Vec<u8>, u64>,
+}
+
+struct Stored {
+    document: Document,
+    size_bytes: usize,
+}
+
+impl Store {
+    /// Inserts a document, with an `_id` in front if it has none.
+    pub(super) fn insert(&mut self, namespace: &str, mut document: Document, random: &mut SmallRng) -> Result<(), Failure> {
+        if !document.contains_key("_id") {
+            let mut whole = doc! { "_id": random_id(random) };
+            whole.extend(document);
+            document = whole;
+        }
+        let id = document.get("_id").map(id_key).unwrap_or_default();
+        let size_bytes = self.admit(namespace, &document, 1)?;
+        let collection = self.collections.entry(namespace.to_owned()).or_default();
+        if collection.ids.contains_key(&id) {
+            let id = document.get("_id").cloned().unwrap_or(Bson::Null);
+            let text = format!("E11000 duplicate key error collection: {namespace} index: _id_ dup key: {{ _id: {id} }}");
+            return Err(Failure::new(code::DUPLICATE_KEY, text));
+        }
+        collection.ids.insert(id, self.next_place);
+        collection.documents.insert(self.next_place, Stored { document, size_bytes });
+        self.next_place += 1;
+        self.documents += 1;
+        self.size_bytes += size_bytes;
+        Ok(())
+    }
+
+    /// Puts a document in another's place; `_id` stays.
+    pub(super) fn replace(&mut self, namespace: &str, place: u64, document: Document) -> Result<(), Failure> {
+        let size_bytes = self.admit(namespace, &document, 0)?;
+        let Some(stored) = self.collections.get_mut(namespace).and_then(|collection| collection.documents.get_mut(&place)) else {
+            return Ok(());
+        };
+        if stored.document.get("_id") != document.get("_id") {
+            return Err(Failure::new(66, "Performing an update on the path '_id' would modify the immutable field '_id'"));
+        }
+        self.size_bytes = self.size_bytes.saturating_sub(stored.size_bytes) + size_bytes;
+        *stored = Stored { document, size_bytes };
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, namespace: &str, place: u64) {
+        let Some(collection) = self.collections.get_mut(namespace) else { return };
+        if let Some(stored) = collection.documents.remove(&place) {
+            if let Some(id) = stored.document.get("_id") {
+                collection.ids.remove(&id_key(id));
+            }
+            self.documents -= 1;
+            self.size_bytes = self.size_bytes.saturating_sub(stored.size_bytes);
+        }
+    }
+
+    /// Drops a collection; tells whether there was one.
+    pub(super) fn drop_collection(&mut self, namespace: &str) -> bool {
+        let Some(collection) = self.collections.remove(namespace) else { return false };
+        self.documents -= collection.documents.len();
+        let size: usize = collection.documents.values().map(|stored| stored.size_bytes).sum();
+        self.size_bytes = self.size_bytes.saturating_sub(size);
+        true
+    }
+
+    /// Returns the names of a database's collections.
+    pub(super) fn collection_names(&self, database: &str) -> Vec<String> {
+        let names = self.collections.keys().filter_map(|namespace| namespace.strip_prefix(database)?.strip_prefix('.'));
+        names.map(str::to_owned).collect()
+    }
+
+    pub(super) fn get(&self, namespace: &str, place: u64) -> Option<&Document> {
+        Some(&self.collections.get(namespace)?.documents.get(&place)?.document)
+    }
+
+    /// Returns a copy of a document, and its size in bytes.
+    pub(super) fn get_sized(&self, namespace: &str, place: u64) -> Option<(Document, usize)> {
+        let stored = self.collections.get(namespace)?.documents.get(&place)?;
+        Some((stored.document.clone(), stored.size_bytes))
+    }
+
+    /// Returns where the documents are that match, in order.
+    pub(super) fn select(&self, namespace: &str, filter: &Filter, sort: Option<&Sort>) -> VecDeque<u64> {
+        let Some(collection) = self.collections.get(namespace) else { return VecDeque::new() };
+        let matching = |place: &u64| collection.documents.get(place).is_some_and(|stored| filter.matches(&stored.document));
+        if let Some(id) = filter.id() {
+            return collection.ids.get(&id_key(id)).copied().filter(|place| matching(place)).into_iter().collect();
+        }
+        let Some(sort) = sort else { return collection.documents.keys().copied().filter(|place| matching(place)).collect() };
+        let mut found: Vec<(u64, &Document)> = collection
+            .documents
+            .iter()
+            .filter(|(_, stored)| filter.matches(&stored.document))
+            .map(|(place, stored)| (*place, &stored.document))
+            .collect();
+        found.sort_by(|(_, left), (_, right)| sort.order(left, right));
+        found.into_iter().map(|(place, _)| place).collect()
+    }
+
+    /// Checks the limits for a document that is to be stored; hands back its size.
+    fn admit(&self, namespace: &str, document: &Document, more: usize) -> Result<usize, Failure> {
+        let size = document.to_vec().map(|bytes| bytes.len()).map_err(|error| Failure::bad_value(error.to_string()))?;
+        let size_max = usize::try_from(DOCUMENT_SIZE_MAX).unwrap_or(usize::MAX);
+        if size > size_max {
+            let text = format!("object to insert too large. size in bytes: {size}, max size: {size_max}");
+            return Err(Failure::new(code::DOCUMENT_TOO_LARGE, text));
+        }
+        let full = |limit: &str, value: usize| {
+            Err(Failure::new(code::OUT_OF_DISK_SPACE, format!("the sandbox is full (limit {limit} of {value})")))
+        };
+        if self.documents + more > STORE_DOCUMENTS_MAX {
+            return full("STORE_DOCUMENTS_MAX", STORE_DOCUMENTS_MAX);
+        }
+        if self.size_bytes + size > STORE_SIZE_MAX {
+            return full("STORE_SIZE_MAX", STORE_SIZE_MAX);
+        }
+        if !self.collections.contains_key(namespace) && self.collections.len() >= COLLECTIONS_MAX {
+            return full("COLLECTIONS_MAX", COLLECTIONS_MAX);
+        }
+        Ok(size)
+    }
+}
+
+/// Makes the key of an `_id`; whole numbers are equal whatever their type.
+fn id_key(id: &Bson) -> Vec<u8> {
+    match super::call::integer(id) {
+        Some(number) => number.to_be_bytes().to_vec(),
+        None => doc! { "": id.clone() }.to_vec().unwrap_or_default(),
+    }
+}
+
+pub(super) fn random_id(random: &mut SmallRng) -> ObjectId {
+    ObjectId::from_bytes(random.random())
+}
+
+/// Holds the open cursors of one member.
+#[derive(Default)]
+pub(super) struct Cursors {
+    open: BTreeMap<i64, Cursor>,
+    sweep_due: Option<Instant>,
+}
+
+/// Is an open cursor: what it has still to give.
+pub(super) struct Cursor {
+    pub(super) namespace: String,
+    pub(super) places: VecDeque<u64>,
+    idle_since: Instant,
+}
+
+/// How long a cursor lives without being asked, as in mongod.
+pub(super) const CURSOR_IDLE_MAX: Duration = Duration::from_secs(600);
+
+impl Cursors {
+    /// Opens a cursor; hands back its number.
+    pub(super) fn open(&mut self, namespace: &str, places: VecDeque<u64>, random: &mut SmallRng, now: Instant) -> Result<i64, Failure> {
+        if self.open.len() >= CURSORS_MAX {
+            let text = format!("too many open cursors (limit CURSORS_MAX of {CURSORS_MAX})");
+            return Err(Failure::new(code::OUT_OF_DISK_SPACE, text));
+        }
+        let id = loop {
+            let id = random.random_range(1..i64::MAX);
+            if !self.open.contains_key(&id) {
+                break id;
+            }
+        };
+        self.put_back(id, Cursor { namespace: namespace.to_owned(), places, idle_since: now }, now);
+        Ok(id)
+    }
+
+    /// Takes a cursor out, to be put back if it has more to give.
+    pub(super) fn take(&mut self, id: i64) -> Option<Cursor> {
+        self.open.remove(&id)
+    }
+
+    pub(super) fn put_back(&mut self, id: i64, cursor: Cursor, now: Instant) {
+        self.open.insert(id, Cursor { idle_since: now, ..cursor });
+        self.sweep_due.get_or_insert(now + CURSOR_IDLE_MAX);
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn due(&self) -> Option<Instant> {
+        self.sweep_due
+    }
+
+    /// Closes the cursors that nobody has asked for long.
+    pub(super) fn sweep(&mut self, now: Instant) {
+        if self.sweep_due.is_none_or(|due| due > now) {
+            return;
+        }
+        self.open.retain(|_, cursor| cursor.idle_since + CURSOR_IDLE_MAX > now);
+        self.sweep_due = self.open.values().map(|cursor| cursor.idle_since + CURSOR_IDLE_MAX).min();
+    }
+}

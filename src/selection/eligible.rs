@@ -1,0 +1,130 @@
+//! Which servers suit a caller, latency aside?
+//!
+//! Type, staleness and tags, in the order of server-selection, "Topology type: ReplicaSetWithPrimary or
+//! ReplicaSetNoPrimary". Which of the suitable servers is taken is decided in `window`.
+
+use std::sync::Arc;
+
+use super::staleness::Staleness;
+use super::{Criteria, ReadPreference, ReadPreferenceMode, TagSet, Target};
+use crate::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
+
+/// Says whether the outcome is plain without a look at every server.
+pub(super) enum Shortcut<'a> {
+    /// This server, or none.
+    Settled(Option<&'a Arc<ServerDescription>>),
+    /// It has to be looked for.
+    Open,
+}
+
+/// Decides what needs no look at every server: one server only, a pinned one, the primary.
+pub(super) fn shortcut<'a>(topology: &'a TopologyDescription, criteria: &Criteria) -> Shortcut<'a> {
+    match (topology.kind(), &criteria.target) {
+        (TopologyType::Unknown, _) => Shortcut::Settled(None),
+        (_, Target::Server(host)) => Shortcut::Settled(topology.server(host).filter(|server| can_be_pinned(topology, server))),
+        (TopologyType::Single | TopologyType::LoadBalanced, _) => Shortcut::Settled(topology.servers().first().filter(|server| server.is_known())),
+        (TopologyType::Sharded, _) => Shortcut::Open,
+        (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::Write) => Shortcut::Settled(topology.primary()),
+        (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::AnyReadable) => Shortcut::Open,
+        (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::Read(preference)) => match preference.mode {
+            ReadPreferenceMode::Primary => Shortcut::Settled(topology.primary()),
+            ReadPreferenceMode::PrimaryPreferred => match topology.primary().filter(|primary| !criteria.deprioritized.contains(&primary.host)) {
+                Some(primary) => Shortcut::Settled(Some(primary)),
+                None => Shortcut::Open,
+            },
+            ReadPreferenceMode::Secondary | ReadPreferenceMode::SecondaryPreferred | ReadPreferenceMode::Nearest => Shortcut::Open,
+        },
+    }
+}
+
+/// Returns all servers that suit; deprioritized ones only if no other does.
+///
+/// It does not check the criteria: [`select`](super::select) does.
+pub fn suitable_servers<'a>(topology: &'a TopologyDescription, criteria: &Criteria) -> Vec<&'a Arc<ServerDescription>> {
+    let preferred = eligible(topology, criteria, &|server| !criteria.deprioritized.contains(&server.host));
+    if !preferred.is_empty() || criteria.deprioritized.is_empty() {
+        return preferred;
+    }
+    eligible(topology, criteria, &|_| true)
+}
+
+/// Tells whether a server can have what was begun on it, such as a cursor.
+pub(super) fn can_be_pinned(topology: &TopologyDescription, server: &ServerDescription) -> bool {
+    server.kind.is_data_bearing() || (topology.kind() == TopologyType::Single && server.is_known())
+}
+
+type Admit<'f> = &'f dyn Fn(&ServerDescription) -> bool;
+
+fn eligible<'a>(topology: &'a TopologyDescription, criteria: &Criteria, admit: Admit<'_>) -> Vec<&'a Arc<ServerDescription>> {
+    let of_kind = |wanted: &dyn Fn(&ServerDescription) -> bool| -> Vec<&'a Arc<ServerDescription>> {
+        topology.servers().iter().filter(|server| admit(server) && wanted(server)).collect()
+    };
+    if let Target::Server(host) = &criteria.target {
+        return of_kind(&|server| server.host == *host && can_be_pinned(topology, server));
+    }
+    match topology.kind() {
+        TopologyType::Unknown => Vec::new(),
+        TopologyType::Single | TopologyType::LoadBalanced => of_kind(&|server| server.is_known()),
+        TopologyType::Sharded => of_kind(&|server| server.kind == ServerType::Mongos),
+        TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary => {
+            let primary = || of_kind(&|server| server.kind == ServerType::RsPrimary);
+            match &criteria.target {
+                Target::Write | Target::Server(_) => primary(),
+                Target::AnyReadable => of_kind(&|server| server.kind.is_data_bearing()),
+                Target::Read(preference) => by_mode(topology, preference, admit, primary),
+            }
+        }
+    }
+}
+
+fn by_mode<'a>(
+    topology: &'a TopologyDescription,
+    preference: &ReadPreference,
+    admit: Admit<'_>,
+    primary: impl Fn() -> Vec<&'a Arc<ServerDescription>>,
+) -> Vec<&'a Arc<ServerDescription>> {
+    let members = |with_primary: bool| {
+        let wanted = |server: &ServerDescription| match server.kind {
+            ServerType::RsSecondary => true,
+            ServerType::RsPrimary => with_primary,
+            ServerType::Unknown
+            | ServerType::Standalone
+            | ServerType::Mongos
+            | ServerType::RsArbiter
+            | ServerType::RsOther
+            | ServerType::RsGhost
+            | ServerType::LoadBalancer => false,
+        };
+        let staleness = Staleness::of(topology, preference.max_staleness);
+        let fresh = topology.servers().iter().filter(|server| admit(server) && wanted(server) && staleness.admits(server));
+        by_tags(fresh.collect(), &preference.tag_sets)
+    };
+    let first_of = |first: Vec<&'a Arc<ServerDescription>>, then: &dyn Fn() -> Vec<&'a Arc<ServerDescription>>| {
+        if first.is_empty() { then() } else { first }
+    };
+    match preference.mode {
+        ReadPreferenceMode::Primary => primary(),
+        ReadPreferenceMode::PrimaryPreferred => first_of(primary(), &|| members(false)),
+        ReadPreferenceMode::Secondary => members(false),
+        ReadPreferenceMode::SecondaryPreferred => first_of(members(false), &primary),
+        ReadPreferenceMode::Nearest => members(true),
+    }
+}
+
+/// Keeps the servers of the first tag set that any of them has; without tag sets all.
+fn by_tags<'a>(servers: Vec<&'a Arc<ServerDescription>>, tag_sets: &[TagSet]) -> Vec<&'a Arc<ServerDescription>> {
+    let Some(tags) = tag_sets.iter().find(|tags| servers.iter().any(|server| has_tags(server, tags))) else {
+        return if tag_sets.is_empty() { servers } else { Vec::new() };
+    };
+    servers.into_iter().filter(|server| has_tags(server, tags)).collect()
+}
+
+/// Tells whether a server has all tags of a set.
+pub(super) fn has_tags(server: &ServerDescription, tags: &[(String, String)]) -> bool {
+    tags.iter().all(|tag| server.tags().contains(tag))
+}
+
+/// Tells whether a server is fresh enough for a read preference.
+pub(super) fn is_fresh(topology: &TopologyDescription, server: &ServerDescription, preference: &ReadPreference) -> bool {
+    Staleness::of(topology, preference.max_staleness).admits(server)
+}

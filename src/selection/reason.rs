@@ -1,0 +1,62 @@
+//! Why was a server not selected?
+//!
+//! Follows the steps of `eligible`, for one server at a time.
+
+use super::eligible::{can_be_pinned, has_tags, is_fresh};
+use super::{Criteria, ReadPreference, ReadPreferenceMode, Target};
+use crate::error::{Ineligible, ServerReason};
+use crate::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
+
+/// Says for each server of a topology why it does not suit, or that it does.
+pub fn reasons(topology: &TopologyDescription, criteria: &Criteria) -> Vec<ServerReason> {
+    let reason = |server: &ServerDescription| ServerReason {
+        host: server.host.clone(),
+        reason: ineligible(topology, criteria, server),
+        error: server.error.clone(),
+    };
+    topology.servers().iter().map(|server| reason(server)).collect()
+}
+
+fn ineligible(topology: &TopologyDescription, criteria: &Criteria, server: &ServerDescription) -> Ineligible {
+    if !server.is_known() {
+        return Ineligible::Unknown;
+    }
+    let reason = match (topology.kind(), &criteria.target) {
+        (_, Target::Server(host)) if server.host != *host => Ineligible::Selector,
+        (_, Target::Server(_)) => suits(can_be_pinned(topology, server), server),
+        (TopologyType::Unknown, _) => Ineligible::Type(server.kind.name()),
+        (TopologyType::Single | TopologyType::LoadBalanced, _) => Ineligible::Eligible,
+        (TopologyType::Sharded, _) => suits(server.kind == ServerType::Mongos, server),
+        (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::Write) => suits(server.kind == ServerType::RsPrimary, server),
+        (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::AnyReadable) => suits(server.kind.is_data_bearing(), server),
+        (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::Read(preference)) => for_read(topology, preference, server),
+    };
+    if reason == Ineligible::Eligible && criteria.deprioritized.contains(&server.host) {
+        return Ineligible::Deprioritized;
+    }
+    reason
+}
+
+fn for_read(topology: &TopologyDescription, preference: &ReadPreference, server: &ServerDescription) -> Ineligible {
+    let is_primary = server.kind == ServerType::RsPrimary;
+    let is_secondary = server.kind == ServerType::RsSecondary;
+    let (of_type, filtered) = match preference.mode {
+        ReadPreferenceMode::Primary => (is_primary, false),
+        ReadPreferenceMode::Secondary => (is_secondary, true),
+        ReadPreferenceMode::PrimaryPreferred | ReadPreferenceMode::SecondaryPreferred => (is_primary || is_secondary, is_secondary),
+        ReadPreferenceMode::Nearest => (is_primary || is_secondary, true),
+    };
+    if !of_type {
+        Ineligible::Type(server.kind.name())
+    } else if filtered && !is_fresh(topology, server, preference) {
+        Ineligible::TooStale
+    } else if filtered && !preference.tag_sets.is_empty() && !preference.tag_sets.iter().any(|tags| has_tags(server, tags)) {
+        Ineligible::Tags
+    } else {
+        Ineligible::Eligible
+    }
+}
+
+fn suits(suits: bool, server: &ServerDescription) -> Ineligible {
+    if suits { Ineligible::Eligible } else { Ineligible::Type(server.kind.name()) }
+}

@@ -1,0 +1,221 @@
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+
+use super::*;
+use crate::error::{ErrorKind, Ineligible};
+use crate::handshake::HelloReply;
+use crate::topology::{ServerType, TopologyType};
+
+fn key(text: &str) -> HostKey {
+    HostKey::parse(text).expect(text)
+}
+
+fn server(host: &str, kind: ServerType, average_millis: u64) -> ServerDescription {
+    let mut server = ServerDescription::unknown(&key(host)).with_round_trip_time(Duration::from_millis(average_millis));
+    server.kind = kind;
+    if kind != ServerType::Unknown {
+        server.hello = Some(Arc::new(HelloReply { max_wire_version: 21, ..HelloReply::default() }));
+    }
+    server
+}
+
+fn tagged(mut server: ServerDescription, tags: &[(&str, &str)]) -> ServerDescription {
+    let tags = tags.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    server.hello = Some(Arc::new(HelloReply { max_wire_version: 21, tags, ..HelloReply::default() }));
+    server
+}
+
+fn replica_set() -> TopologyDescription {
+    TopologyDescription::new(
+        TopologyType::ReplicaSetWithPrimary,
+        [
+            server("a", ServerType::RsSecondary, 5),
+            server("b", ServerType::RsPrimary, 5),
+            server("c", ServerType::RsSecondary, 20),
+            server("d", ServerType::RsSecondary, 21),
+            server("e", ServerType::Unknown, 0),
+        ],
+    )
+}
+
+fn selected(topology: &TopologyDescription, criteria: &Criteria, seed: u64) -> String {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    select(topology, criteria, &|_| 0, &mut rng).expect("server").host.to_string()
+}
+
+fn refused(topology: &TopologyDescription, criteria: &Criteria) -> Refusal {
+    select(topology, criteria, &|_| 0, &mut SmallRng::seed_from_u64(0)).expect_err("no server")
+}
+
+#[test]
+fn write_goes_to_the_primary_even_if_it_is_deprioritized() {
+    let topology = replica_set();
+    assert_eq!(selected(&topology, &Criteria::write(), 1), "b:27017");
+    assert_eq!(selected(&topology, &Criteria::write().with_deprioritized(vec![key("b")]), 1), "b:27017");
+}
+
+#[test]
+fn deprioritized_primary_gives_way_to_a_secondary() {
+    let criteria = Criteria::read(ReadPreference::primary_preferred()).with_deprioritized(vec![key("b")]);
+    for seed in 0..50 {
+        assert_ne!(selected(&replica_set(), &criteria, seed), "b:27017");
+    }
+}
+
+#[test]
+fn window_is_inclusive() {
+    let topology = replica_set();
+    let suitable = suitable_servers(&topology, &Criteria::read(ReadPreference::nearest()));
+    assert_eq!(suitable.len(), 4);
+    let hosts: Vec<String> = in_latency_window(suitable, Duration::from_millis(15)).iter().map(|server| server.host.to_string()).collect();
+    assert_eq!(hosts, ["a:27017", "b:27017", "c:27017"]);
+}
+
+#[test]
+fn unmeasured_server_is_not_held_to_be_slow() {
+    let mut unmeasured = server("b", ServerType::Mongos, 0);
+    unmeasured.round_trip_time = None;
+    let topology = TopologyDescription::new(TopologyType::Sharded, [server("a", ServerType::Mongos, 5), unmeasured]);
+    let suitable = suitable_servers(&topology, &Criteria::write());
+    assert_eq!(in_latency_window(suitable, Duration::ZERO).len(), 2);
+}
+
+#[test]
+fn less_loaded_of_two_is_taken() {
+    let topology = TopologyDescription::new(TopologyType::Sharded, [server("a", ServerType::Mongos, 5), server("b", ServerType::Mongos, 5)]);
+    let loads = |host: &HostKey| if *host == key("a") { 7 } else { 3 };
+    for seed in 0..50 {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let server = select(&topology, &Criteria::write(), &loads, &mut rng).expect("server");
+        assert_eq!(server.host, key("b"));
+    }
+}
+
+#[test]
+fn equal_loads_are_shared_evenly() {
+    let topology = TopologyDescription::new(TopologyType::Sharded, ["a", "b", "c"].map(|host| server(host, ServerType::Mongos, 5)));
+    let mut rng = SmallRng::seed_from_u64(7);
+    let mut counts = [0_u32; 3];
+    for _ in 0..3000 {
+        let host = &select(&topology, &Criteria::write(), &|_| 0, &mut rng).expect("server").host;
+        let place = ["a", "b", "c"].iter().position(|name| key(name) == *host).expect("one of three");
+        counts[place] += 1;
+    }
+    assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
+}
+
+#[test]
+fn every_server_has_its_reason() {
+    let topology = TopologyDescription::new(
+        TopologyType::ReplicaSetNoPrimary,
+        [
+            tagged(server("a", ServerType::RsSecondary, 5), &[("dc", "x")]),
+            server("b", ServerType::RsArbiter, 5),
+            server("c", ServerType::Unknown, 0),
+        ],
+    );
+    let wanted = ReadPreference::secondary().with_tag_sets(vec![vec![("dc".into(), "y".into())]]);
+    let Refusal::NoServer(reasons) = refused(&topology, &Criteria::read(wanted)) else { panic!("invalid") };
+    let reasons: Vec<_> = reasons.into_iter().map(|reason| reason.reason).collect();
+    assert_eq!(reasons, [Ineligible::Tags, Ineligible::Type("RSArbiter"), Ineligible::Unknown]);
+}
+
+#[test]
+fn incompatible_server_is_told_at_once() {
+    let mut old = server("a", ServerType::RsPrimary, 5);
+    old.hello = Some(Arc::new(HelloReply { max_wire_version: 7, ..HelloReply::default() }));
+    let topology = TopologyDescription::new(TopologyType::ReplicaSetWithPrimary, [old]);
+    let Refusal::Invalid(error) = refused(&topology, &Criteria::write()) else { panic!("no server") };
+    assert_eq!(error.kind(), ErrorKind::Incompatible);
+    assert!(error.message().contains("reports wire version 7"), "{error}");
+    assert!(error.message().contains("requires at least 8 (MongoDB 4.2)"), "{error}");
+}
+
+#[test]
+fn limit_of_staleness_has_a_minimum_in_replica_sets_only() {
+    let criteria = |seconds| Criteria::read(ReadPreference::nearest().with_max_staleness(Duration::from_secs(seconds)));
+    let topology = replica_set();
+    assert!(check(&topology, &criteria(90)).is_ok());
+    assert_eq!(check(&topology, &criteria(89)).expect_err("too small").kind(), ErrorKind::InvalidOption);
+    let slow = replica_set().with_heartbeat_frequency(Duration::from_secs(120));
+    assert!(check(&slow, &criteria(129)).is_err());
+    assert!(check(&slow, &criteria(130)).is_ok());
+    let sharded = TopologyDescription::new(TopologyType::Sharded, [server("a", ServerType::Mongos, 5)]);
+    assert!(check(&sharded, &criteria(1)).is_ok());
+}
+
+#[test]
+fn staleness_is_measured_exactly_and_the_limit_is_inclusive() {
+    let now = Instant::now();
+    let written = |host: &str, kind, millis: i64, updated: Instant| {
+        let mut server = server(host, kind, 5);
+        let hello = HelloReply { max_wire_version: 21, last_write_date_millis: Some(millis), ..HelloReply::default() };
+        (server.hello, server.last_update) = (Some(Arc::new(hello)), Some(updated));
+        server
+    };
+    let later = now + Duration::from_secs(3);
+    let servers = [
+        written("a", ServerType::RsPrimary, 200_000, now),
+        // 3 s later, and 77 s behind: 80 s, and 10 s of heartbeat.
+        written("b", ServerType::RsSecondary, 123_000, later),
+        written("c", ServerType::RsSecondary, 122_999, later),
+    ];
+    let topology = TopologyDescription::new(TopologyType::ReplicaSetWithPrimary, servers);
+    let criteria = Criteria::read(ReadPreference::secondary().with_max_staleness(Duration::from_secs(90)));
+    let hosts: Vec<_> = suitable_servers(&topology, &criteria).iter().map(|server| server.host.clone()).collect();
+    assert_eq!(hosts, [key("b")]);
+}
+
+#[test]
+fn pinned_operation_stays_where_it_is() {
+    let topology = replica_set();
+    assert_eq!(selected(&topology, &Criteria::server(key("d")), 1), "d:27017");
+    assert!(matches!(refused(&topology, &Criteria::server(key("e"))), Refusal::NoServer(_)));
+    assert!(matches!(refused(&topology, &Criteria::server(key("x"))), Refusal::NoServer(_)));
+}
+
+#[test]
+fn shortcut_agrees_with_the_long_way() {
+    let kinds = [
+        TopologyType::Unknown,
+        TopologyType::Single,
+        TopologyType::ReplicaSetNoPrimary,
+        TopologyType::ReplicaSetWithPrimary,
+        TopologyType::Sharded,
+        TopologyType::LoadBalanced,
+    ];
+    let members = [ServerType::RsPrimary, ServerType::RsSecondary, ServerType::Mongos, ServerType::RsGhost, ServerType::Unknown];
+    let modes = [ReadPreference::primary(), ReadPreference::primary_preferred(), ReadPreference::secondary(), ReadPreference::nearest()];
+    let mut criteria: Vec<Criteria> = modes.into_iter().map(Criteria::read).collect();
+    criteria.extend([Criteria::write(), Criteria::any_readable(), Criteria::server(key("a"))]);
+    for kind in kinds {
+        for member in members {
+            let topology = TopologyDescription::new(kind, [server("a", member, 5)]);
+            for criteria in criteria.iter().flat_map(|plain| [plain.clone(), plain.clone().with_deprioritized(vec![key("a")])]) {
+                // A pinned operation in an unknown topology is the one case in which the long way is not asked.
+                if kind == TopologyType::Unknown && matches!(criteria.target, Target::Server(_)) {
+                    continue;
+                }
+                let long = !suitable_servers(&topology, &criteria).is_empty();
+                assert_eq!(is_served(&topology, &criteria).expect("valid"), long, "{kind:?} {member:?} {criteria:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn read_preference_is_sent_where_it_is_understood() {
+    let secondary = Criteria::read(ReadPreference::secondary());
+    let primary = Criteria::read(ReadPreference::primary());
+    let mode = |topology, server, criteria: &Criteria| read_preference_to_send(topology, server, criteria).map(|preference| preference.mode.name());
+    assert_eq!(mode(TopologyType::Single, ServerType::Standalone, &secondary), None);
+    assert_eq!(mode(TopologyType::Single, ServerType::RsSecondary, &primary), Some("primaryPreferred"));
+    assert_eq!(mode(TopologyType::Single, ServerType::RsSecondary, &secondary), Some("secondary"));
+    assert_eq!(mode(TopologyType::Single, ServerType::Mongos, &primary), None);
+    assert_eq!(mode(TopologyType::Sharded, ServerType::Mongos, &secondary), Some("secondary"));
+    assert_eq!(mode(TopologyType::LoadBalanced, ServerType::LoadBalancer, &secondary), Some("secondary"));
+    assert_eq!(mode(TopologyType::ReplicaSetWithPrimary, ServerType::RsPrimary, &primary), None);
+    assert_eq!(mode(TopologyType::ReplicaSetWithPrimary, ServerType::RsPrimary, &Criteria::write()), None);
+    assert_eq!(mode(TopologyType::ReplicaSetWithPrimary, ServerType::RsSecondary, &Criteria::any_readable()), Some("nearest"));
+}

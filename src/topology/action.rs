@@ -1,0 +1,49 @@
+//! What does the topology order?
+//!
+//! When each order is given is decided in `machine`.
+
+use std::sync::Arc;
+
+use bson::oid::ObjectId;
+
+use super::description::TopologyDescription;
+use super::waiters::SelectId;
+use crate::error::Error;
+use crate::host::HostKey;
+
+/// Is an order of the topology.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum TopologyAction {
+    /// Start to watch a server.
+    StartMonitor(HostKey),
+    /// Stop to watch a server.
+    StopMonitor(HostKey),
+    /// Make a server's pool, paused, at generation 0.
+    CreatePool(HostKey),
+    /// Let a server's pool open connections.
+    ReadyPool(HostKey),
+    /// Clear a server's pool: its generation grows by one, whatever state it is in.
+    ClearPool {
+        /// The server.
+        host: HostKey,
+        /// Why.
+        cause: Error,
+        /// Whether connections in use are interrupted too.
+        interrupt: bool,
+        /// The service behind a load balancer to which the clearing is limited.
+        service_id: Option<ObjectId>,
+    },
+    /// Close a server's pool for good.
+    ClosePool(HostKey),
+    /// Check a server now, or as soon as the shortest time between checks allows.
+    CheckNow(HostKey),
+    /// End a server's running check.
+    CancelCheck(HostKey),
+    /// Make a description the one that callers see.
+    Publish(Arc<TopologyDescription>),
+    /// Tell a caller that a server suits it in the published description.
+    Selected(SelectId),
+    /// Tell a caller that it gets none.
+    NotSelected(SelectId, Error),
+}

@@ -1,0 +1,49 @@
+//! In what do two topology descriptions differ?
+//!
+//! What follows from the difference, in orders and events, is decided in `machine`.
+
+use std::sync::Arc;
+
+use super::description::TopologyDescription;
+use super::server::ServerDescription;
+use crate::host::HostKey;
+
+/// Says in what two descriptions differ.
+pub(super) struct Change {
+    /// What was known of each server that has changed, and what is known now.
+    pub(super) servers: Vec<(Arc<ServerDescription>, Arc<ServerDescription>)>,
+    /// Servers that are new.
+    pub(super) added: Vec<HostKey>,
+    /// Servers that are gone.
+    pub(super) removed: Vec<HostKey>,
+}
+
+impl Change {
+    /// Compares two descriptions; the subject's change comes first, and counts even if it led to the subject's removal.
+    pub(super) fn between(previous: &TopologyDescription, new: &TopologyDescription, subject: Option<&Arc<ServerDescription>>) -> Self {
+        let mut change = Self { servers: Vec::new(), added: Vec::new(), removed: Vec::new() };
+        if let Some(subject) = subject
+            && let Some(known) = previous.server(&subject.host)
+        {
+            let outcome = new.server(&subject.host).unwrap_or(subject);
+            if !known.is_same_as(outcome) {
+                change.servers.push((Arc::clone(known), Arc::clone(outcome)));
+            }
+        }
+        for server in new.servers() {
+            match previous.server(&server.host) {
+                None => change.added.push(server.host.clone()),
+                Some(known) if Arc::ptr_eq(known, server) || known.is_same_as(server) => {}
+                Some(_) if subject.is_some_and(|subject| subject.host == server.host) => {}
+                Some(known) => change.servers.push((Arc::clone(known), Arc::clone(server))),
+            }
+        }
+        let gone = previous.servers().iter().filter(|server| new.server(&server.host).is_none());
+        change.removed.extend(gone.map(|server| server.host.clone()));
+        change
+    }
+
+    pub(super) fn is_some(&self) -> bool {
+        !(self.servers.is_empty() && self.added.is_empty() && self.removed.is_empty())
+    }
+}

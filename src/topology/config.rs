@@ -1,0 +1,74 @@
+//! How does a topology start?
+//!
+//! The settings that the rules need, and the first TopologyType that follows from them (server-discovery-and-monitoring,
+//! "Initial TopologyType"). Which options contradict each other is decided in `uri`.
+
+use std::time::Duration;
+
+use super::description::{TopologyDescription, TopologyType};
+use super::server::ServerDescription;
+use crate::host::HostKey;
+use crate::options::ClientOptions;
+
+/// Says how a topology starts.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TopologyConfig {
+    /// The first servers to ask.
+    pub seeds: Vec<HostKey>,
+    /// The replica set that is wanted.
+    pub set_name: Option<String>,
+    /// Whether to use the one seed as it is, whatever it belongs to; unset means no.
+    pub direct_connection: Option<bool>,
+    /// Whether the one seed is a load balancer.
+    pub load_balanced: bool,
+    /// Whether the seeds come from SRV records, and follow them.
+    pub srv: bool,
+    /// How many of the SRV records' hosts to use at the most; 0 for all.
+    pub srv_max_hosts: u32,
+    /// The time between two checks.
+    pub heartbeat_frequency: Duration,
+    /// The width of the latency window.
+    pub local_threshold: Duration,
+}
+
+impl TopologyConfig {
+    /// Makes the configuration of some seeds, with every default.
+    pub fn new(seeds: Vec<HostKey>) -> Self {
+        Self::from_options(&ClientOptions { hosts: seeds, ..ClientOptions::default() })
+    }
+
+    /// Makes the configuration that a client's options ask for; with SRV the look-up has been made.
+    pub fn from_options(options: &ClientOptions) -> Self {
+        Self {
+            seeds: options.hosts.clone(),
+            set_name: options.replica_set.clone(),
+            direct_connection: options.direct_connection,
+            load_balanced: options.load_balanced.unwrap_or(false),
+            srv: options.srv.is_some(),
+            srv_max_hosts: options.srv_max_hosts.unwrap_or(0),
+            heartbeat_frequency: options.heartbeat_frequency_or_default(),
+            local_threshold: options.local_threshold_or_default(),
+        }
+    }
+
+    /// Returns the type that the topology starts with.
+    pub(super) fn first_type(&self) -> TopologyType {
+        if self.load_balanced {
+            TopologyType::LoadBalanced
+        } else if self.direct_connection == Some(true) {
+            TopologyType::Single
+        } else if self.set_name.is_some() {
+            TopologyType::ReplicaSetNoPrimary
+        } else {
+            TopologyType::Unknown
+        }
+    }
+
+    /// Makes a description of servers with the settings that selection needs.
+    pub(super) fn describe(&self, kind: TopologyType, servers: impl IntoIterator<Item = ServerDescription>) -> TopologyDescription {
+        TopologyDescription::new(kind, servers)
+            .with_heartbeat_frequency(self.heartbeat_frequency)
+            .with_local_threshold(self.local_threshold)
+    }
+}

@@ -1,0 +1,278 @@
+//! What is known of the whole deployment?
+//!
+//! The TopologyDescription of server-discovery-and-monitoring: an unchanging snapshot, shared by `Arc`, that selection
+//! reads without a lock. How one snapshot follows from another is decided in `update`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bson::oid::ObjectId;
+
+use super::server::{ServerDescription, ServerType};
+use super::{MAX_WIRE_VERSION, MIN_SERVER_VERSION, MIN_WIRE_VERSION};
+use crate::error::{Error, ErrorKind, Ineligible, ServerReason, Stage};
+use crate::host::HostKey;
+
+/// How many servers that were found not to belong are remembered, to be named by a failed selection.
+const LEFT_OUT_MAX: usize = 16;
+
+/// Names the type of a deployment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum TopologyType {
+    /// Not known yet.
+    #[default]
+    Unknown,
+    /// One server, connected to directly or standing alone.
+    Single,
+    /// A replica set whose primary is not known.
+    ReplicaSetNoPrimary,
+    /// A replica set with a primary.
+    ReplicaSetWithPrimary,
+    /// The routers of a sharded cluster.
+    Sharded,
+    /// A load balancer.
+    LoadBalanced,
+}
+
+/// Is a snapshot of what is known of the deployment.
+#[derive(Clone, Debug)]
+pub struct TopologyDescription {
+    pub(super) kind: TopologyType,
+    pub(super) set_name: Option<String>,
+    pub(super) max_set_version: Option<i64>,
+    pub(super) max_election_id: Option<ObjectId>,
+    /// Sorted by host.
+    servers: Vec<Arc<ServerDescription>>,
+    /// The primary's place in `servers`.
+    primary: Option<usize>,
+    left_out: Vec<ServerReason>,
+    compatibility_error: Option<Error>,
+    logical_session_timeout: Option<Duration>,
+    heartbeat_frequency: Duration,
+    local_threshold: Duration,
+}
+
+impl TopologyType {
+    /// Returns the specification's name, such as `ReplicaSetWithPrimary`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "Unknown",
+            Self::Single => "Single",
+            Self::ReplicaSetNoPrimary => "ReplicaSetNoPrimary",
+            Self::ReplicaSetWithPrimary => "ReplicaSetWithPrimary",
+            Self::Sharded => "Sharded",
+            Self::LoadBalanced => "LoadBalanced",
+        }
+    }
+
+    /// Tells whether it is a replica set, with or without a primary.
+    pub fn is_replica_set(self) -> bool {
+        matches!(self, Self::ReplicaSetNoPrimary | Self::ReplicaSetWithPrimary)
+    }
+}
+
+impl TopologyDescription {
+    /// Makes a description of servers, with the default heartbeat frequency (10 s) and latency window (15 ms).
+    ///
+    /// Of two servers of one host the later counts.
+    pub fn new(kind: TopologyType, servers: impl IntoIterator<Item = ServerDescription>) -> Self {
+        let mut topology = Self {
+            kind,
+            set_name: None,
+            max_set_version: None,
+            max_election_id: None,
+            servers: Vec::new(),
+            primary: None,
+            left_out: Vec::new(),
+            compatibility_error: None,
+            logical_session_timeout: None,
+            heartbeat_frequency: Duration::from_secs(10),
+            local_threshold: Duration::from_millis(15),
+        };
+        for server in servers {
+            topology.put(Arc::new(server));
+        }
+        topology.settle();
+        topology
+    }
+
+    /// Sets the heartbeat frequency, which the estimate of staleness rests on.
+    #[must_use]
+    pub fn with_heartbeat_frequency(mut self, frequency: Duration) -> Self {
+        self.heartbeat_frequency = frequency;
+        self
+    }
+
+    /// Sets the width of the latency window.
+    #[must_use]
+    pub fn with_local_threshold(mut self, threshold: Duration) -> Self {
+        self.local_threshold = threshold;
+        self
+    }
+
+    /// Sets the name of the replica set.
+    #[must_use]
+    pub fn with_set_name(mut self, name: Option<String>) -> Self {
+        self.set_name = name;
+        self
+    }
+
+    /// Returns the type.
+    pub fn kind(&self) -> TopologyType {
+        self.kind
+    }
+
+    /// Returns the name of the replica set, asked for or learnt.
+    pub fn set_name(&self) -> Option<&str> {
+        self.set_name.as_deref()
+    }
+
+    /// Returns the newest version of the replica set's configuration that a primary has shown.
+    pub fn max_set_version(&self) -> Option<i64> {
+        self.max_set_version
+    }
+
+    /// Returns the newest election that a primary has shown.
+    pub fn max_election_id(&self) -> Option<ObjectId> {
+        self.max_election_id
+    }
+
+    /// Returns all servers, sorted by host.
+    pub fn servers(&self) -> &[Arc<ServerDescription>] {
+        &self.servers
+    }
+
+    /// Returns the server of a host.
+    pub fn server(&self, host: &HostKey) -> Option<&Arc<ServerDescription>> {
+        self.place(host).ok().and_then(|at| self.servers.get(at))
+    }
+
+    /// Returns the primary of the replica set; its cost does not grow with the number of servers.
+    pub fn primary(&self) -> Option<&Arc<ServerDescription>> {
+        self.primary.and_then(|at| self.servers.get(at))
+    }
+
+    /// Returns the servers that were found and do not belong, the latest sixteen, each with the reason.
+    pub fn left_out(&self) -> &[ServerReason] {
+        &self.left_out
+    }
+
+    /// Tells whether all servers speak a wire version that mongolink speaks.
+    pub fn is_compatible(&self) -> bool {
+        self.compatibility_error.is_none()
+    }
+
+    /// Returns which server's wire versions don't fit, if one's don't.
+    pub fn compatibility_error(&self) -> Option<&Error> {
+        self.compatibility_error.as_ref()
+    }
+
+    /// Returns how long sessions live: the minimum over all data-bearing servers, `None` if one of them has none.
+    pub fn logical_session_timeout(&self) -> Option<Duration> {
+        self.logical_session_timeout
+    }
+
+    /// Returns the time between two checks of a server.
+    pub fn heartbeat_frequency(&self) -> Duration {
+        self.heartbeat_frequency
+    }
+
+    /// Returns the width of the latency window.
+    pub fn local_threshold(&self) -> Duration {
+        self.local_threshold
+    }
+
+    /// Puts a server in, in place of what was known of its host.
+    pub(super) fn put(&mut self, server: Arc<ServerDescription>) {
+        self.left_out.retain(|reason| reason.host != server.host);
+        match self.place(&server.host) {
+            Ok(at) => {
+                if let Some(slot) = self.servers.get_mut(at) {
+                    *slot = server;
+                }
+            }
+            Err(at) => self.servers.insert(at, server),
+        }
+    }
+
+    /// Puts in each host that is not there yet.
+    pub(super) fn add_missing<'h>(&mut self, hosts: impl Iterator<Item = &'h HostKey>) {
+        for host in hosts {
+            if self.place(host).is_err() {
+                self.put(Arc::new(ServerDescription::unknown(host)));
+            }
+        }
+    }
+
+    /// Takes a server out.
+    pub(super) fn remove(&mut self, host: &HostKey) {
+        if let Ok(at) = self.place(host) {
+            self.servers.remove(at);
+        }
+    }
+
+    /// Takes a server out that does not belong, and remembers why.
+    pub(super) fn leave_out(&mut self, server: &ServerDescription, error: Error) {
+        self.remove(&server.host);
+        self.left_out.retain(|reason| reason.host != server.host);
+        if self.left_out.len() >= LEFT_OUT_MAX {
+            self.left_out.remove(0);
+        }
+        let reason = Ineligible::Type(server.kind.name());
+        self.left_out.push(ServerReason { host: server.host.clone(), reason, error: Some(error.on(&server.host)) });
+    }
+
+    /// Keeps only the servers that a rule admits.
+    pub(super) fn retain(&mut self, admit: impl Fn(&HostKey) -> bool) {
+        self.servers.retain(|server| admit(&server.host));
+    }
+
+    /// Derives what follows from the servers alone: the primary's place, compatibility, the sessions' lifetime.
+    pub(super) fn settle(&mut self) {
+        self.primary = self.servers.iter().position(|server| server.kind == ServerType::RsPrimary);
+        self.compatibility_error = self.servers.iter().find_map(|server| incompatibility(server));
+        let mut data_bearing = self.servers.iter().filter(|server| server.kind.is_data_bearing());
+        self.logical_session_timeout = data_bearing.next().and_then(|first| {
+            data_bearing.try_fold(first.logical_session_timeout()?, |least, server| Some(least.min(server.logical_session_timeout()?)))
+        });
+    }
+
+    fn place(&self, host: &HostKey) -> Result<usize, usize> {
+        self.servers.binary_search_by(|server| server.host.cmp(host))
+    }
+}
+
+impl fmt::Display for TopologyDescription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.kind.name())?;
+        if let Some(name) = &self.set_name {
+            write!(f, " {name:?}")?;
+        }
+        for (index, server) in self.servers.iter().enumerate() {
+            write!(f, "{}{server}", if index == 0 { ": " } else { ", " })?;
+        }
+        match &self.compatibility_error {
+            Some(error) => write!(f, "; {error}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Says whether a known server's wire versions and ours don't overlap; the texts are the specification's.
+fn incompatibility(server: &ServerDescription) -> Option<Error> {
+    let (oldest, newest) = server.wire_versions()?;
+    let host = &server.host;
+    let text = if oldest > MAX_WIRE_VERSION {
+        format!("server at {host} requires wire version {oldest}, but this version of mongolink only supports up to {MAX_WIRE_VERSION}")
+    } else if newest < MIN_WIRE_VERSION {
+        format!(
+            "server at {host} reports wire version {newest}, but this version of mongolink requires at least {MIN_WIRE_VERSION} \
+             (MongoDB {MIN_SERVER_VERSION})"
+        )
+    } else {
+        return None;
+    };
+    Some(Error::new(ErrorKind::Incompatible, text).at(Stage::Hello).on(host))
+}

@@ -1,0 +1,54 @@
+//! What does the topology tell its watchers?
+//!
+//! The server and topology events of server-discovery-and-monitoring-logging-and-monitoring. The heartbeat events are
+//! the monitors'.
+
+use std::sync::Arc;
+
+use super::description::TopologyDescription;
+use super::server::ServerDescription;
+use crate::error::Error;
+use crate::host::HostKey;
+
+/// Tells what happened to the topology, in the order in which it happened.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum TopologyEvent {
+    /// The topology is opened; the first of all.
+    TopologyOpening,
+    /// A server is watched from now on.
+    ServerOpening {
+        /// The server.
+        host: HostKey,
+    },
+    /// What is known of a server has changed.
+    ServerDescriptionChanged {
+        /// What was known before.
+        previous: Arc<ServerDescription>,
+        /// What is known now.
+        new: Arc<ServerDescription>,
+    },
+    /// A server is no longer watched.
+    ServerClosed {
+        /// The server.
+        host: HostKey,
+    },
+    /// What is known of the topology has changed.
+    TopologyDescriptionChanged {
+        /// What was known before.
+        previous: Arc<TopologyDescription>,
+        /// What is known now.
+        new: Arc<TopologyDescription>,
+    },
+    /// A server named a host that can't be used; it costs that one host.
+    HostUnusable {
+        /// The server that named it.
+        server: HostKey,
+        /// The name.
+        name: String,
+        /// Why it can't be used.
+        error: Error,
+    },
+    /// The topology is closed; the last of all.
+    TopologyClosed,
+}

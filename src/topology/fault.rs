@@ -1,0 +1,228 @@
+//! What does an application's error prove about its server?
+//!
+//! The rules of server-discovery-and-monitoring, "Error handling": which errors are stale, which make a server unknown,
+//! and which clear its pool. Errors of the monitors' own checks are simpler, and handled in `machine`.
+
+use bson::RawDocument;
+use bson::oid::ObjectId;
+
+use super::server::ServerDescription;
+use crate::error::{Error, ErrorKind, Stage};
+use crate::handshake::TopologyVersion;
+use crate::host::HostKey;
+use crate::op::{command_error, write_concern_error};
+
+/// The label of an error that shows an overloaded server, not a broken one (client-backpressure).
+const OVERLOADED: &str = "SystemOverloadedError";
+
+/// The codes of a server that is no primary, or not any more: LegacyNotPrimary, NotWritablePrimary, NotPrimaryNoSecondaryOk.
+const NOT_PRIMARY: [i32; 3] = [10058, 10107, 13435];
+
+/// The codes of a server that recovers: PrimarySteppedDown, InterruptedDueToReplStateChange, NotPrimaryOrSecondary.
+const RECOVERING: [i32; 3] = [189, 11602, 13436];
+
+/// The codes of a server that ends: ShutdownInProgress, InterruptedAtShutdown.
+const SHUTTING_DOWN: [i32; 2] = [91, 11600];
+
+/// Is an error that an application's connection met, with what is needed to judge it.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Fault {
+    /// The error.
+    pub error: Error,
+    /// The pool's generation that the connection belonged to.
+    pub generation: u64,
+    /// Whether it happened while the connection was being set up: DNS, TCP, TLS, hello, authentication.
+    pub during_handshake: bool,
+    /// The state change that the server's reply tells of, if it does.
+    pub state_change: Option<StateChange>,
+    /// The version of the server's state, if its reply had one.
+    pub topology_version: Option<TopologyVersion>,
+    /// The service behind a load balancer, once known.
+    pub service_id: Option<ObjectId>,
+}
+
+/// Names a change of state that a server's error reply tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StateChange {
+    /// It is not, or no more, primary.
+    NotWritablePrimary,
+    /// It is recovering.
+    Recovering,
+    /// It is ending.
+    ShuttingDown,
+}
+
+/// Says what follows from a fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Nothing: it is stale, or not about the server.
+    Ignored(&'static str),
+    /// The server has changed its state: unknown, and to be checked at once; the pool is cleared if the server ends.
+    StateChanged { clear: bool },
+    /// The connection broke: unknown, pool cleared, the running check cancelled, and no check asked for.
+    Broken,
+    /// A connection could not be set up although the server answered: unknown, and pool cleared.
+    Refused,
+    /// A load balancer's service failed: its connections are cleared.
+    ServiceFailed,
+}
+
+impl StateChange {
+    /// Reads an error's code, and its text if there is no code: "not master", "node is recovering".
+    pub fn of(code: Option<i32>, message: &str) -> Option<Self> {
+        match code {
+            Some(code) if SHUTTING_DOWN.contains(&code) => Some(Self::ShuttingDown),
+            Some(code) if RECOVERING.contains(&code) => Some(Self::Recovering),
+            Some(code) if NOT_PRIMARY.contains(&code) => Some(Self::NotWritablePrimary),
+            Some(_) => None,
+            None if message.contains("node is recovering") || message.contains("not master or secondary") => Some(Self::Recovering),
+            None if message.contains("not master") => Some(Self::NotWritablePrimary),
+            None => None,
+        }
+    }
+}
+
+impl Fault {
+    /// Makes a fault of an error on an established connection of a generation.
+    ///
+    /// The state change and the version are read off the error's reply: an error reply, or one with `writeConcernError`.
+    pub fn new(error: Error, generation: u64) -> Self {
+        let (state_change, topology_version) = match error.command() {
+            Some(failure) => {
+                let change = StateChange::of(Some(failure.code).filter(|code| *code != 0), &failure.message);
+                (change, topology_version(&failure.reply))
+            }
+            None => (None, None),
+        };
+        Self { error, generation, during_handshake: false, state_change, topology_version, service_id: None }
+    }
+
+    /// Reads a reply that carries a state change, as an error reply or in `writeConcernError`; `writeErrors` never count.
+    pub fn in_reply(host: &HostKey, reply: &RawDocument, generation: u64) -> Option<Self> {
+        let error = command_error(reply).or_else(|| write_concern_error(reply).map(Error::command_failure))?;
+        Some(Self::new(error.on(host), generation)).filter(|fault| fault.state_change.is_some())
+    }
+
+    /// Says that it happened while the connection was being set up.
+    #[must_use]
+    pub fn during_handshake(mut self) -> Self {
+        self.during_handshake = true;
+        self
+    }
+
+    /// Sets the service behind a load balancer.
+    #[must_use]
+    pub fn of_service(mut self, service: Option<ObjectId>) -> Self {
+        self.service_id = service;
+        self
+    }
+
+    /// Judges the fault: first by its pool's generation, then by the version of the server's state, then by its kind.
+    pub(super) fn verdict(&self, generation: u64, server: &ServerDescription) -> Verdict {
+        if self.generation < generation {
+            return Verdict::Ignored("it is of an older generation of the pool");
+        }
+        if self.topology_version.is_some_and(|version| server.topology_version.is_some_and(|known| !is_newer(version, known))) {
+            return Verdict::Ignored("it is not newer than what is known of the server");
+        }
+        if let Some(change) = self.state_change {
+            return Verdict::StateChanged { clear: change == StateChange::ShuttingDown };
+        }
+        if self.error.has_label(OVERLOADED) {
+            return Verdict::Ignored("the server is overloaded, not broken");
+        }
+        match (about(&self.error), self.during_handshake) {
+            (About::Caller, _) => Verdict::Ignored("it is not about the server"),
+            (About::Reply, false) => Verdict::Ignored("the server works, and refused one command"),
+            (About::Reply, true) => Verdict::Refused,
+            (About::Network, false) if self.error.is_timeout() => Verdict::Ignored("a time-out after the handshake proves nothing"),
+            (About::Network, _) => Verdict::Broken,
+            (About::SetUp, _) => Verdict::Refused,
+        }
+    }
+
+    /// Judges the fault of a load balancer's connection, which never makes it unknown (load-balancers, "Error handling").
+    pub(super) fn verdict_behind_load_balancer(&self) -> Verdict {
+        if self.service_id.is_none() {
+            return Verdict::Ignored("no service was reached");
+        }
+        let cleared = match self.state_change {
+            Some(change) => change == StateChange::ShuttingDown,
+            None => match about(&self.error) {
+                About::Caller => false,
+                About::Reply => self.during_handshake,
+                About::Network => self.during_handshake || !self.error.is_timeout(),
+                About::SetUp => true,
+            },
+        };
+        if cleared { Verdict::ServiceFailed } else { Verdict::Ignored("the service works") }
+    }
+}
+
+/// Says whose fault an error shows.
+enum About {
+    /// The caller's or our own.
+    Caller,
+    /// A reply of the server.
+    Reply,
+    /// The network's.
+    Network,
+    /// What stands between an address and a connection: names, certificates, credentials.
+    SetUp,
+}
+
+fn about(error: &Error) -> About {
+    match error.kind() {
+        ErrorKind::Command => About::Reply,
+        ErrorKind::NoSuchName
+        | ErrorKind::NoAddresses
+        | ErrorKind::DnsFailed
+        | ErrorKind::DnsRule
+        | ErrorKind::CertificateUnknownIssuer
+        | ErrorKind::CertificateName
+        | ErrorKind::CertificateExpired
+        | ErrorKind::Certificate
+        | ErrorKind::Auth
+        | ErrorKind::Incompatible => About::SetUp,
+        ErrorKind::Timeout if error.stage() == Some(Stage::Dns) => About::SetUp,
+        ErrorKind::Io(_) | ErrorKind::Closed | ErrorKind::Protocol | ErrorKind::Tls | ErrorKind::Timeout if error.is_network() => About::Network,
+        // A connection is interrupted because its server is unknown already; a cleared pool says the same.
+        ErrorKind::Interrupted
+        | ErrorKind::PoolCleared
+        | ErrorKind::PoolClosed
+        | ErrorKind::TooManyWaiters
+        | ErrorKind::ServerSelection
+        | ErrorKind::InvalidUri
+        | ErrorKind::InvalidHost
+        | ErrorKind::InvalidOption
+        | ErrorKind::InvalidArgument
+        | ErrorKind::Unsupported
+        | ErrorKind::Bson
+        | ErrorKind::Shutdown
+        | ErrorKind::Internal
+        | ErrorKind::Io(_)
+        | ErrorKind::Closed
+        | ErrorKind::Protocol
+        | ErrorKind::Tls
+        | ErrorKind::Timeout => About::Caller,
+    }
+}
+
+/// Tells whether a version is newer than a known one: its counter is greater, or it is another process's.
+pub(super) fn is_newer(version: TopologyVersion, known: TopologyVersion) -> bool {
+    version.process_id != known.process_id || version.counter > known.counter
+}
+
+/// Tells whether a hello reply is older than what is known: an equal version may repeat what was said.
+pub(super) fn is_outdated(version: Option<TopologyVersion>, known: Option<TopologyVersion>) -> bool {
+    match (version, known) {
+        (Some(version), Some(known)) => version.process_id == known.process_id && version.counter < known.counter,
+        (None, _) | (_, None) => false,
+    }
+}
+
+fn topology_version(reply: &RawDocument) -> Option<TopologyVersion> {
+    TopologyVersion::parse(reply.get("topologyVersion").ok()??.as_document()?)
+}

@@ -1,0 +1,382 @@
+//! What is to be done when something is learnt of a server, or a caller wants one?
+//!
+//! Turns facts into a new description, orders to monitors and pools, answers to callers, and events. The table itself is
+//! in `update`, the judgement of application errors in `fault`, the callers that wait in `waiters`.
+//!
+//! Orders come in an order that is right even if nothing else holds: a pool is made and readied before the description
+//! that makes its server eligible is published, and cleared after the description that makes it unknown.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+
+use super::action::TopologyAction;
+use super::change::Change;
+use super::config::TopologyConfig;
+use super::description::{TopologyDescription, TopologyType};
+use super::events::TopologyEvent;
+use super::fault::{self, Fault, Verdict};
+use super::server::{ServerDescription, ServerType};
+use super::waiters::{self, Prospect, SelectDeadline, SelectId, Waiter, Waiters};
+use super::{SERVERS_MAX, update};
+use crate::error::{Error, ErrorKind, LimitValue, Stage};
+use crate::handshake::HelloReply;
+use crate::host::HostKey;
+use crate::selection::Criteria;
+
+/// Is the topology: what is known, who waits for it, and what is to be done.
+///
+/// ```text
+/// Open --handle_shutdown--> Closed     (Closed takes facts and does nothing; callers are refused)
+/// ```
+#[derive(Debug)]
+pub struct Topology {
+    config: TopologyConfig,
+    state: State,
+    current: Arc<TopologyDescription>,
+    pools: BTreeMap<HostKey, PoolRecord>,
+    waiters: Waiters,
+    rng: SmallRng,
+    actions: VecDeque<TopologyAction>,
+    events: VecDeque<TopologyEvent>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    Closed,
+}
+
+/// Mirrors what was ordered of a server's pool.
+#[derive(Debug)]
+struct PoolRecord {
+    generation: u64,
+    state: PoolState,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PoolState {
+    Paused,
+    Ready,
+}
+
+/// Says how a pool is to be cleared.
+struct Clearing {
+    cause: Error,
+    interrupt: bool,
+}
+
+impl Topology {
+    /// Opens the topology: its first orders make pools and start monitors for the seeds.
+    pub fn new(config: TopologyConfig, seed: u64, _now: Instant) -> Self {
+        let mut topology = Self {
+            state: State::Open,
+            current: Arc::new(config.describe(TopologyType::Unknown, [])),
+            pools: BTreeMap::new(),
+            waiters: Waiters::default(),
+            rng: SmallRng::seed_from_u64(seed),
+            actions: VecDeque::new(),
+            events: VecDeque::from([TopologyEvent::TopologyOpening]),
+            config,
+        };
+        let config = &topology.config;
+        let seeds = config.seeds.iter().map(ServerDescription::unknown);
+        let first = config.describe(config.first_type(), seeds).with_set_name(config.set_name.clone());
+        topology.commit(first, None);
+        if topology.config.load_balanced {
+            for host in topology.config.seeds.clone() {
+                topology.submit(ServerDescription::load_balancer(&host), None);
+            }
+        }
+        topology
+    }
+
+    /// Takes a hello reply of a monitor; `average` is the average round-trip time, if this check measured one.
+    ///
+    /// Replies of servers that are no longer watched, and replies older than what is known, change nothing.
+    pub fn handle_hello(&mut self, host: &HostKey, reply: HelloReply, average: Option<Duration>, now: Instant) {
+        let Some(known) = self.watched(host) else { return };
+        let members = reply.hosts.len() + reply.passives.len() + reply.arbiters.len();
+        if members > SERVERS_MAX {
+            let error = Error::new(ErrorKind::Protocol, format!("hello reply names {members} members"))
+                .at(Stage::Hello)
+                .against("SERVERS_MAX", LimitValue::Count(SERVERS_MAX as u64));
+            return self.handle_check_failed(host, error.on(host), now);
+        }
+        if fault::is_outdated(reply.topology_version, known.topology_version) {
+            tracing::debug!(%host, "hello reply ignored: it is older than what is known");
+            return;
+        }
+        self.report_unusable(&known, &reply);
+        let mut incoming = ServerDescription::of_hello(host, reply, now);
+        incoming.round_trip_time = average.or(known.round_trip_time);
+        incoming.min_round_trip_time = known.min_round_trip_time;
+        self.submit(incoming, None);
+        self.wake();
+    }
+
+    /// Takes a monitor's failed check: the server becomes unknown, and its pool is cleared.
+    ///
+    /// A time-out on the network interrupts the connections in use, too: they would wait for nothing.
+    pub fn handle_check_failed(&mut self, host: &HostKey, error: Error, now: Instant) {
+        if self.watched(host).is_none() {
+            return;
+        }
+        let interrupt = error.is_timeout() && error.is_network();
+        let clearing = Clearing { cause: error.clone(), interrupt };
+        self.submit(ServerDescription::failed(host, error, now), Some(clearing));
+        self.wake();
+    }
+
+    /// Takes round-trip times that were measured apart from the checks; nothing else changes, and no event follows.
+    pub fn handle_rtt(&mut self, host: &HostKey, average: Duration, min: Duration) {
+        let Some(known) = self.watched(host).filter(|server| server.is_known()) else { return };
+        let mut server = ServerDescription::clone(&known);
+        server.round_trip_time = Some(average);
+        server.min_round_trip_time = min;
+        let mut next = TopologyDescription::clone(&self.current);
+        next.put(Arc::new(server));
+        self.commit(next, None);
+    }
+
+    /// Takes an error that an application's connection met.
+    pub fn handle_fault(&mut self, host: &HostKey, fault: Fault, now: Instant) {
+        let (State::Open, Some(known), Some(generation)) = (self.state, self.current.server(host), self.generation(host)) else { return };
+        let verdict = if self.config.load_balanced { fault.verdict_behind_load_balancer() } else { fault.verdict(generation, known) };
+        tracing::debug!(%host, error = %fault.error, ?verdict, "application error");
+        let unknown = ServerDescription {
+            topology_version: fault.topology_version,
+            ..ServerDescription::failed(host, fault.error.clone(), now)
+        };
+        let clearing = Clearing { cause: fault.error, interrupt: false };
+        match verdict {
+            Verdict::Ignored(_) => return,
+            Verdict::StateChanged { clear } => {
+                self.submit(unknown, Some(clearing).filter(|_| clear));
+                self.actions.push_back(TopologyAction::CheckNow(host.clone()));
+            }
+            Verdict::Broken => {
+                self.submit(unknown, Some(clearing));
+                self.actions.push_back(TopologyAction::CancelCheck(host.clone()));
+            }
+            Verdict::Refused => self.submit(unknown, Some(clearing)),
+            Verdict::ServiceFailed => {
+                let Clearing { cause, interrupt } = clearing;
+                self.actions.push_back(TopologyAction::ClearPool { host: host.clone(), cause, interrupt, service_id: fault.service_id });
+            }
+        }
+        self.wake();
+    }
+
+    /// Takes a new answer of the SRV records' look-up (polling-srv-records); it counts only while no replica set is known.
+    ///
+    /// Servers that stay are left alone, servers that are gone leave, and of the new ones as many come as may, at random.
+    pub fn handle_srv_hosts(&mut self, hosts: Vec<HostKey>, _now: Instant) {
+        let follows = self.config.srv && matches!(self.current.kind(), TopologyType::Unknown | TopologyType::Sharded);
+        if self.state == State::Closed || !follows || hosts.is_empty() {
+            return;
+        }
+        let mut next = TopologyDescription::clone(&self.current);
+        next.retain(|host| hosts.contains(host));
+        let mut added: Vec<HostKey> = hosts.iter().filter(|host| next.server(host).is_none()).cloned().collect();
+        let room = match usize::try_from(self.config.srv_max_hosts) {
+            Ok(0) | Err(_) => SERVERS_MAX,
+            Ok(limit) => limit,
+        };
+        let room = room.saturating_sub(next.servers().len());
+        while added.len() > room {
+            added.swap_remove(self.rng.random_range(0..added.len()));
+        }
+        next.add_missing(added.iter());
+        next.settle();
+        self.config.seeds = next.servers().iter().map(|server| server.host.clone()).collect();
+        self.commit(next, None);
+        self.wake();
+    }
+
+    /// Takes a caller that found no suitable server in the published description.
+    ///
+    /// It is answered with [`Selected`](TopologyAction::Selected) or [`NotSelected`](TopologyAction::NotSelected), once,
+    /// unless it is cancelled. While it waits, every server is asked for an immediate check.
+    pub fn handle_select(&mut self, id: SelectId, criteria: Arc<Criteria>, deadline: Option<SelectDeadline>, now: Instant) {
+        self.waiters.remove(id);
+        if self.state == State::Closed {
+            self.actions.push_back(TopologyAction::NotSelected(id, waiters::shut_down()));
+            return;
+        }
+        let waiter = Waiter::new(criteria, deadline, now);
+        match waiter.prospect(&self.current) {
+            Prospect::Suited => self.actions.push_back(TopologyAction::Selected(id)),
+            Prospect::Hopeless(error) => self.actions.push_back(TopologyAction::NotSelected(id, error)),
+            Prospect::Open if waiter.is_late(now) => self.refuse_late(id, &waiter, now),
+            Prospect::Open => {
+                self.waiters.insert(id, waiter);
+                if !self.config.load_balanced {
+                    let checks = self.current.servers().iter().map(|server| TopologyAction::CheckNow(server.host.clone()));
+                    self.actions.extend(checks);
+                }
+            }
+        }
+    }
+
+    /// Takes back a caller that no longer waits.
+    pub fn handle_cancel_select(&mut self, id: SelectId) {
+        self.waiters.remove(id);
+    }
+
+    /// Closes the topology: monitors stop, pools close, callers are refused, and the description becomes empty.
+    pub fn handle_shutdown(&mut self, now: Instant) {
+        if self.state == State::Closed {
+            return;
+        }
+        self.state = State::Closed;
+        self.commit(self.config.describe(TopologyType::Unknown, []), None);
+        while let Some((id, waiter)) = self.waiters.pop() {
+            self.actions.push_back(TopologyAction::NotSelected(id, waiter.shut_down(now)));
+        }
+        self.events.push_back(TopologyEvent::TopologyClosed);
+    }
+
+    /// Refuses the callers whose time has run out.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((id, waiter)) = self.waiters.pop_late(now) {
+            self.refuse_late(id, &waiter, now);
+        }
+    }
+
+    /// Returns the next order.
+    pub fn poll_action(&mut self) -> Option<TopologyAction> {
+        self.actions.pop_front()
+    }
+
+    /// Returns the next event.
+    pub fn poll_event(&mut self) -> Option<TopologyEvent> {
+        self.events.pop_front()
+    }
+
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is due, and the name of the limit that runs out then.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        self.waiters.next_deadline()
+    }
+
+    /// Returns the latest description.
+    pub fn description(&self) -> &Arc<TopologyDescription> {
+        &self.current
+    }
+
+    /// Returns the generation that a server's pool has after all orders so far.
+    pub fn generation(&self, host: &HostKey) -> Option<u64> {
+        self.pools.get(host).map(|pool| pool.generation)
+    }
+
+    /// Returns how many callers wait.
+    pub fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
+    /// Returns what is known of a server, if it is one that a monitor watches.
+    fn watched(&self, host: &HostKey) -> Option<Arc<ServerDescription>> {
+        let open = self.state == State::Open && !self.config.load_balanced;
+        self.current.server(host).filter(|_| open).cloned()
+    }
+
+    fn refuse_late(&mut self, id: SelectId, waiter: &Waiter, now: Instant) {
+        let error = waiter.timed_out(&self.current, &self.config.seeds, now);
+        self.actions.push_back(TopologyAction::NotSelected(id, error));
+    }
+
+    /// Tells of unusable names, unless the server's last reply had the same.
+    fn report_unusable(&mut self, known: &ServerDescription, reply: &HelloReply) {
+        let told = known.hello.as_ref().map(|hello| hello.unusable_hosts.as_slice()).unwrap_or_default();
+        for unusable in reply.unusable_hosts.iter().filter(|unusable| !told.iter().any(|other| other.name == unusable.name)) {
+            tracing::warn!(server = %known.host, name = %unusable.name, error = %unusable.error, "unusable host name in a hello reply");
+            self.events.push_back(TopologyEvent::HostUnusable {
+                server: known.host.clone(),
+                name: unusable.name.clone(),
+                error: unusable.error.clone(),
+            });
+        }
+    }
+
+    /// Puts a new server description through the table, and clears the server's pool after that.
+    fn submit(&mut self, incoming: ServerDescription, clearing: Option<Clearing>) {
+        let mut next = TopologyDescription::clone(&self.current);
+        let subject = Arc::new(incoming.clone());
+        update::apply(&mut next, incoming, self.config.seeds.len());
+        self.commit(next, Some(&subject));
+        let (Some(Clearing { cause, interrupt }), Some(pool)) = (clearing, self.pools.get_mut(&subject.host)) else { return };
+        pool.generation += 1;
+        pool.state = PoolState::Paused;
+        self.actions.push_back(TopologyAction::ClearPool { host: subject.host.clone(), cause, interrupt, service_id: None });
+    }
+
+    /// Makes a description the current one: events, then orders.
+    fn commit(&mut self, next: TopologyDescription, subject: Option<&Arc<ServerDescription>>) {
+        let next = Arc::new(next);
+        let previous = std::mem::replace(&mut self.current, Arc::clone(&next));
+        let change = Change::between(&previous, &next, subject);
+        if change.is_some() || previous.kind != next.kind {
+            tracing::debug!(previous = %previous, new = %next, "topology description changed");
+        }
+        if previous.kind != next.kind {
+            tracing::info!(previous = previous.kind.name(), new = next.kind.name(), "topology type changed");
+        }
+        for host in &change.added {
+            self.pools.insert(host.clone(), PoolRecord { generation: 0, state: PoolState::Paused });
+            self.actions.push_back(TopologyAction::CreatePool(host.clone()));
+        }
+        self.ready_pools(&next);
+        self.actions.push_back(TopologyAction::Publish(Arc::clone(&next)));
+        for host in &change.removed {
+            self.pools.remove(host);
+            if !self.config.load_balanced {
+                self.actions.push_back(TopologyAction::StopMonitor(host.clone()));
+            }
+            self.actions.push_back(TopologyAction::ClosePool(host.clone()));
+        }
+        if !self.config.load_balanced {
+            self.actions.extend(change.added.iter().cloned().map(TopologyAction::StartMonitor));
+        }
+        self.tell(previous, next, change);
+    }
+
+    fn tell(&mut self, previous: Arc<TopologyDescription>, new: Arc<TopologyDescription>, change: Change) {
+        let changed = change.is_some() || previous.kind != new.kind || previous.set_name != new.set_name;
+        let opening = previous.servers().is_empty() && self.events.back().is_some_and(|event| matches!(event, TopologyEvent::TopologyOpening));
+        let Change { servers, added, removed } = change;
+        self.events.extend(servers.into_iter().map(|(previous, new)| TopologyEvent::ServerDescriptionChanged { previous, new }));
+        let hosts = added.into_iter().map(|host| TopologyEvent::ServerOpening { host });
+        let hosts = hosts.chain(removed.into_iter().map(|host| TopologyEvent::ServerClosed { host }));
+        let topology = changed.then_some(TopologyEvent::TopologyDescriptionChanged { previous, new });
+        if opening {
+            // The first description is told before its servers are opened, later ones after.
+            self.events.extend(topology.into_iter().chain(hosts));
+        } else {
+            self.events.extend(hosts.chain(topology));
+        }
+    }
+
+    /// Readies the paused pools of servers that can be selected now.
+    fn ready_pools(&mut self, topology: &TopologyDescription) {
+        for server in topology.servers() {
+            let selectable = server.kind.is_data_bearing() || (topology.kind == TopologyType::Single && server.kind != ServerType::Unknown);
+            if let Some(pool) = self.pools.get_mut(&server.host).filter(|pool| selectable && pool.state == PoolState::Paused) {
+                pool.state = PoolState::Ready;
+                self.actions.push_back(TopologyAction::ReadyPool(server.host.clone()));
+            }
+        }
+    }
+
+    /// Answers the callers that the current description decides for.
+    fn wake(&mut self) {
+        for (id, outcome) in self.waiters.decided(&self.current) {
+            self.actions.push_back(match outcome {
+                Ok(()) => TopologyAction::Selected(id),
+                Err(error) => TopologyAction::NotSelected(id, error),
+            });
+        }
+    }
+}

@@ -1,0 +1,346 @@
+//! When is a server asked how it is?
+//!
+//! The rules of server-monitoring for one server: polling, streaming, when to try again, when to give up. Handed facts
+//! and the time, it hands back wishes. What an answer means for the topology is decided in `update`, how a connection is
+//! opened in `io`.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, ErrorKind, Stage};
+use crate::handshake::{HelloReply, TopologyVersion};
+use crate::options::MIN_HEARTBEAT_FREQUENCY;
+
+/// Sets how a server is watched.
+#[derive(Clone, Debug)]
+pub struct MonitorConfig {
+    /// `heartbeatFrequencyMS`.
+    pub heartbeat_frequency: Duration,
+    /// `connectTimeoutMS`: how long a reply may take; `None` for ever.
+    pub connect_timeout: Option<Duration>,
+    /// By when opening is given up at the latest, should its own timers fail; `None` for never.
+    pub open_timeout: Option<Duration>,
+    /// Whether replies may be streamed, where the server can.
+    pub streaming: bool,
+}
+
+/// Watches one server.
+///
+/// ```text
+///            due             opened                 can stream
+/// Resting --------> Opening --------> (answered) ----------------> Streaming
+///   ^  ^               | failed        |   ^                         |    | reply
+///   |  |               v               |   +-------------------------+----+
+///   |  +---------- (failed) <----------|------ failed ---------------+
+///   |                                  | can't stream
+///   +----------------------------------+
+/// Resting (connection kept) -- due --> Polling -- reply --> (answered)
+/// ```
+#[derive(Debug)]
+pub struct Monitor {
+    config: MonitorConfig,
+    state: State,
+    /// Whether a connection is open.
+    connected: bool,
+    hello_ok: bool,
+    /// Whether the last check succeeded: only then is a failure followed by another check at once.
+    known: bool,
+    version: Option<TopologyVersion>,
+    check_began: Instant,
+    actions: VecDeque<Action>,
+    events: VecDeque<MonitorEvent>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Resting { floor: Instant, due: Instant },
+    Opening { deadline: Option<Instant> },
+    Polling { sent_at: Instant, deadline: Option<Instant> },
+    Streaming { since: Instant, deadline: Option<Instant> },
+    Stopped,
+}
+
+/// Is a wish of the monitor.
+#[derive(Debug)]
+pub enum Action {
+    /// Open a connection and say hello on it; then `handle_opened` or `handle_failed`.
+    Open,
+    /// Send a hello; a reply is to be read.
+    Send {
+        /// Whether the server understands the new name of the command.
+        hello_ok: bool,
+        /// The state to wait for a change of, and for how long: the reply may then come more than once.
+        awaited: Option<(TopologyVersion, Duration)>,
+    },
+    /// Read another reply; nothing is sent.
+    Read,
+    /// Close the connection, or give up opening one.
+    Close,
+    /// The server answered.
+    Answered {
+        /// Its answer.
+        reply: Box<HelloReply>,
+        /// How long the answer took, unless the server had been asked to wait.
+        round_trip: Option<Duration>,
+    },
+    /// The check failed.
+    Failed(Error),
+    /// Measure round-trip times on a connection of their own from now on, or stop that.
+    MeasureRoundTrips(bool),
+}
+
+/// Is something that happened while watching a server (SDAM events, "heartbeat").
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum MonitorEvent {
+    /// A check begins.
+    HeartbeatStarted {
+        /// Whether the server was asked to wait for a change.
+        awaited: bool,
+    },
+    /// A check succeeded.
+    HeartbeatSucceeded {
+        /// How long it took.
+        duration: Duration,
+        /// Whether the server was asked to wait for a change.
+        awaited: bool,
+        /// The answer.
+        reply: Box<HelloReply>,
+    },
+    /// A check failed.
+    HeartbeatFailed {
+        /// How long it took.
+        duration: Duration,
+        /// Whether the server was asked to wait for a change.
+        awaited: bool,
+        /// Why.
+        error: Error,
+    },
+}
+
+impl Monitor {
+    /// Makes a monitor whose first check is due now.
+    pub fn new(config: MonitorConfig, now: Instant) -> Self {
+        let mut monitor = Self {
+            config,
+            state: State::Resting { floor: now, due: now },
+            connected: false,
+            hello_ok: false,
+            known: false,
+            version: None,
+            check_began: now,
+            actions: VecDeque::new(),
+            events: VecDeque::new(),
+        };
+        monitor.begin_check(now);
+        monitor
+    }
+
+    /// A connection is open, and the server has answered the hello on it: that was the check.
+    pub fn handle_opened(&mut self, reply: HelloReply, round_trip: Duration, now: Instant) {
+        match self.state {
+            State::Opening { .. } => {
+                self.connected = true;
+                self.answered(reply, Some(round_trip), false, false, now);
+            }
+            State::Resting { .. } | State::Polling { .. } | State::Streaming { .. } | State::Stopped => {}
+        }
+    }
+
+    /// The server answered on an open connection; `more_to_come` if it will answer again without being asked.
+    pub fn handle_reply(&mut self, reply: HelloReply, more_to_come: bool, now: Instant) {
+        match self.state {
+            State::Polling { sent_at, .. } => self.answered(reply, Some(now.saturating_duration_since(sent_at)), false, more_to_come, now),
+            State::Streaming { .. } => self.answered(reply, None, true, more_to_come, now),
+            State::Resting { .. } | State::Opening { .. } | State::Stopped => {}
+        }
+    }
+
+    /// Opening, sending or reading failed, or the server answered with an error.
+    pub fn handle_failed(&mut self, error: Error, now: Instant) {
+        match self.state {
+            State::Opening { .. } | State::Polling { .. } => self.failed(error, false, now),
+            State::Streaming { .. } => self.failed(error, true, now),
+            State::Resting { .. } | State::Stopped => {}
+        }
+    }
+
+    /// Somebody wants to know now; a check that is running answers that already.
+    pub fn handle_check_now(&mut self, now: Instant) {
+        match self.state {
+            State::Resting { floor, .. } => self.state = State::Resting { floor, due: floor.max(now) },
+            State::Opening { .. } | State::Polling { .. } | State::Streaming { .. } | State::Stopped => {}
+        }
+        self.begin_if_due(now);
+    }
+
+    /// An operation found the connection to the server broken: the running check is given up, and not begun anew at once.
+    pub fn handle_cancel_check(&mut self, now: Instant) {
+        let awaited = match self.state {
+            State::Polling { .. } | State::Opening { .. } => false,
+            State::Streaming { .. } => true,
+            State::Resting { .. } => {
+                self.disconnect();
+                return;
+            }
+            State::Stopped => return,
+        };
+        let error = Error::new(ErrorKind::Interrupted, "check cancelled: an operation found the connection broken").at(Stage::Hello);
+        self.heartbeat_failed(error, awaited, now);
+        self.disconnect();
+        self.known = false;
+        self.state = State::Resting { floor: (self.check_began + MIN_HEARTBEAT_FREQUENCY).max(now), due: now + self.config.heartbeat_frequency };
+    }
+
+    /// The machine was suspended: the connection is not trusted, and the server is checked at once.
+    pub fn handle_resumed(&mut self, now: Instant) {
+        let awaited = match self.state {
+            State::Stopped => return,
+            State::Resting { .. } => None,
+            State::Opening { .. } | State::Polling { .. } => Some(false),
+            State::Streaming { .. } => Some(true),
+        };
+        if let Some(awaited) = awaited {
+            let error = Error::new(ErrorKind::Interrupted, "check cancelled: the machine was suspended").at(Stage::Hello);
+            self.heartbeat_failed(error, awaited, now);
+        }
+        self.disconnect();
+        self.begin_check(now);
+    }
+
+    /// The server is watched no more.
+    pub fn handle_stop(&mut self, now: Instant) {
+        let awaited = match self.state {
+            State::Stopped => return,
+            State::Resting { .. } => None,
+            State::Opening { .. } | State::Polling { .. } => Some(false),
+            State::Streaming { .. } => Some(true),
+        };
+        if let Some(awaited) = awaited {
+            let error = Error::new(ErrorKind::Shutdown, "check cancelled: the server is watched no more").at(Stage::Hello);
+            self.heartbeat_failed(error, awaited, now);
+        }
+        self.disconnect();
+        self.state = State::Stopped;
+    }
+
+    /// Does what time asks for.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let connect = self.config.connect_timeout.unwrap_or_default();
+        match self.state {
+            State::Opening { deadline: Some(deadline) } if deadline <= now => {
+                let limit = self.config.open_timeout.unwrap_or_default();
+                self.failed(Error::timeout(Stage::Hello, "connectTimeoutMS", limit, now.saturating_duration_since(self.check_began)), false, now);
+            }
+            State::Polling { sent_at, deadline: Some(deadline) } if deadline <= now => {
+                self.failed(Error::timeout(Stage::Hello, "connectTimeoutMS", connect, now.saturating_duration_since(sent_at)), false, now);
+            }
+            State::Streaming { since, deadline: Some(deadline) } if deadline <= now => {
+                let limit = connect + self.config.heartbeat_frequency;
+                self.failed(Error::timeout(Stage::Hello, "connectTimeoutMS + heartbeatFrequencyMS", limit, now.saturating_duration_since(since)), true, now);
+            }
+            State::Resting { .. } | State::Opening { .. } | State::Polling { .. } | State::Streaming { .. } | State::Stopped => {}
+        }
+        self.begin_if_due(now);
+    }
+
+    /// Takes the next wish.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// Takes the next event.
+    pub fn poll_event(&mut self) -> Option<MonitorEvent> {
+        self.events.pop_front()
+    }
+
+    /// Says when `handle_timeout` is due, and for what.
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        match self.state {
+            State::Resting { due, .. } => Some((due, "heartbeatFrequencyMS")),
+            State::Opening { deadline } => Some((deadline?, "opening")),
+            State::Polling { deadline, .. } => Some((deadline?, "connectTimeoutMS")),
+            State::Streaming { deadline, .. } => Some((deadline?, "connectTimeoutMS + heartbeatFrequencyMS")),
+            State::Stopped => None,
+        }
+    }
+
+    fn begin_if_due(&mut self, now: Instant) {
+        if let State::Resting { due, .. } = self.state
+            && due <= now
+        {
+            self.begin_check(now);
+        }
+    }
+
+    fn begin_check(&mut self, now: Instant) {
+        self.check_began = now;
+        self.events.push_back(MonitorEvent::HeartbeatStarted { awaited: false });
+        if self.connected {
+            self.actions.push_back(Action::Send { hello_ok: self.hello_ok, awaited: None });
+            self.state = State::Polling { sent_at: now, deadline: self.config.connect_timeout.map(|limit| now + limit) };
+        } else {
+            self.actions.push_back(Action::Open);
+            self.state = State::Opening { deadline: self.config.open_timeout.map(|limit| now + limit) };
+        }
+    }
+
+    fn answered(&mut self, reply: HelloReply, round_trip: Option<Duration>, awaited: bool, more_to_come: bool, now: Instant) {
+        let duration = now.saturating_duration_since(self.check_began);
+        self.events.push_back(MonitorEvent::HeartbeatSucceeded { duration, awaited, reply: Box::new(reply.clone()) });
+        self.hello_ok |= reply.hello_ok;
+        self.known = true;
+        let was_streaming = self.version.is_some();
+        self.version = reply.topology_version.filter(|_| self.config.streaming);
+        if was_streaming != self.version.is_some() {
+            self.actions.push_back(Action::MeasureRoundTrips(self.version.is_some()));
+        }
+        self.actions.push_back(Action::Answered { reply: Box::new(reply), round_trip });
+        if !more_to_come && self.version.is_none() {
+            self.state = State::Resting { floor: now + MIN_HEARTBEAT_FREQUENCY, due: now + self.config.heartbeat_frequency };
+            return;
+        }
+        // The next check of a stream begins with the end of this one.
+        self.check_began = now;
+        self.events.push_back(MonitorEvent::HeartbeatStarted { awaited: true });
+        self.actions.push_back(match self.version {
+            _ if more_to_come => Action::Read,
+            version => Action::Send { hello_ok: self.hello_ok, awaited: version.map(|version| (version, self.config.heartbeat_frequency)) },
+        });
+        let limit = self.config.connect_timeout.map(|limit| limit + self.config.heartbeat_frequency);
+        self.state = State::Streaming { since: now, deadline: limit.map(|limit| now + limit) };
+    }
+
+    fn failed(&mut self, error: Error, awaited: bool, now: Instant) {
+        self.heartbeat_failed(error.clone(), awaited, now);
+        self.disconnect();
+        let retry = self.known && error.is_network();
+        self.known = false;
+        self.actions.push_back(Action::Failed(error));
+        if retry {
+            // server-monitoring, "Network error or timeout when calling hello": once, without waiting.
+            self.begin_check(now);
+        } else {
+            self.state = State::Resting { floor: now + MIN_HEARTBEAT_FREQUENCY, due: now + self.config.heartbeat_frequency };
+        }
+    }
+
+    fn heartbeat_failed(&mut self, error: Error, awaited: bool, now: Instant) {
+        let duration = now.saturating_duration_since(self.check_began);
+        self.events.push_back(MonitorEvent::HeartbeatFailed { duration, awaited, error });
+    }
+
+    fn disconnect(&mut self) {
+        let opening = matches!(self.state, State::Opening { .. });
+        if self.connected || opening {
+            self.actions.push_back(Action::Close);
+        }
+        self.connected = false;
+        if self.version.take().is_some() {
+            self.actions.push_back(Action::MeasureRoundTrips(false));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,204 @@
+use std::fmt::Write as _;
+
+use bson::oid::ObjectId;
+
+use super::*;
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn config() -> MonitorConfig {
+    MonitorConfig { heartbeat_frequency: ms(10_000), connect_timeout: Some(ms(2_000)), open_timeout: Some(ms(20_000)), streaming: true }
+}
+
+fn plain() -> HelloReply {
+    HelloReply::default()
+}
+
+fn streamable() -> HelloReply {
+    let mut reply = HelloReply::default();
+    reply.topology_version = Some(TopologyVersion { process_id: ObjectId::from_bytes([1; 12]), counter: 1 });
+    reply
+}
+
+fn network() -> Error {
+    Error::new(ErrorKind::Closed, "closed").at(Stage::Read)
+}
+
+fn texts(monitor: &mut Monitor) -> String {
+    let actions: Vec<_> = std::iter::from_fn(|| monitor.poll_action())
+        .map(|action| match action {
+            Action::Open => "open".to_owned(),
+            Action::Send { awaited: Some(_), .. } => "send awaited".to_owned(),
+            Action::Send { awaited: None, .. } => "send".to_owned(),
+            Action::Read => "read".to_owned(),
+            Action::Close => "close".to_owned(),
+            Action::Answered { round_trip, .. } => format!("answered {round_trip:?}"),
+            Action::Failed(error) => format!("failed {:?}", error.kind()),
+            Action::MeasureRoundTrips(on) => format!("measure {on}"),
+        })
+        .collect();
+    actions.join(", ")
+}
+
+fn opened(reply: HelloReply, config: MonitorConfig) -> (Monitor, Instant) {
+    let now = Instant::now();
+    let mut monitor = Monitor::new(config, now);
+    assert_eq!(texts(&mut monitor), "open");
+    monitor.handle_opened(reply, ms(3), now);
+    (monitor, now)
+}
+
+#[test]
+fn polled_server_is_checked_every_heartbeat() {
+    let (mut monitor, now) = opened(plain(), config());
+    assert_eq!(texts(&mut monitor), "answered Some(3ms)");
+    assert_eq!(monitor.poll_timeout(), Some((now + ms(10_000), "heartbeatFrequencyMS")));
+    monitor.handle_timeout(now + ms(9_999));
+    assert_eq!(texts(&mut monitor), "");
+    monitor.handle_timeout(now + ms(10_000));
+    assert_eq!(texts(&mut monitor), "send");
+    monitor.handle_reply(plain(), false, now + ms(10_007));
+    assert_eq!(texts(&mut monitor), "answered Some(7ms)");
+}
+
+#[test]
+fn wish_for_a_check_waits_for_the_floor() {
+    let (mut monitor, now) = opened(plain(), config());
+    texts(&mut monitor);
+    monitor.handle_check_now(now + ms(100));
+    assert_eq!(texts(&mut monitor), "");
+    assert_eq!(monitor.poll_timeout(), Some((now + ms(500), "heartbeatFrequencyMS")));
+    monitor.handle_timeout(now + ms(500));
+    assert_eq!(texts(&mut monitor), "send");
+    monitor.handle_check_now(now + ms(600));
+    assert_eq!(texts(&mut monitor), "", "a running check answers the wish");
+}
+
+#[test]
+fn stream_is_read_until_it_fails_and_then_tried_again_once() {
+    let (mut monitor, now) = opened(streamable(), config());
+    assert_eq!(texts(&mut monitor), "measure true, answered Some(3ms), send awaited");
+    assert_eq!(monitor.poll_timeout(), Some((now + ms(12_000), "connectTimeoutMS + heartbeatFrequencyMS")));
+    monitor.handle_reply(streamable(), true, now + ms(10_000));
+    assert_eq!(texts(&mut monitor), "answered None, read");
+    monitor.handle_reply(streamable(), false, now + ms(20_000));
+    assert_eq!(texts(&mut monitor), "answered None, send awaited");
+    monitor.handle_failed(network(), now + ms(20_001));
+    assert_eq!(texts(&mut monitor), "close, measure false, failed Closed, open");
+    monitor.handle_failed(network(), now + ms(20_002));
+    assert_eq!(texts(&mut monitor), "close, failed Closed");
+    assert_eq!(monitor.poll_timeout(), Some((now + ms(30_002), "heartbeatFrequencyMS")));
+}
+
+#[test]
+fn silent_stream_times_out_exactly() {
+    let (mut monitor, now) = opened(streamable(), config());
+    texts(&mut monitor);
+    monitor.handle_timeout(now + ms(11_999));
+    assert_eq!(texts(&mut monitor), "");
+    monitor.handle_timeout(now + ms(12_000));
+    assert_eq!(texts(&mut monitor), "close, measure false, failed Timeout, open");
+}
+
+#[test]
+fn command_error_is_not_tried_again_at_once() {
+    let (mut monitor, now) = opened(plain(), config());
+    monitor.handle_timeout(now + ms(10_000));
+    texts(&mut monitor);
+    monitor.handle_failed(Error::new(ErrorKind::Command, "no"), now + ms(10_001));
+    assert_eq!(texts(&mut monitor), "close, failed Command");
+    monitor.handle_check_now(now + ms(10_002));
+    assert_eq!(monitor.poll_timeout(), Some((now + ms(10_501), "heartbeatFrequencyMS")));
+}
+
+#[test]
+fn cancelled_check_begins_no_other_at_once() {
+    let (mut monitor, now) = opened(streamable(), config());
+    texts(&mut monitor);
+    monitor.handle_cancel_check(now + ms(100));
+    assert_eq!(texts(&mut monitor), "close, measure false");
+    monitor.handle_check_now(now + ms(101));
+    assert_eq!(monitor.poll_timeout(), Some((now + ms(500), "heartbeatFrequencyMS")));
+}
+
+#[test]
+fn suspension_asks_at_once_on_a_fresh_connection() {
+    let (mut monitor, now) = opened(streamable(), config());
+    texts(&mut monitor);
+    monitor.handle_resumed(now + ms(1));
+    assert_eq!(texts(&mut monitor), "close, measure false, open");
+}
+
+#[test]
+fn zero_connect_timeout_means_no_deadline() {
+    let (mut monitor, _) = opened(streamable(), MonitorConfig { connect_timeout: None, ..config() });
+    texts(&mut monitor);
+    assert_eq!(monitor.poll_timeout(), None);
+}
+
+#[test]
+fn polling_mode_never_streams() {
+    let (mut monitor, _) = opened(streamable(), MonitorConfig { streaming: false, ..config() });
+    assert_eq!(texts(&mut monitor), "answered Some(3ms)");
+}
+
+/// Every fact in every state, against the recorded matrix; each start of a check has one end.
+#[test]
+fn states_and_events_match_the_recorded_matrix() {
+    type Make = fn() -> (Monitor, Instant);
+    type Step = fn(&mut Monitor, Instant);
+    let states: [(&str, Make); 5] = [
+        ("Resting", || opened(plain(), config())),
+        ("Opening", || {
+            let now = Instant::now();
+            (Monitor::new(config(), now), now)
+        }),
+        ("Polling", || {
+            let (mut monitor, now) = opened(plain(), config());
+            monitor.handle_timeout(now + ms(10_000));
+            (monitor, now + ms(10_000))
+        }),
+        ("Streaming", || opened(streamable(), config())),
+        ("Stopped", || {
+            let (mut monitor, now) = opened(plain(), config());
+            monitor.handle_stop(now);
+            (monitor, now)
+        }),
+    ];
+    let steps: [(&str, Step); 11] = [
+        ("opened", |monitor, now| monitor.handle_opened(plain(), ms(3), now)),
+        ("opened, can stream", |monitor, now| monitor.handle_opened(streamable(), ms(3), now)),
+        ("reply", |monitor, now| monitor.handle_reply(plain(), false, now)),
+        ("reply, can stream", |monitor, now| monitor.handle_reply(streamable(), false, now)),
+        ("reply, more to come", |monitor, now| monitor.handle_reply(streamable(), true, now)),
+        ("failed, network", |monitor, now| monitor.handle_failed(network(), now)),
+        ("check now", |monitor, now| monitor.handle_check_now(now)),
+        ("cancel check", |monitor, now| monitor.handle_cancel_check(now)),
+        ("resumed", |monitor, now| monitor.handle_resumed(now)),
+        ("timeout", |monitor, now| monitor.handle_timeout(now + ms(20_000))),
+        ("stop", |monitor, now| monitor.handle_stop(now)),
+    ];
+    let mut matrix = String::new();
+    for (state, make) in states {
+        for (name, step) in steps {
+            let (mut monitor, now) = make();
+            texts(&mut monitor);
+            step(&mut monitor, now);
+            let after = format!("{:?}", monitor.state);
+            let after = after.split([' ', '{']).next().unwrap_or_default().to_owned();
+            writeln!(matrix, "{state} x {name}: [{}] -> {after}", texts(&mut monitor)).expect("string");
+            let (mut begun, mut ended) = (0, 0);
+            while let Some(event) = monitor.poll_event() {
+                match event {
+                    MonitorEvent::HeartbeatStarted { .. } => begun += 1,
+                    MonitorEvent::HeartbeatSucceeded { .. } | MonitorEvent::HeartbeatFailed { .. } => ended += 1,
+                }
+            }
+            let running = matches!(monitor.state, State::Opening { .. } | State::Polling { .. } | State::Streaming { .. });
+            assert_eq!(begun, ended + u32::from(running), "{state} x {name}");
+        }
+    }
+    crate::matrix::compare("monitor", &matrix);
+}

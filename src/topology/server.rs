@@ -1,0 +1,261 @@
+//! What is known of one server?
+//!
+//! The ServerDescription of server-discovery-and-monitoring: its type, the hello reply it rests on, its last error, its
+//! round-trip times. What a new description does to the topology is decided in `update`.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bson::oid::ObjectId;
+
+use crate::error::{Error, Span};
+use crate::handshake::{HelloReply, TopologyVersion};
+use crate::host::HostKey;
+
+/// Names the type of a server.
+///
+/// The specification's PossiblePrimary is for clients that check one server at a time; here it is `Unknown`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ServerType {
+    /// Not checked yet, or its last check failed.
+    #[default]
+    Unknown,
+    /// A mongod that is no member of a replica set.
+    Standalone,
+    /// A router of a sharded cluster.
+    Mongos,
+    /// The primary of a replica set.
+    RsPrimary,
+    /// A secondary of a replica set.
+    RsSecondary,
+    /// A member that votes and holds no data.
+    RsArbiter,
+    /// A member in another state: hidden, starting, recovering.
+    RsOther,
+    /// A member that has no configuration yet.
+    RsGhost,
+    /// A load balancer.
+    LoadBalancer,
+}
+
+/// Is what is known of one server.
+///
+/// A description of type [`Unknown`](ServerType::Unknown) has no hello reply and no round-trip time.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ServerDescription {
+    /// Its address.
+    pub host: HostKey,
+    /// Its type.
+    pub kind: ServerType,
+    /// The hello reply that the type rests on; `None` for unknown servers and load balancers.
+    pub hello: Option<Arc<HelloReply>>,
+    /// Why it is unknown, if it was known or has been tried.
+    pub error: Option<Error>,
+    /// Its average round-trip time; `None` until one has been measured.
+    pub round_trip_time: Option<Duration>,
+    /// The shortest of its latest round-trip times; zero until enough have been measured.
+    pub min_round_trip_time: Duration,
+    /// When the description was last confirmed or changed; `None` if it never was.
+    pub last_update: Option<Instant>,
+    /// The version of its state, from its hello reply or from the error that made it unknown.
+    pub topology_version: Option<TopologyVersion>,
+}
+
+impl ServerType {
+    /// Returns the specification's name, such as `RSPrimary`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unknown => "Unknown",
+            Self::Standalone => "Standalone",
+            Self::Mongos => "Mongos",
+            Self::RsPrimary => "RSPrimary",
+            Self::RsSecondary => "RSSecondary",
+            Self::RsArbiter => "RSArbiter",
+            Self::RsOther => "RSOther",
+            Self::RsGhost => "RSGhost",
+            Self::LoadBalancer => "LoadBalancer",
+        }
+    }
+
+    /// Tells whether it holds data, or stands for servers that do.
+    pub fn is_data_bearing(self) -> bool {
+        matches!(self, Self::Standalone | Self::Mongos | Self::RsPrimary | Self::RsSecondary | Self::LoadBalancer)
+    }
+
+    /// Reads the type off a hello reply.
+    pub fn of_hello(reply: &HelloReply) -> Self {
+        if reply.is_mongos {
+            Self::Mongos
+        } else if reply.is_replica_set {
+            Self::RsGhost
+        } else if reply.set_name.is_none() {
+            Self::Standalone
+        } else if reply.hidden {
+            Self::RsOther
+        } else if reply.is_writable_primary {
+            Self::RsPrimary
+        } else if reply.secondary {
+            Self::RsSecondary
+        } else if reply.arbiter_only {
+            Self::RsArbiter
+        } else {
+            Self::RsOther
+        }
+    }
+}
+
+impl ServerDescription {
+    /// Makes the description of a server that nothing is known of.
+    pub fn unknown(host: &HostKey) -> Self {
+        Self {
+            host: host.clone(),
+            kind: ServerType::Unknown,
+            hello: None,
+            error: None,
+            round_trip_time: None,
+            min_round_trip_time: Duration::ZERO,
+            last_update: None,
+            topology_version: None,
+        }
+    }
+
+    /// Makes the description of a server that failed.
+    pub fn failed(host: &HostKey, error: Error, now: Instant) -> Self {
+        Self { error: Some(error), last_update: Some(now), ..Self::unknown(host) }
+    }
+
+    /// Makes the description of a load balancer, which is never checked.
+    pub fn load_balancer(host: &HostKey) -> Self {
+        Self { kind: ServerType::LoadBalancer, ..Self::unknown(host) }
+    }
+
+    /// Makes the description that a hello reply gives, without round-trip times.
+    pub fn of_hello(host: &HostKey, reply: HelloReply, now: Instant) -> Self {
+        Self {
+            kind: ServerType::of_hello(&reply),
+            topology_version: reply.topology_version,
+            hello: Some(Arc::new(reply)),
+            last_update: Some(now),
+            ..Self::unknown(host)
+        }
+    }
+
+    /// Sets the average round-trip time.
+    #[must_use]
+    pub fn with_round_trip_time(mut self, average: Duration) -> Self {
+        self.round_trip_time = Some(average);
+        self
+    }
+
+    /// Tells whether the server's type is known.
+    pub fn is_known(&self) -> bool {
+        self.kind != ServerType::Unknown
+    }
+
+    /// Returns the name of its replica set.
+    pub fn set_name(&self) -> Option<&str> {
+        self.hello.as_ref().and_then(|hello| hello.set_name.as_deref())
+    }
+
+    /// Returns the version of its replica set's configuration.
+    pub fn set_version(&self) -> Option<i64> {
+        self.hello.as_ref().and_then(|hello| hello.set_version)
+    }
+
+    /// Returns the election that made it primary.
+    pub fn election_id(&self) -> Option<ObjectId> {
+        self.hello.as_ref().and_then(|hello| hello.election_id)
+    }
+
+    /// Returns its own name in the replica set's configuration.
+    pub fn me(&self) -> Option<&HostKey> {
+        self.hello.as_ref().and_then(|hello| hello.me.as_ref())
+    }
+
+    /// Returns the members it names: hosts, passives and arbiters.
+    pub fn members(&self) -> impl Iterator<Item = &HostKey> {
+        self.hello.iter().flat_map(|hello| hello.hosts.iter().chain(&hello.passives).chain(&hello.arbiters))
+    }
+
+    /// Returns its tags, sorted by name.
+    pub fn tags(&self) -> &[(String, String)] {
+        match &self.hello {
+            Some(hello) => &hello.tags,
+            None => &[],
+        }
+    }
+
+    /// Returns when it last wrote, in milliseconds since 1970, by its own clock.
+    pub fn last_write_date_millis(&self) -> Option<i64> {
+        self.hello.as_ref().and_then(|hello| hello.last_write_date_millis)
+    }
+
+    /// Returns how long sessions live on it; `None` where it has none.
+    pub fn logical_session_timeout(&self) -> Option<Duration> {
+        self.hello.as_ref().and_then(|hello| hello.logical_session_timeout)
+    }
+
+    /// Returns the oldest and the newest wire version it speaks.
+    pub fn wire_versions(&self) -> Option<(i32, i32)> {
+        self.hello.as_ref().map(|hello| (hello.min_wire_version, hello.max_wire_version))
+    }
+
+    /// Tells whether two descriptions say the same of one server (SDAM, "ServerDescription equality").
+    ///
+    /// Round-trip times, the time of the update, the date of the last write and what belongs to one connection don't count.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.host == other.host
+            && self.kind == other.kind
+            && self.topology_version == other.topology_version
+            && match (&self.error, &other.error) {
+                (None, None) => true,
+                (Some(own), Some(theirs)) => same_error(own, theirs),
+                (None, Some(_)) | (Some(_), None) => false,
+            }
+            && match (&self.hello, &other.hello) {
+                (None, None) => true,
+                (Some(own), Some(theirs)) => Arc::ptr_eq(own, theirs) || same_hello(own, theirs),
+                (None, Some(_)) | (Some(_), None) => false,
+            }
+    }
+}
+
+impl fmt::Display for ServerDescription {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.host, self.kind.name())?;
+        if let Some(average) = self.round_trip_time {
+            write!(f, " {}", Span(average))?;
+        }
+        match &self.error {
+            Some(error) => write!(f, " [{error}]"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Time-outs differ by a few milliseconds each time, and are the same fault all the same.
+fn same_error(own: &Error, theirs: &Error) -> bool {
+    own.kind() == theirs.kind()
+        && own.stage() == theirs.stage()
+        && own.code() == theirs.code()
+        && (own.is_timeout() || own.message() == theirs.message())
+}
+
+fn same_hello(own: &HelloReply, theirs: &HelloReply) -> bool {
+    own.set_name == theirs.set_name
+        && own.set_version == theirs.set_version
+        && own.election_id == theirs.election_id
+        && own.me == theirs.me
+        && own.primary == theirs.primary
+        && own.hosts == theirs.hosts
+        && own.passives == theirs.passives
+        && own.arbiters == theirs.arbiters
+        && own.tags == theirs.tags
+        && own.min_wire_version == theirs.min_wire_version
+        && own.max_wire_version == theirs.max_wire_version
+        && own.logical_session_timeout == theirs.logical_session_timeout
+        && own.topology_version == theirs.topology_version
+}

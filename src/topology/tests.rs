@@ -1,0 +1,355 @@
+mod faults;
+mod random;
+mod waiting;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::error::{Error, Stage};
+use crate::handshake::HelloReply;
+use crate::host::HostKey;
+use crate::selection::Criteria;
+
+fn key(text: &str) -> HostKey {
+    HostKey::parse(text).expect(text)
+}
+
+fn keys(names: &[&str]) -> Vec<HostKey> {
+    names.iter().map(|name| key(name)).collect()
+}
+
+/// A member's hello, of a set `rs`.
+fn member(hosts: &[&str]) -> HelloReply {
+    HelloReply { set_name: Some("rs".into()), hosts: keys(hosts), max_wire_version: 21, ..HelloReply::default() }
+}
+
+fn primary(hosts: &[&str]) -> HelloReply {
+    HelloReply { is_writable_primary: true, ..member(hosts) }
+}
+
+fn secondary(hosts: &[&str]) -> HelloReply {
+    HelloReply { secondary: true, ..member(hosts) }
+}
+
+fn standalone() -> HelloReply {
+    HelloReply { is_writable_primary: true, max_wire_version: 21, ..HelloReply::default() }
+}
+
+fn refused() -> Error {
+    Error::io(Stage::Tcp, std::io::Error::from(std::io::ErrorKind::ConnectionRefused))
+}
+
+/// A topology, its clock, and what it has said since it was last asked.
+struct Scene {
+    topology: Topology,
+    now: Instant,
+}
+
+impl Scene {
+    fn new(config: TopologyConfig) -> Self {
+        let now = Instant::now();
+        Self { topology: Topology::new(config, 1, now), now }
+    }
+
+    fn of_set(seeds: &[&str]) -> Self {
+        let mut config = TopologyConfig::new(keys(seeds));
+        config.set_name = Some("rs".into());
+        Self::new(config)
+    }
+
+    /// A set of a primary `a` and a secondary `b`, all orders and events taken.
+    fn settled() -> Self {
+        let mut scene = Self::of_set(&["a", "b"]);
+        scene.hello("a", primary(&["a", "b"]));
+        scene.hello("b", secondary(&["a", "b"]));
+        scene.drain();
+        scene
+    }
+
+    fn hello(&mut self, host: &str, reply: HelloReply) {
+        self.topology.handle_hello(&key(host), reply, Some(Duration::from_millis(5)), self.now);
+    }
+
+    fn failed(&mut self, host: &str, error: Error) {
+        self.topology.handle_check_failed(&key(host), error, self.now);
+    }
+
+    fn fault(&mut self, host: &str, fault: Fault) {
+        self.topology.handle_fault(&key(host), fault, self.now);
+    }
+
+    fn select(&mut self, id: u64, deadline: Option<SelectDeadline>) {
+        self.topology.handle_select(SelectId(id), Arc::new(Criteria::write()), deadline, self.now);
+    }
+
+    fn drain(&mut self) {
+        self.orders();
+        self.told();
+    }
+
+    fn orders(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.topology.poll_action()).map(|action| in_short(&action)).collect()
+    }
+
+    fn told(&mut self) -> Vec<String> {
+        std::iter::from_fn(|| self.topology.poll_event()).map(|event| event_in_short(&event)).collect()
+    }
+
+    fn kind(&self) -> TopologyType {
+        self.topology.description().kind()
+    }
+
+    fn type_of(&self, host: &str) -> Option<ServerType> {
+        self.topology.description().server(&key(host)).map(|server| server.kind)
+    }
+}
+
+fn name(host: &HostKey) -> String {
+    host.to_string().replace(":27017", "")
+}
+
+fn in_short(action: &TopologyAction) -> String {
+    match action {
+        TopologyAction::StartMonitor(host) => format!("watch {}", name(host)),
+        TopologyAction::StopMonitor(host) => format!("unwatch {}", name(host)),
+        TopologyAction::CreatePool(host) => format!("create {}", name(host)),
+        TopologyAction::ReadyPool(host) => format!("ready {}", name(host)),
+        TopologyAction::ClearPool { host, interrupt, .. } => format!("clear {}{}", name(host), if *interrupt { " and interrupt" } else { "" }),
+        TopologyAction::ClosePool(host) => format!("close {}", name(host)),
+        TopologyAction::CheckNow(host) => format!("check {}", name(host)),
+        TopologyAction::CancelCheck(host) => format!("cancel {}", name(host)),
+        TopologyAction::Publish(topology) => format!("publish {}", topology.kind().name()),
+        TopologyAction::Selected(id) => format!("selected {}", id.0),
+        TopologyAction::NotSelected(id, error) => format!("not selected {}: {:?}", id.0, error.kind()),
+    }
+}
+
+fn event_in_short(event: &TopologyEvent) -> String {
+    match event {
+        TopologyEvent::TopologyOpening => "opening".into(),
+        TopologyEvent::ServerOpening { host } => format!("opening {}", name(host)),
+        TopologyEvent::ServerClosed { host } => format!("closed {}", name(host)),
+        TopologyEvent::ServerDescriptionChanged { previous, new } => format!("{} {} -> {}", name(&new.host), previous.kind.name(), new.kind.name()),
+        TopologyEvent::TopologyDescriptionChanged { previous, new } => {
+            format!("{}/{} -> {}/{}", previous.kind().name(), previous.servers().len(), new.kind().name(), new.servers().len())
+        }
+        TopologyEvent::HostUnusable { server, name: host, .. } => format!("{} names {host}", name(server)),
+        TopologyEvent::TopologyClosed => "closed".into(),
+    }
+}
+
+#[test]
+fn opening_makes_paused_pools_and_then_monitors() {
+    let mut scene = Scene::of_set(&["b", "a"]);
+    assert_eq!(scene.orders(), ["create a", "create b", "publish ReplicaSetNoPrimary", "watch a", "watch b"]);
+    assert_eq!(scene.told(), ["opening", "Unknown/0 -> ReplicaSetNoPrimary/2", "opening a", "opening b"]);
+}
+
+#[test]
+fn primary_brings_its_members_and_readies_its_pool_before_it_is_published() {
+    let mut scene = Scene::of_set(&["a"]);
+    scene.drain();
+    scene.hello("a", primary(&["a", "b"]));
+    assert_eq!(scene.orders(), ["create b", "ready a", "publish ReplicaSetWithPrimary", "watch b"]);
+    assert_eq!(scene.told(), ["a Unknown -> RSPrimary", "opening b", "ReplicaSetNoPrimary/1 -> ReplicaSetWithPrimary/2"]);
+}
+
+#[test]
+fn member_that_left_is_unwatched_and_its_pool_closed() {
+    let mut scene = Scene::settled();
+    scene.hello("a", primary(&["a"]));
+    assert_eq!(scene.orders(), ["publish ReplicaSetWithPrimary", "unwatch b", "close b"]);
+    assert_eq!(scene.told(), ["a RSPrimary -> RSPrimary", "closed b", "ReplicaSetWithPrimary/2 -> ReplicaSetWithPrimary/1"]);
+    scene.hello("b", secondary(&["a", "b"]));
+    assert_eq!(scene.orders(), [""; 0]);
+}
+
+#[test]
+fn equal_hello_refreshes_without_an_event() {
+    let mut scene = Scene::settled();
+    scene.now += Duration::from_secs(10);
+    scene.hello("a", primary(&["a", "b"]));
+    assert_eq!(scene.told(), [""; 0]);
+    assert_eq!(scene.orders(), ["publish ReplicaSetWithPrimary"]);
+    let server = scene.topology.description().server(&key("a")).expect("a").clone();
+    assert_eq!(server.last_update, Some(scene.now));
+}
+
+#[test]
+fn last_write_date_is_no_change() {
+    let mut scene = Scene::settled();
+    scene.hello("a", HelloReply { last_write_date_millis: Some(5), connection_id: Some(77), ..primary(&["a", "b"]) });
+    assert_eq!(scene.told(), [""; 0]);
+    assert_eq!(scene.topology.description().primary().and_then(|server| server.last_write_date_millis()), Some(5));
+}
+
+#[test]
+fn round_trip_times_are_published_without_an_event() {
+    let mut scene = Scene::settled();
+    scene.topology.handle_rtt(&key("a"), Duration::from_millis(9), Duration::from_millis(3));
+    assert_eq!(scene.orders(), ["publish ReplicaSetWithPrimary"]);
+    assert_eq!(scene.told(), [""; 0]);
+    scene.topology.handle_hello(&key("a"), primary(&["a", "b"]), None, scene.now);
+    let server = scene.topology.description().primary().expect("primary").clone();
+    assert_eq!((server.round_trip_time, server.min_round_trip_time), (Some(Duration::from_millis(9)), Duration::from_millis(3)));
+}
+
+#[test]
+fn failed_check_publishes_before_it_clears() {
+    let mut scene = Scene::settled();
+    scene.failed("a", refused());
+    assert_eq!(scene.orders(), ["publish ReplicaSetNoPrimary", "clear a"]);
+    assert_eq!(scene.told(), ["a RSPrimary -> Unknown", "ReplicaSetWithPrimary/2 -> ReplicaSetNoPrimary/2"]);
+    let server = scene.topology.description().server(&key("a")).expect("a").clone();
+    assert_eq!((server.round_trip_time, server.hello.is_none()), (None, true));
+    scene.hello("a", primary(&["a", "b"]));
+    assert_eq!(scene.orders(), ["ready a", "publish ReplicaSetWithPrimary"]);
+}
+
+#[test]
+fn check_that_times_out_interrupts_connections_in_use() {
+    let mut scene = Scene::settled();
+    scene.failed("a", Error::timeout(Stage::Read, "connectTimeoutMS", Duration::from_secs(1), Duration::from_millis(1001)));
+    assert_eq!(scene.orders(), ["publish ReplicaSetNoPrimary", "clear a and interrupt"]);
+    scene.drain();
+    // The same fault, a millisecond later: nothing new.
+    scene.failed("a", Error::timeout(Stage::Read, "connectTimeoutMS", Duration::from_secs(1), Duration::from_millis(1002)));
+    assert_eq!(scene.told(), [""; 0]);
+    assert_eq!(scene.topology.generation(&key("a")), Some(2));
+}
+
+#[test]
+fn look_up_that_times_out_interrupts_nothing() {
+    let mut scene = Scene::settled();
+    scene.failed("a", Error::timeout(Stage::Dns, "dnsTimeoutMS", Duration::from_secs(15), Duration::from_secs(15)));
+    assert_eq!(scene.orders(), ["publish ReplicaSetNoPrimary", "clear a"]);
+}
+
+#[test]
+fn new_primary_makes_the_old_one_unknown_and_keeps_its_pool() {
+    let mut scene = Scene::settled();
+    scene.hello("b", HelloReply { set_version: Some(2), ..primary(&["a", "b"]) });
+    assert_eq!(scene.orders(), ["publish ReplicaSetWithPrimary"]);
+    assert_eq!(scene.told()[..2], ["b RSSecondary -> RSPrimary", "a RSPrimary -> Unknown"]);
+    let old = scene.topology.description().server(&key("a")).expect("a").clone();
+    assert!(old.error.as_ref().is_some_and(|error| error.message().contains("discovery of newer primary")));
+    assert_eq!(scene.topology.description().primary().map(|server| server.host.clone()), Some(key("b")));
+}
+
+#[test]
+fn single_server_of_any_type_gets_a_ready_pool() {
+    let mut config = TopologyConfig::new(keys(&["a"]));
+    config.direct_connection = Some(true);
+    let mut scene = Scene::new(config);
+    scene.drain();
+    scene.hello("a", HelloReply { arbiter_only: true, ..member(&["a"]) });
+    assert_eq!(scene.orders(), ["ready a", "publish Single"]);
+}
+
+#[test]
+fn arbiter_of_a_set_keeps_its_pool_paused() {
+    let mut scene = Scene::of_set(&["a"]);
+    scene.drain();
+    scene.hello("a", HelloReply { arbiter_only: true, ..member(&["a"]) });
+    assert_eq!(scene.orders(), ["publish ReplicaSetNoPrimary"]);
+}
+
+#[test]
+fn load_balancer_is_known_at_once_and_never_watched() {
+    let mut config = TopologyConfig::new(keys(&["a"]));
+    config.load_balanced = true;
+    let mut scene = Scene::new(config);
+    assert_eq!(scene.orders(), ["create a", "publish LoadBalanced", "ready a", "publish LoadBalanced"]);
+    assert_eq!(
+        scene.told(),
+        ["opening", "Unknown/0 -> LoadBalanced/1", "opening a", "a Unknown -> LoadBalancer", "LoadBalanced/1 -> LoadBalanced/1"]
+    );
+    scene.failed("a", refused());
+    assert_eq!(scene.orders(), [""; 0]);
+}
+
+#[test]
+fn unusable_name_costs_that_host_and_is_told_once() {
+    let mut scene = Scene::of_set(&["a"]);
+    scene.drain();
+    let unusable = crate::handshake::UnusableHost { name: "b..c".into(), error: HostKey::parse("b..c").expect_err("invalid") };
+    let reply = HelloReply { unusable_hosts: vec![unusable], ..primary(&["a"]) };
+    scene.hello("a", reply.clone());
+    assert_eq!(scene.told()[0], "a names b..c");
+    scene.hello("a", reply);
+    assert_eq!(scene.told(), [""; 0]);
+}
+
+#[test]
+fn srv_records_are_followed_until_a_replica_set_is_known() {
+    let mut config = TopologyConfig::new(keys(&["a", "b"]));
+    config.srv = true;
+    let mut scene = Scene::new(config);
+    scene.drain();
+    scene.topology.handle_srv_hosts(keys(&["b", "c"]), scene.now);
+    assert_eq!(scene.orders(), ["create c", "publish Unknown", "unwatch a", "close a", "watch c"]);
+    scene.topology.handle_srv_hosts(Vec::new(), scene.now);
+    assert_eq!(scene.orders(), [""; 0]);
+    scene.hello("b", primary(&["b", "c"]));
+    scene.drain();
+    scene.topology.handle_srv_hosts(keys(&["x"]), scene.now);
+    assert_eq!(scene.orders(), [""; 0]);
+}
+
+#[test]
+fn srv_hosts_are_limited_and_known_ones_stay() {
+    let mut config = TopologyConfig::new(keys(&["a", "b"]));
+    (config.srv, config.srv_max_hosts) = (true, 2);
+    let mut scene = Scene::new(config);
+    scene.topology.handle_srv_hosts(keys(&["b", "c", "d", "e"]), scene.now);
+    let description = scene.topology.description();
+    assert_eq!(description.servers().len(), 2);
+    assert!(description.server(&key("b")).is_some());
+}
+
+#[test]
+fn standalone_in_a_set_is_left_out_with_its_reason() {
+    let mut scene = Scene::of_set(&["a", "b"]);
+    scene.drain();
+    scene.hello("b", standalone());
+    assert_eq!(scene.told(), ["b Unknown -> Standalone", "closed b", "ReplicaSetNoPrimary/2 -> ReplicaSetNoPrimary/1"]);
+    let left_out = scene.topology.description().left_out().to_vec();
+    assert!(left_out[0].to_string().contains("no member of a replica set, wanted is \"rs\""), "{}", left_out[0]);
+}
+
+#[test]
+fn shutdown_leaves_nothing() {
+    let mut scene = Scene::settled();
+    scene.failed("a", refused());
+    scene.select(1, Some((scene.now + Duration::from_secs(1), Duration::from_secs(1), "serverSelectionTimeoutMS")));
+    scene.drain();
+    scene.topology.handle_shutdown(scene.now);
+    assert_eq!(scene.orders(), ["publish Unknown", "unwatch a", "close a", "unwatch b", "close b", "not selected 1: Shutdown"]);
+    assert_eq!(scene.told(), ["closed a", "closed b", "ReplicaSetNoPrimary/2 -> Unknown/0", "closed"]);
+    scene.topology.handle_shutdown(scene.now);
+    scene.hello("a", primary(&["a"]));
+    scene.failed("b", refused());
+    assert_eq!((scene.orders().len(), scene.told().len()), (0, 0));
+    assert_eq!((scene.topology.waiting(), scene.topology.poll_timeout()), (0, None));
+    scene.select(2, None);
+    assert_eq!(scene.orders(), ["not selected 2: Shutdown"]);
+}
+
+#[test]
+fn hello_with_too_many_members_is_a_failed_check() {
+    let mut scene = Scene::settled();
+    let names: Vec<String> = (0..=SERVERS_MAX).map(|number| format!("host-{number}")).collect();
+    scene.hello("a", primary(&names.iter().map(String::as_str).collect::<Vec<_>>()));
+    assert_eq!((scene.type_of("a"), scene.kind()), (Some(ServerType::Unknown), TopologyType::ReplicaSetNoPrimary));
+    let server = scene.topology.description().server(&key("a")).expect("a").clone();
+    assert!(server.error.as_ref().is_some_and(|error| error.to_string().contains("limit SERVERS_MAX of 1024")));
+}
+
+#[test]
+fn description_shows_what_a_reader_wants_to_know() {
+    let mut scene = Scene::settled();
+    scene.failed("b", refused());
+    let text = scene.topology.description().to_string();
+    assert!(text.starts_with("ReplicaSetWithPrimary \"rs\": a:27017 RSPrimary 5.0 ms, b:27017 Unknown [tcp: "), "{text}");
+}

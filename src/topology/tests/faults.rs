@@ -1,0 +1,163 @@
+use bson::oid::ObjectId;
+use bson::{RawDocumentBuf, rawdoc};
+
+use super::*;
+use crate::error::ErrorKind;
+use crate::handshake::TopologyVersion;
+
+fn not_primary(counter: Option<i64>) -> RawDocumentBuf {
+    let mut reply = rawdoc! { "ok": 0.0, "errmsg": "not primary", "code": 10107 };
+    if let Some(counter) = counter {
+        reply.append(bson::raw::cstr!("topologyVersion"), version(counter).to_document());
+    }
+    reply
+}
+
+fn version(counter: i64) -> TopologyVersion {
+    TopologyVersion::new(ObjectId::from([1; 12]), counter)
+}
+
+fn in_reply(reply: &RawDocumentBuf, generation: u64) -> Fault {
+    Fault::in_reply(&key("a"), reply, generation).expect("fault")
+}
+
+fn broken() -> Error {
+    Error::new(ErrorKind::Closed, "closed by the server").at(Stage::Read)
+}
+
+fn timeout(stage: Stage) -> Error {
+    Error::timeout(stage, "limit", Duration::from_secs(1), Duration::from_secs(1))
+}
+
+/// What a settled set orders when its primary `a` shows a fault.
+fn orders_after(fault: Fault) -> Vec<String> {
+    let mut scene = Scene::settled();
+    scene.fault("a", fault);
+    scene.orders()
+}
+
+const IGNORED: [&str; 0] = [];
+const NO_PRIMARY: &str = "publish ReplicaSetNoPrimary";
+
+#[test]
+fn state_change_is_checked_at_once_and_keeps_the_pool() {
+    assert_eq!(orders_after(in_reply(&not_primary(None), 0)), [NO_PRIMARY, "check a"]);
+}
+
+#[test]
+fn server_that_ends_loses_its_pool() {
+    let reply = rawdoc! { "ok": 0, "errmsg": "bye", "code": 91 };
+    assert_eq!(orders_after(in_reply(&reply, 0)), [NO_PRIMARY, "clear a", "check a"]);
+    let reply = rawdoc! { "ok": 1, "writeConcernError": { "code": 11600, "errmsg": "bye" } };
+    assert_eq!(orders_after(in_reply(&reply, 0)), [NO_PRIMARY, "clear a", "check a"]);
+}
+
+#[test]
+fn text_counts_only_without_a_code() {
+    assert_eq!(StateChange::of(None, "not master"), Some(StateChange::NotWritablePrimary));
+    assert_eq!(StateChange::of(None, "not master or secondary"), Some(StateChange::Recovering));
+    assert_eq!(StateChange::of(None, "node is recovering"), Some(StateChange::Recovering));
+    assert_eq!(StateChange::of(Some(1), "not master"), None);
+}
+
+#[test]
+fn write_errors_are_never_looked_at() {
+    let reply = rawdoc! { "ok": 1, "writeErrors": [{ "code": 10107, "errmsg": "not master", "index": 0 }] };
+    assert!(Fault::in_reply(&key("a"), &reply, 0).is_none());
+}
+
+#[test]
+fn error_of_an_older_generation_changes_nothing() {
+    let mut scene = Scene::settled();
+    scene.fault("a", Fault::new(broken(), 0));
+    assert_eq!(scene.orders(), [NO_PRIMARY, "clear a", "cancel a"]);
+    scene.hello("a", primary(&["a", "b"]));
+    scene.drain();
+    scene.fault("a", Fault::new(broken(), 0));
+    scene.fault("a", in_reply(&not_primary(None), 0));
+    assert_eq!(scene.orders(), IGNORED);
+    assert_eq!(scene.topology.generation(&key("a")), Some(1));
+}
+
+#[test]
+fn error_of_an_older_state_changes_nothing() {
+    let mut scene = Scene::settled();
+    scene.hello("a", HelloReply { topology_version: Some(version(5)), ..primary(&["a", "b"]) });
+    scene.drain();
+    scene.fault("a", in_reply(&not_primary(Some(5)), 0));
+    assert_eq!(scene.orders(), IGNORED);
+    scene.fault("a", in_reply(&not_primary(Some(6)), 0));
+    assert_eq!(scene.orders(), [NO_PRIMARY, "check a"]);
+    // The version of the error is remembered: an older hello does not bring the old state back.
+    scene.hello("a", HelloReply { topology_version: Some(version(5)), ..primary(&["a", "b"]) });
+    assert_eq!((scene.orders().len(), scene.type_of("a")), (0, Some(ServerType::Unknown)));
+    scene.hello("a", HelloReply { topology_version: Some(version(6)), ..secondary(&["a", "b"]) });
+    assert_eq!(scene.type_of("a"), Some(ServerType::RsSecondary));
+}
+
+#[test]
+fn timeout_after_the_handshake_proves_nothing() {
+    assert_eq!(orders_after(Fault::new(timeout(Stage::Read), 0)), IGNORED);
+    assert_eq!(orders_after(Fault::new(timeout(Stage::Checkout), 0)), IGNORED);
+}
+
+#[test]
+fn overloaded_server_is_left_alone() {
+    for error in [timeout(Stage::Tcp), Error::new(ErrorKind::Closed, "closed").at(Stage::Hello)] {
+        let labelled = error.clone().with_label("SystemOverloadedError");
+        assert_eq!(orders_after(Fault::new(labelled, 0).during_handshake()), IGNORED);
+        assert_eq!(orders_after(Fault::new(error, 0).during_handshake()), [NO_PRIMARY, "clear a", "cancel a"]);
+    }
+}
+
+#[test]
+fn connection_that_cannot_be_set_up_makes_the_server_unknown() {
+    let kinds = [
+        (ErrorKind::NoSuchName, Stage::Dns),
+        (ErrorKind::DnsFailed, Stage::Dns),
+        (ErrorKind::Timeout, Stage::Dns),
+        (ErrorKind::CertificateName, Stage::Tls),
+        (ErrorKind::CertificateExpired, Stage::Tls),
+        (ErrorKind::Auth, Stage::Auth),
+    ];
+    for (kind, stage) in kinds {
+        let fault = Fault::new(Error::new(kind, "no").at(stage), 0).during_handshake();
+        assert_eq!(orders_after(fault), [NO_PRIMARY, "clear a"], "{kind:?}");
+    }
+}
+
+#[test]
+fn refused_command_counts_only_during_the_handshake() {
+    let error = crate::op::command_error(&rawdoc! { "ok": 0, "code": 18, "errmsg": "no" }).expect("error");
+    assert_eq!(orders_after(Fault::new(error.clone(), 0)), IGNORED);
+    assert_eq!(orders_after(Fault::new(error, 0).during_handshake()), [NO_PRIMARY, "clear a"]);
+}
+
+#[test]
+fn errors_of_our_own_never_count() {
+    let kinds = [ErrorKind::PoolCleared, ErrorKind::PoolClosed, ErrorKind::TooManyWaiters, ErrorKind::Shutdown, ErrorKind::Bson, ErrorKind::Interrupted];
+    for kind in kinds {
+        assert_eq!(orders_after(Fault::new(Error::new(kind, "x"), 0).during_handshake()), IGNORED, "{kind:?}");
+    }
+}
+
+#[test]
+fn error_of_an_unknown_host_is_ignored() {
+    let mut scene = Scene::settled();
+    scene.fault("x", Fault::new(broken(), 0));
+    assert_eq!(scene.orders(), IGNORED);
+}
+
+#[test]
+fn load_balancer_stays_known_and_only_its_service_is_cleared() {
+    let mut config = TopologyConfig::new(keys(&["a"]));
+    config.load_balanced = true;
+    let mut scene = Scene::new(config);
+    scene.drain();
+    scene.fault("a", Fault::new(broken(), 0).during_handshake());
+    assert_eq!(scene.orders(), IGNORED);
+    let service = ObjectId::from([9; 12]);
+    scene.fault("a", Fault::new(broken(), 0).of_service(Some(service)));
+    let Some(TopologyAction::ClearPool { service_id, .. }) = scene.topology.poll_action() else { panic!("no order") };
+    assert_eq!((service_id, scene.type_of("a")), (Some(service), Some(ServerType::LoadBalancer)));
+}

@@ -1,0 +1,137 @@
+use super::*;
+use crate::error::{ErrorKind, Ineligible};
+use crate::selection::ReadPreference;
+
+const LIMIT: &str = "serverSelectionTimeoutMS";
+
+fn after(scene: &Scene, millis: u64) -> SelectDeadline {
+    let limit = Duration::from_millis(millis);
+    (scene.now + limit, limit, LIMIT)
+}
+
+fn refusal(scene: &mut Scene) -> Error {
+    match scene.topology.poll_action() {
+        Some(TopologyAction::NotSelected(_, error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn caller_whose_server_is_there_is_answered_at_once() {
+    let mut scene = Scene::settled();
+    scene.select(1, None);
+    assert_eq!(scene.orders(), ["selected 1"]);
+    assert_eq!(scene.topology.waiting(), 0);
+}
+
+#[test]
+fn caller_without_server_has_all_servers_checked() {
+    let mut scene = Scene::of_set(&["a", "b"]);
+    scene.drain();
+    scene.select(1, None);
+    assert_eq!(scene.orders(), ["check a", "check b"]);
+    assert_eq!(scene.topology.poll_timeout(), None);
+}
+
+#[test]
+fn callers_wake_in_order_when_a_server_suits() {
+    let mut scene = Scene::of_set(&["a"]);
+    scene.select(2, None);
+    scene.select(1, None);
+    let reader = Arc::new(Criteria::read(ReadPreference::secondary()));
+    scene.topology.handle_select(SelectId(3), reader, None, scene.now);
+    scene.drain();
+    scene.hello("a", primary(&["a"]));
+    assert_eq!(scene.orders(), ["ready a", "publish ReplicaSetWithPrimary", "selected 1", "selected 2"]);
+    assert_eq!(scene.topology.waiting(), 1);
+}
+
+#[test]
+fn cancelled_caller_is_forgotten() {
+    let mut scene = Scene::of_set(&["a"]);
+    let deadline = after(&scene, 100);
+    scene.select(1, Some(deadline));
+    scene.drain();
+    scene.topology.handle_cancel_select(SelectId(1));
+    assert_eq!((scene.topology.waiting(), scene.topology.poll_timeout()), (0, None));
+    scene.hello("a", primary(&["a"]));
+    assert!(!scene.orders().contains(&"selected 1".to_owned()));
+}
+
+#[test]
+fn deadline_is_exact() {
+    let mut scene = Scene::of_set(&["a"]);
+    let (first, second) = (after(&scene, 100), after(&scene, 200));
+    scene.select(1, Some(second));
+    scene.select(2, Some(first));
+    scene.drain();
+    assert_eq!(scene.topology.poll_timeout(), Some((first.0, LIMIT)));
+    scene.topology.handle_timeout(first.0 - Duration::from_nanos(1));
+    assert_eq!(scene.orders(), [""; 0]);
+    scene.topology.handle_timeout(first.0);
+    assert_eq!(scene.orders(), ["not selected 2: ServerSelection"]);
+    assert_eq!(scene.topology.poll_timeout(), Some((second.0, LIMIT)));
+}
+
+#[test]
+fn refusal_says_who_why_and_how_long() {
+    let mut scene = Scene::settled();
+    scene.failed("a", refused());
+    let deadline = after(&scene, 100);
+    scene.select(1, Some(deadline));
+    scene.drain();
+    scene.topology.handle_timeout(deadline.0);
+    let error = refusal(&mut scene);
+    let reasons: Vec<_> = error.servers().iter().map(|server| server.reason.clone()).collect();
+    assert_eq!(reasons, [Ineligible::Unknown, Ineligible::Type("RSSecondary")]);
+    assert_eq!((error.kind(), error.stage(), error.elapsed()), (ErrorKind::ServerSelection, Some(Stage::Selection), Some(Duration::from_millis(100))));
+    let text = error.to_string();
+    for part in ["no server for a write", "ReplicaSetNoPrimary", "limit serverSelectionTimeoutMS of 100 ms", "a:27017 is not reachable [tcp:", "b:27017 is RSSecondary"] {
+        assert!(text.contains(part), "{part:?} in {text}");
+    }
+    assert!(!text.contains("internal host names"), "{text}");
+}
+
+#[test]
+fn names_that_lead_nowhere_get_a_hint() {
+    let mut scene = Scene::of_set(&["a"]);
+    scene.hello("a", secondary(&["internal-1", "internal-2"]));
+    scene.failed("a", refused());
+    for name in ["internal-1", "internal-2"] {
+        scene.failed(name, Error::new(ErrorKind::NoSuchName, "no such name").at(Stage::Dns));
+    }
+    let deadline = after(&scene, 100);
+    scene.select(1, Some(deadline));
+    scene.drain();
+    scene.topology.handle_timeout(deadline.0);
+    assert!(refusal(&mut scene).message().ends_with("is the replica set configured with internal host names?"));
+}
+
+#[test]
+fn wrong_set_name_is_told_by_the_refusal() {
+    let mut scene = Scene::of_set(&["a"]);
+    scene.hello("a", HelloReply { set_name: Some("other".into()), ..primary(&["a"]) });
+    scene.drain();
+    let deadline = after(&scene, 0);
+    scene.select(1, Some(deadline));
+    let text = refusal(&mut scene).to_string();
+    assert!(text.contains("a:27017 is RSPrimary") && text.contains("replica set \"other\", wanted is \"rs\""), "{text}");
+}
+
+#[test]
+fn incompatible_server_ends_the_wait() {
+    let mut scene = Scene::of_set(&["a"]);
+    scene.select(1, None);
+    scene.drain();
+    scene.hello("a", HelloReply { max_wire_version: 7, ..primary(&["a"]) });
+    assert_eq!(scene.orders().last().map(String::as_str), Some("not selected 1: Incompatible"));
+}
+
+#[test]
+fn impossible_criteria_are_refused_at_once() {
+    let mut scene = Scene::of_set(&["a"]);
+    scene.drain();
+    let preference = ReadPreference::nearest().with_max_staleness(Duration::from_secs(1));
+    scene.topology.handle_select(SelectId(1), Arc::new(Criteria::read(preference)), None, scene.now);
+    assert_eq!(scene.orders(), ["not selected 1: InvalidOption"]);
+}

@@ -1,0 +1,164 @@
+//! Who waits for a server, until when, and what are they told?
+//!
+//! The loop of server-selection, "Multi-threaded or asynchronous server selection": a caller waits for any change, never
+//! for a full discovery. Which servers suit a caller is decided in `selection`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::description::TopologyDescription;
+use super::server::ServerDescription;
+use crate::error::{Error, ErrorKind, LimitValue, Stage};
+use crate::host::HostKey;
+use crate::selection::{self, Criteria};
+
+/// Names one caller that waits for a server; callers are served in the order of their ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SelectId(pub u64);
+
+/// Says until when a caller waits: the moment, the limit that leads to it, and that limit's name.
+pub type SelectDeadline = (Instant, Duration, &'static str);
+
+/// Holds the callers that wait.
+#[derive(Debug, Default)]
+pub(super) struct Waiters {
+    waiting: BTreeMap<SelectId, Waiter>,
+    deadlines: BTreeSet<(Instant, SelectId)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Waiter {
+    criteria: Arc<Criteria>,
+    deadline: Option<SelectDeadline>,
+    waiting_since: Instant,
+}
+
+/// Says how it stands with a caller.
+pub(super) enum Prospect {
+    /// A server suits it.
+    Suited,
+    /// None does, yet.
+    Open,
+    /// None ever will, for this reason.
+    Hopeless(Error),
+}
+
+impl Waiter {
+    pub(super) fn new(criteria: Arc<Criteria>, deadline: Option<SelectDeadline>, now: Instant) -> Self {
+        Self { criteria, deadline, waiting_since: now }
+    }
+
+    pub(super) fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|(at, ..)| at <= now)
+    }
+
+    pub(super) fn prospect(&self, topology: &TopologyDescription) -> Prospect {
+        match selection::is_served(topology, &self.criteria) {
+            Ok(true) => Prospect::Suited,
+            Ok(false) => Prospect::Open,
+            Err(error) => Prospect::Hopeless(error.at(Stage::Selection)),
+        }
+    }
+
+    /// Makes the error of a caller whose time has run out.
+    pub(super) fn timed_out(&self, topology: &TopologyDescription, seeds: &[HostKey], now: Instant) -> Error {
+        let elapsed = now.saturating_duration_since(self.waiting_since);
+        let mut text = format!("no server for {} in a topology of type {}", self.criteria, topology.kind().name());
+        if let Some(name) = topology.set_name() {
+            text.push_str(&format!(" ({name:?})"));
+        }
+        if only_internal_names(topology, seeds) {
+            text.push_str("; ");
+            text.push_str(INTERNAL_NAMES_HINT);
+        }
+        let mut servers = selection::reasons(topology, &self.criteria);
+        servers.extend(topology.left_out().iter().cloned());
+        let error = Error::new(ErrorKind::ServerSelection, text).at(Stage::Selection).after(elapsed).with_servers(servers);
+        match self.deadline {
+            Some((_, limit, name)) => error.against(name, LimitValue::Time(limit)),
+            None => error,
+        }
+    }
+
+    /// Makes the error of a caller whose client is shut down.
+    pub(super) fn shut_down(&self, now: Instant) -> Error {
+        shut_down().after(now.saturating_duration_since(self.waiting_since))
+    }
+}
+
+impl Waiters {
+    pub(super) fn insert(&mut self, id: SelectId, waiter: Waiter) {
+        self.remove(id);
+        if let Some((at, ..)) = waiter.deadline {
+            self.deadlines.insert((at, id));
+        }
+        self.waiting.insert(id, waiter);
+    }
+
+    pub(super) fn remove(&mut self, id: SelectId) -> Option<Waiter> {
+        let waiter = self.waiting.remove(&id)?;
+        if let Some((at, ..)) = waiter.deadline {
+            self.deadlines.remove(&(at, id));
+        }
+        Some(waiter)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Returns the earliest deadline and the name of its limit.
+    pub(super) fn next_deadline(&self) -> Option<(Instant, &'static str)> {
+        let (at, id) = self.deadlines.first()?;
+        let (.., name) = self.waiting.get(id)?.deadline?;
+        Some((*at, name))
+    }
+
+    /// Takes out the next caller whose time has run out.
+    pub(super) fn pop_late(&mut self, now: Instant) -> Option<(SelectId, Waiter)> {
+        let (_, id) = *self.deadlines.first().filter(|(at, _)| *at <= now)?;
+        Some((id, self.remove(id)?))
+    }
+
+    /// Takes out any caller.
+    pub(super) fn pop(&mut self) -> Option<(SelectId, Waiter)> {
+        let id = *self.waiting.keys().next()?;
+        Some((id, self.remove(id)?))
+    }
+
+    /// Takes out all callers that a topology decides for, in the order of their ids.
+    pub(super) fn decided(&mut self, topology: &TopologyDescription) -> Vec<(SelectId, Result<(), Error>)> {
+        let mut decided = Vec::new();
+        for (id, waiter) in &self.waiting {
+            match waiter.prospect(topology) {
+                Prospect::Suited => decided.push((*id, Ok(()))),
+                Prospect::Open => {}
+                Prospect::Hopeless(error) => decided.push((*id, Err(error))),
+            }
+        }
+        for (id, _) in &decided {
+            self.remove(*id);
+        }
+        decided
+    }
+}
+
+/// Makes the error of a caller that comes after the end.
+pub(super) fn shut_down() -> Error {
+    Error::new(ErrorKind::Shutdown, "the client has been shut down").at(Stage::Selection)
+}
+
+/// Tells whether servers were learnt from others, and none of their names leads anywhere.
+fn only_internal_names(topology: &TopologyDescription, seeds: &[HostKey]) -> bool {
+    let mut learnt = topology.servers().iter().filter(|server| !seeds.contains(&server.host)).peekable();
+    learnt.peek().is_some() && learnt.all(|server| leads_nowhere(server))
+}
+
+fn leads_nowhere(server: &ServerDescription) -> bool {
+    let before_connection = |error: &Error| matches!(error.stage(), Some(Stage::Dns | Stage::Tcp));
+    !server.is_known() && server.error.as_ref().is_some_and(before_connection)
+}
+
+/// What may be wrong if every name that was learnt from a server leads nowhere.
+const INTERNAL_NAMES_HINT: &str = "is the replica set configured with internal host names?";

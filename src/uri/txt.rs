@@ -1,0 +1,68 @@
+//! What may a TXT record add to the options?
+//!
+//! Follows initial-dns-seedlist-discovery: one record, three options, and what was given in the connection string or in
+//! code wins. When records are asked for is decided in `dns`.
+
+use super::URI_SIZE_MAX;
+use super::table::find;
+use super::value::{Fault, decode, quote};
+use crate::error::{Error, ErrorKind, LimitValue, Stage};
+use crate::options::{ClientOptions, Warning};
+
+/// The options that a TXT record may give.
+const ALLOWED: [&str; 3] = ["authSource", "replicaSet", "loadBalanced"];
+
+/// Merges the TXT records of an SRV name: each is a list of character strings, to be joined without separator.
+///
+/// [`validate`](super::validate) has to be called afterwards.
+///
+/// # Errors
+/// [`ErrorKind::DnsRule`] for more than one record, for any other option, and for a record that can't be read.
+pub fn apply_txt(options: &mut ClientOptions, warnings: &mut Vec<Warning>, records: &[Vec<Vec<u8>>]) -> Result<(), Error> {
+    let record = match records {
+        [] => return Ok(()),
+        [record] => record.concat(),
+        [_, _, ..] => return Err(broken(format!("there are {} TXT records, one is allowed", records.len()))),
+    };
+    if record.len() > URI_SIZE_MAX {
+        return Err(
+            broken(format!("the TXT record has {} bytes", record.len())).against("URI_SIZE_MAX", LimitValue::Bytes(URI_SIZE_MAX as u64))
+        );
+    }
+    let text = String::from_utf8(record).map_err(|error| broken("the TXT record is not UTF-8").because(error))?;
+    let mut read = ClientOptions::default();
+    for piece in text.split('&').filter(|piece| !piece.is_empty()) {
+        read_piece(&mut read, warnings, piece)?;
+    }
+    options.auth_source = options.auth_source.take().or(read.auth_source);
+    options.replica_set = options.replica_set.take().or(read.replica_set);
+    options.load_balanced = options.load_balanced.or(read.load_balanced);
+    Ok(())
+}
+
+fn read_piece(read: &mut ClientOptions, warnings: &mut Vec<Warning>, piece: &str) -> Result<(), Error> {
+    let Some((key, value)) = piece.split_once('=') else {
+        return Err(broken(format!("the TXT record has the option {} without '='", quote(piece))));
+    };
+    let Some((_, entry, _)) = find(key).filter(|(_, entry, _)| ALLOWED.contains(&entry.name)) else {
+        return Err(broken(format!("the TXT record has the option {}, only {} are allowed", quote(key), ALLOWED.join(", "))));
+    };
+    let value = decode(value).map_err(|why| broken(format!("the TXT record's option {} {why}", entry.name)))?;
+    let mut warn = |message: String| warnings.push(Warning { option: entry.name.to_owned(), message });
+    if (entry.show)(read).is_some() {
+        warn("is given more than once in the TXT record; the first value holds".to_owned());
+        return Ok(());
+    }
+    match (entry.read)(read, &value, &mut Vec::new()) {
+        Ok(()) => Ok(()),
+        Err(Fault::Warn(message)) => {
+            warn(format!("{message} (in the TXT record); it is ignored"));
+            Ok(())
+        }
+        Err(Fault::Refuse(message) | Fault::Fail(message)) => Err(broken(format!("the TXT record's option {}: {message}", entry.name))),
+    }
+}
+
+fn broken(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::DnsRule, message).at(Stage::Srv)
+}

@@ -1,0 +1,343 @@
+//! Which texts are values of an option, and how is a value written back?
+//!
+//! A [`Kind`] is a type of the uri-options specification with its range. Which option is of which kind is said in `table`,
+//! what becomes of a [`Fault`] in `parse`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use percent_encoding::percent_decode_str;
+use zeroize::Zeroizing;
+
+use crate::auth::Secret;
+use crate::options::{MIN_HEARTBEAT_FREQUENCY, ServerMonitoringMode};
+
+/// The largest number an option takes: spans of time stay far from the end of the clock.
+pub(super) const NUMBER_MAX: u32 = i32::MAX as u32;
+
+/// The longest `appName`, in bytes (mongodb-handshake, `application.name`).
+pub(super) const APP_NAME_SIZE_MAX: usize = 128;
+
+/// The longest `srvServiceName`, in bytes: a label of 63 with its underscore (uri-options).
+const SERVICE_NAME_SIZE_MAX: usize = 62;
+
+/// How much of a text an error or warning shows, in characters.
+const QUOTE_CHARS_MAX: usize = 60;
+
+/// Is the value of an option, as the types of the uri-options specification have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OptionValue {
+    /// `true` or `false`.
+    Bool(bool),
+    /// A number; spans of time in the unit of the option's name.
+    Int(i64),
+    /// A text.
+    Text(String),
+    /// A text that is not shown.
+    Secret(Secret),
+    /// Texts separated by commas.
+    List(Vec<String>),
+    /// Names with values, which are texts or secrets.
+    Pairs(Vec<(String, Self)>),
+    /// Tag sets, one for each time the option is given.
+    Tags(Vec<Vec<(String, String)>>),
+}
+
+/// Says what is wrong with a value, and how much it matters.
+pub(super) enum Fault {
+    /// The option is ignored, with a warning.
+    Warn(String),
+    /// The option is ignored with a warning, and no client is made of the options.
+    Refuse(String),
+    /// The connection string is an error.
+    Fail(String),
+}
+
+/// Reads and writes values of one type.
+pub(super) trait Kind {
+    type Value;
+
+    fn read(text: &str) -> Result<Self::Value, Fault>;
+
+    fn show(value: &Self::Value) -> OptionValue;
+}
+
+/// `true` or `false`.
+pub(super) struct Flag;
+
+impl Kind for Flag {
+    type Value = bool;
+
+    fn read(text: &str) -> Result<bool, Fault> {
+        match text {
+            "true" => Ok(true),
+            "false" => Ok(false),
+            _ => Err(Fault::Warn(format!("{} is neither true nor false", quote(text)))),
+        }
+    }
+
+    fn show(value: &bool) -> OptionValue {
+        OptionValue::Bool(*value)
+    }
+}
+
+/// `true` or `false`, where anything else can't be ignored safely.
+pub(super) struct StrictFlag;
+
+impl Kind for StrictFlag {
+    type Value = bool;
+
+    fn read(text: &str) -> Result<bool, Fault> {
+        Flag::read(text).map_err(|fault| match fault {
+            Fault::Warn(message) | Fault::Refuse(message) | Fault::Fail(message) => Fault::Refuse(message),
+        })
+    }
+
+    fn show(value: &bool) -> OptionValue {
+        OptionValue::Bool(*value)
+    }
+}
+
+/// A number of milliseconds, at least `MIN`.
+pub(super) struct Millis<const MIN: u32>;
+
+impl<const MIN: u32> Kind for Millis<MIN> {
+    type Value = Duration;
+
+    fn read(text: &str) -> Result<Duration, Fault> {
+        Count::<MIN>::read(text).map(|millis| Duration::from_millis(u64::from(millis)))
+    }
+
+    fn show(value: &Duration) -> OptionValue {
+        OptionValue::Int(i64::try_from(value.as_millis()).unwrap_or(i64::MAX))
+    }
+}
+
+/// The least `heartbeatFrequencyMS`.
+pub(super) const HEARTBEAT_MILLIS_MIN: u32 = 500;
+const _: () = assert!(MIN_HEARTBEAT_FREQUENCY.as_millis() == HEARTBEAT_MILLIS_MIN as u128);
+
+/// A number, at least `MIN`.
+pub(super) struct Count<const MIN: u32>;
+
+impl<const MIN: u32> Kind for Count<MIN> {
+    type Value = u32;
+
+    fn read(text: &str) -> Result<u32, Fault> {
+        integer(text)
+            .and_then(|number| u32::try_from(number).ok())
+            .filter(|number| (MIN..=NUMBER_MAX).contains(number))
+            .ok_or_else(|| Fault::Warn(not_within(text, i64::from(MIN), i64::from(NUMBER_MAX))))
+    }
+
+    fn show(value: &u32) -> OptionValue {
+        OptionValue::Int(i64::from(*value))
+    }
+}
+
+/// `zlibCompressionLevel`.
+pub(super) struct ZlibLevel;
+
+impl Kind for ZlibLevel {
+    type Value = i32;
+
+    fn read(text: &str) -> Result<i32, Fault> {
+        integer(text)
+            .and_then(|level| i32::try_from(level).ok())
+            .filter(|level| (-1..=9).contains(level))
+            .ok_or_else(|| Fault::Warn(not_within(text, -1, 9)))
+    }
+
+    fn show(value: &i32) -> OptionValue {
+        OptionValue::Int(i64::from(*value))
+    }
+}
+
+/// A port.
+pub(super) struct Port;
+
+impl Kind for Port {
+    type Value = u16;
+
+    fn read(text: &str) -> Result<u16, Fault> {
+        integer(text)
+            .and_then(|port| u16::try_from(port).ok())
+            .filter(|port| *port > 0)
+            .ok_or_else(|| Fault::Warn(not_within(text, 1, i64::from(u16::MAX))))
+    }
+
+    fn show(value: &u16) -> OptionValue {
+        OptionValue::Int(i64::from(*value))
+    }
+}
+
+/// A text, not empty.
+pub(super) struct Text;
+
+impl Kind for Text {
+    type Value = String;
+
+    fn read(text: &str) -> Result<String, Fault> {
+        if text.is_empty() { Err(Fault::Warn("has no value".into())) } else { Ok(text.to_owned()) }
+    }
+
+    fn show(value: &String) -> OptionValue {
+        OptionValue::Text(value.clone())
+    }
+}
+
+/// `appName`: a text of limited length.
+pub(super) struct AppName;
+
+impl Kind for AppName {
+    type Value = String;
+
+    fn read(text: &str) -> Result<String, Fault> {
+        if text.len() > APP_NAME_SIZE_MAX {
+            return Err(Fault::Warn(format!("has {} bytes, the limit is {APP_NAME_SIZE_MAX}", text.len())));
+        }
+        Text::read(text)
+    }
+
+    fn show(value: &String) -> OptionValue {
+        Text::show(value)
+    }
+}
+
+/// `authSource`: without a value it is an error (auth, "authSource").
+pub(super) struct Source;
+
+impl Kind for Source {
+    type Value = String;
+
+    fn read(text: &str) -> Result<String, Fault> {
+        if text.is_empty() { Err(Fault::Fail("has no value".into())) } else { Ok(text.to_owned()) }
+    }
+
+    fn show(value: &String) -> OptionValue {
+        Text::show(value)
+    }
+}
+
+/// `srvServiceName`: a service name of RFC 6335, which may be longer than 15 characters.
+pub(super) struct ServiceName;
+
+impl Kind for ServiceName {
+    type Value = String;
+
+    fn read(text: &str) -> Result<String, Fault> {
+        if is_service_name(text) {
+            Ok(text.to_owned())
+        } else {
+            Err(Fault::Warn(format!("{} is not a service name (RFC 6335)", quote(text))))
+        }
+    }
+
+    fn show(value: &String) -> OptionValue {
+        Text::show(value)
+    }
+}
+
+/// Tells whether a text is a service name that fits a label of a domain name.
+pub(super) fn is_service_name(text: &str) -> bool {
+    (1..=SERVICE_NAME_SIZE_MAX).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && text.bytes().any(|byte| byte.is_ascii_alphabetic())
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && !text.contains("--")
+}
+
+/// A text that is not shown, not empty.
+pub(super) struct Hidden;
+
+impl Kind for Hidden {
+    type Value = Secret;
+
+    fn read(text: &str) -> Result<Secret, Fault> {
+        if text.is_empty() { Err(Fault::Warn("has no value".into())) } else { Ok(Secret::new(text)) }
+    }
+
+    fn show(value: &Secret) -> OptionValue {
+        OptionValue::Secret(value.clone())
+    }
+}
+
+/// A file's path. What names a file of trust or identity can't be ignored safely.
+pub(super) struct File;
+
+impl Kind for File {
+    type Value = PathBuf;
+
+    fn read(text: &str) -> Result<PathBuf, Fault> {
+        if text.is_empty() { Err(Fault::Refuse("has no value".into())) } else { Ok(PathBuf::from(text)) }
+    }
+
+    fn show(value: &PathBuf) -> OptionValue {
+        OptionValue::Text(value.to_string_lossy().into_owned())
+    }
+}
+
+/// `serverMonitoringMode`.
+pub(super) struct Monitoring;
+
+impl Kind for Monitoring {
+    type Value = ServerMonitoringMode;
+
+    fn read(text: &str) -> Result<ServerMonitoringMode, Fault> {
+        match text {
+            "auto" => Ok(ServerMonitoringMode::Auto),
+            "stream" => Ok(ServerMonitoringMode::Stream),
+            "poll" => Ok(ServerMonitoringMode::Poll),
+            _ => Err(Fault::Warn(format!("{} is none of auto, stream, poll", quote(text)))),
+        }
+    }
+
+    fn show(value: &ServerMonitoringMode) -> OptionValue {
+        let name = match value {
+            ServerMonitoringMode::Auto => "auto",
+            ServerMonitoringMode::Stream => "stream",
+            ServerMonitoringMode::Poll => "poll",
+        };
+        OptionValue::Text(name.to_owned())
+    }
+}
+
+/// Reads a whole number: digits, after a minus sign if negative.
+pub(super) fn integer(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
+}
+
+/// Says that a text is not a number of a range.
+pub(super) fn not_within(text: &str, min: i64, max: i64) -> String {
+    format!("{} is not a whole number from {min} to {max}", quote(text))
+}
+
+/// Shows the beginning of a text, escaped and in quotation marks.
+pub(super) fn quote(text: &str) -> String {
+    let rest = if text.chars().nth(QUOTE_CHARS_MAX).is_some() { "..." } else { "" };
+    format!("\"{}\"{rest}", clip(text))
+}
+
+/// Returns the beginning of a text, escaped.
+pub(super) fn clip(text: &str) -> String {
+    text.chars().take(QUOTE_CHARS_MAX).flat_map(char::escape_debug).collect()
+}
+
+/// Decodes percent-escapes; the text is wiped when dropped.
+///
+/// # Errors
+/// Says what is wrong, without showing any of the text.
+pub(super) fn decode(text: &str) -> Result<Zeroizing<String>, &'static str> {
+    let bytes = text.as_bytes();
+    let escaped = |at: usize| bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+    if !text.match_indices('%').all(|(at, _)| escaped(at)) {
+        return Err("has a '%' without two hexadecimal digits after it (write a '%' itself as %25)");
+    }
+    match percent_decode_str(text).decode_utf8() {
+        Ok(decoded) => Ok(Zeroizing::new(decoded.into_owned())),
+        Err(_) => Err("is not UTF-8 when its percent-escapes are decoded"),
+    }
+}

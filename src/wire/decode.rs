@@ -1,0 +1,214 @@
+//! How do bytes become a reply?
+//!
+//! The decoder takes the bytes in any split, checks every length before it is used, and hands out frames that share its
+//! buffer. A connection whose decoder has reported an error can't be used again: the place where the next message
+//! starts is lost.
+
+use bson::RawDocument;
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::{Flags, HEADER_SIZE, op_code};
+use crate::error::{Error, ErrorKind, LimitValue, Stage};
+
+/// Cuts a stream of bytes into frames.
+#[derive(Debug)]
+pub struct Decoder {
+    buffer: BytesMut,
+    size_bytes_max: u32,
+}
+
+/// Is one message, cut out of the stream and not yet understood.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    /// The sender's number of the message.
+    pub request_id: i32,
+    /// The number of the message this one answers.
+    pub response_to: i32,
+    /// What kind of message it is.
+    pub op_code: i32,
+    /// What follows the header.
+    pub payload: Bytes,
+}
+
+/// Is an OP_MSG.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// The sender's number of the message.
+    pub request_id: i32,
+    /// The number of the message this one answers.
+    pub response_to: i32,
+    /// Its flags.
+    pub flags: Flags,
+    /// Its kind-0 section.
+    body: Bytes,
+    /// Its kind-1 sections.
+    pub sequences: Vec<Sequence>,
+}
+
+/// Is a kind-1 section.
+#[derive(Clone, Debug)]
+pub struct Sequence {
+    /// Its identifier.
+    pub identifier: String,
+    /// Its documents.
+    pub documents: Vec<Bytes>,
+}
+
+impl Decoder {
+    /// Makes a decoder that takes messages up to a size.
+    pub fn new(size_bytes_max: u32) -> Self {
+        Self { buffer: BytesMut::new(), size_bytes_max }
+    }
+
+    /// Sets how large a message may be, once the peer's hello has said so.
+    pub fn limit(&mut self, size_bytes_max: u32) {
+        self.size_bytes_max = size_bytes_max;
+    }
+
+    /// Returns the buffer that bytes from the peer are to be appended to.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        &mut self.buffer
+    }
+
+    /// Tells whether bytes are waiting that no frame has taken.
+    pub fn is_empty(&self) -> bool {
+        self.buffer.is_empty()
+    }
+
+    /// Says how many bytes are missing until the next frame is whole, if its length is known already.
+    pub fn missing(&self) -> usize {
+        match self.announced() {
+            Some(length) => (length as usize).saturating_sub(self.buffer.len()),
+            None => HEADER_SIZE.saturating_sub(self.buffer.len()),
+        }
+    }
+
+    /// Takes the next frame, if it is whole.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`] if the length is below 16, negative, or above the limit.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, Error> {
+        let Some(length) = self.announced() else { return Ok(None) };
+        let size = i64::from(length.cast_signed());
+        if size < HEADER_SIZE as i64 {
+            return Err(protocol(format!("message of length {size}, a header alone has {HEADER_SIZE}")));
+        }
+        if length > self.size_bytes_max {
+            return Err(protocol(format!("message of {size} bytes"))
+                .against("maxMessageSizeBytes", LimitValue::Bytes(self.size_bytes_max.into())));
+        }
+        if self.buffer.len() < length as usize {
+            return Ok(None);
+        }
+        let mut bytes = self.buffer.split_to(length as usize).freeze();
+        bytes.advance(4);
+        let request_id = bytes.get_i32_le();
+        let response_to = bytes.get_i32_le();
+        let op_code = bytes.get_i32_le();
+        Ok(Some(Frame { request_id, response_to, op_code, payload: bytes }))
+    }
+
+    fn announced(&self) -> Option<u32> {
+        self.buffer.first_chunk::<4>().map(|length| u32::from_le_bytes(*length))
+    }
+}
+
+impl Message {
+    /// Reads a frame as an OP_MSG.
+    ///
+    /// # Errors
+    /// [`ErrorKind::Protocol`] for another op code, an unknown required flag or section kind, a missing or second body,
+    /// a repeated identifier, or a length that doesn't fit; [`ErrorKind::Unsupported`] for a compressed message.
+    pub fn parse(frame: Frame) -> Result<Self, Error> {
+        if frame.op_code == op_code::COMPRESSED {
+            return Err(Error::new(ErrorKind::Unsupported, "compressed message, none was negotiated").at(Stage::Read));
+        }
+        if frame.op_code != op_code::MSG {
+            return Err(protocol(format!("message with op code {}, expected {}", frame.op_code, op_code::MSG)));
+        }
+        let mut rest = frame.payload;
+        let flags = Flags(rest.try_get_u32_le().map_err(|_| protocol("message ends before its flags".into()))?);
+        let unknown = flags.unknown_required();
+        if unknown != 0 {
+            return Err(protocol(format!("message with unknown required flags {unknown:#x}")));
+        }
+        if flags.has(Flags::CHECKSUM_PRESENT) {
+            let kept = rest.len().checked_sub(4).ok_or_else(|| protocol("message ends before its checksum".into()))?;
+            rest.truncate(kept);
+        }
+        let mut body = None;
+        let mut sequences: Vec<Sequence> = Vec::new();
+        while !rest.is_empty() {
+            match rest.get_u8() {
+                0 => {
+                    let document = take_document(&mut rest)?;
+                    if body.replace(document).is_some() {
+                        return Err(protocol("message with two bodies".into()));
+                    }
+                }
+                1 => {
+                    let sequence = take_sequence(&mut rest)?;
+                    if sequences.iter().any(|other| other.identifier == sequence.identifier) {
+                        return Err(protocol(format!("message with two sequences {:?}", sequence.identifier)));
+                    }
+                    sequences.push(sequence);
+                }
+                kind => return Err(protocol(format!("message with a section of unknown kind {kind}"))),
+            }
+        }
+        let body = body.ok_or_else(|| protocol("message without a body".into()))?;
+        Ok(Self { request_id: frame.request_id, response_to: frame.response_to, flags, body, sequences })
+    }
+
+    /// Returns the body.
+    pub fn body(&self) -> &RawDocument {
+        // `take_document` has checked length and terminator, the only things that `from_bytes` looks at.
+        RawDocument::from_bytes(&self.body).unwrap_or_else(|_| RawDocument::from_bytes(EMPTY_DOCUMENT).expect("constant"))
+    }
+
+    /// Returns the body's bytes, which share the buffer they were read into.
+    pub fn into_body(self) -> Bytes {
+        self.body
+    }
+}
+
+const EMPTY_DOCUMENT: &[u8] = &[5, 0, 0, 0, 0];
+
+/// The shortest BSON document.
+const DOCUMENT_SIZE_MIN: usize = 5;
+
+fn take_document(rest: &mut Bytes) -> Result<Bytes, Error> {
+    let length = rest.first_chunk::<4>().map(|length| u32::from_le_bytes(*length) as usize);
+    match length {
+        Some(length) if length >= DOCUMENT_SIZE_MIN && length <= rest.len() => {
+            let document = rest.split_to(length);
+            match document.last() {
+                Some(0) => Ok(document),
+                _ => Err(protocol("document without its closing byte".into())),
+            }
+        }
+        Some(length) => Err(protocol(format!("document of length {length} where {} bytes are left", rest.len()))),
+        None => Err(protocol("message ends before a document's length".into())),
+    }
+}
+
+fn take_sequence(rest: &mut Bytes) -> Result<Sequence, Error> {
+    let length = rest.first_chunk::<4>().map(|length| u32::from_le_bytes(*length) as usize);
+    let Some(length) = length.filter(|length| *length > 4 && *length <= rest.len()) else {
+        return Err(protocol(format!("section of length {length:?} where {} bytes are left", rest.len())));
+    };
+    let mut section = rest.split_to(length);
+    section.advance(4);
+    let end = section.iter().position(|byte| *byte == 0).ok_or_else(|| protocol("section without an identifier".into()))?;
+    let identifier = String::from_utf8(section.split_to(end).to_vec()).map_err(|_| protocol("section whose identifier is not UTF-8".into()))?;
+    section.advance(1);
+    let mut documents = Vec::new();
+    while !section.is_empty() {
+        documents.push(take_document(&mut section)?);
+    }
+    Ok(Sequence { identifier, documents })
+}
+
+fn protocol(message: String) -> Error {
+    Error::new(ErrorKind::Protocol, message).at(Stage::Read)
+}

@@ -1,0 +1,116 @@
+use bson::{RawDocumentBuf, rawdoc};
+
+use super::*;
+use crate::error::{Error, ErrorKind};
+
+fn encoded(request: &Request, flags: Flags) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode_message(&mut out, 7, 3, flags, request, |body| {
+        body.string("$db", "admin");
+        body.document("lsid", &rawdoc! { "id": 1 });
+    });
+    out
+}
+
+fn decoded(bytes: &[u8]) -> Result<Message, Error> {
+    let mut decoder = Decoder::new(1000);
+    decoder.buffer().extend_from_slice(bytes);
+    Message::parse(decoder.next_frame()?.expect("whole frame"))
+}
+
+fn with_sequence() -> Request {
+    let documents: Vec<RawDocumentBuf> = (0..3).map(|n| rawdoc! { "n": n }).collect();
+    Request { body: rawdoc! { "insert": "things" }, sequences: vec![("documents".to_owned(), documents)] }
+}
+
+fn refusal(mut bytes: Vec<u8>, change: impl FnOnce(&mut Vec<u8>)) -> String {
+    change(&mut bytes);
+    let length = u32::try_from(bytes.len()).expect("short");
+    bytes[..4].copy_from_slice(&length.to_le_bytes());
+    let error = decoded(&bytes).expect_err("refusal");
+    assert!(matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Unsupported), "{error}");
+    error.to_string()
+}
+
+#[test]
+fn message_survives_the_round_trip() {
+    let message = decoded(&encoded(&with_sequence(), Flags::default())).expect("message");
+    assert_eq!((message.request_id, message.response_to), (7, 3));
+    assert_eq!(message.body(), &*rawdoc! { "insert": "things", "$db": "admin", "lsid": { "id": 1 } });
+    assert_eq!(message.sequences[0].identifier, "documents");
+    assert_eq!(message.sequences[0].documents.len(), 3);
+}
+
+#[test]
+fn every_split_of_the_bytes_gives_the_same_frames() {
+    let one = encoded(&with_sequence(), Flags::default());
+    let bytes = [one.clone(), one.clone()].concat();
+    for size in 1..bytes.len() {
+        let mut decoder = Decoder::new(1000);
+        let mut frames = 0;
+        for chunk in bytes.chunks(size) {
+            decoder.buffer().extend_from_slice(chunk);
+            while let Some(frame) = decoder.next_frame().expect("frames") {
+                frames += 1;
+                assert_eq!(Message::parse(frame).expect("message").sequences[0].documents.len(), 3);
+            }
+        }
+        assert_eq!(frames, 2, "chunks of {size}");
+        assert!(decoder.is_empty());
+    }
+}
+
+#[test]
+fn lengths_are_checked_before_anything_is_allocated() {
+    for (length, text) in [(0x7fff_ffff_u32, "limit maxMessageSizeBytes of 1000 bytes"), (15, "length 15"), (0xffff_ffff, "length -1"), (0, "length 0")] {
+        let mut decoder = Decoder::new(1000);
+        decoder.buffer().extend_from_slice(&length.to_le_bytes());
+        let error = decoder.next_frame().expect_err("refusal");
+        assert!(error.to_string().contains(text), "{error}");
+        assert!(decoder.buffer().capacity() < 1000);
+    }
+}
+
+#[test]
+fn flags_are_judged() {
+    let plain = encoded(&with_sequence(), Flags::default());
+    assert!(refusal(plain.clone(), |bytes| bytes[16] = 4).contains("unknown required flags 0x4"));
+    let optional = Flags::EXHAUST_ALLOWED.and(Flags(1 << 30)).and(Flags::MORE_TO_COME);
+    let message = decoded(&encoded(&with_sequence(), optional)).expect("optional flags are ignored");
+    assert!(message.flags.has(Flags::MORE_TO_COME));
+    let mut summed = encoded(&with_sequence(), Flags::CHECKSUM_PRESENT);
+    summed.extend_from_slice(&[1, 2, 3, 4]);
+    let length = u32::try_from(summed.len()).expect("short");
+    summed[..4].copy_from_slice(&length.to_le_bytes());
+    assert_eq!(decoded(&summed).expect("checksum").sequences.len(), 1);
+}
+
+#[test]
+fn broken_sections_are_refused() {
+    let plain = encoded(&rawdoc! { "ping": 1 }.into(), Flags::default());
+    assert!(refusal(plain.clone(), |bytes| bytes[20] = 9).contains("unknown kind 9"));
+    assert!(refusal(plain.clone(), |bytes| bytes.truncate(20)).contains("without a body"));
+    assert!(refusal(plain.clone(), |bytes| bytes.truncate(18)).contains("before its flags"));
+    assert!(refusal(plain.clone(), |bytes| bytes.truncate(23)).contains("before a document's length"));
+    assert!(refusal(plain.clone(), |bytes| bytes.truncate(30)).contains("bytes are left"));
+    assert!(refusal(plain.clone(), |bytes| bytes.extend_from_within(20..)).contains("two bodies"));
+    assert!(refusal(plain.clone(), |bytes| bytes[12] = 1).contains("op code"));
+    let two = encoded(&with_sequence(), Flags::default());
+    let sequence = two.len() - 1 - 4 - 10 - 3 * 12;
+    assert!(refusal(two, |bytes| bytes.extend_from_within(sequence..)).contains("two sequences"));
+}
+
+#[test]
+fn random_bytes_never_panic() {
+    use rand::{RngExt, SeedableRng};
+    let mut random = rand::rngs::SmallRng::seed_from_u64(1);
+    let plain = encoded(&with_sequence(), Flags::default());
+    for _ in 0..20_000 {
+        let mut bytes = plain.clone();
+        for _ in 0..random.random_range(1..6) {
+            let place = random.random_range(4..bytes.len());
+            bytes[place] = random.random();
+        }
+        drop(decoded(&bytes));
+    }
+}

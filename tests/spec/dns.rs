@@ -1,0 +1,162 @@
+//! Do SRV connection strings become the seeds and options that the specification says?
+//!
+//! Runs the case format of initial-dns-seedlist-discovery on the way that the client takes: connection string, look-up from
+//! a DNS server on loopback, rules, TXT options, validation. `hosts`, `numHosts` and `ping` are about what real servers
+//! say afterwards; of them only the form is checked here. Every key of a case is checked, an unknown one is a failure.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use mongolink::resolver::{Resolver, resolve_seeds};
+use mongolink::{ClientOptions, ConnectionString, DnsConfig, Error, HostKey};
+use serde_json::{Map, Value};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::report::{Report, json_files};
+use crate::zone_server::ZoneServer;
+
+/// Limits each look-up: the server is near.
+const DNS_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(crate) fn run(folder: &Path, report: &mut Report) {
+    let mut suite = report.suite_in(folder);
+    let served = Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(|error| error.to_string()).and_then(|runtime| {
+        let file = zone_file(folder).ok_or("there is no spec-dns.zone above the folder")?;
+        let server = runtime.block_on(ZoneServer::start(&file))?;
+        Ok((runtime, server))
+    });
+    let mut folders = vec![folder.to_owned()];
+    folders.extend(subfolders(folder));
+    for sub in folders {
+        let prefix = sub.strip_prefix(folder).map(|path| path.display().to_string()).unwrap_or_default();
+        for (file, content) in json_files(&sub) {
+            let name = if prefix.is_empty() { file } else { format!("{prefix}/{file}") };
+            suite.case(name, || {
+                let (runtime, server) = served.as_ref().map_err(String::clone)?;
+                check(&content?, runtime, server.address())
+            });
+        }
+    }
+}
+
+fn zone_file(folder: &Path) -> Option<PathBuf> {
+    folder.ancestors().map(|path| path.join("spec-dns.zone")).find(|path| path.is_file())
+}
+
+fn subfolders(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut folders: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
+    folders
+}
+
+fn check(test: &Value, runtime: &Runtime, server: SocketAddr) -> Result<(), String> {
+    let test = test.as_object().ok_or("the case is no object")?;
+    let uri = test.get("uri").and_then(Value::as_str).ok_or("there is no text \"uri\"")?;
+    check_form(test)?;
+    let resolver = Resolver::new(DnsConfig::Servers(vec![server]), DNS_TIMEOUT, None);
+    let outcome = runtime.block_on(resolve(uri, &resolver));
+    if test.get("error") == Some(&Value::Bool(true)) {
+        return match outcome {
+            Ok(options) => Err(format!("no error, but the seeds {:?}", options.hosts)),
+            Err(error) if error.is_timeout() => Err(format!("the DNS server did not answer: {error}")),
+            Err(_) => Ok(()),
+        };
+    }
+    let options = outcome.map_err(|error| error.to_string())?;
+    if options.hosts.is_empty() {
+        return Err("there are no seeds".into());
+    }
+    let seeds: BTreeSet<HostKey> = options.hosts.iter().cloned().collect();
+    if let Some(count) = number(test, "numSeeds")? {
+        let answer = runtime.block_on(answer(&options, &resolver))?;
+        if seeds.len() as u64 != count || options.hosts.len() != seeds.len() || !seeds.is_subset(&answer) {
+            return Err(format!("{count} seeds of {answer:?} expected, {:?} found", options.hosts));
+        }
+    }
+    if let Some(expected) = test.get("seeds")
+        && seeds != hosts(expected)?
+    {
+        return Err(format!("seeds {expected} expected, {seeds:?} found"));
+    }
+    check_options(test, "options", |name| option(&options, name))?;
+    check_options(test, "parsed_options", |name| parsed_option(&options, name))
+}
+
+async fn resolve(uri: &str, resolver: &Resolver) -> Result<ClientOptions, Error> {
+    let given = ConnectionString::parse(uri)?;
+    resolve_seeds(given.options, resolver, 7).await.map(|(options, _)| options)
+}
+
+/// Returns all servers of the SRV answer.
+async fn answer(options: &ClientOptions, resolver: &Resolver) -> Result<BTreeSet<HostKey>, String> {
+    let host = options.srv.as_deref().ok_or("there is no SRV name")?;
+    let (records, _) = resolver.srv(options.srv_service_name_or_default(), host).await.map_err(|error| error.to_string())?;
+    records.iter().map(|record| HostKey::new(&record.target, record.port).map_err(|error| error.to_string())).collect()
+}
+
+/// Checks that every key is known, and what only real servers could check for its form.
+fn check_form(test: &Map<String, Value>) -> Result<(), String> {
+    for (key, value) in test {
+        let well_formed = match key.as_str() {
+            "uri" | "comment" => value.is_string(),
+            "seeds" | "hosts" => hosts(value).is_ok(),
+            "numSeeds" | "numHosts" => value.is_u64(),
+            "options" | "parsed_options" => value.is_object(),
+            "error" | "ping" => value.is_boolean(),
+            _ => return Err(format!("unknown key {key:?}")),
+        };
+        if !well_formed {
+            return Err(format!("{key:?} can't be {value}"));
+        }
+    }
+    Ok(())
+}
+
+fn hosts(value: &Value) -> Result<BTreeSet<HostKey>, String> {
+    let texts = value.as_array().ok_or_else(|| format!("{value} is no list of hosts"))?;
+    let host = |text: &Value| HostKey::parse(text.as_str().unwrap_or_default()).map_err(|error| error.to_string());
+    texts.iter().map(host).collect()
+}
+
+fn number(test: &Map<String, Value>, key: &str) -> Result<Option<u64>, String> {
+    test.get(key).map(|value| value.as_u64().ok_or_else(|| format!("{key:?} can't be {value}"))).transpose()
+}
+
+fn check_options(test: &Map<String, Value>, key: &str, found: impl Fn(&str) -> Option<Value>) -> Result<(), String> {
+    let Some(expected) = test.get(key).and_then(Value::as_object) else { return Ok(()) };
+    for (name, value) in expected {
+        let own = found(name).ok_or_else(|| format!("unknown key {name:?} in {key:?}"))?;
+        if own != *value {
+            return Err(format!("{key} {name}: {value} expected, {own} found"));
+        }
+    }
+    Ok(())
+}
+
+/// Returns an option as the client uses it; `None` for a name that is not known here.
+fn option(options: &ClientOptions, name: &str) -> Option<Value> {
+    Some(match name {
+        "ssl" | "tls" => options.tls_or_default().into(),
+        "replicaSet" => options.replica_set.clone().into(),
+        "authSource" => options.auth_source.clone().into(),
+        "loadBalanced" => options.load_balanced.into(),
+        "directConnection" => options.direct_connection.into(),
+        "srvServiceName" => options.srv_service_name.clone().into(),
+        "srvMaxHosts" => options.srv_max_hosts.into(),
+        _ => return None,
+    })
+}
+
+/// Returns a part of the connection string; `None` for a name that is not known here.
+fn parsed_option(options: &ClientOptions, name: &str) -> Option<Value> {
+    Some(match name {
+        "user" => options.username.clone().into(),
+        "password" => options.password.as_ref().map(|password| password.reveal().to_owned()).into(),
+        "db" | "defaultDatabase" => options.database.clone().into(),
+        "auth_database" => options.auth_source.clone().or_else(|| options.database.clone()).into(),
+        _ => return None,
+    })
+}
