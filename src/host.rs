@@ -76,7 +76,7 @@ pub enum Address {
 }
 
 impl HostKey {
-    /// Parses `host`, `host:port`, `[v6]:port`, `[v6%zone]:port`, a bare IPv6 address or a path that ends in `.sock`.
+    /// Parses `host`, `host:port`, `[v6]:port`, `[v6%zone]:port`, a bare IPv6 address or a path (with a `/`) that ends in `.sock`.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidHost`], naming the label or part that can't be normalised.
@@ -93,7 +93,7 @@ impl HostKey {
         if host.len() > HOST_SIZE_MAX {
             return Err(invalid(&host.chars().take(40).collect::<String>(), format!("host of {} bytes, the limit is {HOST_SIZE_MAX}", host.len())));
         }
-        if host.ends_with(".sock") {
+        if is_socket(host) {
             return Ok(Self::assemble(Host::Unix(PathBuf::from(host)), 0, host));
         }
         if port == 0 {
@@ -286,9 +286,14 @@ fn parse_host(host: &str) -> Result<Host, Error> {
     })
 }
 
+/// Only a path is a unix socket: what merely ends in `.sock` is a domain name.
+fn is_socket(text: &str) -> bool {
+    text.ends_with(".sock") && text.contains('/')
+}
+
 /// Splits the port off; a bare IPv6 address has none.
 fn split_port(text: &str) -> Result<(&str, Option<u16>), Error> {
-    if text.ends_with(".sock") {
+    if is_socket(text) {
         return Ok((text, None));
     }
     if let Some(end) = text.rfind(']') {
@@ -377,7 +382,8 @@ mod tests {
     #[test]
     fn sockets_have_no_port() {
         assert_eq!(key("/tmp/mongodb-27017.sock").canonical(), "/tmp/mongodb-27017.sock");
-        assert_eq!(key("relative.sock").host(), &Host::Unix("relative.sock".into()));
+        assert_eq!(key("run/relative.sock").host(), &Host::Unix("run/relative.sock".into()));
+        assert_eq!(key("name.sock").canonical(), "name.sock:27017");
     }
 
     #[test]

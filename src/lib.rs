@@ -64,7 +64,7 @@ pub use host::{Address, DEFAULT_PORT, Host, HostKey};
 pub use io::clock::BootClock;
 pub use io::dial::StageReport;
 pub use io::events::{EVENTS_MAX, Event};
-pub use io::resolver::{DnsConfig, Resolve};
+pub use io::resolver::{DnsConfig, Resolve, ResolveFuture};
 #[cfg(feature = "sandbox")]
 pub use io::sandbox::{Sandbox, SandboxBuilder};
 pub use op::CommandEvent;

@@ -31,7 +31,7 @@ pub enum Mechanism {
 }
 
 /// Is what a client authenticates with: complete, checked, with its source resolved.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credential {
     /// The user name; not needed by every mechanism.
@@ -44,6 +44,19 @@ pub struct Credential {
     pub mechanism: Option<Mechanism>,
     /// The mechanism's properties, defaults filled in.
     pub properties: Vec<(String, String)>,
+}
+
+impl std::fmt::Debug for Credential {
+    /// The values of properties may be secrets, such as a session token.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Credential")
+            .field("username", &self.username)
+            .field("password", &self.password)
+            .field("source", &self.source)
+            .field("mechanism", &self.mechanism)
+            .field("properties", &self.properties.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .finish()
+    }
 }
 
 impl Mechanism {

@@ -21,7 +21,7 @@ use crate::io::topology::{Cluster, Selected};
 use crate::op::deadline::Deadline;
 use crate::op::session::{END_SESSIONS_MAX, ServerSession};
 use crate::op::{CommandEvent, CommandFields, check_size, command_error, command_name, is_sensitive};
-use crate::selection::{Criteria, read_preference_to_send};
+use crate::selection::{Criteria, ReadPreference, read_preference_to_send};
 use crate::topology::Fault;
 use crate::wire::{DOCUMENT_SIZE_MAX, Flags, MESSAGE_SIZE_MAX, Request};
 
@@ -67,6 +67,8 @@ pub(super) struct Call {
     pub(super) database: Arc<str>,
     pub(super) request: Request,
     pub(super) criteria: Arc<Criteria>,
+    /// What the server is told of the read preference, where its kind asks for that; nothing for what belongs to a cursor.
+    pub(super) read_preference: Option<ReadPreference>,
     /// The time the caller gives it, and since when.
     pub(super) deadline: Option<Deadline>,
     /// The session to use; an implicit one is taken if there is none.
@@ -143,7 +145,9 @@ impl Inner {
             },
         };
         let time = self.cluster_time();
-        let preference = read_preference_to_send(selected.description.kind(), selected.server.kind, &call.criteria)
+        let preference = call
+            .read_preference
+            .and_then(|preference| read_preference_to_send(selected.description.kind(), selected.server.kind, &Criteria::read(preference)))
             .and_then(|preference| RawDocumentBuf::try_from(&preference.to_document()).ok());
         let fields = CommandFields {
             database: &call.database,
@@ -217,6 +221,7 @@ impl Inner {
                 database: Arc::from("admin"),
                 request: Request::from(bson::rawdoc! { "endSessions": ids }),
                 criteria: Arc::new(Criteria::any_readable()),
+                read_preference: None,
                 deadline: Some(Deadline::new("END_SESSIONS_LIMIT", END_SESSIONS_LIMIT, clock::now())),
                 session: None,
             };

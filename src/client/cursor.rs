@@ -182,6 +182,7 @@ async fn fetch(core: Arc<Core>, cursor: CursorState, session: Option<Session>) -
         database: Arc::from(cursor.database.as_str()),
         request: Request::from(cursor.get_more(&core.more)),
         criteria: Arc::new(Criteria::server(core.host.clone())),
+        read_preference: None,
         deadline: core.client.inner().call_deadline(core.timeout),
         session,
     };
@@ -202,6 +203,7 @@ impl super::running::Inner {
                 database: Arc::from(cursor.database.as_str()),
                 request: Request::from(cursor.kill()),
                 criteria: Arc::new(Criteria::server(host)),
+                read_preference: None,
                 deadline: Some(Deadline::new("KILL_LIMIT", KILL_LIMIT, clock::now())),
                 session,
             };

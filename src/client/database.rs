@@ -126,7 +126,8 @@ impl Plan {
         if self.database.is_empty() || self.database.contains(['\0', '.', ' ', '/', '\\', '"', '$']) && &*self.database != "$external" {
             return Err(Error::new(ErrorKind::InvalidArgument, format!("{:?} is not a database name", self.database)).at(Stage::Write));
         }
-        let call = Call { database: self.database, request: self.request?, criteria, deadline, session: None };
+        let read_preference = Some(self.read_preference);
+        let call = Call { database: self.database, request: self.request?, criteria, read_preference, deadline, session: None };
         Ok((self.client, call))
     }
 }

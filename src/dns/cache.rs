@@ -66,11 +66,20 @@ struct Entry {
 #[derive(Debug)]
 enum State {
     /// A question is under way; `last` is the last good answer.
-    Asking { flight: Flight, last: Option<Good> },
+    Asking {
+        flight: Flight,
+        last: Option<Good>,
+    },
     Fresh(Good),
     /// The answer is past its time, or an address of it is dead: it is asked again from `retry_at` on, served until then.
-    Stale { good: Good, retry_at: Instant },
-    Failed { error: Error, until: Instant },
+    Stale {
+        good: Good,
+        retry_at: Instant,
+    },
+    Failed {
+        error: Error,
+        until: Instant,
+    },
 }
 
 impl Cache {
@@ -112,7 +121,15 @@ impl Cache {
     }
 
     /// DNS answered for one family; `ttl` is the shortest of the records'.
-    pub(crate) fn handle_answered(&mut self, name: &str, flight: FlightId, family: Family, addresses: Vec<IpAddr>, ttl: Duration, now: Instant) {
+    pub(crate) fn handle_answered(
+        &mut self,
+        name: &str,
+        flight: FlightId,
+        family: Family,
+        addresses: Vec<IpAddr>,
+        ttl: Duration,
+        now: Instant,
+    ) {
         self.record(name, flight, family, Ok((addresses, ttl)), now);
     }
 

@@ -104,7 +104,13 @@ impl Flight {
     }
 
     /// Records what DNS said for one family. Only the first word counts.
-    pub(super) fn record(&mut self, family: Family, outcome: Result<(Vec<IpAddr>, Duration), Failure>, name: &str, now: Instant) -> Verdict {
+    pub(super) fn record(
+        &mut self,
+        family: Family,
+        outcome: Result<(Vec<IpAddr>, Duration), Failure>,
+        name: &str,
+        now: Instant,
+    ) -> Verdict {
         let Phase::Dns { v4, v6 } = &mut self.phase else { return Verdict::Flying };
         let slot = match family {
             Family::V4 => v4,
@@ -126,7 +132,9 @@ impl Flight {
             (Ok(addresses), _) if addresses.is_empty() => Verdict::NotThere(self.no_addresses(name, now)),
             (Ok(addresses), _) => Verdict::Found { addresses, ttl, complete: true },
             (Err(error), Phase::System(Denial::NoSuchName)) => Verdict::NotThere(self.no_such_name(name, now).with_causes(vec![error])),
-            (Err(error), Phase::System(Denial::NoServer) | Phase::Dns { .. }) => Verdict::Down(error.at(Stage::Dns).after(self.elapsed(now))),
+            (Err(error), Phase::System(Denial::NoServer) | Phase::Dns { .. }) => {
+                Verdict::Down(error.at(Stage::Dns).after(self.elapsed(now)))
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use crate::error::Error;
 
 pub(crate) use cache::{Action, Cache, WaiterId};
 pub(crate) use flight::FlightId;
-pub use srv::SrvRecord;
+pub use srv::{SrvRecord, TxtRecord};
 
 /// Says how much of an answer a caller waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

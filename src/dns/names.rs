@@ -43,7 +43,9 @@ pub(crate) fn hosts_addresses(text: &str, name: &str) -> Vec<IpAddr> {
     for line in text.trim_start_matches('\u{feff}').lines() {
         let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
         let Some(address) = words.next().and_then(|word| word.parse::<IpAddr>().ok()) else { continue };
-        let named = words.any(|word| word.trim_end_matches('.').eq_ignore_ascii_case(name) || (!word.is_ascii() && normalize_name(word).is_ok_and(|own| own == name)));
+        let named = words.any(|word| {
+            word.trim_end_matches('.').eq_ignore_ascii_case(name) || (!word.is_ascii() && normalize_name(word).is_ok_and(|own| own == name))
+        });
         if named && !found.contains(&address) {
             found.push(address);
         }

@@ -22,6 +22,9 @@ pub struct SrvRecord {
     pub ttl: Duration,
 }
 
+/// Is one TXT record: a list of character strings, which belong together without separators.
+pub type TxtRecord = Vec<Vec<u8>>;
+
 /// Returns the name whose SRV records are asked for.
 pub(crate) fn srv_query_name(service: &str, host: &str) -> String {
     format!("_{service}._tcp.{host}")
@@ -120,11 +123,9 @@ mod tests {
 
     #[test]
     fn target_must_end_in_the_domain() {
-        for (host, target) in [
-            ("localhost", "localhost.mongodb"),
-            ("mongo.local", "test_1.evil.local"),
-            ("blogs.mongodb.com", "blogs.evil.com"),
-        ] {
+        for (host, target) in
+            [("localhost", "localhost.mongodb"), ("mongo.local", "test_1.evil.local"), ("blogs.mongodb.com", "blogs.evil.com")]
+        {
             let error = refusal(host, target);
             assert_eq!(error.kind(), ErrorKind::DnsRule);
             assert_eq!(error.stage(), Some(Stage::Srv));

@@ -61,7 +61,9 @@ fn ask(name: &str) -> Result<Vec<IpAddr>, Error> {
             }
             Ok(addresses)
         }
-        Err(error) => Err(Error::new(ErrorKind::DnsFailed, format!("the operating system's look-up: {error}")).at(Stage::Dns).because(error)),
+        Err(error) => {
+            Err(Error::new(ErrorKind::DnsFailed, format!("the operating system's look-up: {error}")).at(Stage::Dns).because(error))
+        }
     }
 }
 

@@ -24,11 +24,11 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
-pub use servers::DnsConfig;
 use flight::{Flight, Source, fly};
+pub use servers::DnsConfig;
 use settings::Settings;
 
-use crate::dns::{Action, Answer, BUDGET, Cache, SrvRecord, WaiterId, Want, srv};
+use crate::dns::{Action, Answer, BUDGET, Cache, SrvRecord, TxtRecord, WaiterId, Want, srv};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::io::clock;
 use crate::io::os_lookup::OsLookup;
@@ -42,8 +42,11 @@ use crate::uri;
 /// form: A-labels, lower case, no trailing dot. Numeric hosts are not asked for. SRV and TXT records still come from DNS.
 pub trait Resolve: Send + Sync + 'static {
     /// Returns the addresses of a name, none if it has none; `dnsTimeoutMS` limits it.
-    fn resolve(&self, name: &str) -> Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, Box<dyn StdError + Send + Sync>>> + Send + '_>>;
+    fn resolve(&self, name: &str) -> ResolveFuture<'_>;
 }
+
+/// Is what [`Resolve::resolve`] returns.
+pub type ResolveFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, Box<dyn StdError + Send + Sync>>> + Send + 'a>>;
 
 /// Looks up names; clones share one cache.
 #[derive(Clone)]
@@ -122,15 +125,15 @@ impl Resolver {
         self.shared.act(Cache::handle_resumed);
     }
 
-    /// Returns the SRV records of a service at a host, and the host's TXT records, asked for at once. A TXT record is a
-    /// list of character strings.
+    /// Returns the SRV records of a service at a host, and the host's TXT records, asked for at once.
     ///
     /// # Errors
     /// [`ErrorKind::NoSuchName`], [`ErrorKind::NoAddresses`], [`ErrorKind::DnsFailed`], or [`ErrorKind::Timeout`] with the
     /// limit `dnsTimeoutMS`; stage `srv`. It is no error if there are no TXT records.
-    pub async fn srv(&self, service: &str, host: &str) -> Result<(Vec<SrvRecord>, Vec<Vec<Vec<u8>>>), Error> {
+    pub async fn srv(&self, service: &str, host: &str) -> Result<(Vec<SrvRecord>, Vec<TxtRecord>), Error> {
         self.notice_changes();
-        let servers = self.shared.settings().servers().map_err(|why| Error::new(ErrorKind::DnsFailed, format!("no DNS server can be asked: {why}")).at(Stage::Srv))?;
+        let known = self.shared.settings().servers();
+        let servers = known.map_err(|why| Error::new(ErrorKind::DnsFailed, format!("no DNS server can be asked: {why}")).at(Stage::Srv))?;
         let asked_at = clock::now();
         let budget = self.shared.budget;
         let name = srv::srv_query_name(service, host);
@@ -282,7 +285,7 @@ fn srv_records(lookup: &Lookup) -> Vec<SrvRecord> {
     records.collect()
 }
 
-fn txt_records(lookup: &Lookup) -> Vec<Vec<Vec<u8>>> {
+fn txt_records(lookup: &Lookup) -> Vec<TxtRecord> {
     let records = lookup.answers().iter().filter_map(|record| {
         let RData::TXT(txt) = &record.data else { return None };
         Some(txt.txt_data.iter().map(|part| part.to_vec()).collect())

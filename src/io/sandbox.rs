@@ -3,25 +3,25 @@
 //! Serves a [`Cluster`] over TCP and TLS: bytes in, bytes out, timers. It holds no rule; what is answered, when, and
 //! which connection is closed is decided in [`sandbox`](crate::sandbox).
 
-use std::collections::BTreeMap;
+mod serve;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bson::Document;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
-use tokio_rustls::server::TlsStream;
 
+use self::serve::{Door, Shared, keep_time, listen, serve};
 use super::clock;
 use super::tasks::Tasks;
 use crate::error::Error;
-use crate::sandbox::{Action, Cluster, Config, Event, MemberConfig};
+use crate::sandbox::{Cluster, Config, MemberConfig};
 
 /// Is a fake deployment on loopback; it ends when it is dropped.
 ///
@@ -142,8 +142,7 @@ impl SandboxBuilder {
         let acceptor = self.tls.clone().map(TlsAcceptor::from);
         let seed = self.seed;
         let cluster = Cluster::new(self.describe(&addresses), seed, clock::now()).map_err(io::Error::other)?;
-        let core = Core { cluster, wires: BTreeMap::new(), next_conn: 0, armed: None };
-        let shared = Arc::new(Shared { core: Mutex::new(core), alarm: Notify::new(), tasks, tls: acceptor });
+        let shared = Arc::new(Shared::new(cluster, tasks, acceptor));
         shared.tasks.spawn("sandbox timer", keep_time(Arc::clone(&shared)));
         let mut doors = Vec::with_capacity(listeners.len());
         for (member, listener) in listeners.into_iter().enumerate() {

@@ -115,20 +115,11 @@ fn read_host(text: &str) -> Result<HostKey, Error> {
         return Err(invalid_host("there is an empty host; a unix socket's path is percent-encoded, with %2F for '/'"));
     }
     let host = decode(text).map_err(|why| invalid_host(format!("host {} {why}; a zone id follows %25", quote(text))))?;
-    let is_socket = host.ends_with(".sock");
-    if host.contains('/') {
-        if is_socket {
-            return HostKey::parse(&host);
-        }
+    if host.contains('/') && !host.ends_with(".sock") {
         return Err(invalid_host(format!("host {} has a '/', but is no path of a unix socket, which ends in .sock", quote(&host))));
     }
-    if !host.starts_with('[') && host.matches(':').count() > 1 {
+    if !host.contains('/') && !host.starts_with('[') && host.matches(':').count() > 1 {
         return Err(invalid_host(format!("host {} has more than one ':'; an IPv6 address stands in brackets", quote(&host))));
-    }
-    // Only a path is a unix socket: what merely ends in .sock is a domain name, told apart by the root's dot.
-    let (name, port) = host.find(':').map_or((host.as_str(), ""), |at| host.split_at(at));
-    if name.ends_with(".sock") {
-        return HostKey::parse(&format!("{name}.{port}"));
     }
     HostKey::parse(&host)
 }

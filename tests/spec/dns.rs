@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mongolink::resolver::{Resolver, resolve_seeds};
+use mongolink::io::resolver::{Resolver, resolve_seeds};
 use mongolink::{ClientOptions, ConnectionString, DnsConfig, Error, HostKey};
 use serde_json::{Map, Value};
 use tokio::runtime::{Builder, Runtime};
@@ -22,11 +22,12 @@ const DNS_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(folder: &Path, report: &mut Report) {
     let mut suite = report.suite_in(folder);
-    let served = Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(|error| error.to_string()).and_then(|runtime| {
-        let file = zone_file(folder).ok_or("there is no spec-dns.zone above the folder")?;
-        let server = runtime.block_on(ZoneServer::start(&file))?;
-        Ok((runtime, server))
-    });
+    let served =
+        Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(|error| error.to_string()).and_then(|runtime| {
+            let file = zone_file(folder).ok_or("there is no spec-dns.zone above the folder")?;
+            let server = runtime.block_on(ZoneServer::start(&file))?;
+            Ok((runtime, server))
+        });
     let mut folders = vec![folder.to_owned()];
     folders.extend(subfolders(folder));
     for sub in folders {

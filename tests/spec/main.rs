@@ -3,10 +3,12 @@
 //! The data lies in the folder `MONGO_SPEC_DIR`, by default `../shared/spec` beside the project. Whatever cases lie in a
 //! suite's folder are run. An argument that is no switch runs only the cases whose suite or name contains it.
 
+mod dns;
 mod report;
 mod sdam;
 mod selection;
 mod uri;
+mod zone_server;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -31,6 +33,7 @@ const SUITES: &[(&str, Runner)] = &[
     ("server-selection/tests/server_selection", selection::run),
     ("server-selection/tests/in_window", selection::run),
     ("max-staleness/tests", selection::run),
+    ("initial-dns-seedlist-discovery/tests", dns::run),
 ];
 
 fn main() -> ExitCode {

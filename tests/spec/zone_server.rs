@@ -49,7 +49,8 @@ impl ZoneServer {
 
 fn read(file: &Path) -> Result<(Name, Zone), String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let (origin, records) = Parser::new(text, Some(file.to_owned()), None).parse().map_err(|error| format!("{}: {error}", file.display()))?;
+    let (origin, records) =
+        Parser::new(text, Some(file.to_owned()), None).parse().map_err(|error| format!("{}: {error}", file.display()))?;
     let zone = Zone::new(origin.clone(), records, ZoneType::Primary, AxfrPolicy::Deny)?;
     Ok((origin, zone))
 }

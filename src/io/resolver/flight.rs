@@ -70,10 +70,14 @@ pub(super) async fn fly(flight: Flight, source: Source, budget: Duration) {
 
 async fn ask(flight: &Flight, source: Source, budget: Duration) {
     // Only clones are held while waiting: the resolver may go meanwhile.
-    let Some((own, os, servers)) = flight.shared.upgrade().map(|shared| (shared.own.clone(), shared.os.clone(), shared.settings().servers())) else { return };
+    let sources = flight.shared.upgrade().map(|shared| (shared.own.clone(), shared.os.clone(), shared.settings().servers()));
+    let Some((own, os, servers)) = sources else { return };
     if let Some(own) = own {
         let outcome = own.resolve(&flight.name).await;
-        return flight.tell_both(outcome.map_err(|error| Error::new(ErrorKind::DnsFailed, format!("own resolver: {error}")).because(OwnError(error))));
+        let failed = |error: Box<dyn StdError + Send + Sync>| {
+            Error::new(ErrorKind::DnsFailed, format!("own resolver: {error}")).because(OwnError(error))
+        };
+        return flight.tell_both(outcome.map_err(failed));
     }
     match source {
         Source::System => {
@@ -157,7 +161,7 @@ struct OwnError(Box<dyn StdError + Send + Sync>);
 
 impl fmt::Display for OwnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Display::fmt(&self.0, f)
     }
 }
 

@@ -16,7 +16,9 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ProtocolConfig, ResolveHosts, ResolverConfig, ResolverOpts, ServerOrderingStrategy};
+use hickory_resolver::config::{
+    ConnectionConfig, NameServerConfig, ProtocolConfig, ResolveHosts, ResolverConfig, ResolverOpts, ServerOrderingStrategy,
+};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
@@ -49,7 +51,9 @@ impl DnsConfig {
     /// Returns the file whose change means that the settings changed.
     pub(super) fn file(&self) -> Option<&Path> {
         match self {
-            Self::System if cfg!(all(unix, not(any(target_os = "android", target_vendor = "apple")))) => Some(Path::new("/etc/resolv.conf")),
+            Self::System if cfg!(all(unix, not(any(target_os = "android", target_vendor = "apple")))) => {
+                Some(Path::new("/etc/resolv.conf"))
+            }
             Self::ResolvConf(path) => Some(path),
             Self::System | Self::Servers(_) => None,
         }
@@ -189,7 +193,8 @@ impl ConnectionProvider for Transport {
 #[cfg(all(unix, not(any(target_os = "android", target_vendor = "apple"))))]
 fn read_resolv_conf(path: &Path) -> Result<Servers, String> {
     let text = read_text(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let (config, options) = hickory_resolver::system_conf::parse_resolv_conf(text).map_err(|error| format!("{}: {error}", path.display()))?;
+    let (config, options) =
+        hickory_resolver::system_conf::parse_resolv_conf(text).map_err(|error| format!("{}: {error}", path.display()))?;
     Ok(Servers::of(&config, &options))
 }
 

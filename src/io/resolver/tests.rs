@@ -216,7 +216,7 @@ async fn missing_services_are_named_in_the_error() {
 struct Own(AtomicUsize);
 
 impl Resolve for Own {
-    fn resolve(&self, name: &str) -> Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, Box<dyn StdError + Send + Sync>>> + Send + '_>> {
+    fn resolve(&self, name: &str) -> ResolveFuture<'_> {
         let known = name == "db.example";
         Box::pin(async move {
             self.0.fetch_add(1, Ordering::SeqCst);

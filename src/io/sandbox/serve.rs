@@ -3,16 +3,32 @@
 //! One task per listener, one per connection, one for the timers. A connection's task ends when the cluster closes it,
 //! the peer does, or the member's door shuts.
 
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::io::clock;
+use crate::io::tasks::Tasks;
+use crate::sandbox::{Action, Cluster, Event};
+
 /// Is what all tasks of a sandbox share.
-struct Shared {
+pub(super) struct Shared {
     core: Mutex<Core>,
     alarm: Notify,
-    tasks: Tasks,
+    pub(super) tasks: Tasks,
     tls: Option<TlsAcceptor>,
 }
 
-struct Core {
-    cluster: Cluster,
+pub(super) struct Core {
+    pub(super) cluster: Cluster,
     wires: BTreeMap<(usize, u64), Wire>,
     next_conn: u64,
     /// What the timer waits for.
@@ -27,7 +43,7 @@ struct Wire {
 
 /// Says what a member's listener and connections may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Door {
+pub(super) enum Door {
     /// Accept and read.
     Open,
     /// Leave everything in the kernel.
@@ -52,12 +68,17 @@ const BACKLOG: u32 = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Core> {
+    pub(super) fn new(cluster: Cluster, tasks: Tasks, tls: Option<TlsAcceptor>) -> Self {
+        let core = Core { cluster, wires: BTreeMap::new(), next_conn: 0, armed: None };
+        Self { core: Mutex::new(core), alarm: Notify::new(), tasks, tls }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets the cluster decide, hands its wishes to the connections' tasks, and rearms the timer.
-    fn act<R>(&self, decide: impl FnOnce(&mut Cluster, Instant) -> R) -> R {
+    pub(super) fn act<R>(&self, decide: impl FnOnce(&mut Cluster, Instant) -> R) -> R {
         let mut core = self.lock();
         let outcome = decide(&mut core.cluster, clock::now());
         core.deliver();
@@ -116,7 +137,7 @@ impl Core {
 }
 
 /// Calls the cluster when its timers run out.
-async fn keep_time(shared: Arc<Shared>) {
+pub(super) async fn keep_time(shared: Arc<Shared>) {
     loop {
         let due = {
             let mut core = shared.lock();
@@ -131,7 +152,7 @@ async fn keep_time(shared: Arc<Shared>) {
 }
 
 /// Accepts one member's connections until its door shuts.
-async fn serve(shared: Arc<Shared>, member: usize, listener: TcpListener, mut door: watch::Receiver<Door>) {
+pub(super) async fn serve(shared: Arc<Shared>, member: usize, listener: TcpListener, mut door: watch::Receiver<Door>) {
     loop {
         if !is_open(&mut door).await {
             return;
@@ -240,7 +261,8 @@ async fn write_all<S: Peer>(mut queue: mpsc::Receiver<Vec<u8>>, stream: &mut Wri
     }
 }
 
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+/// Opens a port.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // On Windows the option would let two processes share the port.
     if cfg!(unix) {
