@@ -39,7 +39,7 @@ use running::Inner;
 ///
 /// let client = Client::new("mongodb://localhost:27017")?;
 /// let reply = client.database("admin").run_command(doc! { "ping": 1 }).await?;
-/// assert_eq!(reply.get_f64("ok"), Ok(1.0));
+/// assert_eq!(reply.get_f64("ok").ok(), Some(1.0));
 /// # Ok(())
 /// # }
 /// ```

@@ -99,7 +99,7 @@ impl Inner {
     }
 
     pub(super) fn task_count(&self) -> usize {
-        self.running().map_or(0, |cluster| cluster.tasks().count())
+        self.running().map_or(0, |cluster| cluster.task_count())
     }
 
     pub(super) async fn warm_up(&self) -> Result<()> {
@@ -126,7 +126,7 @@ impl Inner {
         if let State::Running(cell) = ended
             && let Some(cluster) = cell.get()
         {
-            cluster.tasks().abort();
+            cluster.abort();
         }
     }
 
@@ -175,8 +175,9 @@ impl Inner {
     }
 
     async fn start(&self) -> Result<Arc<Cluster>> {
-        let tasks = Tasks::new().ok_or_else(|| Error::new(ErrorKind::Shutdown, "no tokio runtime is running").at(Stage::Selection))?;
-        let tasks = Arc::new(tasks);
+        let (Some(tasks), Some(monitors)) = (Tasks::new(), Tasks::new()) else {
+            return Err(Error::new(ErrorKind::Shutdown, "no tokio runtime is running").at(Stage::Selection));
+        };
         let resolver = Resolver::new(self.extras.dns.clone(), self.options.dns_timeout_or_default(), self.extras.resolve.clone());
         let seed = random_seed()?;
         let (options, warnings) = resolve_seeds((*self.options).clone(), &resolver, seed).await?;
@@ -198,7 +199,8 @@ impl Inner {
             options,
             opener: Arc::new(opener),
             resolver,
-            tasks,
+            tasks: Arc::new(tasks),
+            monitors: Arc::new(monitors),
             events: self.events.clone(),
             boot_clock: Arc::clone(&self.extras.boot_clock),
             streaming,

@@ -4,9 +4,10 @@
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 /// Owns a set of tasks on one runtime; they end when it is stopped or dropped.
 #[derive(Debug)]
@@ -14,20 +15,25 @@ pub(crate) struct Tasks {
     runtime: Handle,
     set: Mutex<Option<JoinSet<()>>>,
     alive: Arc<()>,
+    /// Holds a token of `alive` for as long as the runtime keeps its tasks.
+    lifeline: AbortHandle,
 }
 
 impl Tasks {
     /// Makes an empty set on the current runtime; `None` outside of one.
     pub(crate) fn new() -> Option<Self> {
         let runtime = Handle::try_current().ok()?;
-        let tasks = Self { runtime, set: Mutex::new(Some(JoinSet::new())), alive: Arc::new(()) };
-        let token = Arc::clone(&tasks.alive);
-        // Holds a token for as long as the runtime keeps its tasks.
-        tasks.spawn("lifeline", async move {
-            std::future::pending::<()>().await;
-            drop(token);
-        });
-        Some(tasks)
+        let alive = Arc::new(());
+        let token = Arc::clone(&alive);
+        let mut set = JoinSet::new();
+        let lifeline = set.spawn_on(
+            async move {
+                std::future::pending::<()>().await;
+                drop(token);
+            },
+            &runtime,
+        );
+        Some(Self { runtime, set: Mutex::new(Some(set)), alive, lifeline })
     }
 
     /// Starts a task; does nothing once stopped.
@@ -58,6 +64,18 @@ impl Tasks {
     /// Ends all tasks without waiting for them.
     pub(crate) fn abort(&self) {
         drop(self.lock().take());
+    }
+
+    /// Waits until all tasks have ended by themselves, for as long as the limit allows, and ends the rest.
+    pub(crate) async fn finish(&self, limit: Duration) {
+        self.lifeline.abort();
+        let set = self.lock().take();
+        if let Some(mut set) = set {
+            let ended = async { while set.join_next().await.is_some() {} };
+            if tokio::time::timeout(limit, ended).await.is_err() {
+                set.shutdown().await;
+            }
+        }
     }
 
     /// Ends all tasks and waits until they are gone.

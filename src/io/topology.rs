@@ -45,6 +45,8 @@ pub(crate) struct Parts {
     pub(crate) opener: Arc<Opener>,
     pub(crate) resolver: Resolver,
     pub(crate) tasks: Arc<Tasks>,
+    /// The monitors' own, so that they can end first, and by themselves.
+    pub(crate) monitors: Arc<Tasks>,
     pub(crate) events: EventHub,
     pub(crate) boot_clock: Arc<dyn BootClock>,
     /// Whether servers may stream their replies to checks.
@@ -72,6 +74,9 @@ struct State {
     selects: BTreeMap<SelectId, oneshot::Sender<Result<(), Error>>>,
     armed: Option<Instant>,
 }
+
+/// How long shutting down waits for the monitors to end by themselves; they have nothing to wait for.
+const MONITORS_LIMIT: Duration = Duration::from_secs(1);
 
 /// Takes a selection back when its caller goes away.
 struct Selecting<'a> {
@@ -111,6 +116,17 @@ impl Cluster {
 
     pub(crate) fn tasks(&self) -> &Arc<Tasks> {
         &self.parts.tasks
+    }
+
+    /// Returns how many tasks run.
+    pub(crate) fn task_count(&self) -> usize {
+        self.parts.tasks.count() + self.parts.monitors.count() + self.parts.resolver.task_count()
+    }
+
+    /// Ends all tasks without waiting for them.
+    pub(crate) fn abort(&self) {
+        self.parts.monitors.abort();
+        self.parts.tasks.abort();
     }
 
     pub(crate) fn opener(&self) -> &Arc<Opener> {
@@ -183,8 +199,10 @@ impl Cluster {
         for monitor in monitors {
             monitor.stop();
         }
+        self.parts.monitors.finish(MONITORS_LIMIT).await;
         self.act(|topology, now| topology.handle_shutdown(now));
         self.parts.tasks.stop().await;
+        self.parts.resolver.stop().await;
     }
 
     fn choose(&self, criteria: &Criteria) -> Result<Option<Selected>, Error> {
@@ -299,7 +317,7 @@ impl Cluster {
             config,
             opener: Arc::clone(&self.parts.opener),
             cluster: Arc::downgrade(self),
-            tasks: Arc::downgrade(&self.parts.tasks),
+            tasks: Arc::downgrade(&self.parts.monitors),
             events: self.parts.events.clone(),
             round_trips: Arc::default(),
         }

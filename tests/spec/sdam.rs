@@ -31,7 +31,8 @@ fn check(content: &Value) -> Result<(), String> {
     let now = Instant::now();
     let mut topology = Topology::new(TopologyConfig::from_options(&options), 1, now);
     for (index, phase) in list(file, "phases")?.iter().enumerate() {
-        run_phase(&mut topology, phase, now + Duration::from_secs(index as u64)).map_err(|error| format!("phase {}: {error}", index + 1))?;
+        run_phase(&mut topology, phase, now + Duration::from_secs(index as u64))
+            .map_err(|error| format!("phase {}: {error}", index + 1))?;
     }
     Ok(())
 }
@@ -39,7 +40,9 @@ fn check(content: &Value) -> Result<(), String> {
 fn run_phase(topology: &mut Topology, phase: &Value, now: Instant) -> Result<(), String> {
     let phase = object(phase, "the phase", &["description", "responses", "applicationErrors", "outcome"])?;
     for response in optional_list(phase, "responses")? {
-        let [address, reply] = response.as_array().map(Vec::as_slice).unwrap_or_default() else { return Err(format!("response {response}")) };
+        let [address, reply] = response.as_array().map(Vec::as_slice).unwrap_or_default() else {
+            return Err(format!("response {response}"));
+        };
         respond(topology, &host(address)?, reply, now)?;
     }
     for error in optional_list(phase, "applicationErrors")? {
@@ -227,9 +230,10 @@ fn object_id(id: Option<ObjectId>) -> Value {
 }
 
 fn topology_version(version: Option<TopologyVersion>) -> Value {
-    version.map_or(Value::Null, |version| {
-        json!({ "processId": object_id(Some(version.process_id)), "counter": { "$numberLong": version.counter.to_string() } })
-    })
+    version.map_or(
+        Value::Null,
+        |version| json!({ "processId": object_id(Some(version.process_id)), "counter": { "$numberLong": version.counter.to_string() } }),
+    )
 }
 
 fn host(value: &Value) -> Result<HostKey, String> {

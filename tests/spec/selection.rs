@@ -137,7 +137,9 @@ fn topology(case: &Map<String, Value>) -> Result<TopologyDescription, String> {
     let servers = list(described, "servers")?.iter().map(|described| server(described, began)).collect::<Result<Vec<_>, _>>()?;
     let topology = TopologyDescription::new(kind, servers);
     match case.get("heartbeatFrequencyMS") {
-        Some(millis) => Ok(topology.with_heartbeat_frequency(Duration::from_millis(millis.as_u64().ok_or("heartbeatFrequencyMS is no number")?))),
+        Some(millis) => {
+            Ok(topology.with_heartbeat_frequency(Duration::from_millis(millis.as_u64().ok_or("heartbeatFrequencyMS is no number")?)))
+        }
         None => Ok(topology),
     }
 }
@@ -160,7 +162,8 @@ fn server(described: &Value, began: Instant) -> Result<ServerDescription, String
     };
     if let Some(write) = described.get("lastWrite") {
         let date = object(write, "lastWrite", &["lastWriteDate"])?.get("lastWriteDate").and_then(|date| date.get("$numberLong"));
-        hello.last_write_date_millis = Some(date.and_then(Value::as_str).and_then(|date| date.parse().ok()).ok_or("lastWriteDate is no number")?);
+        hello.last_write_date_millis =
+            Some(date.and_then(Value::as_str).and_then(|date| date.parse().ok()).ok_or("lastWriteDate is no number")?);
     }
     if let Some(described) = described.get("tags") {
         hello.tags = tags(described)?;
@@ -189,7 +192,11 @@ fn server_type(name: &str) -> Result<ServerType, String> {
 }
 
 fn criteria(case: &Map<String, Value>) -> Result<Criteria, String> {
-    let described = object(case.get("read_preference").ok_or("there is no read preference")?, "the read preference", &["mode", "tag_sets", "maxStalenessSeconds"])?;
+    let described = object(
+        case.get("read_preference").ok_or("there is no read preference")?,
+        "the read preference",
+        &["mode", "tag_sets", "maxStalenessSeconds"],
+    )?;
     let mode = match described.get("mode") {
         Some(mode) => mode.as_str().and_then(ReadPreferenceMode::from_name).ok_or_else(|| format!("unknown mode {mode}"))?,
         None => ReadPreferenceMode::Primary,

@@ -1,0 +1,11 @@
+//! The client against the sandbox and against peers of the tests' own, on loopback.
+#![cfg(feature = "sandbox")]
+#![allow(clippy::disallowed_methods, reason = "tests spawn and look at the clock")]
+
+// mod bad_luck;
+mod basics;
+mod faults;
+mod official_client;
+// mod peers;
+mod stories;
+mod support;
