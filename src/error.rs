@@ -227,10 +227,7 @@ impl Error {
 
     /// Makes the error of a socket.
     pub fn io(stage: Stage, error: std::io::Error) -> Self {
-        let kind = match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => ErrorKind::Closed,
-            other => ErrorKind::Io(other),
-        };
+        let kind = if error.kind() == std::io::ErrorKind::UnexpectedEof { ErrorKind::Closed } else { ErrorKind::Io(error.kind()) };
         Self::new(kind, error.to_string()).at(stage).because(error)
     }
 
@@ -387,11 +384,8 @@ impl Error {
     /// Tells whether the network failed: a socket error, a closed connection, or a time-out on a socket.
     pub fn is_network(&self) -> bool {
         let on_socket = matches!(self.0.stage, Some(Stage::Tcp | Stage::Tls | Stage::Hello | Stage::Auth | Stage::Write | Stage::Read));
-        match self.0.kind {
-            ErrorKind::Io(_) | ErrorKind::Closed | ErrorKind::Interrupted => true,
-            ErrorKind::Timeout | ErrorKind::Protocol | ErrorKind::Tls => on_socket,
-            _ => false,
-        }
+        let always = matches!(self.0.kind, ErrorKind::Io(_) | ErrorKind::Closed | ErrorKind::Interrupted);
+        always || (on_socket && matches!(self.0.kind, ErrorKind::Timeout | ErrorKind::Protocol | ErrorKind::Tls))
     }
 
     fn facts(&mut self) -> &mut Facts {

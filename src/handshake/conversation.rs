@@ -71,6 +71,7 @@ pub struct Conversation {
     state: State,
 }
 
+#[allow(clippy::enum_variant_names, reason = "each state is named for what it awaits")]
 enum State {
     ExpectHello { login: Option<Login>, speculation: Option<(Mechanism, Exchange)>, load_balanced: bool },
     ExpectAuth { attempt: Attempt, exchange: Exchange },

@@ -103,7 +103,7 @@ enum Work {
 
 enum Fact {
     Opened(Box<Conn>),
-    Reply { reply: HelloReply, more_to_come: bool },
+    Reply { reply: Box<HelloReply>, more_to_come: bool },
     Failed(Error),
 }
 
@@ -145,7 +145,7 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
                         conn = Some(opened);
                         monitor.handle_opened(hello, round_trip, now);
                     }
-                    Fact::Reply { reply, more_to_come } => monitor.handle_reply(reply, more_to_come, now),
+                    Fact::Reply { reply, more_to_come } => monitor.handle_reply(*reply, more_to_come, now),
                     Fact::Failed(error) => monitor.handle_failed(error, now),
                 }
             }
@@ -227,7 +227,7 @@ async fn advance(work: &mut Work, conn: &mut Option<Box<Conn>>) -> Fact {
             Err(error) => Fact::Failed(error),
         },
         (Work::Exchanging, Some(conn)) => match check(conn).await {
-            Ok((reply, more_to_come)) => Fact::Reply { reply, more_to_come },
+            Ok((reply, more_to_come)) => Fact::Reply { reply: Box::new(reply), more_to_come },
             Err(error) => Fact::Failed(error),
         },
         (Work::Exchanging | Work::Nothing, _) => std::future::pending().await,
