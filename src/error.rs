@@ -4,13 +4,16 @@
 //! command may be retried in `op`.
 
 use std::error::Error as StdError;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::RawDocumentBuf;
-
 use crate::host::{Address, HostKey};
+
+mod kind;
+mod text;
+
+pub use kind::{CommandFailure, ErrorKind, Ineligible, Limit, LimitValue, ServerReason, Stage};
+pub(crate) use text::Span;
 
 /// Is shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -35,167 +38,6 @@ struct Facts {
     servers: Vec<ServerReason>,
     command: Option<CommandFailure>,
     source: Option<Arc<dyn StdError + Send + Sync>>,
-}
-
-/// Names the kind of fact an [`Error`] reports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// The connection string can't be read, or contradicts itself.
-    InvalidUri,
-    /// A host name or address can't be normalised.
-    InvalidHost,
-    /// An option has a value that can't be used, or two options contradict each other.
-    InvalidOption,
-    /// An argument of a call can't be used, such as a document above the server's limit.
-    InvalidArgument,
-    /// Something that the specifications know and mongolink does not serve.
-    Unsupported,
-    /// The name does not exist.
-    NoSuchName,
-    /// The name exists and has no address (or no SRV record).
-    NoAddresses,
-    /// The look-up failed: the DNS servers could not be reached, or refused.
-    DnsFailed,
-    /// A DNS answer breaks a rule of the seed-list specification.
-    DnsRule,
-    /// A socket could not be opened, or failed.
-    Io(std::io::ErrorKind),
-    /// The peer closed the connection.
-    Closed,
-    /// A timer ran out; [`Error::limit`] names it.
-    Timeout,
-    /// The certificate's issuer is not trusted.
-    CertificateUnknownIssuer,
-    /// The certificate is for another name.
-    CertificateName,
-    /// The certificate is expired or not yet valid.
-    CertificateExpired,
-    /// Another fault of the certificate.
-    Certificate,
-    /// TLS could not be negotiated; also what a peer that speaks no TLS gets.
-    Tls,
-    /// Bytes from the peer that are not the wire protocol, or not a possible reply.
-    Protocol,
-    /// The server's wire versions and mongolink's don't overlap.
-    Incompatible,
-    /// The server refused the credential, or failed to prove that it knows it.
-    Auth,
-    /// The pool was cleared while waiting for a connection, because of the error in the source.
-    PoolCleared,
-    /// The pool is closed.
-    PoolClosed,
-    /// Too many callers wait for a connection already.
-    TooManyWaiters,
-    /// No suitable server; [`Error::servers`] says why, server by server.
-    ServerSelection,
-    /// The connection was interrupted, because its server stopped answering checks.
-    Interrupted,
-    /// The server answered with an error; [`Error::command`] has it.
-    Command,
-    /// BSON could not be encoded or decoded.
-    Bson,
-    /// The client has been shut down, or its runtime has ended.
-    Shutdown,
-    /// A bug of this crate.
-    Internal,
-}
-
-/// Names where on its way something went wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[non_exhaustive]
-pub enum Stage {
-    /// Reading the connection string and options.
-    Uri,
-    /// Looking up SRV and TXT records.
-    Srv,
-    /// Looking up addresses.
-    Dns,
-    /// Opening a socket.
-    Tcp,
-    /// Negotiating TLS.
-    Tls,
-    /// The first exchange on a connection.
-    Hello,
-    /// Authentication.
-    Auth,
-    /// Choosing a server.
-    Selection,
-    /// Waiting for a connection of the pool.
-    Checkout,
-    /// Sending a command.
-    Write,
-    /// Waiting for a reply.
-    Read,
-    /// The server executed, and refused or failed.
-    Server,
-}
-
-/// Is the limit that an error ran into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limit {
-    /// The option or constant that sets it, such as `connectTimeoutMS`.
-    pub name: &'static str,
-    /// Its value.
-    pub value: LimitValue,
-}
-
-/// Is the value of a [`Limit`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum LimitValue {
-    /// A span of time.
-    Time(Duration),
-    /// A number of bytes.
-    Bytes(u64),
-    /// A number of things.
-    Count(u64),
-}
-
-/// Says why one server was not chosen.
-#[derive(Clone, Debug)]
-pub struct ServerReason {
-    /// The server.
-    pub host: HostKey,
-    /// Why it was not eligible.
-    pub reason: Ineligible,
-    /// The server's last error, if it had one.
-    pub error: Option<Error>,
-}
-
-/// Names why a server was not eligible.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Ineligible {
-    /// It has not been checked yet, or its last check failed.
-    Unknown,
-    /// It is of a type that can't serve the operation.
-    Type(&'static str),
-    /// Its tags match no tag set.
-    Tags,
-    /// It is further behind than `maxStalenessSeconds` allows.
-    TooStale,
-    /// It is slower than the latency window allows.
-    TooSlow,
-    /// Others were preferred after a failure on this one.
-    Deprioritized,
-    /// The custom selector left it out.
-    Selector,
-    /// It was eligible when last looked at.
-    Eligible,
-}
-
-/// Is an error reply of a server.
-#[derive(Clone, Debug)]
-pub struct CommandFailure {
-    /// The numeric code; 0 if the server sent none.
-    pub code: i32,
-    /// The code's name; empty if the server sent none.
-    pub code_name: String,
-    /// The server's message.
-    pub message: String,
-    /// The whole reply.
-    pub reply: RawDocumentBuf,
 }
 
 impl Error {
@@ -393,55 +235,6 @@ impl Error {
     }
 }
 
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let facts = &*self.0;
-        if let Some(stage) = facts.stage {
-            write!(f, "{stage}: ")?;
-        }
-        if let Some(host) = &facts.host {
-            write!(f, "{host}")?;
-            match &facts.address {
-                Some(address) if address.to_string() != host.canonical() => write!(f, " ({address}): ")?,
-                _ => f.write_str(": ")?,
-            }
-        } else if let Some(address) = &facts.address {
-            write!(f, "{address}: ")?;
-        }
-        f.write_str(&facts.message)?;
-        if let Some(elapsed) = facts.elapsed
-            && facts.kind != ErrorKind::Timeout
-        {
-            write!(f, ", after {}", Span(elapsed))?;
-        }
-        if let Some(limit) = facts.limit {
-            write!(f, " ({limit})")?;
-        }
-        for (index, cause) in facts.causes.iter().enumerate() {
-            write!(f, "{}{cause}", if index == 0 { ": " } else { "; " })?;
-        }
-        for (index, server) in facts.servers.iter().enumerate() {
-            write!(f, "{}{server}", if index == 0 { ": " } else { "; " })?;
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Error {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let facts = &*self.0;
-        let mut out = f.debug_struct("Error");
-        out.field("kind", &facts.kind).field("text", &self.to_string());
-        if !facts.labels.is_empty() {
-            out.field("labels", &facts.labels);
-        }
-        if let Some(source) = &facts.source {
-            out.field("source", source);
-        }
-        out.finish()
-    }
-}
-
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         let own = self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static));
@@ -452,75 +245,6 @@ impl StdError for Error {
 impl From<bson::error::Error> for Error {
     fn from(error: bson::error::Error) -> Self {
         Self::new(ErrorKind::Bson, error.to_string()).because(error)
-    }
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Uri => "uri",
-            Self::Srv => "srv",
-            Self::Dns => "dns",
-            Self::Tcp => "tcp",
-            Self::Tls => "tls",
-            Self::Hello => "hello",
-            Self::Auth => "auth",
-            Self::Selection => "selection",
-            Self::Checkout => "checkout",
-            Self::Write => "write",
-            Self::Read => "read",
-            Self::Server => "server",
-        })
-    }
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.value {
-            LimitValue::Time(span) => write!(f, "limit {} of {}", self.name, Span(span)),
-            LimitValue::Bytes(bytes) => write!(f, "limit {} of {bytes} bytes", self.name),
-            LimitValue::Count(count) => write!(f, "limit {} of {count}", self.name),
-        }
-    }
-}
-
-impl fmt::Display for ServerReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.host, self.reason)?;
-        match &self.error {
-            Some(error) => write!(f, " [{error}]"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl fmt::Display for Ineligible {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown => f.write_str("is not reachable"),
-            Self::Type(name) => write!(f, "is {name}"),
-            Self::Tags => f.write_str("has other tags"),
-            Self::TooStale => f.write_str("is staler than maxStalenessSeconds"),
-            Self::TooSlow => f.write_str("is outside localThresholdMS"),
-            Self::Deprioritized => f.write_str("has just failed"),
-            Self::Selector => f.write_str("was left out by the selector"),
-            Self::Eligible => f.write_str("is eligible"),
-        }
-    }
-}
-
-/// Prints a duration in milliseconds below ten seconds, in seconds above.
-pub(crate) struct Span(pub(crate) Duration);
-
-impl fmt::Display for Span {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.0 < Duration::from_millis(10) {
-            write!(f, "{:.1} ms", self.0.as_secs_f64() * 1e3)
-        } else if self.0 < Duration::from_secs(10) {
-            write!(f, "{} ms", self.0.as_millis())
-        } else {
-            write!(f, "{:.1} s", self.0.as_secs_f64())
-        }
     }
 }
 

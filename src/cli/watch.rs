@@ -53,7 +53,14 @@ pub(super) async fn follow(client: &Client, shape: Shape, began: Instant) -> Res
 impl Shape {
     pub(super) fn show(self, topology: &TopologyDescription, elapsed: Duration) -> String {
         match self {
-            Self::Text => format!("{:>9.3} s  {}", elapsed.as_secs_f64(), printable(&topology.to_string()).replace('\n', " ")),
+            Self::Text => {
+                let mut text = topology.to_string();
+                for (index, reason) in topology.left_out().iter().enumerate() {
+                    text.push_str(if index == 0 { "; left out: " } else { ", " });
+                    text.push_str(&reason.to_string());
+                }
+                format!("{:>9.3} s  {}", elapsed.as_secs_f64(), printable(&text).replace('\n', " "))
+            }
             Self::Json => {
                 let object: Value =
                     json!({ "elapsed_ms": millis(elapsed), "topology": topology_json(topology), "servers": servers_json(topology) });

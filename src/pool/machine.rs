@@ -1,27 +1,14 @@
 //! What does the pool do on each fact?
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::action::{Action, Checkout, Health, PoolConfig};
 use super::event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
 use super::slots::{Lease, Lent, Opening, Slot, Slots};
-use crate::error::{Error, ErrorKind, LimitValue, Stage};
+use super::waiters::{Waiter, WaiterId, Waiters};
+use crate::error::{Error, ErrorKind, LimitValue, Span, Stage};
 use crate::op::deadline::Deadline;
-
-/// Sets the limits of a pool.
-#[derive(Clone, Debug)]
-pub struct PoolConfig {
-    /// `maxPoolSize`; `None` for no limit.
-    pub max_size: Option<u32>,
-    /// `minPoolSize`.
-    pub min_size: u32,
-    /// `maxConnecting`.
-    pub max_connecting: u32,
-    /// `maxIdleTimeMS`; `None` for no limit.
-    pub max_idle_time: Option<Duration>,
-    /// By when an opening connection is given up at the latest, should its own timers fail; `None` for never.
-    pub open_timeout: Option<Duration>,
-}
 
 /// Holds the rules of one server's pool; `C` is the connection itself.
 ///
@@ -37,10 +24,7 @@ pub struct Pool<C> {
     generation: u64,
     next_id: u64,
     slots: Slots<C>,
-    /// By number of arrival: first come, first served.
-    waiters: BTreeMap<WaiterId, Waiter>,
-    waiter_deadlines: BTreeSet<(Instant, WaiterId)>,
-    next_waiter: u64,
+    waiters: Waiters,
     /// No connection is opened for `minPoolSize` before this moment, after one has failed.
     refill_at: Option<Instant>,
     actions: VecDeque<Action<C>>,
@@ -55,70 +39,6 @@ enum State {
     Paused { cause: Option<Error> },
     Ready,
     Closed,
-}
-
-#[derive(Debug)]
-struct Waiter {
-    since: Instant,
-    deadline: Option<Deadline>,
-}
-
-/// Names one waiting caller; grows with the order of arrival.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct WaiterId(pub u64);
-
-/// Is the answer to somebody who asks for a connection.
-#[derive(Debug)]
-pub enum Checkout<C> {
-    /// Here it is.
-    Lent {
-        /// Its name in the pool.
-        lease: Lease,
-        /// The connection.
-        connection: C,
-        /// It has been idle so long that it should be looked at first; if it is dead, `handle_dead_on_look` takes this
-        /// place in the queue.
-        look: Option<WaiterId>,
-    },
-    /// None is free; an action will tell this waiter.
-    Waiting(WaiterId),
-    /// None will be.
-    Refused(Error),
-}
-
-/// Is a wish of the pool.
-#[derive(Debug)]
-pub enum Action<C> {
-    /// Open a connection, and say how it went with `handle_opened` or `handle_open_failed`.
-    Open(Lease),
-    /// Close a connection.
-    Close(Lease, C),
-    /// Give a connection to a waiter.
-    Deliver {
-        /// Who gets it.
-        waiter: WaiterId,
-        /// Its name in the pool.
-        lease: Lease,
-        /// The connection.
-        connection: C,
-    },
-    /// Tell a waiter that there will be none.
-    Refuse(WaiterId, Error),
-    /// Make whoever opens, uses or drains this connection stop, with this error.
-    Interrupt(Lease, Error),
-    /// Read and drop the reply that is outstanding; then `handle_checkin`.
-    Drain(Lease, C),
-}
-
-/// Says in which state a connection comes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// Nothing is outstanding.
-    Good,
-    /// A command was abandoned: its reply is still to come.
-    ReplyOutstanding,
-    /// It can't be used any more.
-    Broken,
 }
 
 /// A connection that was idle longer than this is looked at before it is lent.
@@ -142,9 +62,7 @@ impl<C> Pool<C> {
             generation: 0,
             next_id: 1,
             slots: Slots::new(),
-            waiters: BTreeMap::new(),
-            waiter_deadlines: BTreeSet::new(),
-            next_waiter: 0,
+            waiters: Waiters::default(),
             refill_at: None,
             actions: VecDeque::new(),
             events: VecDeque::new(),
@@ -162,13 +80,8 @@ impl<C> Pool<C> {
     /// Somebody asks for a connection.
     pub fn handle_checkout(&mut self, deadline: Option<Deadline>, now: Instant) -> Checkout<C> {
         self.event(|| PoolEvent::CheckOutStarted);
-        match &self.state {
-            State::Ready => {}
-            State::Paused { cause } => {
-                let error = cleared(cause.as_ref());
-                return Checkout::Refused(self.checkout_failed(error, CheckOutFailure::ConnectionError, Duration::ZERO));
-            }
-            State::Closed => return Checkout::Refused(self.checkout_failed(closed(), CheckOutFailure::PoolClosed, Duration::ZERO)),
+        if let Some(refusal) = self.refusal() {
+            return Checkout::Refused(refusal);
         }
         if self.waiters.is_empty()
             && let Some((lease, connection, since)) = self.take_usable(now)
@@ -181,8 +94,8 @@ impl<C> Pool<C> {
                 .against("WAITERS_MAX", LimitValue::Count(WAITERS_MAX as u64));
             return Checkout::Refused(self.checkout_failed(error, CheckOutFailure::ConnectionError, Duration::ZERO));
         }
-        let waiter = self.next_ticket();
-        self.enqueue(waiter, Waiter { since: now, deadline });
+        let waiter = self.waiters.ticket();
+        self.waiters.insert(waiter, Waiter { since: now, deadline });
         self.fill(now);
         Checkout::Waiting(waiter)
     }
@@ -193,25 +106,20 @@ impl<C> Pool<C> {
     pub fn handle_dead_on_look(&mut self, lease: Lease, connection: C, ticket: WaiterId, deadline: Option<Deadline>, now: Instant) -> Checkout<C> {
         self.release(lease);
         self.close(lease, connection, CloseReason::Error);
-        match &self.state {
-            State::Ready => {}
-            State::Paused { cause } => {
-                let error = cleared(cause.as_ref());
-                return Checkout::Refused(self.checkout_failed(error, CheckOutFailure::ConnectionError, Duration::ZERO));
-            }
-            State::Closed => return Checkout::Refused(self.checkout_failed(closed(), CheckOutFailure::PoolClosed, Duration::ZERO)),
+        if let Some(refusal) = self.refusal() {
+            return Checkout::Refused(refusal);
         }
         if let Some((lease, connection, since)) = self.take_usable(now) {
             return self.lend(lease, connection, now.saturating_duration_since(since));
         }
-        self.enqueue(ticket, Waiter { since: now, deadline });
+        self.waiters.insert(ticket, Waiter { since: now, deadline });
         self.fill(now);
         Checkout::Waiting(ticket)
     }
 
     /// A waiter went away.
     pub fn handle_cancel(&mut self, waiter: WaiterId, now: Instant) {
-        if let Some(gone) = self.dequeue(waiter) {
+        if let Some(gone) = self.waiters.remove(waiter) {
             let error = Error::new(ErrorKind::Timeout, "the caller went away").at(Stage::Checkout);
             self.checkout_failed(error, CheckOutFailure::Timeout, now.saturating_duration_since(gone.since));
         }
@@ -248,7 +156,7 @@ impl<C> Pool<C> {
             return;
         }
         self.refill_at = Some(now + REFILL_PAUSE);
-        if let Some(waiter) = self.waiters.keys().next().copied() {
+        if let Some(waiter) = self.waiters.first() {
             self.refuse(waiter, error.clone(), CheckOutFailure::ConnectionError, now);
         }
     }
@@ -308,7 +216,7 @@ impl<C> Pool<C> {
             self.event(|| PoolEvent::PoolCleared { interrupt_in_use, cause });
         }
         let error = cleared(Some(cause));
-        for waiter in self.waiters.keys().copied().collect::<Vec<_>>() {
+        for waiter in self.waiters.all() {
             self.refuse(waiter, error.clone(), CheckOutFailure::ConnectionError, now);
         }
         self.close_idle(CloseReason::Stale);
@@ -336,7 +244,7 @@ impl<C> Pool<C> {
             return;
         }
         self.state = State::Closed;
-        for waiter in self.waiters.keys().copied().collect::<Vec<_>>() {
+        for waiter in self.waiters.all() {
             self.refuse(waiter, closed(), CheckOutFailure::PoolClosed, now);
         }
         self.close_idle(CloseReason::PoolClosed);
@@ -348,22 +256,9 @@ impl<C> Pool<C> {
 
     /// Does what time asks for.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some((at, waiter)) = self.waiter_deadlines.first().copied()
-            && at <= now
-        {
-            let deadline = self.waiters.get(&waiter).and_then(|waiter| waiter.deadline);
-            let error = match deadline {
-                Some(deadline) => deadline.error(Stage::Checkout, now),
-                None => Error::new(ErrorKind::Internal, "a waiter without a deadline has timed out"),
-            };
-            let stats = self.stats();
-            let text = format!("{}: of {} connections {} are in use, {} opening, {} waiting for late replies; {} callers wait", error.message(), stats.total(), stats.in_use, stats.opening, stats.draining, stats.waiting);
-            let told = Error::new(ErrorKind::Timeout, text).at(Stage::Checkout);
-            let told = match error.limit() {
-                Some(limit) => told.after(error.elapsed().unwrap_or_default()).against(limit.name, limit.value),
-                None => told,
-            };
-            self.refuse(waiter, told, CheckOutFailure::Timeout, now);
+        while let Some((waiter, deadline)) = self.waiters.late(now) {
+            let error = self.waited_too_long(deadline, now);
+            self.refuse(waiter, error, CheckOutFailure::Timeout, now);
         }
         if let Some(limit) = self.config.max_idle_time {
             while self.slots.oldest_since().is_some_and(|since| since + limit <= now) {
@@ -399,7 +294,7 @@ impl<C> Pool<C> {
 
     /// Says when `handle_timeout` is due, and for what.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let waiter = self.waiter_deadlines.first().map(|(at, _)| (*at, "waitQueueTimeoutMS"));
+        let waiter = self.waiters.next_deadline().map(|at| (at, "waitQueueTimeoutMS"));
         let idle = self.config.max_idle_time.and_then(|limit| Some((self.slots.oldest_since()? + limit, "maxIdleTimeMS")));
         let refill = self.refill_at.filter(|_| self.below_min()).map(|at| (at, "minPoolSize"));
         let slots = self.slots.iter().filter_map(|(_, slot)| match slot {
@@ -426,10 +321,23 @@ impl<C> Pool<C> {
         }
     }
 
+    /// Says what the connections were doing meanwhile (CMAP, "WaitQueueTimeoutError").
+    fn waited_too_long(&self, deadline: Deadline, now: Instant) -> Error {
+        let PoolStats { in_use, opening, draining, waiting, .. } = self.stats();
+        let elapsed = now.saturating_duration_since(deadline.since);
+        let text = format!(
+            "timed out after {}: of {} connections {in_use} are in use, {opening} opening, {draining} waiting for late replies; {waiting} callers wait",
+            Span(elapsed),
+            self.slots.total(),
+        );
+        let limit = LimitValue::Time(deadline.limit);
+        Error::new(ErrorKind::Timeout, text).at(Stage::Checkout).after(elapsed).against(deadline.name, limit)
+    }
+
     /// Gives a connection that is good to the first waiter, or lets it rest.
     fn settle(&mut self, lease: Lease, connection: C, now: Instant) {
-        let first = self.waiters.keys().next().copied();
-        match first.and_then(|waiter| Some((waiter, self.dequeue(waiter)?))) {
+        let first = self.waiters.first();
+        match first.and_then(|waiter| Some((waiter, self.waiters.remove(waiter)?))) {
             Some((waiter, asked)) => {
                 self.slots.lend(lease);
                 let duration = now.saturating_duration_since(asked.since);
@@ -443,13 +351,18 @@ impl<C> Pool<C> {
     fn lend(&mut self, lease: Lease, connection: C, idle: Duration) -> Checkout<C> {
         self.slots.lend(lease);
         self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration: Duration::ZERO });
-        let look = (idle > LOOK_AFTER).then(|| self.next_ticket());
+        let look = (idle > LOOK_AFTER).then(|| self.waiters.ticket());
         Checkout::Lent { lease, connection, look }
     }
 
-    fn next_ticket(&mut self) -> WaiterId {
-        self.next_waiter += 1;
-        WaiterId(self.next_waiter - 1)
+    /// Refuses whoever asks a pool that lends nothing.
+    fn refusal(&mut self) -> Option<Error> {
+        let (error, reason) = match &self.state {
+            State::Ready => return None,
+            State::Paused { cause } => (cleared(cause.as_ref()), CheckOutFailure::ConnectionError),
+            State::Closed => (closed(), CheckOutFailure::PoolClosed),
+        };
+        Some(self.checkout_failed(error, reason, Duration::ZERO))
     }
 
     fn release(&mut self, lease: Lease) {
@@ -519,23 +432,8 @@ impl<C> Pool<C> {
         self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason });
     }
 
-    fn enqueue(&mut self, id: WaiterId, waiter: Waiter) {
-        if let Some(deadline) = waiter.deadline {
-            self.waiter_deadlines.insert((deadline.at, id));
-        }
-        self.waiters.insert(id, waiter);
-    }
-
-    fn dequeue(&mut self, id: WaiterId) -> Option<Waiter> {
-        let waiter = self.waiters.remove(&id)?;
-        if let Some(deadline) = waiter.deadline {
-            self.waiter_deadlines.remove(&(deadline.at, id));
-        }
-        Some(waiter)
-    }
-
     fn refuse(&mut self, id: WaiterId, error: Error, reason: CheckOutFailure, now: Instant) {
-        if let Some(waiter) = self.dequeue(id) {
+        if let Some(waiter) = self.waiters.remove(id) {
             let error = self.checkout_failed(error, reason, now.saturating_duration_since(waiter.since));
             self.actions.push_back(Action::Refuse(id, error));
         }

@@ -4,13 +4,17 @@
 //! wishes. Its payload `C` is the connection itself. How a connection is opened, looked at or drained is not decided
 //! here, nor what an error means for the server (`topology::fault`).
 
+mod action;
 mod event;
 mod machine;
 mod slots;
+mod waiters;
 
+pub use action::{Action, Checkout, Health, PoolConfig};
 pub use event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
-pub use machine::{Action, Checkout, Health, Pool, PoolConfig, WaiterId};
+pub use machine::Pool;
 pub use slots::Lease;
+pub use waiters::WaiterId;
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,305 @@
+//! How does `doctor` examine a deployment?
+//!
+//! Through the library's own path, in one future: the topology is watched, and every seed and every member that turns up is
+//! probed, all at once; at the end a ping goes out as an application's would. What is shown of it is decided in `report`
+//! (which also documents the JSON object), what is advised in `advice`.
+
+use std::io;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bson::rawdoc;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+
+use super::advice::{Findings, advise};
+use super::args::DoctorArguments;
+use super::output::{Output, Paint, complain, is_watched};
+use super::report::{Outcome, Report, StageLine, failed_probe};
+use super::{Failure, builder, goodbye, is_misuse, since, within};
+use crate::client::{Client, Probe};
+use crate::error::{Error, ErrorKind, LimitValue, Stage};
+use crate::host::HostKey;
+use crate::io::clock;
+use crate::io::sandbox::Sandbox;
+use crate::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
+use crate::uri::ConnectionString;
+
+/// How long a replica set without primary is given to elect one.
+const ELECTION_GRACE: Duration = Duration::from_secs(5);
+
+/// The most that is kept of the time for the last ping.
+const PING_RESERVE: Duration = Duration::from_secs(1);
+
+/// Who logs in to the embedded sandbox, so that the examination shows every stage that needs no certificates.
+const SANDBOX_USER: (&str, &str) = ("doctor", "kept out of sight");
+
+/// Examines a deployment, prints the report, and says by the exit code whether it is usable.
+pub(super) async fn doctor(arguments: DoctorArguments) -> Result<ExitCode, Failure> {
+    let (uri, sandbox) = match &arguments.uri {
+        Some(uri) => (uri.clone(), None),
+        None => {
+            let (user, password) = SANDBOX_USER;
+            let started = Sandbox::builder().members(3).user(user, password).start().await;
+            let sandbox = started.map_err(|error| Failure::Failed(format!("the embedded sandbox can't start: {error}")))?;
+            (sandbox.uri(), Some(sandbox))
+        }
+    };
+    let report = examine(&uri, &arguments).await;
+    if let Some(sandbox) = sandbox {
+        sandbox.shutdown().await;
+    }
+    let shown = if arguments.json {
+        show(&format!("{:#}\n", report.to_json()))
+    } else if report.misuse().is_none() {
+        show(&report.to_text(Paint::for_output()))
+    } else {
+        Ok(())
+    };
+    if let Some(error) = report.misuse() {
+        return Err(Failure::Usage(error.to_string()));
+    }
+    // Whoever went away without reading the report may still look at the exit code.
+    shown.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })?;
+    Ok(report.outcome.exit_code())
+}
+
+fn show(text: &str) -> io::Result<()> {
+    let mut output = Output::new();
+    output.text(text)?;
+    output.flush()
+}
+
+/// Examines a deployment.
+pub(super) async fn examine(uri: &str, arguments: &DoctorArguments) -> Report {
+    let began = clock::now();
+    let mut report = Report::new(ConnectionString::parse(uri).ok().map(|read| read.to_string()));
+    let prepared = prepare(uri, arguments);
+    report.start.push(StageLine::new(Stage::Uri, since(began), prepared.as_ref().err().cloned()));
+    let Ok(client) = prepared else {
+        report.outcome = Outcome::Misused;
+        return report;
+    };
+    report.options = Some(client.options().clone());
+    report.warnings = client.warnings().iter().map(ToString::to_string).collect();
+    let mut examination = Examination { client, began, limit: arguments.timeout, watched: is_watched(), seeds: Vec::new(), report };
+    examination.run().await;
+    goodbye(&examination.client).await;
+    examination.conclude()
+}
+
+/// Makes the client, with limits that let three stages of a host end within the time there is.
+fn prepare(uri: &str, arguments: &DoctorArguments) -> Result<Client, Error> {
+    let share = arguments.timeout.mul_f64(0.3);
+    let least = |given: Option<Duration>| Some(given.map_or(share, |given| given.min(share)));
+    builder(uri, &arguments.overrides.resolve)?
+        .options(|options| {
+            options.connect_timeout = least(options.connect_timeout_or_default());
+            options.dns_timeout = least(Some(options.dns_timeout_or_default()));
+        })
+        .build()
+}
+
+/// Is an examination under way.
+struct Examination {
+    client: Client,
+    began: Instant,
+    limit: Duration,
+    /// Whether somebody watches the progress.
+    watched: bool,
+    seeds: Vec<HostKey>,
+    report: Report,
+}
+
+/// Says how far the topology has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// A server has not been checked yet.
+    Checking,
+    /// A server takes writes.
+    Writable,
+    /// A replica set answers, and has no primary.
+    Leaderless,
+    /// None takes writes, and waiting won't change that.
+    Hopeless,
+}
+
+impl Examination {
+    async fn run(&mut self) {
+        let began = clock::now();
+        let started = within(self.deadline(), self.client.watch_topology()).await;
+        let srv = self.client.options().srv.clone();
+        let (started, stage) = match started {
+            Some(started) => (started, if srv.is_some() { Stage::Srv } else { Stage::Tls }),
+            None => (Err(self.cut_short()), Stage::Srv),
+        };
+        let error = started.as_ref().err().cloned();
+        if srv.is_some() || error.is_some() {
+            let stage = error.as_ref().and_then(Error::stage).unwrap_or(stage);
+            self.report.start.push(StageLine { host: srv, ..StageLine::new(stage, since(began), error.clone()) });
+        }
+        let Ok(mut watch) = started else {
+            // Certificate files are arguments; whatever else fails here is the deployment's, or the network's.
+            if error.is_some_and(|error| is_misuse(&error) && error.stage() == Some(Stage::Tls)) {
+                self.report.outcome = Outcome::Misused;
+            }
+            return;
+        };
+        let mut topology = self.client.topology();
+        let configured = self.client.options().hosts.clone();
+        self.seeds = if configured.is_empty() { hosts(&topology) } else { configured };
+        let mut found = self.seeds.clone();
+        let mut probes: FuturesUnordered<_> = found.iter().cloned().map(|host| probe(self.client.clone(), host)).collect();
+        let mut settled_at = None;
+        let mut grace = None;
+        loop {
+            for host in hosts(&topology).into_iter().filter(|host| !found.contains(host)).collect::<Vec<_>>() {
+                self.tell(&format!("found {host}"));
+                probes.push(probe(self.client.clone(), host.clone()));
+                found.push(host);
+            }
+            let standing = standing(&topology);
+            if standing == Standing::Writable {
+                settled_at.get_or_insert_with(clock::now);
+            }
+            match standing {
+                Standing::Writable | Standing::Hopeless if probes.is_empty() => break,
+                Standing::Leaderless => _ = grace.get_or_insert_with(|| clock::now() + ELECTION_GRACE),
+                Standing::Checking | Standing::Writable | Standing::Hopeless => {}
+            }
+            let patience = if standing == Standing::Leaderless && probes.is_empty() { grace } else { None };
+            let until = patience.map_or_else(|| self.probing_deadline(), |grace| grace.min(self.probing_deadline()));
+            tokio::select! {
+                biased;
+                Some(probe) = probes.next(), if !probes.is_empty() => self.take(probe),
+                next = watch.next() => match next {
+                    Some(next) => topology = next,
+                    None => break,
+                },
+                () = clock::sleep_until(Some(until)) => break,
+            }
+        }
+        drop(probes);
+        self.account_for(&found);
+        self.judge(&topology, settled_at.map_or_else(|| since(began), |at: Instant| at.saturating_duration_since(began)));
+        self.ping(&topology).await;
+    }
+
+    /// Takes the report of a probe that has ended.
+    fn take(&mut self, probe: Probe) {
+        match &probe.error {
+            Some(error) => self.tell(&error.to_string()),
+            None => self.tell(&format!("{} answers", probe.host)),
+        }
+        self.report.probes.push(probe);
+    }
+
+    /// Reports the probes that did not end, and puts all in the order of discovery.
+    fn account_for(&mut self, found: &[HostKey]) {
+        for host in found {
+            if !self.report.probes.iter().any(|probe| probe.host == *host) {
+                self.report.probes.push(failed_probe(host.clone(), self.cut_short().on(host)));
+            }
+        }
+        self.report.probes.sort_by_key(|probe| found.iter().position(|host| *host == probe.host));
+    }
+
+    /// Says what the topology came to.
+    fn judge(&mut self, topology: &Arc<TopologyDescription>, elapsed: Duration) {
+        let error = match topology.compatibility_error() {
+            Some(error) => Some(error.clone()),
+            None if writable(topology).is_none() => {
+                Some(Error::new(ErrorKind::ServerSelection, format!("{}: no server is known that takes writes", topology.kind().name())))
+            }
+            None => None,
+        };
+        self.report.topology = Some((Arc::clone(topology), StageLine::new("topology", elapsed, error)));
+    }
+
+    /// Sends a ping as an application would.
+    async fn ping(&mut self, topology: &TopologyDescription) {
+        let began = clock::now();
+        if writable(topology).is_none() {
+            let error = Error::new(ErrorKind::ServerSelection, "not sent: no primary, standalone or mongos is known");
+            self.report.ping = Some(StageLine::new("ping", Duration::ZERO, Some(error)));
+            return;
+        }
+        let left = self.deadline().saturating_duration_since(began);
+        let answer = self.client.database("admin").run_command(rawdoc! { "ping": 1 }).raw().timeout(left).await;
+        let line = StageLine::new("ping", since(began), answer.as_ref().err().cloned());
+        let host = match &answer {
+            Ok(reply) => Some(reply.host()),
+            Err(error) => error.host(),
+        };
+        self.report.ping = Some(StageLine { host: host.map(ToString::to_string), ..line });
+        if answer.is_ok() {
+            self.report.outcome = Outcome::Usable;
+        }
+    }
+
+    fn conclude(mut self) -> Report {
+        let options = self.client.options();
+        let findings = Findings {
+            options,
+            seeds: &self.seeds,
+            start: self.report.start.iter().find_map(|line| line.error.as_ref()),
+            topology: self.report.topology.as_ref().map(|(topology, _)| &**topology),
+            probes: &self.report.probes,
+            ping: self.report.ping.as_ref().and_then(|ping| ping.error.as_ref()),
+        };
+        self.report.advice = advise(&findings);
+        self.report
+    }
+
+    fn deadline(&self) -> Instant {
+        self.began + self.limit
+    }
+
+    fn probing_deadline(&self) -> Instant {
+        self.began + self.limit.saturating_sub(PING_RESERVE.min(self.limit / 5))
+    }
+
+    /// Makes the error of what the end of the examination cut short.
+    fn cut_short(&self) -> Error {
+        let elapsed = since(self.began);
+        Error::new(ErrorKind::Timeout, "not done when the time was up").after(elapsed).against("--timeout", LimitValue::Time(self.limit))
+    }
+
+    fn tell(&self, text: &str) {
+        if self.watched {
+            complain(&format!("{:>9.3} s  {text}", since(self.began).as_secs_f64()));
+        }
+    }
+}
+
+async fn probe(client: Client, host: HostKey) -> Probe {
+    let outcome = client.probe(&host).await;
+    outcome.unwrap_or_else(|error| failed_probe(host, error))
+}
+
+/// Lists the hosts of a topology, those that were left out among them.
+fn hosts(topology: &TopologyDescription) -> Vec<HostKey> {
+    let left_out = topology.left_out().iter().map(|reason| &reason.host);
+    topology.servers().iter().map(|server| &server.host).chain(left_out).cloned().collect()
+}
+
+/// Finds a server that takes writes.
+fn writable(topology: &TopologyDescription) -> Option<&Arc<ServerDescription>> {
+    let kinds = [ServerType::RsPrimary, ServerType::Standalone, ServerType::Mongos, ServerType::LoadBalancer];
+    topology.servers().iter().find(|server| kinds.contains(&server.kind))
+}
+
+/// Says how far a topology has come.
+pub(super) fn standing(topology: &TopologyDescription) -> Standing {
+    let servers = topology.servers();
+    if servers.iter().any(|server| !server.is_known() && server.error.is_none()) {
+        Standing::Checking
+    } else if writable(topology).is_some() {
+        Standing::Writable
+    } else if topology.kind() != TopologyType::Single && servers.iter().any(|server| server.is_known()) {
+        Standing::Leaderless
+    } else {
+        Standing::Hopeless
+    }
+}

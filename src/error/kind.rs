@@ -1,0 +1,169 @@
+//! Of which kinds are errors, and which facts go with them?
+
+use std::time::Duration;
+
+use bson::RawDocumentBuf;
+
+use super::Error;
+use crate::host::HostKey;
+
+/// Names the kind of fact an [`Error`] reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The connection string can't be read, or contradicts itself.
+    InvalidUri,
+    /// A host name or address can't be normalised.
+    InvalidHost,
+    /// An option has a value that can't be used, or two options contradict each other.
+    InvalidOption,
+    /// An argument of a call can't be used, such as a document above the server's limit.
+    InvalidArgument,
+    /// Something that the specifications know and mongolink does not serve.
+    Unsupported,
+    /// The name does not exist.
+    NoSuchName,
+    /// The name exists and has no address (or no SRV record).
+    NoAddresses,
+    /// The look-up failed: the DNS servers could not be reached, or refused.
+    DnsFailed,
+    /// A DNS answer breaks a rule of the seed-list specification.
+    DnsRule,
+    /// A socket could not be opened, or failed.
+    Io(std::io::ErrorKind),
+    /// The peer closed the connection.
+    Closed,
+    /// A timer ran out; [`Error::limit`] names it.
+    Timeout,
+    /// The certificate's issuer is not trusted.
+    CertificateUnknownIssuer,
+    /// The certificate is for another name.
+    CertificateName,
+    /// The certificate is expired or not yet valid.
+    CertificateExpired,
+    /// Another fault of the certificate.
+    Certificate,
+    /// TLS could not be negotiated; also what a peer that speaks no TLS gets.
+    Tls,
+    /// Bytes from the peer that are not the wire protocol, or not a possible reply.
+    Protocol,
+    /// The server's wire versions and mongolink's don't overlap.
+    Incompatible,
+    /// The server refused the credential, or failed to prove that it knows it.
+    Auth,
+    /// The pool was cleared while waiting for a connection, because of the error in the source.
+    PoolCleared,
+    /// The pool is closed.
+    PoolClosed,
+    /// Too many callers wait for a connection already.
+    TooManyWaiters,
+    /// No suitable server; [`Error::servers`] says why, server by server.
+    ServerSelection,
+    /// The connection was interrupted, because its server stopped answering checks.
+    Interrupted,
+    /// The server answered with an error; [`Error::command`] has it.
+    Command,
+    /// BSON could not be encoded or decoded.
+    Bson,
+    /// The client has been shut down, or its runtime has ended.
+    Shutdown,
+    /// A bug of this crate.
+    Internal,
+}
+
+/// Names where on its way something went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Stage {
+    /// Reading the connection string and options.
+    Uri,
+    /// Looking up SRV and TXT records.
+    Srv,
+    /// Looking up addresses.
+    Dns,
+    /// Opening a socket.
+    Tcp,
+    /// Negotiating TLS.
+    Tls,
+    /// The first exchange on a connection.
+    Hello,
+    /// Authentication.
+    Auth,
+    /// Choosing a server.
+    Selection,
+    /// Waiting for a connection of the pool.
+    Checkout,
+    /// Sending a command.
+    Write,
+    /// Waiting for a reply.
+    Read,
+    /// The server executed, and refused or failed.
+    Server,
+}
+
+/// Is the limit that an error ran into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// The option or constant that sets it, such as `connectTimeoutMS`.
+    pub name: &'static str,
+    /// Its value.
+    pub value: LimitValue,
+}
+
+/// Is the value of a [`Limit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LimitValue {
+    /// A span of time.
+    Time(Duration),
+    /// A number of bytes.
+    Bytes(u64),
+    /// A number of things.
+    Count(u64),
+}
+
+/// Says why one server was not chosen.
+#[derive(Clone, Debug)]
+pub struct ServerReason {
+    /// The server.
+    pub host: HostKey,
+    /// Why it was not eligible.
+    pub reason: Ineligible,
+    /// The server's last error, if it had one.
+    pub error: Option<Error>,
+}
+
+/// Names why a server was not eligible.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ineligible {
+    /// It has not been checked yet, or its last check failed.
+    Unknown,
+    /// It is of a type that can't serve the operation.
+    Type(&'static str),
+    /// Its tags match no tag set.
+    Tags,
+    /// It is further behind than `maxStalenessSeconds` allows.
+    TooStale,
+    /// It is slower than the latency window allows.
+    TooSlow,
+    /// Others were preferred after a failure on this one.
+    Deprioritized,
+    /// The custom selector left it out.
+    Selector,
+    /// It was eligible when last looked at.
+    Eligible,
+}
+
+/// Is an error reply of a server.
+#[derive(Clone, Debug)]
+pub struct CommandFailure {
+    /// The numeric code; 0 if the server sent none.
+    pub code: i32,
+    /// The code's name; empty if the server sent none.
+    pub code_name: String,
+    /// The server's message.
+    pub message: String,
+    /// The whole reply.
+    pub reply: RawDocumentBuf,
+}

@@ -1,0 +1,76 @@
+//! What is a pool told, and what does it wish?
+
+use std::time::Duration;
+
+use super::slots::Lease;
+use super::waiters::WaiterId;
+use crate::error::Error;
+
+/// Sets the limits of a pool.
+#[derive(Clone, Debug)]
+pub struct PoolConfig {
+    /// `maxPoolSize`; `None` for no limit.
+    pub max_size: Option<u32>,
+    /// `minPoolSize`.
+    pub min_size: u32,
+    /// `maxConnecting`.
+    pub max_connecting: u32,
+    /// `maxIdleTimeMS`; `None` for no limit.
+    pub max_idle_time: Option<Duration>,
+    /// By when an opening connection is given up at the latest, should its own timers fail; `None` for never.
+    pub open_timeout: Option<Duration>,
+}
+
+/// Is the answer to somebody who asks for a connection.
+#[derive(Debug)]
+pub enum Checkout<C> {
+    /// Here it is.
+    Lent {
+        /// Its name in the pool.
+        lease: Lease,
+        /// The connection.
+        connection: C,
+        /// It has been idle so long that it should be looked at first; if it is dead, `handle_dead_on_look` takes this
+        /// place in the queue.
+        look: Option<WaiterId>,
+    },
+    /// None is free; an action will tell this waiter.
+    Waiting(WaiterId),
+    /// None will be.
+    Refused(Error),
+}
+
+/// Is a wish of the pool.
+#[derive(Debug)]
+pub enum Action<C> {
+    /// Open a connection, and say how it went with `handle_opened` or `handle_open_failed`.
+    Open(Lease),
+    /// Close a connection.
+    Close(Lease, C),
+    /// Give a connection to a waiter.
+    Deliver {
+        /// Who gets it.
+        waiter: WaiterId,
+        /// Its name in the pool.
+        lease: Lease,
+        /// The connection.
+        connection: C,
+    },
+    /// Tell a waiter that there will be none.
+    Refuse(WaiterId, Error),
+    /// Make whoever opens, uses or drains this connection stop, with this error.
+    Interrupt(Lease, Error),
+    /// Read and drop the reply that is outstanding; then `handle_checkin`.
+    Drain(Lease, C),
+}
+
+/// Says in which state a connection comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Nothing is outstanding.
+    Good,
+    /// A command was abandoned: its reply is still to come.
+    ReplyOutstanding,
+    /// It can't be used any more.
+    Broken,
+}

@@ -1,0 +1,75 @@
+//! Who waits for a connection, and until when?
+//!
+//! First come, first served: a caller's ticket is its place in the queue.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use crate::op::deadline::Deadline;
+
+/// Names one waiting caller; grows with the order of arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WaiterId(pub u64);
+
+#[derive(Debug)]
+pub(super) struct Waiter {
+    pub(super) since: Instant,
+    pub(super) deadline: Option<Deadline>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Waiters {
+    queue: BTreeMap<WaiterId, Waiter>,
+    deadlines: BTreeSet<(Instant, WaiterId)>,
+    next: u64,
+}
+
+impl Waiters {
+    /// Gives out the next place in the queue.
+    pub(super) fn ticket(&mut self) -> WaiterId {
+        self.next += 1;
+        WaiterId(self.next - 1)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    pub(super) fn first(&self) -> Option<WaiterId> {
+        self.queue.keys().next().copied()
+    }
+
+    pub(super) fn all(&self) -> Vec<WaiterId> {
+        self.queue.keys().copied().collect()
+    }
+
+    pub(super) fn insert(&mut self, id: WaiterId, waiter: Waiter) {
+        if let Some(deadline) = waiter.deadline {
+            self.deadlines.insert((deadline.at, id));
+        }
+        self.queue.insert(id, waiter);
+    }
+
+    pub(super) fn remove(&mut self, id: WaiterId) -> Option<Waiter> {
+        let waiter = self.queue.remove(&id)?;
+        if let Some(deadline) = waiter.deadline {
+            self.deadlines.remove(&(deadline.at, id));
+        }
+        Some(waiter)
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Returns a waiter whose time is up, and its deadline.
+    pub(super) fn late(&self, now: Instant) -> Option<(WaiterId, Deadline)> {
+        let (at, id) = self.deadlines.first()?;
+        let deadline = self.queue.get(id)?.deadline?;
+        (*at <= now).then_some((*id, deadline))
+    }
+}
