@@ -349,4 +349,5 @@ fn telling(kind: ErrorKind) -> u8 {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 mod tests;

@@ -151,8 +151,8 @@ impl Examination {
         self.seeds = if configured.is_empty() { hosts(&topology) } else { configured };
         let mut found = self.seeds.clone();
         let mut probes: FuturesUnordered<_> = found.iter().cloned().map(|host| probe(self.client.clone(), host)).collect();
-        let mut settled_at = None;
-        let mut grace = None;
+        let mut settled_at: Option<Instant> = None;
+        let mut grace: Option<Instant> = None;
         loop {
             for host in hosts(&topology).into_iter().filter(|host| !found.contains(host)).collect::<Vec<_>>() {
                 self.tell(&format!("found {host}"));
@@ -163,13 +163,14 @@ impl Examination {
             if standing == Standing::Writable {
                 settled_at.get_or_insert_with(clock::now);
             }
+            let mut until = self.probing_deadline();
             match standing {
                 Standing::Writable | Standing::Hopeless if probes.is_empty() => break,
-                Standing::Leaderless => _ = grace.get_or_insert_with(|| clock::now() + ELECTION_GRACE),
-                Standing::Checking | Standing::Writable | Standing::Hopeless => {}
+                Standing::Leaderless if probes.is_empty() => {
+                    until = until.min(*grace.get_or_insert_with(|| clock::now() + ELECTION_GRACE));
+                }
+                Standing::Checking | Standing::Writable | Standing::Hopeless | Standing::Leaderless => {}
             }
-            let patience = if standing == Standing::Leaderless && probes.is_empty() { grace } else { None };
-            let until = patience.map_or_else(|| self.probing_deadline(), |grace| grace.min(self.probing_deadline()));
             tokio::select! {
                 biased;
                 Some(probe) = probes.next(), if !probes.is_empty() => self.take(probe),
@@ -182,7 +183,7 @@ impl Examination {
         }
         drop(probes);
         self.account_for(&found);
-        self.judge(&topology, settled_at.map_or_else(|| since(began), |at: Instant| at.saturating_duration_since(began)));
+        self.judge(&topology, settled_at.map_or_else(|| since(began), |at| at.saturating_duration_since(began)));
         self.ping(&topology).await;
     }
 

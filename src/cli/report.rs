@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::USAGE;
 use super::output::{Paint, printable};
 use crate::client::Probe;
-use crate::error::{Error, ErrorKind, Span, Stage};
+use crate::error::{Error, Span, Stage};
 use crate::host::{Address, HostKey};
 use crate::options::ClientOptions;
 use crate::topology::{ServerDescription, ServerType, TopologyDescription};
@@ -315,9 +315,6 @@ fn brief(error: &Error) -> String {
     for (index, cause) in causes.chain(servers).enumerate() {
         text.push_str(if index == 0 { ": " } else { "; " });
         text.push_str(&cause);
-    }
-    if error.kind() == ErrorKind::Closed && text.is_empty() {
-        text.push_str("the connection was closed");
     }
     text
 }

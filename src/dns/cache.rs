@@ -476,4 +476,5 @@ const WAITERS_MAX: usize = 65_536;
 const BUDGET_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 mod tests;

@@ -15,6 +15,7 @@ pub trait BootClock: Send + Sync + 'static {
 }
 
 /// Returns the monotonic time.
+#[allow(clippy::disallowed_methods, reason = "the one place that reads the time")]
 pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
@@ -55,6 +56,7 @@ struct Slept {
 const WALL_JUMP: Duration = Duration::from_secs(1);
 
 impl SystemBootClock {
+    #[allow(clippy::disallowed_methods, reason = "clocks that are compared must be read together")]
     pub(crate) fn new() -> Self {
         let start = Marks { monotonic: Instant::now(), wall: std::time::SystemTime::now(), boot: platform_boot_time() };
         Self { start, slept: Mutex::default() }
@@ -62,6 +64,7 @@ impl SystemBootClock {
 }
 
 impl BootClock for SystemBootClock {
+    #[allow(clippy::disallowed_methods, reason = "clocks that are compared must be read together")]
     fn now(&self) -> Duration {
         let monotonic = self.start.monotonic.elapsed();
         let wall = self.start.wall.elapsed().unwrap_or_default();

@@ -37,6 +37,7 @@ impl OsLookup {
         };
         let Ok(thread) = Arc::clone(&self.threads).acquire_owned().await else { return Err(ended()) };
         let (sender, receiver) = oneshot::channel();
+        #[allow(clippy::disallowed_methods, reason = "the one place that starts threads: bounded, and each ends with its look-up")]
         let spawned = std::thread::Builder::new().name("mongolink-getaddrinfo".into()).spawn(move || {
             let outcome = ask(&name);
             drop((thread, place));

@@ -16,4 +16,5 @@ pub use event::{CommandEvent, is_sensitive};
 pub use reply::{command_error, write_concern_error};
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 mod tests;

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use super::action::{Action, Checkout, Health, PoolConfig};
 use super::event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
+use super::refusal::{cleared, closed, interrupted, too_many, waited_too_long};
 use super::slots::{Lease, Lent, Opening, Slot, Slots};
 use super::waiters::{Waiter, WaiterId, Waiters};
-use crate::error::{Error, ErrorKind, LimitValue, Span, Stage};
+use crate::error::{Error, ErrorKind, Stage};
 use crate::op::deadline::Deadline;
 
 /// Holds the rules of one server's pool; `C` is the connection itself.
@@ -89,9 +90,7 @@ impl<C> Pool<C> {
             return self.lend(lease, connection, now.saturating_duration_since(since));
         }
         if self.waiters.len() >= WAITERS_MAX {
-            let error = Error::new(ErrorKind::TooManyWaiters, "too many callers wait for a connection")
-                .at(Stage::Checkout)
-                .against("WAITERS_MAX", LimitValue::Count(WAITERS_MAX as u64));
+            let error = too_many(WAITERS_MAX);
             return Checkout::Refused(self.checkout_failed(error, CheckOutFailure::ConnectionError, Duration::ZERO));
         }
         let waiter = self.waiters.ticket();
@@ -257,7 +256,7 @@ impl<C> Pool<C> {
     /// Does what time asks for.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((waiter, deadline)) = self.waiters.late(now) {
-            let error = self.waited_too_long(deadline, now);
+            let error = waited_too_long(deadline, self.stats(), now);
             self.refuse(waiter, error, CheckOutFailure::Timeout, now);
         }
         if let Some(limit) = self.config.max_idle_time {
@@ -319,19 +318,6 @@ impl<C> Pool<C> {
             closed: self.closed,
             ready: matches!(self.state, State::Ready),
         }
-    }
-
-    /// Says what the connections were doing meanwhile (CMAP, "WaitQueueTimeoutError").
-    fn waited_too_long(&self, deadline: Deadline, now: Instant) -> Error {
-        let PoolStats { in_use, opening, draining, waiting, .. } = self.stats();
-        let elapsed = now.saturating_duration_since(deadline.since);
-        let text = format!(
-            "timed out after {}: of {} connections {in_use} are in use, {opening} opening, {draining} waiting for late replies; {waiting} callers wait",
-            Span(elapsed),
-            self.slots.total(),
-        );
-        let limit = LimitValue::Time(deadline.limit);
-        Error::new(ErrorKind::Timeout, text).at(Stage::Checkout).after(elapsed).against(deadline.name, limit)
     }
 
     /// Gives a connection that is good to the first waiter, or lets it rest.
@@ -450,23 +436,4 @@ impl<C> Pool<C> {
             self.events.push_back(make());
         }
     }
-}
-
-/// The error of those who asked a pool that is paused (CMAP, "PoolClearedError"): retryable, and no fault of the server's.
-fn cleared(cause: Option<&Error>) -> Error {
-    let error = match cause {
-        Some(cause) => Error::new(ErrorKind::PoolCleared, format!("the pool was cleared because of: {cause}")).because(cause.clone()),
-        None => Error::new(ErrorKind::PoolCleared, "the pool is paused: its server has not been checked yet"),
-    };
-    error.at(Stage::Checkout).with_label("RetryableError")
-}
-
-fn closed() -> Error {
-    Error::new(ErrorKind::PoolClosed, "the pool is closed").at(Stage::Checkout)
-}
-
-fn interrupted(cause: &Error) -> Error {
-    Error::new(ErrorKind::Interrupted, format!("interrupted, because the server stopped answering: {cause}"))
-        .because(cause.clone())
-        .with_label("RetryableError")
 }

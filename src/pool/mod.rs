@@ -7,6 +7,7 @@
 mod action;
 mod event;
 mod machine;
+mod refusal;
 mod slots;
 mod waiters;
 
@@ -17,4 +18,5 @@ pub use slots::Lease;
 pub use waiters::WaiterId;
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 mod tests;

@@ -57,4 +57,5 @@ pub const DEPTH_MAX: usize = 180;
 pub const COMMAND_NAMES_MAX: usize = 256;
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 mod tests;

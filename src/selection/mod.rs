@@ -90,4 +90,5 @@ pub fn check(topology: &TopologyDescription, criteria: &Criteria) -> Result<(), 
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 mod tests;

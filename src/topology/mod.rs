@@ -43,4 +43,5 @@ pub const MIN_SERVER_VERSION: &str = "4.2";
 pub const SERVERS_MAX: usize = 1024;
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 mod tests;

@@ -30,6 +30,7 @@ impl Suspension {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 mod tests {
     use super::*;
 

@@ -14,7 +14,7 @@ use mongolink::{Client, Error, TopologyDescription};
 
 pub(crate) use authority::{Authority, CLIENT_SUBJECT};
 pub(crate) use folder::Folder;
-pub(crate) use replica_set::{ReplicaSet, Security, User, with_set};
+pub(crate) use replica_set::{MEMBERS, NAME, ReplicaSet, Security, User, is_settled, with_set};
 pub(crate) use server::Server;
 
 /// A bound that only a hang breaks, for one call.
@@ -24,7 +24,7 @@ pub(crate) const CALL: Duration = Duration::from_secs(20);
 pub(crate) const CHANGE: Duration = Duration::from_secs(60);
 
 /// A bound that only a hang breaks, for a whole test.
-pub(crate) const TEST: Duration = Duration::from_secs(120);
+pub(crate) const TEST: Duration = Duration::from_secs(180);
 
 /// Returns the path in a variable; without one the test is skipped, or fails where everything must run.
 fn program(variable: &str) -> Option<PathBuf> {

@@ -1,0 +1,46 @@
+//! What are those told who get no connection?
+
+use std::time::Instant;
+
+use super::event::PoolStats;
+use crate::error::{Error, ErrorKind, LimitValue, Span, Stage};
+use crate::op::deadline::Deadline;
+
+/// The error of those who asked a pool that is paused (CMAP, "PoolClearedError"): retryable, and no fault of the server's.
+pub(super) fn cleared(cause: Option<&Error>) -> Error {
+    let error = match cause {
+        Some(cause) => Error::new(ErrorKind::PoolCleared, format!("the pool was cleared because of: {cause}")).because(cause.clone()),
+        None => Error::new(ErrorKind::PoolCleared, "the pool is paused: its server has not been checked yet"),
+    };
+    error.at(Stage::Checkout).with_label("RetryableError")
+}
+
+pub(super) fn closed() -> Error {
+    Error::new(ErrorKind::PoolClosed, "the pool is closed").at(Stage::Checkout)
+}
+
+pub(super) fn interrupted(cause: &Error) -> Error {
+    Error::new(ErrorKind::Interrupted, format!("interrupted, because the server stopped answering: {cause}"))
+        .because(cause.clone())
+        .with_label("RetryableError")
+}
+
+/// The error of those whose time is up: says what the connections were doing meanwhile (CMAP, "WaitQueueTimeoutError").
+pub(super) fn waited_too_long(deadline: Deadline, stats: PoolStats, now: Instant) -> Error {
+    let PoolStats { in_use, opening, draining, waiting, .. } = stats;
+    let elapsed = now.saturating_duration_since(deadline.since);
+    let text = format!(
+        "timed out after {}: of {} connections {in_use} are in use, {opening} opening, {draining} waiting for late replies; {waiting} callers wait",
+        Span(elapsed),
+        stats.total(),
+    );
+    let limit = LimitValue::Time(deadline.limit);
+    Error::new(ErrorKind::Timeout, text).at(Stage::Checkout).after(elapsed).against(deadline.name, limit)
+}
+
+/// The error of those who come when too many wait already.
+pub(super) fn too_many(waiters_max: usize) -> Error {
+    Error::new(ErrorKind::TooManyWaiters, "too many callers wait for a connection")
+        .at(Stage::Checkout)
+        .against("WAITERS_MAX", LimitValue::Count(waiters_max as u64))
+}

@@ -1,0 +1,8 @@
+//! The client against mongod, alone and as a replica set of three.
+
+mod events;
+mod failover;
+mod login;
+mod reads;
+mod secrecy;
+mod standalone;
