@@ -11,6 +11,9 @@ use std::time::{Duration, Instant};
 
 use super::flight::{Flight, FlightId, Verdict};
 use super::good::Good;
+use super::limits::{
+    BUDGET_MAX, DOWN_TTL, NAMES_MAX, NOT_THERE_TTL, STALE_ANSWER_DELAY, STALE_KEPT, STALE_RETRY, TTL_MAX, TTL_MIN, UNTIMED_TTL, WAITERS_MAX,
+};
 use super::{Answer, Failure, Family, Want};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 
@@ -441,39 +444,6 @@ impl Cache {
         true
     }
 }
-
-/// The shortest time an answer is used: many dials of one moment share it, even if its records say 0.
-const TTL_MIN: Duration = Duration::from_secs(5);
-
-/// The longest time an answer is used: whoever moves a server should not have to wait for a whole day.
-const TTL_MAX: Duration = Duration::from_secs(3600);
-
-/// How long an answer without a lifetime is used (operating system, hosts file, own resolver).
-const UNTIMED_TTL: Duration = Duration::from_secs(30);
-
-/// How long an answer is kept after its time for the case that DNS is down (RFC 8767 suggests one to three days).
-const STALE_KEPT: Duration = Duration::from_secs(24 * 3600);
-
-/// How long a caller waits for a newer answer before it gets the last good one (RFC 8767, client response timer).
-const STALE_ANSWER_DELAY: Duration = Duration::from_millis(1800);
-
-/// How long the last good answer is served after DNS failed, before DNS is asked again.
-const STALE_RETRY: Duration = Duration::from_secs(5);
-
-/// How long it is believed that a name does not exist, or has no addresses: names of containers appear at any moment.
-const NOT_THERE_TTL: Duration = Duration::from_secs(5);
-
-/// How long it is believed that DNS is down.
-const DOWN_TTL: Duration = Duration::from_secs(1);
-
-/// How many names are kept; the one asked for longest ago is forgotten first.
-const NAMES_MAX: usize = 1024;
-
-/// How many callers may wait at once.
-const WAITERS_MAX: usize = 65_536;
-
-/// Longer budgets are cut to this, so that no sum of times overflows: a year.
-const BUDGET_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]

@@ -7,6 +7,7 @@
 mod cache;
 mod flight;
 mod good;
+mod limits;
 pub(crate) mod names;
 pub(crate) mod srv;
 
