@@ -94,7 +94,8 @@ pub(super) fn advise(findings: &Findings<'_>) -> Vec<String> {
 /// servers gave it, because one that can shows that the names are good and the failing member is down.
 fn internal_members<'a>(findings: &Findings<'a>) -> Vec<&'a HostKey> {
     let hellos = || findings.probes.iter().filter_map(|probe| probe.hello.as_ref());
-    let is_member = |host: &HostKey| hellos().any(|hello| [&hello.hosts, &hello.passives, &hello.arbiters].iter().any(|list| list.contains(host)));
+    let is_member =
+        |host: &HostKey| hellos().any(|hello| [&hello.hosts, &hello.passives, &hello.arbiters].iter().any(|list| list.contains(host)));
     let names_work = findings.probes.iter().any(|probe| probe.hello.is_some() && is_member(&probe.host));
     let is_internal = |probe: &&Probe| {
         let stage = probe.error.as_ref().and_then(Error::stage);
@@ -177,7 +178,12 @@ fn without_primary(findings: &Findings<'_>) -> Option<String> {
 fn none_answers(findings: &Findings<'_>) -> Option<String> {
     let tried = findings.probes.len();
     let is_silent = tried > 1 && findings.probes.iter().all(|probe| probe.hello.is_none());
-    is_silent.then(|| format!("None of the {tried} servers could be reached: look at what they have in common first, such as VPN, firewall, or the host names."))
+    is_silent.then(|| {
+        format!(
+            "None of the {tried} servers could be reached: look first at what they have in common, such as VPN, firewall or the spelling \
+             of their names."
+        )
+    })
 }
 
 /// Lists the errors at the bottom: one for each address of a host.
@@ -196,7 +202,8 @@ fn symptom(error: &Error, tls: bool) -> Option<Symptom> {
         ErrorKind::DnsRule => Some(Symptom::DnsRule),
         ErrorKind::Timeout if matches!(stage, Some(Stage::Dns | Stage::Srv)) => Some(Symptom::DnsTimeout),
         ErrorKind::Timeout if stage == Some(Stage::Tcp) => Some(Symptom::ConnectTimeout),
-        ErrorKind::Timeout => Some(Symptom::Silent),
+        // What the end of the examination cut short says nothing of the server.
+        ErrorKind::Timeout => stage.map(|_| Symptom::Silent),
         ErrorKind::Io(kind) => socket_symptom(kind, stage, tls),
         ErrorKind::Closed => closed_symptom(stage, tls),
         ErrorKind::Tls if error.message().contains("does not speak TLS") => Some(Symptom::TlsToPlain),
@@ -271,11 +278,15 @@ impl Symptom {
         let service = options.srv_service_name_or_default();
         match self {
             Self::SrvMissing => format!(
-                "There is no SRV record _{service}._tcp.{hosts}: mongodb+srv:// takes the name of a cluster that has one, without port. For \
-                 a server's own name say mongodb://."
+                "There is no SRV record _{service}._tcp.{hosts}: mongodb+srv:// takes the name of a cluster that has one, without port. \
+                 For a server's own name say mongodb://."
             ),
-            Self::DnsRule => format!("The DNS records of {hosts} break the rules of mongodb+srv://: whoever keeps them has to correct them."),
-            Self::NoSuchName => format!("DNS and this system know no such name: {hosts}. Check its spelling, the search domain and the VPN."),
+            Self::DnsRule => {
+                format!("The DNS records of {hosts} break the rules of mongodb+srv://: whoever keeps them has to correct them.")
+            }
+            Self::NoSuchName => {
+                format!("DNS and this system know no such name: {hosts}. Check its spelling, the search domain and the VPN.")
+            }
             Self::NoAddresses => format!("The name exists, and has no address: {hosts}. Check its A and AAAA records."),
             Self::DnsFailed => format!("The look-up of {hosts} failed: check this machine's DNS servers and the way to them."),
             Self::DnsTimeout => format!(
@@ -287,13 +298,15 @@ impl Symptom {
                  address (net.bindIp) and not only on localhost?"
             ),
             Self::ConnectTimeout => format!(
-                "No answer at all from {hosts}: most often a firewall, an access list or a missing route. With a hosted service, allow this \
-                 machine's address."
+                "No answer at all from {hosts}: most often a firewall, an access list or a missing route. With a hosted service, allow \
+                 this machine's address."
             ),
             Self::Unroutable => format!("There is no way from this machine to {hosts}: check network, VPN and routes."),
             Self::NoSocket => format!("There is no such socket or interface: {hosts}. Is the server running on this machine?"),
             Self::Forbidden => format!("This user may not connect to {hosts}: check the permissions of the socket, or local rules."),
-            Self::TlsToPlain => format!("{hosts} seems not to speak TLS on this port, and the connection asks for it: say tls=false, or name the TLS port."),
+            Self::TlsToPlain => {
+                format!("{hosts} seems not to speak TLS on this port, and the connection asks for it: say tls=false, or name the TLS port.")
+            }
             Self::PlainToTls => {
                 format!("{hosts} does not take connections without TLS, or is no MongoDB server: if it requires TLS, say tls=true.")
             }
@@ -306,10 +319,12 @@ impl Symptom {
                  tlsCAFile."
             ),
             Self::CertificateName => format!(
-                "The certificate of {hosts} is for another name: use a name that it is for, have it renewed with this one, or keep the name \
-                 and say where it is with --resolve. tlsAllowInvalidHostnames=true gives up the check."
+                "The certificate of {hosts} is for another name: use a name that it is for, have it renewed with this one, or keep \
+                 the name and say where it is with --resolve. tlsAllowInvalidHostnames=true gives up the check."
             ),
-            Self::CertificateExpired => format!("The certificate of {hosts} is not valid now: have it renewed, and check this machine's clock."),
+            Self::CertificateExpired => {
+                format!("The certificate of {hosts} is not valid now: have it renewed, and check this machine's clock.")
+            }
             Self::Certificate => format!("The certificate of {hosts} can't be used: have it made anew."),
             Self::Dropped => format!("{hosts} closed the connection: its log may say why; a proxy or an overloaded server does so too."),
             Self::Foreign => format!("{hosts} does not speak the MongoDB wire protocol: is the port right?"),

@@ -126,10 +126,10 @@ const SECONDS_MAX: f64 = 86_400.0;
 
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number of seconds".to_owned())?;
-    if !(seconds > 0.0 && seconds <= SECONDS_MAX) {
-        return Err(format!("not more than 0 and at most {SECONDS_MAX} seconds"));
-    }
-    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+    let span = Some(seconds)
+        .filter(|seconds| *seconds > 0.0 && *seconds <= SECONDS_MAX)
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    span.ok_or_else(|| format!("not more than 0 and at most {SECONDS_MAX} seconds"))
 }
 
 fn mode(text: &str) -> Result<ReadPreferenceMode, String> {

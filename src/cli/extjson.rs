@@ -85,7 +85,8 @@ impl<'de> Visitor<'de> for ParsedVisitor {
     }
 
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Bson, E> {
-        let signed = i64::try_from(value).map_err(|_| E::custom(format!("{value} is no 64-bit integer; say {{\"$numberDecimal\": \"{value}\"}}")))?;
+        let signed = i64::try_from(value)
+            .map_err(|_| E::custom(format!("{value} is no 64-bit integer; say {{\"$numberDecimal\": \"{value}\"}}")))?;
         self.visit_i64(signed)
     }
 

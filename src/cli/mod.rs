@@ -80,7 +80,8 @@ impl From<Error> for Failure {
 
 /// Whether an error is about what was given, rather than about the deployment.
 fn is_misuse(error: &Error) -> bool {
-    let kinds = [ErrorKind::InvalidUri, ErrorKind::InvalidHost, ErrorKind::InvalidOption, ErrorKind::InvalidArgument, ErrorKind::Unsupported];
+    let kinds =
+        [ErrorKind::InvalidUri, ErrorKind::InvalidHost, ErrorKind::InvalidOption, ErrorKind::InvalidArgument, ErrorKind::Unsupported];
     kinds.contains(&error.kind())
 }
 

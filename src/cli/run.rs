@@ -40,7 +40,8 @@ pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Failure> {
         form: if arguments.canonical { Form::Canonical } else { Form::Relaxed },
     };
     let mut output = Output::new();
-    let outcome = if makes_cursor(&order.command) { documents(&client, order, &mut output).await } else { reply(&client, order, &mut output).await };
+    let outcome =
+        if makes_cursor(&order.command) { documents(&client, order, &mut output).await } else { reply(&client, order, &mut output).await };
     // Documents that came before an error are shown before it is told.
     let shown = output.flush();
     goodbye(&client).await;

@@ -203,13 +203,13 @@ async fn client_certificate_logs_in() {
 async fn wrong_password_does_not_spoil_the_pool_for_its_successor() {
     with_set(Security::Users, async |set| {
         create_users(set, &[BOTH]).await;
-        let client = set.builder_for(BOTH).password(Secret::new("stale")).build().expect("a client");
+        let client = set.builder_for(BOTH).password(Secret::new("tomorrow's word")).build().expect("a client");
         for _ in 0..3 {
             let error = ping(&client).await.expect_err("refused");
-            assert!(!error.to_string().contains("stale"), "{error}");
+            assert!(!error.to_string().contains("tomorrow's word"), "{error}");
         }
         let root = set.root();
-        let change = doc! { "updateUser": BOTH.name, "pwd": "stale" };
+        let change = doc! { "updateUser": BOTH.name, "pwd": "tomorrow's word" };
         root.database("admin").run_command(change).timeout(CALL).await.expect("changed");
         root.shutdown().await;
         eventually("the password that has become right", CALL, async || ping(&client).await.is_ok()).await;

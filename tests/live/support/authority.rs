@@ -1,6 +1,8 @@
 //! Who vouches for the test's servers and clients?
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,
+};
 
 /// The subject of a client's certificate as mongod spells it: the name of its user on `$external`.
 pub(crate) const CLIENT_SUBJECT: &str = "CN=app,OU=clients,O=mongolink";

@@ -14,7 +14,7 @@ use mongolink::{Client, Error, TopologyDescription};
 
 pub(crate) use authority::{Authority, CLIENT_SUBJECT};
 pub(crate) use folder::Folder;
-pub(crate) use replica_set::{MEMBERS, NAME, ReplicaSet, Security, User, is_settled, with_set};
+pub(crate) use replica_set::{MEMBERS, NAME, ROOT, ReplicaSet, Security, User, with_set};
 pub(crate) use server::Server;
 
 /// A bound that only a hang breaks, for one call.

@@ -151,7 +151,8 @@ impl ReplicaSet {
     }
 
     async fn initiate(&self) {
-        let members: Vec<Bson> = (0_i32..).zip(&self.members).map(|(id, member)| doc! { "_id": id, "host": self.address(member) }.into()).collect();
+        let members: Vec<Bson> =
+            (0_i32..).zip(&self.members).map(|(id, member)| doc! { "_id": id, "host": self.address(member) }.into()).collect();
         // Short times make short tests.
         let settings = doc! { "electionTimeoutMillis": 1000, "heartbeatIntervalMillis": 500, "heartbeatTimeoutSecs": 2 };
         let config = doc! { "_id": NAME, "members": members, "settings": settings };
@@ -203,7 +204,7 @@ impl Papers {
 }
 
 /// Tells whether a primary and two secondaries are known.
-pub(crate) fn is_settled(topology: &TopologyDescription) -> bool {
+fn is_settled(topology: &TopologyDescription) -> bool {
     let secondaries = topology.servers().iter().filter(|server| server.kind == ServerType::RsSecondary).count();
     topology.primary().is_some() && secondaries == MEMBERS - 1
 }

@@ -1,0 +1,222 @@
+//! The program `mongolink` as its users meet it: arguments in, exit code and text out.
+#![cfg(feature = "cli")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long any run of the program may take here.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Is a child process that does not outlive its test.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+    elapsed: Duration,
+}
+
+fn start(arguments: &[&str]) -> Guard {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mongolink"));
+    command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    Guard(command.spawn().expect("the program starts"))
+}
+
+fn mongolink(arguments: &[&str]) -> Ended {
+    let began = Instant::now();
+    let mut guard = start(arguments);
+    let stdout = drain(guard.0.stdout.take().expect("piped"));
+    let stderr = drain(guard.0.stderr.take().expect("piped"));
+    let status = wait(&mut guard);
+    let elapsed = began.elapsed();
+    Ended { code: status.code(), stdout: stdout.join().expect("read"), stderr: stderr.join().expect("read"), elapsed }
+}
+
+fn drain(mut pipe: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        pipe.read_to_string(&mut text).expect("UTF-8");
+        text
+    })
+}
+
+fn wait(guard: &mut Guard) -> ExitStatus {
+    let began = Instant::now();
+    loop {
+        if let Some(status) = guard.0.try_wait().expect("a child") {
+            return status;
+        }
+        assert!(began.elapsed() < PATIENCE, "the program does not end");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Starts `mongolink sandbox` and returns it with its URI.
+fn sandbox(arguments: &[&str]) -> (Guard, String) {
+    let mut guard = start(&[&["sandbox", "--port", "0"][..], arguments].concat());
+    let mut lines = BufReader::new(guard.0.stdout.take().expect("piped"));
+    let mut uri = String::new();
+    lines.read_line(&mut uri).expect("a line");
+    // The pipe is read on, so that later lines find a reader.
+    drop(drain(lines));
+    assert!(uri.starts_with("mongodb://"), "{uri:?}");
+    (guard, uri.trim_end().to_owned())
+}
+
+/// A port of this host that nobody listens on.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
+}
+
+#[test]
+fn doctor_examines_its_own_sandbox() {
+    let ended = mongolink(&["doctor"]);
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    for stage in ["uri", "dns", "tcp", "tls", "hello", "auth", "topology", "ping"] {
+        assert!(ended.stdout.lines().any(|line| line.trim_start().starts_with(stage)), "{stage} in {}", ended.stdout);
+    }
+    let members = ended.stdout.lines().filter(|line| line.starts_with("127.0.0.1:")).count();
+    assert_eq!(members, 3, "{}", ended.stdout);
+    assert!(ended.stdout.contains("RSPrimary") && !ended.stdout.contains('\x1b'), "{}", ended.stdout);
+}
+
+#[test]
+fn doctor_prints_one_json_object() {
+    let ended = mongolink(&["doctor", "--json"]);
+    let report: Value = serde_json::from_str(&ended.stdout).expect("one JSON object");
+    assert_eq!(ended.code, Some(0), "{report:#}");
+    assert_eq!(report["usable"], true);
+    assert_eq!(report["servers"].as_array().map(Vec::len), Some(3));
+    assert_eq!(report["topology"]["type"], "ReplicaSetWithPrimary");
+    assert_eq!(report["ping"]["ok"], true);
+    assert_eq!(report["advice"], serde_json::json!([]));
+    let stages = report["stages"].as_array().expect("stages");
+    for stage in ["uri", "tcp", "hello", "auth", "ping", "topology"] {
+        assert!(stages.iter().any(|line| line["stage"] == stage && line["ok"] == true), "{stage} in {report:#}");
+    }
+}
+
+#[test]
+fn doctor_advises_where_nobody_listens() {
+    let uri = format!("mongodb://127.0.0.1:{}/", free_port());
+    let ended = mongolink(&["doctor", &uri, "--timeout", "5"]);
+    assert_eq!(ended.code, Some(1), "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.elapsed < Duration::from_secs(8), "{:?}", ended.elapsed);
+    assert!(ended.stdout.contains("FAILED") && ended.stdout.contains("not usable"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("Nothing listens at 127.0.0.1:"), "{}", ended.stdout);
+}
+
+#[test]
+fn doctor_ends_in_time_where_nobody_answers() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let uri = format!("mongodb://{}/", listener.local_addr().expect("bound"));
+    let ended = mongolink(&["doctor", &uri, "--timeout", "2", "--json"]);
+    let report: Value = serde_json::from_str(&ended.stdout).expect("one JSON object");
+    assert_eq!(ended.code, Some(1), "{report:#}");
+    assert!(ended.elapsed < Duration::from_secs(5), "{:?}", ended.elapsed);
+    assert!(
+        report["stages"].as_array().is_some_and(|stages| stages.iter().any(|line| line["stage"] == "hello" && line["ok"] == false)),
+        "{report:#}"
+    );
+}
+
+#[test]
+fn doctor_follows_overrides() {
+    let (_guard, uri) = sandbox(&["--standalone"]);
+    let address = uri.trim_start_matches("mongodb://").split('/').next().expect("a host").to_owned();
+    let given = format!("nowhere.invalid:27017:{address}");
+    let ended = mongolink(&["doctor", "mongodb://nowhere.invalid/", "--resolve", &given]);
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+}
+
+#[test]
+fn doctor_says_both_names_of_a_wrong_set() {
+    let (_guard, uri) = sandbox(&["--set", "green"]);
+    let ended = mongolink(&["doctor", &uri.replace("green", "blue"), "--timeout", "8"]);
+    assert_eq!(ended.code, Some(1), "{}{}", ended.stdout, ended.stderr);
+    assert!(ended.stdout.contains("\"blue\"") && ended.stdout.contains("replicaSet=green"), "{}", ended.stdout);
+}
+
+#[test]
+fn bad_uri_is_bad_usage_and_keeps_the_password() {
+    for uri in ["mongodb://ann:s3cret@h:99999/", "mongodb://ann:s3cret@/", "mangodb://ann:s3cret@h/", "ann:s3cret@h"] {
+        for arguments in [
+            &["doctor", uri][..],
+            &["doctor", uri, "--json"],
+            &["run", uri, "test", "{\"ping\":1}"],
+            &["watch", uri],
+            &["doctor", "mongodb://h", uri],
+        ] {
+            let ended = mongolink(arguments);
+            assert_eq!(ended.code, Some(2), "{arguments:?}: {}{}", ended.stdout, ended.stderr);
+            assert!(!ended.stderr.is_empty(), "{arguments:?}");
+            assert!(!ended.stdout.contains("s3cret") && !ended.stderr.contains("s3cret"), "{}{}", ended.stdout, ended.stderr);
+        }
+    }
+}
+
+#[test]
+fn unknown_command_is_bad_usage() {
+    assert_eq!(mongolink(&["frobnicate"]).code, Some(2));
+    assert_eq!(mongolink(&[]).code, Some(2));
+    let help = mongolink(&["doctor", "--help"]);
+    assert_eq!(help.code, Some(0));
+    assert!(help.stdout.contains("With --json") && help.stdout.contains("duration_ms"), "{}", help.stdout);
+}
+
+#[test]
+fn sandbox_takes_commands() {
+    let (_guard, uri) = sandbox(&["--members", "1"]);
+    let people = [r#"{"_id":1,"name":"Ann"}"#, r#"{"_id":2,"name":"Bo"}"#, r#"{"_id":3,"born":{"$date":"1970-01-01T00:00:01Z"}}"#];
+    let insert = format!(r#"{{"insert":"people","documents":[{}]}}"#, people.join(","));
+    let inserted = mongolink(&["run", &uri, "test", &insert]);
+    assert_eq!(inserted.code, Some(0), "{}", inserted.stderr);
+    let reply: Value = serde_json::from_str(&inserted.stdout).expect("a reply");
+    assert_eq!(reply["n"], 3);
+    let found = mongolink(&["run", &uri, "test", r#"{"find":"people","filter":{},"batchSize":2}"#]);
+    assert_eq!(found.code, Some(0), "{}", found.stderr);
+    assert_eq!(found.stdout.lines().collect::<Vec<_>>(), people);
+    let canonical = mongolink(&["run", &uri, "test", r#"{"find":"people","filter":{"_id":1}}"#, "--canonical", "--timeout", "10"]);
+    assert_eq!(canonical.stdout.trim_end(), r#"{"_id":{"$numberInt":"1"},"name":"Ann"}"#);
+    let refused = mongolink(&["run", &uri, "test", r#"{"frobnicate":1}"#]);
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.stderr.contains("frobnicate"), "{}", refused.stderr);
+    assert_eq!(mongolink(&["run", &uri, "test", "{ping:1}"]).code, Some(2));
+}
+
+#[test]
+fn watch_shows_the_servers_as_json() {
+    let (_sandbox, uri) = sandbox(&["--members", "2"]);
+    let mut guard = start(&["watch", &uri, "--json"]);
+    let lines = BufReader::new(guard.0.stdout.take().expect("piped")).lines();
+    let complete = lines.map(|line| serde_json::from_str::<Value>(&line.expect("a line")).expect("a JSON object a line"));
+    let mut complete = complete.filter(|state| state["topology"]["type"] == "ReplicaSetWithPrimary");
+    let state = complete.next().expect("a primary is found");
+    assert_eq!(state["servers"].as_array().map(Vec::len), Some(2), "{state:#}");
+}
+
+#[test]
+fn reader_that_goes_away_causes_no_panic() {
+    for arguments in [&["doctor"][..], &["doctor", "--json"], &["--help"]] {
+        let mut guard = start(arguments);
+        drop(guard.0.stdout.take());
+        let stderr = drain(guard.0.stderr.take().expect("piped"));
+        let status = wait(&mut guard);
+        let stderr = stderr.join().expect("read");
+        assert_eq!(status.code(), Some(0), "{arguments:?}: {stderr}");
+        assert!(!stderr.contains("panicked"), "{stderr}");
+    }
+}
