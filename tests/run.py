@@ -23,7 +23,7 @@ LIMIT = 600
 RESULT = re.compile(r"test result: .*? (\d+) passed; (\d+) failed; (\d+) ignored;")
 SPEC_RESULT = re.compile(r"^spec: (\d+) passed, (\d+) failed, (\d+) skipped")
 SKIPPED = re.compile(r"\bSKIPPED: (.*)")
-FAILED = re.compile(r"^test (\S+).* FAILED$|^FAILED (.*)")
+FAILED = re.compile(r"^test (.+) \.\.\. FAILED$|^FAILED (.*)")
 
 
 class Kind:
@@ -60,6 +60,7 @@ def kinds(targets):
 
 def main():
     began = time.monotonic()
+    sys.stdout.reconfigure(line_buffering=True)
     found, missing = setup.servers()
     for variable, path in found.items():
         print(f"{variable}={path}")
@@ -141,8 +142,12 @@ def skipped_lines(kind):
 
 def judge(kind, environment):
     """Fails a kind that has run nothing, or less than CI asks for."""
-    if kind.executed() + kind.skipped == 0 and kind.name != "spec":
-        kind.fail("there is no such test")
+    if kind.executed() + kind.skipped == 0:
+        if kind.name == "spec":
+            kind.skipped = 1
+            kind.notes.append("SKIPPED: there is no specification data")
+        else:
+            kind.fail("there is no such test")
     if kind.needs and kind.skipped and environment.get("CI") == "true":
         kind.failed += kind.skipped
         kind.skipped = 0

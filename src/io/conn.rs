@@ -118,6 +118,7 @@ impl Conn {
         self.out.clear();
         encode_message(&mut self.out, self.last_request, 0, flags, request, |body| fields.write(body));
         self.exchange = Exchange::Writing { written: 0, request: self.last_request };
+        tracing::trace!(host = %self.about.host, request = self.last_request, bytes = self.out.len(), "frame out");
         self.last_request
     }
 
@@ -250,6 +251,7 @@ impl Conn {
     }
 
     fn accept(&mut self, message: Message) -> Result<Message, Error> {
+        tracing::trace!(host = %self.about.host, response_to = message.response_to, bytes = message.body().as_bytes().len(), "frame in");
         let expected = match self.exchange {
             Exchange::Awaiting { request } => request,
             Exchange::Idle | Exchange::Writing { .. } | Exchange::Broken => {

@@ -1,0 +1,106 @@
+//! Logins that are refused, or not answered.
+
+use std::error::Error as _;
+
+use mongolink::{Client, Error, ErrorKind, Sandbox, Stage};
+
+use super::{CALM, Guest, Limits, PATIENT, assert_placed, assert_timed_out, assert_told};
+use crate::peers::{self, Heard, Turn};
+
+/// The limits of a client whose login is not answered.
+const LIMITS: Limits = Limits { connect: 500, select: 10_000 };
+
+/// Answers hello, and whatever the login says like this.
+fn in_auth(turn: impl Fn(&Heard) -> Turn + Send + Sync + 'static) -> impl Fn(&Heard) -> Turn + Send + Sync + 'static {
+    move |heard| {
+        if heard.is_hello() {
+            return Turn::Reply(peers::standalone_hello());
+        }
+        assert_eq!((heard.name.as_str(), heard.body.get_str("mechanism")), ("saslStart", Ok("SCRAM-SHA-256")));
+        turn(heard)
+    }
+}
+
+#[tokio::test]
+async fn silence_in_the_login_is_a_time_out_of_auth() {
+    let peer = peers::scripted(in_auth(|_| Turn::Silence)).await;
+    let guest = Guest::new(format!("ann:pencil@{}", peer.address()), LIMITS, "authMechanism=SCRAM-SHA-256");
+    let error = guest.ping().await.expect_err("no login");
+    assert_timed_out(&error, Stage::Auth, peer.address(), LIMITS);
+    assert_timed_out(&guest.probe_fault(&peer.host()).await, Stage::Auth, peer.address(), LIMITS);
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn connection_closed_in_the_login_is_an_error_of_auth() {
+    let peer = peers::scripted(in_auth(|_| Turn::Close)).await;
+    let guest = Guest::new(format!("ann:pencil@{}", peer.address()), PATIENT, "authMechanism=SCRAM-SHA-256");
+    for error in [guest.ping().await.expect_err("no login"), guest.probe_fault(&peer.host()).await] {
+        assert_told(&error, ErrorKind::Closed, Stage::Auth, &peer.host(), "connection closed by the server");
+        assert_placed(&error, peer.address());
+        assert!(!error.has_label("SystemOverloadedError"), "{error:?}");
+    }
+    guest.end().await;
+}
+
+/// Logs in to a server that knows one user only, and returns what a command and a probe are told.
+async fn refused_login(user: &str, password: &str, words: &str) -> [Error; 2] {
+    let sandbox = Sandbox::builder().standalone().user("ann", "pencil").start().await.expect("sandbox");
+    let address = sandbox.addresses()[0];
+    let guest = Guest::new(format!("{user}:{password}@{address}"), PATIENT, "");
+    let faults = [guest.ping().await.expect_err("no login"), guest.probe_fault(&peers::host_of(address)).await];
+    for fault in &faults {
+        assert_told(fault, ErrorKind::Auth, Stage::Auth, &peers::host_of(address), words);
+        assert_placed(fault, address);
+        let text = fault.to_string();
+        assert!(text.contains("Authentication failed.") && text.contains("check user name, password and authSource"), "{text}");
+        assert!(!text.contains(password) && !format!("{fault:?}").contains(password), "{fault:?}");
+        let cause = fault.source().and_then(|cause| cause.downcast_ref::<Error>()).expect("the server's refusal");
+        assert_eq!((cause.kind(), cause.code()), (ErrorKind::Command, Some(18)));
+    }
+    guest.end().await;
+    faults
+}
+
+#[tokio::test]
+async fn wrong_password_names_step_user_source_and_mechanism() {
+    refused_login("ann", "wr0ng-pw", "saslContinue (server signature) of user \"ann\" on \"admin\" with SCRAM-SHA-256 was refused").await;
+}
+
+#[tokio::test]
+async fn unknown_user_names_step_user_source_and_mechanism() {
+    // Nobody says which mechanisms a user has who is unknown.
+    refused_login("nobody", "wr0ng-pw", "saslStart of user \"nobody\" on \"admin\" with SCRAM-SHA-1 was refused").await;
+}
+
+#[tokio::test]
+async fn user_of_another_database_is_unknown() {
+    let sandbox = Sandbox::builder().standalone().user("ann", "pencil").start().await.expect("sandbox");
+    let address = sandbox.addresses()[0];
+    let guest = Guest::new(format!("ann:pencil@{address}"), PATIENT, "authSource=other");
+    let error = guest.ping().await.expect_err("no login");
+    assert_told(&error, ErrorKind::Auth, Stage::Auth, &peers::host_of(address), "of user \"ann\" on \"other\"");
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn refused_login_is_why_the_server_is_not_selected_next() {
+    let sandbox = Sandbox::builder().standalone().user("ann", "pencil").start().await.expect("sandbox");
+    let guest = Guest::new(format!("ann:wr0ng-pw@{}", sandbox.addresses()[0]), CALM, "");
+    let refused = guest.ping().await.expect_err("no login");
+    assert_eq!(refused.kind(), ErrorKind::Auth, "{refused}");
+    let known = guest.client.topology();
+    let [server] = known.servers() else { panic!("one server: {known}") };
+    assert_eq!(server.error.as_ref().map(Error::kind), Some(ErrorKind::Auth), "{known}");
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn password_of_reserved_characters_logs_in_when_it_is_encoded() {
+    let sandbox = Sandbox::builder().standalone().user("a@n:n", "p@ss:w/rd?#[]%").start().await.expect("sandbox");
+    let guest = Guest::of(Client::builder(sandbox.uri()).expect("a connection string"));
+    let status = super::soon("a login", guest.client.database("admin").run_command(mongolink::bson::doc! { "connectionStatus": 1 }).into_future());
+    let status = status.await.expect("logged in");
+    assert!(format!("{status}").contains("a@n:n"), "{status}");
+    guest.end().await;
+}

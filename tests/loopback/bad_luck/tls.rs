@@ -1,0 +1,110 @@
+//! Certificates that don't fit, and peers of which only one speaks TLS.
+
+use std::error::Error as _;
+use std::io;
+use std::net::SocketAddr;
+
+use mongolink::{ErrorKind, Sandbox, Stage};
+
+use super::{CALM, Guest, IMPATIENT, Limits, PATIENT, assert_placed, assert_timed_out, assert_told, builder};
+use crate::peers::{self, Authority, Turn};
+
+/// A year that certificates are valid until.
+const FAR: i32 = 4000;
+
+/// Makes a client that trusts one authority.
+fn trusting(authority: &Authority, address: SocketAddr, limits: Limits) -> Guest {
+    Guest::of(builder(address, limits, "").tls(true).tls_ca_file(authority.file()))
+}
+
+/// Sees what a client that trusts `ours` makes of a server's certificate.
+async fn assert_certificate_refused(ours: &Authority, theirs: &Authority, name: &str, last_year: i32, kind: ErrorKind, words: &str) {
+    let peer = peers::scripted_over_tls(theirs.server(name, last_year), |_| Turn::Close).await;
+    let guest = trusting(ours, peer.address(), CALM);
+    for fault in guest.faults(&peer.host()).await {
+        assert_told(&fault, kind, Stage::Tls, &peer.host(), words);
+        assert_placed(&fault, peer.address());
+        assert!(fault.source().is_some(), "{fault:?}");
+        assert!(fault.labels().is_empty(), "a certificate is no overload: {fault:?}");
+    }
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn certificate_of_the_trusted_authority_is_taken() {
+    let ours = Authority::new("ours");
+    let sandbox = Sandbox::builder().standalone().tls(ours.server("127.0.0.1", FAR)).start().await.expect("sandbox");
+    let guest = trusting(&ours, sandbox.addresses()[0], PATIENT);
+    guest.ping().await.expect("secured");
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn certificate_of_an_unknown_issuer_names_the_file_of_the_trusted_ones() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let words = format!("issuer is not in tlsCAFile {}", ours.file().display());
+    assert_certificate_refused(&ours, &theirs, "127.0.0.1", FAR, ErrorKind::CertificateUnknownIssuer, &words).await;
+}
+
+#[tokio::test]
+async fn certificate_for_another_name_names_it() {
+    let ours = Authority::new("ours");
+    assert_certificate_refused(&ours, &ours, "other.example", FAR, ErrorKind::CertificateName, "other.example").await;
+}
+
+#[tokio::test]
+async fn expired_certificate_says_so() {
+    let ours = Authority::new("ours");
+    assert_certificate_refused(&ours, &ours, "127.0.0.1", 2001, ErrorKind::CertificateExpired, "expired").await;
+}
+
+#[tokio::test]
+async fn plain_server_that_answers_is_recognised() {
+    let peer = peers::saying(*b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    let guest = Guest::new(peer.address(), CALM, "tls=true&tlsInsecure=true");
+    for fault in guest.faults(&peer.host()).await {
+        assert_told(&fault, ErrorKind::Tls, Stage::Tls, &peer.host(), "the server does not speak TLS on this port");
+        assert_placed(&fault, peer.address());
+        assert!(fault.source().is_some());
+    }
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn plain_deployment_does_not_answer_tls() {
+    let sandbox = Sandbox::builder().standalone().start().await.expect("sandbox");
+    let address = sandbox.addresses()[0];
+    let guest = Guest::new(address, IMPATIENT, "tls=true&tlsInsecure=true");
+    // To it, the handshake is the beginning of a large message.
+    for fault in guest.faults(&peers::host_of(address)).await {
+        assert_timed_out(&fault, Stage::Tls, address, IMPATIENT);
+    }
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn deployment_that_speaks_tls_closes_on_plain_words() {
+    let ours = Authority::new("ours");
+    let sandbox = Sandbox::builder().standalone().tls(ours.server("127.0.0.1", FAR)).start().await.expect("sandbox");
+    let address = sandbox.addresses()[0];
+    let guest = Guest::new(address, CALM, "");
+    for fault in guest.faults(&peers::host_of(address)).await {
+        let kinds = [ErrorKind::Closed, ErrorKind::Io(io::ErrorKind::ConnectionReset)];
+        assert!(kinds.contains(&fault.kind()), "{fault}");
+        assert_told(&fault, fault.kind(), Stage::Hello, &peers::host_of(address), "");
+        assert_placed(&fault, address);
+    }
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn silence_behind_tls_is_a_time_out_of_hello() {
+    const LIMITS: Limits = Limits { connect: 1000, select: 900 };
+    let ours = Authority::new("ours");
+    let peer = peers::scripted_over_tls(ours.server("127.0.0.1", FAR), |_| Turn::Silence).await;
+    let guest = trusting(&ours, peer.address(), LIMITS);
+    for fault in guest.faults(&peer.host()).await {
+        assert_timed_out(&fault, Stage::Hello, peer.address(), LIMITS);
+    }
+    guest.end().await;
+}
