@@ -57,7 +57,8 @@ impl CursorState {
         let namespace = cursor.get_str("ns").map_err(|error| malformed(error.to_string()))?;
         let (database, collection) = namespace.split_once('.').ok_or_else(|| malformed("cursor.ns has no dot"))?;
         let state = Self { id, database: database.to_owned(), collection: collection.to_owned() };
-        let batch = cursor.get_array("firstBatch").or_else(|_| cursor.get_array("nextBatch")).map_err(|error| malformed(error.to_string()))?;
+        let batch =
+            cursor.get_array("firstBatch").or_else(|_| cursor.get_array("nextBatch")).map_err(|error| malformed(error.to_string()))?;
         let mut documents = Vec::new();
         for element in batch {
             let element = element.map_err(|error| malformed(error.to_string()))?;
@@ -151,7 +152,7 @@ mod tests {
             let (state, mut batch) = CursorState::parse(reply(7, key)).expect("cursor");
             assert_eq!(state, CursorState { id: 7, database: "db".into(), collection: "some.things".into() });
             let numbers: Vec<i32> = std::iter::from_fn(|| batch.next_document())
-                .map(|bytes| RawDocument::from_bytes(&bytes).and_then(|document| Ok(document.get_i32("n").expect("n"))).expect("document"))
+                .map(|bytes| RawDocument::from_bytes(&bytes).map(|document| document.get_i32("n").expect("n")).expect("document"))
                 .collect();
             assert_eq!(numbers, (0..12).collect::<Vec<_>>());
             assert!(batch.is_empty());
@@ -161,14 +162,27 @@ mod tests {
     #[test]
     fn next_commands_name_cursor_and_collection() {
         let (state, _) = CursorState::parse(reply(7, "firstBatch")).expect("cursor");
-        assert_eq!(state.get_more(&GetMoreOptions { batch_size: Some(3), ..Default::default() }), rawdoc! { "getMore": 7_i64, "collection": "some.things", "batchSize": 3_i64 });
-        assert_eq!(state.get_more(&GetMoreOptions { batch_size: Some(0), ..Default::default() }), rawdoc! { "getMore": 7_i64, "collection": "some.things" });
+        assert_eq!(
+            state.get_more(&GetMoreOptions { batch_size: Some(3), ..Default::default() }),
+            rawdoc! { "getMore": 7_i64, "collection": "some.things", "batchSize": 3_i64 }
+        );
+        assert_eq!(
+            state.get_more(&GetMoreOptions { batch_size: Some(0), ..Default::default() }),
+            rawdoc! { "getMore": 7_i64, "collection": "some.things" }
+        );
         assert_eq!(state.kill(), rawdoc! { "killCursors": "some.things", "cursors": [7_i64] });
     }
 
     #[test]
     fn replies_without_a_cursor_are_refused() {
-        for document in [rawdoc! { "ok": 1 }, rawdoc! { "cursor": 1 }, rawdoc! { "cursor": { "id": 1_i64, "ns": "x.y" } }, rawdoc! { "cursor": { "id": "a", "ns": "x.y", "firstBatch": [] } }, rawdoc! { "cursor": { "id": 0_i64, "ns": "x.y", "firstBatch": [1] } }, rawdoc! { "cursor": { "id": 0_i64, "ns": "xy", "firstBatch": [] } }] {
+        for document in [
+            rawdoc! { "ok": 1 },
+            rawdoc! { "cursor": 1 },
+            rawdoc! { "cursor": { "id": 1_i64, "ns": "x.y" } },
+            rawdoc! { "cursor": { "id": "a", "ns": "x.y", "firstBatch": [] } },
+            rawdoc! { "cursor": { "id": 0_i64, "ns": "x.y", "firstBatch": [1] } },
+            rawdoc! { "cursor": { "id": 0_i64, "ns": "xy", "firstBatch": [] } },
+        ] {
             let error = CursorState::parse(Bytes::from(document.into_bytes())).expect_err("refusal");
             assert_eq!(error.kind(), ErrorKind::Protocol);
         }

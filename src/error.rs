@@ -1,7 +1,7 @@
 //! What went wrong, at which stage, where, after how long, against which limit?
 //!
-//! Kinds are facts, not judgements: whether a fault marks a server Unknown is decided in `topology::fault`, whether a
-//! command may be retried in `op`.
+//! Kinds are facts, not judgements: whether a fault marks a server Unknown is decided in `topology::fault`; whether a
+//! command is tried again is left to its caller.
 
 use std::error::Error as StdError;
 use std::sync::Arc;

@@ -91,7 +91,10 @@ impl HostKey {
     /// [`ErrorKind::InvalidHost`], naming the label or part that can't be normalised.
     pub fn new(host: &str, port: u16) -> Result<Self, Error> {
         if host.len() > HOST_SIZE_MAX {
-            return Err(invalid(&host.chars().take(40).collect::<String>(), format!("host of {} bytes, the limit is {HOST_SIZE_MAX}", host.len())));
+            return Err(invalid(
+                &host.chars().take(40).collect::<String>(),
+                format!("host of {} bytes, the limit is {HOST_SIZE_MAX}", host.len()),
+            ));
         }
         if is_socket(host) {
             return Ok(Self::assemble(Host::Unix(PathBuf::from(host)), 0, host));
@@ -261,7 +264,8 @@ fn parse_host(host: &str) -> Result<Host, Error> {
     if host.is_empty() {
         return Err(invalid(host, "empty host".into()));
     }
-    let bracketed = host.strip_prefix('[').map(|rest| rest.strip_suffix(']').ok_or_else(|| invalid(host, "'[' without ']'".into()))).transpose()?;
+    let bracketed =
+        host.strip_prefix('[').map(|rest| rest.strip_suffix(']').ok_or_else(|| invalid(host, "'[' without ']'".into()))).transpose()?;
     let numeric = bracketed.unwrap_or(host);
     if numeric.contains(':') {
         let (address, zone) = match numeric.split_once('%') {
@@ -269,7 +273,9 @@ fn parse_host(host: &str) -> Result<Host, Error> {
             None => (numeric, None),
         };
         let parsed: Ipv6Addr = address.parse().map_err(|_| invalid(host, format!("{address:?} is not an IPv6 address")))?;
-        if let Some(zone) = zone && (zone.is_empty() || !zone.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~'))) {
+        if let Some(zone) = zone
+            && (zone.is_empty() || !zone.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~')))
+        {
             return Err(invalid(host, format!("{zone:?} is not a zone id")));
         }
         return Ok(Host::V6(parsed, zone.map(str::to_owned)));
@@ -307,7 +313,9 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), Error> {
     match text.rsplit_once(':') {
         None => Ok((text, None)),
         Some((head, _)) if head.contains(':') && text.parse::<Ipv6Addr>().is_ok() => Ok((text, None)),
-        Some((head, _)) if head.contains(':') && text.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()) => Ok((text, None)),
+        Some((head, _)) if head.contains(':') && text.split('%').next().is_some_and(|address| address.parse::<Ipv6Addr>().is_ok()) => {
+            Ok((text, None))
+        }
         Some((host, port)) => Ok((host, Some(parse_port(text, port)?))),
     }
 }
@@ -339,7 +347,14 @@ mod tests {
 
     #[test]
     fn spellings_of_one_name_are_one_key() {
-        let spellings = ["bücher.example", "BÜCHER.example.", "xn--bcher-kva.example", "XN--BCHER-KVA.EXAMPLE:27017", "bu\u{308}cher.example", "bücher。example"];
+        let spellings = [
+            "bücher.example",
+            "BÜCHER.example.",
+            "xn--bcher-kva.example",
+            "XN--BCHER-KVA.EXAMPLE:27017",
+            "bu\u{308}cher.example",
+            "bücher。example",
+        ];
         for spelling in spellings {
             assert_eq!(key(spelling), key("bücher.example:27017"), "{spelling}");
         }

@@ -74,3 +74,7 @@ pub use pool::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
 pub use selection::{ReadPreference, ReadPreferenceMode, TagSet};
 pub use topology::{MonitorEvent, ServerDescription, ServerType, TopologyDescription, TopologyEvent, TopologyType};
 pub use uri::ConnectionString;
+
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,7 +1,7 @@
 //! Which address of a host is tried when, and which one wins?
 //!
 //! Follows RFC 8305 ("happy eyeballs"), sections 4 and 5: families interleaved with their order kept, one attempt every
-//! [`STAGGER`], the next at once after a failure, the winner of last time first. An attempt is TCP and TLS together. The
+//! `STAGGER`, the next at once after a failure, the winner of last time first. An attempt is TCP and TLS together. The
 //! resolution delay of section 3 belongs to `dns::Cache`; opening and securing a connection to `io::tcp` and `io::tls`.
 //!
 //! ```text
@@ -72,9 +72,13 @@ enum State {
     /// Waits for its turn: `next_at`, or an earlier failure.
     Queued,
     /// The socket is being opened.
-    Dialling { since: Instant },
+    Dialling {
+        since: Instant,
+    },
     /// The socket is open, TLS is being negotiated.
-    Securing { since: Instant },
+    Securing {
+        since: Instant,
+    },
     Failed(Error),
     Aborted,
     Won,
@@ -84,7 +88,12 @@ enum State {
 enum Phase {
     /// No address is known; the resolver's own limit is the only one that runs.
     Waiting,
-    Racing { since: Instant, deadline: Option<Instant>, next_at: Instant, last: Option<Family> },
+    Racing {
+        since: Instant,
+        deadline: Option<Instant>,
+        next_at: Instant,
+        last: Option<Family>,
+    },
     Settled,
 }
 

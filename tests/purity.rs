@@ -170,7 +170,7 @@ fn has_word(line: &str, word: &str) -> bool {
     line.match_indices(word).any(|(at, _)| {
         let before = line[..at].chars().next_back();
         let after = line[at + word.len()..].chars().next();
-        !(begins_name && before.is_some_and(is_name)) && !(ends_name && after.is_some_and(is_name))
+        !(begins_name && before.is_some_and(is_name) || ends_name && after.is_some_and(is_name))
     })
 }
 

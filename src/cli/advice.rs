@@ -355,4 +355,5 @@ fn list<'a>(hosts: impl ExactSizeIterator<Item = &'a String>) -> String {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 mod tests;

@@ -174,4 +174,5 @@ fn since(moment: Instant) -> Duration {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 mod tests;

@@ -71,8 +71,18 @@ pub(super) struct Call {
     pub(super) read_preference: Option<ReadPreference>,
     /// The time the caller gives it, and since when.
     pub(super) deadline: Option<Deadline>,
-    /// The session to use; an implicit one is taken if there is none.
-    pub(super) session: Option<Session>,
+    /// The session it runs in.
+    pub(super) session: InSession,
+}
+
+/// Says in which session a call runs.
+pub(super) enum InSession {
+    /// In one of its own, where the server has sessions.
+    Implicit,
+    /// In the one of the cursor it belongs to, if that has one.
+    Cursor(Option<Session>),
+    /// In none.
+    None,
 }
 
 /// Is an implicit session in use; goes back to the pool when dropped, unless what it was used for was left unfinished.
@@ -138,11 +148,12 @@ impl Inner {
         let began = clock::now();
         let name = command_name(&call.request.body)?;
         let mut session = match call.session {
-            Some(session) => Some(session),
-            None => match (selected.description.logical_session_timeout(), conn.about().hello.logical_session_timeout) {
+            InSession::Cursor(session) => session,
+            InSession::Implicit => match (selected.description.logical_session_timeout(), conn.about().hello.logical_session_timeout) {
                 (Some(timeout), Some(_)) => Some(Session::take(self, timeout, began)?),
                 _ => None,
             },
+            InSession::None => None,
         };
         let time = self.cluster_time();
         let preference = call
@@ -155,10 +166,19 @@ impl Inner {
             cluster_time: time.as_deref(),
             read_preference: preference.as_deref(),
         };
-        check_size(&call.request.body, conn.about().hello.max_bson_object_size.unwrap_or(DOCUMENT_SIZE_MAX))?;
+        check_size(&call.request, conn.about().hello.max_bson_object_size.unwrap_or(DOCUMENT_SIZE_MAX))?;
         let request_id = conn.queue(Flags::default(), &call.request, &fields);
         check_message_size(&mut conn)?;
-        let mut told = Told { inner: self, name: Arc::from(name.as_str()), host, connection_id: conn.id(), request_id, began, sensitive: is_sensitive(&name, &call.request.body), ended: false };
+        let mut told = Told {
+            inner: self,
+            name: Arc::from(name.as_str()),
+            host,
+            connection_id: conn.id(),
+            request_id,
+            began,
+            sensitive: is_sensitive(&name, &call.request.body),
+            ended: false,
+        };
         told.started(&conn, &call.database);
         if let Some(session) = session.as_mut() {
             session.dirty = true;
@@ -223,7 +243,7 @@ impl Inner {
                 criteria: Arc::new(Criteria::any_readable()),
                 read_preference: None,
                 deadline: Some(Deadline::new("END_SESSIONS_LIMIT", END_SESSIONS_LIMIT, clock::now())),
-                session: None,
+                session: InSession::None,
             };
             if let Err(error) = self.run(call).await {
                 tracing::debug!(%error, "sessions could not be ended");

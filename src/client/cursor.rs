@@ -5,7 +5,7 @@
 
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use futures_util::Stream;
 use serde::de::DeserializeOwned;
 
 use super::Client;
-use super::call::{Call, Outcome, Reply, Session};
+use super::call::{Call, InSession, Outcome, Reply, Session};
 use crate::cursor::{Batch, CursorState, GetMoreOptions};
 use crate::error::{Error, Result};
 use crate::host::HostKey;
@@ -69,10 +69,13 @@ enum State {
     /// Documents are at hand, and perhaps more on the server.
     Reading { cursor: CursorState, batch: Batch, session: Option<Session> },
     /// The next batch is on its way.
-    Fetching { cursor: CursorState, fetch: Pin<Box<dyn Future<Output = Result<Fetched>> + Send>> },
+    /// The lock is never taken: it makes the cursor `Sync`.
+    Fetching { cursor: CursorState, fetch: Mutex<Fetch> },
     /// The server has closed the cursor, or an error has ended it.
     Done,
 }
+
+type Fetch = Pin<Box<dyn Future<Output = Result<Fetched>> + Send>>;
 
 struct Fetched {
     cursor: CursorState,
@@ -115,18 +118,20 @@ impl<T: FromReply> Cursor<T> {
                         self.state = State::Done;
                         continue;
                     }
-                    let fetch = Box::pin(fetch(Arc::clone(&self.core), cursor.clone(), session.take()));
-                    self.state = State::Fetching { cursor: cursor.clone(), fetch };
+                    let fetch: Fetch = Box::pin(fetch(Arc::clone(&self.core), cursor.clone(), session.take()));
+                    self.state = State::Fetching { cursor: cursor.clone(), fetch: Mutex::new(fetch) };
                 }
-                State::Fetching { fetch, .. } => match ready!(fetch.as_mut().poll(context)) {
-                    Ok(fetched) => self.state = State::read(fetched),
-                    Err(error) => {
-                        // A network error leaves the cursor to the server's own time-out.
-                        let kill = !error.is_network();
-                        self.end(kill);
-                        return Poll::Ready(Some(Err(error)));
+                State::Fetching { fetch, .. } => {
+                    match ready!(fetch.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(context)) {
+                        Ok(fetched) => self.state = State::read(fetched),
+                        Err(error) => {
+                            // A network error leaves the cursor to the server's own time-out.
+                            let kill = !error.is_network();
+                            self.end(kill);
+                            return Poll::Ready(Some(Err(error)));
+                        }
                     }
-                },
+                }
                 State::Done => return Poll::Ready(None),
             }
         }
@@ -184,7 +189,7 @@ async fn fetch(core: Arc<Core>, cursor: CursorState, session: Option<Session>) -
         criteria: Arc::new(Criteria::server(core.host.clone())),
         read_preference: None,
         deadline: core.client.inner().call_deadline(core.timeout),
-        session,
+        session: InSession::Cursor(session),
     };
     read(core.client.inner().run(call).await?)
 }
@@ -205,7 +210,7 @@ impl super::running::Inner {
                 criteria: Arc::new(Criteria::server(host)),
                 read_preference: None,
                 deadline: Some(Deadline::new("KILL_LIMIT", KILL_LIMIT, clock::now())),
-                session,
+                session: InSession::Cursor(session),
             };
             if let Err(error) = inner.run(call).await {
                 tracing::debug!(%error, "cursor could not be killed");

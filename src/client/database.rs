@@ -8,7 +8,7 @@ use std::time::Duration;
 use bson::{Bson, Document, RawDocumentBuf};
 
 use super::Client;
-use super::call::{Call, Reply};
+use super::call::{Call, InSession, Reply};
 use super::cursor::{Cursor, FromReply};
 use crate::cursor::GetMoreOptions;
 use crate::error::{Error, ErrorKind, Result, Stage};
@@ -127,7 +127,8 @@ impl Plan {
             return Err(Error::new(ErrorKind::InvalidArgument, format!("{:?} is not a database name", self.database)).at(Stage::Write));
         }
         let read_preference = Some(self.read_preference);
-        let call = Call { database: self.database, request: self.request?, criteria, read_preference, deadline, session: None };
+        let call =
+            Call { database: self.database, request: self.request?, criteria, read_preference, deadline, session: InSession::Implicit };
         Ok((self.client, call))
     }
 }

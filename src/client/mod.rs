@@ -157,7 +157,8 @@ impl Client {
 
     /// Ends the client: sessions are ended on the server, tasks and connections are gone when it returns.
     ///
-    /// Calls under way, and later ones, get [`Shutdown`](crate::ErrorKind::Shutdown).
+    /// Calls that wait for a server or a connection, and later ones, are refused; a command that has been sent may still get
+    /// its reply.
     pub async fn shutdown(&self) {
         self.inner().shutdown().await;
     }

@@ -59,7 +59,7 @@ pub enum ErrorKind {
     TooManyWaiters,
     /// No suitable server; [`Error::servers`] says why, server by server.
     ServerSelection,
-    /// The connection was interrupted, because its server stopped answering checks.
+    /// It was stopped from outside: its server stopped answering checks, its caller went away, or its check was cancelled.
     Interrupted,
     /// The server answered with an error; [`Error::command`] has it.
     Command,

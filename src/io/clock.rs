@@ -3,8 +3,8 @@
 //! The only place that reads clocks. Time is tokio's, so that tests may pause it. The boot clock, which goes on while the
 //! machine is suspended, is compared with it to notice a suspension; what is then done is decided in `topology` and `pool`.
 
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Tells the time since some fixed moment, time in suspension included.
 ///
@@ -34,14 +34,15 @@ pub(crate) async fn sleep_until(moment: Option<Instant>) {
 /// platform has one that can be read. Elsewhere a wall clock that jumps forward counts as a suspension.
 #[derive(Debug)]
 pub(crate) struct SystemBootClock {
-    start: Marks,
+    /// The first look at the clocks.
+    start: OnceLock<Marks>,
     slept: Mutex<Slept>,
 }
 
 #[derive(Debug)]
 struct Marks {
     monotonic: Instant,
-    wall: std::time::SystemTime,
+    wall: SystemTime,
     boot: Option<Duration>,
 }
 
@@ -58,21 +59,26 @@ const WALL_JUMP: Duration = Duration::from_secs(1);
 impl SystemBootClock {
     #[allow(clippy::disallowed_methods, reason = "clocks that are compared must be read together")]
     pub(crate) fn new() -> Self {
-        let start = Marks { monotonic: Instant::now(), wall: std::time::SystemTime::now(), boot: platform_boot_time() };
-        Self { start, slept: Mutex::default() }
+        Self { start: OnceLock::new(), slept: Mutex::default() }
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads clocks")]
+    fn start(&self) -> &Marks {
+        self.start.get_or_init(|| Marks { monotonic: Instant::now(), wall: SystemTime::now(), boot: platform_boot_time() })
     }
 }
 
 impl BootClock for SystemBootClock {
     #[allow(clippy::disallowed_methods, reason = "clocks that are compared must be read together")]
     fn now(&self) -> Duration {
-        let monotonic = self.start.monotonic.elapsed();
-        let wall = self.start.wall.elapsed().unwrap_or_default();
+        let start = self.start();
+        let monotonic = start.monotonic.elapsed();
+        let wall = start.wall.elapsed().unwrap_or_default();
         let ahead = wall.saturating_sub(monotonic);
         let mut slept = self.slept.lock().unwrap_or_else(PoisonError::into_inner);
         if ahead > slept.wall_ahead + WALL_JUMP {
             let jump = ahead.saturating_sub(slept.wall_ahead);
-            slept.asleep = match (self.start.boot, platform_boot_time()) {
+            slept.asleep = match (start.boot, platform_boot_time()) {
                 (Some(start), Some(boot)) => boot.saturating_sub(start).saturating_sub(monotonic),
                 _ => slept.asleep + jump,
             };

@@ -190,7 +190,11 @@ impl Conn {
             };
             match outcome {
                 Ok(0) => {
-                    let text = if self.decoder.is_empty() { "connection closed by the server" } else { "connection closed by the server in the middle of a message" };
+                    let text = if self.decoder.is_empty() {
+                        "connection closed by the server"
+                    } else {
+                        "connection closed by the server in the middle of a message"
+                    };
                     return Err(self.broken(Error::new(ErrorKind::Closed, text).at(Stage::Read)));
                 }
                 Ok(_) => {}
@@ -263,7 +267,8 @@ impl Conn {
             return Err(self.broken(Error::new(ErrorKind::Protocol, text).at(Stage::Read)));
         }
         // The next reply of a stream answers this one (OP_MSG, "moreToCome").
-        self.exchange = if message.flags.has(Flags::MORE_TO_COME) { Exchange::Awaiting { request: message.request_id } } else { Exchange::Idle };
+        self.exchange =
+            if message.flags.has(Flags::MORE_TO_COME) { Exchange::Awaiting { request: message.request_id } } else { Exchange::Idle };
         Ok(message)
     }
 

@@ -1,7 +1,7 @@
 //! How do events reach those who want them?
 //!
 //! A bounded ring: whoever reads too slowly is told how many events were missed, and nobody waits for a reader. Without
-//! readers no event is made.
+//! readers none is sent.
 
 use std::sync::Arc;
 

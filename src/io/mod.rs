@@ -1,7 +1,7 @@
 //! How are the rules' wishes carried out?
 //!
-//! The tokio shell: one file per pure part. It holds no rule of the protocol; clocks, sockets, files, tasks and the
-//! operating system's randomness are touched here only.
+//! The tokio shell: one file per pure part. It holds no rule of the protocol; clocks, sockets, tasks and the operating
+//! system's randomness are touched here only.
 
 pub(crate) mod clock;
 pub(crate) mod conn;

@@ -184,7 +184,14 @@ fn obey(watch: &Watch, monitor: &mut Monitor, given: u8, now: Instant) -> bool {
     false
 }
 
-fn carry_out(watch: &Watch, role: Role, action: MonitorAction, conn: &mut Option<Box<Conn>>, work: &mut Work, measuring: &mut Option<MonitorOrders>) {
+fn carry_out(
+    watch: &Watch,
+    role: Role,
+    action: MonitorAction,
+    conn: &mut Option<Box<Conn>>,
+    work: &mut Work,
+    measuring: &mut Option<MonitorOrders>,
+) {
     match action {
         MonitorAction::Open => {
             let (opener, host) = (Arc::clone(&watch.opener), watch.host.clone());

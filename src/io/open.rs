@@ -49,7 +49,13 @@ impl Opener {
     ///
     /// # Errors
     /// Of every stage from dns to auth; network errors up to hello carry the back-pressure labels.
-    pub(crate) async fn open(&self, host: &HostKey, purpose: Purpose, interrupt: Arc<Interrupt>, timeline: &mut Timeline) -> Result<Conn, Error> {
+    pub(crate) async fn open(
+        &self,
+        host: &HostKey,
+        purpose: Purpose,
+        interrupt: Arc<Interrupt>,
+        timeline: &mut Timeline,
+    ) -> Result<Conn, Error> {
         let (stream, address) = self.dialer.dial(host, timeline).await?;
         let mut conn = Conn::new(stream, host.clone(), address, interrupt);
         let began = clock::now();
@@ -78,7 +84,8 @@ impl Opener {
 
     async fn converse(&self, conn: &mut Conn, purpose: Purpose, talk: &mut Talk, timeline: &mut Timeline) -> Result<(), Error> {
         let credential = self.credential.clone().filter(|_| purpose == Purpose::Application);
-        let config = ConversationConfig { client: Arc::clone(&self.metadata), credential, hello_ok: false, load_balanced: false, nonce: entropy()? };
+        let config =
+            ConversationConfig { client: Arc::clone(&self.metadata), credential, hello_ok: false, load_balanced: false, nonce: entropy()? };
         let (mut command, mut conversation) = Conversation::new(config);
         loop {
             if command.stage != talk.stage {
@@ -124,7 +131,8 @@ impl Opener {
             (derivation, keys)
         })
         .await;
-        let (derivation, keys) = outcome.map_err(|error| Error::new(ErrorKind::Shutdown, "the runtime ends").at(Stage::Auth).because(error))?;
+        let (derivation, keys) =
+            outcome.map_err(|error| Error::new(ErrorKind::Shutdown, "the runtime ends").at(Stage::Auth).because(error))?;
         self.lock_keys().put(&derivation, keys.clone());
         Ok(keys)
     }

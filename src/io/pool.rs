@@ -62,7 +62,14 @@ struct Waiting<'a> {
 pub(crate) struct Operation(Arc<ServerPool>);
 
 impl ServerPool {
-    pub(crate) fn new(host: HostKey, config: PoolConfig, opener: Arc<Opener>, tasks: &Arc<Tasks>, cluster: Weak<Cluster>, events: EventHub) -> Arc<Self> {
+    pub(crate) fn new(
+        host: HostKey,
+        config: PoolConfig,
+        opener: Arc<Opener>,
+        tasks: &Arc<Tasks>,
+        cluster: Weak<Cluster>,
+        events: EventHub,
+    ) -> Arc<Self> {
         let guarded = Guarded { pool: Pool::new(config), waiters: BTreeMap::new(), interrupts: Vec::new(), armed: None };
         let pool = Arc::new(Self {
             host: host.clone(),
@@ -154,7 +161,9 @@ impl ServerPool {
 
     fn ask(self: &Arc<Self>, step: impl FnOnce(&mut Guarded, Instant) -> Checkout<Box<Conn>>) -> Answer {
         self.act(|guarded, now| match step(guarded, now) {
-            Checkout::Lent { lease, connection, look } => Answer::Lent(CheckedOut { conn: Some(connection), lease, pool: Arc::clone(self) }, look),
+            Checkout::Lent { lease, connection, look } => {
+                Answer::Lent(CheckedOut { conn: Some(connection), lease, pool: Arc::clone(self) }, look)
+            }
             Checkout::Waiting(waiter) => {
                 let (sender, receiver) = oneshot::channel();
                 guarded.waiters.insert(waiter, sender);

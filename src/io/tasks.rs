@@ -1,6 +1,8 @@
 //! Who owns the tasks?
 //!
-//! Every task of a client belongs to one [`Tasks`]; stopping it ends them all. Nothing is spawned elsewhere.
+//! Every task belongs to a [`Tasks`], which ends it when it is stopped or dropped: a client has one for its monitors, one
+//! for its pools, and its resolver one. Beside them there are only look-ups by the operating system, on few threads of
+//! their own, and key derivation and file reading on the runtime's blocking pool, which are awaited.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -26,7 +26,9 @@ use crate::op::deadline::Deadline;
 use crate::options::ClientOptions;
 use crate::pool::PoolConfig;
 use crate::selection::{self, Criteria, Refusal};
-use crate::topology::{Fault, MonitorConfig, SelectId, ServerDescription, Suspension, Topology, TopologyAction, TopologyConfig, TopologyDescription};
+use crate::topology::{
+    Fault, MonitorConfig, SelectId, ServerDescription, Suspension, Topology, TopologyAction, TopologyConfig, TopologyDescription,
+};
 
 /// Carries out what the topology orders, and knows every server's pool and monitor.
 pub(crate) struct Cluster {

@@ -1,10 +1,10 @@
 //! Which fields are appended to a user's command, and how large may it be?
 
-use bson::{RawDocument, RawDocumentBuf};
+use bson::RawDocument;
 
 use super::cluster_time::ClusterTime;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
-use crate::wire::{BodyWriter, COMMAND_OVERHEAD_MAX};
+use crate::wire::{BodyWriter, COMMAND_OVERHEAD_MAX, Request};
 
 /// Is what the driver appends to a command; the user's document is never looked into nor changed.
 #[derive(Clone, Copy, Debug, Default)]
@@ -47,17 +47,23 @@ pub fn command_name(body: &RawDocument) -> Result<String, Error> {
     }
 }
 
-/// Checks a command against the server's limits before anything is sent.
+/// Checks a command, and each document beside it, against the server's limits before anything is sent.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidArgument`] naming the size and the limit.
-pub fn check_size(body: &RawDocumentBuf, document_size_bytes_max: u32) -> Result<(), Error> {
-    let size = body.as_bytes().len() as u64;
+pub fn check_size(request: &Request, document_size_bytes_max: u32) -> Result<(), Error> {
+    let size = request.body.as_bytes().len() as u64;
     let limit = u64::from(document_size_bytes_max) + u64::from(COMMAND_OVERHEAD_MAX);
     if size > limit {
         return Err(Error::new(ErrorKind::InvalidArgument, format!("command of {size} bytes"))
             .at(Stage::Write)
             .against("maxBsonObjectSize + COMMAND_OVERHEAD_MAX", LimitValue::Bytes(limit)));
+    }
+    let largest = request.sequences.iter().flat_map(|(_, documents)| documents).map(|document| document.as_bytes().len() as u64).max();
+    if let Some(size) = largest.filter(|size| *size > u64::from(document_size_bytes_max)) {
+        return Err(Error::new(ErrorKind::InvalidArgument, format!("document of {size} bytes"))
+            .at(Stage::Write)
+            .against("maxBsonObjectSize", LimitValue::Bytes(document_size_bytes_max.into())));
     }
     Ok(())
 }

@@ -65,8 +65,17 @@ pub enum CommandEvent {
 
 /// Tells whether a command or its reply carries secrets (command-logging-and-monitoring, "Security").
 pub fn is_sensitive(name: &str, body: &RawDocument) -> bool {
-    const ALWAYS: [&str; 9] =
-        ["authenticate", "saslStart", "saslContinue", "getnonce", "createUser", "updateUser", "copydbgetnonce", "copydbsaslstart", "copydb"];
+    const ALWAYS: [&str; 9] = [
+        "authenticate",
+        "saslStart",
+        "saslContinue",
+        "getnonce",
+        "createUser",
+        "updateUser",
+        "copydbgetnonce",
+        "copydbsaslstart",
+        "copydb",
+    ];
     const WITH_SPECULATION: [&str; 2] = ["hello", "isMaster"];
     let named = |names: &[&str]| names.iter().any(|known| known.eq_ignore_ascii_case(name));
     named(&ALWAYS) || (named(&WITH_SPECULATION) && matches!(body.get("speculativeAuthenticate"), Ok(Some(_))))

@@ -5,6 +5,7 @@ use bson::{RawDocumentBuf, Timestamp, rawdoc};
 use super::cluster_time::ClusterTime;
 use super::session::{ServerSession, SessionPool};
 use super::*;
+use crate::wire::Request;
 
 fn reply(time: u32, increment: u32) -> RawDocumentBuf {
     rawdoc! { "ok": 1, "$clusterTime": { "clusterTime": Timestamp { time, increment }, "signature": { "keyId": 1_i64 } } }
@@ -45,8 +46,18 @@ fn session_ids_are_version_four() {
 #[test]
 fn oversized_command_names_size_and_limit() {
     let body = rawdoc! { "insert": "x", "pad": "a".repeat(17 * 1024 * 1024) };
-    let text = check_size(&body, 16 * 1024 * 1024).expect_err("too large").to_string();
+    let text = check_size(&body.into(), 16 * 1024 * 1024).expect_err("too large").to_string();
     assert!(text.contains("command of 17825821 bytes") && text.contains("16793600 bytes"), "{text}");
+}
+
+#[test]
+fn oversized_document_beside_a_command_names_size_and_limit() {
+    let request = Request {
+        body: rawdoc! { "insert": "x" },
+        sequences: vec![("documents".into(), vec![rawdoc! {}, rawdoc! { "pad": "a".repeat(200) }])],
+    };
+    let text = check_size(&request, 100).expect_err("too large").to_string();
+    assert!(text.contains("document of 215 bytes (limit maxBsonObjectSize of 100 bytes)"), "{text}");
 }
 
 #[test]

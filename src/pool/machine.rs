@@ -102,7 +102,14 @@ impl<C> Pool<C> {
     /// A connection that was lent to be looked at is dead: its caller goes on asking, in the place it had.
     ///
     /// Returns what [`handle_checkout`](Self::handle_checkout) would.
-    pub fn handle_dead_on_look(&mut self, lease: Lease, connection: C, ticket: WaiterId, deadline: Option<Deadline>, now: Instant) -> Checkout<C> {
+    pub fn handle_dead_on_look(
+        &mut self,
+        lease: Lease,
+        connection: C,
+        ticket: WaiterId,
+        deadline: Option<Deadline>,
+        now: Instant,
+    ) -> Checkout<C> {
         self.release(lease);
         self.close(lease, connection, CloseReason::Error);
         if let Some(refusal) = self.refusal() {

@@ -42,21 +42,21 @@ impl Bench {
     fn wait_until(&mut self, limit: Option<Duration>) -> WaiterId {
         match self.pool.handle_checkout(Deadline::maybe("waitQueueTimeoutMS", limit, self.now), self.now) {
             Checkout::Waiting(waiter) => waiter,
-            other => panic!("{other:?}"),
+            other @ (Checkout::Lent { .. } | Checkout::Refused(_)) => panic!("{other:?}"),
         }
     }
 
     fn lent(&mut self) -> (Lease, Number, Option<WaiterId>) {
         match self.pool.handle_checkout(None, self.now) {
             Checkout::Lent { lease, connection, look } => (lease, connection, look),
-            other => panic!("{other:?}"),
+            other @ (Checkout::Waiting(_) | Checkout::Refused(_)) => panic!("{other:?}"),
         }
     }
 
     fn refused(&mut self) -> Error {
         match self.pool.handle_checkout(None, self.now) {
             Checkout::Refused(error) => error,
-            other => panic!("{other:?}"),
+            other @ (Checkout::Lent { .. } | Checkout::Waiting(_)) => panic!("{other:?}"),
         }
     }
 
@@ -168,7 +168,10 @@ fn waiter_times_out_exactly_and_says_why() {
     match bench.actions().as_slice() {
         [Action::Refuse(_, error)] => {
             let text = error.to_string();
-            assert!(text.contains("timed out after 100 ms") && text.contains("waitQueueTimeoutMS of 100 ms") && text.contains("1 opening"), "{text}");
+            assert!(
+                text.contains("timed out after 100 ms") && text.contains("waitQueueTimeoutMS of 100 ms") && text.contains("1 opening"),
+                "{text}"
+            );
         }
         other => panic!("{other:?}"),
     }
@@ -191,7 +194,7 @@ fn newest_idle_connection_is_lent_and_old_ones_are_looked_at() {
     let ticket = look.expect("looked at");
     match bench.pool.handle_dead_on_look(lease, connection, ticket, None, bench.now) {
         Checkout::Waiting(waiter) => assert!(waiter < later, "the place in the queue is kept"),
-        other => panic!("{other:?}"),
+        other @ (Checkout::Lent { .. } | Checkout::Refused(_)) => panic!("{other:?}"),
     }
     assert_eq!(bench.text(), "close 2 open 3");
 }
@@ -337,7 +340,8 @@ fn events_come_in_the_order_of_the_specification() {
 #[test]
 fn states_and_events_match_the_recorded_matrix() {
     type Step = (&'static str, fn(&mut Bench, Lease));
-    let states: [(&str, fn() -> (Bench, Lease)); 7] = [
+    type Make = fn() -> (Bench, Lease);
+    let states: [(&str, Make); 7] = [
         ("Paused", || {
             let mut bench = Bench::ready(config());
             let lease = bench.lend_new();
@@ -405,7 +409,10 @@ fn states_and_events_match_the_recorded_matrix() {
             step(&mut bench, lease);
             let text = bench.text();
             let stats = bench.pool.stats();
-            let after = format!("ready {} opening {} idle {} in use {} draining {} waiting {}", stats.ready, stats.opening, stats.idle, stats.in_use, stats.draining, stats.waiting);
+            let after = format!(
+                "ready {} opening {} idle {} in use {} draining {} waiting {}",
+                stats.ready, stats.opening, stats.idle, stats.in_use, stats.draining, stats.waiting
+            );
             writeln!(matrix, "{state} x {name}: [{text}] -> {after}").expect("string");
         }
     }
@@ -418,7 +425,13 @@ fn random_sequences_keep_the_promises() {
     use rand::{RngExt, SeedableRng};
     for seed in 0..300 {
         let mut random = rand::rngs::SmallRng::seed_from_u64(seed);
-        let mut bench = Bench::new(PoolConfig { max_size: Some(3), min_size: 1, max_connecting: 2, max_idle_time: Some(ms(5000)), open_timeout: Some(ms(3000)) });
+        let mut bench = Bench::new(PoolConfig {
+            max_size: Some(3),
+            min_size: 1,
+            max_connecting: 2,
+            max_idle_time: Some(ms(5000)),
+            open_timeout: Some(ms(3000)),
+        });
         let mut opening: Vec<Lease> = Vec::new();
         let mut lent: Vec<Lease> = Vec::new();
         let mut draining: Vec<Lease> = Vec::new();
@@ -428,14 +441,19 @@ fn random_sequences_keep_the_promises() {
         for step in 0..400 {
             let place = |random: &mut rand::rngs::SmallRng, length: usize| random.random_range(0..length.max(1));
             match random.random_range(0..12) {
-                0..3 => match bench.pool.handle_checkout(Deadline::maybe("w", Some(ms(random.random_range(1..4000))), bench.now), bench.now) {
-                    Checkout::Lent { lease, .. } => {
-                        assert!(ready && lease.generation == generation, "seed {seed} step {step}: only current connections of a ready pool");
-                        lent.push(lease);
+                0..3 => {
+                    match bench.pool.handle_checkout(Deadline::maybe("w", Some(ms(random.random_range(1..4000))), bench.now), bench.now) {
+                        Checkout::Lent { lease, .. } => {
+                            assert!(
+                                ready && lease.generation == generation,
+                                "seed {seed} step {step}: only current connections of a ready pool"
+                            );
+                            lent.push(lease);
+                        }
+                        Checkout::Waiting(waiter) => waiting.push(waiter),
+                        Checkout::Refused(_) => assert!(!ready, "seed {seed} step {step}"),
                     }
-                    Checkout::Waiting(waiter) => waiting.push(waiter),
-                    Checkout::Refused(_) => assert!(!ready, "seed {seed} step {step}"),
-                },
+                }
                 3 if !waiting.is_empty() => {
                     let waiter = waiting.remove(place(&mut random, waiting.len()));
                     bench.pool.handle_cancel(waiter, bench.now);
@@ -488,11 +506,18 @@ fn random_sequences_keep_the_promises() {
             }
             let stats = bench.pool.stats();
             assert!(stats.total() <= 3 && stats.opening <= 2, "seed {seed} step {step}: {stats:?}");
-            assert_eq!((stats.opening, stats.in_use, stats.draining, stats.waiting), (opening.len(), lent.len(), draining.len(), waiting.len()), "seed {seed} step {step}");
+            assert_eq!(
+                (stats.opening, stats.in_use, stats.draining, stats.waiting),
+                (opening.len(), lent.len(), draining.len(), waiting.len()),
+                "seed {seed} step {step}"
+            );
             assert!(!(stats.idle > 0 && stats.waiting > 0), "seed {seed} step {step}: nobody waits beside an idle connection");
             if let Some((at, name)) = bench.pool.poll_timeout() {
                 bench.pool.handle_timeout(bench.now);
-                assert!(at > bench.now || bench.pool.poll_timeout().is_none_or(|(next, _)| next > bench.now), "seed {seed} step {step}: {name} lies in the past");
+                assert!(
+                    at > bench.now || bench.pool.poll_timeout().is_none_or(|(next, _)| next > bench.now),
+                    "seed {seed} step {step}: {name} lies in the past"
+                );
             }
         }
     }

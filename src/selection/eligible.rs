@@ -22,16 +22,20 @@ pub(super) fn shortcut<'a>(topology: &'a TopologyDescription, criteria: &Criteri
     match (topology.kind(), &criteria.target) {
         (TopologyType::Unknown, _) => Shortcut::Settled(None),
         (_, Target::Server(host)) => Shortcut::Settled(topology.server(host).filter(|server| can_be_pinned(topology, server))),
-        (TopologyType::Single | TopologyType::LoadBalanced, _) => Shortcut::Settled(topology.servers().first().filter(|server| server.is_known())),
+        (TopologyType::Single | TopologyType::LoadBalanced, _) => {
+            Shortcut::Settled(topology.servers().first().filter(|server| server.is_known()))
+        }
         (TopologyType::Sharded, _) => Shortcut::Open,
         (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::Write) => Shortcut::Settled(topology.primary()),
         (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::AnyReadable) => Shortcut::Open,
         (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::Read(preference)) => match preference.mode {
             ReadPreferenceMode::Primary => Shortcut::Settled(topology.primary()),
-            ReadPreferenceMode::PrimaryPreferred => match topology.primary().filter(|primary| !criteria.deprioritized.contains(&primary.host)) {
-                Some(primary) => Shortcut::Settled(Some(primary)),
-                None => Shortcut::Open,
-            },
+            ReadPreferenceMode::PrimaryPreferred => {
+                match topology.primary().filter(|primary| !criteria.deprioritized.contains(&primary.host)) {
+                    Some(primary) => Shortcut::Settled(Some(primary)),
+                    None => Shortcut::Open,
+                }
+            }
             ReadPreferenceMode::Secondary | ReadPreferenceMode::SecondaryPreferred | ReadPreferenceMode::Nearest => Shortcut::Open,
         },
     }

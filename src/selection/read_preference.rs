@@ -127,9 +127,10 @@ impl ReadPreference {
     pub fn to_document(&self) -> Document {
         let mut document = doc! { "mode": self.mode.name() };
         if !self.tag_sets.is_empty() {
-            let sets = self.tag_sets.iter().map(|tags| {
-                Bson::Document(tags.iter().map(|(name, value)| (name.clone(), Bson::String(value.clone()))).collect())
-            });
+            let sets = self
+                .tag_sets
+                .iter()
+                .map(|tags| Bson::Document(tags.iter().map(|(name, value)| (name.clone(), Bson::String(value.clone()))).collect()));
             document.insert("tags", Bson::Array(sets.collect()));
         }
         if let Some(limit) = self.max_staleness {

@@ -27,9 +27,15 @@ fn ineligible(topology: &TopologyDescription, criteria: &Criteria, server: &Serv
         (TopologyType::Unknown, _) => Ineligible::Type(server.kind.name()),
         (TopologyType::Single | TopologyType::LoadBalanced, _) => Ineligible::Eligible,
         (TopologyType::Sharded, _) => suits(server.kind == ServerType::Mongos, server),
-        (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::Write) => suits(server.kind == ServerType::RsPrimary, server),
-        (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::AnyReadable) => suits(server.kind.is_data_bearing(), server),
-        (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::Read(preference)) => for_read(topology, preference, server),
+        (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::Write) => {
+            suits(server.kind == ServerType::RsPrimary, server)
+        }
+        (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::AnyReadable) => {
+            suits(server.kind.is_data_bearing(), server)
+        }
+        (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::Read(preference)) => {
+            for_read(topology, preference, server)
+        }
     };
     if reason == Ineligible::Eligible && criteria.deprioritized.contains(&server.host) {
         return Ineligible::Deprioritized;

@@ -83,7 +83,8 @@ fn unmeasured_server_is_not_held_to_be_slow() {
 
 #[test]
 fn less_loaded_of_two_is_taken() {
-    let topology = TopologyDescription::new(TopologyType::Sharded, [server("a", ServerType::Mongos, 5), server("b", ServerType::Mongos, 5)]);
+    let topology =
+        TopologyDescription::new(TopologyType::Sharded, [server("a", ServerType::Mongos, 5), server("b", ServerType::Mongos, 5)]);
     let loads = |host: &HostKey| if *host == key("a") { 7 } else { 3 };
     for seed in 0..50 {
         let mut rng = SmallRng::seed_from_u64(seed);
@@ -208,7 +209,9 @@ fn shortcut_agrees_with_the_long_way() {
 fn read_preference_is_sent_where_it_is_understood() {
     let secondary = Criteria::read(ReadPreference::secondary());
     let primary = Criteria::read(ReadPreference::primary());
-    let mode = |topology, server, criteria: &Criteria| read_preference_to_send(topology, server, criteria).map(|preference| preference.mode.name());
+    let mode = |topology, server, criteria: &Criteria| {
+        read_preference_to_send(topology, server, criteria).map(|preference| preference.mode.name())
+    };
     assert_eq!(mode(TopologyType::Single, ServerType::Standalone, &secondary), None);
     assert_eq!(mode(TopologyType::Single, ServerType::RsSecondary, &primary), Some("primaryPreferred"));
     assert_eq!(mode(TopologyType::Single, ServerType::RsSecondary, &secondary), Some("secondary"));

@@ -1,7 +1,7 @@
 //! What is known of the whole deployment?
 //!
 //! The TopologyDescription of server-discovery-and-monitoring: an unchanging snapshot, shared by `Arc`, that selection
-//! reads without a lock. How one snapshot follows from another is decided in `update`.
+//! reads while the next one is made. How one snapshot follows from another is decided in `update`.
 
 use std::fmt;
 use std::sync::Arc;

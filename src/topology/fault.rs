@@ -187,7 +187,9 @@ fn about(error: &Error) -> About {
         | ErrorKind::Auth
         | ErrorKind::Incompatible => About::SetUp,
         ErrorKind::Timeout if error.stage() == Some(Stage::Dns) => About::SetUp,
-        ErrorKind::Io(_) | ErrorKind::Closed | ErrorKind::Protocol | ErrorKind::Tls | ErrorKind::Timeout if error.is_network() => About::Network,
+        ErrorKind::Io(_) | ErrorKind::Closed | ErrorKind::Protocol | ErrorKind::Tls | ErrorKind::Timeout if error.is_network() => {
+            About::Network
+        }
         // A connection is interrupted because its server is unknown already; a cleared pool says the same.
         ErrorKind::Interrupted
         | ErrorKind::PoolCleared

@@ -147,10 +147,8 @@ impl Topology {
         let (State::Open, Some(known), Some(generation)) = (self.state, self.current.server(host), self.generation(host)) else { return };
         let verdict = if self.config.load_balanced { fault.verdict_behind_load_balancer() } else { fault.verdict(generation, known) };
         tracing::debug!(%host, error = %fault.error, ?verdict, "application error");
-        let unknown = ServerDescription {
-            topology_version: fault.topology_version,
-            ..ServerDescription::failed(host, fault.error.clone(), now)
-        };
+        let unknown =
+            ServerDescription { topology_version: fault.topology_version, ..ServerDescription::failed(host, fault.error.clone(), now) };
         let clearing = Clearing { cause: fault.error, interrupt: false };
         match verdict {
             Verdict::Ignored(_) => return,
@@ -345,7 +343,8 @@ impl Topology {
 
     fn tell(&mut self, previous: Arc<TopologyDescription>, new: Arc<TopologyDescription>, change: Change) {
         let changed = change.is_some() || previous.kind != new.kind || previous.set_name != new.set_name;
-        let opening = previous.servers().is_empty() && self.events.back().is_some_and(|event| matches!(event, TopologyEvent::TopologyOpening));
+        let opening =
+            previous.servers().is_empty() && self.events.back().is_some_and(|event| matches!(event, TopologyEvent::TopologyOpening));
         let Change { servers, added, removed } = change;
         self.events.extend(servers.into_iter().map(|(previous, new)| TopologyEvent::ServerDescriptionChanged { previous, new }));
         let hosts = added.into_iter().map(|host| TopologyEvent::ServerOpening { host });

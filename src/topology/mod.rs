@@ -23,11 +23,11 @@ pub use config::TopologyConfig;
 pub use description::{TopologyDescription, TopologyType};
 pub use events::TopologyEvent;
 pub use fault::{Fault, StateChange};
+pub use machine::Topology;
 pub use monitor::{Action as MonitorAction, Monitor, MonitorConfig, MonitorEvent};
 pub use rtt::RoundTrips;
-pub use suspension::Suspension;
-pub use machine::Topology;
 pub use server::{ServerDescription, ServerType};
+pub use suspension::Suspension;
 pub use waiters::{SelectDeadline, SelectId};
 
 /// The oldest wire version that is spoken: MongoDB 4.2.

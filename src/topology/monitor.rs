@@ -189,7 +189,8 @@ impl Monitor {
         self.heartbeat_failed(error, awaited, now);
         self.disconnect();
         self.known = false;
-        self.state = State::Resting { floor: (self.check_began + MIN_HEARTBEAT_FREQUENCY).max(now), due: now + self.config.heartbeat_frequency };
+        self.state =
+            State::Resting { floor: (self.check_began + MIN_HEARTBEAT_FREQUENCY).max(now), due: now + self.config.heartbeat_frequency };
     }
 
     /// The machine was suspended: the connection is not trusted, and the server is checked at once.
@@ -230,14 +231,27 @@ impl Monitor {
         match self.state {
             State::Opening { deadline: Some(deadline) } if deadline <= now => {
                 let limit = self.config.open_timeout.unwrap_or_default();
-                self.failed(Error::timeout(Stage::Hello, "connectTimeoutMS", limit, now.saturating_duration_since(self.check_began)), false, now);
+                self.failed(
+                    Error::timeout(
+                        Stage::Hello,
+                        "dnsTimeoutMS + 2 * connectTimeoutMS",
+                        limit,
+                        now.saturating_duration_since(self.check_began),
+                    ),
+                    false,
+                    now,
+                );
             }
             State::Polling { sent_at, deadline: Some(deadline) } if deadline <= now => {
                 self.failed(Error::timeout(Stage::Hello, "connectTimeoutMS", connect, now.saturating_duration_since(sent_at)), false, now);
             }
             State::Streaming { since, deadline: Some(deadline) } if deadline <= now => {
                 let limit = connect + self.config.heartbeat_frequency;
-                self.failed(Error::timeout(Stage::Hello, "connectTimeoutMS + heartbeatFrequencyMS", limit, now.saturating_duration_since(since)), true, now);
+                self.failed(
+                    Error::timeout(Stage::Hello, "connectTimeoutMS + heartbeatFrequencyMS", limit, now.saturating_duration_since(since)),
+                    true,
+                    now,
+                );
             }
             State::Resting { .. } | State::Opening { .. } | State::Polling { .. } | State::Streaming { .. } | State::Stopped => {}
         }

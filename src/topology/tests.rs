@@ -115,7 +115,9 @@ fn in_short(action: &TopologyAction) -> String {
         TopologyAction::StopMonitor(host) => format!("unwatch {}", name(host)),
         TopologyAction::CreatePool(host) => format!("create {}", name(host)),
         TopologyAction::ReadyPool(host) => format!("ready {}", name(host)),
-        TopologyAction::ClearPool { host, interrupt, .. } => format!("clear {}{}", name(host), if *interrupt { " and interrupt" } else { "" }),
+        TopologyAction::ClearPool { host, interrupt, .. } => {
+            format!("clear {}{}", name(host), if *interrupt { " and interrupt" } else { "" })
+        }
         TopologyAction::ClosePool(host) => format!("close {}", name(host)),
         TopologyAction::CheckNow(host) => format!("check {}", name(host)),
         TopologyAction::CancelCheck(host) => format!("cancel {}", name(host)),
@@ -130,7 +132,9 @@ fn event_in_short(event: &TopologyEvent) -> String {
         TopologyEvent::TopologyOpening => "opening".into(),
         TopologyEvent::ServerOpening { host } => format!("opening {}", name(host)),
         TopologyEvent::ServerClosed { host } => format!("closed {}", name(host)),
-        TopologyEvent::ServerDescriptionChanged { previous, new } => format!("{} {} -> {}", name(&new.host), previous.kind.name(), new.kind.name()),
+        TopologyEvent::ServerDescriptionChanged { previous, new } => {
+            format!("{} {} -> {}", name(&new.host), previous.kind.name(), new.kind.name())
+        }
         TopologyEvent::TopologyDescriptionChanged { previous, new } => {
             format!("{}/{} -> {}/{}", previous.kind().name(), previous.servers().len(), new.kind().name(), new.servers().len())
         }

@@ -1,12 +1,12 @@
 //! How does a connection string become options?
 //!
 //! Follows the connection-string and uri-options specifications: [`ConnectionString::parse`] reads syntax and values by one
-//! table of options, unknown keys and bad values become [`Warning`]s, contradictions errors. [`validate`] judges options
-//! from wherever they came, [`apply_txt`] merges a TXT record, [`unserved`] names what mongolink does not do.
+//! table of options, unknown keys and bad values become [`Warning`]s, contradictions errors. `validate` judges options
+//! from wherever they came, `apply_txt` merges a TXT record, `unserved` names what mongolink does not do.
 //! This file does not decide what an option defaults to (`options`) or how a host is normalised (`host`).
 //!
 //! Two levels settle what the specifications' suites contradict each other about. [`ConnectionString::parse`] reads as
-//! data, and [`validate`] refuses to make a client of:
+//! data, and `validate` refuses to make a client of:
 //! - user name and password for MONGODB-AWS (read, and an error, in the auth specification),
 //! - a user name without the password that its mechanism needs (code may add it),
 //! - a negative `w` or `wTimeoutMS` (a warning in uri-options, an error in read-write-concern),

@@ -14,7 +14,7 @@ const ALLOWED: [&str; 3] = ["authSource", "replicaSet", "loadBalanced"];
 
 /// Merges the TXT records of an SRV name: each is a list of character strings, to be joined without separator.
 ///
-/// [`validate`](super::validate) has to be called afterwards.
+/// `validate` has to be called afterwards.
 ///
 /// # Errors
 /// [`ErrorKind::DnsRule`] for more than one record, for any other option, and for a record that can't be read.

@@ -94,8 +94,9 @@ impl Decoder {
             return Err(protocol(format!("message of length {size}, a header alone has {HEADER_SIZE}")));
         }
         if length > self.size_bytes_max {
-            return Err(protocol(format!("message of {size} bytes"))
-                .against("maxMessageSizeBytes", LimitValue::Bytes(self.size_bytes_max.into())));
+            return Err(
+                protocol(format!("message of {size} bytes")).against("maxMessageSizeBytes", LimitValue::Bytes(self.size_bytes_max.into()))
+            );
         }
         if self.buffer.len() < length as usize {
             return Ok(None);
@@ -200,7 +201,8 @@ fn take_sequence(rest: &mut Bytes) -> Result<Sequence, Error> {
     let mut section = rest.split_to(length);
     section.advance(4);
     let end = section.iter().position(|byte| *byte == 0).ok_or_else(|| protocol("section without an identifier".into()))?;
-    let identifier = String::from_utf8(section.split_to(end).to_vec()).map_err(|_| protocol("section whose identifier is not UTF-8".into()))?;
+    let identifier =
+        String::from_utf8(section.split_to(end).to_vec()).map_err(|_| protocol("section whose identifier is not UTF-8".into()))?;
     section.advance(1);
     let mut documents = Vec::new();
     while !section.is_empty() {

@@ -62,7 +62,9 @@ fn every_split_of_the_bytes_gives_the_same_frames() {
 
 #[test]
 fn lengths_are_checked_before_anything_is_allocated() {
-    for (length, text) in [(0x7fff_ffff_u32, "limit maxMessageSizeBytes of 1000 bytes"), (15, "length 15"), (0xffff_ffff, "length -1"), (0, "length 0")] {
+    for (length, text) in
+        [(0x7fff_ffff_u32, "limit maxMessageSizeBytes of 1000 bytes"), (15, "length 15"), (0xffff_ffff, "length -1"), (0, "length 0")]
+    {
         let mut decoder = Decoder::new(1000);
         decoder.buffer().extend_from_slice(&length.to_le_bytes());
         let error = decoder.next_frame().expect_err("refusal");

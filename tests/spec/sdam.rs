@@ -167,6 +167,7 @@ fn check_error(actual: Option<&Error>, expected: &Value) -> Result<(), String> {
     if fits { Ok(()) } else { Err(format!("error is {actual:?}, expected {expected}")) }
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "the format knows no other events")]
 fn event(event: &TopologyEvent) -> Result<Value, String> {
     let id = "42";
     Ok(match event {

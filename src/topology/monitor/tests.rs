@@ -17,9 +17,10 @@ fn plain() -> HelloReply {
 }
 
 fn streamable() -> HelloReply {
-    let mut reply = HelloReply::default();
-    reply.topology_version = Some(TopologyVersion { process_id: ObjectId::from_bytes([1; 12]), counter: 1 });
-    reply
+    HelloReply {
+        topology_version: Some(TopologyVersion { process_id: ObjectId::from_bytes([1; 12]), counter: 1 }),
+        ..HelloReply::default()
+    }
 }
 
 fn network() -> Error {

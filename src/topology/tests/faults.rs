@@ -135,7 +135,14 @@ fn refused_command_counts_only_during_the_handshake() {
 
 #[test]
 fn errors_of_our_own_never_count() {
-    let kinds = [ErrorKind::PoolCleared, ErrorKind::PoolClosed, ErrorKind::TooManyWaiters, ErrorKind::Shutdown, ErrorKind::Bson, ErrorKind::Interrupted];
+    let kinds = [
+        ErrorKind::PoolCleared,
+        ErrorKind::PoolClosed,
+        ErrorKind::TooManyWaiters,
+        ErrorKind::Shutdown,
+        ErrorKind::Bson,
+        ErrorKind::Interrupted,
+    ];
     for kind in kinds {
         assert_eq!(orders_after(Fault::new(Error::new(kind, "x"), 0).during_handshake()), IGNORED, "{kind:?}");
     }

@@ -84,9 +84,18 @@ fn refusal_says_who_why_and_how_long() {
     let error = refusal(&mut scene);
     let reasons: Vec<_> = error.servers().iter().map(|server| server.reason.clone()).collect();
     assert_eq!(reasons, [Ineligible::Unknown, Ineligible::Type("RSSecondary")]);
-    assert_eq!((error.kind(), error.stage(), error.elapsed()), (ErrorKind::ServerSelection, Some(Stage::Selection), Some(Duration::from_millis(100))));
+    assert_eq!(
+        (error.kind(), error.stage(), error.elapsed()),
+        (ErrorKind::ServerSelection, Some(Stage::Selection), Some(Duration::from_millis(100)))
+    );
     let text = error.to_string();
-    for part in ["no server for a write", "ReplicaSetNoPrimary", "limit serverSelectionTimeoutMS of 100 ms", "a:27017 is not reachable [tcp:", "b:27017 is RSSecondary"] {
+    for part in [
+        "no server for a write",
+        "ReplicaSetNoPrimary",
+        "limit serverSelectionTimeoutMS of 100 ms",
+        "a:27017 is not reachable [tcp:",
+        "b:27017 is RSSecondary",
+    ] {
         assert!(text.contains(part), "{part:?} in {text}");
     }
     assert!(!text.contains("internal host names"), "{text}");

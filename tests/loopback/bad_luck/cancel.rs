@@ -137,7 +137,7 @@ async fn every_public_future_is_cancel_safe() {
     for (what, call) in CALLS {
         let guest = guest(&sandbox);
         soon("a connection", guest.client.warm_up()).await.expect("a connection");
-        everywhere(what, async |polls, cut| given_up(&guest, &host, what, call, polls, cut).await).await;
+        everywhere(what, async |polls: usize, cut: Cut| given_up(&guest, &host, what, call, polls, cut).await).await;
         at_rest(&guest.client).await;
         assert!(totals(&guest.client).total() <= POOL_SIZE, "{what}");
         guest.end().await;
@@ -150,7 +150,7 @@ async fn every_public_future_can_be_given_up_while_the_client_starts() {
     let sandbox = deployment().await;
     let host = host_of(sandbox.addresses()[0]);
     for (what, call) in CALLS {
-        everywhere(what, async |polls, cut| {
+        everywhere(what, async |polls: usize, cut: Cut| {
             let guest = guest(&sandbox);
             let completed = given_up(&guest, &host, what, call, polls, cut).await;
             guest.end().await;
@@ -165,7 +165,7 @@ async fn every_public_future_can_be_given_up_while_the_client_starts() {
 async fn cursor_loses_nothing_when_its_next_is_given_up() {
     let sandbox = deployment().await;
     let guest = guest(&sandbox);
-    let attempt = async |polls, cut| {
+    let attempt = async |polls: usize, cut: Cut| {
         let find = guest.client.database("test").run_cursor_command(doc! { "find": "things", "batchSize": 2 }).batch_size(2);
         let mut cursor = soon("find", find.into_future()).await.expect("a cursor");
         let (mut seen, mut completed) = (Vec::new(), true);
@@ -193,7 +193,7 @@ async fn cursor_loses_nothing_when_its_next_is_given_up() {
 async fn cursor_dropped_while_it_fetches_is_killed() {
     let sandbox = deployment().await;
     let guest = guest(&sandbox);
-    let attempt = async |polls, cut| {
+    let attempt = async |polls: usize, cut: Cut| {
         let find = guest.client.database("test").run_cursor_command(doc! { "find": "things", "batchSize": 2 }).batch_size(2);
         let mut cursor = soon("find", find.into_future()).await.expect("a cursor");
         for _ in 0..2 {
@@ -214,7 +214,7 @@ async fn cursor_dropped_while_it_fetches_is_killed() {
 #[tokio::test]
 async fn shutdown_can_be_given_up_and_asked_for_again() {
     let sandbox = deployment().await;
-    let attempt = async |polls, cut| {
+    let attempt = async |polls: usize, cut: Cut| {
         let guest = guest(&sandbox);
         guest.ping().await.expect("works");
         let completed = soon("shutdown", give_up(guest.client.shutdown(), polls, cut)).await.is_some();

@@ -76,5 +76,5 @@ async fn document_of_17_megabytes_beside_its_command_is_refused_with_size_and_li
     })
     .await;
     assert!(error.message().contains(&format!("{size} bytes")), "{error}");
-    assert!(error.limit().is_some_and(|limit| limit.name.starts_with("maxBsonObjectSize")), "{error}");
+    assert_limit(&error, "maxBsonObjectSize", LimitValue::Bytes(16 * 1024 * 1024));
 }

@@ -2,9 +2,10 @@
 
 use std::error::Error as _;
 
+use mongolink::bson::doc;
 use mongolink::{Client, Error, ErrorKind, Sandbox, Stage};
 
-use super::{CALM, Guest, Limits, PATIENT, assert_placed, assert_timed_out, assert_told};
+use super::{CALM, Guest, Limits, PATIENT, assert_placed, assert_timed_out, assert_told, soon};
 use crate::peers::{self, Heard, Turn};
 
 /// The limits of a client whose login is not answered.
@@ -16,7 +17,7 @@ fn in_auth(turn: impl Fn(&Heard) -> Turn + Send + Sync + 'static) -> impl Fn(&He
         if heard.is_hello() {
             return Turn::Reply(peers::standalone_hello());
         }
-        assert_eq!((heard.name.as_str(), heard.body.get_str("mechanism")), ("saslStart", Ok("SCRAM-SHA-256")));
+        assert_eq!((heard.name.as_str(), heard.body.get_str("mechanism").ok()), ("saslStart", Some("SCRAM-SHA-256")));
         turn(heard)
     }
 }
@@ -99,8 +100,8 @@ async fn refused_login_is_why_the_server_is_not_selected_next() {
 async fn password_of_reserved_characters_logs_in_when_it_is_encoded() {
     let sandbox = Sandbox::builder().standalone().user("a@n:n", "p@ss:w/rd?#[]%").start().await.expect("sandbox");
     let guest = Guest::of(Client::builder(sandbox.uri()).expect("a connection string"));
-    let status = super::soon("a login", guest.client.database("admin").run_command(mongolink::bson::doc! { "connectionStatus": 1 }).into_future());
-    let status = status.await.expect("logged in");
+    let status = guest.client.database("admin").run_command(doc! { "connectionStatus": 1 });
+    let status = soon("a login", status.into_future()).await.expect("logged in");
     assert!(format!("{status}").contains("a@n:n"), "{status}");
     guest.end().await;
 }

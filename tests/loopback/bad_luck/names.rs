@@ -1,6 +1,7 @@
 //! Names that lead nowhere.
 
-use std::error::Error as _;
+use std::error::Error as StdError;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use mongolink::{DnsConfig, ErrorKind, HostKey, LimitValue, Resolve, ResolveFuture, Stage};
@@ -20,14 +21,17 @@ enum PhoneBook {
 
 impl Resolve for PhoneBook {
     fn resolve(&self, _name: &str) -> ResolveFuture<'_> {
-        let book = *self;
-        Box::pin(async move {
-            match book {
-                Self::Empty => Ok(Vec::new()),
-                Self::Closed => Err("the phone book is closed".into()),
-                Self::Lost => std::future::pending().await,
-            }
-        })
+        Box::pin(self.look())
+    }
+}
+
+impl PhoneBook {
+    async fn look(self) -> Result<Vec<IpAddr>, Box<dyn StdError + Send + Sync>> {
+        match self {
+            Self::Empty => Ok(Vec::new()),
+            Self::Closed => Err("the phone book is closed".into()),
+            Self::Lost => std::future::pending().await,
+        }
     }
 }
 

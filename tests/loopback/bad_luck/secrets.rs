@@ -9,8 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use mongolink::{Client, ErrorKind, Sandbox};
 use tokio::runtime::Builder;
-use tracing::Dispatch;
-use tracing::dispatcher::{set_default, with_default};
+use tracing::dispatcher::{Dispatch, set_default, with_default};
 
 use super::soon;
 use crate::peers::host_of;
@@ -66,15 +65,11 @@ fn forms(text: &str) -> Vec<String> {
 /// Returns what a text shows of the login, if it does.
 fn leak(text: &str) -> Option<String> {
     let digest = format!("{:x}", md5::compute(format!("{USER}:mongo:{PASSWORD}")));
-    let known = [PASSWORD, &digest].into_iter().chain(SCRAM).flat_map(forms);
-    let random = |key: &&str| {
-        text.match_indices(*key).any(|(at, _)| {
-            let value = text[at + key.len()..].chars().take_while(|next| next.is_ascii_alphanumeric() || matches!(next, '+' | '/'));
-            value.count() >= PROOF_CHARS_MIN
-        })
-    };
-    let known = known.into_iter().find(|form| text.contains(form));
-    known.or_else(|| SCRAM_KEYS.iter().find(random).map(|key| (*key).to_owned()))
+    let is_random = |next: &char| next.is_ascii_alphanumeric() || matches!(next, '+' | '/');
+    let is_random_behind =
+        |key: &str| text.match_indices(key).any(|(at, _)| text[at + key.len()..].chars().take_while(is_random).count() >= PROOF_CHARS_MIN);
+    let known = [PASSWORD, &digest].into_iter().chain(SCRAM).flat_map(forms).find(|form| text.contains(form.as_str()));
+    known.or_else(|| SCRAM_KEYS.into_iter().find(|key| is_random_behind(key)).map(str::to_owned))
 }
 
 fn assert_hidden(place: &str, text: &str) {
@@ -140,7 +135,8 @@ async fn log_in() -> String {
         }
         let probe = soon("a probe", client.probe(&host)).await;
         let parsed = mongolink::ConnectionString::parse(&uri).expect("a connection string");
-        writeln!(told, "{outcome:?} {probe:?} {parsed} {parsed:?} {client:?} {:?} {}", client.options(), client.topology()).expect("written");
+        writeln!(told, "{outcome:?} {probe:?} {parsed} {parsed:?} {client:?} {:?} {}", client.options(), client.topology())
+            .expect("written");
         soon("shutdown", client.shutdown()).await;
         while let Ok(Some(event)) = tokio::time::timeout(Duration::from_millis(100), events.next()).await {
             writeln!(told, "{event:?}").expect("written");

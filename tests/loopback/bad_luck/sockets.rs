@@ -2,6 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
+use std::time::Duration;
 
 use mongolink::bson::doc;
 use mongolink::wire::op_code;
@@ -211,7 +212,7 @@ async fn reply_that_is_none_costs_the_connection() {
 async fn silence_instead_of_a_reply_meets_the_limit_of_the_socket() {
     let turn = |heard: &Heard| if heard.is_hello() { Turn::Reply(peers::standalone_hello()) } else { Turn::Silence };
     let peer = peers::scripted(turn).await;
-    let limit = std::time::Duration::from_millis(200);
+    let limit = Duration::from_millis(200);
     let guest = Guest::of(builder(peer.address(), PATIENT, "").socket_timeout(limit));
     let error = guest.ping().await.expect_err("no reply");
     assert_told(&error, ErrorKind::Timeout, Stage::Read, &peer.host(), "timed out after ");
