@@ -153,6 +153,18 @@ impl Error {
         self
     }
 
+    /// Returns the error of a command that carries secrets without what the server said: code, its name and labels remain.
+    pub(crate) fn redacted(&self) -> Self {
+        let mut error = self.clone();
+        if let Some(failure) = self.command() {
+            let facts = error.facts();
+            facts.message = format!("refused (code {} {})", failure.code, failure.code_name);
+            facts.command = Some(CommandFailure { message: String::new(), reply: bson::RawDocumentBuf::new(), ..failure.clone() });
+            facts.source = None;
+        }
+        error
+    }
+
     /// Returns the kind.
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

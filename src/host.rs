@@ -12,7 +12,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Stage};
+use crate::error::{Error, ErrorKind, LimitValue, Stage};
 
 /// The port used where a host names none.
 pub const DEFAULT_PORT: u16 = 27017;
@@ -81,6 +81,9 @@ impl HostKey {
     /// # Errors
     /// [`ErrorKind::InvalidHost`], naming the label or part that can't be normalised.
     pub fn parse(text: &str) -> Result<Self, Error> {
+        if text.len() > HOST_SIZE_MAX {
+            return Err(too_long(text));
+        }
         let (host, port) = split_port(text)?;
         Self::new(host, port.unwrap_or(DEFAULT_PORT))
     }
@@ -91,10 +94,7 @@ impl HostKey {
     /// [`ErrorKind::InvalidHost`], naming the label or part that can't be normalised.
     pub fn new(host: &str, port: u16) -> Result<Self, Error> {
         if host.len() > HOST_SIZE_MAX {
-            return Err(invalid(
-                &host.chars().take(40).collect::<String>(),
-                format!("host of {} bytes, the limit is {HOST_SIZE_MAX}", host.len()),
-            ));
+            return Err(too_long(host));
         }
         if is_socket(host) {
             return Ok(Self::assemble(Host::Unix(PathBuf::from(host)), 0, host));
@@ -329,6 +329,11 @@ fn parse_port(text: &str, port: &str) -> Result<u16, Error> {
         .ok_or_else(|| invalid(text, format!("port {port:?} is not a number from 1 to 65535")))
 }
 
+fn too_long(host: &str) -> Error {
+    let start: String = host.chars().take(40).collect();
+    invalid(&start, format!("{} bytes", host.len())).against("HOST_SIZE_MAX", LimitValue::Bytes(HOST_SIZE_MAX as u64))
+}
+
 fn invalid(host: &str, why: String) -> Error {
     Error::new(ErrorKind::InvalidHost, format!("invalid host {host:?}: {why}")).at(Stage::Uri)
 }
@@ -408,7 +413,7 @@ mod tests {
         assert!(refusal(&format!("{}.example", "a".repeat(64))).contains("limit is 63"));
         assert_eq!(key(&"a.".repeat(127)).canonical().len(), 253 + ":27017".len());
         assert!(refusal(&"a.".repeat(130)).contains("limit is 253"));
-        assert!(refusal(&"a".repeat(2000)).contains("limit is 1024"));
+        assert!(refusal(&"a".repeat(2000)).contains("limit HOST_SIZE_MAX of 1024 bytes"));
         assert!(refusal("host:0").contains("port"));
         assert!(refusal("host:65536").contains("port"));
         assert!(refusal("host:+1").contains("port"));

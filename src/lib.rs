@@ -63,7 +63,7 @@ pub use handshake::{HelloReply, TopologyVersion, UnusableHost};
 pub use host::{Address, DEFAULT_PORT, Host, HostKey};
 pub use io::clock::BootClock;
 pub use io::dial::StageReport;
-pub use io::events::{EVENTS_MAX, Event};
+pub use io::events::{EVENT_DOCUMENT_SIZE_MAX, EVENTS_MAX, Event};
 pub use io::resolver::{DnsConfig, Resolve, ResolveFuture};
 #[cfg(feature = "sandbox")]
 pub use io::sandbox::{Sandbox, SandboxBuilder};

@@ -5,7 +5,6 @@
 //! How a connection string is read into it is `uri`'s business, and so is which options contradict each other.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crate::auth::{Mechanism, Secret};
@@ -255,10 +254,5 @@ impl ClientOptions {
     /// Returns the fixed address of a host, if one was given.
     pub fn resolve_override(&self, host: &HostKey) -> Option<&Address> {
         self.resolve.iter().find(|(name, _)| name == host).map(|(_, address)| address)
-    }
-
-    /// Shares the options.
-    pub fn shared(self) -> Arc<Self> {
-        Arc::new(self)
     }
 }

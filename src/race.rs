@@ -153,7 +153,7 @@ impl Race {
         let Some(since) = candidate.running_since() else { return };
         let cause = cause.with_address(&candidate.address).after(now.saturating_duration_since(since));
         self.actions.push_back(Action::Dead(candidate.address.clone()));
-        candidate.state = State::Failed(labelled(cause));
+        candidate.state = State::Failed(label_overload(cause));
         if let Phase::Racing { next_at, .. } = &mut self.phase {
             *next_at = now;
         }
@@ -163,6 +163,10 @@ impl Race {
     /// Acts on the timers that are due.
     pub(crate) fn handle_timeout(&mut self, now: Instant) {
         match self.phase {
+            // Only a look-up was still waited for: that is no time-out of the addresses that have failed.
+            Phase::Racing { deadline: Some(deadline), .. } if deadline <= now && !self.is_running() && self.upcoming().is_none() => {
+                self.lose(now)
+            }
             Phase::Racing { since, deadline: Some(deadline), .. } if deadline <= now => self.expire(now.saturating_duration_since(since)),
             Phase::Racing { .. } => self.advance(now),
             Phase::Waiting | Phase::Settled => {}
@@ -254,7 +258,7 @@ impl Race {
 
     fn expire(&mut self, elapsed: Duration) {
         let limit = self.config.timeout.unwrap_or(elapsed);
-        let timeout = |stage| labelled(Error::timeout(stage, CONNECT_TIMER, limit, elapsed));
+        let timeout = |stage| label_overload(Error::timeout(stage, CONNECT_TIMER, limit, elapsed));
         let mut stage = Stage::Tcp;
         let mut causes = Vec::new();
         for candidate in &self.candidates {
@@ -292,7 +296,7 @@ impl Race {
                     Phase::Waiting | Phase::Settled => Duration::ZERO,
                 };
                 let whole = Error::new(best.kind(), format!("none of {} addresses could be connected to", causes.len()));
-                labelled(whole.at(best.stage().unwrap_or(Stage::Tcp)).after(elapsed)).with_causes(causes)
+                label_overload(whole.at(best.stage().unwrap_or(Stage::Tcp)).after(elapsed)).with_causes(causes)
             }
         };
         self.settle(error);
@@ -325,9 +329,9 @@ impl Family {
 }
 
 /// Adds the back-pressure labels where they belong (server-discovery-and-monitoring, "Errors during establishment"): to
-/// network errors and time-outs of TCP and TLS, never to errors of names and certificates.
-fn labelled(error: Error) -> Error {
-    let on_socket = matches!(error.stage(), Some(Stage::Tcp | Stage::Tls));
+/// network errors and time-outs of TCP, TLS and hello, never to errors of names, certificates and logins.
+pub(crate) fn label_overload(error: Error) -> Error {
+    let on_socket = matches!(error.stage(), Some(Stage::Tcp | Stage::Tls | Stage::Hello));
     if on_socket && matches!(error.kind(), ErrorKind::Io(_) | ErrorKind::Closed | ErrorKind::Timeout) {
         error.with_label("SystemOverloadedError").with_label("RetryableError")
     } else {

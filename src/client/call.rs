@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, LimitValue, Result, Stage};
 use crate::host::HostKey;
 use crate::io::clock;
 use crate::io::entropy::entropy;
-use crate::io::events::Event;
+use crate::io::events::{EVENT_DOCUMENT_SIZE_MAX, Event};
 use crate::io::pool::CheckedOut;
 use crate::io::topology::{Cluster, Selected};
 use crate::op::deadline::Deadline;
@@ -58,7 +58,7 @@ impl Reply {
     /// # Errors
     /// [`Bson`](ErrorKind::Bson) if it doesn't fit.
     pub fn deserialize<T: DeserializeOwned>(&self) -> Result<T> {
-        Ok(bson::deserialize_from_slice(&self.body)?)
+        bson::deserialize_from_slice(&self.body).map_err(|error| Error::from(error).at(Stage::Read).on(&self.host))
     }
 }
 
@@ -122,32 +122,50 @@ impl Drop for Session {
 impl Inner {
     /// Makes the deadline of a call: its own limit, or the client's.
     pub(super) fn call_deadline(&self, limit: Option<Duration>) -> Option<Deadline> {
+        let now = clock::now();
         match limit {
-            Some(limit) => Some(Deadline::new("timeout", limit, clock::now())),
-            None => Deadline::maybe("timeoutMS", self.options().timeout_or_default(), clock::now()),
+            Some(limit) => Some(Deadline::new("timeout", limit, now)),
+            None => Deadline::maybe("timeoutMS", self.options().timeout_or_default(), now),
         }
+    }
+
+    /// Makes the deadline of a selection: the earlier of its own and the call's.
+    pub(super) fn selection_deadline(&self, call: Option<Deadline>) -> Deadline {
+        let own = Deadline::new("serverSelectionTimeoutMS", self.options().server_selection_timeout_or_default(), clock::now());
+        Deadline::earliest(Some(own), call).unwrap_or(own)
+    }
+
+    /// Makes the deadline of a check-out: `waitQueueTimeoutMS` counts only where no limit is set for the whole call.
+    pub(super) fn checkout_deadline(&self, call: Option<Deadline>) -> Option<Deadline> {
+        call.or_else(|| Deadline::maybe("waitQueueTimeoutMS", self.options().wait_queue_timeout_or_default(), clock::now()))
     }
 
     /// Runs a command. Can be dropped at any moment.
     pub(super) async fn run(self: &Arc<Self>, call: Call) -> Result<Outcome> {
-        let deadline = call.deadline;
-        let cluster = within(deadline, Stage::Selection, self.cluster()).await?;
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(Error::new(ErrorKind::Shutdown, "no tokio runtime is running").at(Stage::Selection));
+        }
+        let name = command_name(&call.request.body)?;
+        let cluster = within(call.deadline, Stage::Selection, self.cluster()).await?;
         cluster.look_at_clocks();
-        let limit = self.options().server_selection_timeout_or_default();
-        let selecting = Deadline::new("serverSelectionTimeoutMS", limit, clock::now());
-        let selecting = Deadline::earliest(Some(selecting), deadline).unwrap_or(selecting);
-        let selected = cluster.select(&call.criteria, selecting).await?;
+        let selected = cluster.select(&call.criteria, self.selection_deadline(call.deadline)).await?;
         let _operation = selected.pool.operation();
-        let waiting = Deadline::maybe("waitQueueTimeoutMS", self.options().wait_queue_timeout_or_default(), clock::now());
-        let conn = selected.pool.checkout(Deadline::earliest(waiting, deadline)).await?;
-        self.exchange(&cluster, &selected, conn, call).await
+        let conn = selected.pool.checkout(self.checkout_deadline(call.deadline)).await?;
+        let host = selected.pool.host().clone();
+        self.exchange(&cluster, &selected, conn, call, &name).await.map_err(|error| error.on(&host))
     }
 
-    async fn exchange(self: &Arc<Self>, cluster: &Arc<Cluster>, selected: &Selected, mut conn: CheckedOut, call: Call) -> Result<Outcome> {
+    async fn exchange(
+        self: &Arc<Self>,
+        cluster: &Arc<Cluster>,
+        selected: &Selected,
+        mut conn: CheckedOut,
+        mut call: Call,
+        name: &str,
+    ) -> Result<Outcome> {
         let host = selected.pool.host();
         let began = clock::now();
-        let name = command_name(&call.request.body)?;
-        let mut session = match call.session {
+        let mut session = match std::mem::replace(&mut call.session, InSession::None) {
             InSession::Cursor(session) => session,
             InSession::Implicit => match (selected.description.logical_session_timeout(), conn.about().hello.logical_session_timeout) {
                 (Some(timeout), Some(_)) => Some(Session::take(self, timeout, began)?),
@@ -158,6 +176,7 @@ impl Inner {
         let time = self.cluster_time();
         let preference = call
             .read_preference
+            .clone()
             .and_then(|preference| read_preference_to_send(selected.description.kind(), selected.server.kind, &Criteria::read(preference)))
             .and_then(|preference| RawDocumentBuf::try_from(&preference.to_document()).ok());
         let fields = CommandFields {
@@ -171,15 +190,15 @@ impl Inner {
         check_message_size(&mut conn)?;
         let mut told = Told {
             inner: self,
-            name: Arc::from(name.as_str()),
+            name: Arc::from(name),
             host,
             connection_id: conn.id(),
             request_id,
             began,
-            sensitive: is_sensitive(&name, &call.request.body),
+            sensitive: is_sensitive(name, &call.request.body),
             ended: false,
         };
-        told.started(&conn, &call.database);
+        told.started(&conn, &call);
         if let Some(session) = session.as_mut() {
             session.dirty = true;
         }
@@ -187,6 +206,7 @@ impl Inner {
         let message = match outcome {
             Ok(message) => message,
             Err(error) => {
+                let error = error.after(clock::now().saturating_duration_since(began));
                 told.failed(&error);
                 cluster.fault(host, Fault::new(error.clone(), conn.generation()));
                 return Err(error);
@@ -210,9 +230,11 @@ impl Inner {
         Ok(Outcome { reply, session })
     }
 
-    /// The limits of one exchange: `socketTimeoutMS` costs the connection, the call's own deadline does not.
+    /// The limits of one exchange: `socketTimeoutMS` costs the connection, the call's own deadline, which it yields to, does
+    /// not.
     async fn send_and_receive(&self, conn: &mut CheckedOut, deadline: Option<Deadline>) -> Result<crate::wire::Message> {
-        let socket = Deadline::maybe("socketTimeoutMS", self.options().socket_timeout_or_default(), clock::now());
+        let limit = self.options().socket_timeout_or_default().filter(|_| deadline.is_none());
+        let socket = Deadline::maybe("socketTimeoutMS", limit, clock::now());
         let sent = limited(socket, deadline, Stage::Write, conn.flush()).await;
         let outcome = match sent {
             Ok(()) => limited(socket, deadline, Stage::Read, conn.receive()).await,
@@ -269,16 +291,16 @@ struct Told<'a> {
 }
 
 impl Told<'_> {
-    fn started(&self, conn: &CheckedOut, database: &Arc<str>) {
+    fn started(&self, conn: &CheckedOut, call: &Call) {
         tracing::debug!(host = %self.host, command = %self.name, request = self.request_id, "command sent");
         self.inner.events().send(|| {
-            let sent = if self.sensitive { None } else { sent_body(conn.queued()) };
+            let sent = if self.sensitive { None } else { sent_command(conn.queued(), &call.request) };
             Event::Command(CommandEvent::Started {
                 host: self.host.clone(),
                 connection_id: self.connection_id,
                 server_connection_id: conn.about().hello.connection_id,
                 request_id: self.request_id,
-                database: Arc::clone(database),
+                database: Arc::clone(&call.database),
                 name: Arc::clone(&self.name),
                 command: sent.unwrap_or_default(),
             })
@@ -295,7 +317,11 @@ impl Told<'_> {
                 request_id: self.request_id,
                 name: Arc::clone(&self.name),
                 duration,
-                reply: if self.sensitive { RawDocumentBuf::new() } else { reply.to_owned() },
+                reply: if self.sensitive || reply.as_bytes().len() > EVENT_DOCUMENT_SIZE_MAX {
+                    RawDocumentBuf::new()
+                } else {
+                    reply.to_owned()
+                },
             })
         });
     }
@@ -303,6 +329,8 @@ impl Told<'_> {
     fn failed(&mut self, error: &Error) {
         self.ended = true;
         let duration = clock::now().saturating_duration_since(self.began);
+        let redacted = self.sensitive.then(|| error.redacted());
+        let error = redacted.as_ref().unwrap_or(error);
         tracing::debug!(host = %self.host, command = %self.name, request = self.request_id, %error, "command failed");
         self.inner.events().send(|| {
             Event::Command(CommandEvent::Failed {
@@ -325,11 +353,20 @@ impl Drop for Told<'_> {
     }
 }
 
-/// Cuts the body out of an encoded message: header, flags, section kind, document.
-fn sent_body(message: &[u8]) -> Option<RawDocumentBuf> {
+/// Returns the command as it was sent, its document sequences as arrays; nothing if it is too large for an event.
+fn sent_command(message: &[u8], request: &Request) -> Option<RawDocumentBuf> {
+    if message.len() > EVENT_DOCUMENT_SIZE_MAX {
+        return None;
+    }
+    // Header, flags and section kind come before the body.
     let body = message.get(21..)?;
     let length = body.first_chunk::<4>().map(|length| u32::from_le_bytes(*length) as usize)?;
-    RawDocumentBuf::from_bytes(body.get(..length)?.to_vec()).ok()
+    let mut command = RawDocumentBuf::from_bytes(body.get(..length)?.to_vec()).ok()?;
+    for (identifier, documents) in &request.sequences {
+        let array: bson::RawArrayBuf = documents.iter().map(|document| bson::RawBson::Document(document.clone())).collect();
+        command.append(<&bson::raw::CStr>::try_from(identifier.as_str()).ok()?, array);
+    }
+    Some(command)
 }
 
 fn check_message_size(conn: &mut CheckedOut) -> Result<()> {

@@ -125,8 +125,8 @@ impl<T: FromReply> Cursor<T> {
                     match ready!(fetch.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(context)) {
                         Ok(fetched) => self.state = State::read(fetched),
                         Err(error) => {
-                            // A network error leaves the cursor to the server's own time-out.
-                            let kill = !error.is_network();
+                            // A broken connection leaves the cursor to the server's own time-out.
+                            let kill = !error.is_network() || error.is_timeout();
                             self.end(kill);
                             return Poll::Ready(Some(Err(error)));
                         }

@@ -13,7 +13,7 @@ use super::cursor::{Cursor, FromReply};
 use crate::cursor::GetMoreOptions;
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::host::HostKey;
-use crate::selection::{Criteria, ReadPreference};
+use crate::selection::{Criteria, ReadPreference, ReadPreferenceMode};
 use crate::wire::Request;
 
 /// Names a database of a client's deployment.
@@ -126,7 +126,12 @@ impl Plan {
         if self.database.is_empty() || self.database.contains(['\0', '.', ' ', '/', '\\', '"', '$']) && &*self.database != "$external" {
             return Err(Error::new(ErrorKind::InvalidArgument, format!("{:?} is not a database name", self.database)).at(Stage::Write));
         }
-        let read_preference = Some(self.read_preference);
+        let mut preference = self.read_preference;
+        if self.server.is_some() && preference.mode == ReadPreferenceMode::Primary {
+            // Who names a server wants its answer, whatever it is.
+            preference = ReadPreference::primary_preferred();
+        }
+        let read_preference = Some(preference);
         let call =
             Call { database: self.database, request: self.request?, criteria, read_preference, deadline, session: InSession::Implicit };
         Ok((self.client, call))
@@ -141,7 +146,7 @@ macro_rules! plan_options {
             self
         }
 
-        /// Sends it to this server, whatever its state, as long as it is known.
+        /// Sends it to this server, as long as it is known and holds data; it may then read there as a secondary does.
         pub fn on_server(mut self, host: HostKey) -> Self {
             self.plan.server = Some(host);
             self

@@ -5,13 +5,13 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use tokio::sync::OnceCell;
+use tokio::sync::watch;
 
 use super::builder::Extras;
+use super::call::within;
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::handshake::ClientMetadata;
 use crate::host::HostKey;
-use crate::io::clock;
 use crate::io::dial::Dialer;
 use crate::io::entropy::entropy;
 use crate::io::environment::environment;
@@ -22,12 +22,12 @@ use crate::io::tasks::Tasks;
 use crate::io::tls::TlsConnector;
 use crate::io::topology::{Cluster, Parts};
 use crate::op::cluster_time::ClusterTime;
-use crate::op::deadline::Deadline;
 use crate::op::session::SessionPool;
 use crate::options::{ClientOptions, ServerMonitoringMode, Warning};
 use crate::pool::PoolStats;
 use crate::selection::Criteria;
 use crate::topology::{TopologyDescription, TopologyType};
+use crate::uri;
 
 /// Is what all clones of a client share.
 pub(super) struct Inner {
@@ -43,11 +43,16 @@ pub(super) struct Inner {
 enum State {
     /// Not used yet.
     Resting,
-    /// In use since a first call; whoever comes while it starts waits for the same start.
-    Running(Arc<OnceCell<Arc<Cluster>>>),
-    /// Shut down for good.
-    Ended,
+    /// A task starts it; whoever comes meanwhile waits for the same start, and nobody's impatience ends it.
+    Starting { done: watch::Receiver<Started>, tasks: Arc<Tasks> },
+    /// In use.
+    Running(Arc<Cluster>),
+    /// Shut down for good; what is left of it may still be ending.
+    Ended(Option<Arc<Cluster>>),
 }
+
+/// The outcome of a start, once there is one.
+type Started = Option<Result<Arc<Cluster>>>;
 
 impl Inner {
     pub(super) fn new(options: ClientOptions, warnings: Vec<Warning>, extras: Extras) -> Self {
@@ -78,12 +83,27 @@ impl Inner {
     ///
     /// # Errors
     /// Those of starting; the next call tries again.
-    pub(super) async fn cluster(&self) -> Result<Arc<Cluster>> {
-        let cell = self.cell()?;
-        if let Some(cluster) = cell.get() {
-            return Ok(Arc::clone(cluster));
+    pub(super) async fn cluster(self: &Arc<Self>) -> Result<Arc<Cluster>> {
+        let mut done = {
+            let mut state = self.lock();
+            match &*state {
+                State::Ended(_) => return Err(shut_down()),
+                State::Running(cluster) if cluster.tasks().is_alive() => return Ok(Arc::clone(cluster)),
+                State::Starting { done, tasks } if tasks.is_alive() => done.clone(),
+                State::Running(_) | State::Starting { .. } | State::Resting => {
+                    let (tasks, done) = self.begin()?;
+                    *state = State::Starting { done: done.clone(), tasks };
+                    done
+                }
+            }
+        };
+        let started = done.wait_for(Option::is_some).await.map(|started| started.clone());
+        match started {
+            Ok(Some(started)) => started,
+            Ok(None) | Err(_) => {
+                Err(Error::new(ErrorKind::Shutdown, "the runtime ended while the client was starting").at(Stage::Selection))
+            }
         }
-        cell.get_or_try_init(|| self.start()).await.cloned()
     }
 
     pub(super) fn description(&self) -> Arc<TopologyDescription> {
@@ -102,32 +122,45 @@ impl Inner {
         self.running().map_or(0, |cluster| cluster.task_count())
     }
 
-    pub(super) async fn warm_up(&self) -> Result<()> {
-        let cluster = self.cluster().await?;
-        let limit = self.options.server_selection_timeout_or_default();
-        let deadline = Deadline::new("serverSelectionTimeoutMS", limit, clock::now());
-        let selected = cluster.select(&Arc::new(Criteria::write()), deadline).await?;
-        selected.pool.checkout(Some(deadline)).await.map(drop)
+    pub(super) async fn warm_up(self: &Arc<Self>) -> Result<()> {
+        let deadline = self.call_deadline(None);
+        let cluster = within(deadline, Stage::Selection, self.cluster()).await?;
+        let selected = cluster.select(&Arc::new(Criteria::write()), self.selection_deadline(deadline)).await?;
+        selected.pool.checkout(self.checkout_deadline(deadline)).await.map(drop)
     }
 
     pub(super) async fn shutdown(self: &Arc<Self>) {
-        self.end_sessions().await;
-        let ended = std::mem::replace(&mut *self.lock(), State::Ended);
-        if let State::Running(cell) = ended
-            && let Some(cluster) = cell.get()
-        {
+        if matches!(&*self.lock(), State::Running(_)) {
+            self.end_sessions().await;
+        }
+        // Kept in the state until it is done, so that a second call waits for the same end.
+        if let Some(cluster) = self.end() {
             cluster.shutdown().await;
+            *self.lock() = State::Ended(None);
         }
     }
 
     /// Ends all tasks at once, without a word to the servers.
     pub(super) fn abort(&self) {
-        let ended = std::mem::replace(&mut *self.lock(), State::Ended);
-        if let State::Running(cell) = ended
-            && let Some(cluster) = cell.get()
-        {
+        if let Some(cluster) = self.end() {
             cluster.abort();
         }
+    }
+
+    /// Lets nobody in any more, and returns what is to be ended.
+    fn end(&self) -> Option<Arc<Cluster>> {
+        let mut state = self.lock();
+        let cluster = match &*state {
+            State::Resting => None,
+            State::Starting { tasks, .. } => {
+                tasks.abort();
+                None
+            }
+            State::Running(cluster) => Some(Arc::clone(cluster)),
+            State::Ended(cluster) => cluster.clone(),
+        };
+        *state = State::Ended(cluster.clone());
+        cluster
     }
 
     /// Starts a task beside the client's others; does nothing if none run.
@@ -155,32 +188,53 @@ impl Inner {
 
     fn running(&self) -> Option<Arc<Cluster>> {
         match &*self.lock() {
-            State::Running(cell) => cell.get().cloned(),
-            State::Resting | State::Ended => None,
+            State::Running(cluster) => Some(Arc::clone(cluster)),
+            State::Resting | State::Starting { .. } | State::Ended(_) => None,
         }
     }
 
-    /// Returns the place of what runs, a new one if the runtime of the old one has ended.
-    fn cell(&self) -> Result<Arc<OnceCell<Arc<Cluster>>>> {
-        let mut state = self.lock();
-        match &*state {
-            State::Ended => Err(Error::new(ErrorKind::Shutdown, "the client has been shut down").at(Stage::Selection)),
-            State::Running(cell) if cell.get().is_none_or(|cluster| cluster.tasks().is_alive()) => Ok(Arc::clone(cell)),
-            State::Running(_) | State::Resting => {
-                let cell = Arc::<OnceCell<Arc<Cluster>>>::default();
-                *state = State::Running(Arc::clone(&cell));
-                Ok(cell)
+    /// Starts the task that starts everything.
+    fn begin(self: &Arc<Self>) -> Result<(Arc<Tasks>, watch::Receiver<Started>)> {
+        let tasks = Arc::new(Tasks::new().ok_or_else(no_runtime)?);
+        let (tell, done) = watch::channel(None);
+        let (inner, own) = (Arc::clone(self), Arc::clone(&tasks));
+        tasks.spawn("start", async move {
+            let started = inner.start(own).await;
+            // Fails only if all callers have gone.
+            drop(tell.send(Some(inner.settle(started).await)));
+        });
+        Ok((tasks, done))
+    }
+
+    /// Makes a start the state that everybody sees, unless the client was shut down meanwhile.
+    async fn settle(&self, started: Result<Arc<Cluster>>) -> Result<Arc<Cluster>> {
+        let ended = {
+            let mut state = self.lock();
+            let ended = matches!(&*state, State::Ended(_));
+            if !ended {
+                *state = match &started {
+                    Ok(cluster) => State::Running(Arc::clone(cluster)),
+                    Err(_) => State::Resting,
+                };
             }
+            ended
+        };
+        match started {
+            Ok(cluster) if ended => {
+                cluster.shutdown().await;
+                Err(shut_down())
+            }
+            started => started,
         }
     }
 
-    async fn start(&self) -> Result<Arc<Cluster>> {
-        let (Some(tasks), Some(monitors)) = (Tasks::new(), Tasks::new()) else {
-            return Err(Error::new(ErrorKind::Shutdown, "no tokio runtime is running").at(Stage::Selection));
-        };
+    async fn start(&self, tasks: Arc<Tasks>) -> Result<Arc<Cluster>> {
+        let monitors = Arc::new(Tasks::new().ok_or_else(no_runtime)?);
         let resolver = Resolver::new(self.extras.dns.clone(), self.options.dns_timeout_or_default(), self.extras.resolve.clone());
         let seed = random_seed()?;
         let (options, warnings) = resolve_seeds((*self.options).clone(), &resolver, seed).await?;
+        // What a TXT record asks for must be served like everything else.
+        uri::unserved(&options)?;
         for warning in &warnings {
             tracing::warn!(%warning, "TXT record");
         }
@@ -199,8 +253,8 @@ impl Inner {
             options,
             opener: Arc::new(opener),
             resolver,
-            tasks: Arc::new(tasks),
-            monitors: Arc::new(monitors),
+            tasks,
+            monitors,
             events: self.events.clone(),
             boot_clock: Arc::clone(&self.extras.boot_clock),
             streaming,
@@ -219,6 +273,14 @@ async fn load_tls(options: &Arc<ClientOptions>) -> Result<TlsConnector> {
     #[allow(clippy::disallowed_methods, reason = "ends by itself, and is awaited here")]
     let loaded = tokio::task::spawn_blocking(move || TlsConnector::load(&options)).await;
     loaded.map_err(|error| Error::new(ErrorKind::Shutdown, "the runtime ends").at(Stage::Tls).because(error))?
+}
+
+fn shut_down() -> Error {
+    Error::new(ErrorKind::Shutdown, "the client has been shut down").at(Stage::Selection)
+}
+
+fn no_runtime() -> Error {
+    Error::new(ErrorKind::Shutdown, "no tokio runtime is running").at(Stage::Selection)
 }
 
 fn random_seed() -> Result<u64> {

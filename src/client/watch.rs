@@ -9,9 +9,9 @@ use tokio::sync::broadcast::error::RecvError;
 
 use crate::io::events::{Event, EventHub};
 use crate::io::topology::Cluster;
-use crate::topology::TopologyDescription;
+use crate::topology::{TopologyDescription, TopologyEvent};
 
-/// Is a stream of a client's events; ends with the client.
+/// Is a stream of a client's events; ends with the client, or when it has been shut down.
 pub struct Events(Pin<Box<dyn Stream<Item = Event> + Send + Sync>>);
 
 /// Is a stream of what is known of the servers: the present state first, then the newest after each change.
@@ -21,14 +21,19 @@ pub struct TopologyWatch(Pin<Box<dyn Stream<Item = Arc<TopologyDescription>> + S
 
 impl Events {
     pub(super) fn new(hub: &EventHub) -> Self {
-        let events = stream::unfold(hub.subscribe(), |mut receiver| async move {
+        let events = stream::unfold(Some(hub.subscribe()), |receiver| async move {
+            let mut receiver = receiver?;
             match receiver.recv().await {
-                Ok(event) => Some((Arc::unwrap_or_clone(event), receiver)),
-                Err(RecvError::Lagged(missed)) => Some((Event::Missed(missed), receiver)),
+                Ok(event) => {
+                    let event = Arc::unwrap_or_clone(event);
+                    let last = matches!(event, Event::Topology(TopologyEvent::TopologyClosed));
+                    Some((event, Some(receiver).filter(|_| !last)))
+                }
+                Err(RecvError::Lagged(missed)) => Some((Event::Missed(missed), Some(receiver))),
                 Err(RecvError::Closed) => None,
             }
         });
-        Self(Box::pin(events))
+        Self(Box::pin(events.fuse()))
     }
 
     /// Waits for the next event.
@@ -46,7 +51,7 @@ impl TopologyWatch {
             let description = Arc::clone(&receiver.borrow_and_update().description);
             Some((description, receiver))
         });
-        Self(Box::pin(snapshots))
+        Self(Box::pin(snapshots.fuse()))
     }
 
     /// Waits for the next state.

@@ -102,6 +102,8 @@ impl Cache {
 
     /// Somebody asks for a name, given in normal form.
     pub(crate) fn handle_ask(&mut self, waiter: WaiterId, name: &str, want: Want, now: Instant) {
+        // Nobody may have been left to tell it that a flight's time is over.
+        self.handle_timeout(now);
         self.expire(name, now);
         self.touch(name);
         match self.entries.get(name).map(|entry| &entry.state) {
@@ -310,8 +312,12 @@ impl Cache {
         match verdict {
             Verdict::Flying => self.serve(name, now),
             Verdict::AskSystem => {
-                if let Some(State::Asking { flight, .. }) = self.entries.get(name).map(|entry| &entry.state) {
-                    self.actions.push_back(Action::QuerySystem(name.to_owned(), flight.id));
+                // A flight of its own: whoever carried the question to DNS is gone now, and must not end this one.
+                self.flights += 1;
+                let id = FlightId(self.flights);
+                if let Some(State::Asking { flight, .. }) = self.entries.get_mut(name).map(|entry| &mut entry.state) {
+                    flight.id = id;
+                    self.actions.push_back(Action::QuerySystem(name.to_owned(), id));
                 }
             }
             Verdict::Found { addresses, ttl, complete } => {

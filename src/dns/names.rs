@@ -12,19 +12,22 @@ use crate::host::normalize_name;
 pub(crate) struct SearchList {
     /// The domains to append.
     pub(crate) domains: Vec<String>,
-    /// A name with at least this many dots is tried as it stands first.
+    /// A name with at least this many dots is full, and tried as it stands only.
     pub(crate) ndots: usize,
 }
 
 impl SearchList {
     /// Returns the full names to ask for, in order, without final dots.
     pub(crate) fn candidates(&self, name: &str) -> Vec<String> {
+        let dots = name.bytes().filter(|byte| *byte == b'.').count();
+        if dots >= self.ndots.max(1) {
+            // A full name is not looked for elsewhere: another domain's wildcard would answer for it.
+            return vec![name.to_owned()];
+        }
         let mut names = Vec::new();
         let found = self.domains.iter().take(SEARCH_DOMAINS_MAX).filter_map(|domain| normalize_name(&format!("{name}.{domain}")).ok());
         names.extend(found);
-        let dots = name.bytes().filter(|byte| *byte == b'.').count();
-        let at = if dots >= self.ndots { 0 } else { names.len() };
-        names.insert(at, name.to_owned());
+        names.push(name.to_owned());
         names
     }
 }
@@ -66,8 +69,8 @@ mod tests {
     }
 
     #[test]
-    fn names_with_enough_dots_stand_for_themselves_first() {
-        assert_eq!(list(1).candidates("db.example"), ["db.example", "db.example.one.example", "db.example.two.example"]);
+    fn full_names_stand_for_themselves_only() {
+        assert_eq!(list(1).candidates("db.example"), ["db.example"]);
     }
 
     #[test]

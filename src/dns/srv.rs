@@ -83,7 +83,7 @@ fn seed(domain: &str, record: &SrvRecord) -> Result<HostKey, Error> {
 
 /// Returns the domain that targets must be below.
 fn allowed_domain(host: &str) -> Result<String, Error> {
-    let host = normalize_name(host).map_err(|error| error.at(Stage::Srv))?;
+    let host = normalize_name(host).map_err(|error| error.restage(Stage::Srv))?;
     Ok(match host.split_once('.') {
         Some((_, parent)) if parent.contains('.') => parent.to_owned(),
         Some(_) | None => host,

@@ -145,8 +145,6 @@ pub enum Ineligible {
     Tags,
     /// It is further behind than `maxStalenessSeconds` allows.
     TooStale,
-    /// It is slower than the latency window allows.
-    TooSlow,
     /// Others were preferred after a failure on this one.
     Deprioritized,
     /// The custom selector left it out.

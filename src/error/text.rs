@@ -102,7 +102,6 @@ impl fmt::Display for Ineligible {
             Self::Type(name) => write!(f, "is {name}"),
             Self::Tags => f.write_str("has other tags"),
             Self::TooStale => f.write_str("is staler than maxStalenessSeconds"),
-            Self::TooSlow => f.write_str("is outside localThresholdMS"),
             Self::Deprioritized => f.write_str("has just failed"),
             Self::Selector => f.write_str("was left out by the selector"),
             Self::Eligible => f.write_str("is eligible"),

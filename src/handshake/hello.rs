@@ -9,7 +9,7 @@ use bson::oid::ObjectId;
 use bson::raw::RawBsonRef;
 use bson::{RawDocument, RawDocumentBuf};
 
-use crate::error::{Error, ErrorKind, Stage};
+use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::HostKey;
 use crate::op::reply::{command_error_at, integer, truth};
 use crate::selection::TagSet;
@@ -158,7 +158,11 @@ impl HelloReply {
     fn names(&mut self, value: RawBsonRef<'_>) -> Result<Vec<HostKey>, Error> {
         let mut names = Vec::new();
         if let Some(array) = value.as_array() {
-            for item in array.into_iter().take(NAMES_MAX) {
+            for (count, item) in array.into_iter().enumerate() {
+                if count == NAMES_MAX {
+                    let error = Error::new(ErrorKind::Protocol, "a list of members is too long").at(Stage::Hello);
+                    return Err(error.against("NAMES_MAX", LimitValue::Count(NAMES_MAX as u64)));
+                }
                 names.extend(self.name(item.map_err(malformed)?));
             }
         }
@@ -170,6 +174,7 @@ impl HelloReply {
         match HostKey::parse(text) {
             Ok(key) => Some(key),
             Err(error) => {
+                let error = error.restage(Stage::Hello);
                 if self.unusable_hosts.len() < NAMES_MAX {
                     let name = text.chars().take(UNUSABLE_NAME_CHARS_MAX).collect();
                     self.unusable_hosts.push(UnusableHost { name, error });
@@ -328,7 +333,8 @@ mod tests {
         let names: RawArrayBuf = (0..5000).map(|number| format!("host-{number}:1")).collect();
         let mut reply = rawdoc! { "ok": 1 };
         reply.append(cstr!("hosts"), &names);
-        assert_eq!(parsed(&reply).hosts.len(), NAMES_MAX);
+        let error = HelloReply::parse(&reply).expect_err("too long");
+        assert!(error.to_string().contains("limit NAMES_MAX of 1000"), "{error}");
     }
 
     #[test]

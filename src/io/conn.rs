@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
+use zeroize::Zeroize;
 
 use super::stream::Stream;
 use crate::error::{Error, ErrorKind, Stage};
@@ -18,7 +19,6 @@ use crate::pool::Health;
 use crate::wire::{self, Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, encode_message};
 
 /// Is an open connection.
-#[derive(Debug)]
 pub(crate) struct Conn {
     stream: Stream,
     decoder: Decoder,
@@ -113,7 +113,11 @@ impl Conn {
 
     /// Encodes a command; [`flush`](Self::flush) sends it. Returns the number of the message.
     pub(crate) fn queue(&mut self, flags: Flags, request: &Request, fields: &CommandFields<'_>) -> i32 {
-        debug_assert_eq!(self.exchange, Exchange::Idle, "one exchange at a time");
+        if self.exchange != Exchange::Idle {
+            tracing::error!(host = %self.about.host, exchange = ?self.exchange, "a command while another is under way");
+            self.exchange = Exchange::Broken;
+            return self.last_request;
+        }
         self.last_request = self.last_request.wrapping_add(1) & i32::MAX;
         self.out.clear();
         encode_message(&mut self.out, self.last_request, 0, flags, request, |body| fields.write(body));
@@ -249,6 +253,11 @@ impl Conn {
         self.stream.peek_dead()
     }
 
+    /// Wipes what was sent: it may be a secret.
+    pub(crate) fn wipe(&mut self) {
+        self.out.zeroize();
+    }
+
     /// Makes it unusable.
     pub(crate) fn spoil(&mut self) {
         self.exchange = Exchange::Broken;
@@ -275,5 +284,16 @@ impl Conn {
     fn broken(&mut self, error: Error) -> Error {
         self.exchange = Exchange::Broken;
         error.on(&self.about.host).with_address(&self.about.address)
+    }
+}
+
+impl std::fmt::Debug for Conn {
+    /// The buffers may hold secrets.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conn")
+            .field("host", &self.about.host)
+            .field("address", &self.about.address)
+            .field("exchange", &self.exchange)
+            .finish()
     }
 }

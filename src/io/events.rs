@@ -41,6 +41,9 @@ pub enum Event {
 /// How many events wait for a slow reader.
 pub const EVENTS_MAX: usize = 4096;
 
+/// Commands and replies that are larger, in bytes, are left out of events: a slow reader must not hold them all in memory.
+pub const EVENT_DOCUMENT_SIZE_MAX: usize = 64 * 1024;
+
 /// Hands events out.
 #[derive(Clone, Debug)]
 pub(crate) struct EventHub(broadcast::Sender<Arc<Event>>);

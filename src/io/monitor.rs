@@ -120,11 +120,7 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
     let mut work = Work::Nothing;
     let mut measuring: Option<MonitorOrders> = None;
     loop {
-        if role == Role::Checks {
-            while let Some(event) = monitor.poll_event() {
-                watch.events.send(|| Event::Heartbeat { host: watch.host.clone(), event });
-            }
-        }
+        watch.tell(role, &mut monitor);
         while let Some(action) = monitor.poll_action() {
             carry_out(&watch, role, action, &mut conn, &mut work, &mut measuring);
         }
@@ -155,11 +151,7 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
             cluster.look_at_clocks();
         }
     }
-    while let Some(event) = monitor.poll_event() {
-        if role == Role::Checks {
-            watch.events.send(|| Event::Heartbeat { host: watch.host.clone(), event });
-        }
-    }
+    watch.tell(role, &mut monitor);
     if let Some(measuring) = measuring {
         measuring.stop();
     }
@@ -242,9 +234,12 @@ async fn advance(work: &mut Work, conn: &mut Option<Box<Conn>>) -> Fact {
 }
 
 async fn check(conn: &mut Conn) -> Result<(HelloReply, bool), Error> {
-    let message = conn.exchange().await?;
+    let began = clock::now();
+    let outcome = conn.exchange().await;
     let about = conn.about();
-    let place = |error: Error| error.on(&about.host).with_address(&about.address);
+    let elapsed = clock::now().saturating_duration_since(began);
+    let place = |error: Error| error.on(&about.host).with_address(&about.address).after(elapsed);
+    let message = outcome.map_err(place)?;
     if let Some(error) = command_error(message.body()) {
         return Err(place(error));
     }
@@ -266,10 +261,22 @@ impl Watch {
         orders
     }
 
+    /// Passes the monitor's events on; the measurements are nobody's business.
+    fn tell(&self, role: Role, monitor: &mut Monitor) {
+        while let Some(event) = monitor.poll_event() {
+            if role == Role::Checks {
+                self.events.send(|| Event::Heartbeat { host: self.host.clone(), event });
+            }
+        }
+    }
+
     fn answered(&self, role: Role, reply: HelloReply, round_trip: Option<Duration>) {
         let Some(cluster) = self.cluster.upgrade() else { return };
         let measured = {
             let mut trips = self.lock_round_trips();
+            if role == Role::Checks && !cluster.knows(&self.host) {
+                trips.reset();
+            }
             if let Some(sample) = round_trip {
                 trips.handle_sample(sample);
             }
@@ -284,6 +291,7 @@ impl Watch {
     }
 
     fn failed(&self, role: Role, error: Error) {
+        let error = error.on(&self.host);
         match role {
             Role::Checks => {
                 self.lock_round_trips().reset();

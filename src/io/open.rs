@@ -10,7 +10,7 @@ use bson::RawDocumentBuf;
 
 use super::clock;
 use super::conn::{Conn, Interrupt};
-use super::dial::{Dialer, StageReport, Timeline};
+use super::dial::{Dialer, Timeline};
 use super::entropy::entropy;
 use crate::auth::Credential;
 use crate::auth::scram::keys::{Derivation, ScramKeyCache, ScramKeys};
@@ -20,6 +20,7 @@ use crate::host::HostKey;
 use crate::op::CommandFields;
 use crate::op::deadline::Deadline;
 use crate::options::ClientOptions;
+use crate::race::label_overload;
 use crate::wire::Flags;
 
 /// Opens connections; shared by all pools and monitors of a client.
@@ -70,13 +71,10 @@ impl Opener {
             }
         };
         outcome.map_err(|error| {
-            let error = relabel(error.on(host).with_address(&conn.about().address), talk.stage);
-            timeline.stages.push(StageReport {
-                stage: talk.stage,
-                address: Some(conn.about().address.clone()),
-                elapsed: clock::now().saturating_duration_since(talk.began),
-                error: Some(error.clone()),
-            });
+            let address = &conn.about().address;
+            let elapsed = clock::now().saturating_duration_since(talk.began);
+            let error = label_overload(as_of(error.on(host).with_address(address).after(elapsed), talk.stage));
+            timeline.push(talk.stage, Some(address), elapsed, Some(&error));
             error
         })?;
         Ok(conn)
@@ -153,12 +151,7 @@ impl Talk {
     /// Notes that a stage is done and the next begins.
     fn next(&mut self, stage: Stage, conn: &Conn, timeline: &mut Timeline) {
         let now = clock::now();
-        timeline.stages.push(StageReport {
-            stage: self.stage,
-            address: Some(conn.about().address.clone()),
-            elapsed: now.saturating_duration_since(self.began),
-            error: None,
-        });
+        timeline.push(self.stage, Some(&conn.about().address), now.saturating_duration_since(self.began), None);
         self.stage = stage;
         self.began = now;
     }
@@ -167,15 +160,18 @@ impl Talk {
 async fn say(conn: &mut Conn, command: &Command) -> Result<RawDocumentBuf, Error> {
     let fields = CommandFields { database: &command.database, ..CommandFields::default() };
     conn.queue(Flags::default(), &command.body.clone().into(), &fields);
-    let message = conn.exchange().await?;
+    let outcome = conn.exchange().await;
+    if command.stage == Stage::Auth {
+        conn.wipe();
+    }
+    let message = outcome?;
+    if message.flags.has(Flags::MORE_TO_COME) {
+        return Err(Error::new(ErrorKind::Protocol, "moreToCome on a reply to the handshake").at(Stage::Read));
+    }
     Ok(message.body().to_owned())
 }
 
-/// Names the stage of the conversation instead of the socket's, and labels what shows an overloaded server.
-fn relabel(error: Error, stage: Stage) -> Error {
-    let error = if matches!(error.stage(), Some(Stage::Read | Stage::Write) | None) { error.restage(stage) } else { error };
-    if stage == Stage::Hello && error.is_network() && error.kind() != ErrorKind::Interrupted && error.kind() != ErrorKind::Protocol {
-        return error.with_label("SystemOverloadedError").with_label("RetryableError");
-    }
-    error
+/// Names the stage of the conversation instead of the socket's.
+fn as_of(error: Error, stage: Stage) -> Error {
+    if matches!(error.stage(), Some(Stage::Read | Stage::Write) | None) { error.restage(stage) } else { error }
 }

@@ -15,12 +15,12 @@ use super::clock;
 use super::conn::{Conn, Interrupt};
 use super::events::EventHub;
 use super::open::{Opener, Purpose};
-use super::tasks::Tasks;
+use super::tasks::{Lifeline, Tasks};
 use super::topology::Cluster;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::HostKey;
 use crate::op::deadline::Deadline;
-use crate::pool::{Action, Checkout, Health, Lease, Pool, PoolConfig, PoolStats, WaiterId};
+use crate::pool::{Action, Checkout, Health, Lease, Place, Pool, PoolStats, WaiterId};
 
 /// Carries out one server's pool.
 pub(crate) struct ServerPool {
@@ -29,6 +29,7 @@ pub(crate) struct ServerPool {
     timer: Arc<Notify>,
     opener: Arc<Opener>,
     tasks: Weak<Tasks>,
+    lifeline: Lifeline,
     cluster: Weak<Cluster>,
     events: EventHub,
     /// How many operations are under way, for selection.
@@ -64,19 +65,20 @@ pub(crate) struct Operation(Arc<ServerPool>);
 impl ServerPool {
     pub(crate) fn new(
         host: HostKey,
-        config: PoolConfig,
+        rules: Pool<Box<Conn>>,
         opener: Arc<Opener>,
         tasks: &Arc<Tasks>,
         cluster: Weak<Cluster>,
         events: EventHub,
     ) -> Arc<Self> {
-        let guarded = Guarded { pool: Pool::new(config), waiters: BTreeMap::new(), interrupts: Vec::new(), armed: None };
+        let guarded = Guarded { pool: rules, waiters: BTreeMap::new(), interrupts: Vec::new(), armed: None };
         let pool = Arc::new(Self {
             host: host.clone(),
             guarded: Mutex::new(guarded),
             timer: Arc::default(),
             opener,
             tasks: Arc::downgrade(tasks),
+            lifeline: tasks.lifeline(),
             cluster,
             events: events.clone(),
             operations: AtomicU32::new(0),
@@ -106,27 +108,51 @@ impl ServerPool {
     }
 
     /// Waits for a connection. Can be dropped at any moment.
+    ///
+    /// The caller keeps its own time: it must not depend on the runtime that the pool's tasks run on.
     pub(crate) async fn checkout(self: &Arc<Self>, deadline: Option<Deadline>) -> Result<CheckedOut, Error> {
+        let asked_at = clock::now();
         let mut answer = self.ask(|guarded, now| guarded.pool.handle_checkout(deadline, now));
         loop {
             match answer {
                 Answer::Lent(out, None) => return Ok(out),
                 Answer::Lent(mut out, Some(ticket)) => {
                     if !out.is_dead() {
+                        self.act(|guarded, now| guarded.pool.handle_alive(out.lease, asked_at, now));
                         return Ok(out);
                     }
                     tracing::debug!(host = %self.host, id = out.lease.id, "idle connection is dead");
                     let (lease, conn) = out.disarm();
                     let Some(conn) = conn else { return Err(gone().on(&self.host)) };
-                    answer = self.ask(|guarded, now| guarded.pool.handle_dead_on_look(lease, conn, ticket, deadline, now));
+                    let place = Place { ticket, asked_at, deadline };
+                    answer = self.ask(|guarded, now| guarded.pool.handle_dead_on_look(lease, conn, place, now));
                 }
                 Answer::Wait(waiter, receiver) => {
                     let mut waiting = Waiting { pool: self, waiter, answered: false };
-                    let outcome = receiver.await;
+                    let outcome = self.wait(receiver, deadline).await;
                     waiting.answered = true;
-                    return outcome.unwrap_or_else(|_| Err(gone())).map_err(|error| error.on(&self.host));
+                    return outcome.map_err(|error| error.on(&self.host));
                 }
                 Answer::Refused(error) => return Err(error.on(&self.host)),
+            }
+        }
+    }
+
+    async fn wait(
+        self: &Arc<Self>,
+        mut receiver: oneshot::Receiver<Result<CheckedOut, Error>>,
+        deadline: Option<Deadline>,
+    ) -> Result<CheckedOut, Error> {
+        let mut due = deadline.map(|deadline| deadline.at);
+        loop {
+            tokio::select! {
+                biased;
+                outcome = &mut receiver => return outcome.unwrap_or_else(|_| Err(gone())),
+                () = clock::sleep_until(due) => {
+                    due = None;
+                    self.act(|guarded, now| guarded.pool.handle_timeout(now));
+                }
+                () = self.lifeline.ended() => return Err(gone()),
             }
         }
     }
@@ -143,8 +169,8 @@ impl ServerPool {
         self.act(|guarded, now| guarded.pool.handle_resumed(now));
     }
 
-    pub(crate) fn close(self: &Arc<Self>) {
-        self.act(|guarded, now| guarded.pool.handle_close(now));
+    pub(crate) fn close(self: &Arc<Self>, why: &Error, interrupt_in_use: bool) {
+        self.act(|guarded, now| guarded.pool.handle_close(why, interrupt_in_use, now));
     }
 
     fn checkin(self: &Arc<Self>, lease: Lease, mut conn: Box<Conn>) {

@@ -5,38 +5,57 @@
 //! their own, and key derivation and file reading on the runtime's blocking pool, which are awaited.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::Handle;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 /// Owns a set of tasks on one runtime; they end when it is stopped or dropped.
 #[derive(Debug)]
 pub(crate) struct Tasks {
     runtime: Handle,
     set: Mutex<Option<JoinSet<()>>>,
-    alive: Arc<()>,
-    /// Holds a token of `alive` for as long as the runtime keeps its tasks.
-    lifeline: AbortHandle,
+    lifeline: Lifeline,
+    /// The task that holds the other end of the lifeline.
+    anchor: AbortHandle,
+}
+
+/// Tells whether tasks are kept: it ends with them, or with their runtime.
+#[derive(Clone, Debug)]
+pub(crate) struct Lifeline(watch::Receiver<()>);
+
+/// How long stopping waits for tasks that have been told to end: those of a runtime that nobody drives never do.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+
+impl Lifeline {
+    /// Waits until the tasks are no longer kept.
+    pub(crate) async fn ended(&self) {
+        // Nothing is ever sent: the only news is the end.
+        while self.0.clone().changed().await.is_ok() {}
+    }
+
+    fn holds(&self) -> bool {
+        self.0.has_changed().is_ok()
+    }
 }
 
 impl Tasks {
     /// Makes an empty set on the current runtime; `None` outside of one.
-    #[allow(clippy::disallowed_methods, reason = "the set's own task is in the set")]
+    #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub(crate) fn new() -> Option<Self> {
         let runtime = Handle::try_current().ok()?;
-        let alive = Arc::new(());
-        let token = Arc::clone(&alive);
+        let (anchored, lifeline) = watch::channel(());
         let mut set = JoinSet::new();
-        let lifeline = set.spawn_on(
+        let anchor = set.spawn_on(
             async move {
                 std::future::pending::<()>().await;
-                drop(token);
+                drop(anchored);
             },
             &runtime,
         );
-        Some(Self { runtime, set: Mutex::new(Some(set)), alive, lifeline })
+        Some(Self { runtime, set: Mutex::new(Some(set)), lifeline: Lifeline(lifeline), anchor })
     }
 
     /// Starts a task; does nothing once stopped.
@@ -44,7 +63,7 @@ impl Tasks {
     pub(crate) fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         let mut set = self.lock();
         if let Some(set) = set.as_mut() {
-            while set.try_join_next().is_some() {}
+            reap(set);
             tracing::trace!(task = name, "task starts");
             set.spawn_on(future, &self.runtime);
         }
@@ -52,14 +71,19 @@ impl Tasks {
 
     /// Tells whether the runtime that the tasks were started on still keeps them.
     pub(crate) fn is_alive(&self) -> bool {
-        Arc::strong_count(&self.alive) > 1
+        self.lifeline.holds()
+    }
+
+    /// Returns what ends with the tasks.
+    pub(crate) fn lifeline(&self) -> Lifeline {
+        self.lifeline.clone()
     }
 
     /// Returns how many tasks are running, without the set's own.
     pub(crate) fn count(&self) -> usize {
         let mut set = self.lock();
         set.as_mut().map_or(0, |set| {
-            while set.try_join_next().is_some() {}
+            reap(set);
             set.len().saturating_sub(1)
         })
     }
@@ -71,13 +95,12 @@ impl Tasks {
 
     /// Waits until all tasks have ended by themselves, for as long as the limit allows, and ends the rest.
     pub(crate) async fn finish(&self, limit: Duration) {
-        self.lifeline.abort();
+        self.anchor.abort();
         let set = self.lock().take();
         if let Some(mut set) = set {
+            // What has not ended by then is ended when the set is dropped.
             let ended = async { while set.join_next().await.is_some() {} };
-            if tokio::time::timeout(limit, ended).await.is_err() {
-                set.shutdown().await;
-            }
+            drop(tokio::time::timeout(limit, ended).await);
         }
     }
 
@@ -85,11 +108,22 @@ impl Tasks {
     pub(crate) async fn stop(&self) {
         let set = self.lock().take();
         if let Some(mut set) = set {
-            set.shutdown().await;
+            set.abort_all();
+            let ended = async { while set.join_next().await.is_some() {} };
+            drop(tokio::time::timeout(STOP_LIMIT, ended).await);
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<JoinSet<()>>> {
+    fn lock(&self) -> MutexGuard<'_, Option<JoinSet<()>>> {
         self.set.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Removes the tasks that have ended; one that panicked is told, since nobody else will.
+fn reap(set: &mut JoinSet<()>) {
+    while let Some(ended) = set.try_join_next() {
+        if ended.as_ref().is_err_and(JoinError::is_panic) {
+            tracing::error!(error = ?ended, "a task has panicked");
+        }
     }
 }

@@ -47,20 +47,22 @@ async fn open_tcp(address: std::net::SocketAddr) -> io::Result<Stream> {
         // A connection to an unused port of this host can get that port as its own, and so meet itself.
         return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens: the connection met itself"));
     }
-    if let Err(error) = tune(&tcp) {
-        // Some sandboxes and kernels lack an option; the connection works without.
-        tracing::debug!(%address, %error, "socket option not set");
-    }
+    tune(&tcp, address);
     Ok(Stream::Tcp(tcp))
 }
 
-fn tune(tcp: &TcpStream) -> io::Result<()> {
-    tcp.set_nodelay(true)?;
+/// Sets what can be set: some sandboxes and kernels lack an option, and the connection works without.
+fn tune(tcp: &TcpStream, address: std::net::SocketAddr) {
+    let tell = |option, outcome: io::Result<()>| {
+        if let Err(error) = outcome {
+            tracing::debug!(%address, option, %error, "socket option not set");
+        }
+    };
     let socket = SockRef::from(tcp);
-    socket.set_tcp_keepalive(&keepalive())?;
+    tell("TCP_NODELAY", tcp.set_nodelay(true));
+    tell("SO_KEEPALIVE", socket.set_tcp_keepalive(&keepalive()));
     #[cfg(any(target_os = "linux", target_os = "android"))]
-    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
-    Ok(())
+    tell("TCP_USER_TIMEOUT", socket.set_tcp_user_timeout(Some(USER_TIMEOUT)));
 }
 
 #[cfg(any(

@@ -18,13 +18,13 @@ use super::monitor::{self, MonitorOrders, Watch};
 use super::open::Opener;
 use super::pool::ServerPool;
 use super::resolver::Resolver;
-use super::tasks::Tasks;
+use super::tasks::{Lifeline, Tasks};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::HelloReply;
 use crate::host::HostKey;
 use crate::op::deadline::Deadline;
 use crate::options::ClientOptions;
-use crate::pool::PoolConfig;
+use crate::pool::{Pool, PoolConfig, closed};
 use crate::selection::{self, Criteria, Refusal};
 use crate::topology::{
     Fault, MonitorConfig, SelectId, ServerDescription, Suspension, Topology, TopologyAction, TopologyConfig, TopologyDescription,
@@ -36,7 +36,8 @@ pub(crate) struct Cluster {
     snapshots: watch::Sender<Arc<Snapshot>>,
     timer: Arc<Notify>,
     next_select: AtomicU64,
-    random: Mutex<SmallRng>,
+    draws: AtomicU64,
+    lifeline: Lifeline,
     suspension: Mutex<Suspension>,
     parts: Parts,
 }
@@ -99,7 +100,8 @@ impl Cluster {
             snapshots: watch::Sender::new(Arc::new(first)),
             timer: Arc::default(),
             next_select: AtomicU64::new(0),
-            random: Mutex::new(SmallRng::seed_from_u64(parts.seed)),
+            draws: AtomicU64::new(parts.seed),
+            lifeline: parts.tasks.lifeline(),
             suspension: Mutex::new(Suspension::new(now, parts.boot_clock.now())),
             parts,
         });
@@ -136,21 +138,36 @@ impl Cluster {
     }
 
     /// Chooses a server, waiting for one if need be. Can be dropped at any moment.
+    ///
+    /// The caller keeps its own time: it must not depend on the runtime that the client's tasks run on.
     pub(crate) async fn select(self: &Arc<Self>, criteria: &Arc<Criteria>, deadline: Deadline) -> Result<Selected, Error> {
+        let mut told = false;
         loop {
             if let Some(selected) = self.choose(criteria)? {
                 return Ok(selected);
             }
+            if !told {
+                tracing::info!(%criteria, "waiting for a suitable server");
+                told = true;
+            }
             let id = SelectId(self.next_select.fetch_add(1, Ordering::Relaxed));
-            let (sender, answer) = oneshot::channel();
-            let selecting = Selecting { cluster: self, id };
+            let (sender, mut answer) = oneshot::channel();
+            let _selecting = Selecting { cluster: self, id };
             self.lock().selects.insert(id, sender);
-            tracing::debug!(%criteria, "waiting for a suitable server");
-            let limit = Some((deadline.at, deadline.limit, deadline.name));
-            self.act(|topology, now| topology.handle_select(id, Arc::clone(criteria), limit, now));
-            let outcome = answer.await;
-            drop(selecting);
-            outcome.unwrap_or_else(|_| Err(ended()))?;
+            self.act(|topology, now| topology.handle_select(id, Arc::clone(criteria), Some(deadline), now));
+            let mut due = Some(deadline.at);
+            let outcome = loop {
+                tokio::select! {
+                    biased;
+                    outcome = &mut answer => break outcome.unwrap_or_else(|_| Err(ended())),
+                    () = clock::sleep_until(due) => {
+                        due = None;
+                        self.act(|topology, now| topology.handle_timeout(now));
+                    }
+                    () = self.lifeline.ended() => break Err(ended()),
+                }
+            };
+            outcome?;
         }
     }
 
@@ -162,6 +179,11 @@ impl Cluster {
     /// Tells the topology that a connection could not be opened.
     pub(crate) fn opening_failed(self: &Arc<Self>, host: &HostKey, generation: u64, error: &Error) {
         self.fault(host, Fault::new(error.clone(), generation).during_handshake());
+    }
+
+    /// Tells whether a server's last check, or last command, went well.
+    pub(crate) fn knows(&self, host: &HostKey) -> bool {
+        self.snapshot().description.server(host).is_some_and(|server| server.is_known())
     }
 
     pub(crate) fn answered(self: &Arc<Self>, host: &HostKey, reply: HelloReply, average: Option<Duration>) {
@@ -202,6 +224,10 @@ impl Cluster {
             monitor.stop();
         }
         self.parts.monitors.finish(MONITORS_LIMIT).await;
+        let over = ended();
+        for pool in self.snapshot().pools() {
+            pool.close(&over, true);
+        }
         self.act(|topology, now| topology.handle_shutdown(now));
         self.parts.tasks.stop().await;
         self.parts.resolver.stop().await;
@@ -210,16 +236,17 @@ impl Cluster {
     fn choose(&self, criteria: &Criteria) -> Result<Option<Selected>, Error> {
         let snapshot = self.snapshot();
         let loads = |host: &HostKey| snapshot.pools.get(host).map_or(0, |pool| pool.operations());
-        let mut random = self.random.lock().unwrap_or_else(PoisonError::into_inner);
-        match selection::select(&snapshot.description, criteria, &loads, &mut random) {
-            Ok(server) => Ok(snapshot.pools.get(&server.host).map(|pool| Selected {
-                pool: Arc::clone(pool),
-                server: Arc::clone(server),
-                description: Arc::clone(&snapshot.description),
-            })),
-            Err(Refusal::NoServer(_)) => Ok(None),
-            Err(Refusal::Invalid(error)) => Err(error.at(Stage::Selection)),
-        }
+        // Each selection draws from a sequence of its own: nobody waits for anybody's random numbers.
+        let mut random = SmallRng::seed_from_u64(self.draws.fetch_add(1, Ordering::Relaxed));
+        let server = match selection::select(&snapshot.description, criteria, &loads, &mut random) {
+            Ok(server) => Arc::clone(server),
+            Err(Refusal::NoServer(_)) => return Ok(None),
+            Err(Refusal::Invalid(error)) => return Err(error.at(Stage::Selection)),
+        };
+        let Some(pool) = snapshot.pools.get(&server.host) else {
+            return Err(Error::new(ErrorKind::Internal, "a server without a pool was selected").at(Stage::Selection).on(&server.host));
+        };
+        Ok(Some(Selected { pool: Arc::clone(pool), server, description: Arc::clone(&snapshot.description) }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -246,8 +273,8 @@ impl Cluster {
 
     fn carry_out(self: &Arc<Self>, state: &mut State, action: TopologyAction) {
         match action {
-            TopologyAction::CreatePool(host) => {
-                let pool = self.make_pool(&host);
+            TopologyAction::CreatePool { host, generation } => {
+                let pool = self.make_pool(&host, generation);
                 Arc::make_mut(&mut state.pools).insert(host, pool);
             }
             TopologyAction::ReadyPool(host) => {
@@ -262,7 +289,7 @@ impl Cluster {
             }
             TopologyAction::ClosePool(host) => {
                 if let Some(pool) = Arc::make_mut(&mut state.pools).remove(&host) {
-                    pool.close();
+                    pool.close(&closed(), false);
                 }
             }
             TopologyAction::StartMonitor(host) => {
@@ -293,7 +320,7 @@ impl Cluster {
         }
     }
 
-    fn make_pool(self: &Arc<Self>, host: &HostKey) -> Arc<ServerPool> {
+    fn make_pool(self: &Arc<Self>, host: &HostKey, generation: u64) -> Arc<ServerPool> {
         let options = &self.parts.options;
         let config = PoolConfig {
             max_size: options.max_pool_size_or_default(),
@@ -303,7 +330,14 @@ impl Cluster {
             open_timeout: open_timeout(options),
         };
         let parts = &self.parts;
-        ServerPool::new(host.clone(), config, Arc::clone(&parts.opener), &parts.tasks, Arc::downgrade(self), parts.events.clone())
+        ServerPool::new(
+            host.clone(),
+            Pool::new(config, generation),
+            Arc::clone(&parts.opener),
+            &parts.tasks,
+            Arc::downgrade(self),
+            parts.events.clone(),
+        )
     }
 
     fn make_watch(self: &Arc<Self>, host: &HostKey) -> Watch {

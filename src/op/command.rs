@@ -59,11 +59,16 @@ pub fn check_size(request: &Request, document_size_bytes_max: u32) -> Result<(),
             .at(Stage::Write)
             .against("maxBsonObjectSize + COMMAND_OVERHEAD_MAX", LimitValue::Bytes(limit)));
     }
-    let largest = request.sequences.iter().flat_map(|(_, documents)| documents).map(|document| document.as_bytes().len() as u64).max();
-    if let Some(size) = largest.filter(|size| *size > u64::from(document_size_bytes_max)) {
-        return Err(Error::new(ErrorKind::InvalidArgument, format!("document of {size} bytes"))
-            .at(Stage::Write)
-            .against("maxBsonObjectSize", LimitValue::Bytes(document_size_bytes_max.into())));
+    for (identifier, documents) in &request.sequences {
+        // Statements wrap a user's document in fields of their own.
+        let room = if identifier == "documents" { 0 } else { COMMAND_OVERHEAD_MAX };
+        let limit = u64::from(document_size_bytes_max) + u64::from(room);
+        let largest = documents.iter().map(|document| document.as_bytes().len() as u64).max();
+        if let Some(size) = largest.filter(|size| *size > limit) {
+            return Err(Error::new(ErrorKind::InvalidArgument, format!("document of {size} bytes in {identifier:?}"))
+                .at(Stage::Write)
+                .against("maxBsonObjectSize", LimitValue::Bytes(limit)));
+        }
     }
     Ok(())
 }

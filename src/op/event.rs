@@ -28,7 +28,7 @@ pub enum CommandEvent {
         database: Arc<str>,
         /// The command's name.
         name: Arc<str>,
-        /// The command with the driver's fields; empty if it carries secrets.
+        /// The command with the driver's fields; empty if it carries secrets or is above `EVENT_DOCUMENT_SIZE_MAX`.
         command: RawDocumentBuf,
     },
     /// The server answered with `ok: 1`.
@@ -43,7 +43,7 @@ pub enum CommandEvent {
         name: Arc<str>,
         /// How long it took.
         duration: Duration,
-        /// The reply; empty if the command carries secrets.
+        /// The reply; empty if the command carries secrets or it is above `EVENT_DOCUMENT_SIZE_MAX`.
         reply: RawDocumentBuf,
     },
     /// The server answered with an error, or not at all.

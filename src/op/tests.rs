@@ -57,7 +57,7 @@ fn oversized_document_beside_a_command_names_size_and_limit() {
         sequences: vec![("documents".into(), vec![rawdoc! {}, rawdoc! { "pad": "a".repeat(200) }])],
     };
     let text = check_size(&request, 100).expect_err("too large").to_string();
-    assert!(text.contains("document of 215 bytes (limit maxBsonObjectSize of 100 bytes)"), "{text}");
+    assert!(text.contains("document of 215 bytes in \"documents\" (limit maxBsonObjectSize of 100 bytes)"), "{text}");
 }
 
 #[test]

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::action::{Action, Checkout, Health, PoolConfig};
 use super::event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
-use super::refusal::{cleared, closed, interrupted, too_many, waited_too_long};
+use super::refusal::{cleared, drained_too_late, interrupted, opened_too_late, too_many, waited_too_long};
 use super::slots::{Lease, Lent, Opening, Slot, Slots};
-use super::waiters::{Waiter, WaiterId, Waiters};
+use super::waiters::{Place, Waiter, WaiterId, Waiters};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::op::deadline::Deadline;
 
@@ -39,7 +39,7 @@ pub struct Pool<C> {
 enum State {
     Paused { cause: Option<Error> },
     Ready,
-    Closed,
+    Closed { why: Error },
 }
 
 /// A connection that was idle longer than this is looked at before it is lent.
@@ -55,12 +55,12 @@ const REFILL_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const WAITERS_MAX: usize = 100_000;
 
 impl<C> Pool<C> {
-    /// Makes a pool that is paused.
-    pub fn new(config: PoolConfig) -> Self {
+    /// Makes a pool that is paused; its generations go on from a number above those of any earlier pool of its server.
+    pub fn new(config: PoolConfig, generation: u64) -> Self {
         Self {
             config,
             state: State::Paused { cause: None },
-            generation: 0,
+            generation,
             next_id: 1,
             slots: Slots::new(),
             waiters: Waiters::default(),
@@ -99,17 +99,16 @@ impl<C> Pool<C> {
         Checkout::Waiting(waiter)
     }
 
+    /// A connection that was lent to be looked at is alive: it is lent for good. `asked_at` is when its caller came.
+    pub fn handle_alive(&mut self, lease: Lease, asked_at: Instant, now: Instant) {
+        let duration = now.saturating_duration_since(asked_at);
+        self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration });
+    }
+
     /// A connection that was lent to be looked at is dead: its caller goes on asking, in the place it had.
     ///
     /// Returns what [`handle_checkout`](Self::handle_checkout) would.
-    pub fn handle_dead_on_look(
-        &mut self,
-        lease: Lease,
-        connection: C,
-        ticket: WaiterId,
-        deadline: Option<Deadline>,
-        now: Instant,
-    ) -> Checkout<C> {
+    pub fn handle_dead_on_look(&mut self, lease: Lease, connection: C, place: Place, now: Instant) -> Checkout<C> {
         self.release(lease);
         self.close(lease, connection, CloseReason::Error);
         if let Some(refusal) = self.refusal() {
@@ -118,9 +117,9 @@ impl<C> Pool<C> {
         if let Some((lease, connection, since)) = self.take_usable(now) {
             return self.lend(lease, connection, now.saturating_duration_since(since));
         }
-        self.waiters.insert(ticket, Waiter { since: now, deadline });
+        self.waiters.insert(place.ticket, Waiter { since: place.asked_at, deadline: place.deadline });
         self.fill(now);
-        Checkout::Waiting(ticket)
+        Checkout::Waiting(place.ticket)
     }
 
     /// A waiter went away.
@@ -204,14 +203,14 @@ impl<C> Pool<C> {
                 self.event(|| PoolEvent::PoolReady);
                 self.fill(now);
             }
-            State::Ready | State::Closed => {}
+            State::Ready | State::Closed { .. } => {}
         }
     }
 
     /// All connections up to now are obsolete; nobody gets one before the next `handle_ready`.
     pub fn handle_clear(&mut self, cause: &Error, interrupt_in_use: bool, now: Instant) {
         let was_ready = match self.state {
-            State::Closed => return,
+            State::Closed { .. } => return,
             State::Ready => true,
             State::Paused { .. } => false,
         };
@@ -226,16 +225,15 @@ impl<C> Pool<C> {
             self.refuse(waiter, error.clone(), CheckOutFailure::ConnectionError, now);
         }
         self.close_idle(CloseReason::Stale);
-        if interrupt_in_use {
-            let current = self.generation;
-            let interrupted = interrupted(cause);
-            let leases = self.slots.interrupt(|slot| match slot {
-                Slot::Opening { generation, .. } => *generation < current,
-                Slot::InUse { lease, .. } | Slot::Draining { lease, .. } => lease.generation < current,
-                Slot::Free | Slot::Idle { .. } => false,
-            });
-            self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, interrupted.clone())));
-        }
+        // What is being opened would be stale, and must not hold `maxConnecting` meanwhile.
+        let current = self.generation;
+        let interrupted = interrupted(cause);
+        let leases = self.slots.interrupt(|slot| match slot {
+            Slot::Opening { generation, .. } => *generation < current,
+            Slot::InUse { lease, .. } | Slot::Draining { lease, .. } => interrupt_in_use && lease.generation < current,
+            Slot::Free | Slot::Idle { .. } => false,
+        });
+        self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, interrupted.clone())));
     }
 
     /// The machine was suspended: connections that were idle meanwhile are not trusted.
@@ -244,19 +242,22 @@ impl<C> Pool<C> {
         self.fill(now);
     }
 
-    /// The pool ends: waiters are refused, idle connections closed, and lent ones when they come back.
-    pub fn handle_close(&mut self, now: Instant) {
-        if matches!(self.state, State::Closed) {
+    /// The pool ends: waiters are refused, idle connections closed, and lent ones when they come back, or at once.
+    pub fn handle_close(&mut self, why: &Error, interrupt_in_use: bool, now: Instant) {
+        if matches!(self.state, State::Closed { .. }) {
             return;
         }
-        self.state = State::Closed;
+        self.state = State::Closed { why: why.clone() };
         for waiter in self.waiters.all() {
-            self.refuse(waiter, closed(), CheckOutFailure::PoolClosed, now);
+            self.refuse(waiter, why.clone(), CheckOutFailure::PoolClosed, now);
         }
         self.close_idle(CloseReason::PoolClosed);
-        let ended = closed();
-        let leases = self.slots.interrupt(|slot| matches!(slot, Slot::Opening { .. } | Slot::Draining { .. }));
-        self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, ended.clone())));
+        let leases = self.slots.interrupt(|slot| match slot {
+            Slot::Opening { .. } | Slot::Draining { .. } => true,
+            Slot::InUse { .. } => interrupt_in_use,
+            Slot::Free | Slot::Idle { .. } => false,
+        });
+        self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, why.clone())));
         self.event(|| PoolEvent::PoolClosed);
     }
 
@@ -273,15 +274,11 @@ impl<C> Pool<C> {
                 }
             }
         }
-        let late = self.slots.interrupt(|slot| match slot {
-            Slot::Opening { deadline, .. } => deadline.is_some_and(|deadline| deadline <= now),
-            Slot::Draining { deadline, .. } => *deadline <= now,
-            Slot::Free | Slot::Idle { .. } | Slot::InUse { .. } => false,
-        });
-        for lease in late {
-            let error = Error::new(ErrorKind::Interrupted, "given up after its time");
-            self.actions.push_back(Action::Interrupt(lease, error));
-        }
+        let dials = self.slots.interrupt(|slot| matches!(slot, Slot::Opening { deadline: Some(deadline), .. } if *deadline <= now));
+        let limit = self.config.open_timeout.unwrap_or_default();
+        self.actions.extend(dials.into_iter().map(|lease| Action::Interrupt(lease, opened_too_late(limit))));
+        let drains = self.slots.interrupt(|slot| matches!(slot, Slot::Draining { deadline, .. } if *deadline <= now));
+        self.actions.extend(drains.into_iter().map(|lease| Action::Interrupt(lease, drained_too_late(DRAIN_LIMIT))));
         if self.refill_at.is_some_and(|at| at <= now) {
             self.refill_at = None;
         }
@@ -343,9 +340,12 @@ impl<C> Pool<C> {
 
     fn lend(&mut self, lease: Lease, connection: C, idle: Duration) -> Checkout<C> {
         self.slots.lend(lease);
+        if idle > LOOK_AFTER {
+            let look = Some(self.waiters.ticket());
+            return Checkout::Lent { lease, connection, look };
+        }
         self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration: Duration::ZERO });
-        let look = (idle > LOOK_AFTER).then(|| self.waiters.ticket());
-        Checkout::Lent { lease, connection, look }
+        Checkout::Lent { lease, connection, look: None }
     }
 
     /// Refuses whoever asks a pool that lends nothing.
@@ -353,7 +353,7 @@ impl<C> Pool<C> {
         let (error, reason) = match &self.state {
             State::Ready => return None,
             State::Paused { cause } => (cleared(cause.as_ref()), CheckOutFailure::ConnectionError),
-            State::Closed => (closed(), CheckOutFailure::PoolClosed),
+            State::Closed { why } => (why.clone(), CheckOutFailure::PoolClosed),
         };
         Some(self.checkout_failed(error, reason, Duration::ZERO))
     }
@@ -403,7 +403,7 @@ impl<C> Pool<C> {
 
     fn obsolete(&self, lease: Lease) -> Option<CloseReason> {
         match self.state {
-            State::Closed => Some(CloseReason::PoolClosed),
+            State::Closed { .. } => Some(CloseReason::PoolClosed),
             State::Paused { .. } | State::Ready if lease.generation < self.generation => Some(CloseReason::Stale),
             State::Paused { .. } | State::Ready => None,
         }

@@ -14,8 +14,9 @@ mod waiters;
 pub use action::{Action, Checkout, Health, PoolConfig};
 pub use event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
 pub use machine::Pool;
+pub use refusal::closed;
 pub use slots::Lease;
-pub use waiters::WaiterId;
+pub use waiters::{Place, WaiterId};
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]

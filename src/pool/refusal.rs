@@ -1,6 +1,6 @@
 //! What are those told who get no connection?
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::event::PoolStats;
 use crate::error::{Error, ErrorKind, LimitValue, Span, Stage};
@@ -15,7 +15,8 @@ pub(super) fn cleared(cause: Option<&Error>) -> Error {
     error.at(Stage::Checkout).with_label("RetryableError")
 }
 
-pub(super) fn closed() -> Error {
+/// The error of those who asked a pool that is closed.
+pub fn closed() -> Error {
     Error::new(ErrorKind::PoolClosed, "the pool is closed").at(Stage::Checkout)
 }
 
@@ -43,4 +44,14 @@ pub(super) fn too_many(waiters_max: usize) -> Error {
     Error::new(ErrorKind::TooManyWaiters, "too many callers wait for a connection")
         .at(Stage::Checkout)
         .against("WAITERS_MAX", LimitValue::Count(waiters_max as u64))
+}
+
+/// The error of a connection whose opening took longer than all its own limits together.
+pub(super) fn opened_too_late(limit: Duration) -> Error {
+    Error::timeout(Stage::Hello, "dnsTimeoutMS + 2 * connectTimeoutMS", limit, limit)
+}
+
+/// The error of a connection whose late reply did not come.
+pub(super) fn drained_too_late(limit: Duration) -> Error {
+    Error::timeout(Stage::Read, "DRAIN_LIMIT", limit, limit)
 }

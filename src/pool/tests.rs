@@ -24,7 +24,7 @@ struct Bench {
 
 impl Bench {
     fn new(config: PoolConfig) -> Self {
-        let mut pool = Pool::new(config);
+        let mut pool = Pool::new(config, 0);
         pool.record_events(true);
         Self { pool, now: Instant::now() }
     }
@@ -110,7 +110,7 @@ fn paused_pool_refuses_checkout() {
 fn closed_pool_refuses_checkout_and_closes_what_comes_back() {
     let mut bench = Bench::ready(config());
     let lease = bench.lend_new();
-    bench.pool.handle_close(bench.now);
+    bench.pool.handle_close(&closed(), false, bench.now);
     assert_eq!(bench.refused().kind(), ErrorKind::PoolClosed);
     bench.pool.handle_checkin(lease, lease.id, Health::Good, bench.now);
     assert_eq!(bench.text(), "close 1");
@@ -192,7 +192,8 @@ fn newest_idle_connection_is_lent_and_old_ones_are_looked_at() {
     assert_eq!(connection, 2);
     let later = bench.wait();
     let ticket = look.expect("looked at");
-    match bench.pool.handle_dead_on_look(lease, connection, ticket, None, bench.now) {
+    let place = Place { ticket, asked_at: bench.now, deadline: None };
+    match bench.pool.handle_dead_on_look(lease, connection, place, bench.now) {
         Checkout::Waiting(waiter) => assert!(waiter < later, "the place in the queue is kept"),
         other @ (Checkout::Lent { .. } | Checkout::Refused(_)) => panic!("{other:?}"),
     }
@@ -207,7 +208,7 @@ fn clear_refuses_waiters_at_once_and_makes_the_rest_stale() {
     let open = bench.opens()[0];
     bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "reset"), false, bench.now);
     match bench.actions().as_slice() {
-        [Action::Refuse(_, error)] => assert!(error.to_string().contains("reset"), "{error}"),
+        [Action::Refuse(_, error), Action::Interrupt(..)] => assert!(error.to_string().contains("reset"), "{error}"),
         other => panic!("{other:?}"),
     }
     bench.pool.handle_ready(bench.now);
@@ -215,6 +216,33 @@ fn clear_refuses_waiters_at_once_and_makes_the_rest_stale() {
     bench.pool.handle_checkin(lent, 1, Health::Good, bench.now);
     assert_eq!(bench.text(), "close 2 close 1");
     assert_eq!(bench.pool.stats().generation, 1);
+}
+
+#[test]
+fn stale_dials_do_not_hold_max_connecting_after_a_clear() {
+    let mut bench = Bench::ready(config());
+    bench.wait();
+    bench.wait();
+    let opens = bench.opens();
+    bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "reset"), false, bench.now);
+    assert_eq!(bench.text(), "refuse 0 PoolCleared refuse 1 PoolCleared interrupt 1 interrupt 2");
+    bench.pool.handle_ready(bench.now);
+    for open in opens {
+        bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Interrupted, "stale"), bench.now);
+    }
+    bench.wait();
+    assert_eq!(bench.text(), "open 3");
+}
+
+#[test]
+fn shutting_down_interrupts_what_is_in_use() {
+    let mut bench = Bench::ready(config());
+    let lease = bench.lend_new();
+    bench.pool.handle_close(&Error::new(ErrorKind::Shutdown, "over"), true, bench.now);
+    assert_eq!(bench.text(), "interrupt 1");
+    assert_eq!(bench.refused().kind(), ErrorKind::Shutdown);
+    bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now);
+    assert_eq!(bench.text(), "close 1");
 }
 
 #[test]
@@ -326,7 +354,7 @@ fn events_come_in_the_order_of_the_specification() {
     bench.pool.handle_checkin(lease, 1, Health::Good, bench.now);
     bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), false, bench.now);
     bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), false, bench.now);
-    bench.pool.handle_close(bench.now);
+    bench.pool.handle_close(&closed(), false, bench.now);
     let names: Vec<_> = std::iter::from_fn(|| bench.pool.poll_event())
         .map(|event| format!("{event:?}").split([' ', '{']).next().unwrap_or_default().to_owned())
         .collect();
@@ -382,7 +410,7 @@ fn states_and_events_match_the_recorded_matrix() {
             let mut bench = Bench::ready(config());
             let lease = bench.lend_new();
             bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now);
-            bench.pool.handle_close(bench.now);
+            bench.pool.handle_close(&closed(), false, bench.now);
             (bench, lease)
         }),
     ];
@@ -399,7 +427,7 @@ fn states_and_events_match_the_recorded_matrix() {
         ("clear, interrupt", |bench, _| bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), true, bench.now)),
         ("resumed", |bench, _| bench.pool.handle_resumed(bench.now)),
         ("timeout", |bench, _| bench.later(DRAIN_LIMIT)),
-        ("close", |bench, _| bench.pool.handle_close(bench.now)),
+        ("close", |bench, _| bench.pool.handle_close(&closed(), false, bench.now)),
     ];
     let mut matrix = String::new();
     for (state, make) in states {

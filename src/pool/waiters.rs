@@ -11,6 +11,17 @@ use crate::op::deadline::Deadline;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WaiterId(pub u64);
 
+/// Is the place in the queue of a caller whose connection is being looked at.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Its ticket.
+    pub ticket: WaiterId,
+    /// When it came.
+    pub asked_at: Instant,
+    /// Until when it waits.
+    pub deadline: Option<Deadline>,
+}
+
 #[derive(Debug)]
 pub(super) struct Waiter {
     pub(super) since: Instant,

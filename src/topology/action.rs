@@ -20,7 +20,12 @@ pub enum TopologyAction {
     /// Stop to watch a server.
     StopMonitor(HostKey),
     /// Make a server's pool, paused, at generation 0.
-    CreatePool(HostKey),
+    CreatePool {
+        /// The server.
+        host: HostKey,
+        /// The number that its generations begin with: above those of an earlier pool of the host.
+        generation: u64,
+    },
     /// Let a server's pool open connections.
     ReadyPool(HostKey),
     /// Clear a server's pool: its generation grows by one, whatever state it is in.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bson::oid::ObjectId;
 
 use super::server::{ServerDescription, ServerType};
-use super::{MAX_WIRE_VERSION, MIN_SERVER_VERSION, MIN_WIRE_VERSION};
+use super::{MAX_WIRE_VERSION, MIN_SERVER_VERSION, MIN_WIRE_VERSION, SERVERS_MAX};
 use crate::error::{Error, ErrorKind, Ineligible, ServerReason, Stage};
 use crate::host::HostKey;
 
@@ -197,10 +197,14 @@ impl TopologyDescription {
         }
     }
 
-    /// Puts in each host that is not there yet.
+    /// Puts in each host that is not there yet, as long as there is room.
     pub(super) fn add_missing<'h>(&mut self, hosts: impl Iterator<Item = &'h HostKey>) {
         for host in hosts {
             if self.place(host).is_err() {
+                if self.servers.len() >= SERVERS_MAX {
+                    tracing::warn!(limit = SERVERS_MAX, %host, "a server is left out: SERVERS_MAX are known already");
+                    return;
+                }
                 self.put(Arc::new(ServerDescription::unknown(host)));
             }
         }

@@ -20,11 +20,12 @@ use super::description::{TopologyDescription, TopologyType};
 use super::events::TopologyEvent;
 use super::fault::{self, Fault, Verdict};
 use super::server::{ServerDescription, ServerType};
-use super::waiters::{self, Prospect, SelectDeadline, SelectId, Waiter, Waiters};
+use super::waiters::{self, Prospect, SelectId, Waiter, Waiters};
 use super::{SERVERS_MAX, update};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::handshake::HelloReply;
 use crate::host::HostKey;
+use crate::op::deadline::Deadline;
 use crate::selection::Criteria;
 
 /// Is the topology: what is known, who waits for it, and what is to be done.
@@ -38,6 +39,8 @@ pub struct Topology {
     state: State,
     current: Arc<TopologyDescription>,
     pools: BTreeMap<HostKey, PoolRecord>,
+    /// Above every generation of the pools that are gone.
+    next_generation: u64,
     waiters: Waiters,
     rng: SmallRng,
     actions: VecDeque<TopologyAction>,
@@ -76,6 +79,7 @@ impl Topology {
             state: State::Open,
             current: Arc::new(config.describe(TopologyType::Unknown, [])),
             pools: BTreeMap::new(),
+            next_generation: 0,
             waiters: Waiters::default(),
             rng: SmallRng::seed_from_u64(seed),
             actions: VecDeque::new(),
@@ -199,7 +203,7 @@ impl Topology {
     ///
     /// It is answered with [`Selected`](TopologyAction::Selected) or [`NotSelected`](TopologyAction::NotSelected), once,
     /// unless it is cancelled. While it waits, every server is asked for an immediate check.
-    pub fn handle_select(&mut self, id: SelectId, criteria: Arc<Criteria>, deadline: Option<SelectDeadline>, now: Instant) {
+    pub fn handle_select(&mut self, id: SelectId, criteria: Arc<Criteria>, deadline: Option<Deadline>, now: Instant) {
         self.waiters.remove(id);
         if self.state == State::Closed {
             self.actions.push_back(TopologyAction::NotSelected(id, waiters::shut_down()));
@@ -212,10 +216,7 @@ impl Topology {
             Prospect::Open if waiter.is_late(now) => self.refuse_late(id, &waiter, now),
             Prospect::Open => {
                 self.waiters.insert(id, waiter);
-                if !self.config.load_balanced {
-                    let checks = self.current.servers().iter().map(|server| TopologyAction::CheckNow(server.host.clone()));
-                    self.actions.extend(checks);
-                }
+                self.request_checks();
             }
         }
     }
@@ -323,13 +324,17 @@ impl Topology {
             tracing::info!(previous = previous.kind.name(), new = next.kind.name(), "topology type changed");
         }
         for host in &change.added {
-            self.pools.insert(host.clone(), PoolRecord { generation: 0, state: PoolState::Paused });
-            self.actions.push_back(TopologyAction::CreatePool(host.clone()));
+            let generation = self.next_generation;
+            self.pools.insert(host.clone(), PoolRecord { generation, state: PoolState::Paused });
+            self.actions.push_back(TopologyAction::CreatePool { host: host.clone(), generation });
         }
         self.ready_pools(&next);
         self.actions.push_back(TopologyAction::Publish(Arc::clone(&next)));
         for host in &change.removed {
-            self.pools.remove(host);
+            if let Some(gone) = self.pools.remove(host) {
+                // A late error of the old pool must not count against a new one.
+                self.next_generation = self.next_generation.max(gone.generation + 1);
+            }
             if !self.config.load_balanced {
                 self.actions.push_back(TopologyAction::StopMonitor(host.clone()));
             }
@@ -376,6 +381,15 @@ impl Topology {
                 Ok(()) => TopologyAction::Selected(id),
                 Err(error) => TopologyAction::NotSelected(id, error),
             });
+        }
+        self.request_checks();
+    }
+
+    /// Asks for a check of every server while anybody waits, after every change anew (server-selection).
+    fn request_checks(&mut self) {
+        if self.waiters.len() > 0 && !self.config.load_balanced {
+            let checks = self.current.servers().iter().map(|server| TopologyAction::CheckNow(server.host.clone()));
+            self.actions.extend(checks);
         }
     }
 }

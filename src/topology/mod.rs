@@ -28,7 +28,7 @@ pub use monitor::{Action as MonitorAction, Monitor, MonitorConfig, MonitorEvent}
 pub use rtt::RoundTrips;
 pub use server::{ServerDescription, ServerType};
 pub use suspension::Suspension;
-pub use waiters::{SelectDeadline, SelectId};
+pub use waiters::SelectId;
 
 /// The oldest wire version that is spoken: MongoDB 4.2.
 pub const MIN_WIRE_VERSION: i32 = 8;

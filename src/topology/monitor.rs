@@ -141,6 +141,7 @@ impl Monitor {
         match self.state {
             State::Opening { .. } => {
                 self.connected = true;
+                self.hello_ok = false;
                 self.answered(reply, Some(round_trip), false, false, now);
             }
             State::Resting { .. } | State::Polling { .. } | State::Streaming { .. } | State::Stopped => {}

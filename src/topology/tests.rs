@@ -9,6 +9,7 @@ use super::*;
 use crate::error::{Error, Stage};
 use crate::handshake::HelloReply;
 use crate::host::HostKey;
+use crate::op::deadline::Deadline;
 use crate::selection::Criteria;
 
 fn key(text: &str) -> HostKey {
@@ -79,7 +80,7 @@ impl Scene {
         self.topology.handle_fault(&key(host), fault, self.now);
     }
 
-    fn select(&mut self, id: u64, deadline: Option<SelectDeadline>) {
+    fn select(&mut self, id: u64, deadline: Option<Deadline>) {
         self.topology.handle_select(SelectId(id), Arc::new(Criteria::write()), deadline, self.now);
     }
 
@@ -113,7 +114,7 @@ fn in_short(action: &TopologyAction) -> String {
     match action {
         TopologyAction::StartMonitor(host) => format!("watch {}", name(host)),
         TopologyAction::StopMonitor(host) => format!("unwatch {}", name(host)),
-        TopologyAction::CreatePool(host) => format!("create {}", name(host)),
+        TopologyAction::CreatePool { host, .. } => format!("create {}", name(host)),
         TopologyAction::ReadyPool(host) => format!("ready {}", name(host)),
         TopologyAction::ClearPool { host, interrupt, .. } => {
             format!("clear {}{}", name(host), if *interrupt { " and interrupt" } else { "" })
@@ -326,7 +327,7 @@ fn standalone_in_a_set_is_left_out_with_its_reason() {
 fn shutdown_leaves_nothing() {
     let mut scene = Scene::settled();
     scene.failed("a", refused());
-    scene.select(1, Some((scene.now + Duration::from_secs(1), Duration::from_secs(1), "serverSelectionTimeoutMS")));
+    scene.select(1, Some(Deadline::new("serverSelectionTimeoutMS", Duration::from_secs(1), scene.now)));
     scene.drain();
     scene.topology.handle_shutdown(scene.now);
     assert_eq!(scene.orders(), ["publish Unknown", "unwatch a", "close a", "unwatch b", "close b", "not selected 1: Shutdown"]);

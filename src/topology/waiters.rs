@@ -5,20 +5,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::description::TopologyDescription;
 use super::server::ServerDescription;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::HostKey;
+use crate::op::deadline::Deadline;
 use crate::selection::{self, Criteria};
 
 /// Names one caller that waits for a server; callers are served in the order of their ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SelectId(pub u64);
-
-/// Says until when a caller waits: the moment, the limit that leads to it, and that limit's name.
-pub type SelectDeadline = (Instant, Duration, &'static str);
 
 /// Holds the callers that wait.
 #[derive(Debug, Default)]
@@ -30,7 +28,7 @@ pub(super) struct Waiters {
 #[derive(Debug)]
 pub(super) struct Waiter {
     criteria: Arc<Criteria>,
-    deadline: Option<SelectDeadline>,
+    deadline: Option<Deadline>,
     waiting_since: Instant,
 }
 
@@ -45,12 +43,12 @@ pub(super) enum Prospect {
 }
 
 impl Waiter {
-    pub(super) fn new(criteria: Arc<Criteria>, deadline: Option<SelectDeadline>, now: Instant) -> Self {
-        Self { criteria, deadline, waiting_since: now }
+    pub(super) fn new(criteria: Arc<Criteria>, deadline: Option<Deadline>, now: Instant) -> Self {
+        Self { criteria, deadline, waiting_since: deadline.map_or(now, |deadline| deadline.since) }
     }
 
     pub(super) fn is_late(&self, now: Instant) -> bool {
-        self.deadline.is_some_and(|(at, ..)| at <= now)
+        self.deadline.is_some_and(|deadline| deadline.at <= now)
     }
 
     pub(super) fn prospect(&self, topology: &TopologyDescription) -> Prospect {
@@ -76,7 +74,7 @@ impl Waiter {
         servers.extend(topology.left_out().iter().cloned());
         let error = Error::new(ErrorKind::ServerSelection, text).at(Stage::Selection).after(elapsed).with_servers(servers);
         match self.deadline {
-            Some((_, limit, name)) => error.against(name, LimitValue::Time(limit)),
+            Some(deadline) => error.against(deadline.name, LimitValue::Time(deadline.limit)),
             None => error,
         }
     }
@@ -90,16 +88,16 @@ impl Waiter {
 impl Waiters {
     pub(super) fn insert(&mut self, id: SelectId, waiter: Waiter) {
         self.remove(id);
-        if let Some((at, ..)) = waiter.deadline {
-            self.deadlines.insert((at, id));
+        if let Some(deadline) = waiter.deadline {
+            self.deadlines.insert((deadline.at, id));
         }
         self.waiting.insert(id, waiter);
     }
 
     pub(super) fn remove(&mut self, id: SelectId) -> Option<Waiter> {
         let waiter = self.waiting.remove(&id)?;
-        if let Some((at, ..)) = waiter.deadline {
-            self.deadlines.remove(&(at, id));
+        if let Some(deadline) = waiter.deadline {
+            self.deadlines.remove(&(deadline.at, id));
         }
         Some(waiter)
     }
@@ -111,8 +109,7 @@ impl Waiters {
     /// Returns the earliest deadline and the name of its limit.
     pub(super) fn next_deadline(&self) -> Option<(Instant, &'static str)> {
         let (at, id) = self.deadlines.first()?;
-        let (.., name) = self.waiting.get(id)?.deadline?;
-        Some((*at, name))
+        Some((*at, self.waiting.get(id)?.deadline?.name))
     }
 
     /// Takes out the next caller whose time has run out.

@@ -34,7 +34,7 @@ pub(super) fn parse(text: &str) -> Result<ConnectionString, Error> {
     let hosts = if is_srv { read_srv(&mut read.options, parts.hosts) } else { read_hosts(&mut read.options, parts.hosts) };
     hosts.map_err(|error| if parts.quotable { error } else { unquoted(error.kind()) })?;
     if let Some(database) = parts.database {
-        read_database(&mut read.options, database)?;
+        read_database(&mut read.options, database).map_err(|error| if parts.quotable { error } else { unquoted(error.kind()) })?;
     }
     if let Some(query) = parts.query {
         let given = split_options(query, parts.quotable, &mut read.warnings)?;

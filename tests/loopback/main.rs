@@ -2,10 +2,10 @@
 #![cfg(feature = "sandbox")]
 #![allow(clippy::disallowed_methods, reason = "tests spawn and look at the clock")]
 
-// mod bad_luck;
+mod bad_luck;
 mod basics;
 mod faults;
 mod official_client;
-// mod peers;
+mod peers;
 mod stories;
 mod support;

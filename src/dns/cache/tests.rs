@@ -178,12 +178,14 @@ fn ipv4_does_not_wait_once_ipv6_has_failed() {
 fn name_that_does_not_exist_goes_to_the_system_second() {
     let mut scene = Scene::new();
     scene.ask(1, Want::First).both_failed(1, &Failure::NoSuchName);
-    assert_eq!(scene.wishes(), ["query db.example #1", "system db.example #1"]);
+    assert_eq!(scene.wishes(), ["query db.example #1", "system db.example #2"]);
     scene.ask(2, Want::All);
-    scene.cache.handle_system(NAME, FlightId(1), Ok(ips(&["10.0.0.9"])), scene.now);
+    // Whoever asked DNS is done, and goes.
+    scene.cache.handle_abandoned(NAME, FlightId(1), scene.now);
+    scene.cache.handle_system(NAME, FlightId(2), Ok(ips(&["10.0.0.9"])), scene.now);
     assert_eq!(scene.wishes(), ["1+2 gets 10.0.0.9"]);
     scene.pass(UNTIMED_TTL).ask(3, Want::First);
-    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    assert_eq!(scene.wishes(), ["query db.example #3"]);
 }
 
 #[test]
@@ -191,21 +193,21 @@ fn name_that_nobody_knows_is_refused_and_remembered_shortly() {
     let mut scene = Scene::new();
     scene.ask(1, Want::First).both_failed(1, &Failure::NoSuchName);
     let unknown = Error::new(ErrorKind::DnsFailed, "name or service not known");
-    scene.cache.handle_system(NAME, FlightId(1), Err(unknown), scene.now);
+    scene.cache.handle_system(NAME, FlightId(2), Err(unknown), scene.now);
     scene.ask(2, Want::First);
     assert_eq!(scene.wishes()[2..], ["1 refused NoSuchName", "2 refused NoSuchName"]);
     scene.pass(NOT_THERE_TTL - Duration::from_nanos(1)).ask(3, Want::First);
     assert_eq!(scene.wishes(), ["3 refused NoSuchName"]);
     scene.pass(Duration::from_nanos(1)).ask(4, Want::First);
-    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    assert_eq!(scene.wishes(), ["query db.example #3"]);
 }
 
 #[test]
 fn without_dns_servers_the_system_is_asked() {
     let mut scene = Scene::new();
     scene.ask(1, Want::First).both_failed(1, &Failure::NoServer);
-    assert_eq!(scene.wishes()[1..], ["system db.example #1"]);
-    scene.cache.handle_system(NAME, FlightId(1), Err(Error::new(ErrorKind::DnsFailed, "try again")), scene.now);
+    assert_eq!(scene.wishes()[1..], ["system db.example #2"]);
+    scene.cache.handle_system(NAME, FlightId(2), Err(Error::new(ErrorKind::DnsFailed, "try again")), scene.now);
     assert_eq!(scene.wishes(), ["1 refused DnsFailed"]);
 }
 
@@ -520,7 +522,7 @@ Absent + timeout = Absent:
 Asking + ask = Asking: 
 Asking + cancel = Asking: 
 Asking + answered = Fresh: 2 gets ::5 10.0.0.5
-Asking + no such name = Asking: system db.example #1
+Asking + no such name = Asking: system db.example #2
 Asking + failed = Failed: 2 refused DnsFailed
 Asking + dead = Asking: 
 Asking + resumed = Asking: query db.example #2
@@ -528,7 +530,7 @@ Asking + timeout = Failed: 2 refused Timeout
 Asking again + ask = Asking again: 
 Asking again + cancel = Asking again: 
 Asking again + answered = Fresh: 2 gets ::5 10.0.0.5
-Asking again + no such name = Asking again: system db.example #2
+Asking again + no such name = Asking again: system db.example #3
 Asking again + failed = Stale: 2 gets ::1 10.0.0.1 10.0.0.2 stale
 Asking again + dead = Asking again: 
 Asking again + resumed = Asking again: query db.example #3

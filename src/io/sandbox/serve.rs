@@ -211,11 +211,14 @@ async fn welcome(shared: Arc<Shared>, member: usize, stream: TcpStream, mut door
 /// Carries bytes between a connection and the cluster until one of them ends it.
 async fn carry<S: Peer>(shared: Arc<Shared>, member: usize, stream: S, mut door: watch::Receiver<Door>) {
     let (conn, queue, mut resets) = shared.admit(member);
+    let mut own_door = door.clone();
     let (mut reading, mut writing) = tokio::io::split(stream);
     let reset = tokio::select! {
         () = read_all(&shared, member, conn, &mut reading, &mut door) => false,
         () = write_all(queue, &mut writing) => *resets.borrow(),
         () = is_reset(&mut resets) => true,
+        // A process that ends takes its connections with it, also those that are being closed.
+        () = is_shut(&mut own_door) => true,
     };
     let stream = reading.unsplit(writing);
     if reset && let Err(error) = stream.tcp().set_zero_linger() {

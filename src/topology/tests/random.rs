@@ -44,7 +44,7 @@ fn step(scene: &mut Scene, rng: &mut SmallRng, ids: &mut u64) {
         6 => {
             *ids += 1;
             let limit = Duration::from_millis(rng.random_range(0..40));
-            scene.select(*ids, Some((scene.now + limit, limit, "limit")));
+            scene.select(*ids, Some(Deadline::new("limit", limit, scene.now)));
         }
         _ => {
             scene.now += Duration::from_millis(rng.random_range(0..20));
@@ -71,7 +71,7 @@ impl Shell {
             list.remove(at);
         };
         match action {
-            TopologyAction::CreatePool(host) => {
+            TopologyAction::CreatePool { host, .. } => {
                 assert!(!self.pools.contains(&host));
                 self.pools.push(host);
             }

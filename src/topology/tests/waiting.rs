@@ -4,9 +4,8 @@ use crate::selection::ReadPreference;
 
 const LIMIT: &str = "serverSelectionTimeoutMS";
 
-fn after(scene: &Scene, millis: u64) -> SelectDeadline {
-    let limit = Duration::from_millis(millis);
-    (scene.now + limit, limit, LIMIT)
+fn after(scene: &Scene, millis: u64) -> Deadline {
+    Deadline::new(LIMIT, Duration::from_millis(millis), scene.now)
 }
 
 fn refusal(scene: &mut Scene) -> Error {
@@ -42,7 +41,11 @@ fn callers_wake_in_order_when_a_server_suits() {
     scene.topology.handle_select(SelectId(3), reader, None, scene.now);
     scene.drain();
     scene.hello("a", primary(&["a"]));
-    assert_eq!(scene.orders(), ["ready a", "publish ReplicaSetWithPrimary", "selected 1", "selected 2"]);
+    assert_eq!(
+        scene.orders(),
+        ["ready a", "publish ReplicaSetWithPrimary", "selected 1", "selected 2", "check a"],
+        "the third still waits"
+    );
     assert_eq!(scene.topology.waiting(), 1);
 }
 
@@ -65,12 +68,12 @@ fn deadline_is_exact() {
     scene.select(1, Some(second));
     scene.select(2, Some(first));
     scene.drain();
-    assert_eq!(scene.topology.poll_timeout(), Some((first.0, LIMIT)));
-    scene.topology.handle_timeout(first.0 - Duration::from_nanos(1));
+    assert_eq!(scene.topology.poll_timeout(), Some((first.at, LIMIT)));
+    scene.topology.handle_timeout(first.at - Duration::from_nanos(1));
     assert_eq!(scene.orders(), [""; 0]);
-    scene.topology.handle_timeout(first.0);
+    scene.topology.handle_timeout(first.at);
     assert_eq!(scene.orders(), ["not selected 2: ServerSelection"]);
-    assert_eq!(scene.topology.poll_timeout(), Some((second.0, LIMIT)));
+    assert_eq!(scene.topology.poll_timeout(), Some((second.at, LIMIT)));
 }
 
 #[test]
@@ -80,7 +83,7 @@ fn refusal_says_who_why_and_how_long() {
     let deadline = after(&scene, 100);
     scene.select(1, Some(deadline));
     scene.drain();
-    scene.topology.handle_timeout(deadline.0);
+    scene.topology.handle_timeout(deadline.at);
     let error = refusal(&mut scene);
     let reasons: Vec<_> = error.servers().iter().map(|server| server.reason.clone()).collect();
     assert_eq!(reasons, [Ineligible::Unknown, Ineligible::Type("RSSecondary")]);
@@ -112,7 +115,7 @@ fn names_that_lead_nowhere_get_a_hint() {
     let deadline = after(&scene, 100);
     scene.select(1, Some(deadline));
     scene.drain();
-    scene.topology.handle_timeout(deadline.0);
+    scene.topology.handle_timeout(deadline.at);
     assert!(refusal(&mut scene).message().ends_with("is the replica set configured with internal host names?"));
 }
 
