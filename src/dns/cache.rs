@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use super::action::{Action, WaiterId};
 use super::flight::{Flight, FlightId, Verdict};
 use super::good::Good;
 use super::limits::{
@@ -16,23 +17,6 @@ use super::limits::{
 };
 use super::{Answer, Failure, Family, Want};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
-
-/// Names one caller that waits; chosen by the caller, never used twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct WaiterId(pub(crate) u64);
-
-/// Is a wish of the cache.
-#[derive(Debug)]
-pub(crate) enum Action {
-    /// Ask DNS for both record types of a name, at once.
-    Query(String, FlightId),
-    /// Ask the operating system for a name.
-    QuerySystem(String, FlightId),
-    /// Give these callers their answer.
-    Answer(Vec<WaiterId>, Answer),
-    /// Tell these callers that there is none.
-    Refuse(Vec<WaiterId>, Error),
-}
 
 /// Holds what is known of names.
 ///

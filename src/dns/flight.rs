@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::cache::WaiterId;
+use super::action::WaiterId;
 use super::{BUDGET, Failure, Family, Want};
 use crate::error::{Error, ErrorKind, Stage};
 

@@ -4,6 +4,7 @@
 //! (initial-dns-seedlist-discovery), `names` knows search lists, `localhost` and the hosts file. How questions travel is
 //! `io::resolver`'s business; the order in which addresses are tried is `race`'s.
 
+mod action;
 mod cache;
 mod flight;
 mod good;
@@ -15,7 +16,8 @@ use std::net::IpAddr;
 
 use crate::error::Error;
 
-pub(crate) use cache::{Action, Cache, WaiterId};
+pub(crate) use action::{Action, WaiterId};
+pub(crate) use cache::Cache;
 pub(crate) use flight::FlightId;
 pub use srv::{SrvRecord, TxtRecord};
 

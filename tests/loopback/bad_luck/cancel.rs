@@ -79,8 +79,11 @@ fn guest(sandbox: &Sandbox) -> Guest {
 
 type Call = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
+/// Makes a call.
+type Make = fn(Client, HostKey) -> Call;
+
 /// The calls that can be made at any time, by name.
-const CALLS: [(&str, fn(Client, HostKey) -> Call); 6] = [
+const CALLS: [(&str, Make); 6] = [
     ("run_command", run_command),
     ("run_command that takes a while", run_slow_command),
     ("run_cursor_command", run_cursor_command),
