@@ -5,6 +5,7 @@
 mod bad_luck;
 mod basics;
 mod faults;
+mod life;
 mod official_client;
 mod peers;
 mod stories;

@@ -274,6 +274,7 @@ pub(crate) fn primary_hello(set: &str, me: &str, hosts: &[&str]) -> Document {
 /// Is a DNS server that is of no use.
 pub(crate) struct Dns {
     address: SocketAddr,
+    heard: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
 
@@ -281,6 +282,11 @@ impl Dns {
     /// Returns where it listens, by UDP.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Returns how many questions it has read.
+    pub(crate) fn heard(&self) -> usize {
+        self.heard.load(Ordering::SeqCst)
     }
 }
 
@@ -295,18 +301,21 @@ pub(crate) async fn silent_dns() -> Dns {
 }
 
 async fn dns(answer: fn(&[u8]) -> Option<Vec<u8>>) -> Dns {
+    let heard = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&heard);
     let socket = UdpSocket::bind(FREE).await.expect("a free port");
     let address = socket.local_addr().expect("bound");
     let mut tasks = JoinSet::new();
     tasks.spawn(async move {
         let mut query = [0; 4096];
         while let Ok((size, from)) = socket.recv_from(&mut query).await {
+            counted.fetch_add(1, Ordering::SeqCst);
             if let Some(reply) = answer(&query[..size]) {
                 drop(socket.send_to(&reply, from).await);
             }
         }
     });
-    Dns { address, _tasks: tasks }
+    Dns { address, heard, _tasks: tasks }
 }
 
 /// Turns a query with one question into the answer NXDOMAIN (RFC 1035 section 4.1).

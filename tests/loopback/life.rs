@@ -1,0 +1,180 @@
+//! Beginnings and ends: starting, waiting, shutting down, on one runtime and on another.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use mongolink::bson::doc;
+use mongolink::{Client, ErrorKind, Event, Sandbox, TopologyEvent};
+use tokio::runtime::{Builder, Runtime};
+
+use crate::peers::{Turn, scripted, silent, silent_dns, standalone_hello};
+use crate::support::{Names, at_rest, in_time, ping, until};
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+}
+
+/// server-monitoring, "minHeartbeatFrequencyMS": whoever waits is worth a check every half second.
+#[tokio::test]
+async fn waiting_caller_has_the_server_checked_again_and_again() {
+    in_time(async {
+        let refused = Arc::<AtomicUsize>::default();
+        let count = Arc::clone(&refused);
+        let peer = scripted(move |heard| {
+            if heard.is_hello() && count.fetch_add(1, Ordering::SeqCst) < 5 {
+                return Turn::Reply(doc! { "ok": 0, "code": 1234, "errmsg": "not yet" });
+            }
+            Turn::Reply(if heard.is_hello() {
+                standalone_hello()
+            } else {
+                doc! { "ok": 1 }
+            })
+        })
+        .await;
+        let client = Client::new(format!("mongodb://{}/?serverSelectionTimeoutMS=8000", peer.address())).expect("client");
+        let began = Instant::now();
+        ping(&client).await.expect("the sixth hello is answered");
+        assert!(began.elapsed() >= Duration::from_millis(1900), "five pauses of half a second, the first may be shorter");
+        assert!(refused.load(Ordering::SeqCst) >= 6);
+    })
+    .await;
+}
+
+/// A call keeps its own time, whatever becomes of the runtime that the client's tasks run on.
+#[test]
+fn call_ends_in_time_when_the_tasks_runtime_ends() {
+    let servers = runtime();
+    let peer = servers.block_on(silent());
+    let uri = format!("mongodb://{}/?serverSelectionTimeoutMS=60000&connectTimeoutMS=60000", peer.address());
+    let client = Client::new(uri).expect("client");
+    let (owner, other) = (runtime(), runtime());
+    let first = owner.spawn({
+        let client = client.clone();
+        async move { drop(ping(&client).await) }
+    });
+    let waiting = other.spawn({
+        let client = client.clone();
+        async move { ping(&client).await }
+    });
+    servers.block_on(until("the tasks run", || client.task_count() > 0));
+    owner.shutdown_background();
+    drop(first);
+    let error = other.block_on(in_time(waiting)).expect("no panic").expect_err("nobody watches the server any more");
+    assert_eq!(error.kind(), ErrorKind::Shutdown, "{error}");
+
+    // The next call starts everything anew where it is made, and ends by its own limit.
+    let limited = async { client.database("admin").run_command(doc! { "ping": 1 }).timeout(Duration::from_millis(200)).await };
+    let error = other.block_on(in_time(limited)).expect_err("silent");
+    assert!(error.limit().is_some_and(|limit| limit.name == "timeout"), "{error}");
+}
+
+/// A runtime that nobody drives costs a caller on another no more than its deadline.
+#[test]
+fn call_ends_in_time_when_the_tasks_runtime_stands_still() {
+    let servers = runtime();
+    let sandbox = servers.block_on(async { Sandbox::builder().standalone().start().await.expect("sandbox") });
+    let client = Client::new(format!("mongodb://{}/?maxPoolSize=1", sandbox.addresses()[0])).expect("client");
+    let still = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    still.block_on(in_time(ping(&client))).expect("ping");
+    let other = runtime();
+    let outcomes = other.block_on(in_time(async {
+        let calls: Vec<_> = (0..4)
+            .map(|_| {
+                let client = client.clone();
+                tokio::spawn(
+                    async move { client.database("admin").run_command(doc! { "ping": 1 }).timeout(Duration::from_millis(500)).await },
+                )
+            })
+            .collect();
+        let mut outcomes = Vec::new();
+        for call in calls {
+            outcomes.push(call.await.expect("no panic"));
+        }
+        outcomes
+    }));
+    assert_eq!(outcomes.len(), 4);
+    other.block_on(in_time(client.shutdown()));
+}
+
+/// Callers who give up don't end a start: they all wait for the same one.
+#[tokio::test]
+async fn impatient_callers_share_one_start() {
+    in_time(async {
+        let dns = silent_dns().await;
+        let client = Client::builder("mongodb+srv://cluster.db.example/")
+            .expect("uri")
+            .dns(mongolink::DnsConfig::Servers(vec![dns.address()]))
+            .dns_timeout(Duration::from_secs(2))
+            .build()
+            .expect("client");
+        for _ in 0..5 {
+            let error =
+                client.database("admin").run_command(doc! { "ping": 1 }).timeout(Duration::from_millis(150)).await.expect_err("no answer");
+            assert_eq!(error.kind(), ErrorKind::Timeout);
+        }
+        assert!(dns.heard() <= 2, "SRV and TXT once each, not {}", dns.heard());
+        let error = ping(&client).await.expect_err("the look-up's own limit");
+        assert_eq!((error.kind(), error.stage()), (ErrorKind::Timeout, Some(mongolink::Stage::Srv)), "{error}");
+        assert_eq!(error.limit().expect("limit").name, "dnsTimeoutMS");
+    })
+    .await;
+}
+
+/// Shutting down while a start is under way leaves nothing behind it.
+#[tokio::test]
+async fn shutdown_ends_a_start_under_way() {
+    in_time(async {
+        let dns = silent_dns().await;
+        let client = Client::builder("mongodb+srv://cluster.db.example/")
+            .expect("uri")
+            .dns(mongolink::DnsConfig::Servers(vec![dns.address()]))
+            .build()
+            .expect("client");
+        let call = tokio::spawn({
+            let client = client.clone();
+            async move { ping(&client).await }
+        });
+        until("the start has begun", || dns.heard() > 0).await;
+        client.shutdown().await;
+        let error = call.await.expect("no panic").expect_err("shut down");
+        assert_eq!(error.kind(), ErrorKind::Shutdown, "{error}");
+        assert_eq!(ping(&client).await.expect_err("shut down").kind(), ErrorKind::Shutdown);
+    })
+    .await;
+}
+
+/// Shutting down interrupts the commands that wait for a reply, and ends the streams.
+#[tokio::test]
+async fn shutdown_interrupts_what_is_under_way() {
+    in_time(async {
+        let sandbox = Sandbox::builder().standalone().start().await.expect("sandbox");
+        let client = Client::builder(format!("mongodb://db.test:{}/", sandbox.addresses()[0].port()))
+            .expect("uri")
+            .resolver(Names::default())
+            .build()
+            .expect("client");
+        let mut events = client.events();
+        ping(&client).await.expect("ping");
+        at_rest(&client).await;
+        sandbox.freeze(0);
+        let call = tokio::spawn({
+            let client = client.clone();
+            async move { ping(&client).await }
+        });
+        until("the command is under way", || client.pool_stats().iter().any(|(_, stats)| stats.in_use == 1)).await;
+        let mut states = client.watch_topology().await.expect("watch");
+        client.shutdown().await;
+        let error = call.await.expect("no panic").expect_err("interrupted");
+        assert_eq!(error.kind(), ErrorKind::Shutdown, "{error}");
+        let mut last = None;
+        while let Some(event) = events.next().await {
+            last = Some(event);
+        }
+        assert!(matches!(last, Some(Event::Topology(TopologyEvent::TopologyClosed))), "{last:?}");
+        assert!(events.next().await.is_none());
+        while states.next().await.is_some() {}
+        assert!(states.next().await.is_none());
+    })
+    .await;
+}
