@@ -177,52 +177,24 @@ impl Monitor {
 
     /// An operation found the connection to the server broken: the running check is given up, and not begun anew at once.
     pub fn handle_cancel_check(&mut self, now: Instant) {
-        let awaited = match self.state {
-            State::Polling { .. } | State::Opening { .. } => false,
-            State::Streaming { .. } => true,
-            State::Resting { .. } => {
-                self.disconnect();
-                return;
-            }
-            State::Stopped => return,
-        };
-        let error = Error::new(ErrorKind::Interrupted, "check cancelled: an operation found the connection broken").at(Stage::Hello);
-        self.heartbeat_failed(error, awaited, now);
-        self.disconnect();
-        self.known = false;
-        self.state =
-            State::Resting { floor: (self.check_began + MIN_HEARTBEAT_FREQUENCY).max(now), due: now + self.config.heartbeat_frequency };
+        if self.cancel("check cancelled: an operation found the connection broken", now) {
+            self.known = false;
+            let floor = (self.check_began + MIN_HEARTBEAT_FREQUENCY).max(now);
+            self.state = State::Resting { floor, due: now + self.config.heartbeat_frequency };
+        }
     }
 
     /// The machine was suspended: the connection is not trusted, and the server is checked at once.
     pub fn handle_resumed(&mut self, now: Instant) {
-        let awaited = match self.state {
-            State::Stopped => return,
-            State::Resting { .. } => None,
-            State::Opening { .. } | State::Polling { .. } => Some(false),
-            State::Streaming { .. } => Some(true),
-        };
-        if let Some(awaited) = awaited {
-            let error = Error::new(ErrorKind::Interrupted, "check cancelled: the machine was suspended").at(Stage::Hello);
-            self.heartbeat_failed(error, awaited, now);
+        self.cancel("check cancelled: the machine was suspended", now);
+        if self.state != State::Stopped {
+            self.begin_check(now);
         }
-        self.disconnect();
-        self.begin_check(now);
     }
 
     /// The server is watched no more.
     pub fn handle_stop(&mut self, now: Instant) {
-        let awaited = match self.state {
-            State::Stopped => return,
-            State::Resting { .. } => None,
-            State::Opening { .. } | State::Polling { .. } => Some(false),
-            State::Streaming { .. } => Some(true),
-        };
-        if let Some(awaited) = awaited {
-            let error = Error::new(ErrorKind::Shutdown, "check cancelled: the server is watched no more").at(Stage::Hello);
-            self.heartbeat_failed(error, awaited, now);
-        }
-        self.disconnect();
+        self.cancel("check cancelled: the server is watched no more", now);
         self.state = State::Stopped;
     }
 
@@ -343,6 +315,21 @@ impl Monitor {
     fn heartbeat_failed(&mut self, error: Error, awaited: bool, now: Instant) {
         let duration = now.saturating_duration_since(self.check_began);
         self.events.push_back(MonitorEvent::HeartbeatFailed { duration, awaited, error });
+    }
+
+    /// Ends the connection, and the check that runs on it; tells whether one did.
+    fn cancel(&mut self, why: &str, now: Instant) -> bool {
+        let awaited = match self.state {
+            State::Stopped => return false,
+            State::Resting { .. } => None,
+            State::Opening { .. } | State::Polling { .. } => Some(false),
+            State::Streaming { .. } => Some(true),
+        };
+        if let Some(awaited) = awaited {
+            self.heartbeat_failed(Error::new(ErrorKind::Interrupted, why).at(Stage::Hello), awaited, now);
+        }
+        self.disconnect();
+        awaited.is_some()
     }
 
     fn disconnect(&mut self) {
