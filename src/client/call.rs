@@ -23,7 +23,7 @@ use crate::op::session::{END_SESSIONS_MAX, ServerSession};
 use crate::op::{CommandEvent, CommandFields, check_size, command_error, command_name, is_sensitive};
 use crate::selection::{Criteria, ReadPreference, read_preference_to_send};
 use crate::topology::Fault;
-use crate::wire::{DOCUMENT_SIZE_MAX, Flags, MESSAGE_SIZE_MAX, Request};
+use crate::wire::{Flags, Request};
 
 /// Is a server's reply: its bytes as they came, and where they came from.
 #[derive(Clone, Debug)]
@@ -122,11 +122,11 @@ impl Drop for Session {
 impl Inner {
     /// Makes the deadline of a call: its own limit, or the client's.
     pub(super) fn call_deadline(&self, limit: Option<Duration>) -> Option<Deadline> {
-        let now = clock::now();
-        match limit {
-            Some(limit) => Some(Deadline::new("timeout", limit, now)),
-            None => Deadline::maybe("timeoutMS", self.options().timeout_or_default(), now),
-        }
+        let (name, limit) = match limit {
+            Some(limit) => ("timeout", limit),
+            None => ("timeoutMS", self.options().timeout_or_default()?),
+        };
+        Some(Deadline::new(name, limit, clock::now()))
     }
 
     /// Makes the deadline of a selection: the earlier of its own and the call's.
@@ -137,7 +137,7 @@ impl Inner {
 
     /// Makes the deadline of a check-out: `waitQueueTimeoutMS` counts only where no limit is set for the whole call.
     pub(super) fn checkout_deadline(&self, call: Option<Deadline>) -> Option<Deadline> {
-        call.or_else(|| Deadline::maybe("waitQueueTimeoutMS", self.options().wait_queue_timeout_or_default(), clock::now()))
+        call.or_else(|| Some(Deadline::new("waitQueueTimeoutMS", self.options().wait_queue_timeout_or_default()?, clock::now())))
     }
 
     /// Runs a command. Can be dropped at any moment.
@@ -145,64 +145,61 @@ impl Inner {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(Error::new(ErrorKind::Shutdown, "no tokio runtime is running").at(Stage::Selection));
         }
-        let name = command_name(&call.request.body)?;
+        // Found out before anybody waits for anything.
+        command_name(&call.request.body)?;
         let cluster = within(call.deadline, Stage::Selection, self.cluster()).await?;
         cluster.look_at_clocks();
-        let selected = cluster.select(&call.criteria, self.selection_deadline(call.deadline)).await?;
+        let selected = match cluster.choose(&call.criteria)? {
+            Some(selected) => selected,
+            None => cluster.select(&call.criteria, self.selection_deadline(call.deadline)).await?,
+        };
         let _operation = selected.pool.operation();
         let conn = selected.pool.checkout(self.checkout_deadline(call.deadline)).await?;
         let host = selected.pool.host().clone();
-        self.exchange(&cluster, &selected, conn, call, &name).await.map_err(|error| error.on(&host))
+        self.exchange(&cluster, &selected, conn, call).await.map_err(|error| error.on(&host))
     }
 
-    async fn exchange(
-        self: &Arc<Self>,
-        cluster: &Arc<Cluster>,
-        selected: &Selected,
-        mut conn: CheckedOut,
-        mut call: Call,
-        name: &str,
-    ) -> Result<Outcome> {
+    async fn exchange(self: &Arc<Self>, cluster: &Arc<Cluster>, selected: &Selected, mut conn: CheckedOut, call: Call) -> Result<Outcome> {
+        let Call { database, request, read_preference, deadline, session, .. } = call;
+        let name = command_name(&request.body)?;
         let host = selected.pool.host();
         let began = clock::now();
-        let mut session = match std::mem::replace(&mut call.session, InSession::None) {
+        let mut session = match session {
             InSession::Cursor(session) => session,
-            InSession::Implicit => match (selected.description.logical_session_timeout(), conn.about().hello.logical_session_timeout) {
-                (Some(timeout), Some(_)) => Some(Session::take(self, timeout, began)?),
+            InSession::Implicit => match (selected.description.logical_session_timeout(), conn.facts().has_sessions) {
+                (Some(timeout), true) => Some(Session::take(self, timeout, began)?),
                 _ => None,
             },
             InSession::None => None,
         };
         let time = self.cluster_time();
-        let preference = call
-            .read_preference
-            .clone()
+        let preference = read_preference
             .and_then(|preference| read_preference_to_send(selected.description.kind(), selected.server.kind, &Criteria::read(preference)))
             .and_then(|preference| RawDocumentBuf::try_from(&preference.to_document()).ok());
         let fields = CommandFields {
-            database: &call.database,
+            database: &database,
             lsid: session.as_ref().and_then(|session| session.session.as_ref()).map(|session| session.lsid().as_ref()),
             cluster_time: time.as_deref(),
             read_preference: preference.as_deref(),
         };
-        check_size(&call.request, conn.about().hello.max_bson_object_size.unwrap_or(DOCUMENT_SIZE_MAX))?;
-        let request_id = conn.queue(Flags::default(), &call.request, &fields);
+        check_size(&request, conn.facts().document_size_bytes_max)?;
+        let request_id = conn.queue(Flags::default(), &request, &fields);
         check_message_size(&mut conn)?;
         let mut told = Told {
             inner: self,
-            name: Arc::from(name),
+            name,
             host,
             connection_id: conn.id(),
             request_id,
             began,
-            sensitive: is_sensitive(name, &call.request.body),
+            sensitive: is_sensitive(name, &request.body),
             ended: false,
         };
-        told.started(&conn, &call);
+        told.started(&conn, &database, &request);
         if let Some(session) = session.as_mut() {
             session.dirty = true;
         }
-        let outcome = self.send_and_receive(&mut conn, call.deadline).await;
+        let outcome = self.send_and_receive(&mut conn, deadline).await;
         let message = match outcome {
             Ok(message) => message,
             Err(error) => {
@@ -222,7 +219,7 @@ impl Inner {
             cluster.fault(host, fault);
         }
         if let Some(error) = command_error(reply.document()) {
-            let error = error.on(host).with_address(&conn.about().address).after(clock::now().saturating_duration_since(began));
+            let error = error.on(host).with_address(conn.address()).after(clock::now().saturating_duration_since(began));
             told.failed(&error);
             return Err(error);
         }
@@ -234,7 +231,7 @@ impl Inner {
     /// not.
     async fn send_and_receive(&self, conn: &mut CheckedOut, deadline: Option<Deadline>) -> Result<crate::wire::Message> {
         let limit = self.options().socket_timeout_or_default().filter(|_| deadline.is_none());
-        let socket = Deadline::maybe("socketTimeoutMS", limit, clock::now());
+        let socket = limit.map(|limit| Deadline::new("socketTimeoutMS", limit, clock::now()));
         let sent = limited(socket, deadline, Stage::Write, conn.flush()).await;
         let outcome = match sent {
             Ok(()) => limited(socket, deadline, Stage::Read, conn.receive()).await,
@@ -244,7 +241,7 @@ impl Inner {
             if error.limit().is_some_and(|limit| limit.name == "socketTimeoutMS") {
                 conn.spoil();
             }
-            error.on(&conn.about().host).with_address(&conn.about().address)
+            error.on(conn.host()).with_address(conn.address())
         })
     }
 
@@ -281,7 +278,7 @@ const END_SESSIONS_LIMIT: Duration = Duration::from_secs(1);
 /// Tells the events of one command: each start has one end, also when its caller goes away.
 struct Told<'a> {
     inner: &'a Inner,
-    name: Arc<str>,
+    name: &'a str,
     host: &'a HostKey,
     connection_id: u64,
     request_id: i32,
@@ -291,17 +288,17 @@ struct Told<'a> {
 }
 
 impl Told<'_> {
-    fn started(&self, conn: &CheckedOut, call: &Call) {
+    fn started(&self, conn: &CheckedOut, database: &Arc<str>, request: &Request) {
         tracing::debug!(host = %self.host, command = %self.name, request = self.request_id, "command sent");
         self.inner.events().send(|| {
-            let sent = if self.sensitive { None } else { sent_command(conn.queued(), &call.request) };
+            let sent = if self.sensitive { None } else { sent_command(conn.queued(), request) };
             Event::Command(CommandEvent::Started {
                 host: self.host.clone(),
                 connection_id: self.connection_id,
-                server_connection_id: conn.about().hello.connection_id,
+                server_connection_id: conn.facts().connection_id,
                 request_id: self.request_id,
-                database: Arc::clone(&call.database),
-                name: Arc::clone(&self.name),
+                database: Arc::clone(database),
+                name: Arc::from(self.name),
                 command: sent.unwrap_or_default(),
             })
         });
@@ -315,7 +312,7 @@ impl Told<'_> {
                 host: self.host.clone(),
                 connection_id: self.connection_id,
                 request_id: self.request_id,
-                name: Arc::clone(&self.name),
+                name: Arc::from(self.name),
                 duration,
                 reply: if self.sensitive || reply.as_bytes().len() > EVENT_DOCUMENT_SIZE_MAX {
                     RawDocumentBuf::new()
@@ -337,7 +334,7 @@ impl Told<'_> {
                 host: self.host.clone(),
                 connection_id: self.connection_id,
                 request_id: self.request_id,
-                name: Arc::clone(&self.name),
+                name: Arc::from(self.name),
                 duration,
                 error: error.clone(),
             })
@@ -370,7 +367,7 @@ fn sent_command(message: &[u8], request: &Request) -> Option<RawDocumentBuf> {
 }
 
 fn check_message_size(conn: &mut CheckedOut) -> Result<()> {
-    let limit = conn.about().hello.max_message_size_bytes.unwrap_or(MESSAGE_SIZE_MAX);
+    let limit = conn.facts().message_size_bytes_max;
     let size = conn.queued_bytes() as u64;
     if size > u64::from(limit) {
         conn.unqueue();

@@ -113,15 +113,16 @@ impl Plan {
         }
     }
 
-    fn criteria(&self) -> Criteria {
+    fn criteria(&self) -> Arc<Criteria> {
         match &self.server {
-            Some(host) => Criteria::server(host.clone()),
-            None => Criteria::read(self.read_preference.clone()),
+            Some(host) => Arc::new(Criteria::server(host.clone())),
+            None if self.read_preference == ReadPreference::primary() => Arc::clone(&self.client.inner().primary),
+            None => Arc::new(Criteria::read(self.read_preference.clone())),
         }
     }
 
     fn call(self) -> Result<(Client, Call)> {
-        let criteria = Arc::new(self.criteria());
+        let criteria = self.criteria();
         let deadline = self.client.inner().call_deadline(self.timeout);
         if self.database.is_empty() || self.database.contains(['\0', '.', ' ', '/', '\\', '"', '$']) && &*self.database != "$external" {
             return Err(Error::new(ErrorKind::InvalidArgument, format!("{:?} is not a database name", self.database)).at(Stage::Write));

@@ -11,7 +11,7 @@ use crate::host::{Address, HostKey};
 use crate::io::clock;
 use crate::io::conn::Interrupt;
 use crate::io::dial::{StageReport, Timeline};
-use crate::io::open::Purpose;
+use crate::io::open::{Opened, Purpose};
 use crate::io::topology::Cluster;
 use crate::op::{CommandFields, command_error};
 use crate::wire::{Flags, Request};
@@ -39,15 +39,15 @@ pub(super) async fn probe(cluster: &Arc<Cluster>, host: &HostKey) -> Probe {
     let mut timeline = Timeline::default();
     let outcome = cluster.opener().open(host, Purpose::Application, Arc::<Interrupt>::default(), &mut timeline).await;
     let mut probe = Probe { host: host.clone(), address: None, stages: timeline.stages, hello: None, ping: None, error: None };
-    let mut conn = match outcome {
-        Ok(conn) => conn,
+    let Opened { mut conn, hello, .. } = match outcome {
+        Ok(opened) => opened,
         Err(error) => {
             probe.error = Some(error);
             return probe;
         }
     };
-    probe.address = Some(conn.about().address.clone());
-    probe.hello = Some(conn.about().hello.clone());
+    probe.address = Some(conn.address().clone());
+    probe.hello = Some(*hello);
     let began = clock::now();
     let fields = CommandFields { database: "admin", ..CommandFields::default() };
     conn.queue(Flags::default(), &Request::from(rawdoc! { "ping": 1 }), &fields);
@@ -60,7 +60,7 @@ pub(super) async fn probe(cluster: &Arc<Cluster>, host: &HostKey) -> Probe {
     };
     match answer {
         Ok(()) => probe.ping = Some(elapsed),
-        Err(error) => probe.error = Some(error.on(host).with_address(&conn.about().address)),
+        Err(error) => probe.error = Some(error.on(host).with_address(conn.address())),
     }
     probe
 }

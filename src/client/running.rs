@@ -25,7 +25,7 @@ use crate::op::cluster_time::ClusterTime;
 use crate::op::session::SessionPool;
 use crate::options::{ClientOptions, ServerMonitoringMode, Warning};
 use crate::pool::PoolStats;
-use crate::selection::Criteria;
+use crate::selection::{Criteria, ReadPreference};
 use crate::topology::{TopologyDescription, TopologyType};
 use crate::uri;
 
@@ -38,6 +38,8 @@ pub(super) struct Inner {
     state: Mutex<State>,
     pub(super) sessions: Mutex<SessionPool>,
     cluster_time: RwLock<Option<Arc<ClusterTime>>>,
+    /// What most commands ask for.
+    pub(super) primary: Arc<Criteria>,
 }
 
 enum State {
@@ -64,6 +66,7 @@ impl Inner {
             state: Mutex::new(State::Resting),
             sessions: Mutex::default(),
             cluster_time: RwLock::default(),
+            primary: Arc::new(Criteria::read(ReadPreference::primary())),
         }
     }
 

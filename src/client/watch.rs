@@ -21,15 +21,15 @@ pub struct TopologyWatch(Pin<Box<dyn Stream<Item = Arc<TopologyDescription>> + S
 
 impl Events {
     pub(super) fn new(hub: &EventHub) -> Self {
-        let events = stream::unfold(Some(hub.subscribe()), |receiver| async move {
-            let mut receiver = receiver?;
-            match receiver.recv().await {
+        let events = stream::unfold(Some(hub.subscribe()), |listener| async move {
+            let mut listener = listener?;
+            match listener.receiver.recv().await {
                 Ok(event) => {
                     let event = Arc::unwrap_or_clone(event);
                     let last = matches!(event, Event::Topology(TopologyEvent::TopologyClosed));
-                    Some((event, Some(receiver).filter(|_| !last)))
+                    Some((event, Some(listener).filter(|_| !last)))
                 }
-                Err(RecvError::Lagged(missed)) => Some((Event::Missed(missed), Some(receiver))),
+                Err(RecvError::Lagged(missed)) => Some((Event::Missed(missed), Some(listener))),
                 Err(RecvError::Closed) => None,
             }
         });

@@ -4,7 +4,6 @@
 //! away leaves a connection whose late reply can still be read and dropped.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
@@ -16,7 +15,7 @@ use crate::handshake::HelloReply;
 use crate::host::{Address, HostKey};
 use crate::op::CommandFields;
 use crate::pool::Health;
-use crate::wire::{self, Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, encode_message};
+use crate::wire::{self, DOCUMENT_SIZE_MAX, Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, encode_message};
 
 /// Is an open connection.
 pub(crate) struct Conn {
@@ -26,18 +25,20 @@ pub(crate) struct Conn {
     exchange: Exchange,
     last_request: i32,
     interrupt: Arc<Interrupt>,
-    about: About,
+    host: HostKey,
+    address: Address,
+    facts: Facts,
 }
 
-/// Is what is known of a connection's other end.
-#[derive(Debug)]
-pub(crate) struct About {
-    pub(crate) host: HostKey,
-    pub(crate) address: Address,
-    /// What the server said when it was greeted.
-    pub(crate) hello: HelloReply,
-    /// How long that took.
-    pub(crate) round_trip: Duration,
+/// Is what a command needs to know of a connection's server; the rest of its hello is not kept for each connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Facts {
+    /// The server's own number of the connection.
+    pub(crate) connection_id: Option<i64>,
+    /// Whether it has sessions.
+    pub(crate) has_sessions: bool,
+    pub(crate) document_size_bytes_max: u32,
+    pub(crate) message_size_bytes_max: u32,
 }
 
 /// Where a request and its reply stand.
@@ -60,14 +61,14 @@ pub(crate) struct Interrupt {
     notify: Notify,
 }
 
-/// How many bytes are read at once, at the least.
-const READ_BYTES: usize = 4096;
+/// How many bytes are read at once, at the least; also what a resting connection keeps room for.
+const READ_BYTES: usize = 2048;
 
 /// How many bytes of a message are made room for before they have arrived, at the most.
 const AHEAD_BYTES_MAX: usize = 1024 * 1024;
 
 /// Buffers larger than this are given back when a connection rests.
-const IDLE_BYTES_MAX: usize = 2048;
+const IDLE_BYTES_MAX: usize = READ_BYTES;
 
 impl Interrupt {
     /// Makes the waits of this connection end with an error, now and from now on.
@@ -96,25 +97,45 @@ impl Conn {
             exchange: Exchange::Idle,
             last_request: 0,
             interrupt,
-            about: About { host, address, hello: HelloReply::default(), round_trip: Duration::ZERO },
+            host,
+            address,
+            facts: Facts {
+                connection_id: None,
+                has_sessions: false,
+                document_size_bytes_max: DOCUMENT_SIZE_MAX,
+                message_size_bytes_max: MESSAGE_SIZE_MAX,
+            },
         }
     }
 
     /// Takes down what the server said when it was greeted.
-    pub(crate) fn greeted(&mut self, hello: HelloReply, round_trip: Duration) {
-        self.decoder.limit(hello.max_message_size_bytes.unwrap_or(MESSAGE_SIZE_MAX).clamp(wire::HEADER_SIZE as u32, MESSAGE_SIZE_MAX));
-        self.about.hello = hello;
-        self.about.round_trip = round_trip;
+    pub(crate) fn greeted(&mut self, hello: &HelloReply) {
+        let message_size_bytes_max = hello.max_message_size_bytes.unwrap_or(MESSAGE_SIZE_MAX);
+        self.decoder.limit(message_size_bytes_max.clamp(wire::HEADER_SIZE as u32, MESSAGE_SIZE_MAX));
+        self.facts = Facts {
+            connection_id: hello.connection_id,
+            has_sessions: hello.logical_session_timeout.is_some(),
+            document_size_bytes_max: hello.max_bson_object_size.unwrap_or(DOCUMENT_SIZE_MAX),
+            message_size_bytes_max,
+        };
     }
 
-    pub(crate) fn about(&self) -> &About {
-        &self.about
+    pub(crate) fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
+    pub(crate) fn host(&self) -> &HostKey {
+        &self.host
+    }
+
+    pub(crate) fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Encodes a command; [`flush`](Self::flush) sends it. Returns the number of the message.
     pub(crate) fn queue(&mut self, flags: Flags, request: &Request, fields: &CommandFields<'_>) -> i32 {
         if self.exchange != Exchange::Idle {
-            tracing::error!(host = %self.about.host, exchange = ?self.exchange, "a command while another is under way");
+            tracing::error!(host = %self.host, exchange = ?self.exchange, "a command while another is under way");
             self.exchange = Exchange::Broken;
             return self.last_request;
         }
@@ -122,7 +143,7 @@ impl Conn {
         self.out.clear();
         encode_message(&mut self.out, self.last_request, 0, flags, request, |body| fields.write(body));
         self.exchange = Exchange::Writing { written: 0, request: self.last_request };
-        tracing::trace!(host = %self.about.host, request = self.last_request, bytes = self.out.len(), "frame out");
+        tracing::trace!(host = %self.host, request = self.last_request, bytes = self.out.len(), "frame out");
         self.last_request
     }
 
@@ -240,12 +261,10 @@ impl Conn {
     /// Makes it ready to rest: nothing half done, no large buffers.
     pub(crate) fn rest(&mut self) {
         self.unqueue();
-        if self.out.capacity() > IDLE_BYTES_MAX {
+        if self.out.capacity() > IDLE_BYTES_MAX / 2 {
             self.out = Vec::new();
         }
-        if self.decoder.is_empty() && self.decoder.buffer().capacity() > IDLE_BYTES_MAX {
-            *self.decoder.buffer() = bytes::BytesMut::new();
-        }
+        self.decoder.rest(IDLE_BYTES_MAX);
     }
 
     /// Tells whether an idle connection has been closed by the server, or has received what nobody asked for.
@@ -264,7 +283,7 @@ impl Conn {
     }
 
     fn accept(&mut self, message: Message) -> Result<Message, Error> {
-        tracing::trace!(host = %self.about.host, response_to = message.response_to, bytes = message.body().as_bytes().len(), "frame in");
+        tracing::trace!(host = %self.host, response_to = message.response_to, bytes = message.body().as_bytes().len(), "frame in");
         let expected = match self.exchange {
             Exchange::Awaiting { request } => request,
             Exchange::Idle | Exchange::Writing { .. } | Exchange::Broken => {
@@ -283,17 +302,13 @@ impl Conn {
 
     fn broken(&mut self, error: Error) -> Error {
         self.exchange = Exchange::Broken;
-        error.on(&self.about.host).with_address(&self.about.address)
+        error.on(&self.host).with_address(&self.address)
     }
 }
 
 impl std::fmt::Debug for Conn {
     /// The buffers may hold secrets.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Conn")
-            .field("host", &self.about.host)
-            .field("address", &self.about.address)
-            .field("exchange", &self.exchange)
-            .finish()
+        f.debug_struct("Conn").field("host", &self.host).field("address", &self.address).field("exchange", &self.exchange).finish()
     }
 }

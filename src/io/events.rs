@@ -4,6 +4,7 @@
 //! readers none is sent.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::broadcast;
 
@@ -46,30 +47,49 @@ pub const EVENT_DOCUMENT_SIZE_MAX: usize = 64 * 1024;
 
 /// Hands events out.
 #[derive(Clone, Debug)]
-pub(crate) struct EventHub(broadcast::Sender<Arc<Event>>);
+pub(crate) struct EventHub {
+    sender: broadcast::Sender<Arc<Event>>,
+    /// How many listen: asked at every step of every command, and therefore not behind the ring's lock.
+    listeners: Arc<AtomicUsize>,
+}
+
+/// Listens until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    pub(crate) receiver: broadcast::Receiver<Arc<Event>>,
+    listeners: Arc<AtomicUsize>,
+}
 
 impl EventHub {
     pub(crate) fn new() -> Self {
-        Self(broadcast::Sender::new(EVENTS_MAX))
+        Self { sender: broadcast::Sender::new(EVENTS_MAX), listeners: Arc::default() }
     }
 
     /// Tells whether anybody listens.
     pub(crate) fn wanted(&self) -> bool {
-        self.0.receiver_count() > 0
+        self.listeners.load(Ordering::Relaxed) > 0
     }
 
-    pub(crate) fn subscribe(&self) -> broadcast::Receiver<Arc<Event>> {
-        self.0.subscribe()
+    pub(crate) fn subscribe(&self) -> Listener {
+        let listener = Listener { receiver: self.sender.subscribe(), listeners: Arc::clone(&self.listeners) };
+        self.listeners.fetch_add(1, Ordering::Relaxed);
+        listener
     }
 
     pub(crate) fn send(&self, make: impl FnOnce() -> Event) {
         if self.wanted() {
             // Fails only if the last reader has just gone.
-            drop(self.0.send(Arc::new(make())));
+            drop(self.sender.send(Arc::new(make())));
         }
     }
 
     pub(crate) fn pool(&self, host: &HostKey, make: impl FnOnce() -> PoolEvent) {
         self.send(|| Event::Pool { host: host.clone(), event: make() });
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        self.listeners.fetch_sub(1, Ordering::Relaxed);
     }
 }

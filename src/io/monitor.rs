@@ -14,7 +14,7 @@ use super::clock;
 use super::conn::{Conn, Interrupt};
 use super::dial::Timeline;
 use super::events::{Event, EventHub};
-use super::open::{Opener, Purpose};
+use super::open::{Opened, Opener, Purpose};
 use super::tasks::Tasks;
 use super::topology::Cluster;
 use crate::error::Error;
@@ -97,12 +97,12 @@ enum Role {
 /// What the task does at the moment.
 enum Work {
     Nothing,
-    Opening(Pin<Box<dyn Future<Output = Result<Conn, Error>> + Send>>),
+    Opening(Pin<Box<dyn Future<Output = Result<Opened, Error>> + Send>>),
     Exchanging,
 }
 
 enum Fact {
-    Opened(Box<Conn>),
+    Opened(Box<Opened>),
     Reply { reply: Box<HelloReply>, more_to_come: bool },
     Failed(Error),
 }
@@ -137,9 +137,8 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
                 let now = clock::now();
                 match fact {
                     Fact::Opened(opened) => {
-                        let (hello, round_trip) = (opened.about().hello.clone(), opened.about().round_trip);
-                        conn = Some(opened);
-                        monitor.handle_opened(hello, round_trip, now);
+                        conn = Some(Box::new(opened.conn));
+                        monitor.handle_opened(*opened.hello, opened.round_trip, now);
                     }
                     Fact::Reply { reply, more_to_come } => monitor.handle_reply(*reply, more_to_come, now),
                     Fact::Failed(error) => monitor.handle_failed(error, now),
@@ -222,7 +221,7 @@ fn carry_out(
 async fn advance(work: &mut Work, conn: &mut Option<Box<Conn>>) -> Fact {
     match (work, conn) {
         (Work::Opening(opening), _) => match opening.await {
-            Ok(conn) => Fact::Opened(Box::new(conn)),
+            Ok(opened) => Fact::Opened(Box::new(opened)),
             Err(error) => Fact::Failed(error),
         },
         (Work::Exchanging, Some(conn)) => match check(conn).await {
@@ -236,9 +235,8 @@ async fn advance(work: &mut Work, conn: &mut Option<Box<Conn>>) -> Fact {
 async fn check(conn: &mut Conn) -> Result<(HelloReply, bool), Error> {
     let began = clock::now();
     let outcome = conn.exchange().await;
-    let about = conn.about();
     let elapsed = clock::now().saturating_duration_since(began);
-    let place = |error: Error| error.on(&about.host).with_address(&about.address).after(elapsed);
+    let place = |error: Error| error.on(conn.host()).with_address(conn.address()).after(elapsed);
     let message = outcome.map_err(place)?;
     if let Some(error) = command_error(message.body()) {
         return Err(place(error));

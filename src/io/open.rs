@@ -4,7 +4,7 @@
 //! deriving keys happens off the async threads. What is said is decided in `handshake`.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bson::RawDocumentBuf;
 
@@ -56,12 +56,12 @@ impl Opener {
         purpose: Purpose,
         interrupt: Arc<Interrupt>,
         timeline: &mut Timeline,
-    ) -> Result<Conn, Error> {
+    ) -> Result<Opened, Error> {
         let (stream, address) = self.dialer.dial(host, timeline).await?;
         let mut conn = Conn::new(stream, host.clone(), address, interrupt);
         let began = clock::now();
         let deadline = Deadline::maybe("connectTimeoutMS", self.options.connect_timeout_or_default(), began);
-        let mut talk = Talk { stage: Stage::Hello, began, hello: None };
+        let mut talk = Talk { stage: Stage::Hello, began, round_trip: None };
         let outcome = tokio::select! {
             biased;
             outcome = self.converse(&mut conn, purpose, &mut talk, timeline) => outcome,
@@ -70,32 +70,38 @@ impl Opener {
                 Err(error.unwrap_or_else(|| Error::new(ErrorKind::Internal, "no deadline")))
             }
         };
-        outcome.map_err(|error| {
-            let address = &conn.about().address;
-            let elapsed = clock::now().saturating_duration_since(talk.began);
-            let error = label_overload(as_of(error.on(host).with_address(address).after(elapsed), talk.stage));
-            timeline.push(talk.stage, Some(address), elapsed, Some(&error));
-            error
-        })?;
-        Ok(conn)
+        match outcome {
+            Ok(hello) => {
+                conn.greeted(&hello);
+                Ok(Opened { conn, hello, round_trip: talk.round_trip.unwrap_or_default() })
+            }
+            Err(error) => {
+                let address = conn.address();
+                let elapsed = clock::now().saturating_duration_since(talk.began);
+                let error = label_overload(as_of(error.on(host).with_address(address).after(elapsed), talk.stage));
+                timeline.push(talk.stage, Some(address), elapsed, Some(&error));
+                Err(error)
+            }
+        }
     }
 
-    async fn converse(&self, conn: &mut Conn, purpose: Purpose, talk: &mut Talk, timeline: &mut Timeline) -> Result<(), Error> {
+    async fn converse(
+        &self,
+        conn: &mut Conn,
+        purpose: Purpose,
+        talk: &mut Talk,
+        timeline: &mut Timeline,
+    ) -> Result<Box<HelloReply>, Error> {
         let credential = self.credential.clone().filter(|_| purpose == Purpose::Application);
-        let config =
-            ConversationConfig { client: Arc::clone(&self.metadata), credential, hello_ok: false, load_balanced: false, nonce: entropy()? };
+        let client = Arc::clone(&self.metadata);
+        let config = ConversationConfig { client, credential, hello_ok: false, load_balanced: false, nonce: entropy()? };
         let (mut command, mut conversation) = Conversation::new(config);
         loop {
             if command.stage != talk.stage {
                 talk.next(command.stage, conn, timeline);
             }
             let reply = say(conn, &command).await?;
-            if talk.hello.is_none() {
-                let round_trip = clock::now().saturating_duration_since(talk.began);
-                let hello = HelloReply::parse(&reply)?;
-                conn.greeted(hello.clone(), round_trip);
-                talk.hello = Some(hello);
-            }
+            talk.round_trip.get_or_insert_with(|| clock::now().saturating_duration_since(talk.began));
             let mut step = conversation.handle_reply(&reply)?;
             loop {
                 match step {
@@ -109,9 +115,9 @@ impl Opener {
                         }
                         step = then.handle_keys(self.derive(derivation).await?)?;
                     }
-                    Step::Ready(_) => {
+                    Step::Ready(hello) => {
                         talk.next(Stage::Read, conn, timeline);
-                        return Ok(());
+                        return Ok(hello);
                     }
                 }
             }
@@ -140,18 +146,26 @@ impl Opener {
     }
 }
 
+/// Is a connection that was opened, and what the server said when it was greeted.
+pub(crate) struct Opened {
+    pub(crate) conn: Conn,
+    pub(crate) hello: Box<HelloReply>,
+    /// How long the hello took.
+    pub(crate) round_trip: Duration,
+}
+
 /// Follows the conversation, so that an error can say how far it had come.
 struct Talk {
     stage: Stage,
     began: Instant,
-    hello: Option<HelloReply>,
+    round_trip: Option<Duration>,
 }
 
 impl Talk {
     /// Notes that a stage is done and the next begins.
     fn next(&mut self, stage: Stage, conn: &Conn, timeline: &mut Timeline) {
         let now = clock::now();
-        timeline.push(self.stage, Some(&conn.about().address), now.saturating_duration_since(self.began), None);
+        timeline.push(self.stage, Some(conn.address()), now.saturating_duration_since(self.began), None);
         self.stage = stage;
         self.began = now;
     }

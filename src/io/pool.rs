@@ -302,7 +302,7 @@ async fn open(pool: Arc<ServerPool>, lease: Lease, interrupt: Arc<Interrupt>) {
         outcome = pool.opener.open(&pool.host, Purpose::Application, Arc::clone(&interrupt), &mut timeline) => outcome,
     };
     match outcome {
-        Ok(conn) => pool.act(|guarded, now| guarded.pool.handle_opened(lease, Box::new(conn), now)),
+        Ok(opened) => pool.act(|guarded, now| guarded.pool.handle_opened(lease, Box::new(opened.conn), now)),
         Err(error) => {
             tracing::debug!(host = %pool.host, %error, "connection could not be opened");
             pool.act(|guarded, now| guarded.pool.handle_open_failed(lease, &error, now));

@@ -233,7 +233,8 @@ impl Cluster {
         self.parts.resolver.stop().await;
     }
 
-    fn choose(&self, criteria: &Criteria) -> Result<Option<Selected>, Error> {
+    /// Chooses a server, if one suits now.
+    pub(crate) fn choose(&self, criteria: &Criteria) -> Result<Option<Selected>, Error> {
         let snapshot = self.snapshot();
         let loads = |host: &HostKey| snapshot.pools.get(host).map_or(0, |pool| pool.operations());
         // Each selection draws from a sequence of its own: nobody waits for anybody's random numbers.

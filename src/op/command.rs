@@ -39,9 +39,9 @@ impl CommandFields<'_> {
 ///
 /// # Errors
 /// [`ErrorKind::InvalidArgument`] if the document is empty or malformed.
-pub fn command_name(body: &RawDocument) -> Result<String, Error> {
+pub fn command_name(body: &RawDocument) -> Result<&str, Error> {
     match body.iter().next() {
-        Some(Ok((key, _))) => Ok(key.as_str().to_owned()),
+        Some(Ok((key, _))) => Ok(key.as_str()),
         Some(Err(error)) => Err(Error::new(ErrorKind::InvalidArgument, format!("command is not BSON: {error}")).at(Stage::Write)),
         None => Err(Error::new(ErrorKind::InvalidArgument, "command is empty: its first key is its name").at(Stage::Write)),
     }

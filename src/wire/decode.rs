@@ -54,6 +54,9 @@ pub struct Sequence {
     pub documents: Vec<Bytes>,
 }
 
+/// Messages up to this size are copied out of the buffer, larger ones share it.
+const COPIED_BYTES_MAX: usize = 1024;
+
 impl Decoder {
     /// Makes a decoder that takes messages up to a size.
     pub fn new(size_bytes_max: u32) -> Self {
@@ -101,12 +104,32 @@ impl Decoder {
         if self.buffer.len() < length as usize {
             return Ok(None);
         }
-        let mut bytes = self.buffer.split_to(length as usize).freeze();
+        let size = length as usize;
+        let mut bytes = if size <= COPIED_BYTES_MAX {
+            // A copy of a small message is cheaper than a buffer that is shared with it, and has to be replaced.
+            let copy = self.buffer.get(..size).map(Bytes::copy_from_slice).unwrap_or_default();
+            self.buffer.advance(size);
+            copy
+        } else {
+            self.buffer.split_to(size).freeze()
+        };
         bytes.advance(4);
         let request_id = bytes.get_i32_le();
         let response_to = bytes.get_i32_le();
         let op_code = bytes.get_i32_le();
         Ok(Some(Frame { request_id, response_to, op_code, payload: bytes }))
+    }
+
+    /// Gives a large buffer back, if nothing waits in it.
+    pub fn rest(&mut self, size_bytes_max: usize) {
+        if self.buffer.is_empty() {
+            // What has been taken from its front counts too.
+            self.buffer.clear();
+            self.buffer.reserve(1);
+            if self.buffer.capacity() > size_bytes_max {
+                self.buffer = BytesMut::new();
+            }
+        }
     }
 
     fn announced(&self) -> Option<u32> {
