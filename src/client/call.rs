@@ -20,10 +20,10 @@ use crate::io::pool::CheckedOut;
 use crate::io::topology::{Cluster, Selected};
 use crate::op::deadline::Deadline;
 use crate::op::session::{END_SESSIONS_MAX, ServerSession};
-use crate::op::{CommandEvent, CommandFields, check_size, command_error, command_name, is_sensitive};
+use crate::op::{CommandEvent, CommandFields, ReplyHead, check_size, command_error, command_name, is_sensitive};
 use crate::selection::{Criteria, ReadPreference, read_preference_to_send};
 use crate::topology::Fault;
-use crate::wire::{Flags, Request};
+use crate::wire::{Flags, Message, Request};
 
 /// Is a server's reply: its bytes as they came, and where they came from.
 #[derive(Clone, Debug)]
@@ -141,30 +141,40 @@ impl Inner {
     }
 
     /// Runs a command. Can be dropped at any moment.
-    pub(super) async fn run(self: &Arc<Self>, call: Call) -> Result<Outcome> {
+    pub(super) async fn run(self: &Arc<Self>, mut call: Call) -> Result<Outcome> {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(Error::new(ErrorKind::Shutdown, "no tokio runtime is running").at(Stage::Selection));
         }
         // Found out before anybody waits for anything.
         command_name(&call.request.body)?;
-        let cluster = within(call.deadline, Stage::Selection, self.cluster()).await?;
+        // What has to wait is boxed, so that what need not stays small.
+        let cluster = match self.cluster_now() {
+            Some(cluster) => cluster,
+            None => Box::pin(within(call.deadline, Stage::Selection, self.cluster())).await?,
+        };
         cluster.look_at_clocks();
         let selected = match cluster.choose(&call.criteria)? {
             Some(selected) => selected,
-            None => cluster.select(&call.criteria, self.selection_deadline(call.deadline)).await?,
+            None => Box::pin(cluster.select(&call.criteria, self.selection_deadline(call.deadline))).await?,
         };
         let _operation = selected.pool.operation();
         let conn = selected.pool.checkout(self.checkout_deadline(call.deadline)).await?;
         let host = selected.pool.host().clone();
-        self.exchange(&cluster, &selected, conn, call).await.map_err(|error| error.on(&host))
+        self.exchange(&cluster, &selected, conn, &mut call).await.map_err(|error| error.on(&host))
     }
 
-    async fn exchange(self: &Arc<Self>, cluster: &Arc<Cluster>, selected: &Selected, mut conn: CheckedOut, call: Call) -> Result<Outcome> {
+    async fn exchange(
+        self: &Arc<Self>,
+        cluster: &Arc<Cluster>,
+        selected: &Selected,
+        mut conn: CheckedOut,
+        call: &mut Call,
+    ) -> Result<Outcome> {
         let Call { database, request, read_preference, deadline, session, .. } = call;
         let name = command_name(&request.body)?;
         let host = selected.pool.host();
         let began = clock::now();
-        let mut session = match session {
+        let mut session = match std::mem::replace(session, InSession::None) {
             InSession::Cursor(session) => session,
             InSession::Implicit => match (selected.description.logical_session_timeout(), conn.facts().has_sessions) {
                 (Some(timeout), true) => Some(Session::take(self, timeout, began)?),
@@ -174,16 +184,17 @@ impl Inner {
         };
         let time = self.cluster_time();
         let preference = read_preference
+            .take()
             .and_then(|preference| read_preference_to_send(selected.description.kind(), selected.server.kind, &Criteria::read(preference)))
             .and_then(|preference| RawDocumentBuf::try_from(&preference.to_document()).ok());
         let fields = CommandFields {
-            database: &database,
+            database,
             lsid: session.as_ref().and_then(|session| session.session.as_ref()).map(|session| session.lsid().as_ref()),
             cluster_time: time.as_deref(),
             read_preference: preference.as_deref(),
         };
-        check_size(&request, conn.facts().document_size_bytes_max)?;
-        let request_id = conn.queue(Flags::default(), &request, &fields);
+        check_size(request, conn.facts().document_size_bytes_max)?;
+        let request_id = conn.queue(Flags::default(), request, &fields);
         check_message_size(&mut conn)?;
         let mut told = Told {
             inner: self,
@@ -195,11 +206,11 @@ impl Inner {
             sensitive: is_sensitive(name, &request.body),
             ended: false,
         };
-        told.started(&conn, &database, &request);
+        told.started(&conn, database, request);
         if let Some(session) = session.as_mut() {
             session.dirty = true;
         }
-        let outcome = self.send_and_receive(&mut conn, deadline).await;
+        let outcome = self.send_and_receive(&mut conn, *deadline).await;
         let message = match outcome {
             Ok(message) => message,
             Err(error) => {
@@ -214,35 +225,44 @@ impl Inner {
         }
         let body = message.into_body();
         let reply = Reply { body, host: host.clone() };
-        self.gossip(reply.document());
-        if let Some(fault) = Fault::in_reply(host, reply.document(), conn.generation()) {
-            cluster.fault(host, fault);
+        let head = ReplyHead::read(reply.document());
+        if let Some(time) = head.cluster_time {
+            self.gossip(time);
         }
-        if let Some(error) = command_error(reply.document()) {
-            let error = error.on(host).with_address(conn.address()).after(clock::now().saturating_duration_since(began));
-            told.failed(&error);
-            return Err(error);
+        if !head.succeeded || head.has_write_concern_error {
+            if let Some(fault) = Fault::in_reply(host, reply.document(), conn.generation()) {
+                cluster.fault(host, fault);
+            }
+            if let Some(error) = command_error(reply.document()) {
+                let error = error.on(host).with_address(conn.address()).after(clock::now().saturating_duration_since(began));
+                told.failed(&error);
+                return Err(error);
+            }
         }
         told.succeeded(reply.document());
         Ok(Outcome { reply, session })
     }
 
-    /// The limits of one exchange: `socketTimeoutMS` costs the connection, the call's own deadline, which it yields to, does
+    /// The limits of one exchange: `socketTimeoutMS` costs the connection; the call's own deadline, which it yields to, does
     /// not.
-    async fn send_and_receive(&self, conn: &mut CheckedOut, deadline: Option<Deadline>) -> Result<crate::wire::Message> {
-        let limit = self.options().socket_timeout_or_default().filter(|_| deadline.is_none());
-        let socket = limit.map(|limit| Deadline::new("socketTimeoutMS", limit, clock::now()));
-        let sent = limited(socket, deadline, Stage::Write, conn.flush()).await;
-        let outcome = match sent {
-            Ok(()) => limited(socket, deadline, Stage::Read, conn.receive()).await,
-            Err(error) => Err(error),
+    async fn send_and_receive(&self, conn: &mut CheckedOut, deadline: Option<Deadline>) -> Result<Message> {
+        let socket = self.options().socket_timeout_or_default().filter(|_| deadline.is_none());
+        let limit = deadline.or_else(|| Some(Deadline::new("socketTimeoutMS", socket?, clock::now())));
+        let outcome = match limit {
+            None => conn.exchange().await,
+            // Boxed, so that an exchange without a limit stays small.
+            Some(limit) => match Box::pin(tokio::time::timeout_at(limit.at.into(), conn.exchange())).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    let error = limit.error(conn.stage(), clock::now());
+                    if socket.is_some() {
+                        conn.spoil();
+                    }
+                    Err(error)
+                }
+            },
         };
-        outcome.map_err(|error| {
-            if error.limit().is_some_and(|limit| limit.name == "socketTimeoutMS") {
-                conn.spoil();
-            }
-            error.on(conn.host()).with_address(conn.address())
-        })
+        outcome.map_err(|error| error.on(conn.host()).with_address(conn.address()))
     }
 
     /// Tells the servers which sessions are used no more (sessions, "endSessions"); what they answer does not matter.
@@ -306,14 +326,13 @@ impl Told<'_> {
 
     fn succeeded(&mut self, reply: &RawDocument) {
         self.ended = true;
-        let duration = clock::now().saturating_duration_since(self.began);
         self.inner.events().send(|| {
             Event::Command(CommandEvent::Succeeded {
                 host: self.host.clone(),
                 connection_id: self.connection_id,
                 request_id: self.request_id,
                 name: Arc::from(self.name),
-                duration,
+                duration: clock::now().saturating_duration_since(self.began),
                 reply: if self.sensitive || reply.as_bytes().len() > EVENT_DOCUMENT_SIZE_MAX {
                     RawDocumentBuf::new()
                 } else {
@@ -385,8 +404,4 @@ pub(super) async fn within<T>(deadline: Option<Deadline>, stage: Stage, future: 
         Ok(outcome) => outcome,
         Err(_) => Err(deadline.error(stage, clock::now())),
     }
-}
-
-async fn limited<T>(one: Option<Deadline>, other: Option<Deadline>, stage: Stage, future: impl Future<Output = Result<T>>) -> Result<T> {
-    within(Deadline::earliest(one, other), stage, future).await
 }

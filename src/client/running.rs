@@ -82,6 +82,11 @@ impl Inner {
         &self.events
     }
 
+    /// Returns what runs, if it does already.
+    pub(super) fn cluster_now(&self) -> Option<Arc<Cluster>> {
+        self.running().filter(|cluster| cluster.tasks().is_alive())
+    }
+
     /// Returns what runs, starting it if need be.
     ///
     /// # Errors
@@ -178,13 +183,12 @@ impl Inner {
     }
 
     /// Takes the cluster time of a reply, if it is newer.
-    pub(super) fn gossip(&self, reply: &bson::RawDocument) {
+    pub(super) fn gossip(&self, heard: &bson::RawDocument) {
         let known = self.cluster_time();
-        if ClusterTime::newer(reply, known.as_deref()).is_none() {
-            return;
-        }
+        let Some(newer) = ClusterTime::newer(heard, known.as_deref()) else { return };
         let mut place = self.cluster_time.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(newer) = ClusterTime::newer(reply, place.as_deref()) {
+        // Somebody may have heard of a newer one meanwhile.
+        if place.as_ref().is_none_or(|place| place.stamp() < newer.stamp()) {
             *place = Some(Arc::new(newer));
         }
     }

@@ -248,6 +248,11 @@ impl Conn {
         Ok(())
     }
 
+    /// Says what an exchange under way waits for.
+    pub(crate) fn stage(&self) -> Stage {
+        if matches!(self.exchange, Exchange::Writing { .. }) { Stage::Write } else { Stage::Read }
+    }
+
     /// Says in which state the connection is for whoever comes next.
     pub(crate) fn health(&self) -> Health {
         match self.exchange {

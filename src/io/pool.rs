@@ -111,8 +111,16 @@ impl ServerPool {
     ///
     /// The caller keeps its own time: it must not depend on the runtime that the pool's tasks run on.
     pub(crate) async fn checkout(self: &Arc<Self>, deadline: Option<Deadline>) -> Result<CheckedOut, Error> {
+        match self.ask(|guarded, now| guarded.pool.handle_checkout(deadline, now)) {
+            Answer::Lent(out, None) => Ok(out),
+            // Boxed, so that a check-out that need not wait stays small.
+            answer @ (Answer::Lent(_, Some(_)) | Answer::Wait(..) | Answer::Refused(_)) => Box::pin(self.pursue(answer, deadline)).await,
+        }
+    }
+
+    /// Looks at what was lent, or waits, until there is a connection or a refusal.
+    async fn pursue(self: &Arc<Self>, mut answer: Answer, deadline: Option<Deadline>) -> Result<CheckedOut, Error> {
         let asked_at = clock::now();
-        let mut answer = self.ask(|guarded, now| guarded.pool.handle_checkout(deadline, now));
         loop {
             match answer {
                 Answer::Lent(out, None) => return Ok(out),

@@ -16,9 +16,8 @@ pub struct ClusterTime {
 const SIZE_BYTES_MAX: usize = 4096;
 
 impl ClusterTime {
-    /// Reads the `$clusterTime` of a reply, if it is newer than what is known.
-    pub fn newer(reply: &RawDocument, known: Option<&Self>) -> Option<Self> {
-        let document = reply.get_document("$clusterTime").ok()?;
+    /// Reads a reply's `$clusterTime`, if it is newer than what is known.
+    pub fn newer(document: &RawDocument, known: Option<&Self>) -> Option<Self> {
         let Timestamp { time, increment } = document.get_timestamp("clusterTime").ok()?;
         let stamp = (time, increment);
         let fits = document.as_bytes().len() <= SIZE_BYTES_MAX;

@@ -13,7 +13,7 @@ pub mod session;
 
 pub use command::{CommandFields, check_size, command_name};
 pub use event::{CommandEvent, is_sensitive};
-pub use reply::{command_error, write_concern_error};
+pub use reply::{ReplyHead, command_error, write_concern_error};
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]

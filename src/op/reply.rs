@@ -2,7 +2,7 @@
 //!
 //! Reads the success and failure fields of a command reply (`ok`, `errmsg`, `code`, `codeName`, `errorLabels`,
 //! `writeConcernError`) from bytes that may be anything. What a failure means for the topology is decided in
-//! `topology::fault`, whether the command is tried again in `op`.
+//! `topology::fault`; whether the command is tried again is left to its caller.
 
 use bson::RawDocument;
 use bson::raw::RawBsonRef;
@@ -11,6 +11,34 @@ use crate::error::{CommandFailure, Error, ErrorKind, Stage};
 
 /// How many error labels of one reply are kept.
 pub const ERROR_LABELS_MAX: usize = 100;
+
+/// Is what every reply is asked for, read in one pass; only a reply that is not plain success is read again.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReplyHead<'a> {
+    /// Whether `ok` is 1. False too for bytes that can't be a reply.
+    pub succeeded: bool,
+    /// Whether there is a `writeConcernError`.
+    pub has_write_concern_error: bool,
+    /// `$clusterTime`.
+    pub cluster_time: Option<&'a RawDocument>,
+}
+
+impl<'a> ReplyHead<'a> {
+    /// Reads a reply.
+    pub fn read(reply: &'a RawDocument) -> Self {
+        let mut head = Self::default();
+        for element in reply.iter_elements() {
+            let Ok(element) = element else { return Self::default() };
+            match element.key().as_str() {
+                "ok" => head.succeeded = element.value().is_ok_and(|ok| ok.as_bool() == Some(true) || integer(ok) == Some(1)),
+                "writeConcernError" => head.has_write_concern_error = true,
+                "$clusterTime" => head.cluster_time = element.value().ok().and_then(|value| value.as_document()),
+                _ => {}
+            }
+        }
+        head
+    }
+}
 
 /// Returns the error of a reply that does not report success, with the server's labels; `None` if `ok` is 1.
 ///

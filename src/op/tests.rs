@@ -7,18 +7,33 @@ use super::session::{ServerSession, SessionPool};
 use super::*;
 use crate::wire::Request;
 
-fn reply(time: u32, increment: u32) -> RawDocumentBuf {
-    rawdoc! { "ok": 1, "$clusterTime": { "clusterTime": Timestamp { time, increment }, "signature": { "keyId": 1_i64 } } }
+fn time(time: u32, increment: u32) -> RawDocumentBuf {
+    rawdoc! { "clusterTime": Timestamp { time, increment }, "signature": { "keyId": 1_i64 } }
 }
 
 #[test]
 fn only_a_newer_cluster_time_is_taken() {
-    let first = ClusterTime::newer(&reply(5, 1), None).expect("first");
-    assert!(ClusterTime::newer(&reply(5, 1), Some(&first)).is_none());
-    assert!(ClusterTime::newer(&reply(4, 9), Some(&first)).is_none());
-    assert_eq!(ClusterTime::newer(&reply(5, 2), Some(&first)).expect("newer").stamp(), (5, 2));
-    assert!(ClusterTime::newer(&rawdoc! { "$clusterTime": 5 }, None).is_none());
+    let first = ClusterTime::newer(&time(5, 1), None).expect("first");
+    assert!(ClusterTime::newer(&time(5, 1), Some(&first)).is_none());
+    assert!(ClusterTime::newer(&time(4, 9), Some(&first)).is_none());
+    assert_eq!(ClusterTime::newer(&time(5, 2), Some(&first)).expect("newer").stamp(), (5, 2));
+    assert!(ClusterTime::newer(&rawdoc! { "clusterTime": 5 }, None).is_none());
     assert!(ClusterTime::newer(&rawdoc! { "ok": 1 }, None).is_none());
+}
+
+#[test]
+fn head_of_a_reply_is_read_in_one_pass() {
+    let reply = rawdoc! { "cursor": { "ok": 0 }, "ok": 1.0, "$clusterTime": time(1, 2), "writeConcernError": { "code": 91 } };
+    let head = ReplyHead::read(&reply);
+    assert!(head.succeeded && head.has_write_concern_error);
+    assert_eq!(head.cluster_time.map(bson::RawDocument::to_owned), Some(time(1, 2)));
+    for refused in [rawdoc! { "ok": 0 }, rawdoc! {}, rawdoc! { "ok": "1" }] {
+        assert!(!ReplyHead::read(&refused).succeeded);
+    }
+    let mut broken = rawdoc! { "ok": 1, "x": "y" }.into_bytes();
+    let at = broken.len() - 8;
+    broken[at] = 0xff;
+    assert!(!ReplyHead::read(bson::RawDocument::from_bytes(&broken).expect("frame")).succeeded);
 }
 
 #[test]
