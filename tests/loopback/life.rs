@@ -178,3 +178,34 @@ async fn shutdown_interrupts_what_is_under_way() {
     })
     .await;
 }
+
+/// A unix socket is a host like any other, and meets no resolver.
+#[cfg(unix)]
+#[tokio::test]
+async fn unix_socket_carries_commands() {
+    in_time(async {
+        let sandbox = Sandbox::builder().standalone().start().await.expect("sandbox");
+        let target = sandbox.addresses()[0];
+        let folder = std::env::temp_dir().join(format!("mongolink-{}-{}", std::process::id(), target.port()));
+        std::fs::create_dir(&folder).expect("a folder");
+        let path = folder.join("mongodb.sock");
+        let listener = tokio::net::UnixListener::bind(&path).expect("a socket");
+        let mut links = tokio::task::JoinSet::new();
+        links.spawn(async move {
+            let mut carried = tokio::task::JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                carried.spawn(async move {
+                    let mut far = tokio::net::TcpStream::connect(target).await.expect("the sandbox");
+                    drop(tokio::io::copy_bidirectional(&mut near, &mut far).await);
+                });
+            }
+        });
+        let encoded = path.to_str().expect("UTF-8").replace('/', "%2F");
+        let client = Client::builder(format!("mongodb://{encoded}/")).expect("uri").resolver(Names::default()).build().expect("client");
+        ping(&client).await.expect("ping");
+        assert_eq!(client.topology().servers()[0].host.canonical(), path.to_str().expect("UTF-8"));
+        client.shutdown().await;
+        std::fs::remove_dir_all(&folder).expect("ours");
+    })
+    .await;
+}
