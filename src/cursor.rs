@@ -59,12 +59,12 @@ impl CursorState {
         let state = Self { id, database: database.to_owned(), collection: collection.to_owned() };
         let batch =
             cursor.get_array("firstBatch").or_else(|_| cursor.get_array("nextBatch")).map_err(|error| malformed(error.to_string()))?;
-        let mut documents = Vec::new();
+        let mut remaining = 0;
         for element in batch {
             let element = element.map_err(|error| malformed(error.to_string()))?;
-            documents.push(element.as_document().ok_or_else(|| malformed("an element of the batch is not a document"))?.as_bytes().len());
+            element.as_document().ok_or_else(|| malformed("an element of the batch is not a document"))?;
+            remaining += 1;
         }
-        let remaining = documents.len();
         let bytes = batch.as_bytes();
         let start = offset(&reply, bytes).ok_or_else(|| malformed("the batch lies outside of its reply"))?;
         Ok((state, Batch { next: start + 4, end: start + bytes.len(), remaining, reply }))

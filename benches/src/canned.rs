@@ -147,7 +147,7 @@ impl Canned {
 
 /// The bytes of [`PLACE`] as a number: the increment is its lower half.
 fn place() -> u64 {
-    u64::from(PLACE.time) << 32 | u64::from(PLACE.increment)
+    (u64::from(PLACE.time) << 32) | u64::from(PLACE.increment)
 }
 
 fn reply(document: &Document) -> Vec<u8> {

@@ -255,7 +255,7 @@ impl World {
     /// Returns the cluster time of the next reply.
     fn time(&self) -> u64 {
         let replies = self.counts.replies.fetch_add(1, Relaxed) + 1;
-        BEGAN << 32 | (replies.checked_div(self.advance).unwrap_or_default() + 1)
+        (BEGAN << 32) | (replies.checked_div(self.advance).unwrap_or_default() + 1)
     }
 
     fn obey(&self, line: &str) {
