@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use bson::{Document, doc};
 
+use crate::error::{Error, ErrorKind};
+
 /// Is a read concern; empty for the server's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -37,7 +39,23 @@ pub enum W {
     Tag(String),
 }
 
+impl W {
+    /// Makes a number of members.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidOption`] for a number below 0 or above 2^31 - 1.
+    pub fn nodes(number: i64) -> Result<Self, Error> {
+        let fits = u32::try_from(number).ok().filter(|number| i32::try_from(*number).is_ok());
+        fits.map(Self::Nodes).ok_or_else(|| Error::new(ErrorKind::InvalidOption, format!("w of {number} is no number of members")))
+    }
+}
+
 impl ReadConcern {
+    /// Tells whether it leaves everything to the server.
+    pub fn is_server_default(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Returns the `readConcern` document.
     pub fn to_document(&self) -> Document {
         self.level.iter().map(|level| ("level".to_owned(), level.as_str().into())).collect()
@@ -45,6 +63,27 @@ impl ReadConcern {
 }
 
 impl WriteConcern {
+    /// Tells whether it leaves everything to the server.
+    pub fn is_server_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Tells whether the server answers once it has written: always but with `w: 0` and no journal.
+    pub fn is_acknowledged(&self) -> bool {
+        self.w != Some(W::Nodes(0)) || self.journal == Some(true)
+    }
+
+    /// Checks that its parts go together.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidOption`] for `w: 0` with the journal.
+    pub fn validate(&self) -> Result<(), Error> {
+        if self.w == Some(W::Nodes(0)) && self.journal == Some(true) {
+            return Err(Error::new(ErrorKind::InvalidOption, "w=0 does not wait, and can't wait for the journal (journal=true)"));
+        }
+        Ok(())
+    }
+
     /// Returns the `writeConcern` document.
     pub fn to_document(&self) -> Document {
         let mut document = Document::new();

@@ -4,8 +4,10 @@
 //! suite's folder are run. An argument that is no switch runs only the cases whose suite or name contains it.
 #![allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 
+mod concerns;
 mod dns;
 mod report;
+mod rtt;
 mod sdam;
 mod selection;
 mod uri;
@@ -33,7 +35,9 @@ const SUITES: &[(&str, Runner)] = &[
     ("server-discovery-and-monitoring/tests/monitoring", sdam::run),
     ("server-selection/tests/server_selection", selection::run),
     ("server-selection/tests/in_window", selection::run),
+    ("server-selection/tests/rtt", rtt::run),
     ("max-staleness/tests", selection::run),
+    ("read-write-concern/tests/document", concerns::run),
     ("initial-dns-seedlist-discovery/tests", dns::run),
 ];
 
