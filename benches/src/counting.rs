@@ -37,11 +37,7 @@ impl Heap {
     /// Returns what has been added since an earlier reading.
     #[must_use]
     pub fn since(self, earlier: Self) -> Self {
-        Self {
-            allocations: self.allocations - earlier.allocations,
-            bytes: self.bytes - earlier.bytes,
-            live: self.live - earlier.live,
-        }
+        Self { allocations: self.allocations - earlier.allocations, bytes: self.bytes - earlier.bytes, live: self.live - earlier.live }
     }
 }
 

@@ -6,8 +6,10 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use mongolink::bson::{Document, RawDocument, doc};
 use serde_json::Value;
+use tokio_rustls::TlsConnector;
 
 use crate::op::{encoded, message};
+use crate::papers;
 use crate::raw::Raw;
 
 /// Is a process of the bench's `server`; it ends when this is dropped.
@@ -16,6 +18,7 @@ pub struct Mock {
     orders: Option<ChildStdin>,
     ports: Vec<u16>,
     authority: Option<PathBuf>,
+    tls: Option<TlsConnector>,
 }
 
 /// Is what a server has counted.
@@ -41,11 +44,11 @@ impl Mock {
     ///
     /// # Panics
     /// If it does not start.
-    pub fn start(members: usize, papers: Option<&Path>) -> Self {
+    pub fn start(members: usize, folder: Option<&Path>) -> Self {
         let program = std::env::current_exe().expect("a program has a path").with_file_name("server");
         let mut command = Command::new(program);
         command.args(["--members", &members.to_string()]);
-        if let Some(folder) = papers {
+        if let Some(folder) = folder {
             command.arg("--tls").arg(folder.join("server.pem")).arg(folder.join("server.key"));
         }
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("the server starts");
@@ -56,7 +59,9 @@ impl Mock {
         let said: Value = serde_json::from_str(&line).expect("JSON");
         let ports = said["ports"].as_array().expect("a list of ports").iter();
         let ports = ports.filter_map(|port| u16::try_from(port.as_u64()?).ok()).collect();
-        Self { child, orders, ports, authority: papers.map(|folder| folder.join("ca.pem")) }
+        let authority = folder.map(|folder| folder.join("ca.pem"));
+        let tls = authority.as_deref().map(|authority| papers::connector(authority).expect("an authority"));
+        Self { child, orders, ports, authority, tls }
     }
 
     /// Returns the members' ports, the primary's first.
@@ -64,9 +69,12 @@ impl Mock {
         &self.ports
     }
 
-    /// Returns the authority to trust.
-    pub fn authority(&self) -> Option<&Path> {
-        self.authority.as_deref()
+    /// Opens a bare connection to the primary.
+    ///
+    /// # Panics
+    /// If it can't be opened.
+    pub async fn raw(&self) -> Raw {
+        Raw::open(self.ports[0], self.tls.as_ref()).await.expect("a connection")
     }
 
     /// Returns a connection string whose only seed is the primary, with further options.
@@ -96,7 +104,7 @@ impl Mock {
     /// # Panics
     /// If it does not answer.
     pub async fn counts(&self) -> Counts {
-        let mut raw = Raw::open(self.ports[0], self.authority()).await.expect("a connection");
+        let mut raw = self.raw().await;
         let question = message(encoded(&doc! { "serverStatus": 1 }), "admin");
         let reply = document(raw.exchange(&question).await.expect("a reply"));
         let count = |name| reply.get_i64(name).expect("a count");

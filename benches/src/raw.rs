@@ -4,14 +4,12 @@
 //! parsing. It is what drivers are compared with.
 
 use std::io;
-use std::path::Path;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
-
-use crate::papers;
 
 /// Is a connection to a server on this machine.
 pub struct Raw {
@@ -28,18 +26,18 @@ enum Pipe {
 const REPLY_BYTES: usize = 4096;
 
 impl Raw {
-    /// Opens a connection, over TLS if there is an authority to trust.
+    /// Opens a connection, over TLS if there is somebody who speaks it.
     ///
     /// # Errors
     /// Those of the socket.
-    pub async fn open(port: u16, authority: Option<&Path>) -> io::Result<Self> {
+    pub async fn open(port: u16, tls: Option<&TlsConnector>) -> io::Result<Self> {
         let tcp = TcpStream::connect(("127.0.0.1", port)).await?;
         tcp.set_nodelay(true)?;
-        let pipe = match authority {
+        let pipe = match tls {
             None => Pipe::Tcp(tcp),
-            Some(authority) => {
+            Some(tls) => {
                 let name = ServerName::try_from("localhost").map_err(io::Error::other)?;
-                Pipe::Tls(Box::new(papers::connector(authority)?.connect(name, tcp).await?))
+                Pipe::Tls(Box::new(tls.connect(name, tcp).await?))
             }
         };
         Ok(Self { pipe, buffer: Vec::new() })

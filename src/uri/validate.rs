@@ -142,11 +142,8 @@ fn concerns(options: &ClientOptions) -> Result<(), Error> {
     if let Some(preference) = &options.read_preference {
         preference.validate().map_err(|error| error.at(Stage::Uri))?;
     }
-    if let Some(concern) = &options.write_concern
-        && concern.w == Some(W::Nodes(0))
-        && concern.journal == Some(true)
-    {
-        return Err(refused("w=0 with journal=true"));
+    if let Some(concern) = &options.write_concern {
+        concern.validate().map_err(|error| error.at(Stage::Uri))?;
     }
     Ok(())
 }

@@ -9,7 +9,7 @@
 //! `Document`. The documents of the large reply are read through a cursor by both, as bytes.
 
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -21,9 +21,10 @@ use mongolink_benches::driver::{Kind, official, official_options};
 use mongolink_benches::histogram::Histogram;
 use mongolink_benches::op::{BIG_DOCUMENT_BYTES, BIG_DOCUMENTS, Op, message};
 use mongolink_benches::raw::Raw;
-use mongolink_benches::usage;
+use mongolink_benches::{papers, usage};
 use serde_json::json;
 use tokio::sync::Barrier;
+use tokio_rustls::TlsConnector;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -106,11 +107,11 @@ async fn run(args: &Args) -> serde_json::Value {
     let course = Arc::new(Course { warm_up, until, start: Barrier::new(callers + 1), stop: AtomicBool::new(false) });
     let outcome = match kind {
         Kind::Raw => {
-            let authority = args.text("tls").map(PathBuf::from);
+            let tls = args.text("tls").map(|authority| papers::connector(Path::new(authority)).expect("an authority"));
             let port = args.value("port").expect("--port is missing");
             let mut works = Vec::with_capacity(callers);
             for _ in 0..callers {
-                works.push(RawWork::new(op, port, authority.as_deref()).await);
+                works.push(RawWork::new(op, port, tls.as_ref()).await);
             }
             measure(course, works).await
         }
@@ -200,8 +201,8 @@ impl Outcome {
 }
 
 impl RawWork {
-    async fn new(op: Op, port: u16, authority: Option<&Path>) -> Self {
-        let raw = Raw::open(port, authority).await.expect("a connection");
+    async fn new(op: Op, port: u16, tls: Option<&TlsConnector>) -> Self {
+        let raw = Raw::open(port, tls).await.expect("a connection");
         Self { raw, message: message(op.command(), op.database()) }
     }
 }

@@ -7,7 +7,6 @@ use mongolink::{Client, ServerType};
 use mongolink_benches::driver::{Driver, Kind};
 use mongolink_benches::mock::{Mock, document};
 use mongolink_benches::op::{BIG_DOCUMENT_BYTES, BIG_DOCUMENTS, DATABASE, Op, encoded, message, one};
-use mongolink_benches::raw::Raw;
 use serde_json::{Value, json};
 
 use super::Setting;
@@ -53,7 +52,7 @@ pub async fn prepare(setting: &Setting) -> Value {
 }
 
 async fn raw(mock: &Mock) {
-    let mut raw = Raw::open(mock.ports()[0], mock.authority()).await.expect("a connection");
+    let mut raw = mock.raw().await;
     let mut last = None;
     for op in [Op::Ping, Op::Find, Op::Insert1k, Op::Insert1m, Op::Find16m, Op::Ping] {
         let mut request = message(op.command(), op.database());
@@ -62,7 +61,7 @@ async fn raw(mock: &Mock) {
         let reply = raw.exchange(&request).await.expect("a reply");
         assert_eq!(reply[8..12], number, "{op:?}: responseTo");
         let reply = document(reply);
-        assert_eq!(reply.get_f64("ok"), Ok(1.0), "{op:?}");
+        assert_eq!(reply.get_f64("ok").ok(), Some(1.0), "{op:?}");
         let time = reply.get_document("$clusterTime").and_then(|time| time.get_timestamp("clusterTime")).expect("a cluster time");
         assert!(last.is_none_or(|last| time > last), "{op:?}: the cluster time advances");
         last = Some(time);
@@ -73,7 +72,7 @@ async fn raw(mock: &Mock) {
     raw.exchange(&held).await.expect("a reply");
     assert!(began.elapsed() >= PATIENCE, "a hello that waits for a change is held");
     let refused = raw.exchange(&message(encoded(&doc! { "dance": 1 }), "admin")).await.expect("a reply");
-    assert_eq!(document(refused).get_i32("code"), Ok(59));
+    assert_eq!(document(refused).get_i32("code").ok(), Some(59));
 }
 
 async fn mongolink(mock: &Mock) {
@@ -129,7 +128,7 @@ async fn official(mock: &Mock) {
 
 async fn orders(mock: &mut Mock) {
     let ping = message(Op::Ping.command(), "admin");
-    let mut raw = Raw::open(mock.ports()[0], mock.authority()).await.expect("a connection");
+    let mut raw = mock.raw().await;
     for order in ["delay 100", "delay 0", "freeze 100"] {
         mock.order(order);
         // The order goes another way than the ping.
@@ -140,11 +139,7 @@ async fn orders(mock: &mut Mock) {
     }
     mock.order("silent 1");
     tokio::time::sleep(Duration::from_millis(20)).await;
-    let (port, authority) = (mock.ports()[0], mock.authority());
-    let silent = async {
-        let mut raw = Raw::open(port, authority).await.expect("a connection");
-        raw.exchange(&ping).await.map(drop)
-    };
+    let silent = async { mock.raw().await.exchange(&ping).await.map(drop) };
     tokio::time::timeout(Duration::from_millis(100), silent).await.expect_err("silence");
     raw.exchange(&ping).await.expect("others are answered");
 }

@@ -42,7 +42,7 @@ pub async fn stall(setting: &Setting) -> Value {
     let mut callers = JoinSet::new();
     let mut ticks = tokio::time::interval(EVERY);
     let began = Instant::now();
-    let mut thaw = None;
+    let mut thaw: Option<Duration> = None;
     while thaw.is_none_or(|thaw| began.elapsed() < thaw + watched) {
         ticks.tick().await;
         let made = began.elapsed();

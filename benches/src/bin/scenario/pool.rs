@@ -128,6 +128,7 @@ fn selection_nanos(topology: &TopologyDescription) -> f64 {
     })
 }
 
+#[allow(clippy::field_reassign_with_default, reason = "it can be made no other way from outside")]
 fn server(number: usize, router: bool) -> ServerDescription {
     let host = HostKey::parse(&format!("server{number}.example:27017")).expect("a host");
     let mut hello = HelloReply::default();

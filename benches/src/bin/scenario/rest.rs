@@ -7,7 +7,6 @@ use mongolink_benches::counting::heap;
 use mongolink_benches::driver::{Driver, Kind};
 use mongolink_benches::mock::Mock;
 use mongolink_benches::op::{Op, message};
-use mongolink_benches::raw::Raw;
 use mongolink_benches::usage;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -63,7 +62,7 @@ async fn bytes_of_raw(mock: &Mock) -> f64 {
     let mut kept = Vec::with_capacity(CONNECTIONS + 1);
     let mut live = 0;
     for number in 0..=CONNECTIONS {
-        let mut raw = Raw::open(mock.ports()[0], mock.authority()).await.expect("a connection");
+        let mut raw = mock.raw().await;
         raw.exchange(&ping).await.expect("a reply");
         raw.rest();
         kept.push(raw);
