@@ -8,7 +8,7 @@ use mongolink::bson::doc;
 use mongolink::{Client, ErrorKind, Event, Sandbox, TopologyEvent};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::peers::{Turn, scripted, silent, silent_dns, standalone_hello};
+use crate::peers::{Authority, Turn, scripted, silent, silent_dns, standalone_hello};
 use crate::support::{Names, at_rest, in_time, ping, until};
 
 fn runtime() -> Runtime {
@@ -206,6 +206,38 @@ async fn unix_socket_carries_commands() {
         assert_eq!(client.topology().servers()[0].host.canonical(), path.to_str().expect("UTF-8"));
         client.shutdown().await;
         std::fs::remove_dir_all(&folder).expect("ours");
+    })
+    .await;
+}
+
+/// The whole way on loopback: three names, TLS with an authority of one's own, a user, a step-down.
+#[tokio::test]
+async fn replica_set_over_tls_with_a_user() {
+    in_time(async {
+        let authority = Authority::new("an authority of the test");
+        let sandbox = Sandbox::builder()
+            .members(3)
+            .hosts(["db.test", "db.test", "db.test"])
+            .user("ann", "p@ss:w/rd")
+            .tls(authority.server("db.test", 2100))
+            .start()
+            .await
+            .expect("sandbox");
+        let client = Client::builder(format!("{}&tlsCAFile={}", sandbox.uri(), authority.file().display()))
+            .expect("uri")
+            .resolver(Names::default())
+            .build()
+            .expect("client");
+        let write = || doc! { "insert": "things", "documents": [{ "x": 1 }] };
+        let first = client.database("test").run_command(write()).raw().await.expect("insert");
+        sandbox.step_down().expect("another follows");
+        until("the new primary is known", || client.topology().primary().is_some_and(|primary| &primary.host != first.host())).await;
+        let second = client.database("test").run_command(write()).raw().await.expect("insert");
+        assert_ne!(first.host(), second.host());
+        let probe = client.probe(second.host()).await.expect("probe");
+        let stages: Vec<String> = probe.stages.iter().map(|report| report.stage.to_string()).collect();
+        assert_eq!(stages, ["dns", "tcp", "tls", "hello", "auth"]);
+        client.shutdown().await;
     })
     .await;
 }
