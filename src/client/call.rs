@@ -157,10 +157,10 @@ impl Inner {
             Some(selected) => selected,
             None => Box::pin(cluster.select(&call.criteria, self.selection_deadline(call.deadline))).await?,
         };
-        let _operation = selected.pool.operation();
-        let conn = selected.pool.checkout(self.checkout_deadline(call.deadline)).await?;
-        let host = selected.pool.host().clone();
-        self.exchange(&cluster, &selected, conn, &mut call).await.map_err(|error| error.on(&host))
+        let pool = selected.pool();
+        let _operation = pool.operation();
+        let conn = pool.checkout(self.checkout_deadline(call.deadline)).await?;
+        self.exchange(&cluster, &selected, conn, &mut call).await.map_err(|error| error.on(pool.host()))
     }
 
     async fn exchange(
@@ -172,11 +172,11 @@ impl Inner {
     ) -> Result<Outcome> {
         let Call { database, request, read_preference, deadline, session, .. } = call;
         let name = command_name(&request.body)?;
-        let host = selected.pool.host();
+        let host = selected.pool().host();
         let began = clock::now();
         let mut session = match std::mem::replace(session, InSession::None) {
             InSession::Cursor(session) => session,
-            InSession::Implicit => match (selected.description.logical_session_timeout(), conn.facts().has_sessions) {
+            InSession::Implicit => match (selected.description().logical_session_timeout(), conn.facts().has_sessions) {
                 (Some(timeout), true) => Some(Session::take(self, timeout, began)?),
                 _ => None,
             },
@@ -185,7 +185,7 @@ impl Inner {
         let time = self.cluster_time();
         let preference = read_preference
             .take()
-            .and_then(|preference| read_preference_to_send(selected.description.kind(), selected.server.kind, &Criteria::read(preference)))
+            .and_then(|preference| read_preference_to_send(selected.description().kind(), selected.kind(), &Criteria::read(preference)))
             .and_then(|preference| RawDocumentBuf::try_from(&preference.to_document()).ok());
         let fields = CommandFields {
             database,
@@ -196,16 +196,7 @@ impl Inner {
         check_size(request, conn.facts().document_size_bytes_max)?;
         let request_id = conn.queue(Flags::default(), request, &fields);
         check_message_size(&mut conn)?;
-        let mut told = Told {
-            inner: self,
-            name,
-            host,
-            connection_id: conn.id(),
-            request_id,
-            began,
-            sensitive: is_sensitive(name, &request.body),
-            ended: false,
-        };
+        let mut told = Told { inner: self, name, host, connection_id: conn.id(), request_id, began, body: &request.body, ended: false };
         told.started(&conn, database, request);
         if let Some(session) = session.as_mut() {
             session.dirty = true;
@@ -303,15 +294,19 @@ struct Told<'a> {
     connection_id: u64,
     request_id: i32,
     began: Instant,
-    sensitive: bool,
+    body: &'a RawDocument,
     ended: bool,
 }
 
 impl Told<'_> {
+    fn is_sensitive(&self) -> bool {
+        is_sensitive(self.name, self.body)
+    }
+
     fn started(&self, conn: &CheckedOut, database: &Arc<str>, request: &Request) {
         tracing::debug!(host = %self.host, command = %self.name, request = self.request_id, "command sent");
         self.inner.events().send(|| {
-            let sent = if self.sensitive { None } else { sent_command(conn.queued(), request) };
+            let sent = if self.is_sensitive() { None } else { sent_command(conn.queued(), request) };
             Event::Command(CommandEvent::Started {
                 host: self.host.clone(),
                 connection_id: self.connection_id,
@@ -333,7 +328,7 @@ impl Told<'_> {
                 request_id: self.request_id,
                 name: Arc::from(self.name),
                 duration: clock::now().saturating_duration_since(self.began),
-                reply: if self.sensitive || reply.as_bytes().len() > EVENT_DOCUMENT_SIZE_MAX {
+                reply: if self.is_sensitive() || reply.as_bytes().len() > EVENT_DOCUMENT_SIZE_MAX {
                     RawDocumentBuf::new()
                 } else {
                     reply.to_owned()
@@ -345,7 +340,7 @@ impl Told<'_> {
     fn failed(&mut self, error: &Error) {
         self.ended = true;
         let duration = clock::now().saturating_duration_since(self.began);
-        let redacted = self.sensitive.then(|| error.redacted());
+        let redacted = self.is_sensitive().then(|| error.redacted());
         let error = redacted.as_ref().unwrap_or(error);
         tracing::debug!(host = %self.host, command = %self.name, request = self.request_id, %error, "command failed");
         self.inner.events().send(|| {

@@ -3,7 +3,7 @@
 //! Nothing until the first use. If the runtime that the tasks were started on ends and the client is used on another,
 //! everything starts again there; sessions and cluster time are kept.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::watch;
 
@@ -35,7 +35,7 @@ pub(super) struct Inner {
     warnings: Vec<Warning>,
     extras: Extras,
     events: EventHub,
-    state: Mutex<State>,
+    state: RwLock<State>,
     pub(super) sessions: Mutex<SessionPool>,
     cluster_time: RwLock<Option<Arc<ClusterTime>>>,
     /// What most commands ask for.
@@ -63,7 +63,7 @@ impl Inner {
             warnings,
             extras,
             events: EventHub::new(),
-            state: Mutex::new(State::Resting),
+            state: RwLock::new(State::Resting),
             sessions: Mutex::default(),
             cluster_time: RwLock::default(),
             primary: Arc::new(Criteria::read(ReadPreference::primary())),
@@ -93,7 +93,7 @@ impl Inner {
     /// Those of starting; the next call tries again.
     pub(super) async fn cluster(self: &Arc<Self>) -> Result<Arc<Cluster>> {
         let mut done = {
-            let mut state = self.lock();
+            let mut state = self.state_mut();
             match &*state {
                 State::Ended(_) => return Err(shut_down()),
                 State::Running(cluster) if cluster.tasks().is_alive() => return Ok(Arc::clone(cluster)),
@@ -134,17 +134,17 @@ impl Inner {
         let deadline = self.call_deadline(None);
         let cluster = within(deadline, Stage::Selection, self.cluster()).await?;
         let selected = cluster.select(&Arc::new(Criteria::write()), self.selection_deadline(deadline)).await?;
-        selected.pool.checkout(self.checkout_deadline(deadline)).await.map(drop)
+        selected.pool().checkout(self.checkout_deadline(deadline)).await.map(drop)
     }
 
     pub(super) async fn shutdown(self: &Arc<Self>) {
-        if matches!(&*self.lock(), State::Running(_)) {
+        if matches!(&*self.state(), State::Running(_)) {
             self.end_sessions().await;
         }
         // Kept in the state until it is done, so that a second call waits for the same end.
         if let Some(cluster) = self.end() {
             cluster.shutdown().await;
-            *self.lock() = State::Ended(None);
+            *self.state_mut() = State::Ended(None);
         }
     }
 
@@ -157,7 +157,7 @@ impl Inner {
 
     /// Lets nobody in any more, and returns what is to be ended.
     fn end(&self) -> Option<Arc<Cluster>> {
-        let mut state = self.lock();
+        let mut state = self.state_mut();
         let cluster = match &*state {
             State::Resting => None,
             State::Starting { tasks, .. } => {
@@ -184,8 +184,11 @@ impl Inner {
 
     /// Takes the cluster time of a reply, if it is newer.
     pub(super) fn gossip(&self, heard: &bson::RawDocument) {
-        let known = self.cluster_time();
-        let Some(newer) = ClusterTime::newer(heard, known.as_deref()) else { return };
+        let newer = {
+            let known = self.cluster_time.read().unwrap_or_else(PoisonError::into_inner);
+            ClusterTime::newer(heard, known.as_deref())
+        };
+        let Some(newer) = newer else { return };
         let mut place = self.cluster_time.write().unwrap_or_else(PoisonError::into_inner);
         // Somebody may have heard of a newer one meanwhile.
         if place.as_ref().is_none_or(|place| place.stamp() < newer.stamp()) {
@@ -194,7 +197,7 @@ impl Inner {
     }
 
     fn running(&self) -> Option<Arc<Cluster>> {
-        match &*self.lock() {
+        match &*self.state() {
             State::Running(cluster) => Some(Arc::clone(cluster)),
             State::Resting | State::Starting { .. } | State::Ended(_) => None,
         }
@@ -216,7 +219,7 @@ impl Inner {
     /// Makes a start the state that everybody sees, unless the client was shut down meanwhile.
     async fn settle(&self, started: Result<Arc<Cluster>>) -> Result<Arc<Cluster>> {
         let ended = {
-            let mut state = self.lock();
+            let mut state = self.state_mut();
             let ended = matches!(&*state, State::Ended(_));
             if !ended {
                 *state = match &started {
@@ -269,8 +272,12 @@ impl Inner {
         }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -60,7 +60,7 @@ struct Waiting<'a> {
 }
 
 /// Counts one operation for as long as it lives.
-pub(crate) struct Operation(Arc<ServerPool>);
+pub(crate) struct Operation<'a>(&'a ServerPool);
 
 impl ServerPool {
     pub(crate) fn new(
@@ -102,9 +102,9 @@ impl ServerPool {
     }
 
     /// Counts an operation until the guard is dropped.
-    pub(crate) fn operation(self: &Arc<Self>) -> Operation {
+    pub(crate) fn operation(&self) -> Operation<'_> {
         self.operations.fetch_add(1, Ordering::Relaxed);
-        Operation(Arc::clone(self))
+        Operation(self)
     }
 
     /// Waits for a connection. Can be dropped at any moment.
@@ -402,7 +402,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Drop for Operation {
+impl Drop for Operation<'_> {
     fn drop(&mut self) {
         self.0.operations.fetch_sub(1, Ordering::Relaxed);
     }

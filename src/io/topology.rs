@@ -27,7 +27,7 @@ use crate::options::ClientOptions;
 use crate::pool::{Pool, PoolConfig, closed};
 use crate::selection::{self, Criteria, Refusal};
 use crate::topology::{
-    Fault, MonitorConfig, SelectId, ServerDescription, Suspension, Topology, TopologyAction, TopologyConfig, TopologyDescription,
+    Fault, MonitorConfig, SelectId, ServerType, Suspension, Topology, TopologyAction, TopologyConfig, TopologyDescription,
 };
 
 /// Carries out what the topology orders, and knows every server's pool and monitor.
@@ -60,19 +60,19 @@ pub(crate) struct Parts {
 /// Is what callers see of the topology at one moment.
 pub(crate) struct Snapshot {
     pub(crate) description: Arc<TopologyDescription>,
-    pools: Arc<BTreeMap<HostKey, Arc<ServerPool>>>,
+    /// The servers' pools, in the order of the description's servers.
+    pools: Vec<Option<Arc<ServerPool>>>,
 }
 
-/// Is a server that was selected.
+/// Is a server that was selected, in the snapshot that it was selected from.
 pub(crate) struct Selected {
-    pub(crate) pool: Arc<ServerPool>,
-    pub(crate) server: Arc<ServerDescription>,
-    pub(crate) description: Arc<TopologyDescription>,
+    snapshot: Arc<Snapshot>,
+    place: usize,
 }
 
 struct State {
     topology: Topology,
-    pools: Arc<BTreeMap<HostKey, Arc<ServerPool>>>,
+    pools: BTreeMap<HostKey, Arc<ServerPool>>,
     monitors: BTreeMap<HostKey, MonitorOrders>,
     selects: BTreeMap<SelectId, oneshot::Sender<Result<(), Error>>>,
     armed: Option<Instant>,
@@ -92,8 +92,8 @@ impl Cluster {
     pub(crate) fn start(parts: Parts) -> Arc<Self> {
         let now = clock::now();
         let topology = Topology::new(TopologyConfig::from_options(&parts.options), parts.seed, now);
-        let pools = Arc::<BTreeMap<HostKey, Arc<ServerPool>>>::default();
-        let first = Snapshot { description: Arc::clone(topology.description()), pools: Arc::clone(&pools) };
+        let pools = BTreeMap::new();
+        let first = Snapshot::new(Arc::clone(topology.description()), &pools);
         let state = State { topology, pools, monitors: BTreeMap::new(), selects: BTreeMap::new(), armed: None };
         let cluster = Arc::new(Self {
             state: Mutex::new(state),
@@ -200,19 +200,21 @@ impl Cluster {
 
     /// Sees whether the machine was suspended; if so, servers are checked at once and idle connections not trusted.
     pub(crate) fn look_at_clocks(&self) {
+        // Whoever finds somebody else looking need not look as well.
+        let Ok(mut suspension) = self.suspension.try_lock() else { return };
         let (now, boot) = (clock::now(), self.parts.boot_clock.now());
-        let gap = self.suspension.lock().unwrap_or_else(PoisonError::into_inner).handle_look(now, boot);
-        let Some(gap) = gap else { return };
+        let Some(gap) = suspension.handle_look(now, boot) else { return };
+        drop(suspension);
         tracing::info!(seconds = gap.as_secs(), "the machine was suspended: servers are checked, idle connections dropped");
         self.parts.resolver.resumed();
         let (monitors, pools) = {
             let state = self.lock();
-            (state.monitors.values().cloned().collect::<Vec<_>>(), Arc::clone(&state.pools))
+            (state.monitors.values().cloned().collect::<Vec<_>>(), state.pools.values().cloned().collect::<Vec<_>>())
         };
         for monitor in monitors {
             monitor.resumed();
         }
-        for pool in pools.values() {
+        for pool in pools {
             pool.resumed();
         }
     }
@@ -236,18 +238,22 @@ impl Cluster {
     /// Chooses a server, if one suits now.
     pub(crate) fn choose(&self, criteria: &Criteria) -> Result<Option<Selected>, Error> {
         let snapshot = self.snapshot();
-        let loads = |host: &HostKey| snapshot.pools.get(host).map_or(0, |pool| pool.operations());
+        let loads = |host: &HostKey| snapshot.pool(host).map_or(0, |pool| pool.operations());
         // Each selection draws from a sequence of its own: nobody waits for anybody's random numbers.
         let mut random = SmallRng::seed_from_u64(self.draws.fetch_add(1, Ordering::Relaxed));
         let server = match selection::select(&snapshot.description, criteria, &loads, &mut random) {
-            Ok(server) => Arc::clone(server),
+            Ok(server) => server,
             Err(Refusal::NoServer(_)) => return Ok(None),
             Err(Refusal::Invalid(error)) => return Err(error.at(Stage::Selection)),
         };
-        let Some(pool) = snapshot.pools.get(&server.host) else {
-            return Err(Error::new(ErrorKind::Internal, "a server without a pool was selected").at(Stage::Selection).on(&server.host));
-        };
-        Ok(Some(Selected { pool: Arc::clone(pool), server, description: Arc::clone(&snapshot.description) }))
+        let place = snapshot.description.servers().iter().position(|other| Arc::ptr_eq(other, server));
+        match place.filter(|place| snapshot.pools.get(*place).is_some_and(Option::is_some)) {
+            Some(place) => Ok(Some(Selected { snapshot, place })),
+            None => {
+                let error = Error::new(ErrorKind::Internal, "a server without a pool was selected");
+                Err(error.at(Stage::Selection).on(&server.host))
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -276,7 +282,7 @@ impl Cluster {
         match action {
             TopologyAction::CreatePool { host, generation } => {
                 let pool = self.make_pool(&host, generation);
-                Arc::make_mut(&mut state.pools).insert(host, pool);
+                state.pools.insert(host, pool);
             }
             TopologyAction::ReadyPool(host) => {
                 if let Some(pool) = state.pools.get(&host) {
@@ -289,7 +295,7 @@ impl Cluster {
                 }
             }
             TopologyAction::ClosePool(host) => {
-                if let Some(pool) = Arc::make_mut(&mut state.pools).remove(&host) {
+                if let Some(pool) = state.pools.remove(&host) {
                     pool.close(&closed(), false);
                 }
             }
@@ -314,7 +320,7 @@ impl Cluster {
                 }
             }
             TopologyAction::Publish(description) => {
-                self.snapshots.send_replace(Arc::new(Snapshot { description, pools: Arc::clone(&state.pools) }));
+                self.snapshots.send_replace(Arc::new(Snapshot::new(description, &state.pools)));
             }
             TopologyAction::Selected(id) => answer(state, id, Ok(())),
             TopologyAction::NotSelected(id, error) => answer(state, id, Err(error)),
@@ -362,8 +368,32 @@ impl Cluster {
 }
 
 impl Snapshot {
+    fn new(description: Arc<TopologyDescription>, pools: &BTreeMap<HostKey, Arc<ServerPool>>) -> Self {
+        let pools = description.servers().iter().map(|server| pools.get(&server.host).cloned()).collect();
+        Self { description, pools }
+    }
+
     pub(crate) fn pools(&self) -> impl Iterator<Item = &Arc<ServerPool>> {
-        self.pools.values()
+        self.pools.iter().flatten()
+    }
+
+    fn pool(&self, host: &HostKey) -> Option<&Arc<ServerPool>> {
+        let place = self.description.servers().binary_search_by(|server| server.host.cmp(host)).ok()?;
+        self.pools.get(place)?.as_ref()
+    }
+}
+
+impl Selected {
+    pub(crate) fn description(&self) -> &TopologyDescription {
+        &self.snapshot.description
+    }
+
+    pub(crate) fn kind(&self) -> ServerType {
+        self.snapshot.description.servers().get(self.place).map_or(ServerType::Unknown, |server| server.kind)
+    }
+
+    pub(crate) fn pool(&self) -> &Arc<ServerPool> {
+        self.snapshot.pools.get(self.place).and_then(Option::as_ref).expect("checked when it was selected")
     }
 }
 

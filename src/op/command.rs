@@ -4,6 +4,7 @@ use bson::RawDocument;
 
 use super::cluster_time::ClusterTime;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
+use crate::wire::scan::Fields;
 use crate::wire::{BodyWriter, COMMAND_OVERHEAD_MAX, Request};
 
 /// Is what the driver appends to a command; the user's document is never looked into nor changed.
@@ -40,11 +41,15 @@ impl CommandFields<'_> {
 /// # Errors
 /// [`ErrorKind::InvalidArgument`] if the document is empty or malformed.
 pub fn command_name(body: &RawDocument) -> Result<&str, Error> {
-    match body.iter().next() {
-        Some(Ok((key, _))) => Ok(key.as_str()),
-        Some(Err(error)) => Err(Error::new(ErrorKind::InvalidArgument, format!("command is not BSON: {error}")).at(Stage::Write)),
+    match Fields::of(body.as_bytes()).next() {
+        Some(Ok(field)) => std::str::from_utf8(field.key).map_err(|error| not_bson(error.to_string())),
+        Some(Err(_)) => Err(not_bson("its first field can't be read".into())),
         None => Err(Error::new(ErrorKind::InvalidArgument, "command is empty: its first key is its name").at(Stage::Write)),
     }
+}
+
+fn not_bson(why: String) -> Error {
+    Error::new(ErrorKind::InvalidArgument, format!("command is not BSON: {why}")).at(Stage::Write)
 }
 
 /// Checks a command, and each document beside it, against the server's limits before anything is sent.

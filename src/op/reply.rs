@@ -8,6 +8,7 @@ use bson::RawDocument;
 use bson::raw::RawBsonRef;
 
 use crate::error::{CommandFailure, Error, ErrorKind, Stage};
+use crate::wire::scan::{Field, Fields, kind};
 
 /// How many error labels of one reply are kept.
 pub const ERROR_LABELS_MAX: usize = 100;
@@ -27,16 +28,26 @@ impl<'a> ReplyHead<'a> {
     /// Reads a reply.
     pub fn read(reply: &'a RawDocument) -> Self {
         let mut head = Self::default();
-        for element in reply.iter_elements() {
-            let Ok(element) = element else { return Self::default() };
-            match element.key().as_str() {
-                "ok" => head.succeeded = element.value().is_ok_and(|ok| ok.as_bool() == Some(true) || integer(ok) == Some(1)),
-                "writeConcernError" => head.has_write_concern_error = true,
-                "$clusterTime" => head.cluster_time = element.value().ok().and_then(|value| value.as_document()),
+        for field in Fields::of(reply.as_bytes()) {
+            let Ok(field) = field else { return Self::default() };
+            match field.key {
+                b"ok" => head.succeeded = is_one(field),
+                b"writeConcernError" => head.has_write_concern_error = true,
+                b"$clusterTime" if field.kind == kind::DOCUMENT => head.cluster_time = RawDocument::from_bytes(field.value).ok(),
                 _ => {}
             }
         }
         head
+    }
+}
+
+fn is_one(field: Field<'_>) -> bool {
+    match (field.kind, field.value) {
+        (kind::DOUBLE, value) => value.first_chunk().is_some_and(|bytes| f64::from_le_bytes(*bytes) == 1.0),
+        (kind::INT32, value) => value.first_chunk().is_some_and(|bytes| i32::from_le_bytes(*bytes) == 1),
+        (kind::INT64, value) => value.first_chunk().is_some_and(|bytes| i64::from_le_bytes(*bytes) == 1),
+        (kind::BOOLEAN, value) => value == [1],
+        _ => false,
     }
 }
 

@@ -10,7 +10,6 @@ use super::value::{APP_NAME_SIZE_MAX, NUMBER_MAX, is_service_name, quote};
 use super::{SEEDS_MAX, refused};
 use crate::auth::Mechanism;
 use crate::error::{Error, LimitValue, Stage};
-use crate::op::concern::W;
 use crate::options::{ClientOptions, MIN_HEARTBEAT_FREQUENCY};
 
 /// Checks that a client can be made of the options, wherever they came from.

@@ -6,6 +6,7 @@
 mod decode;
 mod encode;
 pub mod legacy;
+pub mod scan;
 
 pub use decode::{Decoder, Frame, Message, Sequence};
 pub use encode::{BodyWriter, Request, encode_message};

@@ -123,6 +123,8 @@ async fn official(mock: &Mock) {
         count += 1;
     }
     assert_eq!(count, BIG_DOCUMENTS);
+    // Shutting down waits for every cursor to be gone.
+    drop(cursor);
     client.shutdown().await;
 }
 

@@ -121,7 +121,8 @@ pub async fn silent_dials(setting: &Setting) -> Value {
     let quarters = (watched.as_secs() - 1) * 4;
     let full = (0..quarters).map(|quarter| quarter as f64 / 4.0).find(|from| rate(*from) >= 0.9 * possible);
     let last = rate(watched.as_secs_f64() - 1.0);
-    json!({ "full_rate_after_s": full, "rate_at_the_end": last, "possible": possible, "connections": (last / possible * POOL as f64).round() })
+    let connections = (last / possible * POOL as f64).round().min(POOL as f64);
+    json!({ "full_rate_after_s": full, "rate_at_the_end": last, "possible": possible, "connections": connections })
 }
 
 /// Fifty commands are given up after 10 ms, each answered after 100 ms: how many connections that costs.

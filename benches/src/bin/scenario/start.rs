@@ -64,15 +64,17 @@ async fn first_of_mongolink(mock: &Mock) -> (Duration, Duration) {
     outcome
 }
 
-/// The official driver tells of a member that has answered; that it then knows it is taken for granted.
+/// The official driver tells of each member whose description has changed.
 async fn first_of_official(mock: &Mock) -> (Duration, Duration) {
     let mut options = official_options(&mock.uri("")).await;
     let (answered, all) = (Arc::<Mutex<BTreeSet<String>>>::default(), Arc::<Notify>::default());
     let (noted, tell) = (Arc::clone(&answered), Arc::clone(&all));
     options.sdam_event_handler = Some(EventHandler::callback(move |event| {
-        if let SdamEvent::ServerHeartbeatSucceeded(event) = event {
+        if let SdamEvent::ServerDescriptionChanged(event) = event
+            && event.new_description.server_type() != mongodb::ServerType::Unknown
+        {
             let mut noted = noted.lock().expect("nobody panics with it");
-            noted.insert(event.server_address.to_string());
+            noted.insert(event.address.to_string());
             if noted.len() == MEMBERS {
                 tell.notify_one();
             }
@@ -120,21 +122,20 @@ pub async fn slow_dns() -> Value {
     json!({ "connect_timeout_1000_s": short, "connect_timeout_10000_s": long })
 }
 
-/// Clients that are made, not used, and dropped: what each has while it lives, and what is left.
+/// Clients that are made from a connection string, not used, and dropped: what each has while it lives, and what is left.
 pub async fn create_and_drop(setting: &Setting) -> Value {
     let mock = Mock::start(3, None);
     let uri = mock.uri("");
-    let options = official_options(&uri).await;
-    let make = || match setting.kind {
-        Kind::Official => Driver::Official(official(options.clone())),
-        Kind::Mongolink | Kind::Raw => Driver::Mongolink(Client::new(&uri).expect("a client")),
-    };
+    let make = async || Driver::new(setting.kind, &uri).await.expect("a driver");
     // What is made once for a process is not counted.
-    drop(make());
+    drop(make().await);
     tokio::time::sleep(Duration::from_millis(200)).await;
     let before = Belongings::count();
     let (heap_before, began) = (heap(), Instant::now());
-    let clients: Vec<Driver> = (0..CLIENTS).map(|_| make()).collect();
+    let mut clients = Vec::with_capacity(CLIENTS);
+    for _ in 0..CLIENTS {
+        clients.push(make().await);
+    }
     let (made, asked) = (began.elapsed(), heap().since(heap_before));
     tokio::time::sleep(Duration::from_millis(200)).await;
     let alive = Belongings::count();

@@ -1,0 +1,147 @@
+//! How is a document walked when only a few of its fields matter?
+//!
+//! On the path of every command: keys and values as slices, lengths checked, nothing validated that is not used. What
+//! can't be walked ends the walk with an error; the careful reader (`bson`) then says what is wrong.
+
+/// Is one field of a document: its type, its key, and the bytes of its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field<'a> {
+    /// The BSON type.
+    pub kind: u8,
+    /// The key, which may be no UTF-8.
+    pub key: &'a [u8],
+    /// The value.
+    pub value: &'a [u8],
+}
+
+/// Walks the fields of a document.
+#[derive(Clone, Debug)]
+pub struct Fields<'a> {
+    rest: &'a [u8],
+}
+
+/// Says that a document can't be walked further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unreadable;
+
+/// The BSON types whose values are looked at.
+pub mod kind {
+    /// A 64-bit float.
+    pub const DOUBLE: u8 = 0x01;
+    /// A document.
+    pub const DOCUMENT: u8 = 0x03;
+    /// A truth value.
+    pub const BOOLEAN: u8 = 0x08;
+    /// A 32-bit integer.
+    pub const INT32: u8 = 0x10;
+    /// A timestamp: increment, then seconds.
+    pub const TIMESTAMP: u8 = 0x11;
+    /// A 64-bit integer.
+    pub const INT64: u8 = 0x12;
+}
+
+impl<'a> Fields<'a> {
+    /// Starts to walk a whole document, length and closing byte included.
+    pub fn of(document: &'a [u8]) -> Self {
+        Self { rest: document.get(4..).unwrap_or_default() }
+    }
+
+    fn step(&mut self) -> Option<Result<Field<'a>, Unreadable>> {
+        let (kind, rest) = self.rest.split_first()?;
+        if *kind == 0 {
+            return if rest.is_empty() { None } else { Some(Err(Unreadable)) };
+        }
+        let field = field(*kind, rest).ok_or(Unreadable);
+        if let Ok((_, after)) = field {
+            self.rest = after;
+        }
+        Some(field.map(|(field, _)| field))
+    }
+}
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Result<Field<'a>, Unreadable>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let step = self.step();
+        if !matches!(step, Some(Ok(_))) {
+            self.rest = &[];
+        }
+        step
+    }
+}
+
+fn field(kind: u8, rest: &[u8]) -> Option<(Field<'_>, &[u8])> {
+    let end = rest.iter().position(|byte| *byte == 0)?;
+    let (key, rest) = (rest.get(..end)?, rest.get(end + 1..)?);
+    let size = size(kind, rest)?;
+    let (value, rest) = rest.split_at_checked(size)?;
+    Some((Field { kind, key, value }, rest))
+}
+
+/// Returns how many bytes a value has.
+fn size(kind: u8, rest: &[u8]) -> Option<usize> {
+    let announced = || rest.first_chunk::<4>().and_then(|length| usize::try_from(u32::from_le_bytes(*length)).ok());
+    let text = |from: usize| rest.get(from..)?.iter().position(|byte| *byte == 0).map(|end| from + end + 1);
+    match kind {
+        0x01 | 0x09 | 0x11 | 0x12 => Some(8),
+        0x02 | 0x0d | 0x0e => announced()?.checked_add(4),
+        0x03 | 0x04 | 0x0f => announced().filter(|size| *size >= 4),
+        0x05 => announced()?.checked_add(5),
+        0x06 | 0x0a | 0x7f | 0xff => Some(0),
+        0x07 => Some(12),
+        0x08 => Some(1),
+        0x0b => text(text(0)?),
+        0x0c => announced()?.checked_add(16),
+        0x10 => Some(4),
+        0x13 => Some(16),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::raw::cstr;
+    use bson::{Bson, DateTime, Decimal128, Timestamp, doc, oid::ObjectId};
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    fn every_type() -> Vec<u8> {
+        let document = doc! {
+            "double": 1.5, "string": "text", "document": { "a": 1 }, "array": [1, "b"],
+            "binary": Bson::Binary(bson::Binary { subtype: bson::spec::BinarySubtype::Generic, bytes: vec![1, 2, 3] }),
+            "oid": ObjectId::from_bytes([1; 12]), "true": true, "date": DateTime::from_millis(1), "null": Bson::Null,
+            "regex": Bson::RegularExpression(bson::Regex { pattern: cstr!("a").to_owned(), options: cstr!("i").to_owned() }), "code": Bson::JavaScriptCode("x".into()),
+            "int32": 1_i32, "time": Timestamp { time: 2, increment: 1 }, "int64": 1_i64, "decimal": Decimal128::from_bytes([0; 16]),
+            "min": Bson::MinKey, "max": Bson::MaxKey, "undefined": Bson::Undefined, "last": 7,
+        };
+        bson::serialize_to_vec(&document).expect("encoded")
+    }
+
+    #[test]
+    fn all_types_are_walked() {
+        let bytes = every_type();
+        let keys: Vec<&[u8]> = Fields::of(&bytes).map(|field| field.expect("field").key).collect();
+        assert_eq!((keys.len(), keys.last().copied()), (19, Some(b"last".as_slice())));
+        let time = Fields::of(&bytes).filter_map(Result::ok).find(|field| field.key == b"time").expect("time");
+        assert_eq!((time.kind, time.value), (kind::TIMESTAMP, [1, 0, 0, 0, 2, 0, 0, 0].as_slice()));
+    }
+
+    #[test]
+    fn every_cut_and_random_changes_end_the_walk() {
+        let bytes = every_type();
+        for length in 0..bytes.len() {
+            assert!(Fields::of(&bytes[..length]).count() <= 20);
+        }
+        let mut random = rand::rngs::SmallRng::seed_from_u64(7);
+        for _ in 0..20_000 {
+            let mut bytes = bytes.clone();
+            for _ in 0..random.random_range(1..5) {
+                let place = random.random_range(0..bytes.len());
+                bytes[place] = random.random();
+            }
+            assert!(Fields::of(&bytes).count() <= bytes.len());
+        }
+    }
+}
