@@ -3,8 +3,8 @@
 //! A bounded ring: whoever reads too slowly is told how many events were missed, and nobody waits for a reader. Without
 //! readers none is sent.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use tokio::sync::broadcast;
 
@@ -48,7 +48,8 @@ pub const EVENT_DOCUMENT_SIZE_MAX: usize = 64 * 1024;
 /// Hands events out.
 #[derive(Clone, Debug)]
 pub(crate) struct EventHub {
-    sender: broadcast::Sender<Arc<Event>>,
+    /// The ring, made for the first who listens: it is large.
+    ring: Arc<OnceLock<broadcast::Sender<Arc<Event>>>>,
     /// How many listen: asked at every step of every command, and therefore not behind the ring's lock.
     listeners: Arc<AtomicUsize>,
 }
@@ -62,7 +63,7 @@ pub(crate) struct Listener {
 
 impl EventHub {
     pub(crate) fn new() -> Self {
-        Self { sender: broadcast::Sender::new(EVENTS_MAX), listeners: Arc::default() }
+        Self { ring: Arc::default(), listeners: Arc::default() }
     }
 
     /// Tells whether anybody listens.
@@ -71,15 +72,16 @@ impl EventHub {
     }
 
     pub(crate) fn subscribe(&self) -> Listener {
-        let listener = Listener { receiver: self.sender.subscribe(), listeners: Arc::clone(&self.listeners) };
+        let ring = self.ring.get_or_init(|| broadcast::Sender::new(EVENTS_MAX));
+        let listener = Listener { receiver: ring.subscribe(), listeners: Arc::clone(&self.listeners) };
         self.listeners.fetch_add(1, Ordering::Relaxed);
         listener
     }
 
     pub(crate) fn send(&self, make: impl FnOnce() -> Event) {
-        if self.wanted() {
+        if let Some(ring) = self.ring.get().filter(|_| self.wanted()) {
             // Fails only if the last reader has just gone.
-            drop(self.sender.send(Arc::new(make())));
+            drop(ring.send(Arc::new(make())));
         }
     }
 
