@@ -10,7 +10,7 @@ use bson::{RawDocument, RawDocumentBuf};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::running::Inner;
+use super::running::{Inner, no_runtime};
 use crate::error::{Error, ErrorKind, LimitValue, Result, Stage};
 use crate::host::HostKey;
 use crate::io::clock;
@@ -143,7 +143,7 @@ impl Inner {
     /// Runs a command. Can be dropped at any moment.
     pub(super) async fn run(self: &Arc<Self>, mut call: Call) -> Result<Outcome> {
         if tokio::runtime::Handle::try_current().is_err() {
-            return Err(Error::new(ErrorKind::Shutdown, "no tokio runtime is running").at(Stage::Selection));
+            return Err(no_runtime());
         }
         // Found out before anybody waits for anything.
         command_name(&call.request.body)?;

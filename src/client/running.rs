@@ -293,7 +293,7 @@ fn shut_down() -> Error {
     Error::new(ErrorKind::Shutdown, "the client has been shut down").at(Stage::Selection)
 }
 
-fn no_runtime() -> Error {
+pub(super) fn no_runtime() -> Error {
     Error::new(ErrorKind::Shutdown, "no tokio runtime is running").at(Stage::Selection)
 }
 

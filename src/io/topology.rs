@@ -246,8 +246,7 @@ impl Cluster {
             Err(Refusal::NoServer(_)) => return Ok(None),
             Err(Refusal::Invalid(error)) => return Err(error.at(Stage::Selection)),
         };
-        let place = snapshot.description.servers().iter().position(|other| Arc::ptr_eq(other, server));
-        match place.filter(|place| snapshot.pools.get(*place).is_some_and(Option::is_some)) {
+        match snapshot.place(&server.host).filter(|place| snapshot.pools.get(*place).is_some_and(Option::is_some)) {
             Some(place) => Ok(Some(Selected { snapshot, place })),
             None => {
                 let error = Error::new(ErrorKind::Internal, "a server without a pool was selected");
@@ -378,8 +377,12 @@ impl Snapshot {
     }
 
     fn pool(&self, host: &HostKey) -> Option<&Arc<ServerPool>> {
-        let place = self.description.servers().binary_search_by(|server| server.host.cmp(host)).ok()?;
-        self.pools.get(place)?.as_ref()
+        self.pools.get(self.place(host)?)?.as_ref()
+    }
+
+    /// Says where a host stands among the servers, which are sorted by host.
+    fn place(&self, host: &HostKey) -> Option<usize> {
+        self.description.servers().binary_search_by(|server| server.host.cmp(host)).ok()
     }
 }
 
