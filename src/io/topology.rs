@@ -18,6 +18,7 @@ use super::monitor::{self, MonitorOrders, Watch};
 use super::open::Opener;
 use super::pool::ServerPool;
 use super::resolver::Resolver;
+use super::snapshot::{Selected, Snapshot};
 use super::tasks::{Lifeline, Tasks};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::HelloReply;
@@ -26,9 +27,7 @@ use crate::op::deadline::Deadline;
 use crate::options::ClientOptions;
 use crate::pool::{Pool, PoolConfig, closed};
 use crate::selection::{self, Criteria, Refusal};
-use crate::topology::{
-    Fault, MonitorConfig, SelectId, ServerType, Suspension, Topology, TopologyAction, TopologyConfig, TopologyDescription,
-};
+use crate::topology::{Fault, MonitorConfig, SelectId, Suspension, Topology, TopologyAction, TopologyConfig};
 
 /// Carries out what the topology orders, and knows every server's pool and monitor.
 pub(crate) struct Cluster {
@@ -55,19 +54,6 @@ pub(crate) struct Parts {
     /// Whether servers may stream their replies to checks.
     pub(crate) streaming: bool,
     pub(crate) seed: u64,
-}
-
-/// Is what callers see of the topology at one moment.
-pub(crate) struct Snapshot {
-    pub(crate) description: Arc<TopologyDescription>,
-    /// The servers' pools, in the order of the description's servers.
-    pools: Vec<Option<Arc<ServerPool>>>,
-}
-
-/// Is a server that was selected, in the snapshot that it was selected from.
-pub(crate) struct Selected {
-    snapshot: Arc<Snapshot>,
-    place: usize,
 }
 
 struct State {
@@ -363,40 +349,6 @@ impl Cluster {
             events: self.parts.events.clone(),
             round_trips: Arc::default(),
         }
-    }
-}
-
-impl Snapshot {
-    fn new(description: Arc<TopologyDescription>, pools: &BTreeMap<HostKey, Arc<ServerPool>>) -> Self {
-        let pools = description.servers().iter().map(|server| pools.get(&server.host).cloned()).collect();
-        Self { description, pools }
-    }
-
-    pub(crate) fn pools(&self) -> impl Iterator<Item = &Arc<ServerPool>> {
-        self.pools.iter().flatten()
-    }
-
-    fn pool(&self, host: &HostKey) -> Option<&Arc<ServerPool>> {
-        self.pools.get(self.place(host)?)?.as_ref()
-    }
-
-    /// Says where a host stands among the servers, which are sorted by host.
-    fn place(&self, host: &HostKey) -> Option<usize> {
-        self.description.servers().binary_search_by(|server| server.host.cmp(host)).ok()
-    }
-}
-
-impl Selected {
-    pub(crate) fn description(&self) -> &TopologyDescription {
-        &self.snapshot.description
-    }
-
-    pub(crate) fn kind(&self) -> ServerType {
-        self.snapshot.description.servers().get(self.place).map_or(ServerType::Unknown, |server| server.kind)
-    }
-
-    pub(crate) fn pool(&self) -> &Arc<ServerPool> {
-        self.snapshot.pools.get(self.place).and_then(Option::as_ref).expect("checked when it was selected")
     }
 }
 
