@@ -15,7 +15,7 @@ use futures_util::Stream;
 use serde::de::DeserializeOwned;
 
 use super::Client;
-use super::call::{Call, InSession, Outcome, Reply, Session};
+use super::call::{Call, InSession, Outcome, Preference, Reply, Session};
 use crate::cursor::{Batch, CursorState, GetMoreOptions};
 use crate::error::{Error, Result};
 use crate::host::HostKey;
@@ -77,7 +77,7 @@ enum State {
 
 type Fetch = Pin<Box<dyn Future<Output = Result<Fetched>> + Send>>;
 
-struct Fetched {
+pub(super) struct Fetched {
     cursor: CursorState,
     batch: Batch,
     session: Option<Session>,
@@ -87,11 +87,9 @@ struct Fetched {
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 impl<T: FromReply> Cursor<T> {
-    pub(super) fn new(client: Client, outcome: Outcome, more: GetMoreOptions, timeout: Option<Duration>) -> Result<Self> {
-        let host = outcome.reply.host().clone();
-        let fetched = read(outcome)?;
+    pub(super) fn new(client: Client, fetched: Fetched, host: HostKey, more: GetMoreOptions, timeout: Option<Duration>) -> Self {
         let core = Arc::new(Core { client, host, more, timeout });
-        Ok(Self { core, state: State::read(fetched), form: PhantomData })
+        Self { core, state: State::read(fetched), form: PhantomData }
     }
 
     /// Returns the server that holds the cursor.
@@ -183,36 +181,36 @@ impl<T> std::fmt::Debug for Cursor<T> {
 }
 
 async fn fetch(core: Arc<Core>, cursor: CursorState, session: Option<Session>) -> Result<Fetched> {
-    let call = Call {
-        database: Arc::from(cursor.database.as_str()),
+    let database = Arc::from(cursor.database.as_str());
+    let mut call = Call {
         request: Request::from(cursor.get_more(&core.more)),
-        criteria: Arc::new(Criteria::server(core.host.clone())),
-        read_preference: None,
+        criteria: Some(Arc::new(Criteria::server(core.host.clone()))),
+        preference: Preference::Untold,
         deadline: core.client.inner().call_deadline(core.timeout),
         session: InSession::Cursor(session),
     };
-    read(core.client.inner().run(call).await?)
+    read(core.client.inner().run(&database, &mut call).await?)
 }
 
-fn read(outcome: Outcome) -> Result<Fetched> {
+pub(super) fn read(outcome: Outcome<'_>) -> Result<Fetched> {
     let host = outcome.reply.host().clone();
     let (cursor, batch) = CursorState::parse(outcome.reply.bytes().clone()).map_err(|error: Error| error.on(&host))?;
-    Ok(Fetched { cursor, batch, session: outcome.session })
+    Ok(Fetched { cursor, batch, session: outcome.session.map(Session::keep) })
 }
 
 impl super::running::Inner {
     /// Kills a cursor in the background; what the server answers does not matter.
     fn kill_cursor(&self, inner: Arc<Self>, host: HostKey, cursor: CursorState, session: Option<Session>) {
         let task = async move {
-            let call = Call {
-                database: Arc::from(cursor.database.as_str()),
+            let database = Arc::from(cursor.database.as_str());
+            let mut call = Call {
                 request: Request::from(cursor.kill()),
-                criteria: Arc::new(Criteria::server(host)),
-                read_preference: None,
+                criteria: Some(Arc::new(Criteria::server(host))),
+                preference: Preference::Untold,
                 deadline: Some(Deadline::new("KILL_LIMIT", KILL_LIMIT, clock::now())),
                 session: InSession::Cursor(session),
             };
-            if let Err(error) = inner.run(call).await {
+            if let Err(error) = inner.run(&database, &mut call).await {
                 tracing::debug!(%error, "cursor could not be killed");
             }
         };

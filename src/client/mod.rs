@@ -7,6 +7,8 @@ mod builder;
 mod call;
 mod cursor;
 mod database;
+mod exchange;
+mod gossip;
 mod probe;
 mod running;
 mod watch;

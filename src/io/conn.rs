@@ -3,10 +3,13 @@
 //! Every wait can be abandoned and taken up again: what was written and read so far is kept, so that a caller who goes
 //! away leaves a connection whose late reply can still be read and dropped.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Notify;
+use futures_util::task::AtomicWaker;
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use zeroize::Zeroize;
 
 use super::stream::Stream;
@@ -25,6 +28,8 @@ pub(crate) struct Conn {
     exchange: Exchange,
     last_request: i32,
     interrupt: Arc<Interrupt>,
+    /// Whether the interrupt knows a waker of ours.
+    listening: bool,
     host: HostKey,
     address: Address,
     facts: Facts,
@@ -54,11 +59,11 @@ enum Exchange {
     Broken,
 }
 
-/// Stops whoever waits on a connection, from outside.
+/// Stops whoever waits on a connection, from outside. One task waits at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Interrupt {
-    error: Mutex<Option<Error>>,
-    notify: Notify,
+    error: OnceLock<Error>,
+    waker: AtomicWaker,
 }
 
 /// How many bytes are read at once, at the least; also what a resting connection keeps room for.
@@ -73,18 +78,22 @@ const IDLE_BYTES_MAX: usize = READ_BYTES;
 impl Interrupt {
     /// Makes the waits of this connection end with an error, now and from now on.
     pub(crate) fn fire(&self, error: Error) {
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        self.notify.notify_one();
+        // The first reason counts.
+        drop(self.error.set(error));
+        self.waker.wake();
     }
 
     /// Waits until it is fired.
     pub(crate) async fn fired(&self) -> Error {
-        loop {
-            if let Some(error) = &*self.error.lock().unwrap_or_else(PoisonError::into_inner) {
-                return error.clone();
-            }
-            self.notify.notified().await;
+        poll_fn(|context| self.poll_fired(context)).await
+    }
+
+    fn poll_fired(&self, context: &Context<'_>) -> Poll<Error> {
+        if self.error.get().is_none() {
+            self.waker.register(context.waker());
         }
+        // It may have been fired meanwhile.
+        self.error.get().map_or(Poll::Pending, |error| Poll::Ready(error.clone()))
     }
 }
 
@@ -97,6 +106,7 @@ impl Conn {
             exchange: Exchange::Idle,
             last_request: 0,
             interrupt,
+            listening: false,
             host,
             address,
             facts: Facts {
@@ -132,7 +142,7 @@ impl Conn {
         &self.address
     }
 
-    /// Encodes a command; [`flush`](Self::flush) sends it. Returns the number of the message.
+    /// Encodes a command; [`exchange`](Self::exchange) sends it. Returns the number of the message.
     pub(crate) fn queue(&mut self, flags: Flags, request: &Request, fields: &CommandFields<'_>) -> i32 {
         if self.exchange != Exchange::Idle {
             tracing::error!(host = %self.host, exchange = ?self.exchange, "a command while another is under way");
@@ -164,83 +174,79 @@ impl Conn {
         &self.out
     }
 
-    /// Writes what is still to be written. Can be abandoned and called again.
+    /// Sends what is queued, and reads one reply. Can be abandoned and called again.
     ///
     /// # Errors
-    /// Of the socket, at [`Stage::Write`]; [`ErrorKind::Interrupted`].
-    pub(crate) async fn flush(&mut self) -> Result<(), Error> {
+    /// Of the socket or the protocol, at [`Stage::Write`] or [`Stage::Read`]; [`ErrorKind::Interrupted`].
+    pub(crate) async fn exchange(&mut self) -> Result<Message, Error> {
+        poll_fn(|context| {
+            ready!(self.poll_flush(context))?;
+            self.poll_receive(context)
+        })
+        .await
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         while let Exchange::Writing { written, request } = self.exchange {
             let rest = self.out.get(written..).unwrap_or_default();
             if rest.is_empty() {
                 self.exchange = Exchange::Awaiting { request };
                 break;
             }
-            let outcome = tokio::select! {
-                biased;
-                outcome = self.stream.write(rest) => outcome,
-                error = self.interrupt.fired() => return Err(self.broken(error.at(Stage::Write))),
-            };
-            match outcome {
-                Ok(0) => return Err(self.broken(Error::new(ErrorKind::Closed, "connection closed by the server").at(Stage::Write))),
-                Ok(count) => self.exchange = Exchange::Writing { written: written + count, request },
-                Err(error) => return Err(self.broken(Error::io(Stage::Write, error))),
+            match Pin::new(&mut self.stream).poll_write(context, rest) {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(
+                        Err(self.broken(Error::new(ErrorKind::Closed, "connection closed by the server").at(Stage::Write))),
+                    );
+                }
+                Poll::Ready(Ok(count)) => self.exchange = Exchange::Writing { written: written + count, request },
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken(Error::io(Stage::Write, error)))),
+                Poll::Pending => return self.poll_interrupted(context, Stage::Write),
             }
         }
-        let outcome = tokio::select! {
-            biased;
-            outcome = self.stream.flush() => outcome,
-            error = self.interrupt.fired() => return Err(self.broken(error.at(Stage::Write))),
-        };
-        outcome.map_err(|error| self.broken(Error::io(Stage::Write, error)))
+        match Pin::new(&mut self.stream).poll_flush(context) {
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.broken(Error::io(Stage::Write, error)))),
+            Poll::Pending => self.poll_interrupted(context, Stage::Write),
+        }
     }
 
-    /// Reads the reply that is outstanding. Can be abandoned and called again.
-    ///
-    /// # Errors
-    /// Of the socket or the protocol, at [`Stage::Read`]; [`ErrorKind::Interrupted`].
-    pub(crate) async fn receive(&mut self) -> Result<Message, Error> {
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, Error>> {
         loop {
             match self.decoder.next_frame().and_then(|frame| frame.map(Message::parse).transpose()) {
-                Ok(Some(message)) => return self.accept(message),
+                Ok(Some(message)) => return Poll::Ready(self.accept(message)),
                 Ok(None) => {}
-                Err(error) => return Err(self.broken(error)),
+                Err(error) => return Poll::Ready(Err(self.broken(error))),
             }
             let room = self.decoder.missing().clamp(READ_BYTES, AHEAD_BYTES_MAX);
             let buffer = self.decoder.buffer();
             buffer.reserve(room);
-            let outcome = tokio::select! {
-                biased;
-                outcome = self.stream.read_buf(buffer) => outcome,
-                error = self.interrupt.fired() => return Err(self.broken(error.at(Stage::Read))),
-            };
-            match outcome {
-                Ok(0) => {
+            match pin!(self.stream.read_buf(buffer)).poll(context) {
+                Poll::Ready(Ok(0)) => {
                     let text = if self.decoder.is_empty() {
                         "connection closed by the server"
                     } else {
                         "connection closed by the server in the middle of a message"
                     };
-                    return Err(self.broken(Error::new(ErrorKind::Closed, text).at(Stage::Read)));
+                    return Poll::Ready(Err(self.broken(Error::new(ErrorKind::Closed, text).at(Stage::Read))));
                 }
-                Ok(_) => {}
-                Err(error) => return Err(self.broken(Error::io(Stage::Read, error))),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken(Error::io(Stage::Read, error)))),
+                Poll::Pending => return self.poll_interrupted(context, Stage::Read),
             }
         }
     }
 
-    /// Sends what is queued, and reads one reply.
-    ///
-    /// # Errors
-    /// Those of [`flush`](Self::flush) and [`receive`](Self::receive).
-    pub(crate) async fn exchange(&mut self) -> Result<Message, Error> {
-        self.flush().await?;
-        self.receive().await
+    /// Waits for an interrupt beside the socket.
+    fn poll_interrupted<T>(&mut self, context: &Context<'_>, stage: Stage) -> Poll<Result<T, Error>> {
+        self.listening = true;
+        self.interrupt.poll_fired(context).map(|error| Err(self.broken(error.at(stage))))
     }
 
     /// Finishes what was abandoned: writes the rest, reads the replies, drops them.
     ///
     /// # Errors
-    /// Those of [`flush`](Self::flush) and [`receive`](Self::receive).
+    /// Those of [`exchange`](Self::exchange).
     pub(crate) async fn drain(&mut self) -> Result<(), Error> {
         while self.health() == Health::ReplyOutstanding {
             self.exchange().await?;
@@ -260,6 +266,13 @@ impl Conn {
             Exchange::Idle | Exchange::Broken => Health::Broken,
             Exchange::Writing { written: 0, .. } => Health::Good,
             Exchange::Writing { .. } | Exchange::Awaiting { .. } => Health::ReplyOutstanding,
+        }
+    }
+
+    /// Lets go of the task that used it.
+    pub(crate) fn forget_task(&mut self) {
+        if std::mem::take(&mut self.listening) {
+            drop(self.interrupt.waker.take());
         }
     }
 

@@ -18,6 +18,7 @@ pub mod resolver;
 pub mod sandbox;
 pub(crate) mod snapshot;
 mod stream;
+pub(crate) mod stripes;
 pub(crate) mod tasks;
 mod tcp;
 pub(crate) mod tls;

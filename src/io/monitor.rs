@@ -147,7 +147,7 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
             () = clock::sleep_until(due) => monitor.handle_timeout(clock::now()),
         }
         if let Some(cluster) = watch.cluster.upgrade() {
-            cluster.look_at_clocks();
+            cluster.look_at_clocks(clock::now());
         }
     }
     watch.tell(role, &mut monitor);

@@ -32,8 +32,8 @@ pub(crate) struct ServerPool {
     lifeline: Lifeline,
     cluster: Weak<Cluster>,
     events: EventHub,
-    /// How many operations are under way, for selection.
-    operations: AtomicU32,
+    /// How many callers have, or wait for, a connection; for selection.
+    load: AtomicU32,
 }
 
 struct Guarded {
@@ -49,6 +49,7 @@ struct Guarded {
 pub(crate) struct CheckedOut {
     conn: Option<Box<Conn>>,
     lease: Lease,
+    lent_at: Instant,
     pool: Arc<ServerPool>,
 }
 
@@ -58,9 +59,6 @@ struct Waiting<'a> {
     waiter: WaiterId,
     answered: bool,
 }
-
-/// Counts one operation for as long as it lives.
-pub(crate) struct Operation<'a>(&'a ServerPool);
 
 impl ServerPool {
     pub(crate) fn new(
@@ -81,7 +79,7 @@ impl ServerPool {
             lifeline: tasks.lifeline(),
             cluster,
             events: events.clone(),
-            operations: AtomicU32::new(0),
+            load: AtomicU32::new(0),
         });
         events.pool(&host, || crate::pool::PoolEvent::PoolCreated);
         tasks.spawn("pool timer", run_timer(Arc::downgrade(&pool), Arc::clone(&pool.timer)));
@@ -96,22 +94,16 @@ impl ServerPool {
         self.lock().pool.stats()
     }
 
-    /// Returns how many operations are under way.
-    pub(crate) fn operations(&self) -> u32 {
-        self.operations.load(Ordering::Relaxed)
-    }
-
-    /// Counts an operation until the guard is dropped.
-    pub(crate) fn operation(&self) -> Operation<'_> {
-        self.operations.fetch_add(1, Ordering::Relaxed);
-        Operation(self)
+    /// Returns how many callers have, or wait for, a connection.
+    pub(crate) fn load(&self) -> u32 {
+        self.load.load(Ordering::Relaxed)
     }
 
     /// Waits for a connection. Can be dropped at any moment.
     ///
     /// The caller keeps its own time: it must not depend on the runtime that the pool's tasks run on.
-    pub(crate) async fn checkout(self: &Arc<Self>, deadline: Option<Deadline>) -> Result<CheckedOut, Error> {
-        match self.ask(|guarded, now| guarded.pool.handle_checkout(deadline, now)) {
+    pub(crate) async fn checkout(self: &Arc<Self>, deadline: Option<Deadline>, now: Instant) -> Result<CheckedOut, Error> {
+        match self.ask(now, |guarded, now| guarded.pool.handle_checkout(deadline, now)) {
             Answer::Lent(out, None) => Ok(out),
             // Boxed, so that a check-out that need not wait stays small.
             answer @ (Answer::Lent(_, Some(_)) | Answer::Wait(..) | Answer::Refused(_)) => Box::pin(self.pursue(answer, deadline)).await,
@@ -133,7 +125,7 @@ impl ServerPool {
                     let (lease, conn) = out.disarm();
                     let Some(conn) = conn else { return Err(gone().on(&self.host)) };
                     let place = Place { ticket, asked_at, deadline };
-                    answer = self.ask(|guarded, now| guarded.pool.handle_dead_on_look(lease, conn, place, now));
+                    answer = self.ask(clock::now(), |guarded, now| guarded.pool.handle_dead_on_look(lease, conn, place, now));
                 }
                 Answer::Wait(waiter, receiver) => {
                     let mut waiting = Waiting { pool: self, waiter, answered: false };
@@ -181,23 +173,22 @@ impl ServerPool {
         self.act(|guarded, now| guarded.pool.handle_close(why, interrupt_in_use, now));
     }
 
-    fn checkin(self: &Arc<Self>, lease: Lease, mut conn: Box<Conn>) {
+    fn checkin(self: &Arc<Self>, lease: Lease, mut conn: Box<Conn>, now: Instant) {
+        conn.forget_task();
         let health = conn.health();
         if health == Health::Good {
             conn.rest();
         }
-        self.act(|guarded, now| guarded.pool.handle_checkin(lease, conn, health, now));
+        self.act_at(now, |guarded, now| guarded.pool.handle_checkin(lease, conn, health, now));
     }
 
     fn lock(&self) -> MutexGuard<'_, Guarded> {
         self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ask(self: &Arc<Self>, step: impl FnOnce(&mut Guarded, Instant) -> Checkout<Box<Conn>>) -> Answer {
-        self.act(|guarded, now| match step(guarded, now) {
-            Checkout::Lent { lease, connection, look } => {
-                Answer::Lent(CheckedOut { conn: Some(connection), lease, pool: Arc::clone(self) }, look)
-            }
+    fn ask(self: &Arc<Self>, now: Instant, step: impl FnOnce(&mut Guarded, Instant) -> Checkout<Box<Conn>>) -> Answer {
+        self.act_at(now, |guarded, now| match step(guarded, now) {
+            Checkout::Lent { lease, connection, look } => Answer::Lent(self.lent(lease, connection, now), look),
             Checkout::Waiting(waiter) => {
                 let (sender, receiver) = oneshot::channel();
                 guarded.waiters.insert(waiter, sender);
@@ -207,15 +198,22 @@ impl ServerPool {
         })
     }
 
-    /// Lock, decide, unlock, act.
+    fn lent(self: &Arc<Self>, lease: Lease, connection: Box<Conn>, now: Instant) -> CheckedOut {
+        CheckedOut { conn: Some(connection), lease, lent_at: now, pool: Arc::clone(self) }
+    }
+
     fn act<R>(self: &Arc<Self>, step: impl FnOnce(&mut Guarded, Instant) -> R) -> R {
-        let now = clock::now();
+        self.act_at(clock::now(), step)
+    }
+
+    /// Lock, decide, unlock, act.
+    fn act_at<R>(self: &Arc<Self>, now: Instant, step: impl FnOnce(&mut Guarded, Instant) -> R) -> R {
         let mut guarded = self.lock();
         guarded.pool.record_events(self.events.wanted());
         let outcome = step(&mut guarded, now);
         let mut deeds = Vec::new();
         while let Some(action) = guarded.pool.poll_action() {
-            deeds.extend(self.deed(&mut guarded, action));
+            deeds.extend(self.deed(&mut guarded, action, now));
         }
         while let Some(event) = guarded.pool.poll_event() {
             self.events.pool(&self.host, || event);
@@ -225,6 +223,8 @@ impl ServerPool {
         if earlier {
             guarded.armed = due;
         }
+        // Written by whoever holds the lock.
+        self.load.store(guarded.pool.load(), Ordering::Relaxed);
         drop(guarded);
         if earlier {
             self.timer.notify_one();
@@ -236,7 +236,7 @@ impl ServerPool {
     }
 
     /// Finds, under the lock, what a wish needs to be carried out outside of it.
-    fn deed(self: &Arc<Self>, guarded: &mut Guarded, action: Action<Box<Conn>>) -> Option<Deed> {
+    fn deed(self: &Arc<Self>, guarded: &mut Guarded, action: Action<Box<Conn>>, now: Instant) -> Option<Deed> {
         match action {
             Action::Open(lease) => {
                 let interrupt = Arc::<Interrupt>::default();
@@ -250,7 +250,7 @@ impl ServerPool {
             }
             Action::Close(_, conn) => Some(Deed::Close(conn)),
             Action::Deliver { waiter, lease, connection } => {
-                let out = CheckedOut { conn: Some(connection), lease, pool: Arc::clone(self) };
+                let out = self.lent(lease, connection, now);
                 // Without a sender the guard is dropped outside of the lock, and the connection comes back.
                 Some(Deed::Tell(guarded.waiters.remove(&waiter), Ok(out)))
             }
@@ -329,7 +329,7 @@ async fn drain(pool: Arc<ServerPool>, lease: Lease, mut conn: Box<Conn>) {
     if let Err(error) = conn.drain().await {
         tracing::debug!(host = %pool.host, %error, "late reply did not come");
     }
-    pool.checkin(lease, conn);
+    pool.checkin(lease, conn, clock::now());
 }
 
 /// Ends with the pool, which wakes it a last time.
@@ -363,6 +363,18 @@ impl CheckedOut {
         self.lease.generation
     }
 
+    /// Returns when it was lent.
+    pub(crate) fn lent_at(&self) -> Instant {
+        self.lent_at
+    }
+
+    /// Gives it back.
+    pub(crate) fn give_back(mut self, now: Instant) {
+        if let Some(conn) = self.conn.take() {
+            self.pool.checkin(self.lease, conn, now);
+        }
+    }
+
     fn disarm(mut self) -> (Lease, Option<Box<Conn>>) {
         (self.lease, self.conn.take())
     }
@@ -385,7 +397,7 @@ impl DerefMut for CheckedOut {
 impl Drop for CheckedOut {
     fn drop(&mut self) {
         if let Some(conn) = self.conn.take() {
-            self.pool.checkin(self.lease, conn);
+            self.pool.checkin(self.lease, conn, clock::now());
         }
     }
 }
@@ -399,12 +411,6 @@ impl Drop for Waiting<'_> {
                 guarded.pool.handle_cancel(waiter, now);
             });
         }
-    }
-}
-
-impl Drop for Operation<'_> {
-    fn drop(&mut self) {
-        self.0.operations.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -18,7 +18,7 @@ use super::monitor::{self, MonitorOrders, Watch};
 use super::open::Opener;
 use super::pool::ServerPool;
 use super::resolver::Resolver;
-use super::snapshot::{Selected, Snapshot};
+use super::snapshot::{Route, Selected, Snapshot};
 use super::tasks::{Lifeline, Tasks};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::HelloReply;
@@ -26,7 +26,7 @@ use crate::host::HostKey;
 use crate::op::deadline::Deadline;
 use crate::options::ClientOptions;
 use crate::pool::{Pool, PoolConfig, closed};
-use crate::selection::{self, Criteria, Refusal};
+use crate::selection::Criteria;
 use crate::topology::{Fault, MonitorConfig, SelectId, Suspension, Topology, TopologyAction, TopologyConfig};
 
 /// Carries out what the topology orders, and knows every server's pool and monitor.
@@ -38,6 +38,9 @@ pub(crate) struct Cluster {
     draws: AtomicU64,
     lifeline: Lifeline,
     suspension: Mutex<Suspension>,
+    began: Instant,
+    /// When somebody last looked at the clocks, in microseconds since it began.
+    looked_at: AtomicU64,
     parts: Parts,
 }
 
@@ -51,6 +54,8 @@ pub(crate) struct Parts {
     pub(crate) monitors: Arc<Tasks>,
     pub(crate) events: EventHub,
     pub(crate) boot_clock: Arc<dyn BootClock>,
+    /// Counts the changes that make what callers keep of the topology out of date.
+    pub(crate) epoch: Arc<AtomicU64>,
     /// Whether servers may stream their replies to checks.
     pub(crate) streaming: bool,
     pub(crate) seed: u64,
@@ -63,6 +68,9 @@ struct State {
     selects: BTreeMap<SelectId, oneshot::Sender<Result<(), Error>>>,
     armed: Option<Instant>,
 }
+
+/// How many microseconds lie between two looks at the clocks, at the least: a busy client need not look for every command.
+const LOOK_EVERY_MICROS: u64 = 50;
 
 /// How long shutting down waits for the monitors to end by themselves; they have nothing to wait for.
 const MONITORS_LIMIT: Duration = Duration::from_secs(1);
@@ -89,6 +97,8 @@ impl Cluster {
             draws: AtomicU64::new(parts.seed),
             lifeline: parts.tasks.lifeline(),
             suspension: Mutex::new(Suspension::new(now, parts.boot_clock.now())),
+            began: now,
+            looked_at: AtomicU64::new(0),
             parts,
         });
         cluster.parts.tasks.spawn("topology timer", run_timer(Arc::downgrade(&cluster), Arc::clone(&cluster.timer)));
@@ -185,9 +195,16 @@ impl Cluster {
     }
 
     /// Sees whether the machine was suspended; if so, servers are checked at once and idle connections not trusted.
-    pub(crate) fn look_at_clocks(&self) {
+    ///
+    /// Looks no more often than every [`LOOK_EVERY_MICROS`] that the machine is awake.
+    pub(crate) fn look_at_clocks(&self, now: Instant) {
+        let elapsed = u64::try_from(now.saturating_duration_since(self.began).as_micros()).unwrap_or(u64::MAX);
+        if elapsed < self.looked_at.load(Ordering::Relaxed).saturating_add(LOOK_EVERY_MICROS) {
+            return;
+        }
         // Whoever finds somebody else looking need not look as well.
         let Ok(mut suspension) = self.suspension.try_lock() else { return };
+        self.looked_at.store(elapsed, Ordering::Relaxed);
         let (now, boot) = (clock::now(), self.parts.boot_clock.now());
         let Some(gap) = suspension.handle_look(now, boot) else { return };
         drop(suspension);
@@ -222,23 +239,15 @@ impl Cluster {
     }
 
     /// Chooses a server, if one suits now.
-    pub(crate) fn choose(&self, criteria: &Criteria) -> Result<Option<Selected>, Error> {
-        let snapshot = self.snapshot();
-        let loads = |host: &HostKey| snapshot.pool(host).map_or(0, |pool| pool.operations());
-        // Each selection draws from a sequence of its own: nobody waits for anybody's random numbers.
+    fn choose(self: &Arc<Self>, criteria: &Criteria) -> Result<Option<Selected>, Error> {
+        let route = Arc::new(Route { cluster: Arc::clone(self), snapshot: self.snapshot() });
         let mut random = SmallRng::seed_from_u64(self.draws.fetch_add(1, Ordering::Relaxed));
-        let server = match selection::select(&snapshot.description, criteria, &loads, &mut random) {
-            Ok(server) => server,
-            Err(Refusal::NoServer(_)) => return Ok(None),
-            Err(Refusal::Invalid(error)) => return Err(error.at(Stage::Selection)),
-        };
-        match snapshot.place(&server.host).filter(|place| snapshot.pools.get(*place).is_some_and(Option::is_some)) {
-            Some(place) => Ok(Some(Selected { snapshot, place })),
-            None => {
-                let error = Error::new(ErrorKind::Internal, "a server without a pool was selected");
-                Err(error.at(Stage::Selection).on(&server.host))
-            }
-        }
+        route.choose(criteria, &mut random)
+    }
+
+    /// Makes a seed for somebody who selects servers.
+    pub(crate) fn draw(&self) -> u64 {
+        self.draws.fetch_add(1, Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -306,6 +315,7 @@ impl Cluster {
             }
             TopologyAction::Publish(description) => {
                 self.snapshots.send_replace(Arc::new(Snapshot::new(description, &state.pools)));
+                self.parts.epoch.fetch_add(1, Ordering::Release);
             }
             TopologyAction::Selected(id) => answer(state, id, Ok(())),
             TopologyAction::NotSelected(id, error) => answer(state, id, Err(error)),

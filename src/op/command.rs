@@ -2,7 +2,6 @@
 
 use bson::RawDocument;
 
-use super::cluster_time::ClusterTime;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::wire::scan::Fields;
 use crate::wire::{BodyWriter, COMMAND_OVERHEAD_MAX, Request};
@@ -15,7 +14,7 @@ pub struct CommandFields<'a> {
     /// `lsid`.
     pub lsid: Option<&'a RawDocument>,
     /// `$clusterTime`.
-    pub cluster_time: Option<&'a ClusterTime>,
+    pub cluster_time: Option<&'a RawDocument>,
     /// `$readPreference`.
     pub read_preference: Option<&'a RawDocument>,
 }
@@ -28,7 +27,7 @@ impl CommandFields<'_> {
             body.document("lsid", lsid);
         }
         if let Some(time) = self.cluster_time {
-            body.document("$clusterTime", time.document());
+            body.document("$clusterTime", time);
         }
         if let Some(preference) = self.read_preference {
             body.document("$readPreference", preference);

@@ -13,12 +13,16 @@ fn time(time: u32, increment: u32) -> RawDocumentBuf {
 
 #[test]
 fn only_a_newer_cluster_time_is_taken() {
-    let first = ClusterTime::newer(&time(5, 1), None).expect("first");
-    assert!(ClusterTime::newer(&time(5, 1), Some(&first)).is_none());
-    assert!(ClusterTime::newer(&time(4, 9), Some(&first)).is_none());
-    assert_eq!(ClusterTime::newer(&time(5, 2), Some(&first)).expect("newer").stamp(), (5, 2));
-    assert!(ClusterTime::newer(&rawdoc! { "clusterTime": 5 }, None).is_none());
-    assert!(ClusterTime::newer(&rawdoc! { "ok": 1 }, None).is_none());
+    let mut newest = ClusterTime::default();
+    assert_eq!(newest.document(), None);
+    assert!(newest.hear(&time(5, 1)));
+    assert!(!newest.hear(&time(5, 1)) && !newest.hear(&time(4, 9)));
+    assert!(newest.hear(&time(5, 2)));
+    assert_eq!((newest.stamp(), newest.document()), (5 << 32 | 2, Some(time(5, 2).as_ref())));
+    let mut copy = ClusterTime::default();
+    copy.clone_from(&newest);
+    assert_eq!(copy, newest);
+    assert!(!newest.hear(&rawdoc! { "clusterTime": 5 }) && !newest.hear(&rawdoc! { "ok": 1 }));
 }
 
 #[test]

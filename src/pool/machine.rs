@@ -20,14 +20,14 @@ use crate::op::deadline::Deadline;
 /// ```
 #[derive(Debug)]
 pub struct Pool<C> {
-    config: PoolConfig,
+    pub(super) config: PoolConfig,
     state: State,
     generation: u64,
     next_id: u64,
-    slots: Slots<C>,
-    waiters: Waiters,
+    pub(super) slots: Slots<C>,
+    pub(super) waiters: Waiters,
     /// No connection is opened for `minPoolSize` before this moment, after one has failed.
-    refill_at: Option<Instant>,
+    pub(super) refill_at: Option<Instant>,
     actions: VecDeque<Action<C>>,
     events: VecDeque<PoolEvent>,
     record_events: bool,
@@ -295,18 +295,9 @@ impl<C> Pool<C> {
         self.events.pop_front()
     }
 
-    /// Says when `handle_timeout` is due, and for what.
-    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let waiter = self.waiters.next_deadline().map(|at| (at, "waitQueueTimeoutMS"));
-        let idle = self.config.max_idle_time.and_then(|limit| Some((self.slots.oldest_since()? + limit, "maxIdleTimeMS")));
-        let refill = self.refill_at.filter(|_| self.below_min()).map(|at| (at, "minPoolSize"));
-        let slots = self.slots.iter().filter_map(|(_, slot)| match slot {
-            Slot::Opening { deadline: Some(deadline), aborted: false, .. } => Some((*deadline, "opening")),
-            Slot::Draining { deadline, interrupted: false, .. } => Some((*deadline, "draining")),
-            Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } | Slot::InUse { .. } | Slot::Draining { .. } => None,
-        });
-        let busy = if self.slots.opening + self.slots.draining > 0 { slots.min() } else { None };
-        [waiter, idle, refill, busy].into_iter().flatten().min()
+    /// Counts those who have, or wait for, a connection.
+    pub fn load(&self) -> u32 {
+        u32::try_from(self.slots.in_use + self.waiters.len()).unwrap_or(u32::MAX)
     }
 
     /// Counts what the pool holds.
@@ -397,7 +388,7 @@ impl<C> Pool<C> {
         }
     }
 
-    fn below_min(&self) -> bool {
+    pub(super) fn below_min(&self) -> bool {
         matches!(self.state, State::Ready) && self.slots.total() < self.config.min_size as usize
     }
 

@@ -9,6 +9,7 @@ mod event;
 mod machine;
 mod refusal;
 mod slots;
+mod timers;
 mod waiters;
 
 pub use action::{Action, Checkout, Health, PoolConfig};
