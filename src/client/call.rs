@@ -182,7 +182,7 @@ impl Inner {
     pub(super) async fn run<'a>(self: &'a Arc<Self>, database: &Arc<str>, call: &mut Call) -> Result<Outcome<'a>> {
         let Call { request, criteria, preference, deadline, session } = call;
         // Found out before anybody waits for anything.
-        let name = command_name(&request.body)?;
+        let name = command_name(request.body.document())?;
         let criteria = criteria.as_ref().unwrap_or(&self.primary);
         let selected = match self.select_now(criteria)? {
             Some(selected) => selected,
@@ -192,7 +192,7 @@ impl Inner {
         selected.cluster().look_at_clocks(now);
         let conn = selected.pool().checkout(self.checkout_deadline(*deadline, now), now).await?;
         let session = std::mem::replace(session, InSession::None);
-        let mut exchange = Exchange::new(self, &selected, conn, name, &request.body, session)?;
+        let mut exchange = Exchange::new(self, &selected, conn, name, request.body.document(), session)?;
         exchange.queue(database, request, preference)?;
         let outcome = match self.exchange_deadline(*deadline, exchange.began) {
             None => exchange.conn.exchange().await,

@@ -14,7 +14,7 @@ use crate::cursor::GetMoreOptions;
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::host::HostKey;
 use crate::selection::{Criteria, ReadPreference};
-use crate::wire::Request;
+use crate::wire::{Given, Request};
 
 /// Names a database of a client's deployment.
 #[derive(Clone, Debug)]
@@ -168,7 +168,7 @@ macro_rules! plan_options {
 
         /// Sends documents beside the command, as a sequence of their own (OP_MSG, kind 1): for large batches.
         pub fn documents(mut self, identifier: impl Into<String>, documents: Vec<RawDocumentBuf>) -> Self {
-            self.plan.call.request.sequences.push((identifier.into(), documents));
+            self.plan.call.request.sequences.push((identifier.into(), documents.into_iter().map(Given::from).collect()));
             self
         }
     };

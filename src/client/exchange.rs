@@ -3,6 +3,7 @@
 //! Everything between check-out and check-in: session, driver's fields, limits, events, faults, cluster time. The waiting
 //! is `io::conn`'s; which server and connection it is, is settled before, in `call`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -159,7 +160,7 @@ impl Told<'_, '_> {
         self.ended = false;
         tracing::debug!(host = %self.host, command = %self.name, request = self.request_id, "command sent");
         self.inner.events().send(|| {
-            let sent = if self.is_sensitive() { None } else { sent_command(conn.queued(), request) };
+            let sent = if self.is_sensitive() { None } else { sent_command(conn, request) };
             Event::Command(CommandEvent::Started {
                 host: self.host.clone(),
                 connection_id: self.connection_id,
@@ -224,16 +225,19 @@ fn to_send(selected: &Selected, preference: ReadPreference) -> Option<RawDocumen
 }
 
 /// Returns the command as it was sent, its document sequences as arrays; nothing if it is too large for an event.
-fn sent_command(message: &[u8], request: &Request) -> Option<RawDocumentBuf> {
-    if message.len() > EVENT_DOCUMENT_SIZE_MAX {
+fn sent_command(conn: &CheckedOut, request: &Request) -> Option<RawDocumentBuf> {
+    let out = conn.queued();
+    if out.len() > EVENT_DOCUMENT_SIZE_MAX {
         return None;
     }
+    let whole = out.whole().map_or_else(|| Cow::Owned(out.to_bytes()), Cow::Borrowed);
+    let message = &*whole;
     // Header, flags and section kind come before the body.
     let body = message.get(21..)?;
     let length = body.first_chunk::<4>().map(|length| u32::from_le_bytes(*length) as usize)?;
     let mut command = RawDocumentBuf::from_bytes(body.get(..length)?.to_vec()).ok()?;
     for (identifier, documents) in &request.sequences {
-        let array: bson::RawArrayBuf = documents.iter().map(|document| bson::RawBson::Document(document.clone())).collect();
+        let array: bson::RawArrayBuf = documents.iter().map(|document| bson::RawBson::Document(document.document().to_owned())).collect();
         command.append(<&bson::raw::CStr>::try_from(identifier.as_str()).ok()?, array);
     }
     Some(command)
@@ -241,7 +245,7 @@ fn sent_command(message: &[u8], request: &Request) -> Option<RawDocumentBuf> {
 
 fn check_message_size(conn: &mut CheckedOut) -> Result<()> {
     let limit = conn.facts().message_size_bytes_max;
-    let size = conn.queued_bytes() as u64;
+    let size = conn.queued().len() as u64;
     if size > u64::from(limit) {
         conn.unqueue();
         return Err(Error::new(ErrorKind::InvalidArgument, format!("message of {size} bytes"))

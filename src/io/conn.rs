@@ -4,6 +4,7 @@
 //! away leaves a connection whose late reply can still be read and dropped.
 
 use std::future::poll_fn;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
@@ -18,13 +19,13 @@ use crate::handshake::HelloReply;
 use crate::host::{Address, HostKey};
 use crate::op::CommandFields;
 use crate::pool::Health;
-use crate::wire::{self, DOCUMENT_SIZE_MAX, Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, encode_message};
+use crate::wire::{self, DOCUMENT_SIZE_MAX, Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
 
 /// Is an open connection.
 pub(crate) struct Conn {
     stream: Stream,
     decoder: Decoder,
-    out: Vec<u8>,
+    out: Outgoing,
     exchange: Exchange,
     last_request: i32,
     interrupt: Arc<Interrupt>,
@@ -66,6 +67,9 @@ pub(crate) struct Interrupt {
     waker: AtomicWaker,
 }
 
+/// How many pieces of a message are written at once, at the most.
+const PIECES_AT_ONCE: usize = 16;
+
 /// How many bytes are read at once, at the least; also what a resting connection keeps room for.
 const READ_BYTES: usize = 2048;
 
@@ -102,7 +106,7 @@ impl Conn {
         Self {
             stream,
             decoder: Decoder::new(MESSAGE_SIZE_MAX),
-            out: Vec::new(),
+            out: Outgoing::default(),
             exchange: Exchange::Idle,
             last_request: 0,
             interrupt,
@@ -157,11 +161,6 @@ impl Conn {
         self.last_request
     }
 
-    /// Returns the size of the message that is to be sent, in bytes.
-    pub(crate) fn queued_bytes(&self) -> usize {
-        self.out.len()
-    }
-
     /// Forgets a command of which nothing was sent.
     pub(crate) fn unqueue(&mut self) {
         if let Exchange::Writing { written: 0, .. } = self.exchange {
@@ -169,8 +168,8 @@ impl Conn {
         }
     }
 
-    /// Returns the bytes of the message that is to be sent.
-    pub(crate) fn queued(&self) -> &[u8] {
+    /// Returns the message that is to be sent.
+    pub(crate) fn queued(&self) -> &Outgoing {
         &self.out
     }
 
@@ -188,12 +187,11 @@ impl Conn {
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         while let Exchange::Writing { written, request } = self.exchange {
-            let rest = self.out.get(written..).unwrap_or_default();
-            if rest.is_empty() {
+            if written >= self.out.len() {
                 self.exchange = Exchange::Awaiting { request };
                 break;
             }
-            match Pin::new(&mut self.stream).poll_write(context, rest) {
+            match poll_write(Pin::new(&mut self.stream), context, &self.out, written) {
                 Poll::Ready(Ok(0)) => {
                     return Poll::Ready(
                         Err(self.broken(Error::new(ErrorKind::Closed, "connection closed by the server").at(Stage::Write))),
@@ -279,8 +277,9 @@ impl Conn {
     /// Makes it ready to rest: nothing half done, no large buffers.
     pub(crate) fn rest(&mut self) {
         self.unqueue();
+        self.out.clear();
         if self.out.capacity() > IDLE_BYTES_MAX / 2 {
-            self.out = Vec::new();
+            self.out = Outgoing::default();
         }
         self.decoder.rest(IDLE_BYTES_MAX);
     }
@@ -292,7 +291,8 @@ impl Conn {
 
     /// Wipes what was sent: it may be a secret.
     pub(crate) fn wipe(&mut self) {
-        self.out.zeroize();
+        self.out.own_mut().zeroize();
+        self.out.clear();
     }
 
     /// Makes it unusable.
@@ -322,6 +322,26 @@ impl Conn {
         self.exchange = Exchange::Broken;
         error.on(&self.host).with_address(&self.address)
     }
+}
+
+/// Writes what follows the bytes that are written already.
+fn poll_write(stream: Pin<&mut Stream>, context: &mut Context<'_>, out: &Outgoing, written: usize) -> Poll<io::Result<usize>> {
+    if let Some(whole) = out.whole() {
+        return stream.poll_write(context, whole.get(written..).unwrap_or_default());
+    }
+    let mut slices = [IoSlice::new(&[]); PIECES_AT_ONCE];
+    let (mut before, mut count) = (written, 0);
+    for piece in out.pieces() {
+        let Some(rest) = piece.get(before..).filter(|rest| !rest.is_empty()) else {
+            before -= piece.len();
+            continue;
+        };
+        before = 0;
+        let Some(slice) = slices.get_mut(count) else { break };
+        *slice = IoSlice::new(rest);
+        count += 1;
+    }
+    stream.poll_write_vectored(context, slices.get(..count).unwrap_or_default())
 }
 
 impl std::fmt::Debug for Conn {

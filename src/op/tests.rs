@@ -72,8 +72,8 @@ fn oversized_command_names_size_and_limit() {
 #[test]
 fn oversized_document_beside_a_command_names_size_and_limit() {
     let request = Request {
-        body: rawdoc! { "insert": "x" },
-        sequences: vec![("documents".into(), vec![rawdoc! {}, rawdoc! { "pad": "a".repeat(200) }])],
+        body: rawdoc! { "insert": "x" }.into(),
+        sequences: vec![("documents".into(), vec![rawdoc! {}.into(), rawdoc! { "pad": "a".repeat(200) }.into()])],
     };
     let text = check_size(&request, 100).expect_err("too large").to_string();
     assert!(text.contains("document of 215 bytes in \"documents\" (limit maxBsonObjectSize of 100 bytes)"), "{text}");

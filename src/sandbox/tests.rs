@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use ring::{digest, hmac, pbkdf2};
 
 use super::*;
-use crate::wire::{Decoder, Flags, Message, Request, encode_message, op_code};
+use crate::wire::{Decoder, Flags, Message, Outgoing, Request, encode_message, op_code};
 
 /// A deployment on virtual time, and what came out of it.
 struct World {
@@ -122,10 +122,10 @@ impl World {
 }
 
 fn encoded(id: i32, flags: Flags, command: Document) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut out = Outgoing::default();
     let body = RawDocumentBuf::try_from(&command).expect("document");
-    encode_message(&mut bytes, id, 0, flags, &Request::from(body), |_| {});
-    bytes
+    encode_message(&mut out, id, 0, flags, &Request::from(body), |_| {});
+    out.to_bytes()
 }
 
 fn code(reply: &Document) -> i32 {

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mongolink::HostKey;
 use mongolink::bson::{Document, RawDocumentBuf, doc};
-use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, encode_message, op_code};
+use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message, op_code};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
@@ -236,9 +236,9 @@ async fn hear<S: AsyncRead + Unpin>(stream: &mut S, decoder: &mut Decoder, me: S
 /// Encodes a reply as it should be.
 pub(crate) fn message(response_to: i32, document: &Document) -> Vec<u8> {
     let body = RawDocumentBuf::try_from(document).expect("a document");
-    let mut bytes = Vec::new();
-    encode_message(&mut bytes, 1, response_to, Flags::default(), &Request::from(body), |_| {});
-    bytes
+    let mut out = Outgoing::default();
+    encode_message(&mut out, 1, response_to, Flags::default(), &Request::from(body), |_| {});
+    out.to_bytes()
 }
 
 /// Encodes a reply whose document is any bytes.
