@@ -3,7 +3,6 @@
 //! Lock, decide, unlock, act: the rules are asked under a lock that is never held across an await; sockets are opened,
 //! looked at, drained and closed outside of it. Every wait of a caller may be dropped at any moment.
 
-use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,12 +14,12 @@ use super::clock;
 use super::conn::{Conn, Interrupt};
 use super::events::EventHub;
 use super::open::{Opener, Purpose};
-use super::tasks::{Lifeline, Tasks};
+use super::tasks::Tasks;
 use super::topology::Cluster;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::HostKey;
 use crate::op::deadline::Deadline;
-use crate::pool::{Action, Checkout, Health, Lease, Place, Pool, PoolStats, WaiterId};
+use crate::pool::{Action, Checkout, Health, Lease, Place, Pool, PoolStats, Queue, WaiterId};
 
 /// Carries out one server's pool.
 pub(crate) struct ServerPool {
@@ -29,7 +28,6 @@ pub(crate) struct ServerPool {
     timer: Arc<Notify>,
     opener: Arc<Opener>,
     tasks: Weak<Tasks>,
-    lifeline: Lifeline,
     cluster: Weak<Cluster>,
     events: EventHub,
     /// How many callers have, or wait for, a connection; for selection.
@@ -38,7 +36,9 @@ pub(crate) struct ServerPool {
 
 struct Guarded {
     pool: Pool<Box<Conn>>,
-    waiters: BTreeMap<WaiterId, oneshot::Sender<Result<CheckedOut, Error>>>,
+    waiters: Queue<oneshot::Sender<Result<CheckedOut, Error>>>,
+    /// Whether the pool's tasks have ended: nobody would answer a waiter.
+    abandoned: bool,
     /// By slot: how to stop whoever opens, uses or drains the connection.
     interrupts: Vec<Option<Arc<Interrupt>>>,
     /// What the timer task sleeps until.
@@ -69,20 +69,19 @@ impl ServerPool {
         cluster: Weak<Cluster>,
         events: EventHub,
     ) -> Arc<Self> {
-        let guarded = Guarded { pool: rules, waiters: BTreeMap::new(), interrupts: Vec::new(), armed: None };
+        let guarded = Guarded { pool: rules, waiters: Queue::default(), abandoned: false, interrupts: Vec::new(), armed: None };
         let pool = Arc::new(Self {
             host: host.clone(),
             guarded: Mutex::new(guarded),
             timer: Arc::default(),
             opener,
             tasks: Arc::downgrade(tasks),
-            lifeline: tasks.lifeline(),
             cluster,
             events: events.clone(),
             load: AtomicU32::new(0),
         });
         events.pool(&host, || crate::pool::PoolEvent::PoolCreated);
-        tasks.spawn("pool timer", run_timer(Arc::downgrade(&pool), Arc::clone(&pool.timer)));
+        tasks.spawn("pool timer", run_timer(Keeper(Arc::downgrade(&pool)), Arc::clone(&pool.timer)));
         pool
     }
 
@@ -152,7 +151,6 @@ impl ServerPool {
                     due = None;
                     self.act(|guarded, now| guarded.pool.handle_timeout(now));
                 }
-                () = self.lifeline.ended() => return Err(gone()),
             }
         }
     }
@@ -191,7 +189,9 @@ impl ServerPool {
             Checkout::Lent { lease, connection, look } => Answer::Lent(self.lent(lease, connection, now), look),
             Checkout::Waiting(waiter) => {
                 let (sender, receiver) = oneshot::channel();
-                guarded.waiters.insert(waiter, sender);
+                if !guarded.abandoned {
+                    guarded.waiters.insert(waiter, sender);
+                }
                 Answer::Wait(waiter, receiver)
             }
             Checkout::Refused(error) => Answer::Refused(error),
@@ -252,9 +252,9 @@ impl ServerPool {
             Action::Deliver { waiter, lease, connection } => {
                 let out = self.lent(lease, connection, now);
                 // Without a sender the guard is dropped outside of the lock, and the connection comes back.
-                Some(Deed::Tell(guarded.waiters.remove(&waiter), Ok(out)))
+                Some(Deed::Tell(guarded.waiters.remove(waiter), Ok(out)))
             }
-            Action::Refuse(waiter, error) => Some(Deed::Tell(guarded.waiters.remove(&waiter), Err(error))),
+            Action::Refuse(waiter, error) => Some(Deed::Tell(guarded.waiters.remove(waiter), Err(error))),
             Action::Interrupt(lease, error) => {
                 let interrupt = guarded.interrupts.get(lease.slot)?.clone()?;
                 Some(Deed::Interrupt(interrupt, error))
@@ -332,8 +332,24 @@ async fn drain(pool: Arc<ServerPool>, lease: Lease, mut conn: Box<Conn>) {
     pool.checkin(lease, conn, clock::now());
 }
 
+/// Lets the waiters go when the pool's tasks end, with their client or their runtime.
+struct Keeper(Weak<ServerPool>);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Some(pool) = self.0.upgrade() {
+            let mut guarded = pool.lock();
+            guarded.abandoned = true;
+            let waiters = std::mem::take(&mut guarded.waiters);
+            drop(guarded);
+            drop(waiters);
+        }
+    }
+}
+
 /// Ends with the pool, which wakes it a last time.
-async fn run_timer(pool: Weak<ServerPool>, timer: Arc<Notify>) {
+async fn run_timer(keeper: Keeper, timer: Arc<Notify>) {
+    let pool = &keeper.0;
     loop {
         let Some(armed) = pool.upgrade().map(|pool| pool.lock().armed) else { return };
         tokio::select! {
@@ -407,7 +423,7 @@ impl Drop for Waiting<'_> {
         if !self.answered {
             let waiter = self.waiter;
             self.pool.act(|guarded, now| {
-                guarded.waiters.remove(&waiter);
+                guarded.waiters.remove(waiter);
                 guarded.pool.handle_cancel(waiter, now);
             });
         }

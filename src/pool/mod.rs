@@ -17,7 +17,7 @@ pub use event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
 pub use machine::Pool;
 pub use refusal::closed;
 pub use slots::Lease;
-pub use waiters::{Place, WaiterId};
+pub use waiters::{Place, Queue, WaiterId};
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
