@@ -114,6 +114,11 @@ fn frozen_until_the_monitor_gives_up() {
 }
 
 #[test]
+fn frozen_for_longer_than_late_replies_are_waited_for() {
+    survives(&[(Rules::both(Flow::Frozen), Duration::from_secs(12))], Effect::Fails, as_it_is);
+}
+
+#[test]
 fn delayed_either_way() {
     survives(&[(Rules::both(Flow::Delayed(Duration::from_millis(150))), LASTS)], Effect::Slows, as_it_is);
 }

@@ -164,44 +164,79 @@ fn configure(folder: &Folder, server: Ipv4Addr) -> std::path::PathBuf {
     path
 }
 
-/// The servers of the old network are out of reach; the new one has a DNS server of its own, which knows another way.
+/// Says what the old network's DNS server does from the new network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OldNames {
+    /// Its machine says that nobody is there.
+    Refused,
+    /// Nothing comes back.
+    Silent,
+}
+
+/// Runs the scenario: the server's old way is closed, and a while later the settings name a DNS server that knows another.
+async fn network_changes(program: &Path, old_names: OldNames, lasts: Duration) {
+    let [old_dns, new_dns] = [Ipv4Addr::new(127, 0, 53, 1), Ipv4Addr::new(127, 0, 53, 2)];
+    let [old_way, new_way] = [Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(127, 0, 0, 2)];
+    // resolv.conf(5) has no ports, so that these servers listen where only some may.
+    let (old, _new) = match (NameServer::start(old_dns, old_way).await, NameServer::start(new_dns, new_way).await) {
+        (Ok(old), Ok(new)) => (old, new),
+        (Err(error), _) | (_, Err(error)) => {
+            println!("SKIPPED: a DNS server on port 53 of this machine is not possible: {error}");
+            return;
+        }
+    };
+    let server = Server::mongod(program, &[]).await;
+    let target = SocketAddr::from(([127, 0, 0, 1], server.port()));
+    let old_proxy = Proxy::at(SocketAddr::new(IpAddr::V4(old_way), 0), target).await.expect("a port");
+    let port = old_proxy.address().port();
+    let new_proxy = Proxy::at(SocketAddr::new(IpAddr::V4(new_way), port), target).await.expect("the same port");
+    let proxies = [&old_proxy, &new_proxy];
+    let folder = Folder::new();
+    let settings = configure(&folder, old_dns);
+    // What the old DNS server has open is not the client's.
+    let silence = silenced(old, old_dns, OldNames::Refused).await;
+    assert!(silence.is_none());
+    let fewer = descriptors(&proxies);
+    let old = NameServer::start(old_dns, old_way).await.expect("as before");
+    let builder = Client::builder(format!("mongodb://{HOST}:{port}/")).expect("a connection string");
+    let client = builder.dns(DnsConfig::ResolvConf(settings)).max_pool_size(POOL).build().expect("a client");
+    insert_things(&client, 1).await;
+    let census = Census::take(&client, fewer, &proxies, Guests::Client).await;
+    let load = Load::start(&client, CALLERS, ReadPreference::primary());
+    let before = load.rate().await;
+    assert_eq!(new_proxy.accepted(), 0);
+
+    old_proxy.set(Rules::links(Links::Reset));
+    let silence = silenced(old, old_dns, old_names).await;
+    tokio::time::sleep(lasts).await;
+    configure(&folder, new_dns);
+    load.is_back(before, Instant::now()).await;
+    assert_eq!((old_proxy.open(), new_proxy.open() > 0), (0, true), "all goes the new way");
+    assert!(load.end().await > 0, "the old way was closed");
+    drop(silence);
+    census.compare(&client, &proxies).await;
+}
+
+/// Ends a DNS server; what takes its place, if anything does, keeps silent.
+async fn silenced(server: NameServer, at: Ipv4Addr, what: OldNames) -> Option<UdpSocket> {
+    drop(server);
+    let mut silence = None;
+    eventually("its port is free", CALL, async || {
+        let tcp = TcpListener::bind((at, 53)).await;
+        silence = UdpSocket::bind((at, 53)).await.ok();
+        tcp.is_ok() && silence.is_some()
+    })
+    .await;
+    silence.filter(|_| what == OldNames::Silent)
+}
+
 #[test]
 fn network_that_becomes_another() {
-    alone(async |program| {
-        let [old_dns, new_dns] = [Ipv4Addr::new(127, 0, 53, 1), Ipv4Addr::new(127, 0, 53, 2)];
-        let [old_way, new_way] = [Ipv4Addr::new(127, 0, 0, 1), Ipv4Addr::new(127, 0, 0, 2)];
-        // resolv.conf(5) has no ports, so that these servers listen where only some may.
-        let (old_names, _new_names) = match (NameServer::start(old_dns, old_way).await, NameServer::start(new_dns, new_way).await) {
-            (Ok(old), Ok(new)) => (old, new),
-            (Err(error), _) | (_, Err(error)) => {
-                println!("SKIPPED: a DNS server on port 53 of this machine is not possible: {error}");
-                return;
-            }
-        };
-        let server = Server::mongod(program, &[]).await;
-        let target = SocketAddr::from(([127, 0, 0, 1], server.port()));
-        let old_proxy = Proxy::at(SocketAddr::new(IpAddr::V4(old_way), 0), target).await.expect("a port");
-        let port = old_proxy.address().port();
-        let new_proxy = Proxy::at(SocketAddr::new(IpAddr::V4(new_way), port), target).await.expect("the same port");
-        let proxies = [&old_proxy, &new_proxy];
-        let folder = Folder::new();
-        let settings = configure(&folder, old_dns);
-        let fewer = descriptors(&proxies);
-        let builder = Client::builder(format!("mongodb://{HOST}:{port}/")).expect("a connection string");
-        let client = builder.dns(DnsConfig::ResolvConf(settings)).max_pool_size(POOL).build().expect("a client");
-        insert_things(&client, 1).await;
-        let census = Census::take(&client, fewer, &proxies, Guests::Client).await;
-        let load = Load::start(&client, CALLERS, ReadPreference::primary());
-        let before = load.rate().await;
-        assert_eq!(new_proxy.accepted(), 0);
+    alone(async |program| network_changes(program, OldNames::Refused, LASTS).await);
+}
 
-        old_proxy.set(Rules::links(Links::Reset));
-        tokio::time::sleep(LASTS).await;
-        configure(&folder, new_dns);
-        load.is_back(before, Instant::now()).await;
-        assert_eq!((old_proxy.open(), new_proxy.open() > 0), (0, true), "all goes the new way");
-        assert!(load.end().await > 0, "the old way was closed");
-        census.compare(&client, &proxies).await;
-        drop(old_names);
-    });
+/// The change is noticed while the old network's DNS server is still being waited for.
+#[test]
+fn network_that_becomes_another_in_the_middle_of_a_question() {
+    alone(async |program| network_changes(program, OldNames::Silent, Duration::from_secs(3)).await);
 }
