@@ -101,6 +101,7 @@ impl Resolver {
         let (waiter, mut receiver) = self.shared.enlist();
         let _ticket = Ticket { shared: &self.shared, waiter };
         self.shared.act(|cache, now| cache.handle_ask(waiter, name, want, now));
+        let mut look_at = clock::now() + LOOK_WHILE_WAITING;
         loop {
             let sooner = self.shared.sooner.notified();
             tokio::pin!(sooner);
@@ -111,6 +112,10 @@ impl Resolver {
                 outcome = &mut receiver => return outcome.unwrap_or_else(|_| Err(ended(name))),
                 () = &mut sooner => {}
                 () = clock::sleep_until(due) => self.shared.act(Cache::handle_timeout),
+                () = clock::sleep_until(Some(look_at)) => {
+                    self.notice_changes();
+                    look_at = clock::now() + LOOK_WHILE_WAITING;
+                }
             }
         }
     }
@@ -323,6 +328,9 @@ impl Drop for Ticket<'_> {
         state.cache.handle_cancel(self.waiter);
     }
 }
+
+/// How often a caller that waits for an answer looks whether the settings name other servers.
+const LOOK_WHILE_WAITING: Duration = Duration::from_millis(250);
 
 /// How many names DNS is asked for at once; each takes two sockets for the time.
 const QUESTIONS_MAX: usize = 256;

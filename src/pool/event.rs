@@ -73,7 +73,7 @@ pub enum PoolEvent {
 pub enum CloseReason {
     /// The pool was cleared after it was made.
     Stale,
-    /// It was idle for longer than `maxIdleTimeMS`, or across a suspension of the machine.
+    /// It was idle for longer than `maxIdleTimeMS`, or is from before a suspension of the machine.
     Idle,
     /// It failed.
     Error,

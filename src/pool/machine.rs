@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::action::{Action, Checkout, Health, PoolConfig};
 use super::event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
-use super::refusal::{cleared, drained_too_late, interrupted, opened_too_late, too_many, waited_too_long};
+use super::refusal::{cleared, drained_too_late, interrupted, opened_too_late, suspended, too_many, waited_too_long};
 use super::slots::{Lease, Lent, Opening, Slot, Slots};
 use super::waiters::{Place, Waiter, WaiterId, Waiters};
 use crate::error::{Error, ErrorKind, Stage};
@@ -236,9 +236,11 @@ impl<C> Pool<C> {
         self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, interrupted.clone())));
     }
 
-    /// The machine was suspended: connections that were idle meanwhile are not trusted.
+    /// The machine was suspended: connections from before are not trusted; those in use are closed when they come back.
     pub fn handle_resumed(&mut self, now: Instant) {
         self.close_idle(CloseReason::Idle);
+        let leases = self.slots.distrust(self.next_id);
+        self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, suspended())));
         self.fill(now);
     }
 
@@ -396,6 +398,7 @@ impl<C> Pool<C> {
         match self.state {
             State::Closed { .. } => Some(CloseReason::PoolClosed),
             State::Paused { .. } | State::Ready if lease.generation < self.generation => Some(CloseReason::Stale),
+            State::Paused { .. } | State::Ready if !self.slots.trusts(lease) => Some(CloseReason::Idle),
             State::Paused { .. } | State::Ready => None,
         }
     }

@@ -26,6 +26,11 @@ pub(super) fn interrupted(cause: &Error) -> Error {
         .with_label("RetryableError")
 }
 
+/// The error of what was under way when the machine was suspended, and that nobody uses.
+pub(super) fn suspended() -> Error {
+    Error::new(ErrorKind::Interrupted, "interrupted, because the machine was suspended").with_label("RetryableError")
+}
+
 /// The error of those whose time is up: says what the connections were doing meanwhile (CMAP, "WaitQueueTimeoutError").
 pub(super) fn waited_too_long(deadline: Deadline, stats: PoolStats, now: Instant) -> Error {
     let PoolStats { in_use, opening, draining, waiting, .. } = stats;

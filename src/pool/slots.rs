@@ -52,6 +52,8 @@ pub(super) struct Slots<C> {
     free: Vec<usize>,
     /// Oldest first; the newest is lent first.
     idle: VecDeque<usize>,
+    /// Connections with lower numbers were open, or being opened, while the machine was suspended.
+    trusted_from: u64,
     pub(super) opening: usize,
     pub(super) in_use: usize,
     pub(super) draining: usize,
@@ -59,7 +61,7 @@ pub(super) struct Slots<C> {
 
 impl<C> Slots<C> {
     pub(super) fn new() -> Self {
-        Self { table: Vec::new(), free: Vec::new(), idle: VecDeque::new(), opening: 0, in_use: 0, draining: 0 }
+        Self { table: Vec::new(), free: Vec::new(), idle: VecDeque::new(), trusted_from: 0, opening: 0, in_use: 0, draining: 0 }
     }
 
     pub(super) fn total(&self) -> usize {
@@ -170,6 +172,18 @@ impl<C> Slots<C> {
             }
         }
         leases
+    }
+
+    /// Trusts no connection with a number below this. Returns the leases of those that nobody uses and that are not idle, as
+    /// interrupted.
+    pub(super) fn distrust(&mut self, below: u64) -> Vec<Lease> {
+        self.trusted_from = below;
+        self.interrupt(|slot| matches!(slot, Slot::Opening { .. } | Slot::Draining { .. }))
+    }
+
+    /// Tells whether a connection is from after the last suspension.
+    pub(super) fn trusts(&self, lease: Lease) -> bool {
+        lease.id >= self.trusted_from
     }
 
     fn take_idle(&mut self, slot: usize) -> Option<(Lease, C, Instant)> {

@@ -337,6 +337,45 @@ fn suspension_makes_idle_connections_suspect() {
 }
 
 #[test]
+fn connection_in_use_across_a_suspension_is_closed_when_it_comes_back() {
+    for health in [Health::Good, Health::ReplyOutstanding] {
+        let mut bench = Bench::ready(config());
+        let lease = bench.lend_new();
+        bench.pool.handle_resumed(bench.now);
+        assert_eq!(bench.text(), "", "its reply may still come");
+        bench.pool.handle_checkin(lease, 1, health, bench.now);
+        assert_eq!(bench.text(), "close 1", "no late reply is waited for");
+    }
+}
+
+#[test]
+fn late_reply_is_not_waited_for_across_a_suspension() {
+    let mut bench = Bench::ready(config());
+    let lease = bench.lend_new();
+    bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);
+    bench.actions();
+    bench.pool.handle_resumed(bench.now);
+    assert_eq!(bench.text(), "interrupt 1");
+    bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now);
+    assert_eq!((bench.text().as_str(), bench.pool.stats().draining), ("close 1", 0));
+}
+
+#[test]
+fn dial_across_a_suspension_is_made_anew_for_the_same_waiter() {
+    let mut bench = Bench::ready(config());
+    bench.wait();
+    let open = bench.opens()[0];
+    bench.pool.handle_resumed(bench.now);
+    assert_eq!(bench.text(), "interrupt 1");
+    bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Interrupted, "suspended"), bench.now);
+    bench.pool.handle_refill(bench.now);
+    let again = bench.opens()[0];
+    assert_eq!((again.id, bench.pool.stats().waiting), (2, 1));
+    bench.pool.handle_opened(again, 2, bench.now);
+    assert_eq!(bench.text(), "deliver 2 to 0");
+}
+
+#[test]
 fn opening_is_given_up_in_the_end() {
     let mut bench = Bench::ready(PoolConfig { open_timeout: Some(ms(2000)), ..config() });
     bench.wait();
