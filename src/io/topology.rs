@@ -184,6 +184,11 @@ impl Cluster {
         self.act(|topology, _| topology.handle_rtt(host, average, minimum));
     }
 
+    /// Tells the topology of the hosts that the SRV records name now.
+    pub(crate) fn srv_hosts(self: &Arc<Self>, hosts: Vec<HostKey>) {
+        self.act(|topology, now| topology.handle_srv_hosts(hosts, now));
+    }
+
     /// Sees whether the machine was suspended; if so, servers are checked at once and idle connections not trusted.
     pub(crate) fn look_at_clocks(&self) {
         // Whoever finds somebody else looking need not look as well.
