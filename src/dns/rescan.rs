@@ -105,6 +105,13 @@ impl Rescan {
         }
     }
 
+    /// Takes that the machine slept: the records grew older meanwhile, which the clock of `now` does not show.
+    pub fn handle_slept(&mut self, gap: Duration, now: Instant) {
+        if let State::Resting { due, .. } = &mut self.state {
+            *due = due.checked_sub(gap).map_or(now, |due| due.max(now));
+        }
+    }
+
     /// Asks when it is time, and gives up an answer that is late.
     pub fn handle_timeout(&mut self, now: Instant) {
         match self.state {

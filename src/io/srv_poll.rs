@@ -5,6 +5,7 @@
 
 use std::future::pending;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -32,11 +33,13 @@ pub(crate) struct SrvPoll {
 impl SrvPoll {
     /// Starts the task; it ends with the cluster's others, or when the topology is one that does not follow SRV records.
     pub(crate) fn start(self, cluster: &Arc<Cluster>) {
-        cluster.tasks().spawn("SRV records", self.run(Arc::downgrade(cluster), cluster.subscribe()));
+        let task = self.run(Arc::downgrade(cluster), cluster.subscribe(), cluster.slept());
+        cluster.tasks().spawn("SRV records", task);
     }
 
-    async fn run(mut self, cluster: Weak<Cluster>, mut snapshots: watch::Receiver<Arc<Snapshot>>) {
+    async fn run(mut self, cluster: Weak<Cluster>, mut snapshots: watch::Receiver<Arc<Snapshot>>, mut slept: watch::Receiver<Duration>) {
         let mut question: Option<Question> = None;
+        let mut slept_before = *slept.borrow_and_update();
         self.see(&mut snapshots);
         loop {
             while let Some(action) = self.rescan.poll_action() {
@@ -60,6 +63,11 @@ impl SrvPoll {
                     // The cluster is gone.
                     Err(_) => return,
                 },
+                Ok(()) = slept.changed() => {
+                    let slept = *slept.borrow_and_update();
+                    self.rescan.handle_slept(slept.saturating_sub(slept_before), clock::now());
+                    slept_before = slept;
+                }
                 answer = answer_to(&mut question) => {
                     question = None;
                     match answer {

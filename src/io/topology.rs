@@ -38,6 +38,8 @@ pub(crate) struct Cluster {
     draws: AtomicU64,
     lifeline: Lifeline,
     suspension: Mutex<Suspension>,
+    /// How long the machine has slept, as far as anybody noticed.
+    slept: watch::Sender<Duration>,
     parts: Parts,
 }
 
@@ -89,6 +91,7 @@ impl Cluster {
             draws: AtomicU64::new(parts.seed),
             lifeline: parts.tasks.lifeline(),
             suspension: Mutex::new(Suspension::new(now, parts.boot_clock.now())),
+            slept: watch::Sender::new(Duration::ZERO),
             parts,
         });
         cluster.parts.tasks.spawn("topology timer", run_timer(Arc::downgrade(&cluster), Arc::clone(&cluster.timer)));
@@ -102,6 +105,11 @@ impl Cluster {
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshots.subscribe()
+    }
+
+    /// Returns what tells how long the machine has slept.
+    pub(crate) fn slept(&self) -> watch::Receiver<Duration> {
+        self.slept.subscribe()
     }
 
     pub(crate) fn tasks(&self) -> &Arc<Tasks> {
@@ -198,6 +206,7 @@ impl Cluster {
         drop(suspension);
         tracing::info!(seconds = gap.as_secs(), "the machine was suspended: servers are checked, idle connections dropped");
         self.parts.resolver.resumed();
+        self.slept.send_modify(|slept| *slept = slept.saturating_add(gap));
         let (monitors, pools) = {
             let state = self.lock();
             (state.monitors.values().cloned().collect::<Vec<_>>(), state.pools.values().cloned().collect::<Vec<_>>())

@@ -4,12 +4,14 @@
 //! routers, a zone that changes, and a client whose pace of looking is brought down from a minute.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use hickory_server::proto::rr::RecordType;
 use mongolink::bson::doc;
-use mongolink::{Address, Client, ClientBuilder, ErrorKind, Event, Events, HostKey, Sandbox, TopologyEvent, TopologyType};
+use mongolink::{Address, BootClock, Client, ClientBuilder, ErrorKind, Event, Events, HostKey, Sandbox, TopologyEvent, TopologyType};
 
 use crate::peers::{Peer, Turn, scripted, standalone_hello};
 use crate::support::{in_time, ping, until};
@@ -347,6 +349,30 @@ async fn lifetime_of_the_records_is_waited_for() {
     tokio::time::sleep(4 * INTERVAL).await;
     assert_eq!(mesh.zone.asked(RecordType::SRV), 1);
     guest.is_unmoved(&[27017, 27018]).await;
+}
+
+/// Is a boot clock that goes when the test says so.
+#[derive(Clone, Default)]
+struct Hand(Arc<AtomicU64>);
+
+impl BootClock for Hand {
+    fn now(&self) -> Duration {
+        Duration::from_secs(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[tokio::test]
+async fn machine_that_wakes_looks_at_records_that_grew_old() {
+    let mesh = Mesh::start("mongodb", &[]).await;
+    mesh.zone.serve(&record_name("mongodb"), 3600, &[(ROUTER, 27017)]).await;
+    let hand = Hand::default();
+    let client = mesh.builder("").boot_clock(hand.clone()).build().expect("a client");
+    in_time(ping(&client)).await.expect("a router answers");
+    mesh.name("mongodb", &[27017, 27018]).await;
+    assert_eq!(mesh.zone.asked(RecordType::SRV), 1);
+    hand.0.store(3601, Ordering::SeqCst);
+    in_time(ping(&client)).await.expect("a router answers");
+    until("hosts followed", || hosts(&client) == keys(&[27017, 27018])).await;
 }
 
 #[tokio::test]

@@ -183,7 +183,22 @@ fn stopped_is_for_good() {
     scene.pass(seconds(1_000_000));
     scene.answer(&[record("a.example.com", 90)]);
     scene.fail();
+    scene.rescan.handle_slept(seconds(1_000_000), scene.now);
     assert_eq!((scene.wishes(), scene.waits(), scene.rescan.is_stopped()), (vec![], None, true));
+}
+
+#[test]
+fn records_grow_older_while_the_machine_sleeps() {
+    let mut scene = Scene::new(Some(300));
+    scene.pass(seconds(100));
+    scene.rescan.handle_slept(seconds(50), scene.now);
+    assert_eq!(scene.waits(), Some((seconds(150), RESCAN_INTERVAL)));
+    scene.rescan.handle_slept(seconds(86_400), scene.now);
+    assert_eq!(scene.waits(), Some((Duration::ZERO, RESCAN_INTERVAL)), "due, and not in the past");
+    scene.pass(Duration::ZERO);
+    assert_eq!(scene.wishes(), [RescanAction::Query]);
+    scene.rescan.handle_slept(seconds(5), scene.now);
+    assert_eq!(scene.waits(), Some((LOOK_UP_LIMIT, BUDGET)), "a question keeps its time");
 }
 
 #[test]
