@@ -96,10 +96,12 @@ impl Guest {
     fn comings_and_goings(&mut self) -> BTreeSet<String> {
         let mut told = BTreeSet::new();
         while let Some(event) = self.events.next().now_or_never() {
-            match event.expect("the client lives") {
-                Event::Topology(TopologyEvent::ServerOpening { host }) => drop(told.insert(format!("+{}", host.port()))),
-                Event::Topology(TopologyEvent::ServerClosed { host }) => drop(told.insert(format!("-{}", host.port()))),
-                _ => {}
+            let event = event.expect("the client lives");
+            if let Event::Topology(TopologyEvent::ServerOpening { host }) = &event {
+                told.insert(format!("+{}", host.port()));
+            }
+            if let Event::Topology(TopologyEvent::ServerClosed { host }) = &event {
+                told.insert(format!("-{}", host.port()));
             }
         }
         told

@@ -120,6 +120,34 @@ async fn text_record_never_turns_tls_off() {
     }
 }
 
+#[test]
+fn tls_is_on_until_string_or_code_turns_it_off() {
+    let built = |uri: &str, code: Option<bool>| {
+        let builder = Client::builder(uri).expect("a connection string");
+        let client = code.into_iter().fold(builder, |builder, tls| builder.tls(tls)).build().expect("a client");
+        client.options().tls_or_default()
+    };
+    assert!(built("mongodb+srv://cluster.db.example.com/", None));
+    assert!(!built("mongodb+srv://cluster.db.example.com/?tls=false", None));
+    assert!(!built("mongodb+srv://cluster.db.example.com/?ssl=false", None));
+    assert!(!built("mongodb+srv://cluster.db.example.com/", Some(false)));
+}
+
+#[tokio::test]
+async fn string_and_code_win_over_the_text_record() {
+    let (name, targets) = ("cluster.db.example.com", [("a.db.example.com", 27017)]);
+    let scene = Scene::start(name, &targets).await;
+    scene.zone.tell(name, &[&["replicaSet=theirs"]]).await;
+    let target = HostKey::new("a.db.example.com", 27017).expect("a host");
+    let in_string = scene.builder(&format!("mongodb+srv://{name}/?replicaSet=mine"));
+    let in_code = scene.builder(&format!("mongodb+srv://{name}/")).replica_set("mine");
+    for builder in [in_string, in_code] {
+        let client = builder.resolve(target.clone(), Address::Ip(scene.server.address())).build().expect("a client");
+        in_time(client.watch_topology()).await.expect("started");
+        assert_eq!(client.topology().set_name(), Some("mine"));
+    }
+}
+
 #[tokio::test]
 async fn second_text_record_is_refused() {
     let targets = [("a.db.example.com", 27017)];

@@ -22,6 +22,7 @@ type Zone = InMemoryZoneHandler<TokioRuntimeProvider>;
 /// Answers by UDP and TCP on one port until it is dropped.
 pub(crate) struct ZoneServer {
     address: SocketAddr,
+    #[cfg_attr(not(feature = "sandbox"), allow(dead_code, reason = "for deployments, which need the feature"))]
     hosts: Vec<String>,
     _server: Server<Catalog>,
 }
