@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Client;
 use super::running::Inner;
 use crate::auth::{Mechanism, Secret};
+use crate::dns::RESCAN_FLOOR;
 use crate::error::Result;
 use crate::host::{Address, HostKey};
 use crate::io::clock::{BootClock, SystemBootClock};
@@ -37,6 +38,7 @@ pub(super) struct Extras {
     pub(super) dns: DnsConfig,
     pub(super) resolve: Option<Arc<dyn Resolve>>,
     pub(super) boot_clock: Arc<dyn BootClock>,
+    pub(super) srv_rescan_floor: Duration,
 }
 
 macro_rules! options {
@@ -55,7 +57,8 @@ macro_rules! options {
 impl ClientBuilder {
     pub(super) fn new(text: &str) -> Result<Self> {
         let parsed = ConnectionString::parse(text)?;
-        let extras = Extras { dns: DnsConfig::System, resolve: None, boot_clock: Arc::new(SystemBootClock::new()) };
+        let extras =
+            Extras { dns: DnsConfig::System, resolve: None, boot_clock: Arc::new(SystemBootClock::new()), srv_rescan_floor: RESCAN_FLOOR };
         Ok(Self { options: parsed.options, warnings: parsed.warnings, extras })
     }
 
@@ -158,6 +161,16 @@ impl ClientBuilder {
     #[must_use]
     pub fn boot_clock(mut self, clock: impl BootClock) -> Self {
         self.extras.boot_clock = Arc::new(clock);
+        self
+    }
+
+    /// Sets the shortest time between two look-ups of a `mongodb+srv` name; the specification's 60 s by default, at least 10 ms.
+    ///
+    /// The routers of a sharded cluster follow the name's SRV records, which are asked for again when their time to live is
+    /// over, but not sooner than this. While the answer is of no use, they are asked for every `heartbeatFrequencyMS`.
+    #[must_use]
+    pub fn srv_rescan_floor(mut self, floor: Duration) -> Self {
+        self.extras.srv_rescan_floor = floor;
         self
     }
 

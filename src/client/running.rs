@@ -5,6 +5,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use super::builder::Extras;
 use super::call::within;
 use super::gossip::Gossip;
+use crate::dns::{Rescan, RescanConfig};
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::handshake::ClientMetadata;
 use crate::host::HostKey;
@@ -22,8 +24,9 @@ use crate::io::entropy::entropy;
 use crate::io::environment::environment;
 use crate::io::events::EventHub;
 use crate::io::open::Opener;
-use crate::io::resolver::{Resolver, resolve_seeds};
+use crate::io::resolver::{Resolver, SeedList, resolve_seeds};
 use crate::io::snapshot::{Route, Selected};
+use crate::io::srv_poll::SrvPoll;
 use crate::io::stripes::Striped;
 use crate::io::tasks::Tasks;
 use crate::io::tls::TlsConnector;
@@ -277,7 +280,8 @@ impl Inner {
         let monitors = Arc::new(Tasks::new().ok_or_else(no_runtime)?);
         let resolver = Resolver::new(self.extras.dns.clone(), self.options.dns_timeout_or_default(), self.extras.resolve.clone());
         let seed = random_seed()?;
-        let (options, warnings) = resolve_seeds((*self.options).clone(), &resolver, seed).await?;
+        let SeedList { options, warnings, ttl, .. } = resolve_seeds((*self.options).clone(), &resolver, seed).await?;
+        let srv_poll = self.srv_poll(&resolver, ttl);
         // What a TXT record asks for must be served like everything else.
         uri::unserved(&options)?;
         for warning in &warnings {
@@ -294,7 +298,7 @@ impl Inner {
         };
         let dialer = Dialer::new(Arc::clone(&options), resolver.clone(), tls);
         let opener = Opener::new(dialer, Arc::clone(&options), Arc::clone(metadata.document()), credential);
-        Ok(Cluster::start(Parts {
+        let cluster = Cluster::start(Parts {
             options,
             opener: Arc::new(opener),
             resolver,
@@ -305,7 +309,25 @@ impl Inner {
             epoch: Arc::clone(&self.epoch),
             streaming,
             seed,
-        }))
+        });
+        if let Some(srv_poll) = srv_poll {
+            srv_poll.start(&cluster);
+        }
+        Ok(cluster)
+    }
+
+    /// Makes what looks at the SRV records again, if the servers come from such; `ttl` is how long they live.
+    fn srv_poll(&self, resolver: &Resolver, ttl: Option<Duration>) -> Option<SrvPoll> {
+        let options = &self.options;
+        let host = options.srv.clone()?;
+        let config = RescanConfig {
+            host: host.clone(),
+            floor: self.extras.srv_rescan_floor,
+            heartbeat_frequency: options.heartbeat_frequency_or_default(),
+            look_up_limit: options.dns_timeout_or_default(),
+        };
+        let rescan = Rescan::new(config, ttl, clock::now());
+        Some(SrvPoll { resolver: resolver.clone(), service: options.srv_service_name_or_default().to_owned(), host, rescan })
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {

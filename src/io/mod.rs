@@ -17,6 +17,7 @@ pub mod resolver;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub(crate) mod snapshot;
+pub(crate) mod srv_poll;
 mod stream;
 pub(crate) mod stripes;
 pub(crate) mod tasks;

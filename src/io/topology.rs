@@ -41,6 +41,8 @@ pub(crate) struct Cluster {
     began: Instant,
     /// When somebody last looked at the clocks, in microseconds since it began.
     looked_at: AtomicU64,
+    /// How long the machine has slept, as far as anybody noticed.
+    slept: watch::Sender<Duration>,
     parts: Parts,
 }
 
@@ -99,6 +101,7 @@ impl Cluster {
             suspension: Mutex::new(Suspension::new(now, parts.boot_clock.now())),
             began: now,
             looked_at: AtomicU64::new(0),
+            slept: watch::Sender::new(Duration::ZERO),
             parts,
         });
         cluster.parts.tasks.spawn("topology timer", run_timer(Arc::downgrade(&cluster), Arc::clone(&cluster.timer)));
@@ -112,6 +115,11 @@ impl Cluster {
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshots.subscribe()
+    }
+
+    /// Returns what tells how long the machine has slept.
+    pub(crate) fn slept(&self) -> watch::Receiver<Duration> {
+        self.slept.subscribe()
     }
 
     pub(crate) fn tasks(&self) -> &Arc<Tasks> {
@@ -194,6 +202,11 @@ impl Cluster {
         self.act(|topology, _| topology.handle_rtt(host, average, minimum));
     }
 
+    /// Tells the topology of the hosts that the SRV records name now.
+    pub(crate) fn srv_hosts(self: &Arc<Self>, hosts: Vec<HostKey>) {
+        self.act(|topology, now| topology.handle_srv_hosts(hosts, now));
+    }
+
     /// Sees whether the machine was suspended; if so, servers are checked at once and idle connections not trusted.
     ///
     /// Looks no more often than every [`LOOK_EVERY_MICROS`] that the machine is awake.
@@ -210,6 +223,7 @@ impl Cluster {
         drop(suspension);
         tracing::info!(seconds = gap.as_secs(), "the machine was suspended: servers are checked, idle connections dropped");
         self.parts.resolver.resumed();
+        self.slept.send_modify(|slept| *slept = slept.saturating_add(gap));
         let (monitors, pools) = {
             let state = self.lock();
             (state.monitors.values().cloned().collect::<Vec<_>>(), state.pools.values().cloned().collect::<Vec<_>>())

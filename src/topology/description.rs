@@ -71,6 +71,11 @@ impl TopologyType {
     pub fn is_replica_set(self) -> bool {
         matches!(self, Self::ReplicaSetNoPrimary | Self::ReplicaSetWithPrimary)
     }
+
+    /// Tells whether its servers follow the SRV records that they come from (polling-srv-records).
+    pub fn follows_srv(self) -> bool {
+        matches!(self, Self::Unknown | Self::Sharded)
+    }
 }
 
 impl TopologyDescription {

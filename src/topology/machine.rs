@@ -177,7 +177,7 @@ impl Topology {
     ///
     /// Servers that stay are left alone, servers that are gone leave, and of the new ones as many come as may, at random.
     pub fn handle_srv_hosts(&mut self, hosts: Vec<HostKey>, _now: Instant) {
-        let follows = self.config.srv && matches!(self.current.kind(), TopologyType::Unknown | TopologyType::Sharded);
+        let follows = self.config.srv && self.current.kind().follows_srv();
         if self.state == State::Closed || !follows || hosts.is_empty() {
             return;
         }
@@ -191,6 +191,9 @@ impl Topology {
         let room = room.saturating_sub(next.servers().len());
         while added.len() > room {
             added.swap_remove(self.rng.random_range(0..added.len()));
+        }
+        if added.is_empty() && next.servers().len() == self.current.servers().len() {
+            return;
         }
         next.add_missing(added.iter());
         next.settle();

@@ -1,5 +1,6 @@
 mod faults;
 mod random;
+mod srv;
 mod waiting;
 
 use std::sync::Arc;

@@ -47,7 +47,6 @@ pub fn unserved(options: &ClientOptions) -> Result<Vec<Warning>, Error> {
     warn(options.retry_writes == Some(true), "retryWrites", "retry is left to the caller");
     warn(options.max_adaptive_retries.is_some_and(|retries| retries > 0), "maxAdaptiveRetries", "retry is left to the caller");
     warn(options.enable_overload_retargeting == Some(true), "enableOverloadRetargeting", "retry is left to the caller");
-    warn(options.srv.is_some(), "mongodb+srv", "the hosts are looked up once, when the client starts, and not again");
     warn(options.read_preference.is_some(), "readPreference", "is not inherited by generic commands: each call gives its own");
     let concern = "has no effect, commands carry their own concerns";
     warn(options.read_concern.as_ref().is_some_and(|concern| concern.level.is_some()), "readConcernLevel", concern);

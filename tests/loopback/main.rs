@@ -8,5 +8,8 @@ mod faults;
 mod life;
 mod official_client;
 mod peers;
+mod srv_polling;
+mod srv_seeds;
 mod stories;
 mod support;
+mod zone;

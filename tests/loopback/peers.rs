@@ -356,10 +356,15 @@ impl Authority {
 
     /// Makes the configuration of a server that shows a certificate for a name or address, valid until a year begins.
     pub(crate) fn server(&self, name: &str, last_year: i32) -> Arc<ServerConfig> {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("params");
+        self.server_of_names(&[name.to_owned()], last_year)
+    }
+
+    /// Makes the configuration of a server that shows a certificate for several names.
+    pub(crate) fn server_of_names(&self, names: &[String], last_year: i32) -> Arc<ServerConfig> {
+        let mut params = CertificateParams::new(names).expect("params");
         params.not_before = date_time_ymd(2000, 1, 1);
         params.not_after = date_time_ymd(last_year, 1, 1);
-        params.distinguished_name.push(DnType::CommonName, name);
+        params.distinguished_name.push(DnType::CommonName, names.concat());
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed").der().clone();
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions();

@@ -5,7 +5,13 @@
 #![allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 
 mod concerns;
+#[cfg(feature = "sandbox")]
+mod deployment;
 mod dns;
+#[cfg(feature = "sandbox")]
+#[path = "../loopback/peers.rs"]
+#[allow(dead_code, reason = "shared with the tests on loopback, which need more of it")]
+mod peers;
 mod report;
 mod rtt;
 mod sdam;
