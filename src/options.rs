@@ -236,6 +236,14 @@ impl ClientOptions {
         limit(self.max_idle_time, None)
     }
 
+    /// Returns when opening a connection is given up at the latest: after the sum of all limits of opening one, and some.
+    ///
+    /// By then its own timers have long ended it.
+    pub fn open_timeout(&self) -> Option<Duration> {
+        let connect = self.connect_timeout_or_default()?;
+        Some(self.dns_timeout_or_default() + 2 * connect + Duration::from_secs(1))
+    }
+
     /// Returns the effective `waitQueueTimeoutMS`; `None` for no limit.
     pub fn wait_queue_timeout_or_default(&self) -> Option<Duration> {
         limit(self.wait_queue_timeout, None)

@@ -71,6 +71,7 @@ impl ServerPool {
         cluster: Weak<Cluster>,
         events: EventHub,
     ) -> Arc<Self> {
+        let options = rules.config().clone();
         let guarded = Guarded { pool: rules, waiters: BTreeMap::new(), interrupts: Vec::new(), armed: None };
         let pool = Arc::new(Self {
             host: host.clone(),
@@ -83,7 +84,7 @@ impl ServerPool {
             events: events.clone(),
             operations: AtomicU32::new(0),
         });
-        events.pool(&host, || crate::pool::PoolEvent::PoolCreated);
+        events.pool(&host, || crate::pool::PoolEvent::PoolCreated { options });
         tasks.spawn("pool timer", run_timer(Arc::downgrade(&pool), Arc::clone(&pool.timer)));
         pool
     }

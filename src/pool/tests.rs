@@ -169,7 +169,9 @@ fn waiter_times_out_exactly_and_says_why() {
         [Action::Refuse(_, error)] => {
             let text = error.to_string();
             assert!(
-                text.contains("timed out after 100 ms") && text.contains("waitQueueTimeoutMS of 100 ms") && text.contains("1 opening"),
+                text.contains("connection pool, after 100 ms")
+                    && text.contains("waitQueueTimeoutMS of 100 ms")
+                    && text.contains("1 opening"),
                 "{text}"
             );
         }
@@ -297,9 +299,9 @@ fn failed_dial_is_told_to_the_first_waiter_only() {
     bench.wait();
     let opens = bench.opens();
     bench.pool.handle_open_failed(opens[0], &Error::new(ErrorKind::Closed, "refused"), bench.now);
-    assert_eq!(bench.text(), "refuse 0 Closed");
+    assert_eq!((bench.text(), bench.pool.stats().waiting), (String::new(), 2));
     bench.pool.handle_refill(bench.now);
-    assert_eq!(bench.text(), "open 3");
+    assert_eq!(bench.text(), "refuse 0 Closed open 3");
 }
 
 #[test]
@@ -344,6 +346,7 @@ fn opening_is_given_up_in_the_end() {
     bench.later(ms(2000));
     assert_eq!(bench.text(), format!("interrupt {}", open.id));
     bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Interrupted, "late"), bench.now);
+    bench.pool.handle_refill(bench.now);
     assert_eq!(bench.text(), "refuse 0 Interrupted");
 }
 
@@ -421,7 +424,10 @@ fn states_and_events_match_the_recorded_matrix() {
         }),
         ("cancel", |bench, _| bench.pool.handle_cancel(WaiterId(0), bench.now)),
         ("opened", |bench, lease| bench.pool.handle_opened(lease, lease.id, bench.now)),
-        ("open failed", |bench, lease| bench.pool.handle_open_failed(lease, &Error::new(ErrorKind::Closed, "x"), bench.now)),
+        ("open failed", |bench, lease| {
+            bench.pool.handle_open_failed(lease, &Error::new(ErrorKind::Closed, "x"), bench.now);
+            bench.pool.handle_refill(bench.now);
+        }),
         ("ready", |bench, _| bench.pool.handle_ready(bench.now)),
         ("clear", |bench, _| bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), false, bench.now)),
         ("clear, interrupt", |bench, _| bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), true, bench.now)),
