@@ -90,7 +90,7 @@ pub struct ClientOptions {
     pub max_connecting: Option<u32>,
     /// `maxIdleTimeMS`; 0, the default, for no limit.
     pub max_idle_time: Option<Duration>,
-    /// `waitQueueTimeoutMS`: limit of a check-out; 0, the default, for none.
+    /// `waitQueueTimeoutMS`: limit of the time in the wait queue; 0, the default, for none.
     pub wait_queue_timeout: Option<Duration>,
 
     /// `readPreference`, `readPreferenceTags` and `maxStalenessSeconds`.

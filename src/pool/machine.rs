@@ -53,6 +53,9 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// How long a late reply is waited for before its connection is given up.
 pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
+/// The one limit of a caller that counts its time in the wait queue only, and not what opening its connection takes.
+const WAIT_QUEUE_TIMEOUT: &str = "waitQueueTimeoutMS";
+
 /// How many callers may wait for one pool's connections.
 pub(super) const WAITERS_MAX: usize = 100_000;
 
@@ -232,11 +235,11 @@ impl<C> Pool<C> {
             return;
         }
         self.state = State::Closed { why: why.clone() };
+        let dials = self.abort(CloseReason::PoolClosed, |slot| matches!(slot, Slot::Opening { .. }));
         for waiter in self.waiters.all() {
             self.refuse(waiter, why.clone(), CheckOutFailure::PoolClosed, now);
         }
         self.close_idle(CloseReason::PoolClosed);
-        let dials = self.abort(CloseReason::PoolClosed, |slot| matches!(slot, Slot::Opening { .. }));
         let leases = self.slots.interrupt(|slot| match slot {
             Slot::Draining { .. } => true,
             Slot::InUse { .. } => interrupt_in_use,
@@ -248,7 +251,13 @@ impl<C> Pool<C> {
 
     /// Does what time asks for.
     pub fn handle_timeout(&mut self, now: Instant) {
+        let served = self.slots.opening_of(self.generation);
         while let Some((waiter, deadline)) = self.waiters.late(now) {
+            // Who waits for a connection that is being opened has left the wait queue.
+            if deadline.name == WAIT_QUEUE_TIMEOUT && self.waiters.is_among_first(waiter, served) {
+                self.waiters.wait_on(waiter);
+                continue;
+            }
             let error = waited_too_long(deadline, self.stats(), now);
             self.refuse(waiter, error, CheckOutFailure::Timeout, now);
         }
@@ -283,7 +292,7 @@ impl<C> Pool<C> {
 
     /// Says when `handle_timeout` is due, and for what.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let waiter = self.waiters.next_deadline().map(|at| (at, "waitQueueTimeoutMS"));
+        let waiter = self.waiters.next_deadline().map(|at| (at, WAIT_QUEUE_TIMEOUT));
         let idle = self.config.max_idle_time.and_then(|limit| Some((self.slots.oldest_since()? + limit, "maxIdleTimeMS")));
         let refill = self.refill_at.filter(|_| self.below_min()).map(|at| (at, "minPoolSize"));
         let slots = self.slots.iter().filter_map(|(_, slot)| match slot {
@@ -410,15 +419,6 @@ impl<C> Pool<C> {
         self.closed += 1;
         self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason });
         self.actions.push_back(Action::Close(lease, connection));
-    }
-
-    /// Gives up connections that are being opened: they are told as closed before those who waited for them are refused.
-    fn abort(&mut self, reason: CloseReason, wanted: impl Fn(&Slot<C>) -> bool) -> Vec<Lease> {
-        let leases = self.slots.interrupt(wanted);
-        for lease in &leases {
-            self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason });
-        }
-        leases
     }
 
     fn refuse(&mut self, id: WaiterId, error: Error, reason: CheckOutFailure, now: Instant) {

@@ -77,6 +77,18 @@ impl Waiters {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
+    /// Tells whether a waiter is one of the first so many.
+    pub(super) fn is_among_first(&self, id: WaiterId, count: usize) -> bool {
+        self.queue.keys().take(count).any(|first| *first == id)
+    }
+
+    /// Lets a waiter wait without a deadline.
+    pub(super) fn wait_on(&mut self, id: WaiterId) {
+        if let Some(deadline) = self.queue.get_mut(&id).and_then(|waiter| waiter.deadline.take()) {
+            self.deadlines.remove(&(deadline.at, id));
+        }
+    }
+
     /// Returns a waiter whose time is up, and its deadline.
     pub(super) fn late(&self, now: Instant) -> Option<(WaiterId, Deadline)> {
         let (at, id) = self.deadlines.first()?;

@@ -1,7 +1,7 @@
-//! What follows when a connection could not be opened?
+//! What follows when a connection can't be opened, or is no longer wanted before it is?
 //!
-//! Two steps, so that the error can first do its work on the server's state. What it means for the server is decided in
-//! `topology::fault`.
+//! A failure takes two steps, so that the error can first do its work on the server's state. What it means for the server
+//! is decided in `topology::fault`.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use super::Pool;
 use crate::error::Error;
 use crate::pool::action::Action;
 use crate::pool::event::{CheckOutFailure, CloseReason, PoolEvent};
-use crate::pool::slots::{Lease, Opening};
+use crate::pool::slots::{Lease, Opening, Slot};
 use crate::pool::waiters::WaiterId;
 
 /// Is a connection that failed to open, and whoever is told why.
@@ -56,5 +56,14 @@ impl<C> Pool<C> {
             }
         }
         self.fill(now);
+    }
+
+    /// Gives up connections that are being opened: they are told as closed before those who waited for them are refused.
+    pub(super) fn abort(&mut self, reason: CloseReason, wanted: impl Fn(&Slot<C>) -> bool) -> Vec<Lease> {
+        let leases = self.slots.interrupt(wanted);
+        for lease in &leases {
+            self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason });
+        }
+        leases
     }
 }
