@@ -381,8 +381,10 @@ impl<C> Pool<C> {
             return;
         }
         let max = self.config.max_size.map_or(usize::MAX, |max| max as usize);
+        // A stale one comes to nobody.
+        let mut coming = self.slots.opening_of(self.generation);
         while self.slots.opening < self.config.max_connecting as usize && self.slots.total() < max {
-            let for_waiter = self.slots.opening < self.waiters.len();
+            let for_waiter = coming < self.waiters.len();
             let for_min = self.below_min() && self.refill_at.is_none_or(|at| at <= now);
             if !for_waiter && !for_min {
                 break;
@@ -390,6 +392,7 @@ impl<C> Pool<C> {
             let id = self.next_id;
             self.next_id += 1;
             self.created += 1;
+            coming += 1;
             let deadline = self.config.open_timeout.map(|limit| now + limit);
             let lease = self.slots.open(id, self.generation, now, deadline);
             self.event(|| PoolEvent::ConnectionCreated { connection_id: id });
