@@ -6,6 +6,7 @@ mod bad_luck;
 mod basics;
 mod faults;
 mod life;
+mod monitoring;
 mod official_client;
 mod peers;
 mod stories;
