@@ -4,6 +4,7 @@
 
 mod bad_luck;
 mod basics;
+mod commands;
 mod faults;
 mod life;
 mod monitoring;

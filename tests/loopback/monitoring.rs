@@ -9,7 +9,7 @@ use std::time::Duration;
 use mongolink::bson::oid::ObjectId;
 use mongolink::bson::{Document, RawDocumentBuf, doc};
 use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, encode_message};
-use mongolink::{Client, Event, MonitorEvent, PoolEvent, ReadPreference, Sandbox, ServerType, TopologyEvent};
+use mongolink::{Client, Event, MonitorEvent, PoolEvent, ServerType, TopologyEvent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -184,20 +184,6 @@ async fn failing_measurement_leaves_the_server_known() {
             }
         }
         client.shutdown().await;
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn generic_command_ignores_the_clients_read_preference() {
-    in_time(async {
-        let sandbox = Sandbox::builder().members(3).start().await.expect("sandbox");
-        let client = Client::builder(sandbox.uri()).expect("options").read_preference(ReadPreference::secondary()).build().expect("client");
-        for _ in 0..5 {
-            let reply = client.database("admin").run_command(doc! { "ping": 1 }).raw().await.expect("ping");
-            let kind = client.topology().server(reply.host()).expect("server").kind;
-            assert_eq!(kind, ServerType::RsPrimary);
-        }
     })
     .await;
 }
