@@ -70,7 +70,7 @@ pub use io::sandbox::{Sandbox, SandboxBuilder};
 pub use op::CommandEvent;
 pub use op::concern::{ReadConcern, W, WriteConcern};
 pub use options::{ClientOptions, ServerMonitoringMode, Warning};
-pub use pool::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
+pub use pool::{CheckOutFailure, CloseReason, PoolConfig, PoolEvent, PoolStats};
 pub use selection::{ReadPreference, ReadPreferenceMode, TagSet};
 pub use topology::{MonitorEvent, ServerDescription, ServerType, TopologyDescription, TopologyEvent, TopologyType};
 pub use uri::ConnectionString;

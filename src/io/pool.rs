@@ -69,6 +69,7 @@ impl ServerPool {
         cluster: Weak<Cluster>,
         events: EventHub,
     ) -> Arc<Self> {
+        let options = rules.config().clone();
         let guarded = Guarded { pool: rules, waiters: Queue::default(), abandoned: false, interrupts: Vec::new(), armed: None };
         let pool = Arc::new(Self {
             host: host.clone(),
@@ -80,7 +81,7 @@ impl ServerPool {
             events: events.clone(),
             load: AtomicU32::new(0),
         });
-        events.pool(&host, || crate::pool::PoolEvent::PoolCreated);
+        events.pool(&host, || crate::pool::PoolEvent::PoolCreated { options });
         tasks.spawn("pool timer", run_timer(Keeper(Arc::downgrade(&pool)), Arc::clone(&pool.timer)));
         pool
     }

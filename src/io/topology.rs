@@ -337,18 +337,10 @@ impl Cluster {
     }
 
     fn make_pool(self: &Arc<Self>, host: &HostKey, generation: u64) -> Arc<ServerPool> {
-        let options = &self.parts.options;
-        let config = PoolConfig {
-            max_size: options.max_pool_size_or_default(),
-            min_size: options.min_pool_size_or_default(),
-            max_connecting: options.max_connecting_or_default(),
-            max_idle_time: options.max_idle_time_or_default(),
-            open_timeout: open_timeout(options),
-        };
         let parts = &self.parts;
         ServerPool::new(
             host.clone(),
-            Pool::new(config, generation),
+            Pool::new(PoolConfig::from_options(&parts.options), generation),
             Arc::clone(&parts.opener),
             &parts.tasks,
             Arc::downgrade(self),
@@ -361,7 +353,7 @@ impl Cluster {
         let config = MonitorConfig {
             heartbeat_frequency: options.heartbeat_frequency_or_default(),
             connect_timeout: options.connect_timeout_or_default(),
-            open_timeout: open_timeout(options),
+            open_timeout: options.open_timeout(),
             streaming: self.parts.streaming,
         };
         Watch {
@@ -374,12 +366,6 @@ impl Cluster {
             round_trips: Arc::default(),
         }
     }
-}
-
-/// The sum of all limits of opening a connection, and some: by then its own timers have long ended it.
-fn open_timeout(options: &ClientOptions) -> Option<Duration> {
-    let connect = options.connect_timeout_or_default()?;
-    Some(options.dns_timeout_or_default() + 2 * connect + Duration::from_secs(1))
 }
 
 fn answer(state: &mut State, id: SelectId, outcome: Result<(), Error>) {

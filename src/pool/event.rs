@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::action::PoolConfig;
 use crate::error::Error;
 
 /// Is something that happened in one server's pool.
@@ -11,7 +12,10 @@ use crate::error::Error;
 #[non_exhaustive]
 pub enum PoolEvent {
     /// The pool exists, and is paused.
-    PoolCreated,
+    PoolCreated {
+        /// Its limits.
+        options: PoolConfig,
+    },
     /// The pool lends connections from now on.
     PoolReady,
     /// All connections up to now are obsolete, and the pool is paused.

@@ -1,5 +1,7 @@
 //! What does the pool do on each fact?
 
+mod failure;
+
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,7 @@ use super::slots::{Lease, Lent, Opening, Slot, Slots};
 use super::waiters::{Place, Waiter, WaiterId, Waiters};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::op::deadline::Deadline;
+use failure::Failure;
 
 /// Holds the rules of one server's pool; `C` is the connection itself.
 ///
@@ -28,6 +31,8 @@ pub struct Pool<C> {
     pub(super) waiters: Waiters,
     /// No connection is opened for `minPoolSize` before this moment, after one has failed.
     pub(super) refill_at: Option<Instant>,
+    /// What failed to open, until its error has done its work on the server's state.
+    failures: Vec<Failure>,
     actions: VecDeque<Action<C>>,
     events: VecDeque<PoolEvent>,
     record_events: bool,
@@ -48,8 +53,8 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// How long a late reply is waited for before its connection is given up.
 pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long nothing is opened for `minPoolSize` alone after an attempt failed.
-const REFILL_PAUSE: Duration = Duration::from_secs(1);
+/// The one limit of a caller that counts its time in the wait queue only, and not what opening its connection takes.
+pub(super) const WAIT_QUEUE_TIMEOUT: &str = "waitQueueTimeoutMS";
 
 /// How many callers may wait for one pool's connections.
 pub(super) const WAITERS_MAX: usize = 100_000;
@@ -65,6 +70,7 @@ impl<C> Pool<C> {
             slots: Slots::new(),
             waiters: Waiters::default(),
             refill_at: None,
+            failures: Vec::new(),
             actions: VecDeque::new(),
             events: VecDeque::new(),
             record_events: false,
@@ -137,37 +143,18 @@ impl<C> Pool<C> {
             return self.actions.push_back(Action::Close(lease, connection));
         };
         match self.obsolete(lease) {
+            // It was told as closed when it was aborted.
+            _ if aborted => {
+                self.closed += 1;
+                self.actions.push_back(Action::Close(lease, connection));
+            }
             Some(reason) => self.close(lease, connection, reason),
-            None if aborted => self.close(lease, connection, CloseReason::Error),
             None => {
                 let duration = now.saturating_duration_since(since);
                 self.event(|| PoolEvent::ConnectionReady { connection_id: lease.id, duration });
                 self.settle(lease, connection, now);
             }
         }
-        self.fill(now);
-    }
-
-    /// A connection could not be opened: whoever has waited longest is told why.
-    ///
-    /// Opens nothing itself, so that the error can first do its work on the server's state; `handle_refill` follows.
-    pub fn handle_open_failed(&mut self, lease: Lease, error: &Error, now: Instant) {
-        if self.slots.take_opening(lease).is_none() {
-            return tracing::error!(id = lease.id, "a connection failed to open that was not being opened");
-        }
-        let stale = self.obsolete(lease);
-        self.closed(lease, stale.unwrap_or(CloseReason::Error));
-        if stale.is_some() {
-            return;
-        }
-        self.refill_at = Some(now + REFILL_PAUSE);
-        if let Some(waiter) = self.waiters.first() {
-            self.refuse(waiter, error.clone(), CheckOutFailure::ConnectionError, now);
-        }
-    }
-
-    /// Whatever should be opened may be opened now.
-    pub fn handle_refill(&mut self, now: Instant) {
         self.fill(now);
     }
 
@@ -220,20 +207,20 @@ impl<C> Pool<C> {
             let cause = cause.clone();
             self.event(|| PoolEvent::PoolCleared { interrupt_in_use, cause });
         }
+        let current = self.generation;
+        // What is being opened would be stale, and must not hold `maxConnecting` meanwhile.
+        let dials = self.abort(CloseReason::Stale, |slot| matches!(slot, Slot::Opening { generation, .. } if *generation < current));
         let error = cleared(Some(cause));
         for waiter in self.waiters.all() {
             self.refuse(waiter, error.clone(), CheckOutFailure::ConnectionError, now);
         }
         self.close_idle(CloseReason::Stale);
-        // What is being opened would be stale, and must not hold `maxConnecting` meanwhile.
-        let current = self.generation;
         let interrupted = interrupted(cause);
         let leases = self.slots.interrupt(|slot| match slot {
-            Slot::Opening { generation, .. } => *generation < current,
             Slot::InUse { lease, .. } | Slot::Draining { lease, .. } => interrupt_in_use && lease.generation < current,
-            Slot::Free | Slot::Idle { .. } => false,
+            Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } => false,
         });
-        self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, interrupted.clone())));
+        self.actions.extend(leases.into_iter().chain(dials).map(|lease| Action::Interrupt(lease, interrupted.clone())));
     }
 
     /// The machine was suspended: connections from before are not trusted; those in use are closed when they come back.
@@ -250,22 +237,29 @@ impl<C> Pool<C> {
             return;
         }
         self.state = State::Closed { why: why.clone() };
+        let dials = self.abort(CloseReason::PoolClosed, |slot| matches!(slot, Slot::Opening { .. }));
         for waiter in self.waiters.all() {
             self.refuse(waiter, why.clone(), CheckOutFailure::PoolClosed, now);
         }
         self.close_idle(CloseReason::PoolClosed);
         let leases = self.slots.interrupt(|slot| match slot {
-            Slot::Opening { .. } | Slot::Draining { .. } => true,
+            Slot::Draining { .. } => true,
             Slot::InUse { .. } => interrupt_in_use,
-            Slot::Free | Slot::Idle { .. } => false,
+            Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } => false,
         });
-        self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, why.clone())));
+        self.actions.extend(leases.into_iter().chain(dials).map(|lease| Action::Interrupt(lease, why.clone())));
         self.event(|| PoolEvent::PoolClosed);
     }
 
     /// Does what time asks for.
     pub fn handle_timeout(&mut self, now: Instant) {
+        let served = self.slots.opening_of(self.generation);
         while let Some((waiter, deadline)) = self.waiters.late(now) {
+            // Who waits for a connection that is being opened has left the wait queue.
+            if deadline.name == WAIT_QUEUE_TIMEOUT && self.waiters.is_among_first(waiter, served) {
+                self.waiters.wait_on(waiter);
+                continue;
+            }
             let error = waited_too_long(deadline, self.stats(), now);
             self.refuse(waiter, error, CheckOutFailure::Timeout, now);
         }
@@ -276,7 +270,8 @@ impl<C> Pool<C> {
                 }
             }
         }
-        let dials = self.slots.interrupt(|slot| matches!(slot, Slot::Opening { deadline: Some(deadline), .. } if *deadline <= now));
+        let is_late = |slot: &Slot<C>| matches!(slot, Slot::Opening { deadline: Some(deadline), .. } if *deadline <= now);
+        let dials = self.abort(CloseReason::Error, is_late);
         let limit = self.config.open_timeout.unwrap_or_default();
         self.actions.extend(dials.into_iter().map(|lease| Action::Interrupt(lease, opened_too_late(limit))));
         let drains = self.slots.interrupt(|slot| matches!(slot, Slot::Draining { deadline, .. } if *deadline <= now));
@@ -300,6 +295,11 @@ impl<C> Pool<C> {
     /// Counts those who have, or wait for, a connection.
     pub fn load(&self) -> u32 {
         u32::try_from(self.slots.in_use + self.waiters.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the limits that it was made with.
+    pub fn config(&self) -> &PoolConfig {
+        &self.config
     }
 
     /// Counts what the pool holds.
@@ -374,8 +374,10 @@ impl<C> Pool<C> {
             return;
         }
         let max = self.config.max_size.map_or(usize::MAX, |max| max as usize);
+        // A stale one comes to nobody.
+        let mut coming = self.slots.opening_of(self.generation);
         while self.slots.opening < self.config.max_connecting as usize && self.slots.total() < max {
-            let for_waiter = self.slots.opening < self.waiters.len();
+            let for_waiter = coming < self.waiters.len();
             let for_min = self.below_min() && self.refill_at.is_none_or(|at| at <= now);
             if !for_waiter && !for_min {
                 break;
@@ -383,6 +385,7 @@ impl<C> Pool<C> {
             let id = self.next_id;
             self.next_id += 1;
             self.created += 1;
+            coming += 1;
             let deadline = self.config.open_timeout.map(|limit| now + limit);
             let lease = self.slots.open(id, self.generation, now, deadline);
             self.event(|| PoolEvent::ConnectionCreated { connection_id: id });
@@ -410,13 +413,9 @@ impl<C> Pool<C> {
     }
 
     fn close(&mut self, lease: Lease, connection: C, reason: CloseReason) {
-        self.closed(lease, reason);
-        self.actions.push_back(Action::Close(lease, connection));
-    }
-
-    fn closed(&mut self, lease: Lease, reason: CloseReason) {
         self.closed += 1;
         self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason });
+        self.actions.push_back(Action::Close(lease, connection));
     }
 
     fn refuse(&mut self, id: WaiterId, error: Error, reason: CheckOutFailure, now: Instant) {

@@ -17,7 +17,7 @@ pub(super) fn cleared(cause: Option<&Error>) -> Error {
 
 /// The error of those who asked a pool that is closed.
 pub fn closed() -> Error {
-    Error::new(ErrorKind::PoolClosed, "the pool is closed").at(Stage::Checkout)
+    Error::new(ErrorKind::PoolClosed, "attempted to check out a connection from closed connection pool").at(Stage::Checkout)
 }
 
 pub(super) fn interrupted(cause: &Error) -> Error {
@@ -36,7 +36,8 @@ pub(super) fn waited_too_long(deadline: Deadline, stats: PoolStats, now: Instant
     let PoolStats { in_use, opening, draining, waiting, .. } = stats;
     let elapsed = now.saturating_duration_since(deadline.since);
     let text = format!(
-        "timed out after {}: of {} connections {in_use} are in use, {opening} opening, {draining} waiting for late replies; {waiting} callers wait",
+        "timed out while checking out a connection from connection pool, after {}: of {} connections {in_use} are in use, \
+         {opening} opening, {draining} waiting for late replies; {waiting} callers wait",
         Span(elapsed),
         stats.total(),
     );

@@ -86,6 +86,14 @@ impl<C> Slots<C> {
         Lease { slot, id, generation }
     }
 
+    /// Counts the connections of a generation that are being opened.
+    pub(super) fn opening_of(&self, current: u64) -> usize {
+        if self.opening == 0 {
+            return 0;
+        }
+        self.table.iter().filter(|slot| matches!(slot, Slot::Opening { generation, .. } if *generation == current)).count()
+    }
+
     /// Takes out a slot that is opening this connection; any other is left alone.
     pub(super) fn take_opening(&mut self, lease: Lease) -> Option<Opening> {
         match self.table.get(lease.slot)? {

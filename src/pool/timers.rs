@@ -2,13 +2,13 @@
 
 use std::time::Instant;
 
-use super::machine::Pool;
+use super::machine::{Pool, WAIT_QUEUE_TIMEOUT};
 use super::slots::Slot;
 
 impl<C> Pool<C> {
     /// Says when `handle_timeout` is due, and for what.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let mut due = self.waiters.next_deadline().map(|at| (at, "waitQueueTimeoutMS"));
+        let mut due = self.waiters.next_deadline().map(|at| (at, WAIT_QUEUE_TIMEOUT));
         let mut consider = |at: Instant, name| {
             if due.is_none_or(|(earliest, _)| at < earliest) {
                 due = Some((at, name));

@@ -77,6 +77,12 @@ impl<T> Queue<T> {
         self.places.get(self.find(id).ok()?)?.1.as_ref()
     }
 
+    /// Returns what is kept for a caller, to be changed.
+    pub fn get_mut(&mut self, id: WaiterId) -> Option<&mut T> {
+        let index = self.find(id).ok()?;
+        self.places.get_mut(index)?.1.as_mut()
+    }
+
     /// Lets a caller wait in the place of its ticket, which nobody has.
     pub fn insert(&mut self, id: WaiterId, value: T) {
         let place = (id, Some(value));
@@ -155,6 +161,18 @@ impl Waiters {
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.deadlines.first().map(|(at, _)| *at)
+    }
+
+    /// Tells whether a waiter is one of the first so many.
+    pub(super) fn is_among_first(&self, id: WaiterId, count: usize) -> bool {
+        self.queue.ids().take(count).any(|first| first == id)
+    }
+
+    /// Lets a waiter wait without a deadline.
+    pub(super) fn wait_on(&mut self, id: WaiterId) {
+        if let Some(deadline) = self.queue.get_mut(id).and_then(|waiter| waiter.deadline.take()) {
+            self.deadlines.remove(&(deadline.at, id));
+        }
     }
 
     /// Returns a waiter whose time is up, and its deadline.

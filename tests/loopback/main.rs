@@ -4,8 +4,10 @@
 
 mod bad_luck;
 mod basics;
+mod commands;
 mod faults;
 mod life;
+mod monitoring;
 mod official_client;
 mod peers;
 mod srv_polling;
