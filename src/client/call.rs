@@ -6,10 +6,12 @@
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
+use bson::oid::ObjectId;
 use bson::{RawDocument, RawDocumentBuf};
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
+use super::pin::Pinned;
 use super::running::{Inner, no_runtime};
 use crate::error::{Error, ErrorKind, LimitValue, Result, Stage};
 use crate::host::HostKey;
@@ -74,6 +76,8 @@ pub(super) struct Call {
     pub(super) deadline: Option<Deadline>,
     /// The session it runs in.
     pub(super) session: InSession,
+    /// Whether the reply opens a cursor, which keeps the connection behind a load balancer.
+    pub(super) pins: bool,
 }
 
 /// Says in which session a call runs.
@@ -98,6 +102,8 @@ pub(super) struct Session {
 pub(super) struct Outcome {
     pub(super) reply: Reply,
     pub(super) session: Option<Session>,
+    /// The connection, for a cursor behind a load balancer.
+    pub(super) pin: Option<Box<Pinned>>,
 }
 
 impl Session {
@@ -160,15 +166,20 @@ impl Inner {
         };
         let pool = selected.pool();
         let _operation = pool.operation();
-        let conn = pool.checkout(self.checkout_deadline(call.deadline)).await?;
-        self.exchange(&cluster, &selected, conn, &mut call).await.map_err(|error| error.on(pool.host()))
+        let mut conn = pool.checkout(self.checkout_deadline(call.deadline)).await?;
+        let mut outcome = self.exchange(&cluster, &selected, &mut conn, &mut call).await.map_err(|error| error.on(pool.host()))?;
+        if call.pins {
+            outcome.pin = Pinned::new(conn, &selected, &cluster);
+        }
+        Ok(outcome)
     }
 
-    async fn exchange(
+    /// Sends a command on a connection and reads its reply.
+    pub(super) async fn exchange(
         self: &Arc<Self>,
         cluster: &Arc<Cluster>,
         selected: &Selected,
-        mut conn: CheckedOut,
+        conn: &mut CheckedOut,
         call: &mut Call,
     ) -> Result<Outcome> {
         let Call { database, request, read_preference, deadline, session, .. } = call;
@@ -177,7 +188,7 @@ impl Inner {
         let began = clock::now();
         let mut session = match std::mem::replace(session, InSession::None) {
             InSession::Cursor(session) => session,
-            InSession::Implicit => match (selected.description().logical_session_timeout(), conn.facts().has_sessions) {
+            InSession::Implicit => match (selected.description().session_timeout(), conn.facts().has_sessions) {
                 (Some(timeout), true) => Some(Session::take(self, timeout, began)?),
                 _ => None,
             },
@@ -196,19 +207,21 @@ impl Inner {
         };
         check_size(request, conn.facts().document_size_bytes_max)?;
         let request_id = conn.queue(Flags::default(), request, &fields);
-        check_message_size(&mut conn)?;
-        let mut told = Told { inner: self, name, host, connection_id: conn.id(), request_id, began, body: &request.body, ended: false };
-        told.started(&conn, database, request);
+        check_message_size(conn)?;
+        let service_id = conn.facts().service_id;
+        let mut told =
+            Told { inner: self, name, host, connection_id: conn.id(), service_id, request_id, began, body: &request.body, ended: false };
+        told.started(conn, database, request);
         if let Some(session) = session.as_mut() {
             session.dirty = true;
         }
-        let outcome = self.send_and_receive(&mut conn, *deadline).await;
+        let outcome = self.send_and_receive(conn, *deadline).await;
         let message = match outcome {
             Ok(message) => message,
             Err(error) => {
                 let error = error.after(clock::now().saturating_duration_since(began));
                 told.failed(&error);
-                cluster.fault(host, Fault::new(error.clone(), conn.generation()));
+                cluster.fault(host, Fault::new(error.clone(), conn.generation()).of_service(service_id));
                 return Err(error);
             }
         };
@@ -223,7 +236,7 @@ impl Inner {
         }
         if !head.succeeded || head.has_write_concern_error {
             if let Some(fault) = Fault::in_reply(host, reply.document(), conn.generation()) {
-                cluster.fault(host, fault);
+                cluster.fault(host, fault.of_service(service_id));
             }
             if let Some(error) = command_error(reply.document()) {
                 let error = error.on(host).with_address(conn.address()).after(clock::now().saturating_duration_since(began));
@@ -232,7 +245,7 @@ impl Inner {
             }
         }
         told.succeeded(reply.document());
-        Ok(Outcome { reply, session })
+        Ok(Outcome { reply, session, pin: None })
     }
 
     /// The limits of one exchange: `socketTimeoutMS` costs the connection; the call's own deadline, which it yields to, does
@@ -275,6 +288,7 @@ impl Inner {
                 read_preference: None,
                 deadline: Some(Deadline::new("END_SESSIONS_LIMIT", END_SESSIONS_LIMIT, clock::now())),
                 session: InSession::None,
+                pins: false,
             };
             if let Err(error) = self.run(call).await {
                 tracing::debug!(%error, "sessions could not be ended");
@@ -293,6 +307,7 @@ struct Told<'a> {
     name: &'a str,
     host: &'a HostKey,
     connection_id: u64,
+    service_id: Option<ObjectId>,
     request_id: i32,
     began: Instant,
     body: &'a RawDocument,
@@ -311,6 +326,7 @@ impl Told<'_> {
             Event::Command(CommandEvent::Started {
                 host: self.host.clone(),
                 connection_id: self.connection_id,
+                service_id: self.service_id,
                 server_connection_id: conn.facts().connection_id,
                 request_id: self.request_id,
                 database: Arc::clone(database),
@@ -326,6 +342,7 @@ impl Told<'_> {
             Event::Command(CommandEvent::Succeeded {
                 host: self.host.clone(),
                 connection_id: self.connection_id,
+                service_id: self.service_id,
                 request_id: self.request_id,
                 name: Arc::from(self.name),
                 duration: clock::now().saturating_duration_since(self.began),
@@ -348,6 +365,7 @@ impl Told<'_> {
             Event::Command(CommandEvent::Failed {
                 host: self.host.clone(),
                 connection_id: self.connection_id,
+                service_id: self.service_id,
                 request_id: self.request_id,
                 name: Arc::from(self.name),
                 duration,

@@ -133,8 +133,8 @@ impl Plan {
             preference = ReadPreference::primary_preferred();
         }
         let read_preference = Some(preference);
-        let call =
-            Call { database: self.database, request: self.request?, criteria, read_preference, deadline, session: InSession::Implicit };
+        let (database, request) = (self.database, self.request?);
+        let call = Call { database, request, criteria, read_preference, deadline, session: InSession::Implicit, pins: false };
         Ok((self.client, call))
     }
 }
@@ -230,7 +230,8 @@ impl<T: FromReply> IntoFuture for RunCursorCommand<T> {
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
             let timeout = self.plan.timeout;
-            let (client, call) = self.plan.call()?;
+            let (client, mut call) = self.plan.call()?;
+            call.pins = true;
             let outcome = client.inner().run(call).await?;
             Cursor::new(client, outcome, self.more, timeout)
         })

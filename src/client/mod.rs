@@ -7,6 +7,7 @@ mod builder;
 mod call;
 mod cursor;
 mod database;
+mod pin;
 mod probe;
 mod running;
 mod watch;

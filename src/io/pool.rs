@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
+use bson::oid::ObjectId;
 use tokio::sync::{Notify, oneshot};
 
 use super::clock;
@@ -173,6 +174,11 @@ impl ServerPool {
         self.act(|guarded, now| guarded.pool.handle_clear(cause, interrupt_in_use, now));
     }
 
+    /// Clears the connections of one service behind a load balancer.
+    pub(crate) fn clear_service(self: &Arc<Self>, service: ObjectId, generation: u64, cause: &Error) {
+        self.act(|guarded, now| guarded.pool.handle_clear_service(service, generation, cause, now));
+    }
+
     pub(crate) fn resumed(self: &Arc<Self>) {
         self.act(|guarded, now| guarded.pool.handle_resumed(now));
     }
@@ -302,12 +308,17 @@ enum Deed {
     Drain(Lease, Box<Conn>),
 }
 
-async fn open(pool: Arc<ServerPool>, lease: Lease, interrupt: Arc<Interrupt>) {
+async fn open(pool: Arc<ServerPool>, mut lease: Lease, interrupt: Arc<Interrupt>) {
     let mut timeline = super::dial::Timeline::default();
+    let mut service = None;
+    let mut greeted = |named| {
+        service = Some(named);
+        lease = pool.act(|guarded, _| guarded.pool.handle_greeted(lease, named));
+    };
     let outcome = tokio::select! {
         biased;
         error = interrupt.fired() => Err(error.at(Stage::Tcp)),
-        outcome = pool.opener.open(&pool.host, Purpose::Application, Arc::clone(&interrupt), &mut timeline) => outcome,
+        outcome = pool.opener.open_telling(&pool.host, Purpose::Application, Arc::clone(&interrupt), &mut timeline, &mut greeted) => outcome,
     };
     match outcome {
         Ok(opened) => pool.act(|guarded, now| guarded.pool.handle_opened(lease, Box::new(opened.conn), now)),
@@ -318,7 +329,7 @@ async fn open(pool: Arc<ServerPool>, lease: Lease, interrupt: Arc<Interrupt>) {
                 && error.kind() != ErrorKind::PoolClosed
                 && let Some(cluster) = pool.cluster.upgrade()
             {
-                cluster.opening_failed(&pool.host, lease.generation, &error);
+                cluster.opening_failed(&pool.host, lease.generation, service, &error);
             }
             pool.act(|guarded, now| guarded.pool.handle_refill(now));
         }
@@ -361,6 +372,11 @@ impl CheckedOut {
     /// The pool's generation when the connection was made.
     pub(crate) fn generation(&self) -> u64 {
         self.lease.generation
+    }
+
+    /// A cursor keeps it until it is dropped.
+    pub(crate) fn pin(&self) {
+        self.pool.act(|guarded, _| guarded.pool.handle_pinned(self.lease));
     }
 
     fn disarm(mut self) -> (Lease, Option<Box<Conn>>) {

@@ -17,6 +17,7 @@ pub(crate) struct Snapshot {
 }
 
 /// Is a server that was selected, in the snapshot that it was selected from.
+#[derive(Clone)]
 pub(crate) struct Selected {
     pub(super) snapshot: Arc<Snapshot>,
     pub(super) place: usize,

@@ -1,11 +1,17 @@
 //! What does the pool do on each fact?
+//!
+//! What clearing does is in `clear`, what differs behind a load balancer in `balanced`.
+
+mod balanced;
+mod clear;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::action::{Action, Checkout, Health, PoolConfig};
 use super::event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
-use super::refusal::{cleared, drained_too_late, interrupted, opened_too_late, too_many, waited_too_long};
+use super::refusal::{cleared, drained_too_late, opened_too_late, too_many};
+use super::services::Services;
 use super::slots::{Lease, Lent, Opening, Slot, Slots};
 use super::waiters::{Place, Waiter, WaiterId, Waiters};
 use crate::error::{Error, ErrorKind, Stage};
@@ -33,6 +39,8 @@ pub struct Pool<C> {
     record_events: bool,
     created: u64,
     closed: u64,
+    /// Behind a load balancer only.
+    services: Option<Box<Services>>,
 }
 
 #[derive(Debug)]
@@ -70,6 +78,7 @@ impl<C> Pool<C> {
             record_events: false,
             created: 0,
             closed: 0,
+            services: None,
         }
     }
 
@@ -180,8 +189,10 @@ impl<C> Pool<C> {
         if in_use {
             self.event(|| PoolEvent::CheckedIn { connection_id: lease.id });
         }
+        self.unpin(lease);
         let obsolete = self.obsolete(lease);
         match (health, obsolete) {
+            (Health::Broken, Some(CloseReason::Stale)) if self.services.is_some() => self.close(lease, connection, CloseReason::Error),
             (_, Some(reason)) => self.close(lease, connection, reason),
             (Health::Broken, None) => self.close(lease, connection, CloseReason::Error),
             (Health::Good | Health::ReplyOutstanding, None) if interrupted => self.close(lease, connection, CloseReason::Error),
@@ -205,35 +216,6 @@ impl<C> Pool<C> {
             }
             State::Ready | State::Closed { .. } => {}
         }
-    }
-
-    /// All connections up to now are obsolete; nobody gets one before the next `handle_ready`.
-    pub fn handle_clear(&mut self, cause: &Error, interrupt_in_use: bool, now: Instant) {
-        let was_ready = match self.state {
-            State::Closed { .. } => return,
-            State::Ready => true,
-            State::Paused { .. } => false,
-        };
-        self.generation += 1;
-        self.state = State::Paused { cause: Some(cause.clone()) };
-        if was_ready {
-            let cause = cause.clone();
-            self.event(|| PoolEvent::PoolCleared { interrupt_in_use, cause });
-        }
-        let error = cleared(Some(cause));
-        for waiter in self.waiters.all() {
-            self.refuse(waiter, error.clone(), CheckOutFailure::ConnectionError, now);
-        }
-        self.close_idle(CloseReason::Stale);
-        // What is being opened would be stale, and must not hold `maxConnecting` meanwhile.
-        let current = self.generation;
-        let interrupted = interrupted(cause);
-        let leases = self.slots.interrupt(|slot| match slot {
-            Slot::Opening { generation, .. } => *generation < current,
-            Slot::InUse { lease, .. } | Slot::Draining { lease, .. } => interrupt_in_use && lease.generation < current,
-            Slot::Free | Slot::Idle { .. } => false,
-        });
-        self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, interrupted.clone())));
     }
 
     /// The machine was suspended: connections that were idle meanwhile are not trusted.
@@ -264,7 +246,7 @@ impl<C> Pool<C> {
     /// Does what time asks for.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((waiter, deadline)) = self.waiters.late(now) {
-            let error = waited_too_long(deadline, self.stats(), now);
+            let error = self.waited_too_long(deadline, now);
             self.refuse(waiter, error, CheckOutFailure::Timeout, now);
         }
         if let Some(limit) = self.config.max_idle_time {
@@ -315,6 +297,7 @@ impl<C> Pool<C> {
             opening: self.slots.opening,
             idle: self.slots.idle_count(),
             in_use: self.slots.in_use,
+            pinned: self.pinned(),
             draining: self.slots.draining,
             waiting: self.waiters.len(),
             generation: self.generation,
@@ -404,7 +387,7 @@ impl<C> Pool<C> {
     fn obsolete(&self, lease: Lease) -> Option<CloseReason> {
         match self.state {
             State::Closed { .. } => Some(CloseReason::PoolClosed),
-            State::Paused { .. } | State::Ready if lease.generation < self.generation => Some(CloseReason::Stale),
+            State::Paused { .. } | State::Ready if lease.generation < self.current(lease) => Some(CloseReason::Stale),
             State::Paused { .. } | State::Ready => None,
         }
     }
@@ -422,6 +405,7 @@ impl<C> Pool<C> {
 
     fn closed(&mut self, lease: Lease, reason: CloseReason) {
         self.closed += 1;
+        self.leave(lease);
         self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason });
     }
 

@@ -84,6 +84,20 @@ impl<C> Slots<C> {
         Lease { slot, id, generation }
     }
 
+    pub(super) fn is_opening(&self, lease: Lease) -> bool {
+        matches!(self.table.get(lease.slot), Some(Slot::Opening { id, .. }) if *id == lease.id)
+    }
+
+    /// Gives a connection that is being opened another generation, and returns its new lease.
+    pub(super) fn renew(&mut self, lease: Lease, renewed: u64) -> Lease {
+        if let Some(Slot::Opening { id, generation, .. }) = self.table.get_mut(lease.slot)
+            && *id == lease.id
+        {
+            *generation = renewed;
+        }
+        Lease { generation: renewed, ..lease }
+    }
+
     /// Takes out a slot that is opening this connection; any other is left alone.
     pub(super) fn take_opening(&mut self, lease: Lease) -> Option<Opening> {
         match self.table.get(lease.slot)? {
@@ -141,6 +155,14 @@ impl<C> Slots<C> {
     pub(super) fn oldest(&mut self) -> Option<(Lease, C, Instant)> {
         let slot = self.idle.pop_front()?;
         self.take_idle(slot)
+    }
+
+    /// Takes the idle connections that `wanted` picks.
+    pub(super) fn take_idle_of(&mut self, wanted: impl Fn(Lease) -> bool) -> Vec<(Lease, C)> {
+        let picked = |slot: &usize| matches!(self.table.get(*slot), Some(Slot::Idle { lease, .. }) if wanted(*lease));
+        let taken: Vec<usize> = self.idle.iter().copied().filter(picked).collect();
+        self.idle.retain(|slot| !taken.contains(slot));
+        taken.into_iter().filter_map(|slot| self.take_idle(slot)).map(|(lease, connection, _)| (lease, connection)).collect()
     }
 
     pub(super) fn oldest_since(&self) -> Option<Instant> {
