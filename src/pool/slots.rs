@@ -88,6 +88,10 @@ impl<C> Slots<C> {
         matches!(self.table.get(lease.slot), Some(Slot::Opening { id, .. }) if *id == lease.id)
     }
 
+    pub(super) fn is_in_use(&self, lease: Lease) -> bool {
+        matches!(self.table.get(lease.slot), Some(Slot::InUse { lease: own, .. }) if *own == lease)
+    }
+
     /// Gives a connection that is being opened another generation, and returns its new lease.
     pub(super) fn renew(&mut self, lease: Lease, renewed: u64) -> Lease {
         if let Some(Slot::Opening { id, generation, .. }) = self.table.get_mut(lease.slot)

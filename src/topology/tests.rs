@@ -116,7 +116,7 @@ fn in_short(action: &TopologyAction) -> String {
         TopologyAction::StopMonitor(host) => format!("unwatch {}", name(host)),
         TopologyAction::CreatePool { host, .. } => format!("create {}", name(host)),
         TopologyAction::ReadyPool(host) => format!("ready {}", name(host)),
-        TopologyAction::ClearService { host, service_id, .. } => format!("clear {host} {service_id}"),
+        TopologyAction::ClearService { host, service_id, .. } => format!("clear {} {service_id}", name(host)),
         TopologyAction::ClearPool { host, interrupt, .. } => {
             format!("clear {}{}", name(host), if *interrupt { " and interrupt" } else { "" })
         }
@@ -319,7 +319,7 @@ fn load_balanced_topology_closes_with_the_fixed_series() {
     scene.drain();
     scene.topology.handle_shutdown(scene.now);
     assert_eq!(scene.orders(), ["publish Unknown", "close a"]);
-    assert_eq!(scene.told(), ["closing a", "LoadBalanced/1 -> Unknown/0", "closed"]);
+    assert_eq!(scene.told(), ["closed a", "LoadBalanced/1 -> Unknown/0", "closed"]);
 }
 
 #[test]

@@ -299,10 +299,9 @@ fn bad_txt_records_are_refused_at_stage_srv() {
 fn txt_records_can_contradict_the_connection_string() {
     let read = merged("mongodb+srv://a.b.c/?srvMaxHosts=1", &[&[b"loadBalanced=true"]]).expect("record");
     assert!(validate(&read.options).expect_err("both").to_string().contains("srvMaxHosts"));
-    let contradictions: [(&str, &[u8], &str); 3] = [
+    let contradictions: [(&str, &[u8], &str); 2] = [
         ("mongodb+srv://a.b.c/?replicaSet=r", b"loadBalanced=true", "replicaSet"),
         ("mongodb+srv://a.b.c/?loadBalanced=true", b"replicaSet=r", "replicaSet"),
-        ("mongodb+srv://a.b.c/?directConnection=true", b"loadBalanced=true", "directConnection"),
     ];
     for (text, record, name) in contradictions {
         let read = merged(text, &[&[record]]);

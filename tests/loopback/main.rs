@@ -6,6 +6,7 @@ mod bad_luck;
 mod basics;
 mod faults;
 mod life;
+mod load_balanced;
 mod official_client;
 mod peers;
 mod stories;

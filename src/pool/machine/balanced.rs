@@ -33,7 +33,7 @@ impl<C> Pool<C> {
 
     /// A connection that is lent is a cursor's until it comes back.
     pub fn handle_pinned(&mut self, lease: Lease) {
-        if let Some(services) = &mut self.services {
+        if let Some(services) = self.services.as_mut().filter(|_| self.slots.is_in_use(lease)) {
             services.pin(lease.id);
         }
     }
