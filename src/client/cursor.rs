@@ -14,6 +14,7 @@ use bson::Document;
 use bytes::Bytes;
 use futures_util::Stream;
 use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
 
 use super::Client;
 use super::call::{Call, InSession, Outcome, Reply, Session};
@@ -140,11 +141,16 @@ impl<T: FromReply> Cursor<T> {
 
     /// Ends the cursor: kills it on the server if it is still open there, and waits for that.
     ///
-    /// What the server answers does not matter.
+    /// What the server answers does not matter. Who stops waiting leaves it to the background, as dropping does.
     pub async fn close(mut self) {
-        if let Some(ending) = self.end(None) {
+        let Some(ending) = self.end(None) else { return };
+        let (done, over) = oneshot::channel::<()>();
+        self.client.inner().spawn("kill cursor", async move {
             ending.run().await;
-        }
+            drop(done);
+        });
+        // Nothing is ever sent: the sender goes with the task.
+        drop(over.await);
     }
 
     fn poll_document(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {

@@ -79,11 +79,23 @@ fn of_pool(events: &[Event]) -> Vec<String> {
 
 /// The commands of a name, with the connections they went out on.
 fn sent(events: &[Event], wanted: &str) -> Vec<u64> {
-    let started = |event: &Event| match event {
-        Event::Command(CommandEvent::Started { name, connection_id, .. }) if &**name == wanted => Some(*connection_id),
-        _ => None,
+    let started = |event: &Event| {
+        let Event::Command(CommandEvent::Started { name, connection_id, .. }) = event else { return None };
+        (&**name == wanted).then_some(*connection_id)
     };
     events.iter().filter_map(started).collect()
+}
+
+/// The service that an event of a command, or of a cleared pool, names.
+fn service_of(event: &Event) -> Option<Option<ObjectId>> {
+    if let Event::Command(
+        CommandEvent::Started { service_id, .. } | CommandEvent::Succeeded { service_id, .. } | CommandEvent::Failed { service_id, .. },
+    )
+    | Event::Pool { event: PoolEvent::PoolCleared { service_id, .. }, .. } = event
+    {
+        return Some(*service_id);
+    }
+    None
 }
 
 fn kinds(client: &Client) -> (TopologyType, Vec<ServerType>) {
@@ -142,7 +154,7 @@ async fn load_balanced_events_are_the_fixed_series() {
                 TopologyEvent::ServerDescriptionChanged { previous, new } => format!("{} -> {}", previous.kind.name(), new.kind.name()),
                 TopologyEvent::ServerClosed { .. } => "server closed".to_owned(),
                 TopologyEvent::TopologyClosed => "closed".to_owned(),
-                other => format!("{other:?}"),
+                event @ (TopologyEvent::HostUnusable { .. } | _) => format!("{event:?}"),
             })
             .collect();
         assert_eq!(
@@ -298,6 +310,26 @@ async fn closed_cursor_is_killed_on_its_connection_which_goes_back() {
         let events = told(&mut events).await;
         assert_eq!(sent(&events, "killCursors"), [2, 1]);
         assert_eq!(of_pool(&events), ["1 out", "2 created", "2 ready", "2 out", "2 in", "1 in"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn close_that_nobody_waits_for_kills_all_the_same() {
+    in_time(async {
+        let (sandbox, client) = balanced(2, "").await;
+        fill(&client, 9).await;
+        for polls in 0..3 {
+            let mut closing = Box::pin(find(&client, 2).await.expect("find").close());
+            for _ in 0..polls {
+                if futures_util::poll!(&mut closing).is_ready() {
+                    break;
+                }
+            }
+            drop(closing);
+            at_rest(&client).await;
+            until("no cursor is left", || sandbox.cursors(0) + sandbox.cursors(1) == 0).await;
+        }
     })
     .await;
 }
@@ -501,18 +533,7 @@ async fn events_name_the_service() {
         ping(&client).await.expect_err("closed");
         ping(&client).await.expect("the other service");
         let events = told(&mut events).await;
-        let services: Vec<Option<ObjectId>> = events
-            .iter()
-            .filter_map(|event| match event {
-                Event::Command(
-                    CommandEvent::Started { service_id, .. }
-                    | CommandEvent::Succeeded { service_id, .. }
-                    | CommandEvent::Failed { service_id, .. },
-                )
-                | Event::Pool { event: PoolEvent::PoolCleared { service_id, .. }, .. } => Some(*service_id),
-                _ => None,
-            })
-            .collect();
+        let services: Vec<Option<ObjectId>> = events.iter().filter_map(service_of).collect();
         let (one, other) = (services[0], services[5]);
         assert!(one.is_some() && other.is_some() && one != other);
         // Started, succeeded; started, failed, cleared; started, succeeded.
