@@ -154,7 +154,8 @@ async fn load_balanced_events_are_the_fixed_series() {
                 TopologyEvent::ServerDescriptionChanged { previous, new } => format!("{} -> {}", previous.kind.name(), new.kind.name()),
                 TopologyEvent::ServerClosed { .. } => "server closed".to_owned(),
                 TopologyEvent::TopologyClosed => "closed".to_owned(),
-                event @ (TopologyEvent::HostUnusable { .. } | _) => format!("{event:?}"),
+                TopologyEvent::HostUnusable { name, .. } => format!("unusable {name}"),
+                other => format!("{other:?}"),
             })
             .collect();
         assert_eq!(
