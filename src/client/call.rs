@@ -12,11 +12,14 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::exchange::Exchange;
+use super::pin::Pinned;
 use super::running::Inner;
 use crate::error::{Error, Result, Stage};
 use crate::host::HostKey;
 use crate::io::clock;
 use crate::io::entropy::entropy;
+use crate::io::pool::CheckedOut;
+use crate::io::snapshot::Selected;
 use crate::op::command_name;
 use crate::op::deadline::Deadline;
 use crate::op::session::{END_SESSIONS_MAX, ServerSession};
@@ -71,6 +74,8 @@ pub(super) struct Call {
     pub(super) deadline: Option<Deadline>,
     /// The session it runs in.
     pub(super) session: InSession,
+    /// Whether the reply opens a cursor, which keeps the connection behind a load balancer.
+    pub(super) pins: bool,
 }
 
 /// Says which read preference a server may have to be told.
@@ -106,6 +111,8 @@ pub(super) struct Session<I: Borrow<Arc<Inner>> = Arc<Inner>> {
 pub(super) struct Outcome<'a> {
     pub(super) reply: Reply,
     pub(super) session: Option<Session<&'a Arc<Inner>>>,
+    /// The connection, for a cursor behind a load balancer.
+    pub(super) pin: Option<Box<Pinned>>,
 }
 
 impl<'a> Session<&'a Arc<Inner>> {
@@ -180,21 +187,42 @@ impl Inner {
     ///
     /// What has to wait is boxed, so that what need not stays small.
     pub(super) async fn run<'a>(self: &'a Arc<Self>, database: &Arc<str>, call: &mut Call) -> Result<Outcome<'a>> {
-        let Call { request, criteria, preference, deadline, session } = call;
         // Found out before anybody waits for anything.
-        let name = command_name(request.body.document())?;
+        command_name(call.request.body.document())?;
+        let (deadline, criteria) = (call.deadline, &call.criteria);
         let criteria = criteria.as_ref().unwrap_or(&self.primary);
         let selected = match self.select_now(criteria)? {
             Some(selected) => selected,
-            None => Box::pin(self.select_later(criteria, *deadline)).await?,
+            None => Box::pin(self.select_later(criteria, deadline)).await?,
         };
         let now = clock::now();
         selected.cluster().look_at_clocks(now);
-        let conn = selected.pool().checkout(self.checkout_deadline(*deadline, now), now).await?;
+        let mut conn = selected.pool().checkout(self.checkout_deadline(deadline, now), now).await?;
+        let began = conn.lent_at();
+        let (mut outcome, now) = self.exchange(&selected, &mut conn, began, database, call).await?;
+        if call.pins && conn.facts().service_id.is_some() {
+            outcome.pin = Some(Box::new(Pinned::new(conn, selected)));
+        } else {
+            conn.give_back(now);
+        }
+        Ok(outcome)
+    }
+
+    /// Sends a command on a connection and reads its reply; says when it had come.
+    pub(super) async fn exchange<'a>(
+        self: &'a Arc<Self>,
+        selected: &Selected,
+        conn: &mut CheckedOut,
+        began: Instant,
+        database: &Arc<str>,
+        call: &mut Call,
+    ) -> Result<(Outcome<'a>, Instant)> {
+        let Call { request, preference, deadline, session, .. } = call;
+        let body = request.body.document();
         let session = std::mem::replace(session, InSession::None);
-        let mut exchange = Exchange::new(self, &selected, conn, name, request.body.document(), session)?;
+        let mut exchange = Exchange::new(self, selected, conn, command_name(body)?, body, session, began)?;
         exchange.queue(database, request, preference)?;
-        let outcome = match self.exchange_deadline(*deadline, exchange.began) {
+        let outcome = match self.exchange_deadline(*deadline, began) {
             None => exchange.conn.exchange().await,
             Some(limit) => Box::pin(exchange.within(limit, deadline.is_none())).await,
         };
@@ -225,6 +253,7 @@ impl Inner {
                 preference: Preference::Untold,
                 deadline: Some(Deadline::new("END_SESSIONS_LIMIT", END_SESSIONS_LIMIT, clock::now())),
                 session: InSession::None,
+                pins: false,
             };
             if let Err(error) = self.run(&admin, &mut call).await {
                 tracing::debug!(%error, "sessions could not be ended");

@@ -118,7 +118,8 @@ impl Plan {
             let text = format!("{:?} is not a database name", database.0.name);
             invalid = Some(Error::new(ErrorKind::InvalidArgument, text).at(Stage::Write));
         }
-        let call = Call { request, criteria: None, preference: Preference::Primary, deadline: None, session: InSession::Implicit };
+        let call =
+            Call { request, criteria: None, preference: Preference::Primary, deadline: None, session: InSession::Implicit, pins: false };
         Self { database: Arc::clone(&database.0), call, invalid, server: None, timeout: None }
     }
 
@@ -230,6 +231,7 @@ impl<T: FromReply> IntoFuture for RunCursorCommand<T> {
 
     fn into_future(mut self) -> Self::IntoFuture {
         Box::pin(async move {
+            self.plan.call.pins = true;
             let outcome = self.plan.run().await?;
             let host = outcome.reply.host().clone();
             let fetched = read(outcome)?;

@@ -1,12 +1,13 @@
 //! How does a command that has its connection go out, and what becomes of the reply?
 //!
-//! Everything between check-out and check-in: session, driver's fields, limits, events, faults, cluster time. The waiting
+//! Everything between check-out and check-in but these: session, driver's fields, limits, events, faults, cluster time. The waiting
 //! is `io::conn`'s; which server and connection it is, is settled before, in `call`.
 
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bson::oid::ObjectId;
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::call::{InSession, Outcome, Preference, Reply, Session};
@@ -25,8 +26,7 @@ use crate::wire::{Flags, Message, Request};
 
 /// Is a command that has its connection.
 pub(super) struct Exchange<'a, 'c> {
-    pub(super) conn: CheckedOut,
-    pub(super) began: Instant,
+    pub(super) conn: &'c mut CheckedOut,
     selected: &'c Selected,
     session: Option<Session<&'a Arc<Inner>>>,
     told: Told<'a, 'c>,
@@ -37,23 +37,33 @@ impl<'a, 'c> Exchange<'a, 'c> {
     pub(super) fn new(
         inner: &'a Arc<Inner>,
         selected: &'c Selected,
-        conn: CheckedOut,
+        conn: &'c mut CheckedOut,
         name: &'c str,
         body: &'c RawDocument,
         session: InSession,
+        began: Instant,
     ) -> Result<Self> {
-        let began = conn.lent_at();
         let session = match session {
             InSession::Cursor(session) => session.map(|session| session.lend(inner)),
-            InSession::Implicit => match (selected.description().logical_session_timeout(), conn.facts().has_sessions) {
+            InSession::Implicit => match (selected.description().session_timeout(), conn.facts().has_sessions) {
                 (Some(timeout), true) => Some(Session::take(inner, timeout, began)?),
                 _ => None,
             },
             InSession::None => None,
         };
         let host = selected.pool().host();
-        let told = Told { inner, name, host, connection_id: conn.id(), request_id: 0, began, body, ended: true };
-        Ok(Self { conn, began, selected, session, told })
+        let told = Told {
+            inner,
+            name,
+            host,
+            connection_id: conn.id(),
+            service_id: conn.facts().service_id,
+            request_id: 0,
+            began,
+            body,
+            ended: true,
+        };
+        Ok(Self { conn, selected, session, told })
     }
 
     /// Encodes it into the connection's buffer.
@@ -96,18 +106,18 @@ impl<'a, 'c> Exchange<'a, 'c> {
         }
     }
 
-    /// Sees what came of it, and gives everything back.
-    pub(super) fn finish(self, outcome: Result<Message>) -> Result<Outcome<'a>> {
-        let Self { conn, began, selected, mut session, mut told } = self;
+    /// Sees what came of it; says when.
+    pub(super) fn finish(self, outcome: Result<Message>) -> Result<(Outcome<'a>, Instant)> {
+        let Self { conn, selected, mut session, mut told } = self;
         let now = clock::now();
+        let (began, host, service_id) = (told.began, told.host, told.service_id);
         let elapsed = || now.saturating_duration_since(began);
-        let host = told.host;
         let message = match outcome {
             Ok(message) => message,
             Err(error) => {
                 let error = error.on(host).with_address(conn.address()).after(elapsed());
                 told.failed(&error);
-                selected.cluster().fault(host, Fault::new(error.clone(), conn.generation()));
+                selected.cluster().fault(host, Fault::new(error.clone(), conn.generation()).of_service(service_id));
                 return Err(error);
             }
         };
@@ -124,7 +134,7 @@ impl<'a, 'c> Exchange<'a, 'c> {
         }
         if !head.succeeded || head.has_write_concern_error {
             if let Some(fault) = Fault::in_reply(host, reply.document(), conn.generation()) {
-                selected.cluster().fault(host, fault);
+                selected.cluster().fault(host, fault.of_service(service_id));
             }
             if let Some(error) = command_error(reply.document()) {
                 let error = error.on(host).with_address(conn.address()).after(elapsed());
@@ -133,8 +143,7 @@ impl<'a, 'c> Exchange<'a, 'c> {
             }
         }
         told.succeeded(reply.document(), now);
-        conn.give_back(now);
-        Ok(Outcome { reply, session })
+        Ok((Outcome { reply, session, pin: None }, now))
     }
 }
 
@@ -144,6 +153,7 @@ struct Told<'a, 'c> {
     name: &'c str,
     host: &'c HostKey,
     connection_id: u64,
+    service_id: Option<ObjectId>,
     request_id: i32,
     began: Instant,
     body: &'c RawDocument,
@@ -164,6 +174,7 @@ impl Told<'_, '_> {
             Event::Command(CommandEvent::Started {
                 host: self.host.clone(),
                 connection_id: self.connection_id,
+                service_id: self.service_id,
                 server_connection_id: conn.facts().connection_id,
                 request_id: self.request_id,
                 database: Arc::clone(database),
@@ -179,6 +190,7 @@ impl Told<'_, '_> {
             Event::Command(CommandEvent::Succeeded {
                 host: self.host.clone(),
                 connection_id: self.connection_id,
+                service_id: self.service_id,
                 request_id: self.request_id,
                 name: Arc::from(self.name),
                 duration: now.saturating_duration_since(self.began),
@@ -201,6 +213,7 @@ impl Told<'_, '_> {
             Event::Command(CommandEvent::Failed {
                 host: self.host.clone(),
                 connection_id: self.connection_id,
+                service_id: self.service_id,
                 request_id: self.request_id,
                 name: Arc::from(self.name),
                 duration,

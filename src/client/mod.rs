@@ -9,6 +9,7 @@ mod cursor;
 mod database;
 mod exchange;
 mod gossip;
+mod pin;
 mod probe;
 mod running;
 mod watch;

@@ -9,6 +9,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
+use bson::oid::ObjectId;
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use zeroize::Zeroize;
@@ -43,6 +44,8 @@ pub(crate) struct Facts {
     pub(crate) connection_id: Option<i64>,
     /// Whether it has sessions.
     pub(crate) has_sessions: bool,
+    /// The service that is reached, behind a load balancer.
+    pub(crate) service_id: Option<ObjectId>,
     pub(crate) document_size_bytes_max: u32,
     pub(crate) message_size_bytes_max: u32,
 }
@@ -116,6 +119,7 @@ impl Conn {
             facts: Facts {
                 connection_id: None,
                 has_sessions: false,
+                service_id: None,
                 document_size_bytes_max: DOCUMENT_SIZE_MAX,
                 message_size_bytes_max: MESSAGE_SIZE_MAX,
             },
@@ -128,7 +132,8 @@ impl Conn {
         self.decoder.limit(message_size_bytes_max.clamp(wire::HEADER_SIZE as u32, MESSAGE_SIZE_MAX));
         self.facts = Facts {
             connection_id: hello.connection_id,
-            has_sessions: hello.logical_session_timeout.is_some(),
+            has_sessions: hello.logical_session_timeout.is_some() || hello.service_id.is_some(),
+            service_id: hello.service_id,
             document_size_bytes_max: hello.max_bson_object_size.unwrap_or(DOCUMENT_SIZE_MAX),
             message_size_bytes_max,
         };

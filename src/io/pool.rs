@@ -3,12 +3,17 @@
 //! Lock, decide, unlock, act: the rules are asked under a lock that is never held across an await; sockets are opened,
 //! looked at, drained and closed outside of it. Every wait of a caller may be dropped at any moment.
 
+mod timer;
+
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
+use bson::oid::ObjectId;
 use tokio::sync::{Notify, oneshot};
+
+use timer::Keeper;
 
 use super::clock;
 use super::conn::{Conn, Interrupt};
@@ -82,7 +87,7 @@ impl ServerPool {
             load: AtomicU32::new(0),
         });
         events.pool(&host, || crate::pool::PoolEvent::PoolCreated { options });
-        tasks.spawn("pool timer", run_timer(Keeper(Arc::downgrade(&pool)), Arc::clone(&pool.timer)));
+        tasks.spawn("pool timer", timer::run(Keeper(Arc::downgrade(&pool)), Arc::clone(&pool.timer)));
         pool
     }
 
@@ -162,6 +167,11 @@ impl ServerPool {
 
     pub(crate) fn clear(self: &Arc<Self>, cause: &Error, interrupt_in_use: bool) {
         self.act(|guarded, now| guarded.pool.handle_clear(cause, interrupt_in_use, now));
+    }
+
+    /// Clears the connections of one service behind a load balancer.
+    pub(crate) fn clear_service(self: &Arc<Self>, service: ObjectId, generation: u64, cause: &Error) {
+        self.act(|guarded, now| guarded.pool.handle_clear_service(service, generation, cause, now));
     }
 
     pub(crate) fn resumed(self: &Arc<Self>) {
@@ -303,12 +313,17 @@ enum Deed {
     Drain(Lease, Box<Conn>),
 }
 
-async fn open(pool: Arc<ServerPool>, lease: Lease, interrupt: Arc<Interrupt>) {
+async fn open(pool: Arc<ServerPool>, mut lease: Lease, interrupt: Arc<Interrupt>) {
     let mut timeline = super::dial::Timeline::default();
+    let mut service = None;
+    let mut greeted = |named| {
+        service = Some(named);
+        lease = pool.act(|guarded, _| guarded.pool.handle_greeted(lease, named));
+    };
     let outcome = tokio::select! {
         biased;
         error = interrupt.fired() => Err(error.at(Stage::Tcp)),
-        outcome = pool.opener.open(&pool.host, Purpose::Application, Arc::clone(&interrupt), &mut timeline) => outcome,
+        outcome = pool.opener.open_telling(&pool.host, Purpose::Application, Arc::clone(&interrupt), &mut timeline, &mut greeted) => outcome,
     };
     match outcome {
         Ok(opened) => pool.act(|guarded, now| guarded.pool.handle_opened(lease, Box::new(opened.conn), now)),
@@ -319,7 +334,7 @@ async fn open(pool: Arc<ServerPool>, lease: Lease, interrupt: Arc<Interrupt>) {
                 && error.kind() != ErrorKind::PoolClosed
                 && let Some(cluster) = pool.cluster.upgrade()
             {
-                cluster.opening_failed(&pool.host, lease.generation, &error);
+                cluster.opening_failed(&pool.host, lease.generation, service, &error);
             }
             pool.act(|guarded, now| guarded.pool.handle_refill(now));
         }
@@ -331,37 +346,6 @@ async fn drain(pool: Arc<ServerPool>, lease: Lease, mut conn: Box<Conn>) {
         tracing::debug!(host = %pool.host, %error, "late reply did not come");
     }
     pool.checkin(lease, conn, clock::now());
-}
-
-/// Lets the waiters go when the pool's tasks end, with their client or their runtime.
-struct Keeper(Weak<ServerPool>);
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        if let Some(pool) = self.0.upgrade() {
-            let mut guarded = pool.lock();
-            guarded.abandoned = true;
-            let waiters = std::mem::take(&mut guarded.waiters);
-            drop(guarded);
-            drop(waiters);
-        }
-    }
-}
-
-/// Ends with the pool, which wakes it a last time.
-async fn run_timer(keeper: Keeper, timer: Arc<Notify>) {
-    let pool = &keeper.0;
-    loop {
-        let Some(armed) = pool.upgrade().map(|pool| pool.lock().armed) else { return };
-        tokio::select! {
-            () = clock::sleep_until(armed) => {
-                let Some(pool) = pool.upgrade() else { return };
-                pool.lock().armed = None;
-                pool.act(|guarded, now| guarded.pool.handle_timeout(now));
-            }
-            () = timer.notified() => {}
-        }
-    }
 }
 
 impl Drop for ServerPool {
@@ -390,6 +374,11 @@ impl CheckedOut {
         if let Some(conn) = self.conn.take() {
             self.pool.checkin(self.lease, conn, now);
         }
+    }
+
+    /// A cursor keeps it until it is dropped.
+    pub(crate) fn pin(&self) {
+        self.pool.act(|guarded, _| guarded.pool.handle_pinned(self.lease));
     }
 
     fn disarm(mut self) -> (Lease, Option<Box<Conn>>) {

@@ -28,6 +28,7 @@ pub(crate) struct Route {
 }
 
 /// Is a server that was selected, in the snapshot that it was selected from.
+#[derive(Clone)]
 pub(crate) struct Selected {
     route: Arc<Route>,
     place: usize,

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use bson::oid::ObjectId;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::{Notify, oneshot, watch};
@@ -181,8 +182,10 @@ impl Cluster {
     }
 
     /// Tells the topology that a connection could not be opened.
-    pub(crate) fn opening_failed(self: &Arc<Self>, host: &HostKey, generation: u64, error: &Error) {
-        self.fault(host, Fault::new(error.clone(), generation).during_handshake());
+    ///
+    /// `service` is the one behind a load balancer, if it came to that.
+    pub(crate) fn opening_failed(self: &Arc<Self>, host: &HostKey, generation: u64, service: Option<ObjectId>, error: &Error) {
+        self.fault(host, Fault::new(error.clone(), generation).during_handshake().of_service(service));
     }
 
     /// Tells whether a server's last check, or last command, went well.
@@ -297,9 +300,14 @@ impl Cluster {
                     pool.ready();
                 }
             }
-            TopologyAction::ClearPool { host, cause, interrupt, service_id: _ } => {
+            TopologyAction::ClearPool { host, cause, interrupt } => {
                 if let Some(pool) = state.pools.get(&host) {
                     pool.clear(&cause, interrupt);
+                }
+            }
+            TopologyAction::ClearService { host, service_id, generation, cause } => {
+                if let Some(pool) = state.pools.get(&host) {
+                    pool.clear_service(service_id, generation, &cause);
                 }
             }
             TopologyAction::ClosePool(host) => {
@@ -338,9 +346,10 @@ impl Cluster {
 
     fn make_pool(self: &Arc<Self>, host: &HostKey, generation: u64) -> Arc<ServerPool> {
         let parts = &self.parts;
+        let rules = Pool::new(PoolConfig::from_options(&parts.options), generation);
         ServerPool::new(
             host.clone(),
-            Pool::new(PoolConfig::from_options(&parts.options), generation),
+            if parts.options.load_balanced == Some(true) { rules.behind_load_balancer() } else { rules },
             Arc::clone(&parts.opener),
             &parts.tasks,
             Arc::downgrade(self),

@@ -56,6 +56,19 @@ fn sessions_are_last_in_first_out_and_expire_a_minute_early() {
 }
 
 #[test]
+fn session_behind_a_load_balancer_never_expires() {
+    let now = Instant::now();
+    let mut pool = SessionPool::default();
+    let (one, two) = (ServerSession::new([1; 16], now), ServerSession::new([2; 16], now));
+    pool.put(one.clone(), false, Some(Duration::MAX), now);
+    let much_later = now + Duration::from_secs(1_000_000);
+    pool.put(two, false, Some(Duration::MAX), much_later);
+    assert_eq!(pool.len(), 2, "none is pruned");
+    assert!(pool.take(Duration::MAX, much_later).is_some());
+    assert_eq!(pool.take(Duration::MAX, much_later).expect("kept").lsid(), one.lsid());
+}
+
+#[test]
 fn session_ids_are_version_four() {
     let session = ServerSession::new([0xff; 16], Instant::now());
     let id = session.lsid().get_binary("id").expect("binary").bytes;

@@ -1,5 +1,9 @@
 //! What does the pool do on each fact?
+//!
+//! What clearing does is in `clear`, what differs behind a load balancer in `balanced`.
 
+mod balanced;
+mod clear;
 mod failure;
 
 use std::collections::VecDeque;
@@ -7,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use super::action::{Action, Checkout, Health, PoolConfig};
 use super::event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
-use super::refusal::{cleared, drained_too_late, interrupted, opened_too_late, suspended, too_many, waited_too_long};
+use super::refusal::{cleared, drained_too_late, opened_too_late, suspended, too_many};
+use super::services::Services;
 use super::slots::{Lease, Lent, Opening, Slot, Slots};
 use super::waiters::{Place, Waiter, WaiterId, Waiters};
 use crate::error::{Error, ErrorKind, Stage};
@@ -38,6 +43,8 @@ pub struct Pool<C> {
     record_events: bool,
     created: u64,
     closed: u64,
+    /// Behind a load balancer only.
+    services: Option<Box<Services>>,
 }
 
 #[derive(Debug)]
@@ -76,6 +83,7 @@ impl<C> Pool<C> {
             record_events: false,
             created: 0,
             closed: 0,
+            services: None,
         }
     }
 
@@ -167,8 +175,10 @@ impl<C> Pool<C> {
         if in_use {
             self.event(|| PoolEvent::CheckedIn { connection_id: lease.id });
         }
+        self.unpin(lease);
         let obsolete = self.obsolete(lease);
         match (health, obsolete) {
+            (Health::Broken, Some(CloseReason::Stale)) if self.services.is_some() => self.close(lease, connection, CloseReason::Error),
             (_, Some(reason)) => self.close(lease, connection, reason),
             (Health::Broken, None) => self.close(lease, connection, CloseReason::Error),
             (Health::Good | Health::ReplyOutstanding, None) if interrupted => self.close(lease, connection, CloseReason::Error),
@@ -192,35 +202,6 @@ impl<C> Pool<C> {
             }
             State::Ready | State::Closed { .. } => {}
         }
-    }
-
-    /// All connections up to now are obsolete; nobody gets one before the next `handle_ready`.
-    pub fn handle_clear(&mut self, cause: &Error, interrupt_in_use: bool, now: Instant) {
-        let was_ready = match self.state {
-            State::Closed { .. } => return,
-            State::Ready => true,
-            State::Paused { .. } => false,
-        };
-        self.generation += 1;
-        self.state = State::Paused { cause: Some(cause.clone()) };
-        if was_ready {
-            let cause = cause.clone();
-            self.event(|| PoolEvent::PoolCleared { interrupt_in_use, cause });
-        }
-        let current = self.generation;
-        // What is being opened would be stale, and must not hold `maxConnecting` meanwhile.
-        let dials = self.abort(CloseReason::Stale, |slot| matches!(slot, Slot::Opening { generation, .. } if *generation < current));
-        let error = cleared(Some(cause));
-        for waiter in self.waiters.all() {
-            self.refuse(waiter, error.clone(), CheckOutFailure::ConnectionError, now);
-        }
-        self.close_idle(CloseReason::Stale);
-        let interrupted = interrupted(cause);
-        let leases = self.slots.interrupt(|slot| match slot {
-            Slot::InUse { lease, .. } | Slot::Draining { lease, .. } => interrupt_in_use && lease.generation < current,
-            Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } => false,
-        });
-        self.actions.extend(leases.into_iter().chain(dials).map(|lease| Action::Interrupt(lease, interrupted.clone())));
     }
 
     /// The machine was suspended: connections from before are not trusted; those in use are closed when they come back.
@@ -253,14 +234,14 @@ impl<C> Pool<C> {
 
     /// Does what time asks for.
     pub fn handle_timeout(&mut self, now: Instant) {
-        let served = self.slots.opening_of(self.generation);
+        let served = self.opening();
         while let Some((waiter, deadline)) = self.waiters.late(now) {
             // Who waits for a connection that is being opened has left the wait queue.
             if deadline.name == WAIT_QUEUE_TIMEOUT && self.waiters.is_among_first(waiter, served) {
                 self.waiters.wait_on(waiter);
                 continue;
             }
-            let error = waited_too_long(deadline, self.stats(), now);
+            let error = self.waited_too_long(deadline, now);
             self.refuse(waiter, error, CheckOutFailure::Timeout, now);
         }
         if let Some(limit) = self.config.max_idle_time {
@@ -308,6 +289,7 @@ impl<C> Pool<C> {
             opening: self.slots.opening,
             idle: self.slots.idle_count(),
             in_use: self.slots.in_use,
+            pinned: self.pinned(),
             draining: self.slots.draining,
             waiting: self.waiters.len(),
             generation: self.generation,
@@ -375,7 +357,7 @@ impl<C> Pool<C> {
         }
         let max = self.config.max_size.map_or(usize::MAX, |max| max as usize);
         // A stale one comes to nobody.
-        let mut coming = self.slots.opening_of(self.generation);
+        let mut coming = self.opening();
         while self.slots.opening < self.config.max_connecting as usize && self.slots.total() < max {
             let for_waiter = coming < self.waiters.len();
             let for_min = self.below_min() && self.refill_at.is_none_or(|at| at <= now);
@@ -397,10 +379,15 @@ impl<C> Pool<C> {
         matches!(self.state, State::Ready) && self.slots.total() < self.config.min_size as usize
     }
 
+    /// Counts the connections on their way to those who wait.
+    fn opening(&self) -> usize {
+        self.slots.opening_of(self.services.is_none().then_some(self.generation))
+    }
+
     fn obsolete(&self, lease: Lease) -> Option<CloseReason> {
         match self.state {
             State::Closed { .. } => Some(CloseReason::PoolClosed),
-            State::Paused { .. } | State::Ready if lease.generation < self.generation => Some(CloseReason::Stale),
+            State::Paused { .. } | State::Ready if lease.generation < self.current(lease) => Some(CloseReason::Stale),
             State::Paused { .. } | State::Ready if !self.slots.trusts(lease) => Some(CloseReason::Idle),
             State::Paused { .. } | State::Ready => None,
         }
@@ -414,6 +401,7 @@ impl<C> Pool<C> {
 
     fn close(&mut self, lease: Lease, connection: C, reason: CloseReason) {
         self.closed += 1;
+        self.leave(lease);
         self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason });
         self.actions.push_back(Action::Close(lease, connection));
     }

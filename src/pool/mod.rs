@@ -8,6 +8,7 @@ mod action;
 mod event;
 mod machine;
 mod refusal;
+mod services;
 mod slots;
 mod timers;
 mod waiters;

@@ -45,6 +45,20 @@ pub(super) fn waited_too_long(deadline: Deadline, stats: PoolStats, now: Instant
     Error::new(ErrorKind::Timeout, text).at(Stage::Checkout).after(elapsed).against(deadline.name, limit)
 }
 
+/// The same behind a load balancer, in the specification's words (load-balancers, "Connection Tracking").
+pub(super) fn waited_too_long_behind_load_balancer(deadline: Deadline, stats: PoolStats, max_size: Option<u32>, now: Instant) -> Error {
+    let elapsed = now.saturating_duration_since(deadline.since);
+    let text = format!(
+        "Timeout waiting for connection from the connection pool. maxPoolSize: {}, connections in use by cursors: {}, connections in \
+         use by transactions: 0, connections in use by other operations: {}",
+        max_size.unwrap_or(0),
+        stats.pinned,
+        stats.in_use - stats.pinned,
+    );
+    let limit = LimitValue::Time(deadline.limit);
+    Error::new(ErrorKind::Timeout, text).at(Stage::Checkout).after(elapsed).against(deadline.name, limit)
+}
+
 /// The error of those who come when too many wait already.
 pub(super) fn too_many(waiters_max: usize) -> Error {
     Error::new(ErrorKind::TooManyWaiters, "too many callers wait for a connection")

@@ -86,12 +86,34 @@ impl<C> Slots<C> {
         Lease { slot, id, generation }
     }
 
-    /// Counts the connections of a generation that are being opened.
-    pub(super) fn opening_of(&self, current: u64) -> usize {
+    /// Counts the connections of a generation that are being opened; without one, all that have not been given up.
+    pub(super) fn opening_of(&self, current: Option<u64>) -> usize {
         if self.opening == 0 {
             return 0;
         }
-        self.table.iter().filter(|slot| matches!(slot, Slot::Opening { generation, .. } if *generation == current)).count()
+        let wanted = |slot: &&Slot<C>| match slot {
+            Slot::Opening { generation, aborted, .. } => current.map_or(!aborted, |current| *generation == current),
+            Slot::Free | Slot::Idle { .. } | Slot::InUse { .. } | Slot::Draining { .. } => false,
+        };
+        self.table.iter().filter(wanted).count()
+    }
+
+    pub(super) fn is_opening(&self, lease: Lease) -> bool {
+        matches!(self.table.get(lease.slot), Some(Slot::Opening { id, .. }) if *id == lease.id)
+    }
+
+    pub(super) fn is_in_use(&self, lease: Lease) -> bool {
+        matches!(self.table.get(lease.slot), Some(Slot::InUse { lease: own, .. }) if *own == lease)
+    }
+
+    /// Gives a connection that is being opened another generation, and returns its new lease.
+    pub(super) fn renew(&mut self, lease: Lease, renewed: u64) -> Lease {
+        if let Some(Slot::Opening { id, generation, .. }) = self.table.get_mut(lease.slot)
+            && *id == lease.id
+        {
+            *generation = renewed;
+        }
+        Lease { generation: renewed, ..lease }
     }
 
     /// Takes out a slot that is opening this connection; any other is left alone.
@@ -151,6 +173,14 @@ impl<C> Slots<C> {
     pub(super) fn oldest(&mut self) -> Option<(Lease, C, Instant)> {
         let slot = self.idle.pop_front()?;
         self.take_idle(slot)
+    }
+
+    /// Takes the idle connections that `wanted` picks.
+    pub(super) fn take_idle_of(&mut self, wanted: impl Fn(Lease) -> bool) -> Vec<(Lease, C)> {
+        let picked = |slot: &usize| matches!(self.table.get(*slot), Some(Slot::Idle { lease, .. }) if wanted(*lease));
+        let taken: Vec<usize> = self.idle.iter().copied().filter(picked).collect();
+        self.idle.retain(|slot| !taken.contains(slot));
+        taken.into_iter().filter_map(|slot| self.take_idle(slot)).map(|(lease, connection, _)| (lease, connection)).collect()
     }
 
     pub(super) fn oldest_since(&self) -> Option<Instant> {

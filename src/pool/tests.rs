@@ -6,6 +6,8 @@ use super::*;
 use crate::error::{Error, ErrorKind};
 use crate::op::deadline::Deadline;
 
+mod balanced;
+
 type Number = u64;
 
 fn config() -> PoolConfig {

@@ -31,6 +31,7 @@ pub(super) mod code {
     pub(in super::super) const NOT_IMPLEMENTED: i32 = 238;
     pub(in super::super) const EXCEEDED_TIME_LIMIT: i32 = 262;
     pub(in super::super) const UNSUPPORTED_OP_QUERY: i32 = 352;
+    pub(in super::super) const LOAD_BALANCER_SUPPORT_MISMATCH: i32 = 354;
     pub(in super::super) const NOT_WRITABLE_PRIMARY: i32 = 10107;
     pub(in super::super) const DOCUMENT_TOO_LARGE: i32 = 10334;
     pub(in super::super) const DUPLICATE_KEY: i32 = 11000;
@@ -117,6 +118,7 @@ const NAMES: &[(i32, &str)] = &[
     (238, "NotImplemented"),
     (262, "ExceededTimeLimit"),
     (352, "UnsupportedOpQueryCommand"),
+    (354, "LoadBalancerSupportMismatch"),
     (391, "ReauthenticationRequired"),
     (462, "IngressRequestRateLimitExceeded"),
     (9001, "SocketException"),

@@ -36,8 +36,17 @@ pub enum TopologyAction {
         cause: Error,
         /// Whether connections in use are interrupted too.
         interrupt: bool,
-        /// The service behind a load balancer to which the clearing is limited.
-        service_id: Option<ObjectId>,
+    },
+    /// Clear the connections of one service behind a load balancer, unless the fault is of an older generation of it.
+    ClearService {
+        /// The load balancer.
+        host: HostKey,
+        /// The service.
+        service_id: ObjectId,
+        /// The generation of the connection that failed.
+        generation: u64,
+        /// Why.
+        cause: Error,
     },
     /// Close a server's pool for good.
     ClosePool(HostKey),

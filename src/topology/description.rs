@@ -179,6 +179,13 @@ impl TopologyDescription {
         self.logical_session_timeout
     }
 
+    /// Returns how long a session lives; `None` where there are none.
+    ///
+    /// Behind a load balancer there always are, and they last (load-balancers, "Driver Sessions").
+    pub fn session_timeout(&self) -> Option<Duration> {
+        if self.kind == TopologyType::LoadBalanced { Some(Duration::MAX) } else { self.logical_session_timeout }
+    }
+
     /// Returns the time between two checks of a server.
     pub fn heartbeat_frequency(&self) -> Duration {
         self.heartbeat_frequency

@@ -165,9 +165,10 @@ impl Topology {
                 self.actions.push_back(TopologyAction::CancelCheck(host.clone()));
             }
             Verdict::Refused => self.submit(unknown, Some(clearing)),
-            Verdict::ServiceFailed => {
-                let Clearing { cause, interrupt } = clearing;
-                self.actions.push_back(TopologyAction::ClearPool { host: host.clone(), cause, interrupt, service_id: fault.service_id });
+            Verdict::ServiceFailed(service_id) => {
+                let Clearing { cause, .. } = clearing;
+                let generation = fault.generation;
+                self.actions.push_back(TopologyAction::ClearService { host: host.clone(), service_id, generation, cause });
             }
         }
         self.wake();
@@ -312,7 +313,7 @@ impl Topology {
         let (Some(Clearing { cause, interrupt }), Some(pool)) = (clearing, self.pools.get_mut(&subject.host)) else { return };
         pool.generation += 1;
         pool.state = PoolState::Paused;
-        self.actions.push_back(TopologyAction::ClearPool { host: subject.host.clone(), cause, interrupt, service_id: None });
+        self.actions.push_back(TopologyAction::ClearPool { host: subject.host.clone(), cause, interrupt });
     }
 
     /// Makes a description the current one: events, then orders.

@@ -11,16 +11,12 @@ use crate::options::{ClientOptions, Warning};
 /// Returns a warning for every option that has no effect.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`], naming an option that can't be ignored: a mechanism, a proxy, a load balancer, an
-/// encrypted key without the cargo feature for it. [`ErrorKind::InvalidOption`] for options that only mean anything with
-/// TLS, where TLS is off.
+/// [`ErrorKind::Unsupported`], naming an option that can't be ignored: a mechanism, a proxy, an encrypted key without
+/// the cargo feature for it. [`ErrorKind::InvalidOption`] for options that only mean anything with TLS, where TLS is off.
 pub fn unserved(options: &ClientOptions) -> Result<Vec<Warning>, Error> {
     mechanism(options)?;
     if options.proxy_host.is_some() {
         return Err(unsupported("option proxyHost: connections through a SOCKS5 proxy are not supported"));
-    }
-    if options.load_balanced == Some(true) {
-        return Err(unsupported("option loadBalanced: connections through a load balancer are not supported"));
     }
     if options.tls_certificate_key_file_password.is_some() && !cfg!(feature = "encrypted-keys") {
         return Err(unsupported("option tlsCertificateKeyFilePassword: mongolink is built without its feature encrypted-keys"));

@@ -7,6 +7,7 @@ mod basics;
 mod commands;
 mod faults;
 mod life;
+mod load_balanced;
 mod monitoring;
 mod official_client;
 mod peers;

@@ -47,6 +47,7 @@ impl<C> Pool<C> {
     pub fn handle_refill(&mut self, now: Instant) {
         for Failure { lease, reason, told } in std::mem::take(&mut self.failures) {
             self.closed += 1;
+            self.leave(lease);
             if let Some(reason) = reason {
                 self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason });
             }

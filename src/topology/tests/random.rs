@@ -87,6 +87,7 @@ impl Shell {
                 assert!(self.pools.contains(&host));
                 self.ready.retain(|other| *other != host);
             }
+            TopologyAction::ClearService { host, .. } => panic!("{host} is no load balancer"),
             TopologyAction::StartMonitor(host) => {
                 assert!(!self.monitors.contains(&host));
                 self.monitors.push(host);
