@@ -3,6 +3,7 @@
 //! Every wait can be abandoned and taken up again: what was written and read so far is kept, so that a caller who goes
 //! away leaves a connection whose late reply can still be read and dropped.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -59,6 +60,8 @@ enum Exchange {
 pub(crate) struct Interrupt {
     error: Mutex<Option<Error>>,
     notify: Notify,
+    /// Whether the connection has received anything since somebody began to listen.
+    heard: AtomicBool,
 }
 
 /// How many bytes are read at once, at the least; also what a resting connection keeps room for.
@@ -75,6 +78,16 @@ impl Interrupt {
     pub(crate) fn fire(&self, error: Error) {
         self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
         self.notify.notify_one();
+    }
+
+    /// Begins to note whether the connection receives anything.
+    pub(crate) fn listen(&self) {
+        self.heard.store(false, Ordering::Relaxed);
+    }
+
+    /// Tells whether the connection has received anything since.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
     }
 
     /// Waits until it is fired.
@@ -222,7 +235,7 @@ impl Conn {
                     };
                     return Err(self.broken(Error::new(ErrorKind::Closed, text).at(Stage::Read)));
                 }
-                Ok(_) => {}
+                Ok(_) => self.interrupt.heard.store(true, Ordering::Relaxed),
                 Err(error) => return Err(self.broken(Error::io(Stage::Read, error))),
             }
         }

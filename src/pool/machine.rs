@@ -87,7 +87,7 @@ impl<C> Pool<C> {
         if self.waiters.is_empty()
             && let Some((lease, connection, since)) = self.take_usable(now)
         {
-            return self.lend(lease, connection, now.saturating_duration_since(since));
+            return self.lend(lease, connection, since, now);
         }
         if self.waiters.len() >= WAITERS_MAX {
             let error = too_many(WAITERS_MAX);
@@ -115,7 +115,7 @@ impl<C> Pool<C> {
             return Checkout::Refused(refusal);
         }
         if let Some((lease, connection, since)) = self.take_usable(now) {
-            return self.lend(lease, connection, now.saturating_duration_since(since));
+            return self.lend(lease, connection, since, now);
         }
         self.waiters.insert(place.ticket, Waiter { since: place.asked_at, deadline: place.deadline });
         self.fill(now);
@@ -173,7 +173,7 @@ impl<C> Pool<C> {
 
     /// A connection comes back, from a caller or from the draining of a late reply.
     pub fn handle_checkin(&mut self, lease: Lease, connection: C, health: Health, now: Instant) {
-        let Some(Lent { interrupted, in_use }) = self.slots.take_lent(lease) else {
+        let Some(Lent { since, interrupted, in_use }) = self.slots.take_lent(lease) else {
             tracing::error!(id = lease.id, "a connection comes back that was not lent");
             return self.actions.push_back(Action::Close(lease, connection));
         };
@@ -186,7 +186,7 @@ impl<C> Pool<C> {
             (Health::Broken, None) => self.close(lease, connection, CloseReason::Error),
             (Health::Good | Health::ReplyOutstanding, None) if interrupted => self.close(lease, connection, CloseReason::Error),
             (Health::ReplyOutstanding, None) => {
-                self.slots.drain(lease, now + DRAIN_LIMIT);
+                self.slots.drain(lease, since, now + DRAIN_LIMIT);
                 self.actions.push_back(Action::Drain(lease, connection));
             }
             (Health::Good, None) => self.settle(lease, connection, now),
@@ -282,6 +282,7 @@ impl<C> Pool<C> {
         if self.refill_at.is_some_and(|at| at <= now) {
             self.refill_at = None;
         }
+        self.actions.extend(self.slots.look_for_unanswered(now));
         self.fill(now);
     }
 
@@ -306,7 +307,7 @@ impl<C> Pool<C> {
             Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } | Slot::InUse { .. } | Slot::Draining { .. } => None,
         });
         let busy = if self.slots.opening + self.slots.draining > 0 { slots.min() } else { None };
-        [waiter, idle, refill, busy].into_iter().flatten().min()
+        [waiter, idle, refill, busy, self.slots.unanswered_due()].into_iter().flatten().min()
     }
 
     /// Counts what the pool holds.
@@ -329,7 +330,7 @@ impl<C> Pool<C> {
         let first = self.waiters.first();
         match first.and_then(|waiter| Some((waiter, self.waiters.remove(waiter)?))) {
             Some((waiter, asked)) => {
-                self.slots.lend(lease);
+                self.slots.lend(lease, now);
                 let duration = now.saturating_duration_since(asked.since);
                 self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration });
                 self.actions.push_back(Action::Deliver { waiter, lease, connection });
@@ -338,9 +339,9 @@ impl<C> Pool<C> {
         }
     }
 
-    fn lend(&mut self, lease: Lease, connection: C, idle: Duration) -> Checkout<C> {
-        self.slots.lend(lease);
-        if idle > LOOK_AFTER {
+    fn lend(&mut self, lease: Lease, connection: C, since: Instant, now: Instant) -> Checkout<C> {
+        self.slots.lend(lease, now);
+        if now.saturating_duration_since(since) > LOOK_AFTER {
             let look = Some(self.waiters.ticket());
             return Checkout::Lent { lease, connection, look };
         }

@@ -9,6 +9,7 @@ mod event;
 mod machine;
 mod refusal;
 mod slots;
+mod unanswered;
 mod waiters;
 
 pub use action::{Action, Checkout, Health, PoolConfig};
@@ -16,6 +17,7 @@ pub use event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
 pub use machine::Pool;
 pub use refusal::closed;
 pub use slots::Lease;
+pub use unanswered::UNANSWERED_AFTER;
 pub use waiters::{Place, WaiterId};
 
 #[cfg(test)]

@@ -95,6 +95,7 @@ fn describe(action: &Action<Number>) -> String {
         Action::Refuse(waiter, error) => format!("refuse {} {:?}", waiter.0, error.kind()),
         Action::Interrupt(lease, _) => format!("interrupt {}", lease.id),
         Action::Drain(_, connection) => format!("drain {connection}"),
+        Action::Unanswered => "unanswered".to_owned(),
     }
 }
 
@@ -529,7 +530,7 @@ fn random_sequences_keep_the_promises() {
                         waiting.retain(|other| *other != waiter);
                     }
                     Action::Drain(lease, _) => draining.push(lease),
-                    Action::Close(..) | Action::Interrupt(..) => {}
+                    Action::Close(..) | Action::Interrupt(..) | Action::Unanswered => {}
                 }
             }
             let stats = bench.pool.stats();
