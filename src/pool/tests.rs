@@ -282,8 +282,10 @@ fn reply_that_never_comes_costs_the_connection() {
     bench.wait();
     bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);
     bench.text();
-    assert_eq!(bench.pool.poll_timeout(), Some((bench.now + DRAIN_LIMIT, "draining")));
-    bench.later(DRAIN_LIMIT);
+    assert_eq!(bench.pool.poll_timeout(), Some((bench.now + UNANSWERED_AFTER, "UNANSWERED_AFTER")));
+    bench.later(UNANSWERED_AFTER);
+    assert_eq!(bench.text(), "unanswered");
+    bench.later(DRAIN_LIMIT - UNANSWERED_AFTER);
     assert_eq!(bench.text(), "interrupt 1");
     assert_eq!(bench.pool.poll_timeout(), None);
     bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now);

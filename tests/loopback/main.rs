@@ -8,5 +8,6 @@ mod faults;
 mod life;
 mod official_client;
 mod peers;
+mod silence;
 mod stories;
 mod support;

@@ -255,15 +255,16 @@ fn primary_that_steps_down_by_its_own_word_is_not_asked() {
 #[test]
 fn member_that_was_removed_is_not_judged() {
     let mut scene = Scene::deposed();
+    let old = scene.id;
     let without = HelloReply { hosts: vec![key("b"), key("c")], ..primary(2) };
     scene.topology.handle_hello(&key("b"), without, None, scene.now);
     assert_eq!(scene.orders(), ["end a"]);
     // The same name joins again: the old probe's outcome is nothing to it.
     scene.topology.handle_hello(&key("b"), primary(2), None, scene.now);
     scene.topology.handle_hello(&key("a"), primary(3), None, scene.now);
-    let old = scene.id;
+    assert_eq!(scene.orders(), ["ask b"]);
     scene.topology.handle_hello(&key("b"), primary(4), None, scene.now);
-    assert_eq!(scene.orders(), ["ask a"]);
+    assert_eq!(scene.orders(), ["end b", "ask a"]);
     scene.named();
     scene.topology.handle_probed(&key("a"), old, Ok(()), scene.now);
     scene.topology.handle_overheard(&key("a"), old, false, scene.now);
