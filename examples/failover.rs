@@ -137,7 +137,7 @@ async fn strike(set: &mut Set, blow: Blow) -> Outcome<Report> {
 }
 
 /// Asks the other members on connections of their own, many times a second, until one says that it is primary.
-fn watch_for_primary(set: &Set, old: &HostKey) -> Outcome<impl Future<Output = Outcome<(HostKey, Instant)>>> {
+fn watch_for_primary(set: &Set, old: &HostKey) -> Outcome<impl Future<Output = Outcome<(HostKey, Instant)>> + use<>> {
     let mut watchers = JoinSet::new();
     for host in set.hosts()?.into_iter().filter(|host| host != old) {
         let client = Client::new(format!("mongodb://{host}/?directConnection=true"))?;
@@ -268,6 +268,9 @@ impl Set {
             let child = set.spawn(port)?;
             set.members.push(Member { port, child });
         }
+        for member in &set.members {
+            tokio::time::timeout(HOPE, member.listens()).await.map_err(|_| "mongod does not start")?;
+        }
         let hosts = set.hosts()?;
         let members: Vec<Bson> = (0_i32..).zip(&hosts).map(|(id, host)| doc! { "_id": id, "host": host.to_string() }.into()).collect();
         let settings = doc! { "electionTimeoutMillis": ELECTION_TIMEOUT_MILLIS };
@@ -328,6 +331,12 @@ impl Set {
 }
 
 impl Member {
+    async fn listens(&self) {
+        while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     fn kill(&mut self) -> Outcome<()> {
         self.child.kill()?;
         self.child.wait()?;
