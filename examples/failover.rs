@@ -4,6 +4,7 @@
 //! hundred documents a second with `w: 1`, each tried again until it is acknowledged, and takes the primary away: by SIGKILL, then
 //! by SIGSTOP. When the set has a new primary is asked of the members themselves, on connections beside the client's. The
 //! set and its data are gone when the program ends.
+#![allow(clippy::disallowed_methods, reason = "a program of its own: it spawns and looks at the clock")]
 
 use std::error::Error as StdError;
 use std::fs::{self, File};

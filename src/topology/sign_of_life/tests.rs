@@ -286,6 +286,23 @@ fn slow_network_is_given_its_time() {
 }
 
 #[test]
+fn no_round_trip_up_to_five_seconds_is_taken_for_silence() {
+    for millis in (0..=5000).step_by(50) {
+        let mut scene = Scene::with_round_trips(ms(millis));
+        scene.elect();
+        scene.orders();
+        scene.named();
+        // The dial, TLS 1.2 and the greeting; up to a round trip of 3.75 s, on a network that has just become twice as slow.
+        let opening = ms(4 * millis) * if millis < 3750 { 2 } else { 1 };
+        let before = opening.saturating_sub(ms(1));
+        assert!(scene.run(before).iter().all(|order| order.ends_with("ask a again")), "a round trip of {millis} ms");
+        scene.answer(Ok(()));
+        assert_eq!(scene.run(ms(60_000)), NOTHING);
+        assert_eq!(scene.topology.generation(&key("a")), Some(0), "a round trip of {millis} ms");
+    }
+}
+
+#[test]
 fn unanswered_command_counts_only_while_the_monitor_is_silent() {
     let mut scene = Scene::settled();
     scene.run(ms(4999));
