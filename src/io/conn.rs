@@ -6,6 +6,7 @@
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
@@ -68,6 +69,8 @@ enum Exchange {
 pub(crate) struct Interrupt {
     error: OnceLock<Error>,
     waker: AtomicWaker,
+    /// Whether the connection has received anything since somebody began to listen.
+    heard: AtomicBool,
 }
 
 /// How many pieces of a message are written at once, at the most.
@@ -88,6 +91,16 @@ impl Interrupt {
         // The first reason counts.
         drop(self.error.set(error));
         self.waker.wake();
+    }
+
+    /// Begins to note whether the connection receives anything.
+    pub(crate) fn listen(&self) {
+        self.heard.store(false, Ordering::Relaxed);
+    }
+
+    /// Tells whether the connection has received anything since.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
     }
 
     /// Waits until it is fired.
@@ -233,7 +246,7 @@ impl Conn {
                     };
                     return Poll::Ready(Err(self.broken(Error::new(ErrorKind::Closed, text).at(Stage::Read))));
                 }
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(_)) => self.interrupt.heard.store(true, Ordering::Relaxed),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken(Error::io(Stage::Read, error)))),
                 Poll::Pending => return self.poll_interrupted(context, Stage::Read),
             }

@@ -16,6 +16,7 @@ pub(crate) mod pool;
 pub mod resolver;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
+mod sign_of_life;
 pub(crate) mod snapshot;
 pub(crate) mod srv_poll;
 mod stream;

@@ -47,6 +47,14 @@ impl Opener {
         Self { dialer, options, metadata, credential, keys: Mutex::default() }
     }
 
+    /// Looks up a host's address, which opening then has at hand. Can be dropped at any moment.
+    ///
+    /// # Errors
+    /// Those of the look-up.
+    pub(crate) async fn name(&self, host: &HostKey) -> Result<(), Error> {
+        self.dialer.name(host).await
+    }
+
     /// Opens a connection. Can be dropped at any moment.
     ///
     /// # Errors

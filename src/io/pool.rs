@@ -182,6 +182,16 @@ impl ServerPool {
         self.act(|guarded, now| guarded.pool.handle_close(why, interrupt_in_use, now));
     }
 
+    /// Begins to note whether the server's connections receive anything.
+    pub(crate) fn listen(&self) {
+        self.lock().interrupts.iter().flatten().for_each(|interrupt| interrupt.listen());
+    }
+
+    /// Tells whether they have received anything since.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.lock().interrupts.iter().flatten().any(|interrupt| interrupt.has_heard())
+    }
+
     fn checkin(self: &Arc<Self>, lease: Lease, mut conn: Box<Conn>, now: Instant) {
         conn.forget_task();
         let health = conn.health();
@@ -271,6 +281,7 @@ impl ServerPool {
                 Some(Deed::Interrupt(interrupt, error))
             }
             Action::Drain(lease, conn) => Some(Deed::Drain(lease, conn)),
+            Action::Unanswered => Some(Deed::TellUnanswered),
         }
     }
 
@@ -288,6 +299,12 @@ impl ServerPool {
                 }
             }
             Deed::Interrupt(interrupt, error) => interrupt.fire(error.on(&self.host)),
+            // Only time makes this wish, never an order of the cluster, which would hold the lock that is taken here.
+            Deed::TellUnanswered => {
+                if let Some(cluster) = self.cluster.upgrade() {
+                    cluster.unanswered(&self.host);
+                }
+            }
             Deed::Drain(lease, conn) => self.spawn("drain late reply", drain(Arc::clone(self), lease, conn)),
         }
     }
@@ -311,6 +328,7 @@ enum Deed {
     Tell(Option<oneshot::Sender<Result<CheckedOut, Error>>>, Result<CheckedOut, Error>),
     Interrupt(Arc<Interrupt>, Error),
     Drain(Lease, Box<Conn>),
+    TellUnanswered,
 }
 
 async fn open(pool: Arc<ServerPool>, mut lease: Lease, interrupt: Arc<Interrupt>) {

@@ -19,6 +19,7 @@ use super::monitor::{self, MonitorOrders, Watch};
 use super::open::Opener;
 use super::pool::ServerPool;
 use super::resolver::Resolver;
+use super::sign_of_life::Probes;
 use super::snapshot::{Route, Selected, Snapshot};
 use super::tasks::{Lifeline, Tasks};
 use crate::error::{Error, ErrorKind, Stage};
@@ -28,7 +29,7 @@ use crate::op::deadline::Deadline;
 use crate::options::ClientOptions;
 use crate::pool::{Pool, PoolConfig, closed};
 use crate::selection::Criteria;
-use crate::topology::{Fault, MonitorConfig, SelectId, Suspension, Topology, TopologyAction, TopologyConfig};
+use crate::topology::{Fault, MonitorConfig, ProbeId, SelectId, Suspension, Topology, TopologyAction, TopologyConfig};
 
 /// Carries out what the topology orders, and knows every server's pool and monitor.
 pub(crate) struct Cluster {
@@ -69,6 +70,7 @@ struct State {
     pools: BTreeMap<HostKey, Arc<ServerPool>>,
     monitors: BTreeMap<HostKey, MonitorOrders>,
     selects: BTreeMap<SelectId, oneshot::Sender<Result<(), Error>>>,
+    probes: Probes,
     armed: Option<Instant>,
 }
 
@@ -91,7 +93,8 @@ impl Cluster {
         let topology = Topology::new(TopologyConfig::from_options(&parts.options), parts.seed, now);
         let pools = BTreeMap::new();
         let first = Snapshot::new(Arc::clone(topology.description()), &pools);
-        let state = State { topology, pools, monitors: BTreeMap::new(), selects: BTreeMap::new(), armed: None };
+        let (monitors, selects, probes) = (BTreeMap::new(), BTreeMap::new(), Probes::default());
+        let state = State { topology, pools, monitors, selects, probes, armed: None };
         let cluster = Arc::new(Self {
             state: Mutex::new(state),
             snapshots: watch::Sender::new(Arc::new(first)),
@@ -208,6 +211,19 @@ impl Cluster {
     /// Tells the topology of the hosts that the SRV records name now.
     pub(crate) fn srv_hosts(self: &Arc<Self>, hosts: Vec<HostKey>) {
         self.act(|topology, now| topology.handle_srv_hosts(hosts, now));
+    }
+
+    /// Tells the topology that a command on a server has been unanswered for long.
+    pub(crate) fn unanswered(self: &Arc<Self>, host: &HostKey) {
+        self.act(|topology, now| topology.handle_unanswered(host, now));
+    }
+
+    pub(crate) fn probe_named(self: &Arc<Self>, host: &HostKey, id: ProbeId) {
+        self.act(|topology, now| topology.handle_probe_named(host, id, now));
+    }
+
+    pub(crate) fn probed(self: &Arc<Self>, host: &HostKey, id: ProbeId, outcome: Result<(), Error>) {
+        self.act(|topology, now| topology.handle_probed(host, id, outcome, now));
     }
 
     /// Sees whether the machine was suspended; if so, servers are checked at once and idle connections not trusted.
@@ -335,6 +351,17 @@ impl Cluster {
                     orders.cancel_check();
                 }
             }
+            TopologyAction::Probe { host, id, again } => {
+                if let Some(pool) = state.pools.get(&host).filter(|_| !again) {
+                    pool.listen();
+                }
+                state.probes.attempt(host, id, &self.parts.opener, self, &self.parts.tasks);
+            }
+            TopologyAction::Overhear { host, id } => {
+                let anything = state.pools.get(&host).is_some_and(|pool| pool.has_heard());
+                state.topology.handle_overheard(&host, id, anything, clock::now());
+            }
+            TopologyAction::EndProbe(host) => state.probes.end(&host),
             TopologyAction::Publish(description) => {
                 self.snapshots.send_replace(Arc::new(Snapshot::new(description, &state.pools)));
                 self.parts.epoch.fetch_add(1, Ordering::Release);

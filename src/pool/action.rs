@@ -74,6 +74,8 @@ pub enum Action<C> {
     Refuse(WaiterId, Error),
     /// Make whoever opens, uses or drains this connection stop, with this error.
     Interrupt(Lease, Error),
+    /// Tell that a connection has been lent for [`UNANSWERED_AFTER`](super::UNANSWERED_AFTER): its command is unanswered.
+    Unanswered,
     /// Read and drop the reply that is outstanding; then `handle_checkin`.
     Drain(Lease, C),
 }

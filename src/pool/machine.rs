@@ -101,7 +101,7 @@ impl<C> Pool<C> {
         if self.waiters.is_empty()
             && let Some((lease, connection, since)) = self.take_usable(now)
         {
-            return self.lend(lease, connection, now.saturating_duration_since(since));
+            return self.lend(lease, connection, since, now);
         }
         if self.waiters.len() >= WAITERS_MAX {
             let error = too_many(WAITERS_MAX);
@@ -129,7 +129,7 @@ impl<C> Pool<C> {
             return Checkout::Refused(refusal);
         }
         if let Some((lease, connection, since)) = self.take_usable(now) {
-            return self.lend(lease, connection, now.saturating_duration_since(since));
+            return self.lend(lease, connection, since, now);
         }
         self.waiters.insert(place.ticket, Waiter { since: place.asked_at, deadline: place.deadline });
         self.fill(now);
@@ -168,7 +168,7 @@ impl<C> Pool<C> {
 
     /// A connection comes back, from a caller or from the draining of a late reply.
     pub fn handle_checkin(&mut self, lease: Lease, connection: C, health: Health, now: Instant) {
-        let Some(Lent { interrupted, in_use }) = self.slots.take_lent(lease) else {
+        let Some(Lent { since, interrupted, in_use }) = self.slots.take_lent(lease) else {
             tracing::error!(id = lease.id, "a connection comes back that was not lent");
             return self.actions.push_back(Action::Close(lease, connection));
         };
@@ -183,7 +183,7 @@ impl<C> Pool<C> {
             (Health::Broken, None) => self.close(lease, connection, CloseReason::Error),
             (Health::Good | Health::ReplyOutstanding, None) if interrupted => self.close(lease, connection, CloseReason::Error),
             (Health::ReplyOutstanding, None) => {
-                self.slots.drain(lease, now + DRAIN_LIMIT);
+                self.slots.drain(lease, since, now + DRAIN_LIMIT);
                 self.actions.push_back(Action::Drain(lease, connection));
             }
             (Health::Good, None) => self.settle(lease, connection, now),
@@ -260,6 +260,7 @@ impl<C> Pool<C> {
         if self.refill_at.is_some_and(|at| at <= now) {
             self.refill_at = None;
         }
+        self.actions.extend(self.slots.look_for_unanswered(now));
         self.fill(now);
     }
 
@@ -304,7 +305,7 @@ impl<C> Pool<C> {
         let first = self.waiters.first();
         match first.and_then(|waiter| Some((waiter, self.waiters.remove(waiter)?))) {
             Some((waiter, asked)) => {
-                self.slots.lend(lease);
+                self.slots.lend(lease, now);
                 let duration = now.saturating_duration_since(asked.since);
                 self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration });
                 self.actions.push_back(Action::Deliver { waiter, lease, connection });
@@ -313,9 +314,9 @@ impl<C> Pool<C> {
         }
     }
 
-    fn lend(&mut self, lease: Lease, connection: C, idle: Duration) -> Checkout<C> {
-        self.slots.lend(lease);
-        if idle > LOOK_AFTER {
+    fn lend(&mut self, lease: Lease, connection: C, since: Instant, now: Instant) -> Checkout<C> {
+        self.slots.lend(lease, now);
+        if now.saturating_duration_since(since) > LOOK_AFTER {
             let look = Some(self.waiters.ticket());
             return Checkout::Lent { lease, connection, look };
         }

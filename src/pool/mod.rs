@@ -11,6 +11,7 @@ mod refusal;
 mod services;
 mod slots;
 mod timers;
+mod unanswered;
 mod waiters;
 
 pub use action::{Action, Checkout, Health, PoolConfig};
@@ -18,6 +19,7 @@ pub use event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
 pub use machine::Pool;
 pub use refusal::closed;
 pub use slots::Lease;
+pub use unanswered::UNANSWERED_AFTER;
 pub use waiters::{Place, Queue, WaiterId};
 
 #[cfg(test)]

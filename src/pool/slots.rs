@@ -5,6 +5,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::unanswered::Unanswered;
+
 /// Names one connection of one pool: its place, its number, its generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -29,8 +31,8 @@ pub(super) enum Slot<C> {
     Free,
     Opening { id: u64, generation: u64, since: Instant, deadline: Option<Instant>, aborted: bool },
     Idle { lease: Lease, connection: C, since: Instant },
-    InUse { lease: Lease, interrupted: bool },
-    Draining { lease: Lease, deadline: Instant, interrupted: bool },
+    InUse { lease: Lease, since: Instant, interrupted: bool },
+    Draining { lease: Lease, since: Instant, deadline: Instant, interrupted: bool },
 }
 
 /// What is known of a connection that was being opened.
@@ -41,6 +43,7 @@ pub(super) struct Opening {
 
 /// What is known of a connection that was lent, or whose late reply was being drained.
 pub(super) struct Lent {
+    pub(super) since: Instant,
     pub(super) interrupted: bool,
     pub(super) in_use: bool,
 }
@@ -57,11 +60,13 @@ pub(super) struct Slots<C> {
     pub(super) opening: usize,
     pub(super) in_use: usize,
     pub(super) draining: usize,
+    pub(super) unanswered: Unanswered,
 }
 
 impl<C> Slots<C> {
     pub(super) fn new() -> Self {
-        Self { table: Vec::new(), free: Vec::new(), idle: VecDeque::new(), trusted_from: 0, opening: 0, in_use: 0, draining: 0 }
+        let unanswered = Unanswered::default();
+        Self { table: Vec::new(), free: Vec::new(), idle: VecDeque::new(), trusted_from: 0, opening: 0, in_use: 0, draining: 0, unanswered }
     }
 
     pub(super) fn total(&self) -> usize {
@@ -132,8 +137,12 @@ impl<C> Slots<C> {
     /// Takes out the slot of a connection that is lent or drained; any other is left alone.
     pub(super) fn take_lent(&mut self, lease: Lease) -> Option<Lent> {
         let lent = match self.table.get(lease.slot)? {
-            Slot::InUse { lease: own, interrupted } if *own == lease => Lent { interrupted: *interrupted, in_use: true },
-            Slot::Draining { lease: own, interrupted, .. } if *own == lease => Lent { interrupted: *interrupted, in_use: false },
+            Slot::InUse { lease: own, since, interrupted } if *own == lease => {
+                Lent { since: *since, interrupted: *interrupted, in_use: true }
+            }
+            Slot::Draining { lease: own, since, interrupted, .. } if *own == lease => {
+                Lent { since: *since, interrupted: *interrupted, in_use: false }
+            }
             Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } | Slot::InUse { .. } | Slot::Draining { .. } => return None,
         };
         match lent.in_use {
@@ -151,16 +160,18 @@ impl<C> Slots<C> {
         self.put(lease.slot, Slot::Idle { lease, connection, since });
     }
 
-    pub(super) fn lend(&mut self, lease: Lease) {
+    pub(super) fn lend(&mut self, lease: Lease, since: Instant) {
         self.occupy(lease.slot);
+        self.unanswered.lent(self.in_use + self.draining, since);
         self.in_use += 1;
-        self.put(lease.slot, Slot::InUse { lease, interrupted: false });
+        self.put(lease.slot, Slot::InUse { lease, since, interrupted: false });
     }
 
-    pub(super) fn drain(&mut self, lease: Lease, deadline: Instant) {
+    /// Lets a late reply be waited for; `since` is when the connection was lent.
+    pub(super) fn drain(&mut self, lease: Lease, since: Instant, deadline: Instant) {
         self.occupy(lease.slot);
         self.draining += 1;
-        self.put(lease.slot, Slot::Draining { lease, deadline, interrupted: false });
+        self.put(lease.slot, Slot::Draining { lease, since, deadline, interrupted: false });
     }
 
     /// Takes the connection that came back last.
@@ -198,7 +209,7 @@ impl<C> Slots<C> {
                 continue;
             }
             match slot {
-                Slot::InUse { lease, interrupted } | Slot::Draining { lease, interrupted, .. } if !*interrupted => {
+                Slot::InUse { lease, interrupted, .. } | Slot::Draining { lease, interrupted, .. } if !*interrupted => {
                     *interrupted = true;
                     leases.push(*lease);
                 }

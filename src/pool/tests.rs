@@ -103,6 +103,7 @@ fn describe(action: &Action<Number>) -> String {
         Action::Refuse(waiter, error) => format!("refuse {} {:?}", waiter.0, error.kind()),
         Action::Interrupt(lease, _) => format!("interrupt {}", lease.id),
         Action::Drain(_, connection) => format!("drain {connection}"),
+        Action::Unanswered => "unanswered".to_owned(),
     }
 }
 
@@ -307,8 +308,10 @@ fn reply_that_never_comes_costs_the_connection() {
     bench.wait();
     bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);
     bench.text();
-    assert_eq!(bench.pool.poll_timeout(), Some((bench.now + DRAIN_LIMIT, "draining")));
-    bench.later(DRAIN_LIMIT);
+    assert_eq!(bench.pool.poll_timeout(), Some((bench.now + UNANSWERED_AFTER, "UNANSWERED_AFTER")));
+    bench.later(UNANSWERED_AFTER);
+    assert_eq!(bench.text(), "unanswered");
+    bench.later(DRAIN_LIMIT - UNANSWERED_AFTER);
     assert_eq!(bench.text(), "interrupt 1");
     assert_eq!(bench.pool.poll_timeout(), None);
     bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now);
@@ -633,7 +636,7 @@ fn random_sequences_keep_the_promises() {
                         waiting.retain(|other| *other != waiter);
                     }
                     Action::Drain(lease, _) => draining.push(lease),
-                    Action::Close(..) | Action::Interrupt(..) => {}
+                    Action::Close(..) | Action::Interrupt(..) | Action::Unanswered => {}
                 }
             }
             let stats = bench.pool.stats();

@@ -20,6 +20,9 @@ impl<C> Pool<C> {
         if let Some(at) = self.refill_at.filter(|_| self.below_min()) {
             consider(at, "minPoolSize");
         }
+        if let Some((at, name)) = self.slots.unanswered_due() {
+            consider(at, name);
+        }
         if self.slots.opening + self.slots.draining > 0 {
             for (_, slot) in self.slots.iter() {
                 match slot {

@@ -192,6 +192,7 @@ fn about(error: &Error) -> About {
         }
         // A connection is interrupted because its server is unknown already; a cleared pool says the same.
         ErrorKind::Interrupted
+        | ErrorKind::Silent
         | ErrorKind::PoolCleared
         | ErrorKind::PoolClosed
         | ErrorKind::TooManyWaiters

@@ -124,6 +124,9 @@ fn in_short(action: &TopologyAction) -> String {
         TopologyAction::ClosePool(host) => format!("close {}", name(host)),
         TopologyAction::CheckNow(host) => format!("check {}", name(host)),
         TopologyAction::CancelCheck(host) => format!("cancel {}", name(host)),
+        TopologyAction::Probe { host, again, .. } => format!("ask {}{}", name(host), if *again { " again" } else { "" }),
+        TopologyAction::Overhear { host, .. } => format!("overhear {}", name(host)),
+        TopologyAction::EndProbe(host) => format!("end asking {}", name(host)),
         TopologyAction::Publish(topology) => format!("publish {}", topology.kind().name()),
         TopologyAction::Selected(id) => format!("selected {}", id.0),
         TopologyAction::NotSelected(id, error) => format!("not selected {}: {:?}", id.0, error.kind()),
@@ -237,7 +240,7 @@ fn look_up_that_times_out_interrupts_nothing() {
 fn new_primary_makes_the_old_one_unknown_and_keeps_its_pool() {
     let mut scene = Scene::settled();
     scene.hello("b", HelloReply { set_version: Some(2), ..primary(&["a", "b"]) });
-    assert_eq!(scene.orders(), ["publish ReplicaSetWithPrimary"]);
+    assert_eq!(scene.orders(), ["publish ReplicaSetWithPrimary", "ask a"]);
     assert_eq!(scene.told()[..2], ["b RSSecondary -> RSPrimary", "a RSPrimary -> Unknown"]);
     let old = scene.topology.description().server(&key("a")).expect("a").clone();
     assert!(old.error.as_ref().is_some_and(|error| error.message().contains("discovery of newer primary")));

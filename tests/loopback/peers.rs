@@ -219,7 +219,7 @@ async fn play<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, me: SocketAddr, 
 }
 
 /// Reads one command; `None` at the end, and for what is no command.
-async fn hear<S: AsyncRead + Unpin>(stream: &mut S, decoder: &mut Decoder, me: SocketAddr) -> Option<Heard> {
+pub(crate) async fn hear<S: AsyncRead + Unpin>(stream: &mut S, decoder: &mut Decoder, me: SocketAddr) -> Option<Heard> {
     loop {
         if let Some(frame) = decoder.next_frame().ok()? {
             let message = Message::parse(frame).ok()?;

@@ -331,6 +331,8 @@ impl World {
                 self.fail(&name, error);
             }
             Action::Interrupt(lease, error) => self.interrupt(lease, error)?,
+            // A connection that a thread keeps for long: nobody is there to be asked.
+            Action::Unanswered => {}
             Action::Drain(lease, _) => return Err(format!("connection {} is drained, though no command was sent", lease.id)),
         }
         Ok(())
