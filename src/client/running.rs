@@ -10,13 +10,13 @@ use tokio::sync::watch;
 use super::builder::Extras;
 use super::call::within;
 use crate::error::{Error, ErrorKind, Result, Stage};
-use crate::handshake::ClientMetadata;
+use crate::handshake::{ClientMetadata, DriverInfo, DriverInfos};
 use crate::host::HostKey;
 use crate::io::dial::Dialer;
 use crate::io::entropy::entropy;
 use crate::io::environment::environment;
 use crate::io::events::EventHub;
-use crate::io::open::Opener;
+use crate::io::open::{Introduction, Opener};
 use crate::io::resolver::{Resolver, resolve_seeds};
 use crate::io::tasks::Tasks;
 use crate::io::tls::TlsConnector;
@@ -40,6 +40,8 @@ pub(super) struct Inner {
     cluster_time: RwLock<Option<Arc<ClusterTime>>>,
     /// What most commands ask for.
     pub(super) primary: Arc<Criteria>,
+    /// The libraries that new connections name.
+    libraries: Arc<Mutex<DriverInfos>>,
 }
 
 enum State {
@@ -57,7 +59,7 @@ enum State {
 type Started = Option<Result<Arc<Cluster>>>;
 
 impl Inner {
-    pub(super) fn new(options: ClientOptions, warnings: Vec<Warning>, extras: Extras) -> Self {
+    pub(super) fn new(options: ClientOptions, warnings: Vec<Warning>, extras: Extras, libraries: DriverInfos) -> Self {
         Self {
             options: Arc::new(options),
             warnings,
@@ -67,6 +69,7 @@ impl Inner {
             sessions: Mutex::default(),
             cluster_time: RwLock::default(),
             primary: Arc::new(Criteria::read(ReadPreference::primary())),
+            libraries: Arc::new(Mutex::new(libraries)),
         }
     }
 
@@ -80,6 +83,12 @@ impl Inner {
 
     pub(super) fn events(&self) -> &EventHub {
         &self.events
+    }
+
+    pub(super) fn append_metadata(&self, library: DriverInfo) -> Result<()> {
+        let is_new = self.libraries.lock().unwrap_or_else(PoisonError::into_inner).append(library.clone())?;
+        tracing::debug!(?library, is_new, "client metadata appended");
+        Ok(())
     }
 
     /// Returns what runs, if it does already.
@@ -258,7 +267,8 @@ impl Inner {
             ServerMonitoringMode::Poll => false,
         };
         let dialer = Dialer::new(Arc::clone(&options), resolver.clone(), tls);
-        let opener = Opener::new(dialer, Arc::clone(&options), Arc::clone(metadata.document()), credential);
+        let introduction = Introduction { metadata, libraries: Arc::clone(&self.libraries) };
+        let opener = Opener::new(dialer, Arc::clone(&options), introduction, credential);
         Ok(Cluster::start(Parts {
             options,
             opener: Arc::new(opener),

@@ -52,6 +52,7 @@ pub struct SandboxBuilder {
     tls: Option<Arc<ServerConfig>>,
     hosts: Vec<String>,
     election_timeout: Option<Duration>,
+    mongos: bool,
     seed: u64,
 }
 
@@ -79,6 +80,12 @@ impl SandboxBuilder {
         self.members = 1;
         self.set_name = None;
         self
+    }
+
+    /// Makes it a single router of a sharded cluster; several sandboxes make a cluster of several.
+    pub fn mongos(mut self) -> Self {
+        self.mongos = true;
+        self.standalone()
     }
 
     /// Sets the first member's port, the others' follow; 0 takes free ones.
@@ -163,6 +170,7 @@ impl SandboxBuilder {
         let mut config = Config::standalone(String::new());
         config.members = hosts.map(MemberConfig::new).collect();
         config.set_name = self.set_name;
+        config.mongos = self.mongos;
         for (name, password) in self.users {
             config = config.with_user(name, password);
         }
@@ -185,6 +193,7 @@ impl Sandbox {
             tls: None,
             hosts: Vec::new(),
             election_timeout: None,
+            mongos: false,
             seed: 0,
         }
     }
