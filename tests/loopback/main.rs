@@ -8,5 +8,6 @@ mod faults;
 mod life;
 mod official_client;
 mod peers;
+mod prose;
 mod stories;
 mod support;

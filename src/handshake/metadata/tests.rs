@@ -132,3 +132,107 @@ fn long_application_name_is_refused() {
     let error = ClientMetadata::new(Some(&"a".repeat(129)), &environment(&[])).expect_err("refusal");
     assert_eq!(error.to_string(), "uri: appName of 129 bytes (limit appName of 128 bytes)");
 }
+
+fn library() -> DriverInfo {
+    DriverInfo::new("library").with_version("1.2").with_platform("Library Platform")
+}
+
+fn with(libraries: &[DriverInfo]) -> Document {
+    let metadata = ClientMetadata::new(Some("app"), &environment(&[])).expect("metadata");
+    let mut infos = DriverInfos::default();
+    for library in libraries {
+        infos.append(library.clone()).expect("appended");
+    }
+    let document = metadata.document_with(&infos);
+    assert!(document.as_bytes().len() <= METADATA_SIZE_MAX);
+    let document: &bson::RawDocument = &document;
+    Document::try_from(document).expect("document")
+}
+
+/// What the libraries are called in the three fields, without the driver's own part.
+fn told(document: &Document) -> [String; 3] {
+    let driver = document.get_document("driver").expect("driver");
+    let plain = |text: &str| text.split('|').skip(1).collect::<Vec<_>>().join("|");
+    [
+        plain(driver.get_str("name").expect("name")),
+        plain(driver.get_str("version").expect("version")),
+        plain(document.get_str("platform").expect("platform")),
+    ]
+}
+
+/// mongodb-handshake, client metadata update, 1 and 2.
+#[test]
+fn library_is_appended_to_what_is_there() {
+    let framework = DriverInfo::new("framework");
+    for (info, expected) in [
+        (
+            framework.clone().with_version("2.0").with_platform("Framework Platform"),
+            ["library|framework", "1.2|2.0", "Library Platform|Framework Platform"],
+        ),
+        (framework.clone().with_version("2.0"), ["library|framework", "1.2|2.0", "Library Platform"]),
+        (framework.clone().with_platform("Framework Platform"), ["library|framework", "1.2", "Library Platform|Framework Platform"]),
+        (framework, ["library|framework", "1.2", "Library Platform"]),
+    ] {
+        let document = with(&[library(), info]);
+        assert_eq!(told(&document), expected);
+        let plain = with(&[]);
+        for field in ["application", "os"] {
+            assert_eq!(document.get(field), plain.get(field));
+        }
+        assert_eq!(document.get_str("platform").expect("platform").split('|').next(), plain.get_str("platform").ok());
+    }
+}
+
+/// mongodb-handshake, client metadata update, 3.
+#[test]
+fn only_a_library_that_is_the_same_in_all_fields_is_not_appended() {
+    let info = |name, version, platform| DriverInfo::new(name).with_version(version).with_platform(platform);
+    let (own, other) = (["library", "1.2", "Library Platform"], ["framework", "2.0", "Framework Platform"]);
+    for choice in 0..8_usize {
+        let field = |at: usize| if choice & (1 << at) == 0 { own[at] } else { other[at] };
+        let document = with(&[library(), info(field(0), field(1), field(2))]);
+        let expected = [0, 1, 2].map(|at| if choice == 0 { own[at].to_owned() } else { format!("{}|{}", own[at], field(at)) });
+        assert_eq!(told(&document), expected);
+    }
+}
+
+/// mongodb-handshake, client metadata update, 4 to 6.
+#[test]
+fn library_named_before_is_not_named_again_whatever_came_between() {
+    let framework = DriverInfo::new("framework").with_version("2.0");
+    let once = with(&[library(), framework.clone()]);
+    assert_eq!(with(&[library(), framework.clone(), library()]), once);
+    assert_eq!(with(&[library(), framework.clone(), framework.clone(), library(), framework]), once);
+}
+
+/// mongodb-handshake, client metadata update, 7 and 8.
+#[test]
+fn empty_text_of_a_library_is_as_good_as_none() {
+    let bare = DriverInfo::new("library").with_platform("Library Platform");
+    let once = with(std::slice::from_ref(&bare));
+    assert_eq!(with(&[bare.clone(), bare.clone().with_version("")]), once);
+    assert_eq!(with(&[bare.clone().with_version(""), bare]), once);
+    let bare = DriverInfo::new("library").with_version("1.2");
+    assert_eq!(with(&[bare.clone().with_platform(""), bare.clone()]), with(std::slice::from_ref(&bare)));
+    assert_eq!(with(&[DriverInfo::new("").with_version("").with_platform("")]), with(&[]));
+}
+
+#[test]
+fn delimiter_in_a_library_is_refused_and_changes_nothing() {
+    let mut infos = DriverInfos::default();
+    for bad in [DriverInfo::new("a|b"), DriverInfo::new("a").with_version("|"), DriverInfo::new("a").with_platform("x|")] {
+        let error = infos.append(bad).expect_err("refusal");
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert!(error.to_string().contains("must not contain \"|\""), "{error}");
+    }
+    assert!(infos.as_slice().is_empty());
+}
+
+#[test]
+fn libraries_that_do_not_fit_are_left_out_the_latest_first() {
+    let long = |letter: &str| DriverInfo::new(letter.repeat(150)).with_version("1").with_platform("p".repeat(600));
+    let document = with(&[library(), long("a"), long("b"), long("c")]);
+    let names = told(&document)[0].clone();
+    assert!(names.starts_with("library|aaa") && !names.contains('c'), "{names}");
+    assert_eq!(told(&with(&[DriverInfo::new("x".repeat(600))])), ["", "", ""]);
+}
