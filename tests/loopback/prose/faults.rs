@@ -15,8 +15,10 @@ async fn scene() -> (Sandbox, Client, Events) {
     let sandbox = Sandbox::builder().members(3).start().await.expect("sandbox");
     let uri = format!("{}&heartbeatFrequencyMS=60000&serverMonitoringMode=poll&appName=faults", sandbox.uri());
     let client = Client::new(uri).expect("client");
+    let mut events = client.events();
     settled(&client, &sandbox).await;
-    let events = client.events();
+    // Checks that were wished for while the set was looked for come after half a second at the latest.
+    while tokio::time::timeout(Duration::from_millis(800), events.next()).await.is_ok() {}
     (sandbox, client, events)
 }
 
