@@ -11,7 +11,7 @@ use crate::auth::{Mechanism, Secret};
 use crate::error::Error;
 use crate::host::{Address, HostKey};
 use crate::op::concern::{ReadConcern, WriteConcern};
-use crate::selection::ReadPreference;
+use crate::selection::{ReadPreference, ServerSelector};
 
 /// Holds every setting of a client; `None` where nothing was given and the default holds.
 ///
@@ -138,6 +138,9 @@ pub struct ClientOptions {
 
     /// Fixed addresses for hosts, which are then not resolved; TLS still verifies the name.
     pub resolve: Vec<(HostKey, Address)>,
+
+    /// Which of the servers that suit a call may have it; all of them by default.
+    pub server_selector: Option<ServerSelector>,
 
     /// Why no client can be made of the connection string, although it could be read; kept for `uri::validate`.
     pub(crate) refusal: Option<Error>,

@@ -4,7 +4,7 @@
 //! everything starts again there; sessions and cluster time are kept.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use rand::SeedableRng;
@@ -16,14 +16,14 @@ use super::call::within;
 use super::gossip::Gossip;
 use crate::dns::{Rescan, RescanConfig};
 use crate::error::{Error, ErrorKind, Result, Stage};
-use crate::handshake::ClientMetadata;
+use crate::handshake::{ClientMetadata, DriverInfo, DriverInfos};
 use crate::host::HostKey;
 use crate::io::clock;
 use crate::io::dial::Dialer;
 use crate::io::entropy::entropy;
 use crate::io::environment::environment;
 use crate::io::events::EventHub;
-use crate::io::open::Opener;
+use crate::io::open::{Introduction, Opener};
 use crate::io::resolver::{Resolver, SeedList, resolve_seeds};
 use crate::io::snapshot::{Route, Selected};
 use crate::io::srv_poll::SrvPoll;
@@ -53,6 +53,8 @@ pub(super) struct Inner {
     pub(super) gossip: Gossip,
     /// What most commands ask for.
     pub(super) primary: Arc<Criteria>,
+    /// The libraries that new connections name.
+    libraries: Arc<Mutex<DriverInfos>>,
 }
 
 /// Is where a thread's calls find the way to the servers.
@@ -77,7 +79,7 @@ enum State {
 type Started = Option<Result<Arc<Cluster>>>;
 
 impl Inner {
-    pub(super) fn new(options: ClientOptions, warnings: Vec<Warning>, extras: Extras) -> Self {
+    pub(super) fn new(options: ClientOptions, warnings: Vec<Warning>, extras: Extras, libraries: DriverInfos) -> Self {
         Self {
             options: Arc::new(options),
             warnings,
@@ -89,6 +91,7 @@ impl Inner {
             sessions: Striped::new(|_| SessionPool::default()),
             gossip: Gossip::new(),
             primary: Arc::new(Criteria::read(ReadPreference::primary())),
+            libraries: Arc::new(Mutex::new(libraries)),
         }
     }
 
@@ -138,6 +141,12 @@ impl Inner {
         for mut desk in self.desks.each() {
             desk.route = None;
         }
+    }
+
+    pub(super) fn append_metadata(&self, library: DriverInfo) -> Result<()> {
+        let is_new = self.libraries.lock().unwrap_or_else(PoisonError::into_inner).append(library.clone())?;
+        tracing::debug!(?library, is_new, "client metadata appended");
+        Ok(())
     }
 
     /// Returns what runs, starting it if need be.
@@ -297,7 +306,8 @@ impl Inner {
             ServerMonitoringMode::Poll => false,
         };
         let dialer = Dialer::new(Arc::clone(&options), resolver.clone(), tls);
-        let opener = Opener::new(dialer, Arc::clone(&options), Arc::clone(metadata.document()), credential);
+        let introduction = Introduction { metadata, libraries: Arc::clone(&self.libraries) };
+        let opener = Opener::new(dialer, Arc::clone(&options), introduction, credential);
         let cluster = Cluster::start(Parts {
             options,
             opener: Arc::new(opener),

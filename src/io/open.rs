@@ -16,7 +16,7 @@ use super::entropy::entropy;
 use crate::auth::Credential;
 use crate::auth::scram::keys::{Derivation, ScramKeyCache, ScramKeys};
 use crate::error::{Error, ErrorKind, Stage};
-use crate::handshake::{Command, Conversation, ConversationConfig, HelloReply, Step};
+use crate::handshake::{ClientMetadata, Command, Conversation, ConversationConfig, DriverInfos, HelloReply, Step};
 use crate::host::HostKey;
 use crate::op::CommandFields;
 use crate::op::deadline::Deadline;
@@ -28,9 +28,16 @@ use crate::wire::Flags;
 pub(crate) struct Opener {
     dialer: Dialer,
     options: Arc<ClientOptions>,
-    metadata: Arc<RawDocumentBuf>,
+    introduction: Introduction,
     credential: Option<Credential>,
     keys: Mutex<ScramKeyCache>,
+}
+
+/// Is what new connections say of the client; the libraries can become more while it is in use.
+#[derive(Clone)]
+pub(crate) struct Introduction {
+    pub(crate) metadata: ClientMetadata,
+    pub(crate) libraries: Arc<Mutex<DriverInfos>>,
 }
 
 /// Says what a connection is for.
@@ -43,8 +50,8 @@ pub(crate) enum Purpose {
 }
 
 impl Opener {
-    pub(crate) fn new(dialer: Dialer, options: Arc<ClientOptions>, metadata: Arc<RawDocumentBuf>, credential: Option<Credential>) -> Self {
-        Self { dialer, options, metadata, credential, keys: Mutex::default() }
+    pub(crate) fn new(dialer: Dialer, options: Arc<ClientOptions>, introduction: Introduction, credential: Option<Credential>) -> Self {
+        Self { dialer, options, introduction, credential, keys: Mutex::default() }
     }
 
     /// Looks up a host's address, which opening then has at hand. Can be dropped at any moment.
@@ -117,7 +124,7 @@ impl Opener {
         timeline: &mut Timeline,
     ) -> Result<Box<HelloReply>, Error> {
         let credential = self.credential.clone().filter(|_| purpose == Purpose::Application);
-        let client = Arc::clone(&self.metadata);
+        let client = self.introduction.document();
         let load_balanced = self.options.load_balanced == Some(true);
         let config = ConversationConfig { client, credential, hello_ok: false, load_balanced, nonce: entropy()? };
         let (mut command, mut conversation) = Conversation::new(config);
@@ -171,6 +178,13 @@ impl Opener {
 
     fn lock_keys(&self) -> std::sync::MutexGuard<'_, ScramKeyCache> {
         self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Introduction {
+    /// Returns the `client` document as it is now.
+    fn document(&self) -> Arc<RawDocumentBuf> {
+        self.metadata.document_with(&self.libraries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

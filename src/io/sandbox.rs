@@ -55,6 +55,7 @@ pub struct SandboxBuilder {
     tls: Option<Arc<ServerConfig>>,
     hosts: Vec<String>,
     election_timeout: Option<Duration>,
+    mongos: bool,
     seed: u64,
 }
 
@@ -92,6 +93,12 @@ impl SandboxBuilder {
         self.balanced = true;
         self.set_name = None;
         self
+    }
+
+    /// Makes it a single router of a sharded cluster; several sandboxes make a cluster of several.
+    pub fn mongos(mut self) -> Self {
+        self.mongos = true;
+        self.standalone()
     }
 
     /// Sets the first member's port, the others' follow; 0 takes free ones.
@@ -183,6 +190,7 @@ impl SandboxBuilder {
             config = Config::load_balanced(balancer.host.clone(), self.members);
         }
         config.set_name = self.set_name;
+        config.mongos = self.mongos;
         for (name, password) in self.users {
             config = config.with_user(name, password);
         }
@@ -206,6 +214,7 @@ impl Sandbox {
             tls: None,
             hosts: Vec::new(),
             election_timeout: None,
+            mongos: false,
             seed: 0,
         }
     }

@@ -28,6 +28,8 @@ pub struct Config {
     pub notice_delay: Duration,
     /// The oldest and newest wire version of every member.
     pub wire_versions: (i32, i32),
+    /// Whether a single server says that it is a router of a sharded cluster.
+    pub mongos: bool,
     /// What the wall clocks show at the start, in milliseconds since 1970.
     pub epoch_millis: i64,
 }
@@ -103,6 +105,7 @@ impl Config {
             step_down_delay: STEP_DOWN_DELAY,
             notice_delay: NOTICE_DELAY,
             wire_versions: WIRE_VERSIONS,
+            mongos: false,
             epoch_millis: EPOCH_MILLIS,
         }
     }
@@ -118,6 +121,9 @@ impl Config {
         }
         if self.set_name.is_none() && self.members.len() > 1 && !self.load_balanced {
             return refuse(format!("{} members without a set name", self.members.len()));
+        }
+        if self.set_name.is_some() && self.mongos {
+            return refuse("a router belongs to no replica set".into());
         }
         if !self.members.iter().any(|member| member.kind == MemberKind::Voter) {
             return refuse("no member can become primary".into());

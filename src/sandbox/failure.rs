@@ -85,8 +85,8 @@ pub(super) fn code_name(code: i32) -> String {
 /// The codes that mark a failed write as retryable (retryable-writes, "Determining Retryable Errors").
 const RETRYABLE_CODES: &[i32] = &[6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436];
 
-/// The codes of errors that carry `topologyVersion`.
-const STATE_CHANGE_CODES: &[i32] = &[91, 189, 10107, 11600, 11602, 13435, 13436];
+/// The codes of errors that carry `topologyVersion`; mongod leaves it out when it shuts down (91, 11600).
+const STATE_CHANGE_CODES: &[i32] = &[189, 10107, 11602, 13435, 13436];
 
 const NAMES: &[(i32, &str)] = &[
     (1, "InternalError"),

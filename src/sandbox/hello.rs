@@ -131,6 +131,9 @@ impl Cluster {
                 doc! { "opTime": written.clone(), "lastWriteDate": date, "majorityOpTime": written, "majorityWriteDate": date },
             );
         }
+        if self.config.mongos {
+            out.insert("msg", "isdbgrid");
+        }
         out.insert("maxBsonObjectSize", i32::try_from(DOCUMENT_SIZE_MAX).unwrap_or(i32::MAX));
         out.insert("maxMessageSizeBytes", i32::try_from(MESSAGE_SIZE_MAX).unwrap_or(i32::MAX));
         out.insert("maxWriteBatchSize", i32::try_from(WRITE_BATCH_MAX).unwrap_or(i32::MAX));

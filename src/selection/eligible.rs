@@ -1,12 +1,12 @@
 //! Which servers suit a caller, latency aside?
 //!
-//! Type, staleness and tags, in the order of server-selection, "Topology type: ReplicaSetWithPrimary or
+//! Type, staleness, tags and the application's own selector, in the order of server-selection, "Topology type: ReplicaSetWithPrimary or
 //! ReplicaSetNoPrimary". Which of the suitable servers is taken is decided in `window`.
 
 use std::sync::Arc;
 
 use super::staleness::Staleness;
-use super::{Criteria, ReadPreference, ReadPreferenceMode, TagSet, Target};
+use super::{Criteria, ReadPreference, ReadPreferenceMode, ServerSelector, TagSet, Target};
 use crate::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
 
 /// Says whether the outcome is plain without a look at every server.
@@ -22,6 +22,7 @@ pub(super) fn shortcut<'a>(topology: &'a TopologyDescription, criteria: &Criteri
     match (topology.kind(), &criteria.target) {
         (TopologyType::Unknown, _) => Shortcut::Settled(None),
         (_, Target::Server(host)) => Shortcut::Settled(topology.server(host).filter(|server| can_be_pinned(topology, server))),
+        _ if selector(topology, criteria).is_some() => Shortcut::Open,
         (TopologyType::Single | TopologyType::LoadBalanced, _) => {
             Shortcut::Settled(topology.servers().first().filter(|server| server.is_known()))
         }
@@ -45,11 +46,22 @@ pub(super) fn shortcut<'a>(topology: &'a TopologyDescription, criteria: &Criteri
 ///
 /// It does not check the criteria: [`select`](super::select) does.
 pub fn suitable_servers<'a>(topology: &'a TopologyDescription, criteria: &Criteria) -> Vec<&'a Arc<ServerDescription>> {
-    let preferred = eligible(topology, criteria, &|server| !criteria.deprioritized.contains(&server.host));
+    let wanted = |servers| match selector(topology, criteria) {
+        Some(selector) => selector.filter(topology, servers),
+        None => servers,
+    };
+    let preferred = wanted(eligible(topology, criteria, &|server| !criteria.deprioritized.contains(&server.host)));
     if !preferred.is_empty() || criteria.deprioritized.is_empty() {
         return preferred;
     }
-    eligible(topology, criteria, &|_| true)
+    wanted(eligible(topology, criteria, &|_| true))
+}
+
+/// Returns the application's selector, where it has a say: not behind a load balancer, and not in what lives on one server.
+pub(super) fn selector<'a>(topology: &'a TopologyDescription, criteria: &Criteria) -> Option<&'a ServerSelector> {
+    let selector = topology.server_selector()?;
+    let is_free = topology.kind() != TopologyType::LoadBalanced && !matches!(criteria.target, Target::Server(_));
+    Some(selector).filter(|_| is_free)
 }
 
 /// Tells whether a server can have what was begun on it, such as a cursor.

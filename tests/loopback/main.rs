@@ -11,6 +11,7 @@ mod load_balanced;
 mod monitoring;
 mod official_client;
 mod peers;
+mod prose;
 mod silence;
 mod srv_polling;
 mod srv_seeds;

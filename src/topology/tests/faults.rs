@@ -219,3 +219,46 @@ fn error_behind_a_load_balancer_clears_its_service_if_it_would_clear_a_pool() {
         assert_eq!((scene.told().len(), scene.type_of("a")), (0, Some(ServerType::LoadBalancer)), "{text}");
     }
 }
+
+/// Every order of some fields.
+fn orders_of(fields: &[(&str, bson::Bson)]) -> Vec<bson::Document> {
+    if fields.is_empty() {
+        return vec![bson::Document::new()];
+    }
+    let mut all = Vec::new();
+    for (at, (name, value)) in fields.iter().enumerate() {
+        let rest: Vec<_> = fields.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, field)| field.clone()).collect();
+        for tail in orders_of(&rest) {
+            let mut document = bson::doc! { *name: value.clone() };
+            document.extend(tail);
+            all.push(document);
+        }
+    }
+    all
+}
+
+/// SDAM, "Parsing not writable primary and node is recovering errors": the reply's shape and the order of its fields don't matter.
+#[test]
+fn state_change_is_read_off_every_shape_of_reply() {
+    let field = |name: &'static str, value: bson::Bson| (name, value);
+    let shapes = [
+        vec![field("ok", 0.into()), field("errmsg", "not master".into())],
+        vec![field("ok", 0.into()), field("errmsg", "stepped away".into()), field("code", 10107.into())],
+        vec![field("ok", 0.into()), field("errmsg", "node is recovering".into())],
+        vec![field("ok", 0.into()), field("errmsg", "going down".into()), field("code", 91.into())],
+        vec![field("ok", 1.into()), field("writeConcernError", bson::doc! { "code": 91, "errmsg": "going down" }.into())],
+        vec![field("ok", 1.into()), field("writeConcernError", bson::doc! { "errmsg": "stepped away", "code": 10107 }.into())],
+    ];
+    for shape in shapes {
+        for reply in orders_of(&shape) {
+            let reply = RawDocumentBuf::try_from(&reply).expect("document");
+            let mut scene = Scene::settled();
+            scene.fault("a", in_reply(&reply, 0));
+            assert_eq!(scene.type_of("a"), Some(ServerType::Unknown), "{reply:?}");
+            let server = scene.topology.description().server(&key("a")).expect("server").clone();
+            let text = server.error.as_ref().expect("error").to_string();
+            let message = ["not master", "stepped away", "node is recovering", "going down"];
+            assert!(message.iter().any(|message| text.contains(message)), "{text}");
+        }
+    }
+}
