@@ -67,7 +67,7 @@ mod tests {
     fn threads_use_several_stripes() {
         let striped = Striped::new(|_| 0);
         std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| own_index())).collect();
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(own_index)).collect();
             for thread in threads {
                 let index = thread.join().expect("joined");
                 assert!(index < STRIPES);

@@ -357,6 +357,6 @@ async fn swallow(stream: &mut TcpStream) -> End {
 }
 
 /// Waits until the rules are others.
-fn changed(now: &mut watch::Receiver<Now>) -> impl Future<Output = ()> + '_ {
-    async { now.changed().await.expect("the proxy lives as long as its links") }
+async fn changed(now: &mut watch::Receiver<Now>) {
+    now.changed().await.expect("the proxy lives as long as its links");
 }

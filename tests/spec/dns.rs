@@ -97,10 +97,10 @@ fn check(test: &Value, folder: &str, setting: &Setting) -> Result<(), String> {
     }
     let seeds: BTreeSet<HostKey> = options.hosts.iter().cloned().collect();
     let answer = runtime.block_on(answer(&options, &resolver))?;
-    if let Some(count) = number(test, "numSeeds")? {
-        if seeds.len() as u64 != count || options.hosts.len() != seeds.len() || !seeds.is_subset(&answer) {
-            return Err(format!("{count} seeds of {answer:?} expected, {:?} found", options.hosts));
-        }
+    if let Some(count) = number(test, "numSeeds")?
+        && (seeds.len() as u64 != count || options.hosts.len() != seeds.len() || !seeds.is_subset(&answer))
+    {
+        return Err(format!("{count} seeds of {answer:?} expected, {:?} found", options.hosts));
     }
     if let Some(expected) = test.get("seeds")
         && seeds != hosts(expected)?

@@ -343,7 +343,7 @@ impl World {
         for (name, thread) in &mut self.threads {
             match std::mem::take(&mut thread.state) {
                 State::CheckingOut { waiter, label } if waiter == ticket => return Ok((name.clone(), label)),
-                other => thread.state = other,
+                other @ (State::Free | State::Sleeping { .. } | State::CheckingOut { .. }) => thread.state = other,
             }
         }
         Err(format!("nobody waits with ticket {}", ticket.0))
