@@ -48,14 +48,14 @@ impl Bench {
     fn wait(&mut self) -> WaiterId {
         match self.pool.handle_checkout(None, self.now) {
             Checkout::Waiting(waiter) => waiter,
-            other => panic!("{other:?}"),
+            other @ (Checkout::Lent { .. } | Checkout::Refused(_)) => panic!("{other:?}"),
         }
     }
 
     fn refused(&mut self) -> Error {
         match self.pool.handle_checkout(None, self.now) {
             Checkout::Refused(error) => error,
-            other => panic!("{other:?}"),
+            other @ (Checkout::Lent { .. } | Checkout::Waiting(_)) => panic!("{other:?}"),
         }
     }
 

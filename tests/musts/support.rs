@@ -90,7 +90,16 @@ impl Scene {
                 TopologyAction::CheckNow(host) => Some(format!("check {}", name(&host))),
                 TopologyAction::CancelCheck(host) => Some(format!("cancel {}", name(&host))),
                 TopologyAction::ClosePool(host) => Some(format!("close {}", name(&host))),
-                _ => None,
+                TopologyAction::StartMonitor(_)
+                | TopologyAction::StopMonitor(_)
+                | TopologyAction::CreatePool { .. }
+                | TopologyAction::ClearService { .. }
+                | TopologyAction::Probe { .. }
+                | TopologyAction::Overhear { .. }
+                | TopologyAction::EndProbe(_)
+                | TopologyAction::Publish(_)
+                | TopologyAction::Selected(_)
+                | TopologyAction::NotSelected(..) => None,
             })
             .collect()
     }
