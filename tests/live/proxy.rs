@@ -3,7 +3,6 @@
 //! A TCP proxy that does to all its links, old and new, what its rules say at the moment. It counts the links that are open
 //! and those on which the server has not answered yet.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -2,6 +2,8 @@
 //!
 //! A server of its own, which streams, notes what it hears on which connection, and may refuse to be measured.
 
+#![allow(clippy::wildcard_enum_match_arm, reason = "events that are not looked at")]
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

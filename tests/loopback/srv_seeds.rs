@@ -176,7 +176,7 @@ async fn port_and_second_host_are_refused_without_a_question() {
     let zone = Zone::start().await;
     for uri in ["mongodb+srv://cluster.db.example.com:27017/", "mongodb+srv://cluster.db.example.com,b.db.example.com/"] {
         let built = Client::builder(uri).and_then(|builder| builder.dns(zone.dns()).build());
-        let error = built.err().expect(uri);
+        let error = built.expect_err(uri);
         assert_eq!(error.stage(), Some(Stage::Uri), "{error}");
     }
     assert_eq!(zone.questions(), []);
