@@ -79,7 +79,7 @@ fn suspension_that_idle_connections_did_not_survive() {
         let woke = Instant::now();
 
         ping(&site.client).await.expect("a pong by a new connection");
-        let (mut idle_closed, mut lent) = (0, None);
+        let (mut idle_closed, mut lent, mut checked) = (0, None, false);
         find_event(&mut events, |event| {
             if let Event::Pool { event: PoolEvent::ConnectionClosed { reason: CloseReason::Idle, .. }, .. } = event {
                 idle_closed += 1;
@@ -87,16 +87,14 @@ fn suspension_that_idle_connections_did_not_survive() {
             if let Event::Pool { event: PoolEvent::CheckedOut { connection_id, .. }, .. } = event {
                 lent = Some(*connection_id);
             }
-            lent.is_some()
+            checked |= matches!(event, Event::Heartbeat { event: MonitorEvent::HeartbeatSucceeded { awaited: false, .. }, .. });
+            lent.is_some() && checked
         })
         .await;
+        assert!(woke.elapsed() < CALL, "checked long before the next heartbeat");
         assert_eq!(idle_closed, POOL, "all connections from before are closed");
         assert!(lent.is_some_and(|id| id > newest), "{lent:?} is not newer than {newest}");
-        let checked =
-            |event: &Event| matches!(event, Event::Heartbeat { event: MonitorEvent::HeartbeatSucceeded { awaited: false, .. }, .. });
         assert!(site.client.topology().servers().iter().all(|server| server.is_known()), "the server is not forgotten");
-        find_event(&mut events, checked).await;
-        assert!(woke.elapsed() < CALL, "long before the next heartbeat");
 
         let load = Load::start(&site.client, CALLERS, ReadPreference::primary());
         load.rate().await;
