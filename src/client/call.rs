@@ -188,7 +188,9 @@ impl Inner {
     /// What has to wait is boxed, so that what need not stays small.
     pub(super) async fn run<'a>(self: &'a Arc<Self>, database: &Arc<str>, call: &mut Call) -> Result<Outcome<'a>> {
         // Found out before anybody waits for anything.
-        command_name(call.request.body.document())?;
+        let session = std::mem::replace(&mut call.session, InSession::None);
+        let call = &*call;
+        let name = command_name(call.request.body.document())?;
         let (deadline, criteria) = (call.deadline, &call.criteria);
         let criteria = criteria.as_ref().unwrap_or(&self.primary);
         let selected = match self.select_now(criteria)? {
@@ -199,7 +201,7 @@ impl Inner {
         selected.cluster().look_at_clocks(now);
         let mut conn = selected.pool().checkout(self.checkout_deadline(deadline, now), now).await?;
         let began = conn.lent_at();
-        let (mut outcome, now) = self.exchange(&selected, &mut conn, began, database, call).await?;
+        let (mut outcome, now) = self.exchange(&selected, &mut conn, began, (database, name), call, session).await?;
         if call.pins && conn.facts().service_id.is_some() {
             outcome.pin = Some(Box::new(Pinned::new(conn, selected)));
         } else {
@@ -214,13 +216,12 @@ impl Inner {
         selected: &Selected,
         conn: &mut CheckedOut,
         began: Instant,
-        database: &Arc<str>,
-        call: &mut Call,
+        (database, name): (&Arc<str>, &str),
+        call: &Call,
+        session: InSession,
     ) -> Result<(Outcome<'a>, Instant)> {
-        let Call { request, preference, deadline, session, .. } = call;
-        let body = request.body.document();
-        let session = std::mem::replace(session, InSession::None);
-        let mut exchange = Exchange::new(self, selected, conn, command_name(body)?, body, session, began)?;
+        let Call { request, preference, deadline, .. } = call;
+        let mut exchange = Exchange::new(self, selected, conn, name, request.body.document(), session, began)?;
         exchange.queue(database, request, preference)?;
         let outcome = match self.exchange_deadline(*deadline, began) {
             None => exchange.conn.exchange().await,

@@ -5,12 +5,13 @@
 
 use std::sync::Arc;
 
-use super::call::{Call, Outcome, within};
+use super::call::{Call, InSession, Outcome, within};
 use super::running::{Inner, no_runtime};
 use crate::error::{Result, Stage};
 use crate::io::clock;
 use crate::io::pool::CheckedOut;
 use crate::io::snapshot::Selected;
+use crate::op::command_name;
 use crate::pool::Health;
 
 /// Is a connection that a cursor keeps; goes back to its pool when dropped.
@@ -45,6 +46,8 @@ impl Inner {
         // A getMore that was given up comes first, or is taken back if nothing of it was sent.
         conn.unqueue();
         within(call.deadline, Stage::Read, conn.drain()).await?;
-        self.exchange(selected, conn, clock::now(), database, call).await.map(|(outcome, _)| outcome)
+        let session = std::mem::replace(&mut call.session, InSession::None);
+        let name = command_name(call.request.body.document())?;
+        self.exchange(selected, conn, clock::now(), (database, name), call, session).await.map(|(outcome, _)| outcome)
     }
 }

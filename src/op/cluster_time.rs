@@ -21,8 +21,15 @@ impl ClusterTime {
     /// Reads the time itself: seconds in the upper half, increment in the lower. Nothing if it is no cluster time.
     pub fn stamp_of(document: &RawDocument) -> Option<u64> {
         let bytes = document.as_bytes();
-        let field = Fields::of(bytes).map_while(Result::ok).find(|field| field.key == b"clusterTime")?;
-        let (increment, seconds) = field.value.split_first_chunk::<4>().filter(|_| field.kind == kind::TIMESTAMP)?;
+        let value = match bytes.get(4..).and_then(|fields| fields.strip_prefix(b"\x11clusterTime\0")) {
+            // As all servers write it: in the first place.
+            Some(value) => value,
+            None => {
+                let field = Fields::of(bytes).map_while(Result::ok).find(|field| field.key == b"clusterTime")?;
+                Some(field.value).filter(|_| field.kind == kind::TIMESTAMP)?
+            }
+        };
+        let (increment, seconds) = value.split_first_chunk::<4>()?;
         let (seconds, increment) = (u32::from_le_bytes(*seconds.first_chunk()?), u32::from_le_bytes(*increment));
         (bytes.len() <= SIZE_BYTES_MAX).then(|| u64::from(seconds) << 32 | u64::from(increment))
     }

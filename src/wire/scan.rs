@@ -73,11 +73,27 @@ impl<'a> Iterator for Fields<'a> {
 
 #[inline]
 fn field(kind: u8, rest: &[u8]) -> Option<(Field<'_>, &[u8])> {
-    let end = rest.iter().position(|byte| *byte == 0)?;
+    let end = end_of_key(rest)?;
     let (key, rest) = rest.split_at_checked(end)?;
     let rest = rest.get(1..)?;
     let (value, rest) = rest.split_at_checked(size(kind, rest)?)?;
     Some((Field { kind, key, value }, rest))
+}
+
+/// Finds the first byte that is zero, eight at a time.
+#[inline]
+fn end_of_key(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while let Some(chunk) = bytes.get(at..)?.first_chunk() {
+        let word = u64::from_le_bytes(*chunk);
+        // The lowest bit that is set belongs to the first zero; those above it may be mistaken.
+        let zeros = word.wrapping_sub(0x0101_0101_0101_0101) & !word & 0x8080_8080_8080_8080;
+        if zeros != 0 {
+            return Some(at + (zeros.trailing_zeros() / 8) as usize);
+        }
+        at += 8;
+    }
+    bytes.get(at..)?.iter().position(|byte| *byte == 0).map(|place| at + place)
 }
 
 /// Returns how many bytes a value has.
@@ -128,6 +144,22 @@ mod tests {
         assert_eq!((keys.len(), keys.last().copied()), (19, Some(b"last".as_slice())));
         let time = Fields::of(&bytes).filter_map(Result::ok).find(|field| field.key == b"time").expect("time");
         assert_eq!((time.kind, time.value), (kind::TIMESTAMP, [1, 0, 0, 0, 2, 0, 0, 0].as_slice()));
+    }
+
+    #[test]
+    fn end_of_a_key_is_its_first_zero() {
+        for length in 0..40 {
+            for end in 0..length {
+                for filling in [1, 0x7f, 0x80, 0xff] {
+                    let mut bytes = vec![filling; length];
+                    bytes[end] = 0;
+                    assert_eq!(end_of_key(&bytes), Some(end));
+                    bytes[end..].fill(0);
+                    assert_eq!(end_of_key(&bytes), Some(end));
+                    assert_eq!(end_of_key(&bytes[..end]), None);
+                }
+            }
+        }
     }
 
     #[test]
