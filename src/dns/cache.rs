@@ -110,15 +110,7 @@ impl Cache {
     }
 
     /// DNS answered for one family; `ttl` is the shortest of the records'.
-    pub fn handle_answered(
-        &mut self,
-        name: &str,
-        flight: FlightId,
-        family: Family,
-        addresses: Vec<IpAddr>,
-        ttl: Duration,
-        now: Instant,
-    ) {
+    pub fn handle_answered(&mut self, name: &str, flight: FlightId, family: Family, addresses: Vec<IpAddr>, ttl: Duration, now: Instant) {
         self.record(name, flight, family, Ok((addresses, ttl)), now);
     }
 
@@ -337,7 +329,7 @@ impl Cache {
         let Some(State::Asking { flight, last }) = self.entries.get_mut(name).map(|entry| &mut entry.state) else { return };
         let first = flight.take_first(now);
         let stale = match last {
-            Some(good) if flight.stale_at <= now => Some((flight.take_all(), good.answer(now))),
+            Some(good) if flight.stale_at <= now => Some((flight.take_all(), flight.instead_of(good.answer(now)))),
             Some(_) | None => None,
         };
         if let Some((waiters, addresses)) = first {
