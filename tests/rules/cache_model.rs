@@ -142,7 +142,7 @@ impl Scene {
             return self.pass(ms(0));
         }
         let id = question.id;
-        let addresses = self.addresses(rng, if question.system { None } else { Some(rng.random_bool(0.5)) });
+        let addresses = self.addresses(rng);
         if question.system {
             let outcome = if rng.random_bool(0.5) { Ok(addresses.clone()) } else { Err(Error::new(ErrorKind::NoSuchName, "unknown")) };
             let found = outcome.is_ok() && !addresses.is_empty();
@@ -293,11 +293,11 @@ impl Scene {
                     self.names[name].question = Some(Question { id, asked_at, families: [None, None], v4_at: None, system: true });
                 }
                 Action::Answer(waiters, answer) => {
-                    let name = self.take(&waiters);
-                    self.judge(name, &answer);
+                    let (name, since) = self.take(&waiters);
+                    self.judge(name, since, &answer);
                 }
                 Action::Refuse(waiters, _) => {
-                    let name = self.take(&waiters);
+                    let (name, _) = self.take(&waiters);
                     let known = self.names[name].known.as_ref().filter(|known| known.is_fresh(self.now) && known.dead.is_empty());
                     assert!(known.is_none() || self.names[name].question.is_some(), "who could have a fresh answer is refused");
                 }
@@ -305,20 +305,21 @@ impl Scene {
         }
     }
 
-    /// Ends the waiting of those who are answered; all wait for one name.
-    fn take(&mut self, waiters: &[WaiterId]) -> usize {
-        let mut name = None;
+    /// Ends the waiting of those who are answered; all wait for one name, the first of them since the moment returned.
+    fn take(&mut self, waiters: &[WaiterId]) -> (usize, Instant) {
+        let (mut name, mut since) = (None, self.now);
         for waiter in waiters {
             let at = self.waiting.iter().position(|waiting| waiting.id == *waiter).expect("who is answered has waited");
             let waiting = self.waiting.remove(at);
             assert!(name.is_none_or(|name| name == waiting.name), "an answer for another name");
             name = Some(waiting.name);
+            since = since.min(waiting.since);
         }
-        name.expect("an answer is for somebody")
+        (name.expect("an answer is for somebody"), since)
     }
 
-    fn judge(&self, name: usize, answer: &Answer) {
-        let Name { question, known } = &self.names[name];
+    fn judge(&self, name: usize, since: Instant, answer: &Answer) {
+        let Name { question, known, asked_at } = &self.names[name];
         assert!(!answer.addresses.is_empty());
         if !answer.complete && !answer.stale && question.is_some() {
             let question = question.as_ref().expect("a question");
@@ -326,13 +327,22 @@ impl Scene {
             let words = [v6, v4].into_iter().flatten().flatten();
             let found: Vec<IpAddr> = words.flat_map(|(addresses, _)| addresses.clone()).collect();
             assert_eq!(answer.addresses, found, "the first addresses are those of the question under way");
-            let hasty = v6.is_none() && question.v4_at.is_none_or(|at| self.now < at + RESOLUTION_DELAY);
+            let last_resort = known.as_ref().is_some_and(|known| !known.is_fresh(self.now));
+            let hasty = !last_resort && v6.is_none() && question.v4_at.is_none_or(|at| self.now < at + RESOLUTION_DELAY);
             assert!(!hasty, "IPv4 does not wait for IPv6");
             return;
         }
         let known = known.as_ref().expect("an answer comes from somewhere");
-        assert!(answer.addresses.iter().all(|address| known.addresses.contains(address)), "addresses of an answer that was replaced");
-        assert!(self.now < known.kept_until + BUDGET, "an answer is kept too long");
+        assert!(
+            answer.addresses.iter().all(|address| known.addresses.contains(address)),
+            "addresses of an answer that was replaced: {answer:?} of {:?}",
+            self.names[name]
+        );
+        let kept = asked_at.is_some_and(|at| at < known.kept_until) && (since < self.now || self.now < known.kept_until + BUDGET);
+        assert!(kept, "an answer is kept too long");
+        let found = |question: &Question| question.families.iter().flatten().any(Result::is_ok);
+        let newer = question.as_ref().is_some_and(found);
+        assert!(known.is_fresh(self.now) || !newer, "an expired answer is given while there is a fresh one");
         let alive = known.addresses.iter().any(|address| !known.dead.contains(address));
         let buried = answer.addresses.iter().any(|address| known.dead.contains(address));
         assert!(!(alive && buried), "a dead address is given while another lives");
@@ -349,12 +359,15 @@ impl Scene {
         assert!(self.waiting.is_empty() && self.cache.poll_timeout().is_none(), "the cache comes to rest");
     }
 
-    fn addresses(&mut self, rng: &mut SmallRng, v6: Option<bool>) -> Vec<IpAddr> {
-        let v6 = v6.unwrap_or(false);
+    fn addresses(&mut self, rng: &mut SmallRng) -> Vec<IpAddr> {
+        let v6 = rng.random_bool(0.5);
         let one = |scene: &mut Self| {
             scene.next_address += 1;
             let bits = scene.next_address;
-            if v6 { IpAddr::from((0xfd00_u128 << 112) + u128::from(bits)) } else { IpAddr::from((0x0a00_0000_u32 + bits).to_be_bytes()) }
+            match v6 {
+                true => IpAddr::V6(((0xfd00_u128 << 112) + u128::from(bits)).into()),
+                false => IpAddr::V4((0x0a00_0000 + bits).into()),
+            }
         };
         (0..rng.random_range(0..4)).map(|_| one(self)).collect()
     }

@@ -396,7 +396,6 @@ impl Model {
         }
     }
 
-
     fn shut(&mut self, id: u64, reason: CloseReason) {
         self.forget(id, reason);
         self.said.push(Said::Close(id));

@@ -98,7 +98,10 @@ impl Pair {
         self.check();
         if let Op::Pass(_) = op {
             assert!(self.pool.poll_timeout().is_none_or(|(at, _)| at > self.now), "a timer is due after time was looked at");
-            assert!(self.waiting.iter().all(|place| place.deadline.is_none_or(|deadline| deadline.at > self.now)), "somebody waits too long");
+            assert!(
+                self.waiting.iter().all(|place| place.deadline.is_none_or(|deadline| deadline.at > self.now)),
+                "somebody waits too long"
+            );
         }
     }
 

@@ -75,12 +75,7 @@ fn span(rng: &mut SmallRng) -> Duration {
 /// Ends the pool, and gives everything back: nothing is left.
 fn end(pair: &mut Pair) {
     pair.step(Op::Close { interrupt: true });
-    let last = [
-        Op::Alive(0),
-        Op::Opened(0),
-        Op::CheckIn(0, Health::Good),
-        Op::DrainEnds(0, Health::ReplyOutstanding),
-    ];
+    let last = [Op::Alive(0), Op::Opened(0), Op::CheckIn(0, Health::Good), Op::DrainEnds(0, Health::ReplyOutstanding)];
     for op in last {
         while pair.applies(op) {
             pair.step(op);

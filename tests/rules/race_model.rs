@@ -231,9 +231,8 @@ impl Track {
 
     /// Last time's winner, else the first of the other family, else the first.
     fn upcoming(&self) -> Option<usize> {
-        let queued = |wanted: &dyn Fn(&Address) -> bool| {
-            self.lanes.iter().position(|(address, state)| *state == State::Queued && wanted(address))
-        };
+        let queued =
+            |wanted: &dyn Fn(&Address) -> bool| self.lanes.iter().position(|(address, state)| *state == State::Queued && wanted(address));
         let remembered = queued(&|address| Some(address) == self.remembered.as_ref());
         let other = || self.last.and_then(|last| queued(&|address| is_v6(address) != last));
         remembered.or_else(other).or_else(|| queued(&|_| true))

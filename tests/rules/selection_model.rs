@@ -194,7 +194,7 @@ fn case(rng: &mut SmallRng) -> Case {
     let kind = kinds[rng.random_range(0..kinds.len())];
     let count = if matches!(kind, TopologyType::Single | TopologyType::LoadBalanced) { 1 } else { rng.random_range(1..7) };
     let primary = rng.random_range(0..count);
-    let rows: Vec<Row> = (0..count).map(|at| row(rng, at, server_kind(rng, kind, at == primary))).collect();
+    let rows: Vec<Row> = (0..count).map(|at| row(rng, at, kind, at == primary)).collect();
     let criteria = criteria(rng, &rows);
     let heartbeat = [500, 10_000, 120_000][rng.random_range(0..3)];
     Case { kind, rows, heartbeat, threshold: rng.random_range(0..40), criteria }
@@ -215,7 +215,8 @@ fn server_kind(rng: &mut SmallRng, topology: TopologyType, primary: bool) -> Ser
     }
 }
 
-fn row(rng: &mut SmallRng, at: usize, kind: ServerType) -> Row {
+fn row(rng: &mut SmallRng, at: usize, topology: TopologyType, primary: bool) -> Row {
+    let kind = server_kind(rng, topology, primary);
     let known = kind != ServerType::Unknown;
     let plain = matches!(kind, ServerType::LoadBalancer | ServerType::Unknown);
     Row {

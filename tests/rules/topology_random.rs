@@ -110,7 +110,8 @@ fn hello(scene: &mut Scene, host: &HostKey, world: World, rng: &mut SmallRng) {
     let before = Arc::clone(scene.topology.description());
     let reply = some_hello(scene, world, rng);
     let known = before.server(host).and_then(|server| server.topology_version);
-    let stale = matches!((reply.topology_version, known), (Some(new), Some(old)) if new.process_id == old.process_id && new.counter < old.counter);
+    let stale =
+        matches!((reply.topology_version, known), (Some(new), Some(old)) if new.process_id == old.process_id && new.counter < old.counter);
     let (version, says_primary) = (reply.topology_version, ServerType::of_hello(&reply) == ServerType::RsPrimary);
     let election = (reply.election_id, reply.set_version);
     scene.topology.handle_hello(host, reply, Some(ms(5)), scene.now);
@@ -273,7 +274,10 @@ fn some_hello(scene: &Scene, world: World, rng: &mut SmallRng) -> HelloReply {
     reply.topology_version = version(rng);
     reply.last_write_date_millis = Some(rng.random_range(0..1_000));
     if rng.random_bool(0.02) {
-        (reply.min_wire_version, reply.max_wire_version) = (0, 6);
+        (reply.min_wire_version, reply.max_wire_version) = match scene.order {
+            Order::ElectionFirst => (40, 41),
+            Order::VersionFirst => (0, 6),
+        };
     }
     let odd = rng.random_bool(0.05);
     match world {
