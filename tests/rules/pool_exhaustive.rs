@@ -58,6 +58,7 @@ fn all_short_sequences_on_a_pool_of_two() {
     let mut sequence = Vec::new();
     let mut count = 0;
     extend(&mut sequence, began, &mut count);
+    println!("{count} sequences");
     assert!(count > 10_000, "only {count} sequences");
 }
 

@@ -10,7 +10,7 @@ use std::time::Instant;
 use mongolink::bson::oid::ObjectId;
 use mongolink::op::deadline::Deadline;
 use mongolink::selection::Criteria;
-use mongolink::topology::{Fault, SelectId, ServerType, StateChange, TopologyConfig, TopologyDescription};
+use mongolink::topology::{Fault, SelectId, ServerType, StateChange, TopologyConfig, TopologyDescription, TopologyType};
 use mongolink::{Error, ErrorKind, HelloReply, HostKey, ReadPreference, Stage, TopologyVersion};
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -73,7 +73,9 @@ fn step(scene: &mut Scene, world: World, rng: &mut SmallRng, callers: &mut u64) 
         8 | 9 => check_failed(scene, &host, rng),
         10..=12 => fault(scene, &host, rng),
         13 => scene.topology.handle_rtt(&host, ms(rng.random_range(1..50)), ms(1)),
-        14 | 15 => select(scene, rng, callers),
+        14 | 15 => {
+            select(scene, rng, callers);
+        }
         16 => scene.cancel_select(rng.random_range(0..3)),
         17 => {
             let hosts: Vec<HostKey> = HOSTS.iter().filter(|_| rng.random_bool(0.5)).map(|host| key(host)).collect();
@@ -92,7 +94,8 @@ fn step(scene: &mut Scene, world: World, rng: &mut SmallRng, callers: &mut u64) 
     scene.look();
 }
 
-fn select(scene: &mut Scene, rng: &mut SmallRng, callers: &mut u64) {
+/// Somebody wants a server; says whether the answer came at once.
+fn select(scene: &mut Scene, rng: &mut SmallRng, callers: &mut u64) -> bool {
     *callers += 1;
     let criteria = match rng.random_range(0..4) {
         0 => Criteria::write(),
@@ -101,7 +104,15 @@ fn select(scene: &mut Scene, rng: &mut SmallRng, callers: &mut u64) {
         _ => Criteria::server(key(HOSTS[rng.random_range(0..HOSTS.len())])),
     };
     let limit = rng.random_bool(0.8).then(|| ms(rng.random_range(0..200)));
+    scene.look();
+    let waiting = scene.topology.waiting();
     scene.select(SelectId(*callers), criteria, Deadline::maybe("serverSelectionTimeoutMS", limit, scene.now));
+    let waits = scene.topology.waiting() > waiting;
+    let hosts = hosts(scene.topology.description());
+    let balanced = scene.topology.description().kind() == TopologyType::LoadBalanced;
+    let outcome = scene.look();
+    assert_eq!(outcome.checks, if waits && !balanced { hosts } else { Vec::new() }, "who waits has every server checked");
+    !waits && outcome.actions == 1
 }
 
 /// A reply: if it is older than what is known, nothing follows; else the server is what it says, or is left out.
@@ -114,6 +125,7 @@ fn hello(scene: &mut Scene, host: &HostKey, world: World, rng: &mut SmallRng) {
         matches!((reply.topology_version, known), (Some(new), Some(old)) if new.process_id == old.process_id && new.counter < old.counter);
     let (version, says_primary) = (reply.topology_version, ServerType::of_hello(&reply) == ServerType::RsPrimary);
     let election = (reply.election_id, reply.set_version);
+    let said = reply.clone();
     scene.topology.handle_hello(host, reply, Some(ms(5)), scene.now);
     let after = Arc::clone(scene.topology.description());
     let outcome = scene.look();
@@ -122,6 +134,7 @@ fn hello(scene: &mut Scene, host: &HostKey, world: World, rng: &mut SmallRng) {
         return;
     }
     assert!(outcome.cleared.is_empty(), "a reply clears no pool");
+    check_members(host, &said, &before, &after);
     let Some(server) = after.server(host) else { return };
     assert!(!server.is_known() || server.topology_version == version, "the version of the server's state");
     assert_eq!(server.last_update, Some(scene.now).filter(|_| server.last_update.is_some()));
@@ -129,6 +142,34 @@ fn hello(scene: &mut Scene, host: &HostKey, world: World, rng: &mut SmallRng) {
         let newest = (before.max_election_id(), before.max_set_version());
         assert_eq!(server.kind == ServerType::RsPrimary, election >= newest, "{election:?} against {newest:?}");
     }
+}
+
+/// The accepted primary's list of members is the only one that counts; without a primary everybody's counts.
+fn check_members(host: &HostKey, said: &HelloReply, before: &TopologyDescription, after: &TopologyDescription) {
+    if !after.kind().is_replica_set() {
+        return;
+    }
+    let mut named: Vec<HostKey> = said.hosts.iter().chain(&said.passives).chain(&said.arbiters).cloned().collect();
+    named.sort();
+    named.dedup();
+    let kind = ServerType::of_hello(said);
+    let is_primary = after.server(host).is_some_and(|server| server.kind == ServerType::RsPrimary);
+    let is_member = matches!(kind, ServerType::RsSecondary | ServerType::RsArbiter | ServerType::RsOther);
+    if is_primary {
+        assert_eq!(hosts(after), named, "the primary's members are all there are");
+    } else if is_member && said.set_name.as_deref() != after.set_name() {
+        assert!(after.server(host).is_none(), "{host} is of another set, and stays");
+    } else if is_member && said.me.as_ref().is_some_and(|me| me != host) {
+        assert!(after.server(host).is_none(), "{host} is called otherwise, and stays");
+    } else if is_member && before.primary().is_some_and(|primary| primary.host != *host) {
+        assert!(hosts(after).iter().all(|host| before.server(host).is_some()), "a member adds members beside the primary");
+    } else if is_member && before.primary().is_none() {
+        assert!(named.iter().all(|host| after.server(host).is_some()), "without a primary every member's word counts");
+    }
+}
+
+fn hosts(topology: &TopologyDescription) -> Vec<HostKey> {
+    topology.servers().iter().map(|server| server.host.clone()).collect()
 }
 
 /// A failed check: the server is unknown, its pool cleared, and with a time-out interrupted.
@@ -140,7 +181,7 @@ fn check_failed(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
         _ => Error::new(ErrorKind::DnsFailed, "no answer").at(Stage::Dns),
     };
     let (is_there, watched) = (scene.topology.description().server(host).is_some(), scene.topology.description().kind());
-    let balanced = watched == mongolink::TopologyType::LoadBalanced;
+    let balanced = watched == TopologyType::LoadBalanced;
     let generation = scene.topology.generation(host);
     scene.topology.handle_check_failed(host, error.clone(), scene.now);
     let outcome = scene.look();
@@ -170,7 +211,7 @@ enum Effect {
 fn fault(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
     scene.look();
     let before = Arc::clone(scene.topology.description());
-    if before.kind() == mongolink::TopologyType::LoadBalanced {
+    if before.kind() == TopologyType::LoadBalanced {
         return fault_behind_load_balancer(scene, host, rng);
     }
     let (Some(server), Some(generation)) = (before.server(host).cloned(), scene.topology.generation(host)) else {
@@ -257,8 +298,7 @@ fn after_the_end(scene: &mut Scene, world: World, rng: &mut SmallRng, callers: &
     scene.time();
     let outcome = scene.look();
     assert!(outcome.actions == 0 && outcome.events == 0, "something is said after the end");
-    select(scene, rng, callers);
-    assert_eq!(scene.look().actions, 1, "who comes after the end is refused at once");
+    assert!(select(scene, rng, callers), "who comes after the end is refused at once");
 }
 
 fn unknown(topology: &TopologyDescription, host: &HostKey) -> bool {
