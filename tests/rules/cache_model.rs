@@ -22,6 +22,7 @@ const TTL_MIN: Duration = Duration::from_secs(5);
 const TTL_MAX: Duration = Duration::from_secs(3600);
 const UNTIMED_TTL: Duration = Duration::from_secs(30);
 const STALE_KEPT: Duration = Duration::from_secs(24 * 3600);
+const STALE_RETRY: Duration = Duration::from_secs(5);
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
 /// A question under way.
@@ -52,6 +53,8 @@ struct Name {
     question: Option<Question>,
     /// When the latest question began; asking the operating system second is a part of it.
     asked_at: Option<Instant>,
+    /// When a question ended without an address.
+    failed_at: Option<Instant>,
     known: Option<Known>,
 }
 
@@ -262,13 +265,18 @@ impl Scene {
             let Some(question) = own.question.take_if(|question| question.asked_at + BUDGET <= self.now) else { continue };
             let [v4, v6] = question.families;
             let found: Vec<IpAddr> = [v6, v4].into_iter().flatten().flatten().flat_map(|(addresses, _)| addresses).collect();
-            if !found.is_empty() && !question.system {
+            if found.is_empty() || question.system {
+                own.failed_at = Some(self.now);
+            } else {
                 own.learn(found, Duration::ZERO, self.now);
             }
         }
     }
 
     fn look(&mut self, step: Step) {
+        if let Step::Down(name) = step {
+            self.names[name].failed_at = Some(self.now);
+        }
         while let Some(action) = self.cache.poll_action() {
             match action {
                 Action::Query(name, id) => {
@@ -294,7 +302,7 @@ impl Scene {
                 }
                 Action::Answer(waiters, answer) => {
                     let (name, since) = self.take(&waiters);
-                    self.judge(name, since, &answer);
+                    self.judge(name, since, &answer, step);
                 }
                 Action::Refuse(waiters, _) => {
                     let (name, _) = self.take(&waiters);
@@ -318,8 +326,8 @@ impl Scene {
         (name.expect("an answer is for somebody"), since)
     }
 
-    fn judge(&self, name: usize, since: Instant, answer: &Answer) {
-        let Name { question, known, asked_at } = &self.names[name];
+    fn judge(&self, name: usize, since: Instant, answer: &Answer, step: Step) {
+        let Name { question, known, asked_at, failed_at } = &self.names[name];
         assert!(!answer.addresses.is_empty());
         if !answer.complete && !answer.stale && question.is_some() {
             let question = question.as_ref().expect("a question");
@@ -340,6 +348,9 @@ impl Scene {
         );
         let kept = asked_at.is_some_and(|at| at < known.kept_until) && (since < self.now || self.now < known.kept_until + BUDGET);
         assert!(kept, "an answer is kept too long");
+        let unasked = step == Step::Ask(name) && question.is_none() && !known.is_fresh(self.now);
+        let failed = failed_at.is_some_and(|at| self.now < at + STALE_RETRY);
+        assert!(!unasked || failed, "an expired answer is given, and nobody is asked for a newer one");
         let found = |question: &Question| question.families.iter().flatten().any(Result::is_ok);
         let newer = question.as_ref().is_some_and(found);
         assert!(known.is_fresh(self.now) || !newer, "an expired answer is given while there is a fresh one");

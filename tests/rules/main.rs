@@ -6,6 +6,7 @@
 #![allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 
 mod cache_model;
+mod hello_model;
 mod monitor_model;
 mod pool_exhaustive;
 mod pool_model;

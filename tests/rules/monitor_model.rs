@@ -180,7 +180,7 @@ impl Watch {
 
     /// Takes events and wishes, and holds them to the rules.
     fn look(&mut self, step: Step, timer: bool) {
-        let (mut succeeded, mut failed) = (0, 0);
+        let (mut succeeded, mut failed, mut retry) = (0, 0, false);
         while let Some(event) = self.monitor.poll_event() {
             assert!(!self.stopped || matches!(event, MonitorEvent::HeartbeatFailed { .. }), "a stopped monitor goes on");
             match event {
@@ -194,6 +194,7 @@ impl Watch {
                     self.ended(duration, awaited);
                     if error.kind() != ErrorKind::Interrupted {
                         failed += 1;
+                        retry = self.known && error.is_network();
                     }
                     // A suspension ends a check without saying anything of the server.
                     self.known = self.known && error.is_network() && matches!(step, Step::NetworkFailure | Step::Resumed);
@@ -204,6 +205,7 @@ impl Watch {
         while let Some(action) = self.monitor.poll_action() {
             self.obey(action, &mut succeeded, &mut failed);
         }
+        assert!(!retry || self.check.is_some(), "a server that was known is tried once more at once");
         assert_eq!((succeeded, failed), (0, 0), "each check that ends is reported once");
         assert_eq!(self.check.is_some(), matches!(self.line, Line::Opening | Line::Asked { .. }), "a check runs on a line");
         self.check_timer(timer);
