@@ -25,13 +25,16 @@ const STALE_KEPT: Duration = Duration::from_secs(24 * 3600);
 const STALE_RETRY: Duration = Duration::from_secs(5);
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
+/// Addresses and their time to live.
+type Found = (Vec<IpAddr>, Duration);
+
 /// A question under way.
 #[derive(Clone, Debug)]
 struct Question {
     id: FlightId,
     asked_at: Instant,
     /// What DNS said of each family: IPv4, IPv6.
-    families: [Option<Result<(Vec<IpAddr>, Duration), ()>>; 2],
+    families: [Option<Result<Found, ()>>; 2],
     /// When IPv4 addresses came.
     v4_at: Option<Instant>,
     /// Whether the operating system is asked.

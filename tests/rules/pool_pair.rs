@@ -335,15 +335,16 @@ impl Pair {
 
     fn check_refusal(&self, waiter: WaiterId, error: &Error) {
         let place = self.waiting.iter().find(|place| place.ticket == waiter).expect("who is refused has waited");
-        match error.kind() {
-            ErrorKind::Timeout => {
-                let deadline = place.deadline.expect("who waits without limit is not timed out");
-                assert!(deadline.at <= self.now, "a waiter is timed out too early");
-                let limit = error.limit().map(|limit| (limit.name, limit.value));
-                assert_eq!(limit, Some((deadline.name, LimitValue::Time(deadline.limit))));
-            }
-            ErrorKind::PoolCleared => assert!(error.has_label("RetryableError")),
-            kind => assert!(kind == failure().kind() || kind == ErrorKind::PoolClosed, "{error}"),
+        let kind = error.kind();
+        if kind == ErrorKind::Timeout {
+            let deadline = place.deadline.expect("who waits without limit is not timed out");
+            assert!(deadline.at <= self.now, "a waiter is timed out too early");
+            let limit = error.limit().map(|limit| (limit.name, limit.value));
+            assert_eq!(limit, Some((deadline.name, LimitValue::Time(deadline.limit))));
+        } else if kind == ErrorKind::PoolCleared {
+            assert!(error.has_label("RetryableError"));
+        } else {
+            assert!(kind == failure().kind() || kind == ErrorKind::PoolClosed, "{error}");
         }
     }
 }

@@ -206,12 +206,16 @@ fn server_kind(rng: &mut SmallRng, topology: TopologyType, primary: bool) -> Ser
         return ServerType::LoadBalancer;
     }
     let unknown = topology == TopologyType::Unknown || (!primary && rng.random_bool(0.15));
-    match topology {
-        _ if unknown => ServerType::Unknown,
-        TopologyType::Sharded => ServerType::Mongos,
-        TopologyType::Single => [ServerType::Standalone, ServerType::RsSecondary, ServerType::RsGhost][rng.random_range(0..3)],
-        TopologyType::ReplicaSetWithPrimary if primary => ServerType::RsPrimary,
-        _ => set[rng.random_range(0..set.len())],
+    if unknown {
+        ServerType::Unknown
+    } else if topology == TopologyType::Sharded {
+        ServerType::Mongos
+    } else if topology == TopologyType::Single {
+        [ServerType::Standalone, ServerType::RsSecondary, ServerType::RsGhost][rng.random_range(0..3)]
+    } else if topology == TopologyType::ReplicaSetWithPrimary && primary {
+        ServerType::RsPrimary
+    } else {
+        set[rng.random_range(0..set.len())]
     }
 }
 

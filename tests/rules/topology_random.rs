@@ -320,12 +320,14 @@ fn some_hello(scene: &Scene, world: World, rng: &mut SmallRng) -> HelloReply {
         };
     }
     let odd = rng.random_bool(0.05);
-    match world {
-        World::Sharded if !odd => reply.is_mongos = true,
-        World::Single if rng.random_bool(0.4) => reply.is_writable_primary = true,
-        _ if odd && rng.random_bool(0.3) => reply.is_replica_set = true,
-        _ if odd && rng.random_bool(0.3) => reply.is_writable_primary = true,
-        _ => member(&mut reply, rng),
+    if world == World::Sharded && !odd {
+        reply.is_mongos = true;
+    } else if world == World::Single && rng.random_bool(0.4) {
+        reply.is_writable_primary = true;
+    } else if odd && rng.random_bool(0.5) {
+        (reply.is_replica_set, reply.is_writable_primary) = if rng.random() { (true, false) } else { (false, true) };
+    } else {
+        member(&mut reply, rng);
     }
     reply
 }
