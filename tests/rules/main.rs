@@ -14,6 +14,8 @@ mod pool_pair;
 mod pool_random;
 mod race_model;
 mod selection_model;
+mod signs_model;
+mod signs_random;
 mod support;
 mod topology_model;
 mod topology_random;

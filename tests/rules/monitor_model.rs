@@ -54,6 +54,12 @@ struct Watch {
     stopped: bool,
 }
 
+/// What a monitor says.
+enum News {
+    Event(MonitorEvent),
+    Wish(MonitorAction),
+}
+
 /// What a step may bring about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
@@ -178,13 +184,28 @@ impl Watch {
         }
     }
 
+    /// Takes what comes next as the shell does: events as long as there are any, then one wish.
+    fn next(&mut self) -> Option<News> {
+        self.monitor.poll_event().map(News::Event).or_else(|| self.monitor.poll_action().map(News::Wish))
+    }
+
     /// Takes events and wishes, and holds them to the rules.
     fn look(&mut self, step: Step, timer: bool) {
         let (mut succeeded, mut failed, mut retry) = (0, 0, false);
-        while let Some(event) = self.monitor.poll_event() {
+        while let Some(news) = self.next() {
+            let event = match news {
+                News::Event(event) => event,
+                News::Wish(action) => {
+                    self.obey(action, &mut succeeded, &mut failed);
+                    continue;
+                }
+            };
             assert!(!self.stopped || matches!(event, MonitorEvent::HeartbeatFailed { .. }), "a stopped monitor goes on");
             match event {
-                MonitorEvent::HeartbeatStarted { awaited } => self.began(awaited, step),
+                MonitorEvent::HeartbeatStarted { awaited } => {
+                    assert_eq!((succeeded, failed), (0, 0), "what follows from a check is told before the next one begins");
+                    self.began(awaited, step);
+                }
                 MonitorEvent::HeartbeatSucceeded { duration, awaited, .. } => {
                     self.ended(duration, awaited);
                     self.known = true;
@@ -201,9 +222,6 @@ impl Watch {
                 }
                 _ => panic!("an event that is not known: {event:?}"),
             }
-        }
-        while let Some(action) = self.monitor.poll_action() {
-            self.obey(action, &mut succeeded, &mut failed);
         }
         assert!(!retry || self.check.is_some(), "a server that was known is tried once more at once");
         assert_eq!((succeeded, failed), (0, 0), "each check that ends is reported once");

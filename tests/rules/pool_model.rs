@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use mongolink::ErrorKind;
-use mongolink::pool::{CheckOutFailure, CloseReason, Health, PoolConfig};
+use mongolink::pool::{CheckOutFailure, CloseReason, Health, PoolConfig, UNANSWERED_AFTER};
 
 use crate::support::ms;
 
@@ -25,6 +25,7 @@ pub(crate) enum Said {
     Deliver(u64, u64),
     Refuse(u64, ErrorKind),
     Drain(u64),
+    Unanswered,
 }
 
 /// An event.
@@ -53,8 +54,14 @@ pub(crate) enum Phase {
 pub(crate) enum At {
     Opening { since: Instant, aborted: bool },
     Idle { since: Instant },
-    InUse { interrupted: bool },
-    Draining { since: Instant, interrupted: bool },
+    InUse { lent: Instant, interrupted: bool },
+    Draining { lent: Instant, since: Instant, interrupted: bool },
+}
+
+impl At {
+    pub(crate) fn is_lent(self) -> bool {
+        matches!(self, Self::InUse { .. } | Self::Draining { .. })
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +75,23 @@ pub(crate) struct Connection {
 struct Asker {
     ticket: u64,
     since: Instant,
-    until: Option<Instant>,
+    until: Option<Until>,
+}
+
+/// Until when somebody waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Until {
+    pub(crate) at: Instant,
+    /// Whether that is a limit of waiting in the queue only: while a connection is being opened for him, it does not count.
+    pub(crate) in_queue: bool,
+}
+
+/// A connection that failed to open, and who is told so.
+#[derive(Clone, Copy, Debug)]
+struct Failure {
+    id: u64,
+    reason: Option<CloseReason>,
+    told: Option<(Asker, ErrorKind)>,
 }
 
 #[derive(Clone, Debug)]
@@ -79,10 +102,15 @@ pub(crate) struct Model {
     /// Idle ones in the order in which they came to rest.
     pub(crate) connections: Vec<Connection>,
     askers: Vec<Asker>,
+    failures: Vec<Failure>,
     tickets: u64,
     pub(crate) created: u64,
     pub(crate) closed: u64,
     refill_at: Option<Instant>,
+    /// Connections up to this one were there when the machine was suspended.
+    suspended: u64,
+    /// When to look for commands without a reply, as long as any is under way.
+    look_at: Option<Instant>,
     pub(crate) said: Vec<Said>,
     pub(crate) interrupted: Vec<u64>,
     pub(crate) told: Vec<Told>,
@@ -100,17 +128,20 @@ impl Model {
             generation,
             connections: Vec::new(),
             askers: Vec::new(),
+            failures: Vec::new(),
             tickets: 0,
             created: 0,
             closed: 0,
             refill_at: None,
+            suspended: 0,
+            look_at: None,
             said: Vec::new(),
             interrupted: Vec::new(),
             told: Vec::new(),
         }
     }
 
-    pub(crate) fn check_out(&mut self, until: Option<Instant>, now: Instant) -> Answer {
+    pub(crate) fn check_out(&mut self, until: Option<Until>, now: Instant) -> Answer {
         self.told.push(Told::Started);
         if let Some(kind) = self.refusal() {
             return Answer::Refused(kind);
@@ -118,7 +149,7 @@ impl Model {
         if self.askers.is_empty()
             && let Some((id, idle)) = self.take_idle(now)
         {
-            return self.lend(id, idle);
+            return self.lend(id, idle, now);
         }
         let ticket = self.ticket();
         self.askers.push(Asker { ticket, since: now, until });
@@ -130,13 +161,13 @@ impl Model {
         self.told.push(Told::Out(id, now - asked_at));
     }
 
-    pub(crate) fn dead_on_look(&mut self, id: u64, ticket: u64, asked_at: Instant, until: Option<Instant>, now: Instant) -> Answer {
+    pub(crate) fn dead_on_look(&mut self, id: u64, ticket: u64, asked_at: Instant, until: Option<Until>, now: Instant) -> Answer {
         self.shut(id, CloseReason::Error);
         if let Some(kind) = self.refusal() {
             return Answer::Refused(kind);
         }
         if let Some((id, idle)) = self.take_idle(now) {
-            return self.lend(id, idle);
+            return self.lend(id, idle, now);
         }
         self.askers.push(Asker { ticket, since: asked_at, until });
         self.fill(now);
@@ -154,8 +185,13 @@ impl Model {
         let connection = self.connection(id);
         let At::Opening { since, aborted } = connection.at else { panic!("{connection:?} was not being opened") };
         match self.obsolete(connection) {
+            // It was told as closed when it was given up.
+            _ if aborted => {
+                self.leave(id);
+                self.closed += 1;
+                self.said.push(Said::Close(id));
+            }
             Some(reason) => self.shut(id, reason),
-            None if aborted => self.shut(id, CloseReason::Error),
             None => {
                 self.told.push(Told::Ready(id, now - since));
                 self.settle(id, now);
@@ -164,29 +200,42 @@ impl Model {
         self.fill(now);
     }
 
-    pub(crate) fn open_failed(&mut self, id: u64, kind: ErrorKind, now: Instant) {
-        let obsolete = self.obsolete(self.connection(id));
-        self.forget(id, obsolete.unwrap_or(CloseReason::Error));
+    /// Returns who leaves the queue to be told why.
+    pub(crate) fn open_failed(&mut self, id: u64, kind: ErrorKind, now: Instant) -> Option<u64> {
+        let connection = self.connection(id);
+        let At::Opening { aborted, .. } = connection.at else { panic!("{connection:?} was not being opened") };
+        let obsolete = self.obsolete(connection);
+        self.leave(id);
+        let mut told = None;
         if obsolete.is_none() {
             self.refill_at = Some(now + REFILL_PAUSE);
-            if let Some(first) = self.first() {
-                self.refuse(first, kind, CheckOutFailure::ConnectionError, now);
-            }
+            told = self.first().map(|first| (self.take_asker(first), kind));
         }
+        let reason = (!aborted).then_some(obsolete.unwrap_or(CloseReason::Error));
+        self.failures.push(Failure { id, reason, told });
+        told.map(|(asker, _)| asker.ticket)
     }
 
     pub(crate) fn refill(&mut self, now: Instant) {
+        for Failure { id, reason, told } in std::mem::take(&mut self.failures) {
+            self.closed += 1;
+            self.told.extend(reason.map(|reason| Told::Closed(id, reason)));
+            if let Some((asker, kind)) = told {
+                self.told.push(Told::Failed(CheckOutFailure::ConnectionError, now - asker.since));
+                self.said.push(Said::Refuse(asker.ticket, kind));
+            }
+        }
         self.fill(now);
     }
 
     pub(crate) fn check_in(&mut self, id: u64, health: Health, now: Instant) {
         let connection = self.connection(id);
-        let interrupted = match connection.at {
-            At::InUse { interrupted } => {
+        let (lent, interrupted) = match connection.at {
+            At::InUse { lent, interrupted } => {
                 self.told.push(Told::In(id));
-                interrupted
+                (lent, interrupted)
             }
-            At::Draining { interrupted, .. } => interrupted,
+            At::Draining { lent, interrupted, .. } => (lent, interrupted),
             At::Opening { .. } | At::Idle { .. } => panic!("{connection:?} was not lent"),
         };
         match (self.obsolete(connection), health) {
@@ -195,7 +244,7 @@ impl Model {
             (None, Health::Good | Health::ReplyOutstanding) if interrupted => self.shut(id, CloseReason::Error),
             (None, Health::Good) => self.settle(id, now),
             (None, Health::ReplyOutstanding) => {
-                self.put(id, At::Draining { since: now, interrupted: false });
+                self.put(id, At::Draining { lent, since: now, interrupted: false });
                 self.said.push(Said::Drain(id));
             }
         }
@@ -220,13 +269,17 @@ impl Model {
         }
         self.phase = Phase::Paused;
         self.generation += 1;
+        self.give_up(CloseReason::Stale, |_| true);
         self.refuse_all(ErrorKind::PoolCleared, CheckOutFailure::ConnectionError, now);
         self.close_idle(CloseReason::Stale);
-        self.interrupt(|connection| matches!(connection.at, At::Opening { .. }) || interrupt);
+        self.interrupt(|_| interrupt);
     }
 
     pub(crate) fn resumed(&mut self, now: Instant) {
         self.close_idle(CloseReason::Idle);
+        self.suspended = self.created;
+        self.give_up(CloseReason::Idle, |_| true);
+        self.interrupt(|connection| matches!(connection.at, At::Draining { .. }));
         self.fill(now);
     }
 
@@ -235,6 +288,7 @@ impl Model {
             return;
         }
         self.phase = Phase::Closed;
+        self.give_up(CloseReason::PoolClosed, |_| true);
         self.refuse_all(kind, CheckOutFailure::PoolClosed, now);
         self.close_idle(CloseReason::PoolClosed);
         self.interrupt(|connection| !matches!(connection.at, At::InUse { .. }) || interrupt);
@@ -242,10 +296,15 @@ impl Model {
     }
 
     pub(crate) fn time(&mut self, now: Instant) {
+        let coming = self.coming();
         loop {
-            let late = self.askers.iter().filter(|asker| asker.until.is_some_and(|until| until <= now));
-            let Some(ticket) = late.min_by_key(|asker| (asker.until, asker.ticket)).map(|asker| asker.ticket) else { break };
-            self.refuse(ticket, ErrorKind::Timeout, CheckOutFailure::Timeout, now);
+            let late = self.askers.iter().filter_map(|asker| Some((asker.until.filter(|until| until.at <= now)?, asker.ticket)));
+            let Some((until, ticket)) = late.min_by_key(|(until, ticket)| (until.at, *ticket)) else { break };
+            if until.in_queue && self.askers.iter().filter(|asker| asker.ticket < ticket).count() < coming {
+                self.askers.iter_mut().filter(|asker| asker.ticket == ticket).for_each(|asker| asker.until = None);
+            } else {
+                self.refuse(ticket, ErrorKind::Timeout, CheckOutFailure::Timeout, now);
+            }
         }
         let perished = |connection: &&Connection| self.perished(connection, now);
         let perished: Vec<u64> = self.connections.iter().filter(perished).map(|connection| connection.id).collect();
@@ -253,26 +312,25 @@ impl Model {
             self.shut(id, CloseReason::Idle);
         }
         let open_timeout = self.config.open_timeout;
-        self.interrupt(|connection| match connection.at {
-            At::Opening { since, .. } => open_timeout.is_some_and(|limit| since + limit <= now),
-            At::Draining { since, .. } => since + DRAINING <= now,
-            At::Idle { .. } | At::InUse { .. } => false,
-        });
+        self.give_up(CloseReason::Error, |since| open_timeout.is_some_and(|limit| since + limit <= now));
+        self.interrupt(|connection| matches!(connection.at, At::Draining { since, .. } if since + DRAINING <= now));
         self.refill_at = self.refill_at.filter(|at| *at > now);
+        self.look_for_unanswered(now);
         self.fill(now);
     }
 
     /// When time must be looked at next.
     pub(crate) fn timer(&self) -> Option<Instant> {
-        let waits = self.askers.iter().filter_map(|asker| asker.until);
+        let waits = self.askers.iter().filter_map(|asker| asker.until).map(|until| until.at);
         let connections = self.connections.iter().filter_map(|connection| match connection.at {
             At::Idle { since } => self.config.max_idle_time.map(|limit| since + limit),
             At::Opening { since, aborted: false } => self.config.open_timeout.map(|limit| since + limit),
-            At::Draining { since, interrupted: false } => Some(since + DRAINING),
+            At::Draining { since, interrupted: false, .. } => Some(since + DRAINING),
             At::Opening { .. } | At::Draining { .. } | At::InUse { .. } => None,
         });
         let below = self.phase == Phase::Ready && self.connections.len() < self.config.min_size as usize;
-        waits.chain(connections).chain(self.refill_at.filter(|_| below)).min()
+        let look = self.look_at.filter(|_| self.count(At::is_lent) > 0);
+        waits.chain(connections).chain(self.refill_at.filter(|_| below)).chain(look).min()
     }
 
     pub(crate) fn waiting(&self) -> usize {
@@ -323,8 +381,8 @@ impl Model {
         }
     }
 
-    fn lend(&mut self, id: u64, idle: Duration) -> Answer {
-        self.put(id, At::InUse { interrupted: false });
+    fn lend(&mut self, id: u64, idle: Duration, now: Instant) -> Answer {
+        self.hand_out(id, now);
         if idle > LOOK_AFTER {
             return Answer::Lent { id, look: Some(self.ticket()) };
         }
@@ -334,9 +392,8 @@ impl Model {
 
     fn settle(&mut self, id: u64, now: Instant) {
         let Some(first) = self.first() else { return self.put(id, At::Idle { since: now }) };
-        let at = self.askers.iter().position(|asker| asker.ticket == first).expect("the first");
-        let asker = self.askers.remove(at);
-        self.put(id, At::InUse { interrupted: false });
+        let asker = self.take_asker(first);
+        self.hand_out(id, now);
         self.told.push(Told::Out(id, now - asker.since));
         self.said.push(Said::Deliver(asker.ticket, id));
     }
@@ -346,7 +403,7 @@ impl Model {
             let opening = self.count(|at| matches!(at, At::Opening { .. }));
             let total = self.connections.len();
             let room = opening < self.config.max_connecting as usize && self.config.max_size.is_none_or(|max| total < max as usize);
-            let wanted = opening < self.askers.len();
+            let wanted = self.coming() < self.askers.len();
             let below = total < self.config.min_size as usize && self.refill_at.is_none_or(|at| at <= now);
             if !room || !(wanted || below) {
                 return;
@@ -359,10 +416,42 @@ impl Model {
         }
     }
 
+    /// Counts the connections that are on their way to those who wait. One that was given up for its time, or after a
+    /// suspension, is among them until that is reported: it is then either told to who has waited longest, or replaced.
+    fn coming(&self) -> usize {
+        let current = |connection: &&Connection| connection.generation == self.generation;
+        self.connections.iter().filter(current).filter(|connection| matches!(connection.at, At::Opening { .. })).count()
+    }
+
+    fn look_for_unanswered(&mut self, now: Instant) {
+        if self.count(At::is_lent) == 0 || self.look_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let lent = self.connections.iter().filter_map(|connection| match connection.at {
+            At::InUse { lent, interrupted: false } | At::Draining { lent, interrupted: false, .. } => Some(lent),
+            At::Opening { .. } | At::Idle { .. } | At::InUse { .. } | At::Draining { .. } => None,
+        });
+        let Some(late_at) = lent.min().map(|lent| lent + UNANSWERED_AFTER) else { return self.look_at = None };
+        if late_at <= now {
+            self.said.push(Said::Unanswered);
+        }
+        self.look_at = Some(if late_at <= now { now + UNANSWERED_AFTER } else { late_at });
+    }
+
+    /// Lends a connection.
+    fn hand_out(&mut self, id: u64, now: Instant) {
+        let others = self.connections.iter().any(|connection| connection.id != id && connection.at.is_lent());
+        if !others || self.look_at.is_none() {
+            self.look_at = Some(now + UNANSWERED_AFTER);
+        }
+        self.put(id, At::InUse { lent: now, interrupted: false });
+    }
+
     fn obsolete(&self, connection: Connection) -> Option<CloseReason> {
         match self.phase {
             Phase::Closed => Some(CloseReason::PoolClosed),
-            Phase::Paused | Phase::Ready => (connection.generation < self.generation).then_some(CloseReason::Stale),
+            Phase::Paused | Phase::Ready if connection.generation < self.generation => Some(CloseReason::Stale),
+            Phase::Paused | Phase::Ready => (connection.id <= self.suspended).then_some(CloseReason::Idle),
         }
     }
 
@@ -373,15 +462,30 @@ impl Model {
         self.connections.push(Connection { at, ..connection });
     }
 
+    /// Stops what uses or drains connections.
     fn interrupt(&mut self, wanted: impl Fn(&Connection) -> bool) {
         for connection in &mut self.connections {
             if !wanted(connection) {
                 continue;
             }
             match &mut connection.at {
-                At::Opening { aborted: done, .. } | At::InUse { interrupted: done } | At::Draining { interrupted: done, .. } if !*done => {
+                At::InUse { interrupted: done, .. } | At::Draining { interrupted: done, .. } if !*done => {
                     *done = true;
                     self.interrupted.push(connection.id);
+                }
+                At::Opening { .. } | At::InUse { .. } | At::Draining { .. } | At::Idle { .. } => {}
+            }
+        }
+    }
+
+    /// Stops what opens connections since a moment; they are told as closed at once.
+    fn give_up(&mut self, reason: CloseReason, wanted: impl Fn(Instant) -> bool) {
+        for connection in &mut self.connections {
+            match &mut connection.at {
+                At::Opening { since, aborted } if !*aborted && wanted(*since) => {
+                    *aborted = true;
+                    self.interrupted.push(connection.id);
+                    self.told.push(Told::Closed(connection.id, reason));
                 }
                 At::Opening { .. } | At::InUse { .. } | At::Draining { .. } | At::Idle { .. } => {}
             }
@@ -397,14 +501,14 @@ impl Model {
     }
 
     fn shut(&mut self, id: u64, reason: CloseReason) {
-        self.forget(id, reason);
+        self.leave(id);
+        self.closed += 1;
+        self.told.push(Told::Closed(id, reason));
         self.said.push(Said::Close(id));
     }
 
-    fn forget(&mut self, id: u64, reason: CloseReason) {
+    fn leave(&mut self, id: u64) {
         self.connections.retain(|connection| connection.id != id);
-        self.closed += 1;
-        self.told.push(Told::Closed(id, reason));
     }
 
     fn refuse_all(&mut self, kind: ErrorKind, reason: CheckOutFailure, now: Instant) {
@@ -414,9 +518,13 @@ impl Model {
     }
 
     fn refuse(&mut self, ticket: u64, kind: ErrorKind, reason: CheckOutFailure, now: Instant) {
-        let at = self.askers.iter().position(|asker| asker.ticket == ticket).expect("an asker");
-        let asker = self.askers.remove(at);
+        let asker = self.take_asker(ticket);
         self.told.push(Told::Failed(reason, now - asker.since));
         self.said.push(Said::Refuse(ticket, kind));
+    }
+
+    fn take_asker(&mut self, ticket: u64) -> Asker {
+        let at = self.askers.iter().position(|asker| asker.ticket == ticket).expect("an asker");
+        self.askers.remove(at)
     }
 }

@@ -3,18 +3,22 @@
 //! One pool and one model live through the same; after every step both are compared, and the pool is held to its rules
 //! from the point of view of those who use it. Which steps are taken is decided in `pool_random` and `pool_exhaustive`.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use mongolink::op::deadline::Deadline;
-use mongolink::pool::{self, Action, Checkout, Health, Lease, Place, Pool, PoolConfig, PoolEvent, PoolStats, WaiterId};
+use mongolink::pool::{self, Action, Checkout, Health, Lease, Place, Pool, PoolConfig, PoolEvent, PoolStats, UNANSWERED_AFTER, WaiterId};
 use mongolink::{Error, ErrorKind, LimitValue, Stage};
 
-use crate::pool_model::{Answer, At, Model, Phase, Said, Told};
+use crate::pool_model::{Answer, At, Model, Phase, Said, Told, Until};
 
 /// Something that happens; a number picks one of those that it can happen to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
+    /// Somebody asks for a connection, with a limit of his time in the queue.
     CheckOut(Option<Duration>),
+    /// Somebody asks for a connection, with a limit of everything.
+    CheckOutWithin(Duration),
     Cancel(usize),
     Alive(usize),
     DeadOnLook(usize),
@@ -24,6 +28,10 @@ pub(crate) enum Op {
         which: usize,
         clear: bool,
     },
+    /// A connection fails to open, and the error has yet to do its work on the server's state.
+    FailsToOpen(usize),
+    /// The error has done its work.
+    Refill,
     CheckIn(usize, Health),
     DrainEnds(usize, Health),
     Ready,
@@ -55,7 +63,18 @@ pub(crate) struct Pair {
     looking: Vec<(Held, Place)>,
     draining: Vec<Held>,
     pub(crate) waiting: Vec<Place>,
+    /// Those who have left the queue, to be told why a connection could not be opened.
+    failing: Vec<Place>,
+    /// Connections that could not be opened, and of which nothing has been told.
+    failed: usize,
     answered: Vec<WaiterId>,
+    /// Those for whom a connection was on its way when the step was taken: no limit of the queue counts for them.
+    spared: Vec<WaiterId>,
+    /// Whose limit of the queue has passed while a connection was on its way to him.
+    waits_on: Vec<WaiterId>,
+    /// When each connection was lent, as long as it is and nobody has stopped it.
+    lent_at: BTreeMap<u64, Instant>,
+    unanswered_at: Option<Instant>,
 }
 
 impl Pair {
@@ -73,7 +92,13 @@ impl Pair {
             looking: Vec::new(),
             draining: Vec::new(),
             waiting: Vec::new(),
+            failing: Vec::new(),
+            failed: 0,
             answered: Vec::new(),
+            spared: Vec::new(),
+            waits_on: Vec::new(),
+            lent_at: BTreeMap::new(),
+            unanswered_at: None,
         }
     }
 
@@ -81,10 +106,11 @@ impl Pair {
     pub(crate) fn applies(&self, op: Op) -> bool {
         let phase = self.model.phase;
         match op {
-            Op::CheckOut(_) | Op::Pass(_) | Op::Late(_) | Op::Unknown => true,
+            Op::CheckOut(_) | Op::CheckOutWithin(_) | Op::Pass(_) | Op::Late(_) | Op::Unknown => true,
             Op::Cancel(which) => which < self.waiting.len(),
             Op::Alive(which) | Op::DeadOnLook(which) => which < self.looking.len(),
-            Op::Opened(which) | Op::OpenFailed { which, .. } => which < self.opening.len(),
+            Op::Opened(which) | Op::OpenFailed { which, .. } | Op::FailsToOpen(which) => which < self.opening.len(),
+            Op::Refill => self.failed > 0,
             Op::CheckIn(which, _) => which < self.lent.len(),
             Op::DrainEnds(which, _) => which < self.draining.len(),
             Op::Ready | Op::Clear { .. } | Op::Close { .. } | Op::Resumed => phase != Phase::Closed,
@@ -93,20 +119,45 @@ impl Pair {
 
     /// Takes a step, and checks all there is to check.
     pub(crate) fn step(&mut self, op: Op) {
+        let coming = self.coming();
+        self.spared = self.waiting.iter().take(coming).map(|place| place.ticket).collect();
         self.take(op);
         self.compare();
         self.check();
         if let Op::Pass(_) = op {
             assert!(self.pool.poll_timeout().is_none_or(|(at, _)| at > self.now), "a timer is due after time was looked at");
-            assert!(
-                self.waiting.iter().all(|place| place.deadline.is_none_or(|deadline| deadline.at > self.now)),
-                "somebody waits too long"
-            );
+            self.check_waits(coming);
+            self.check_unanswered();
         }
+    }
+
+    /// Counts the connections on their way to those who wait: one of an old generation comes to nobody.
+    fn coming(&self) -> usize {
+        self.opening.iter().filter(|lease| lease.generation == self.pool.stats().generation).count()
+    }
+
+    /// Nobody waits for longer than he may; so many connections were on their way when time was looked at.
+    fn check_waits(&mut self, coming: usize) {
+        for (at, place) in self.waiting.iter().enumerate() {
+            let Some(deadline) = place.deadline.filter(|deadline| deadline.at <= self.now) else { continue };
+            if deadline.name == IN_QUEUE && at < coming && !self.waits_on.contains(&place.ticket) {
+                self.waits_on.push(place.ticket);
+            }
+            assert!(self.waits_on.contains(&place.ticket), "{place:?} waits too long");
+        }
+    }
+
+    /// A command that has had no reply for long is told of, and again as often.
+    fn check_unanswered(&self) {
+        let oldest = self.lent_at.values().min();
+        let late = oldest.is_some_and(|lent| *lent + UNANSWERED_AFTER <= self.now);
+        let told = self.unanswered_at.is_some_and(|told| told + UNANSWERED_AFTER > self.now);
+        assert!(!late || told, "a command is unanswered, and nobody is told");
     }
 
     /// Takes a step that has been checked before.
     pub(crate) fn replay(&mut self, op: Op) {
+        let coming = self.coming();
         self.take(op);
         self.model.said.clear();
         self.model.interrupted.clear();
@@ -114,6 +165,9 @@ impl Pair {
         while self.pool.poll_event().is_some() {}
         while let Some(action) = self.pool.poll_action() {
             self.obey(action);
+        }
+        if let Op::Pass(_) = op {
+            self.check_waits(coming);
         }
     }
 
@@ -131,12 +185,8 @@ impl Pair {
     fn take(&mut self, op: Op) {
         let now = self.now;
         match op {
-            Op::CheckOut(limit) => {
-                let deadline = Deadline::maybe("waitQueueTimeoutMS", limit, now);
-                let checkout = self.pool.handle_checkout(deadline, now);
-                let expected = self.model.check_out(deadline.map(|deadline| deadline.at), now);
-                self.receive(checkout, expected, now, deadline);
-            }
+            Op::CheckOut(limit) => self.check_out(Deadline::maybe(IN_QUEUE, limit, now)),
+            Op::CheckOutWithin(limit) => self.check_out(Deadline::maybe("timeoutMS", Some(limit), now)),
             Op::Cancel(which) => {
                 let place = self.waiting.remove(which);
                 self.pool.handle_cancel(place.ticket, now);
@@ -151,8 +201,8 @@ impl Pair {
             Op::DeadOnLook(which) => {
                 let ((lease, connection), place) = self.looking.remove(which);
                 let checkout = self.pool.handle_dead_on_look(lease, connection, place, now);
-                let until = place.deadline.map(|deadline| deadline.at);
-                let expected = self.model.dead_on_look(lease.id, place.ticket.0, place.asked_at, until, now);
+                self.lent_at.remove(&lease.id);
+                let expected = self.model.dead_on_look(lease.id, place.ticket.0, place.asked_at, place.deadline.map(until), now);
                 self.receive(checkout, expected, place.asked_at, place.deadline);
             }
             Op::Opened(which) => {
@@ -161,23 +211,28 @@ impl Pair {
                 self.model.opened(lease.id, now);
             }
             Op::OpenFailed { which, clear } => {
-                let lease = self.opening.remove(which);
-                self.pool.handle_open_failed(lease, &failure(), now);
-                self.model.open_failed(lease.id, failure().kind(), now);
+                self.fails_to_open(which);
                 if clear {
                     self.pool.handle_clear(&failure(), false, now);
                     self.model.clear(false, now);
                 }
-                self.pool.handle_refill(now);
-                self.model.refill(now);
+                self.refill();
             }
+            Op::FailsToOpen(which) => self.fails_to_open(which),
+            Op::Refill => self.refill(),
             Op::CheckIn(which, health) => {
                 let (lease, connection) = self.lent.remove(which);
+                if health != Health::ReplyOutstanding {
+                    self.lent_at.remove(&lease.id);
+                }
                 self.pool.handle_checkin(lease, connection, health, now);
                 self.model.check_in(lease.id, health, now);
             }
             Op::DrainEnds(which, health) => {
                 let (lease, connection) = self.draining.remove(which);
+                if health != Health::ReplyOutstanding {
+                    self.lent_at.remove(&lease.id);
+                }
                 self.pool.handle_checkin(lease, connection, health, now);
                 self.model.check_in(lease.id, health, now);
             }
@@ -214,6 +269,31 @@ impl Pair {
         }
     }
 
+    fn check_out(&mut self, deadline: Option<Deadline>) {
+        let checkout = self.pool.handle_checkout(deadline, self.now);
+        let expected = self.model.check_out(deadline.map(until), self.now);
+        self.receive(checkout, expected, self.now, deadline);
+    }
+
+    /// A connection fails to open: who has waited longest leaves the queue, and nobody is told anything yet.
+    fn fails_to_open(&mut self, which: usize) {
+        let lease = self.opening.remove(which);
+        self.pool.handle_open_failed(lease, &failure(), self.now);
+        let told = self.model.open_failed(lease.id, failure().kind(), self.now);
+        self.failed += 1;
+        if let Some(told) = told {
+            let first = self.waiting.remove(0);
+            assert_eq!(first.ticket.0, told, "who has waited longest is told");
+            self.failing.push(first);
+        }
+    }
+
+    fn refill(&mut self) {
+        self.pool.handle_refill(self.now);
+        self.model.refill(self.now);
+        self.failed = 0;
+    }
+
     /// Takes the answer to a check-out as its caller would.
     fn receive(&mut self, checkout: Checkout<u32>, expected: Answer, asked_at: Instant, deadline: Option<Deadline>) {
         let answer = match &checkout {
@@ -225,6 +305,7 @@ impl Pair {
         match checkout {
             Checkout::Lent { lease, connection, look } => {
                 self.check_lent(lease, connection);
+                self.lent_at.insert(lease.id, self.now);
                 let place = |ticket| Place { ticket, asked_at, deadline };
                 match look {
                     Some(ticket) => self.looking.push(((lease, connection), place(ticket))),
@@ -259,6 +340,11 @@ impl Pair {
                     said.push(Said::Refuse(waiter.0, error.kind()));
                 }
                 Action::Interrupt(lease, _) => interrupted.push(lease.id),
+                Action::Unanswered => {
+                    let waits = |lent: &Instant| *lent + UNANSWERED_AFTER <= self.now;
+                    assert!(self.lent_at.values().any(waits), "no command is unanswered for long");
+                    said.push(Said::Unanswered);
+                }
                 Action::Drain(lease, _) => said.push(Said::Drain(lease.id)),
             }
             self.obey(action);
@@ -269,10 +355,9 @@ impl Pair {
         assert_eq!(said, self.model.said, "wishes");
         assert_eq!(interrupted, self.model.interrupted, "interrupted");
         let told: Vec<Told> = std::iter::from_fn(|| self.pool.poll_event()).map(|event| in_short(&event)).collect();
-        assert_eq!(told, self.model.told, "events");
+        assert_eq!(in_order(told), in_order(std::mem::take(&mut self.model.told)), "events");
         self.model.said.clear();
         self.model.interrupted.clear();
-        self.model.told.clear();
 
         let stats = self.pool.stats();
         let PoolStats { opening, idle, in_use, draining, waiting, generation, created, closed, ready, .. } = stats;
@@ -295,15 +380,23 @@ impl Pair {
                 assert_eq!(first, Some(waiter), "{waiter:?} passes an earlier one");
                 self.waiting.remove(0);
                 self.answered.push(waiter);
+                self.lent_at.insert(lease.id, self.now);
                 self.lent.push((lease, connection));
             }
             Action::Refuse(waiter, _) => {
-                let at = self.waiting.iter().position(|place| place.ticket == waiter).expect("who is refused has waited");
-                self.waiting.remove(at);
+                let places = if self.failing.iter().any(|place| place.ticket == waiter) { &mut self.failing } else { &mut self.waiting };
+                let at = places.iter().position(|place| place.ticket == waiter).expect("who is refused has waited");
+                places.remove(at);
                 self.answered.push(waiter);
             }
             Action::Drain(lease, connection) => self.draining.push((lease, connection)),
-            Action::Close(..) | Action::Interrupt(..) => {}
+            Action::Interrupt(lease, _) => {
+                self.lent_at.remove(&lease.id);
+            }
+            Action::Unanswered => self.unanswered_at = Some(self.now),
+            Action::Close(lease, _) => {
+                self.lent_at.remove(&lease.id);
+            }
         }
     }
 
@@ -312,14 +405,16 @@ impl Pair {
         let stats = self.pool.stats();
         let held = self.opening.len() + self.lent.len() + self.looking.len() + self.draining.len();
         assert_eq!(stats.total(), held + stats.idle, "each connection is somewhere");
-        assert_eq!(stats.created - stats.closed, stats.total() as u64, "each connection is closed once");
+        assert_eq!(stats.created - stats.closed, (stats.total() + self.failed) as u64, "each connection is closed once");
+        assert!(self.failed > 0 || self.failing.is_empty(), "who left the queue for a failure is told of it");
         assert!(self.config.max_size.is_none_or(|max| stats.total() <= max as usize), "maxPoolSize");
         assert!(stats.opening <= self.config.max_connecting as usize, "maxConnecting");
         assert_eq!(stats.waiting, self.waiting.len(), "each waiter is answered once");
         assert!(stats.ready || stats.waiting == 0, "nobody waits for a pool that lends nothing");
         assert!(stats.idle == 0 || stats.waiting == 0, "nobody waits while a connection is idle");
         let full = self.config.max_size.is_some_and(|max| stats.total() >= max as usize);
-        let stuck = stats.waiting > stats.opening && stats.opening < self.config.max_connecting as usize && !full;
+        // After a failure nothing is opened before its error has done its work.
+        let stuck = self.failed == 0 && stats.waiting > self.coming() && stats.opening < self.config.max_connecting as usize && !full;
         assert!(!stuck, "somebody waits, and nothing is opened");
     }
 
@@ -334,11 +429,14 @@ impl Pair {
     }
 
     fn check_refusal(&self, waiter: WaiterId, error: &Error) {
-        let place = self.waiting.iter().find(|place| place.ticket == waiter).expect("who is refused has waited");
+        let places = self.waiting.iter().chain(&self.failing);
+        let place = places.into_iter().find(|place| place.ticket == waiter).expect("who is refused has waited");
         let kind = error.kind();
         if kind == ErrorKind::Timeout {
             let deadline = place.deadline.expect("who waits without limit is not timed out");
             assert!(deadline.at <= self.now, "a waiter is timed out too early");
+            let spared = deadline.name == IN_QUEUE && self.spared.contains(&waiter);
+            assert!(!spared, "{waiter:?} is timed out in the queue while its connection is being opened");
             let limit = error.limit().map(|limit| (limit.name, limit.value));
             assert_eq!(limit, Some((deadline.name, LimitValue::Time(deadline.limit))));
         } else if kind == ErrorKind::PoolCleared {
@@ -347,6 +445,27 @@ impl Pair {
             assert!(kind == failure().kind() || kind == ErrorKind::PoolClosed, "{error}");
         }
     }
+}
+
+/// The limit of waiting in the queue.
+const IN_QUEUE: &str = "waitQueueTimeoutMS";
+
+fn until(deadline: Deadline) -> Until {
+    Until { at: deadline.at, in_queue: deadline.name == IN_QUEUE }
+}
+
+/// Brings the closed connections that are told one after another, for the same reason, into the order of their numbers:
+/// which of several is closed first makes no difference.
+fn in_order(mut told: Vec<Told>) -> Vec<Told> {
+    let reason = |told: &Told| match told {
+        Told::Closed(_, reason) => Some(*reason),
+        _ => None,
+    };
+    let number = |told: &Told| if let Told::Closed(id, _) = told { *id } else { 0 };
+    for run in told.chunk_by_mut(|one, next| reason(one).is_some() && reason(one) == reason(next)) {
+        run.sort_by_key(number);
+    }
+    told
 }
 
 /// The connection itself.
@@ -370,6 +489,6 @@ fn in_short(event: &PoolEvent) -> Told {
         PoolEvent::CheckOutFailed { reason, duration, .. } => Told::Failed(reason, duration),
         PoolEvent::CheckedOut { connection_id, duration } => Told::Out(connection_id, duration),
         PoolEvent::CheckedIn { connection_id } => Told::In(connection_id),
-        PoolEvent::PoolCreated | _ => panic!("an event that a pool does not make: {event:?}"),
+        PoolEvent::PoolCreated { .. } | _ => panic!("an event that a pool does not make: {event:?}"),
     }
 }

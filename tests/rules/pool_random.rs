@@ -47,19 +47,21 @@ fn operation(rng: &mut SmallRng, pair: &Pair) -> Op {
         _ => Health::Good,
     };
     match rng.random_range(0..40) {
-        0..=9 => Op::CheckOut(rng.random_bool(0.6).then(|| ms(rng.random_range(0..3_000)))),
+        0..=7 => Op::CheckOut(rng.random_bool(0.6).then(|| ms(rng.random_range(0..3_000)))),
+        8 | 9 => Op::CheckOutWithin(ms(rng.random_range(0..3_000))),
         10 | 11 => Op::Cancel(which),
         12 => Op::Alive(which),
         13 => Op::DeadOnLook(which),
         14..=19 => Op::Opened(which),
-        20 | 21 => Op::OpenFailed { which, clear: rng.random_bool(0.3) },
+        20 => Op::OpenFailed { which, clear: rng.random_bool(0.3) },
+        21 => Op::FailsToOpen(which),
         22..=26 => Op::CheckIn(which, health),
         27 | 28 => Op::DrainEnds(which, health),
         29 | 30 => Op::Ready,
         31 => Op::Clear { interrupt: rng.random_bool(0.5) },
         32 => Op::Resumed,
         33 if rng.random_bool(0.1) => Op::Close { interrupt: rng.random_bool(0.5) },
-        34 => Op::Unknown,
+        34 => [Op::Unknown, Op::Refill, Op::Refill][rng.random_range(0..3)],
         35 => Op::Late(span(rng)),
         36 | 37 => Op::Pass(pair.timer().map_or(Duration::ZERO, |at| at.saturating_duration_since(pair.now))),
         _ => Op::Pass(span(rng)),
@@ -75,7 +77,7 @@ fn span(rng: &mut SmallRng) -> Duration {
 /// Ends the pool, and gives everything back: nothing is left.
 fn end(pair: &mut Pair) {
     pair.step(Op::Close { interrupt: true });
-    let last = [Op::Alive(0), Op::Opened(0), Op::CheckIn(0, Health::Good), Op::DrainEnds(0, Health::ReplyOutstanding)];
+    let last = [Op::Refill, Op::Alive(0), Op::Opened(0), Op::CheckIn(0, Health::Good), Op::DrainEnds(0, Health::ReplyOutstanding)];
     for op in last {
         while pair.applies(op) {
             pair.step(op);

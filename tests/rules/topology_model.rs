@@ -15,6 +15,8 @@ use mongolink::topology::{
 };
 use mongolink::{ErrorKind, HostKey};
 
+use crate::signs_model::Signs;
+
 /// A pool, as the orders make it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct PoolOf {
@@ -35,6 +37,15 @@ pub(crate) struct Outcome {
     pub(crate) cleared: Vec<(HostKey, bool)>,
     pub(crate) checks: Vec<HostKey>,
     pub(crate) cancelled: Vec<HostKey>,
+    /// Services that are cleared, and the generation of the connection that failed.
+    pub(crate) services: Vec<(HostKey, ObjectId, u64)>,
+    /// Servers that are asked for a sign of life.
+    pub(crate) asked: Vec<HostKey>,
+    /// Servers whose connections are looked at, whether they have received anything.
+    pub(crate) judged: Vec<HostKey>,
+    /// Servers of which no sign of life is expected any more.
+    pub(crate) ended: Vec<HostKey>,
+    /// Orders, but for those about signs of life.
     pub(crate) actions: usize,
     pub(crate) events: usize,
 }
@@ -57,6 +68,7 @@ pub(crate) struct Scene {
     monitors: Vec<HostKey>,
     published: Option<Arc<TopologyDescription>>,
     waiting: Vec<Waiting>,
+    pub(crate) signs: Signs,
     told: Option<Arc<TopologyDescription>>,
     replayed: BTreeMap<HostKey, Arc<ServerDescription>>,
     opened: bool,
@@ -77,6 +89,7 @@ impl Scene {
             monitors: Vec::new(),
             published: None,
             waiting: Vec::new(),
+            signs: Signs::default(),
             told: None,
             replayed: BTreeMap::new(),
             opened: false,
@@ -101,7 +114,11 @@ impl Scene {
     }
 
     pub(crate) fn time(&mut self) {
+        let nameless = self.signs.nameless(self.now);
         self.topology.handle_timeout(self.now);
+        for host in nameless {
+            self.signs.rest(&host, self.now);
+        }
         assert!(self.topology.poll_timeout().is_none_or(|(at, _)| at > self.now), "a timer is due after time was looked at");
     }
 
@@ -110,6 +127,7 @@ impl Scene {
         self.topology.handle_shutdown(self.now);
         self.look();
         assert!(self.closed && self.pools.is_empty() && self.monitors.is_empty() && self.waiting.is_empty());
+        assert!(self.signs.is_idle(), "nobody is asked after the end");
         assert!(self.topology.description().servers().is_empty() && self.topology.poll_timeout().is_none());
     }
 
@@ -124,6 +142,7 @@ impl Scene {
             outcome.actions += 1;
             self.obey(action, &mut outcome);
         }
+        assert_eq!(self.signs.missed(), None, "a server that should be asked for a sign of life is not");
         self.check_description();
         self.check_orders();
         self.check_waiting();
@@ -145,17 +164,35 @@ impl Scene {
                 assert!(!pool.ready, "{host}'s pool is readied twice");
                 pool.ready = true;
             }
-            TopologyAction::ClearPool { host, interrupt, service_id, .. } => {
+            TopologyAction::ClearPool { host, interrupt, .. } => {
                 let pool = self.pools.get_mut(&host).expect("a pool that is cleared");
-                if service_id.is_none() {
-                    *pool = PoolOf { generation: pool.generation + 1, ready: false };
-                    let published = self.published.as_ref().and_then(|topology| topology.server(&host)).expect("a server");
-                    assert!(!published.is_known(), "{host}'s pool is cleared before it is said to be unknown");
-                }
+                *pool = PoolOf { generation: pool.generation + 1, ready: false };
+                let published = self.published.as_ref().and_then(|topology| topology.server(&host)).expect("a server");
+                assert!(!published.is_known(), "{host}'s pool is cleared before it is said to be unknown");
                 outcome.cleared.push((host, interrupt));
+            }
+            TopologyAction::ClearService { host, service_id, generation, .. } => {
+                assert!(!self.monitored && self.pools.contains_key(&host), "a service that is cleared has a load balancer");
+                outcome.services.push((host, service_id, generation));
+            }
+            TopologyAction::Probe { host, id, again } => {
+                outcome.actions -= 1;
+                outcome.asked.push(host.clone());
+                self.signs.asked(&host, id, again, self.now);
+            }
+            TopologyAction::Overhear { host, id } => {
+                outcome.actions -= 1;
+                self.signs.overheard(&host, id, self.now);
+                outcome.judged.push(host);
+            }
+            TopologyAction::EndProbe(host) => {
+                outcome.actions -= 1;
+                self.signs.ended(&host);
+                outcome.ended.push(host);
             }
             TopologyAction::ClosePool(host) => {
                 let pool = self.pools.remove(&host).expect("a pool that is closed");
+                self.signs.forget(&host);
                 self.gone.insert(host, pool.generation);
             }
             TopologyAction::StartMonitor(host) => {
@@ -281,6 +318,7 @@ impl Scene {
         let mut monitors: Vec<&HostKey> = self.monitors.iter().collect();
         monitors.sort();
         assert!(!self.monitored || monitors.into_iter().eq(self.pools.keys()), "a monitor for each server");
+        assert!(self.signs.hosts().all(|host| self.monitors.contains(host)), "only servers that are watched are asked for signs of life");
         for (host, pool) in &self.pools {
             assert_eq!(self.topology.generation(host), Some(pool.generation), "the generation of {host}'s pool");
         }
@@ -294,7 +332,8 @@ impl Scene {
             assert_eq!(served.ok(), Some(false), "somebody waits for what is there");
         }
         let first = self.waiting.iter().filter_map(|waiting| waiting.deadline).map(|deadline| deadline.at).min();
-        assert_eq!(self.topology.poll_timeout().map(|(at, _)| at), first, "the next timer");
+        let due = first.into_iter().chain(self.signs.timer()).min();
+        assert_eq!(self.topology.poll_timeout().map(|(at, _)| at), due, "the next timer");
     }
 }
 

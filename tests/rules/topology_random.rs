@@ -15,6 +15,7 @@ use mongolink::{Error, ErrorKind, HelloReply, HostKey, ReadPreference, Stage, To
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
+use crate::signs_random;
 use crate::support::{closed_by_peer, for_seeds, key, ms};
 use crate::topology_model::{Order, Scene};
 
@@ -68,11 +69,11 @@ fn config(rng: &mut SmallRng, world: World) -> TopologyConfig {
 
 fn step(scene: &mut Scene, world: World, rng: &mut SmallRng, callers: &mut u64) {
     let host = key(HOSTS[rng.random_range(0..HOSTS.len())]);
-    match rng.random_range(0..20) {
+    match rng.random_range(0..25) {
         0..=7 => hello(scene, &host, world, rng),
         8 | 9 => check_failed(scene, &host, rng),
         10..=12 => fault(scene, &host, rng),
-        13 => scene.topology.handle_rtt(&host, ms(rng.random_range(1..50)), ms(1)),
+        13 => round_trips(scene, &host, rng),
         14 | 15 => {
             select(scene, rng, callers);
         }
@@ -84,6 +85,12 @@ fn step(scene: &mut Scene, world: World, rng: &mut SmallRng, callers: &mut u64) 
         18 => {
             let due = scene.topology.poll_timeout().map_or(scene.now, |(at, _)| at);
             scene.now = scene.now.max(due);
+            scene.time();
+        }
+        19 => signs_random::unanswered(scene, &host),
+        20..=22 => signs_random::answer(scene, rng),
+        23 if rng.random_bool(0.3) => {
+            scene.now += ms(rng.random_range(0..9_000));
             scene.time();
         }
         _ => {
@@ -115,6 +122,16 @@ fn select(scene: &mut Scene, rng: &mut SmallRng, callers: &mut u64) -> bool {
     !waits && outcome.actions == 1
 }
 
+/// Round trips are measured apart from the checks: nothing is told, but the server has been heard.
+fn round_trips(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
+    scene.look();
+    let is_known = scene.topology.description().server(host).is_some_and(|server| server.is_known());
+    let asked = scene.signs.probe(host).is_some();
+    scene.topology.handle_rtt(host, ms(rng.random_range(1..50)), ms(1));
+    let outcome = scene.look();
+    assert_eq!((outcome.ended.len(), outcome.events), (usize::from(is_known && asked), 0));
+}
+
 /// A reply: if it is older than what is known, nothing follows; else the server is what it says, or is left out.
 fn hello(scene: &mut Scene, host: &HostKey, world: World, rng: &mut SmallRng) {
     scene.look();
@@ -126,9 +143,16 @@ fn hello(scene: &mut Scene, host: &HostKey, world: World, rng: &mut SmallRng) {
     let (version, says_primary) = (reply.topology_version, ServerType::of_hello(&reply) == ServerType::RsPrimary);
     let election = (reply.election_id, reply.set_version);
     let said = reply.clone();
-    scene.topology.handle_hello(host, reply, Some(ms(5)), scene.now);
+    let mut asked: Vec<HostKey> = scene.signs.hosts().filter(|_| world != World::Balanced).cloned().collect();
+    let round_trip = ms([5, 300, 10_000][rng.random_range(0..3)]);
+    scene.topology.handle_hello(host, reply, Some(round_trip), scene.now);
     let after = Arc::clone(scene.topology.description());
-    let outcome = scene.look();
+    signs_random::foretell_deposed(scene, host, &before);
+    let mut outcome = scene.look();
+    asked.retain(|asked| after.server(asked).is_none() || asked == host);
+    asked.sort();
+    outcome.ended.sort();
+    assert_eq!(outcome.ended, asked, "who is heard, or gone, is not asked for a sign of life any more");
     if stale || before.server(host).is_none() || world == World::Balanced {
         assert!(Arc::ptr_eq(&before, &after) && outcome.actions == 0 && outcome.events == 0, "a reply that is too old has an effect");
         return;
@@ -183,8 +207,14 @@ fn check_failed(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
     let (is_there, watched) = (scene.topology.description().server(host).is_some(), scene.topology.description().kind());
     let balanced = watched == TopologyType::LoadBalanced;
     let generation = scene.topology.generation(host);
+    let asked = scene.signs.probe(host).is_some();
     scene.topology.handle_check_failed(host, error.clone(), scene.now);
+    let late = error.kind() == ErrorKind::Timeout && is_there && !balanced;
+    if late {
+        scene.signs.forget(host);
+    }
     let outcome = scene.look();
+    assert_eq!(outcome.ended.len(), usize::from(late && asked), "the monitor's time-out is a verdict already");
     if !is_there || balanced {
         assert!(outcome.actions == 0 && outcome.events == 0);
         return;
@@ -277,11 +307,12 @@ fn fault(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
 fn fault_behind_load_balancer(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
     let before = Arc::clone(scene.topology.description());
     let service = rng.random_bool(0.5).then(|| ObjectId::from_bytes([7; 12]));
-    let is_there = before.server(host).is_some();
-    scene.topology.handle_fault(host, Fault::new(closed_by_peer(), 0).of_service(service), scene.now);
+    let (is_there, generation) = (before.server(host).is_some(), rng.random_range(0..3));
+    scene.topology.handle_fault(host, Fault::new(closed_by_peer(), generation).of_service(service), scene.now);
     let outcome = scene.look();
-    assert!(Arc::ptr_eq(&before, scene.topology.description()));
-    assert_eq!(outcome.cleared.len(), usize::from(is_there && service.is_some()));
+    assert!(Arc::ptr_eq(&before, scene.topology.description()) && outcome.cleared.is_empty());
+    let expected = service.filter(|_| is_there).map(|service| (host.clone(), service, generation));
+    assert_eq!(outcome.services, Vec::from_iter(expected), "the service's connections are cleared, and no others");
 }
 
 /// After the end nothing is said, but that there is nothing.
@@ -292,7 +323,8 @@ fn after_the_end(scene: &mut Scene, world: World, rng: &mut SmallRng, callers: &
     scene.topology.handle_check_failed(&host, closed_by_peer(), scene.now);
     scene.topology.handle_fault(&host, Fault::new(closed_by_peer(), 99), scene.now);
     scene.topology.handle_rtt(&host, ms(1), ms(1));
-    scene.topology.handle_srv_hosts(vec![host], scene.now);
+    scene.topology.handle_srv_hosts(vec![host.clone()], scene.now);
+    signs_random::after_the_end(scene, &host);
     scene.topology.handle_shutdown(scene.now);
     scene.now += ms(50);
     scene.time();
