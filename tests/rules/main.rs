@@ -5,6 +5,7 @@
 
 #![allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 
+mod balanced_random;
 mod cache_model;
 mod hello_model;
 mod monitor_model;
