@@ -192,10 +192,15 @@ impl Scene {
             self.outdated.insert(service, failed.generation);
         }
         self.pool.handle_clear_service(service, failed.generation, &Error::new(ErrorKind::Closed, "closed"), self.now);
-        let refused = self.waiting.len();
+        let (waiting, closed) = (self.waiting.len(), self.closed.clone());
         self.look();
+        let mut new = self.closed.iter().filter(|(id, _)| !closed.contains_key(*id));
+        assert!(
+            new.all(|(id, reason)| self.obsolete.contains(id) && *reason == CloseReason::Stale),
+            "connections of another service are closed"
+        );
         assert_eq!(std::mem::take(&mut self.cleared), Vec::from_iter(is_news.then_some(Some(service))));
-        assert_eq!(self.waiting.len(), refused, "nobody is answered when a service is cleared");
+        assert_eq!(self.waiting.len(), waiting, "nobody is answered when a service is cleared");
         assert!(is_news || self.pool.stats().idle == idle, "an old error closes connections");
         let kept = |id: &u64| self.obsolete.contains(id) && !self.closed.contains_key(id);
         let held: BTreeSet<u64> = self.lent.iter().chain(&self.draining).map(|lease| lease.id).collect();
