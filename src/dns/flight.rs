@@ -7,12 +7,12 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::action::WaiterId;
-use super::{BUDGET, Failure, Family, Want};
+use super::{Answer, BUDGET, Failure, Family, Want};
 use crate::error::{Error, ErrorKind, Stage};
 
 /// Names one flight; facts of an earlier flight of the same name are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FlightId(pub(super) u64);
+pub struct FlightId(pub(super) u64);
 
 /// Is a question under way.
 ///
@@ -101,6 +101,14 @@ impl Flight {
         let (first, rest): (Vec<_>, Vec<_>) = self.waiters.drain(..).partition(|(_, want)| *want == Want::First);
         self.waiters = rest;
         Some((first.into_iter().map(|(waiter, _)| waiter).collect(), self.found().0))
+    }
+
+    /// Returns what has been found so far if the last good answer is past its time, and else that answer.
+    pub(super) fn instead_of(&self, last: Answer) -> Answer {
+        match self.found() {
+            (addresses, Some(_)) if last.stale => Answer { addresses, complete: false, stale: false },
+            (_, Some(_) | None) => last,
+        }
     }
 
     /// Records what DNS said for one family. Only the first word counts.

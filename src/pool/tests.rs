@@ -405,6 +405,27 @@ fn dial_across_a_suspension_is_made_anew_for_the_same_waiter() {
 }
 
 #[test]
+fn dial_across_a_suspension_is_told_as_closed_once() {
+    for opened in [false, true] {
+        let mut bench = Bench::ready(config());
+        bench.wait();
+        let open = bench.opens()[0];
+        while bench.pool.poll_event().is_some() {}
+        bench.pool.handle_resumed(bench.now);
+        let event = bench.pool.poll_event();
+        assert!(matches!(event, Some(PoolEvent::ConnectionClosed { connection_id: 1, reason: CloseReason::Idle })), "{event:?}");
+        if opened {
+            bench.pool.handle_opened(open, open.id, bench.now);
+        } else {
+            bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Interrupted, "suspended"), bench.now);
+            bench.pool.handle_refill(bench.now);
+        }
+        let event = bench.pool.poll_event();
+        assert!(matches!(event, Some(PoolEvent::ConnectionCreated { connection_id: 2 })), "{event:?}");
+    }
+}
+
+#[test]
 fn opening_is_given_up_in_the_end() {
     let mut bench = Bench::ready(PoolConfig { open_timeout: Some(ms(2000)), ..config() });
     bench.wait();

@@ -251,6 +251,13 @@ fn half_an_answer_is_served_at_the_budget() {
 }
 
 #[test]
+fn half_a_new_answer_is_served_before_an_expired_one() {
+    let mut scene = Scene::stale();
+    scene.ask(2, Want::All).found(2, &["10.0.0.7"]).pass(STALE_ANSWER_DELAY).timeout();
+    assert_eq!(scene.wishes(), ["query db.example #2", "2 gets 10.0.0.7 so far"]);
+}
+
+#[test]
 fn outage_is_remembered_for_a_second() {
     let mut scene = Scene::new();
     scene.ask(1, Want::First).both_failed(1, &down()).pass(DOWN_TTL - Duration::from_nanos(1)).ask(2, Want::First);

@@ -1,0 +1,409 @@
+//! Is a name asked for once, and everybody told the best that is known?
+//!
+//! The world answers, fails, hangs or forgets; the model remembers per name what was said last and which question is under
+//! way, and judges each answer by that.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use mongolink::dns::{Action, Answer, Cache, Failure, Family, FlightId, WaiterId, Want};
+use mongolink::{Error, ErrorKind};
+use rand::RngExt;
+use rand::rngs::SmallRng;
+
+use crate::support::{for_seeds, ms};
+
+const SEEDS: u64 = 3_000;
+const STEPS: usize = 80;
+const NAMES: [&str; 3] = ["a.example", "b.example", "c.example"];
+const BUDGET: Duration = Duration::from_secs(5);
+
+const TTL_MIN: Duration = Duration::from_secs(5);
+const TTL_MAX: Duration = Duration::from_secs(3600);
+const UNTIMED_TTL: Duration = Duration::from_secs(30);
+const STALE_KEPT: Duration = Duration::from_secs(24 * 3600);
+const STALE_RETRY: Duration = Duration::from_secs(5);
+const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
+
+/// Addresses and their time to live.
+type Found = (Vec<IpAddr>, Duration);
+
+/// A question under way.
+#[derive(Clone, Debug)]
+struct Question {
+    id: FlightId,
+    asked_at: Instant,
+    /// What DNS said of each family: IPv4, IPv6.
+    families: [Option<Result<Found, ()>>; 2],
+    /// When IPv4 addresses came.
+    v4_at: Option<Instant>,
+    /// Whether the operating system is asked.
+    system: bool,
+}
+
+/// What was said of a name last.
+#[derive(Clone, Debug)]
+struct Known {
+    addresses: Vec<IpAddr>,
+    dead: Vec<IpAddr>,
+    valid_until: Instant,
+    kept_until: Instant,
+}
+
+/// What the model has on a name.
+#[derive(Clone, Debug, Default)]
+struct Name {
+    question: Option<Question>,
+    /// When the latest question began; asking the operating system second is a part of it.
+    asked_at: Option<Instant>,
+    /// When a question ended without an address.
+    failed_at: Option<Instant>,
+    known: Option<Known>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    id: WaiterId,
+    name: usize,
+    want: Want,
+    since: Instant,
+}
+
+struct Scene {
+    cache: Cache,
+    now: Instant,
+    names: [Name; 3],
+    waiting: Vec<Waiting>,
+    next_waiter: u64,
+    next_address: u32,
+}
+
+/// What the step was that may start a question where one is under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Resumed,
+    Ask(usize),
+    /// The question for this name ended without an answer.
+    Down(usize),
+    Other,
+}
+
+#[test]
+fn everybody_is_told_once_and_the_best_that_is_known() {
+    let began = Instant::now();
+    for_seeds(SEEDS, |rng| {
+        let mut scene = Scene::new(began);
+        for _ in 0..STEPS {
+            scene.step(rng);
+        }
+        scene.finish();
+    });
+}
+
+impl Scene {
+    fn new(now: Instant) -> Self {
+        let names = std::array::from_fn(|_| Name::default());
+        Self { cache: Cache::new(BUDGET), now, names, waiting: Vec::new(), next_waiter: 1, next_address: 1 }
+    }
+
+    fn step(&mut self, rng: &mut SmallRng) {
+        let name = rng.random_range(0..NAMES.len());
+        match rng.random_range(0..20) {
+            0..=5 => self.ask(name, if rng.random_bool(0.5) { Want::First } else { Want::All }),
+            6 if !self.waiting.is_empty() => {
+                let gone = self.waiting.remove(rng.random_range(0..self.waiting.len()));
+                self.cache.handle_cancel(gone.id);
+                self.look(Step::Other);
+            }
+            7..=11 => self.answer(name, rng),
+            12 => self.dead(name, rng),
+            13 if rng.random_bool(0.3) => self.resumed(),
+            14 => self.abandon(name, rng),
+            15 => self.pass(self.cache.poll_timeout().map_or(ms(0), |(at, _)| at.saturating_duration_since(self.now))),
+            16 => self.pass(Duration::from_secs([1, 5, 30, 60, 3600, 24 * 3600][rng.random_range(0..6)])),
+            17 => self.now += ms(rng.random_range(0..8_000)),
+            _ => self.pass(ms(rng.random_range(0..3_000))),
+        }
+    }
+
+    fn ask(&mut self, name: usize, want: Want) {
+        let id = WaiterId(self.next_waiter);
+        self.next_waiter += 1;
+        self.end_late_questions();
+        let now = self.now;
+        let fresh = self.names[name].known.as_ref().filter(|known| known.is_fresh(now) && known.dead.is_empty());
+        let settled = fresh.is_some() && self.names[name].question.is_none();
+        self.waiting.push(Waiting { id, name, want, since: now });
+        self.cache.handle_ask(id, NAMES[name], want, now);
+        self.look(Step::Ask(name));
+        let waits = self.waiting.iter().any(|waiting| waiting.id == id);
+        assert!(!(settled && waits), "who asks for what is fresh has it at once");
+        assert!(!waits || self.names[name].question.is_some(), "somebody waits, and nobody is asked");
+    }
+
+    /// DNS or the operating system answers, in good order or not.
+    fn answer(&mut self, name: usize, rng: &mut SmallRng) {
+        let Some(question) = self.names[name].question.clone() else { return };
+        if self.now >= question.asked_at + BUDGET {
+            return self.pass(ms(0));
+        }
+        let id = question.id;
+        let addresses = self.addresses(rng);
+        if question.system {
+            let outcome = if rng.random_bool(0.5) { Ok(addresses.clone()) } else { Err(Error::new(ErrorKind::NoSuchName, "unknown")) };
+            let found = outcome.is_ok() && !addresses.is_empty();
+            self.names[name].question = None;
+            if found {
+                self.names[name].learn(addresses, UNTIMED_TTL, self.now);
+            }
+            self.cache.handle_system(NAMES[name], id, outcome, self.now);
+            return self.look(if found { Step::Other } else { Step::Down(name) });
+        }
+        let v6 = addresses.first().map_or(rng.random_bool(0.5), IpAddr::is_ipv6);
+        let family = if v6 { Family::V6 } else { Family::V4 };
+        let ttl = Duration::from_secs([0, 3, 20, 100, 10_000][rng.random_range(0..5)]);
+        let failure = match rng.random_range(0..4) {
+            0 => Failure::NoSuchName,
+            1 => Failure::NoAddresses,
+            2 => Failure::NoServer,
+            _ => Failure::Other(Error::new(ErrorKind::DnsFailed, "server failure")),
+        };
+        let found = rng.random_bool(0.7);
+        let settled = self.hear(name, usize::from(v6), found.then(|| (addresses.clone(), ttl)));
+        if found {
+            self.cache.handle_answered(NAMES[name], id, family, addresses, ttl, self.now);
+        } else {
+            self.cache.handle_failed(NAMES[name], id, family, failure, self.now);
+        }
+        self.look(if settled { Step::Down(name) } else { Step::Other });
+    }
+
+    /// Notes what DNS said of a family; the first word counts. Says whether the question ended without any address.
+    fn hear(&mut self, name: usize, family: usize, found: Option<(Vec<IpAddr>, Duration)>) -> bool {
+        let now = self.now;
+        let own = &mut self.names[name];
+        let Some(question) = &mut own.question else { return false };
+        let word = found.filter(|(addresses, _)| !addresses.is_empty()).ok_or(());
+        if family == 0 && question.families[0].is_none() && word.is_ok() {
+            question.v4_at = Some(now);
+        }
+        question.families[family].get_or_insert(word);
+        let [Some(v4), Some(v6)] = question.families.clone() else { return false };
+        let both: Vec<(Vec<IpAddr>, Duration)> = [v6, v4].into_iter().flatten().collect();
+        own.question = None;
+        let Some(ttl) = both.iter().map(|(_, ttl)| *ttl).min() else { return true };
+        own.learn(both.into_iter().flat_map(|(addresses, _)| addresses).collect(), ttl, now);
+        false
+    }
+
+    fn dead(&mut self, name: usize, rng: &mut SmallRng) {
+        let now = self.now;
+        let Some(known) = self.names[name].known.as_mut().filter(|known| now < known.kept_until) else { return };
+        let address = known.addresses[rng.random_range(0..known.addresses.len())];
+        if !known.dead.contains(&address) {
+            known.dead.push(address);
+        }
+        if known.is_dead() {
+            known.valid_until = known.valid_until.min(now);
+        }
+        self.cache.handle_dead(NAMES[name], address, now);
+        self.look(Step::Other);
+    }
+
+    fn resumed(&mut self) {
+        for name in &mut self.names {
+            if let Some(known) = &mut name.known {
+                known.valid_until = known.valid_until.min(self.now);
+            }
+        }
+        self.cache.handle_resumed(self.now);
+        self.look(Step::Resumed);
+    }
+
+    /// Whoever carried the question is gone, or one that is long over.
+    fn abandon(&mut self, name: usize, rng: &mut SmallRng) {
+        let Some(question) = self.names[name].question.clone() else { return };
+        if rng.random_bool(0.5) {
+            self.names[name].question = None;
+            self.cache.handle_abandoned(NAMES[name], question.id, self.now);
+            self.look(Step::Down(name));
+        }
+        self.stale_facts(name, &question);
+    }
+
+    /// Facts of a question that is over change nothing.
+    fn stale_facts(&mut self, name: usize, question: &Question) {
+        if self.names[name].question.as_ref().is_some_and(|own| own.id == question.id) {
+            return;
+        }
+        let address = vec![IpAddr::from([203, 0, 113, 1])];
+        self.cache.handle_answered(NAMES[name], question.id, Family::V4, address.clone(), UNTIMED_TTL, self.now);
+        self.cache.handle_failed(NAMES[name], question.id, Family::V6, Failure::NoAddresses, self.now);
+        self.cache.handle_system(NAMES[name], question.id, Ok(address), self.now);
+        self.cache.handle_abandoned(NAMES[name], question.id, self.now);
+        assert!(self.cache.poll_action().is_none(), "a stale fact has an effect");
+    }
+
+    fn pass(&mut self, span: Duration) {
+        self.now += span;
+        self.end_late_questions();
+        self.cache.handle_timeout(self.now);
+        self.look(Step::Other);
+        let timer = self.cache.poll_timeout().map(|(at, _)| at);
+        assert!(timer.is_none_or(|at| at > self.now), "a timer is due after time was looked at");
+        assert!(self.waiting.iter().all(|waiting| self.now < waiting.since + BUDGET), "somebody waits too long");
+        assert!(self.waiting.is_empty() || timer.is_some(), "somebody waits without a timer");
+        for waiting in &self.waiting {
+            let Some(question) = &self.names[waiting.name].question else { panic!("somebody waits, and nobody is asked") };
+            let v6 = question.families[1].as_ref().is_some_and(Result::is_ok);
+            let v4 = question.v4_at.is_some_and(|at| at + RESOLUTION_DELAY <= self.now);
+            let dialable = v6 || v4;
+            assert!(!(dialable && waiting.want == Want::First), "who wants the first addresses waits although there are some");
+        }
+    }
+
+    /// Ends the questions whose time is over: what one family has said is kept for a short time.
+    fn end_late_questions(&mut self) {
+        for own in &mut self.names {
+            let Some(question) = own.question.take_if(|question| question.asked_at + BUDGET <= self.now) else { continue };
+            let [v4, v6] = question.families;
+            let found: Vec<IpAddr> = [v6, v4].into_iter().flatten().flatten().flat_map(|(addresses, _)| addresses).collect();
+            if found.is_empty() || question.system {
+                own.failed_at = Some(self.now);
+            } else {
+                own.learn(found, Duration::ZERO, self.now);
+            }
+        }
+    }
+
+    fn look(&mut self, step: Step) {
+        if let Step::Down(name) = step {
+            self.names[name].failed_at = Some(self.now);
+        }
+        while let Some(action) = self.cache.poll_action() {
+            match action {
+                Action::Query(name, id) => {
+                    let name = place(&name);
+                    let question = &mut self.names[name].question;
+                    let asked_at = match (&question, step) {
+                        (Some(under_way), Step::Resumed) => under_way.asked_at,
+                        (Some(_), _) => panic!("{} is asked for twice at once", NAMES[name]),
+                        (None, _) => {
+                            assert_eq!(step, Step::Ask(name), "a question nobody asked");
+                            self.now
+                        }
+                    };
+                    *question = Some(Question { id, asked_at, families: [None, None], v4_at: None, system: false });
+                    self.names[name].asked_at = Some(asked_at);
+                }
+                Action::QuerySystem(name, id) => {
+                    let name = place(&name);
+                    assert_eq!(step, Step::Down(name), "the operating system is asked second");
+                    assert!(self.names[name].question.is_none(), "{} is asked for twice at once", NAMES[name]);
+                    let asked_at = self.names[name].asked_at.expect("DNS is asked first");
+                    self.names[name].question = Some(Question { id, asked_at, families: [None, None], v4_at: None, system: true });
+                }
+                Action::Answer(waiters, answer) => {
+                    let (name, since) = self.take(&waiters);
+                    self.judge(name, since, &answer, step);
+                }
+                Action::Refuse(waiters, _) => {
+                    let (name, _) = self.take(&waiters);
+                    let known = self.names[name].known.as_ref().filter(|known| known.is_fresh(self.now) && known.dead.is_empty());
+                    assert!(known.is_none() || self.names[name].question.is_some(), "who could have a fresh answer is refused");
+                }
+            }
+        }
+    }
+
+    /// Ends the waiting of those who are answered; all wait for one name, the first of them since the moment returned.
+    fn take(&mut self, waiters: &[WaiterId]) -> (usize, Instant) {
+        let (mut name, mut since) = (None, self.now);
+        for waiter in waiters {
+            let at = self.waiting.iter().position(|waiting| waiting.id == *waiter).expect("who is answered has waited");
+            let waiting = self.waiting.remove(at);
+            assert!(name.is_none_or(|name| name == waiting.name), "an answer for another name");
+            name = Some(waiting.name);
+            since = since.min(waiting.since);
+        }
+        (name.expect("an answer is for somebody"), since)
+    }
+
+    fn judge(&self, name: usize, since: Instant, answer: &Answer, step: Step) {
+        let Name { question, known, asked_at, failed_at } = &self.names[name];
+        assert!(!answer.addresses.is_empty());
+        if !answer.complete && !answer.stale && question.is_some() {
+            let question = question.as_ref().expect("a question");
+            let [v4, v6] = &question.families;
+            let words = [v6, v4].into_iter().flatten().flatten();
+            let found: Vec<IpAddr> = words.flat_map(|(addresses, _)| addresses.clone()).collect();
+            assert_eq!(answer.addresses, found, "the first addresses are those of the question under way");
+            let last_resort = known.as_ref().is_some_and(|known| !known.is_fresh(self.now));
+            let hasty = !last_resort && v6.is_none() && question.v4_at.is_none_or(|at| self.now < at + RESOLUTION_DELAY);
+            assert!(!hasty, "IPv4 does not wait for IPv6");
+            return;
+        }
+        let known = known.as_ref().expect("an answer comes from somewhere");
+        assert!(
+            answer.addresses.iter().all(|address| known.addresses.contains(address)),
+            "addresses of an answer that was replaced: {answer:?} of {:?}",
+            self.names[name]
+        );
+        let kept = asked_at.is_some_and(|at| at < known.kept_until) && (since < self.now || self.now < known.kept_until + BUDGET);
+        assert!(kept, "an answer is kept too long");
+        let unasked = step == Step::Ask(name) && question.is_none() && !known.is_fresh(self.now);
+        let failed = failed_at.is_some_and(|at| self.now < at + STALE_RETRY);
+        assert!(!unasked || failed, "an expired answer is given, and nobody is asked for a newer one");
+        let found = |question: &Question| question.families.iter().flatten().any(Result::is_ok);
+        let newer = question.as_ref().is_some_and(found);
+        assert!(known.is_fresh(self.now) || !newer, "an expired answer is given while there is a fresh one");
+        let alive = known.addresses.iter().any(|address| !known.dead.contains(address));
+        let buried = answer.addresses.iter().any(|address| known.dead.contains(address));
+        assert!(!(alive && buried), "a dead address is given while another lives");
+        assert!(known.is_fresh(self.now) || answer.stale, "an expired answer is given as a fresh one");
+        assert!(!(answer.stale && known.is_fresh(self.now) && known.dead.is_empty()), "a fresh answer is called stale");
+    }
+
+    /// Lets time pass until nobody waits and nothing is due.
+    fn finish(&mut self) {
+        for _ in 0..100 {
+            let Some((at, _)) = self.cache.poll_timeout() else { break };
+            self.pass(at - self.now);
+        }
+        assert!(self.waiting.is_empty() && self.cache.poll_timeout().is_none(), "the cache comes to rest");
+    }
+
+    fn addresses(&mut self, rng: &mut SmallRng) -> Vec<IpAddr> {
+        let v6 = rng.random_bool(0.5);
+        let one = |scene: &mut Self| {
+            scene.next_address += 1;
+            let bits = scene.next_address;
+            match v6 {
+                true => IpAddr::V6(((0xfd00_u128 << 112) + u128::from(bits)).into()),
+                false => IpAddr::V4((0x0a00_0000 + bits).into()),
+            }
+        };
+        (0..rng.random_range(0..4)).map(|_| one(self)).collect()
+    }
+}
+
+impl Name {
+    fn learn(&mut self, addresses: Vec<IpAddr>, ttl: Duration, now: Instant) {
+        let valid_until = now + ttl.clamp(TTL_MIN, TTL_MAX);
+        self.known = Some(Known { addresses, dead: Vec::new(), valid_until, kept_until: valid_until + STALE_KEPT });
+    }
+}
+
+impl Known {
+    fn is_fresh(&self, now: Instant) -> bool {
+        now < self.valid_until
+    }
+
+    fn is_dead(&self) -> bool {
+        self.addresses.iter().all(|address| self.dead.contains(address))
+    }
+}
+
+fn place(name: &str) -> usize {
+    NAMES.iter().position(|known| *known == name).expect("a name")
+}

@@ -1,0 +1,156 @@
+//! Which servers are asked for a sign of life, and until when?
+//!
+//! The plainest notes that one can take of that: a list of probes under way, which the topology's orders begin and end, and
+//! the facts that they meet. What must be ordered when is decided in `signs_random` and `topology_random`.
+
+use std::time::{Duration, Instant};
+
+use mongolink::HostKey;
+use mongolink::topology::ProbeId;
+
+/// How long an address may be looked up, and a server be silent at the most.
+pub(crate) const CEILING: Duration = Duration::from_secs(30);
+
+/// How long a server that has given a sign is not asked again because of an unanswered command.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// A probe under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Probe {
+    pub(crate) id: ProbeId,
+    pub(crate) limit: Duration,
+    pub(crate) step: Step,
+}
+
+/// How far a probe is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// The address is looked up.
+    Naming { since: Instant },
+    /// The server has been asked; once more at this moment, if that is still to come.
+    Asked { since: Instant, again_at: Option<Instant> },
+    /// Its connections are looked at.
+    Judging { since: Instant },
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Signs {
+    probes: Vec<(HostKey, Probe)>,
+    rested: Vec<(HostKey, Instant)>,
+    next: u64,
+    /// The limit of a probe that is expected to begin.
+    expected: Option<(HostKey, Duration)>,
+}
+
+impl Signs {
+    pub(crate) fn probe(&self, host: &HostKey) -> Option<Probe> {
+        self.probes.iter().find(|(own, _)| own == host).map(|(_, probe)| *probe)
+    }
+
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &HostKey> {
+        self.probes.iter().map(|(host, _)| host)
+    }
+
+    /// The servers whose address has been looked up for too long.
+    pub(crate) fn nameless(&self, now: Instant) -> Vec<HostKey> {
+        let late = |probe: &Probe| matches!(probe.step, Step::Naming { since } if since + CEILING <= now);
+        self.probes.iter().filter(|(_, probe)| late(probe)).map(|(host, _)| host.clone()).collect()
+    }
+
+    pub(crate) fn is_idle(&self) -> bool {
+        self.probes.is_empty()
+    }
+
+    /// Tells whether a server has given a sign of life just before.
+    pub(crate) fn rests(&self, host: &HostKey, now: Instant) -> bool {
+        self.rested.iter().any(|(own, until)| own == host && *until > now)
+    }
+
+    /// A probe with this limit is to begin.
+    pub(crate) fn expect(&mut self, host: &HostKey, limit: Duration) {
+        self.expected = Some((host.clone(), limit));
+    }
+
+    /// A probe under way is to be over sooner.
+    pub(crate) fn hasten(&mut self, host: &HostKey, shorter: Duration, now: Instant) {
+        let Some(probe) = self.find(host) else { return };
+        match probe.step {
+            Step::Naming { .. } => probe.limit = probe.limit.min(shorter),
+            Step::Asked { since, again_at } if now + shorter < since + probe.limit => {
+                probe.limit = shorter;
+                probe.step = Step::Asked { since: now, again_at: again_at.map(|at| at.min(now + shorter / 2)) };
+            }
+            Step::Asked { .. } | Step::Judging { .. } => {}
+        }
+    }
+
+    /// The address is known.
+    pub(crate) fn named(&mut self, host: &HostKey, id: ProbeId, now: Instant) {
+        if let Some(probe) = self.find(host).filter(|probe| probe.id == id && matches!(probe.step, Step::Naming { .. })) {
+            probe.step = Step::Asked { since: now, again_at: Some(now + probe.limit / 2) };
+        }
+    }
+
+    /// A server has given a sign, or could not be asked: it is left alone for a while.
+    pub(crate) fn rest(&mut self, host: &HostKey, now: Instant) {
+        self.forget(host);
+        self.rested.push((host.clone(), now + PAUSE));
+    }
+
+    /// What was known of a server's life is of no use any more.
+    pub(crate) fn forget(&mut self, host: &HostKey) {
+        self.rested.retain(|(own, _)| own != host);
+    }
+
+    /// The order to ask a server.
+    pub(crate) fn asked(&mut self, host: &HostKey, id: ProbeId, again: bool, now: Instant) {
+        if !again {
+            let (expected, limit) = self.expected.take().expect("nobody has a reason to ask");
+            assert_eq!(*host, expected, "the wrong server is asked");
+            assert!(self.probe(host).is_none(), "{host} is asked while it is being asked");
+            assert!(id.0 >= self.next, "the name of an older probe is given to a new one");
+            self.next = id.0 + 1;
+            self.forget(host);
+            return self.probes.push((host.clone(), Probe { id, limit, step: Step::Naming { since: now } }));
+        }
+        let probe = self.find(host).expect("a probe goes on");
+        assert_eq!(id, probe.id);
+        let Step::Asked { since, again_at: Some(at) } = probe.step else { panic!("{host} is asked once more: {probe:?}") };
+        assert!(at <= now && now < since + probe.limit, "{host} is asked once more too early, or too late");
+        probe.step = Step::Asked { since, again_at: None };
+    }
+
+    /// The order to look at a server's connections: its time is over.
+    pub(crate) fn overheard(&mut self, host: &HostKey, id: ProbeId, now: Instant) {
+        let probe = self.find(host).expect("a probe that is judged");
+        assert_eq!(id, probe.id);
+        let Step::Asked { since, .. } = probe.step else { panic!("{host} is judged: {probe:?}") };
+        assert!(since + probe.limit <= now, "{host} is judged too early");
+        probe.step = Step::Judging { since };
+    }
+
+    /// The order to stop asking.
+    pub(crate) fn ended(&mut self, host: &HostKey) {
+        let at = self.probes.iter().position(|(own, _)| own == host).expect("a probe that ends");
+        self.probes.remove(at);
+    }
+
+    /// When something is due.
+    pub(crate) fn timer(&self) -> Option<Instant> {
+        let due = |probe: &Probe| match probe.step {
+            Step::Naming { since } => Some(since + CEILING),
+            Step::Asked { since, again_at } => Some(again_at.unwrap_or(since + probe.limit)),
+            Step::Judging { .. } => None,
+        };
+        self.probes.iter().filter_map(|(_, probe)| due(probe)).min()
+    }
+
+    /// Takes whether something was expected that has not come.
+    pub(crate) fn missed(&mut self) -> Option<HostKey> {
+        self.expected.take().map(|(host, _)| host)
+    }
+
+    fn find(&mut self, host: &HostKey) -> Option<&mut Probe> {
+        self.probes.iter_mut().find(|(own, _)| own == host).map(|(_, probe)| probe)
+    }
+}

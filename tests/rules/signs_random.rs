@@ -1,0 +1,139 @@
+//! Does a topology ask the right servers for a sign of life, and draw the right conclusion?
+//!
+//! The facts of `topology::sign_of_life`, among all the others that `topology_random` makes up, and what each must bring
+//! about.
+
+use std::time::Duration;
+
+use mongolink::topology::{ProbeId, ServerDescription, TopologyDescription, TopologyType};
+use mongolink::{Error, ErrorKind, HostKey, Stage};
+use rand::RngExt;
+use rand::rngs::SmallRng;
+
+use crate::signs_model::{CEILING, Step};
+use crate::support::{closed_by_peer, ms};
+use crate::topology_model::{Outcome, Scene};
+
+/// How long a command may be unanswered.
+const UNANSWERED: Duration = Duration::from_secs(5);
+
+/// How long a deposed primary may be silent at the least.
+const DEPOSED: Duration = Duration::from_millis(1500);
+
+/// A command is unanswered: the server is asked, unless something has been heard of it just before.
+pub(crate) fn unanswered(scene: &mut Scene, host: &HostKey) {
+    scene.look();
+    let topology = scene.topology.description();
+    let balanced = topology.kind() == TopologyType::LoadBalanced;
+    let known = topology.server(host).filter(|_| !balanced).cloned();
+    let silent = |server: &ServerDescription| {
+        let heard = server.last_update.filter(|_| server.is_known());
+        heard.is_none_or(|heard| heard + UNANSWERED <= scene.now)
+    };
+    let asks = known.filter(|server| silent(server) && scene.signs.probe(host).is_none() && !scene.signs.rests(host, scene.now));
+    if let Some(server) = &asks {
+        scene.signs.expect(host, limit(UNANSWERED, server));
+    }
+    scene.topology.handle_unanswered(host, scene.now);
+    let outcome = scene.look();
+    assert_eq!(outcome.asked.len(), usize::from(asks.is_some()));
+    nothing_else(&outcome);
+}
+
+/// Something comes of a probe under way, or of one that was.
+pub(crate) fn answer(scene: &mut Scene, rng: &mut SmallRng) {
+    scene.look();
+    let under_way: Vec<HostKey> = scene.signs.hosts().cloned().collect();
+    if under_way.is_empty() {
+        return;
+    }
+    let host = &under_way[rng.random_range(0..under_way.len())];
+    let probe = scene.signs.probe(host).expect("a probe");
+    let own = rng.random_bool(0.9);
+    let id = if own { probe.id } else { ProbeId(probe.id.0 + 1_000) };
+    match probe.step {
+        Step::Judging { .. } => overheard(scene, host, id, own, rng.random_bool(0.4)),
+        Step::Naming { .. } if rng.random_bool(0.8) => {
+            scene.signs.named(host, id, scene.now);
+            scene.topology.handle_probe_named(host, id, scene.now);
+            let outcome = scene.look();
+            assert!(outcome.ended.is_empty() && outcome.asked.is_empty());
+            nothing_else(&outcome);
+        }
+        Step::Naming { .. } | Step::Asked { .. } if rng.random_bool(0.1) => overheard(scene, host, id, false, false),
+        Step::Naming { .. } | Step::Asked { .. } => probed(scene, host, id, own, rng),
+    }
+}
+
+/// An attempt ends: whatever the server's process has said is a sign, and who could not be asked is not silent.
+fn probed(scene: &mut Scene, host: &HostKey, id: ProbeId, own: bool, rng: &mut SmallRng) {
+    let refused = Error::new(ErrorKind::Io(std::io::ErrorKind::ConnectionRefused), "refused").at(Stage::Tcp);
+    let (outcome, ends) = match rng.random_range(0..6) {
+        0 => (Ok(()), true),
+        1 => (Err(Error::new(ErrorKind::Closed, "closed").at(Stage::Hello)), true),
+        2 => (Err(Error::new(ErrorKind::DnsFailed, "no answer").at(Stage::Dns)), true),
+        3 => (Err(refused), false),
+        4 => (Err(Error::timeout(Stage::Hello, "connectTimeoutMS", ms(1), ms(1))), false),
+        _ => (Err(Error::timeout(Stage::Tcp, "connectTimeoutMS", ms(1), ms(1))), false),
+    };
+    let ends = ends && own;
+    scene.topology.handle_probed(host, id, outcome, scene.now);
+    if ends {
+        scene.signs.rest(host, scene.now);
+    }
+    let seen = scene.look();
+    assert_eq!(seen.ended.len(), usize::from(ends), "a probe ends with a sign of life");
+    nothing_else(&seen);
+}
+
+/// The server's connections have received something, which is a sign, or nothing: then it is unknown, its pool cleared,
+/// and what is in flight interrupted.
+fn overheard(scene: &mut Scene, host: &HostKey, id: ProbeId, counts: bool, anything: bool) {
+    let generation = scene.topology.generation(host).expect("a pool");
+    scene.topology.handle_overheard(host, id, anything, scene.now);
+    if counts && anything {
+        scene.signs.rest(host, scene.now);
+    }
+    let outcome = scene.look();
+    assert_eq!(outcome.ended.len(), usize::from(counts), "a probe ends with the verdict");
+    if !counts || anything {
+        return nothing_else(&outcome);
+    }
+    let server = scene.topology.description().server(host).expect("a server");
+    assert!(!server.is_known() && server.error.as_ref().is_some_and(|error| error.kind() == ErrorKind::Silent), "{server} is silent");
+    assert_eq!(outcome.cleared, [(host.clone(), true)], "what is in flight on a silent server is interrupted");
+    assert_eq!(outcome.cancelled, std::slice::from_ref(host));
+    assert_eq!(scene.topology.generation(host), Some(generation + 1));
+}
+
+/// A reply was taken: foretells that the primary which it has deposed is asked.
+pub(crate) fn foretell_deposed(scene: &mut Scene, heard: &HostKey, before: &TopologyDescription) {
+    let Some(former) = before.primary() else { return };
+    let after = scene.topology.description();
+    let replaced = after.primary().is_some_and(|primary| primary.host != former.host);
+    if !replaced || after.server(&former.host).is_none_or(|server| server.is_known()) {
+        return;
+    }
+    let limit = limit(DEPOSED, former);
+    if scene.signs.probe(&former.host).is_some() && former.host != *heard {
+        scene.signs.hasten(&former.host, limit, scene.now);
+    } else {
+        scene.signs.expect(&former.host, limit);
+    }
+}
+
+/// Facts about signs of life that come after the end.
+pub(crate) fn after_the_end(scene: &mut Scene, host: &HostKey) {
+    scene.topology.handle_unanswered(host, scene.now);
+    scene.topology.handle_probe_named(host, ProbeId(0), scene.now);
+    scene.topology.handle_probed(host, ProbeId(0), Err(closed_by_peer()), scene.now);
+    scene.topology.handle_overheard(host, ProbeId(0), false, scene.now);
+}
+
+fn limit(floor: Duration, server: &ServerDescription) -> Duration {
+    server.round_trip_time.map_or(floor, |average| (8 * average).clamp(floor, CEILING))
+}
+
+fn nothing_else(outcome: &Outcome) {
+    assert!(outcome.actions == 0 && outcome.events == 0, "a question for a sign of life has an effect: {outcome:?}");
+}
