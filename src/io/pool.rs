@@ -244,10 +244,11 @@ impl ServerPool {
         if earlier {
             guarded.armed = due;
         }
+        let is_over = guarded.pool.is_over();
         // Written by whoever holds the lock.
         self.load.store(guarded.pool.load(), Ordering::Relaxed);
         drop(guarded);
-        if earlier {
+        if earlier || is_over {
             self.timer.notify_one();
         }
         for deed in deeds {

@@ -280,6 +280,10 @@ impl<C> Pool<C> {
         u32::try_from(self.slots.in_use + self.waiters.len()).unwrap_or(u32::MAX)
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed { .. })
+    }
+
     /// Returns the limits that it was made with.
     pub fn config(&self) -> &PoolConfig {
         &self.config

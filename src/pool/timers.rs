@@ -1,4 +1,4 @@
-//! When has the pool something to do by itself?
+//! When has the pool something to do by itself, and when no more?
 
 use std::time::Instant;
 
@@ -6,6 +6,11 @@ use super::machine::{Pool, WAIT_QUEUE_TIMEOUT};
 use super::slots::Slot;
 
 impl<C> Pool<C> {
+    /// Tells whether it is closed and holds nothing any more: then there is nothing to wait for.
+    pub fn is_over(&self) -> bool {
+        self.is_closed() && self.slots.total() == 0
+    }
+
     /// Says when `handle_timeout` is due, and for what.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let mut due = self.waiters.next_deadline().map(|at| (at, WAIT_QUEUE_TIMEOUT));

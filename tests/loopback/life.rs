@@ -253,3 +253,35 @@ async fn replica_set_over_tls_with_a_user() {
     })
     .await;
 }
+
+/// A server that has left the set leaves no task behind, though threads that call nothing any more still know its pool.
+#[test]
+fn server_that_left_leaves_no_task() {
+    let threads = Builder::new_multi_thread().worker_threads(4).enable_all().build().expect("a runtime");
+    threads.block_on(in_time(async {
+        let sandbox = Sandbox::builder().members(3).start().await.expect("sandbox");
+        let client = Client::new(sandbox.uri()).expect("client");
+        let callers: Vec<_> = (0..64)
+            .map(|_| {
+                let client = client.clone();
+                tokio::spawn(async move { ping(&client).await })
+            })
+            .collect();
+        for caller in callers {
+            caller.await.expect("no panic").expect("ping");
+        }
+        until("all members are known", || client.topology().servers().iter().filter(|server| server.is_known()).count() == 3).await;
+        at_rest(&client).await;
+        until("no task that ends by itself", || client.task_count() == client.pool_stats().len() * 3 + 1).await;
+        let tasks = client.task_count();
+        let secondary = (0..3).find(|member| Some(*member) != sandbox.primary()).expect("three members");
+        let renamed = format!("localhost:{}", sandbox.addresses()[secondary].port());
+        sandbox.rename(secondary, renamed.clone()).expect("rename");
+        until("the new name is known", || {
+            client.topology().servers().iter().any(|server| server.host.to_string() == renamed && server.is_known())
+        })
+        .await;
+        until("as many tasks as before", || client.task_count() == tasks).await;
+        client.shutdown().await;
+    }));
+}

@@ -22,11 +22,19 @@ impl Drop for Keeper {
     }
 }
 
-/// Ends with the pool, which wakes it a last time.
+/// Ends when the pool is over, or gone; either wakes it a last time.
 pub(super) async fn run(keeper: Keeper, timer: Arc<Notify>) {
     let pool = &keeper.0;
     loop {
-        let Some(armed) = pool.upgrade().map(|pool| pool.lock().armed) else { return };
+        let Some((armed, is_over)) = pool.upgrade().map(|pool| {
+            let guarded = pool.lock();
+            (guarded.armed, guarded.pool.is_over())
+        }) else {
+            return;
+        };
+        if is_over {
+            return;
+        }
         tokio::select! {
             () = clock::sleep_until(armed) => {
                 let Some(pool) = pool.upgrade() else { return };
