@@ -15,9 +15,10 @@ const LENGTH: usize = 6;
 
 const SPAN: Duration = Duration::from_secs(6);
 
-const OPERATIONS: [Op; 29] = [
+const OPERATIONS: [Op; 33] = [
     Op::CheckOut(None),
     Op::CheckOut(Some(Duration::from_secs(5))),
+    Op::CheckOutWithin(Duration::from_secs(5)),
     Op::Cancel(0),
     Op::Cancel(1),
     Op::Alive(0),
@@ -28,6 +29,9 @@ const OPERATIONS: [Op; 29] = [
     Op::Opened(1),
     Op::OpenFailed { which: 0, clear: false },
     Op::OpenFailed { which: 1, clear: false },
+    Op::FailsToOpen(0),
+    Op::FailsToOpen(1),
+    Op::Refill,
     Op::CheckIn(0, Health::Good),
     Op::CheckIn(1, Health::Good),
     Op::CheckIn(0, Health::ReplyOutstanding),
@@ -65,7 +69,7 @@ fn all_short_sequences_on_a_pool_of_two() {
 /// Takes every step that can follow a sequence, and goes on from each.
 fn extend(sequence: &mut Vec<Op>, began: Instant, count: &mut usize) {
     let now = after(sequence, began);
-    let crowded = |op: &Op| matches!(op, Op::CheckOut(_)) && now.waiting.len() == 2;
+    let crowded = |op: &Op| matches!(op, Op::CheckOut(_) | Op::CheckOutWithin(_)) && now.waiting.len() == 2;
     for op in OPERATIONS.into_iter().filter(|op| now.applies(*op) && !crowded(op)) {
         let mut pair = after(sequence, began);
         sequence.push(op);
