@@ -3,9 +3,9 @@
 //! Lock, decide, unlock, act: the rules are asked under a lock that is never held across an await; sockets are opened,
 //! looked at, drained and closed outside of it. Every wait of a caller may be dropped at any moment.
 
+mod checked_out;
 mod timer;
 
-use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
@@ -13,6 +13,7 @@ use std::time::Instant;
 use bson::oid::ObjectId;
 use tokio::sync::{Notify, oneshot};
 
+pub(crate) use checked_out::CheckedOut;
 use timer::Keeper;
 
 use super::clock;
@@ -48,14 +49,6 @@ struct Guarded {
     interrupts: Vec<Option<Arc<Interrupt>>>,
     /// What the timer task sleeps until.
     armed: Option<Instant>,
-}
-
-/// Is a connection lent to somebody; goes back by itself.
-pub(crate) struct CheckedOut {
-    conn: Option<Box<Conn>>,
-    lease: Lease,
-    lent_at: Instant,
-    pool: Arc<ServerPool>,
 }
 
 /// Takes a waiter out of the queue when its caller goes away.
@@ -110,8 +103,9 @@ impl ServerPool {
     pub(crate) async fn checkout(self: &Arc<Self>, deadline: Option<Deadline>, now: Instant) -> Result<CheckedOut, Error> {
         match self.ask(now, |guarded, now| guarded.pool.handle_checkout(deadline, now)) {
             Answer::Lent(out, None) => Ok(out),
-            // Boxed, so that a check-out that need not wait stays small.
-            answer @ (Answer::Lent(_, Some(_)) | Answer::Wait(..) | Answer::Refused(_)) => Box::pin(self.pursue(answer, deadline)).await,
+            Answer::Wait(waiter, receiver) => self.wait(waiter, receiver, deadline).await,
+            // Boxed, because it is rare.
+            answer @ (Answer::Lent(_, Some(_)) | Answer::Refused(_)) => Box::pin(self.pursue(answer, deadline)).await,
         }
     }
 
@@ -132,23 +126,34 @@ impl ServerPool {
                     let place = Place { ticket, asked_at, deadline };
                     answer = self.ask(clock::now(), |guarded, now| guarded.pool.handle_dead_on_look(lease, conn, place, now));
                 }
-                Answer::Wait(waiter, receiver) => {
-                    let mut waiting = Waiting { pool: self, waiter, answered: false };
-                    let outcome = self.wait(receiver, deadline).await;
-                    waiting.answered = true;
-                    return outcome.map_err(|error| error.on(&self.host));
-                }
+                Answer::Wait(waiter, receiver) => return self.wait(waiter, receiver, deadline).await,
                 Answer::Refused(error) => return Err(error.on(&self.host)),
             }
         }
     }
 
+    /// Without a deadline nothing but the answer is waited for, which keeps the wait small: there may be many.
     async fn wait(
         self: &Arc<Self>,
-        mut receiver: oneshot::Receiver<Result<CheckedOut, Error>>,
+        waiter: WaiterId,
+        receiver: oneshot::Receiver<Result<CheckedOut, Error>>,
         deadline: Option<Deadline>,
     ) -> Result<CheckedOut, Error> {
-        let mut due = deadline.map(|deadline| deadline.at);
+        let mut waiting = Waiting { pool: self, waiter, answered: false };
+        let outcome = match deadline {
+            None => receiver.await.unwrap_or_else(|_| Err(gone())),
+            Some(deadline) => Box::pin(self.wait_until(receiver, deadline)).await,
+        };
+        waiting.answered = true;
+        outcome.map_err(|error| error.on(&self.host))
+    }
+
+    async fn wait_until(
+        self: &Arc<Self>,
+        mut receiver: oneshot::Receiver<Result<CheckedOut, Error>>,
+        deadline: Deadline,
+    ) -> Result<CheckedOut, Error> {
+        let mut due = Some(deadline.at);
         loop {
             tokio::select! {
                 biased;
@@ -370,60 +375,6 @@ async fn drain(pool: Arc<ServerPool>, lease: Lease, mut conn: Box<Conn>) {
 impl Drop for ServerPool {
     fn drop(&mut self) {
         self.timer.notify_one();
-    }
-}
-
-impl CheckedOut {
-    pub(crate) fn id(&self) -> u64 {
-        self.lease.id
-    }
-
-    /// The pool's generation when the connection was made.
-    pub(crate) fn generation(&self) -> u64 {
-        self.lease.generation
-    }
-
-    /// Returns when it was lent.
-    pub(crate) fn lent_at(&self) -> Instant {
-        self.lent_at
-    }
-
-    /// Gives it back.
-    pub(crate) fn give_back(mut self, now: Instant) {
-        if let Some(conn) = self.conn.take() {
-            self.pool.checkin(self.lease, conn, now);
-        }
-    }
-
-    /// A cursor keeps it until it is dropped.
-    pub(crate) fn pin(&self) {
-        self.pool.act(|guarded, _| guarded.pool.handle_pinned(self.lease));
-    }
-
-    fn disarm(mut self) -> (Lease, Option<Box<Conn>>) {
-        (self.lease, self.conn.take())
-    }
-}
-
-impl Deref for CheckedOut {
-    type Target = Conn;
-
-    fn deref(&self) -> &Conn {
-        self.conn.as_ref().expect("present until dropped")
-    }
-}
-
-impl DerefMut for CheckedOut {
-    fn deref_mut(&mut self) -> &mut Conn {
-        self.conn.as_mut().expect("present until dropped")
-    }
-}
-
-impl Drop for CheckedOut {
-    fn drop(&mut self) {
-        if let Some(conn) = self.conn.take() {
-            self.pool.checkin(self.lease, conn, clock::now());
-        }
     }
 }
 
