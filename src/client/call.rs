@@ -18,6 +18,7 @@ use crate::error::{Error, Result, Stage};
 use crate::host::HostKey;
 use crate::io::clock;
 use crate::io::entropy::entropy;
+use crate::io::log;
 use crate::io::pool::CheckedOut;
 use crate::io::snapshot::Selected;
 use crate::op::command_name;
@@ -188,13 +189,21 @@ impl Inner {
     /// What has to wait is boxed, so that what need not stays small.
     pub(super) async fn run<'a>(self: &'a Arc<Self>, database: &Arc<str>, call: &mut Call) -> Result<Outcome<'a>> {
         // Found out before anybody waits for anything.
-        command_name(call.request.body.document())?;
+        let name = command_name(call.request.body.document())?;
         let (deadline, criteria) = (call.deadline, &call.criteria);
         let criteria = criteria.as_ref().unwrap_or(&self.primary);
-        let selected = match self.select_now(criteria)? {
-            Some(selected) => selected,
-            None => Box::pin(self.select_later(criteria, deadline)).await?,
+        if log::wants_selections() {
+            log::selection_started(name, criteria, &self.description());
+        }
+        let found = match self.select_now(criteria) {
+            Ok(Some(selected)) => Ok(selected),
+            Ok(None) => Box::pin(self.select_later(name, criteria, deadline)).await,
+            Err(error) => Err(error),
         };
+        if log::wants_selections() {
+            self.log_selection(name, criteria, &found);
+        }
+        let selected = found?;
         let now = clock::now();
         selected.cluster().look_at_clocks(now);
         let mut conn = selected.pool().checkout(self.checkout_deadline(deadline, now), now).await?;
@@ -206,6 +215,14 @@ impl Inner {
             conn.give_back(now);
         }
         Ok(outcome)
+    }
+
+    /// Logs what came of looking for a server.
+    fn log_selection(&self, operation: &str, criteria: &Criteria, found: &Result<Selected>) {
+        match found {
+            Ok(selected) => log::selection_succeeded(operation, criteria, selected.description(), selected.pool().host()),
+            Err(error) => log::selection_failed(operation, criteria, &self.description(), error),
+        }
     }
 
     /// Sends a command on a connection and reads its reply; says when it had come.

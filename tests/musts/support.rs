@@ -78,6 +78,7 @@ impl Scene {
     }
 
     /// The orders since the last time but for the published descriptions.
+    #[allow(clippy::wildcard_enum_match_arm, reason = "what is not named does not matter here")]
     pub(crate) fn orders(&mut self) -> Vec<String> {
         let orders = std::iter::from_fn(|| self.topology.poll_action());
         let name = |host: &HostKey| host.to_string().replace(":27017", "");
@@ -90,16 +91,7 @@ impl Scene {
                 TopologyAction::CheckNow(host) => Some(format!("check {}", name(&host))),
                 TopologyAction::CancelCheck(host) => Some(format!("cancel {}", name(&host))),
                 TopologyAction::ClosePool(host) => Some(format!("close {}", name(&host))),
-                TopologyAction::StartMonitor(_)
-                | TopologyAction::StopMonitor(_)
-                | TopologyAction::CreatePool { .. }
-                | TopologyAction::ClearService { .. }
-                | TopologyAction::Probe { .. }
-                | TopologyAction::Overhear { .. }
-                | TopologyAction::EndProbe(_)
-                | TopologyAction::Publish(_)
-                | TopologyAction::Selected(_)
-                | TopologyAction::NotSelected(..) => None,
+                _ => None,
             })
             .collect()
     }
