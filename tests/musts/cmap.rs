@@ -263,6 +263,7 @@ fn wait_queue_timeout_names_its_limit_and_closed_pool_says_so() {
 #[test]
 fn count_of_operations_falls_however_one_ends() {
     type End = (&'static str, fn(&mut Bench, Lease));
+    type Refusal = (&'static str, fn(&mut Bench, WaiterId));
     let ends: [End; 5] = [
         ("well", |bench, lease| bench.pool.handle_checkin(lease, 1, Health::Good, bench.now)),
         ("with a broken connection", |bench, lease| bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now)),
@@ -286,7 +287,7 @@ fn count_of_operations_falls_however_one_ends() {
         end(&mut bench, lease);
         assert_eq!(bench.pool.load(), 0, "{name}");
     }
-    let refusals: [(&str, fn(&mut Bench, WaiterId)); 4] = [
+    let refusals: [Refusal; 4] = [
         ("cancelled", |bench, waiter| bench.pool.handle_cancel(waiter, bench.now)),
         ("cleared", |bench, _| bench.pool.handle_clear(&closed_by_peer(Stage::Read), false, bench.now)),
         ("closed", |bench, _| bench.pool.handle_close(&closed(), false, bench.now)),
