@@ -108,7 +108,7 @@ impl EventHub {
         self.send(|| Event::Heartbeat { host: host.clone(), event });
     }
 
-    pub(crate) fn pool(&self, host: &HostKey, event: PoolEvent, causes: &mut Causes) {
+    pub(crate) fn pool(&self, host: &HostKey, event: PoolEvent, causes: &Causes) {
         self.subject.pool(host, &event, causes);
         self.send(|| Event::Pool { host: host.clone(), event });
     }

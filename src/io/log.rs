@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bson::RawDocumentBuf;
@@ -73,7 +74,7 @@ pub(crate) struct CheckedOn {
 
 /// Remembers why connections failed until they are told as closed.
 #[derive(Debug, Default)]
-pub(crate) struct Causes(BTreeMap<u64, Error>);
+pub(crate) struct Causes(Mutex<BTreeMap<u64, Error>>);
 
 impl Subject {
     /// Names a topology.
@@ -152,7 +153,7 @@ impl Subject {
     }
 
     /// Logs what happened in a server's pool.
-    pub(crate) fn pool(self, host: &HostKey, event: &PoolEvent, causes: &mut Causes) {
+    pub(crate) fn pool(self, host: &HostKey, event: &PoolEvent, causes: &Causes) {
         let (name, port) = place(host);
         match event {
             PoolEvent::PoolCreated { options } => tracing::debug!(
@@ -195,7 +196,7 @@ impl Subject {
                 "Connection ready"
             ),
             PoolEvent::ConnectionClosed { connection_id, reason } => {
-                let cause = causes.0.remove(connection_id).filter(|_| *reason == CloseReason::Error);
+                let cause = causes.lock().remove(connection_id).filter(|_| *reason == CloseReason::Error);
                 tracing::debug!(
                     target: CONNECTION,
                     serverHost = %name,
@@ -262,18 +263,23 @@ impl CheckedOn {
 
 impl Causes {
     /// Notes why a connection failed, where that is wanted.
-    pub(crate) fn note(&mut self, connection_id: u64, error: Option<&Error>) {
+    pub(crate) fn note(&self, connection_id: u64, error: Option<&Error>) {
         let Some(error) = error.filter(|_| wants_pools()) else { return };
-        if self.0.len() >= CAUSES_MAX {
-            self.0.pop_first();
+        let mut causes = self.lock();
+        if causes.len() >= CAUSES_MAX {
+            causes.pop_first();
         }
-        self.0.insert(connection_id, error.clone());
+        causes.insert(connection_id, error.clone());
     }
 
     /// Notes that a connection was found dead before it was lent.
-    pub(crate) fn note_dead(&mut self, connection_id: u64) {
+    pub(crate) fn note_dead(&self, connection_id: u64) {
         let error = Error::new(ErrorKind::Closed, "closed by the server while it was idle, or sent what nobody asked for");
         self.note(connection_id, Some(&error.at(Stage::Checkout)));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Error>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -36,6 +36,7 @@ pub(crate) struct ServerPool {
     tasks: Weak<Tasks>,
     cluster: Weak<Cluster>,
     events: EventHub,
+    causes: Causes,
     /// How many callers have, or wait for, a connection; for selection.
     load: AtomicU32,
 }
@@ -49,7 +50,6 @@ struct Guarded {
     interrupts: Vec<Option<Arc<Interrupt>>>,
     /// What the timer task sleeps until.
     armed: Option<Instant>,
-    causes: Causes,
 }
 
 /// Is a connection lent to somebody; goes back by itself.
@@ -76,9 +76,9 @@ impl ServerPool {
         cluster: Weak<Cluster>,
         events: EventHub,
     ) -> Arc<Self> {
-        let (waiters, interrupts, mut causes) = (Queue::default(), Vec::new(), Causes::default());
-        events.pool(&host, PoolEvent::PoolCreated { options: rules.config().clone() }, &mut causes);
-        let guarded = Guarded { pool: rules, waiters, abandoned: false, interrupts, armed: None, causes };
+        let causes = Causes::default();
+        events.pool(&host, PoolEvent::PoolCreated { options: rules.config().clone() }, &causes);
+        let guarded = Guarded { pool: rules, waiters: Queue::default(), abandoned: false, interrupts: Vec::new(), armed: None };
         let pool = Arc::new(Self {
             host,
             guarded: Mutex::new(guarded),
@@ -87,6 +87,7 @@ impl ServerPool {
             tasks: Arc::downgrade(tasks),
             cluster,
             events,
+            causes,
             load: AtomicU32::new(0),
         });
         tasks.spawn("pool timer", timer::run(Keeper(Arc::downgrade(&pool)), Arc::clone(&pool.timer)));
@@ -131,10 +132,8 @@ impl ServerPool {
                     let (lease, conn) = out.disarm();
                     let Some(conn) = conn else { return Err(gone().on(&self.host)) };
                     let place = Place { ticket, asked_at, deadline };
-                    answer = self.ask(clock::now(), |guarded, now| {
-                        guarded.causes.note_dead(lease.id);
-                        guarded.pool.handle_dead_on_look(lease, conn, place, now)
-                    });
+                    self.causes.note_dead(lease.id);
+                    answer = self.ask(clock::now(), |guarded, now| guarded.pool.handle_dead_on_look(lease, conn, place, now));
                 }
                 Answer::Wait(waiter, receiver) => {
                     let mut waiting = Waiting { pool: self, waiter, answered: false };
@@ -202,10 +201,8 @@ impl ServerPool {
         if health == Health::Good {
             conn.rest();
         }
-        self.act_at(now, |guarded, now| {
-            guarded.causes.note(lease.id, conn.cause());
-            guarded.pool.handle_checkin(lease, conn, health, now);
-        });
+        self.causes.note(lease.id, conn.cause());
+        self.act_at(now, |guarded, now| guarded.pool.handle_checkin(lease, conn, health, now));
     }
 
     fn lock(&self) -> MutexGuard<'_, Guarded> {
@@ -244,7 +241,7 @@ impl ServerPool {
             deeds.extend(self.deed(&mut guarded, action, now));
         }
         while let Some(event) = guarded.pool.poll_event() {
-            self.events.pool(&self.host, event, &mut guarded.causes);
+            self.events.pool(&self.host, event, &self.causes);
         }
         let due = guarded.pool.poll_timeout().map(|(at, _)| at);
         let earlier = due.is_some_and(|due| guarded.armed.is_none_or(|armed| due < armed));
@@ -351,10 +348,8 @@ async fn open(pool: Arc<ServerPool>, mut lease: Lease, interrupt: Arc<Interrupt>
         Ok(opened) => pool.act(|guarded, now| guarded.pool.handle_opened(lease, Box::new(opened.conn), now)),
         Err(error) => {
             tracing::debug!(host = %pool.host, %error, "connection could not be opened");
-            pool.act(|guarded, now| {
-                guarded.causes.note(lease.id, Some(&error));
-                guarded.pool.handle_open_failed(lease, &error, now);
-            });
+            pool.causes.note(lease.id, Some(&error));
+            pool.act(|guarded, now| guarded.pool.handle_open_failed(lease, &error, now));
             if error.kind() != ErrorKind::Interrupted
                 && error.kind() != ErrorKind::PoolClosed
                 && let Some(cluster) = pool.cluster.upgrade()
