@@ -21,7 +21,7 @@ const PARTS: &[&str] = &[
 ];
 
 /// Whether a rule may name an area instead of a test.
-const MAY_BE_PENDING: bool = true;
+const MAY_BE_PENDING: bool = false;
 
 /// How many lines above a function its attribute may be.
 const ATTRIBUTE_LINES_MAX: usize = 4;

@@ -18,6 +18,7 @@ use crate::error::{Error, Result, Stage};
 use crate::host::HostKey;
 use crate::io::clock;
 use crate::io::entropy::entropy;
+use crate::io::log;
 use crate::io::pool::CheckedOut;
 use crate::io::snapshot::Selected;
 use crate::op::command_name;
@@ -193,10 +194,19 @@ impl Inner {
         let name = command_name(call.request.body.document())?;
         let (deadline, criteria) = (call.deadline, &call.criteria);
         let criteria = criteria.as_ref().unwrap_or(&self.primary);
-        let selected = match self.select_now(criteria)? {
-            Some(selected) => selected,
-            None => Box::pin(self.select_later(criteria, deadline)).await?,
+        let is_logged = log::wants_selections();
+        if is_logged {
+            log::selection_started(operation(call), criteria, &self.description());
+        }
+        let found = match self.select_now(criteria) {
+            Ok(Some(selected)) => Ok(selected),
+            Ok(None) => Box::pin(self.select_later(operation(call), criteria, deadline)).await,
+            Err(error) => Err(error),
         };
+        if is_logged {
+            self.log_selection(operation(call), criteria, &found);
+        }
+        let selected = found?;
         let now = clock::now();
         selected.cluster().look_at_clocks(now);
         let mut conn = selected.pool().checkout(self.checkout_deadline(deadline, now), now).await?;
@@ -208,6 +218,14 @@ impl Inner {
             conn.give_back(now);
         }
         Ok(outcome)
+    }
+
+    /// Logs what came of looking for a server.
+    fn log_selection(&self, operation: &str, criteria: &Criteria, found: &Result<Selected>) {
+        match found {
+            Ok(selected) => log::selection_succeeded(operation, criteria, selected.description(), selected.pool().host()),
+            Err(error) => log::selection_failed(operation, criteria, &self.description(), error),
+        }
     }
 
     /// Sends a command on a connection and reads its reply; says when it had come.
@@ -266,6 +284,11 @@ impl Inner {
 
 /// How long shutting down waits for a server to hear which sessions end.
 const END_SESSIONS_LIMIT: Duration = Duration::from_secs(1);
+
+/// Returns what a call is named by in the log: its command.
+fn operation(call: &Call) -> &str {
+    command_name(call.request.body.document()).unwrap_or_default()
+}
 
 /// Waits for a future until a deadline.
 pub(super) async fn within<T>(deadline: Option<Deadline>, stage: Stage, future: impl Future<Output = Result<T>>) -> Result<T> {

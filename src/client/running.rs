@@ -23,6 +23,7 @@ use crate::io::dial::Dialer;
 use crate::io::entropy::entropy;
 use crate::io::environment::environment;
 use crate::io::events::EventHub;
+use crate::io::log::Subject;
 use crate::io::open::{Introduction, Opener};
 use crate::io::resolver::{Resolver, SeedList, resolve_seeds};
 use crate::io::snapshot::{Route, Selected};
@@ -127,12 +128,17 @@ impl Inner {
     }
 
     /// Waits until the client runs and a server suits.
-    pub(super) async fn select_later(self: &Arc<Self>, criteria: &Arc<Criteria>, deadline: Option<Deadline>) -> Result<Selected> {
+    pub(super) async fn select_later(
+        self: &Arc<Self>,
+        operation: &str,
+        criteria: &Arc<Criteria>,
+        deadline: Option<Deadline>,
+    ) -> Result<Selected> {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(no_runtime());
         }
         let cluster = within(deadline, Stage::Selection, self.cluster()).await?;
-        cluster.select(criteria, self.selection_deadline(deadline)).await
+        cluster.select(operation, criteria, self.selection_deadline(deadline)).await
     }
 
     /// Makes what the desks keep out of date, and lets go of it.
@@ -194,7 +200,7 @@ impl Inner {
 
     pub(super) async fn warm_up(self: &Arc<Self>) -> Result<()> {
         let deadline = self.call_deadline(None);
-        let selected = self.select_later(&Arc::new(Criteria::write()), deadline).await?;
+        let selected = self.select_later("warm_up", &Arc::new(Criteria::write()), deadline).await?;
         let now = clock::now();
         selected.pool().checkout(self.checkout_deadline(deadline, now), now).await.map(drop)
     }
@@ -314,7 +320,7 @@ impl Inner {
             resolver,
             tasks,
             monitors,
-            events: self.events.clone(),
+            events: self.events.about(Subject::new(seed, &self.options)),
             boot_clock: Arc::clone(&self.extras.boot_clock),
             epoch: Arc::clone(&self.epoch),
             streaming,

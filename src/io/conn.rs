@@ -29,6 +29,8 @@ pub(crate) struct Conn {
     decoder: Decoder,
     out: Outgoing,
     exchange: Exchange,
+    /// What broke it, if it was an error.
+    cause: Option<Error>,
     last_request: i32,
     interrupt: Arc<Interrupt>,
     /// Whether the interrupt knows a waker of ours.
@@ -124,6 +126,7 @@ impl Conn {
             decoder: Decoder::new(MESSAGE_SIZE_MAX),
             out: Outgoing::default(),
             exchange: Exchange::Idle,
+            cause: None,
             last_request: 0,
             interrupt,
             listening: false,
@@ -285,6 +288,11 @@ impl Conn {
         }
     }
 
+    /// Returns the error that broke it, if it was one.
+    pub(crate) fn cause(&self) -> Option<&Error> {
+        self.cause.as_ref()
+    }
+
     /// Lets go of the task that used it.
     pub(crate) fn forget_task(&mut self) {
         if std::mem::take(&mut self.listening) {
@@ -338,7 +346,9 @@ impl Conn {
 
     fn broken(&mut self, error: Error) -> Error {
         self.exchange = Exchange::Broken;
-        error.on(&self.host).with_address(&self.address)
+        let error = error.on(&self.host).with_address(&self.address);
+        self.cause = Some(error.clone());
+        error
     }
 }
 

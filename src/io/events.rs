@@ -1,13 +1,14 @@
 //! How do events reach those who want them?
 //!
 //! A bounded ring: whoever reads too slowly is told how many events were missed, and nobody waits for a reader. Without
-//! readers none is sent.
+//! readers none is sent. What of it is logged is decided in `log`.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use tokio::sync::broadcast;
 
+use super::log::{self, Causes, CheckedOn, Subject};
 use crate::host::HostKey;
 use crate::op::CommandEvent;
 use crate::pool::PoolEvent;
@@ -52,6 +53,8 @@ pub(crate) struct EventHub {
     ring: Arc<OnceLock<broadcast::Sender<Arc<Event>>>>,
     /// How many listen: asked at every step of every command, and therefore not behind the ring's lock.
     listeners: Arc<AtomicUsize>,
+    /// What is logged beside them is about this.
+    subject: Subject,
 }
 
 /// Listens until it is dropped.
@@ -63,7 +66,12 @@ pub(crate) struct Listener {
 
 impl EventHub {
     pub(crate) fn new() -> Self {
-        Self { ring: Arc::default(), listeners: Arc::default() }
+        Self { ring: Arc::default(), listeners: Arc::default(), subject: Subject::default() }
+    }
+
+    /// Hands out to the same readers what happens to one topology.
+    pub(crate) fn about(&self, subject: Subject) -> Self {
+        Self { subject, ..self.clone() }
     }
 
     /// Tells whether anybody listens.
@@ -85,8 +93,24 @@ impl EventHub {
         }
     }
 
-    pub(crate) fn pool(&self, host: &HostKey, make: impl FnOnce() -> PoolEvent) {
-        self.send(|| Event::Pool { host: host.clone(), event: make() });
+    /// Tells whether anybody wants to know what happens in a pool.
+    pub(crate) fn pools_wanted(&self) -> bool {
+        self.wanted() || log::wants_pools()
+    }
+
+    pub(crate) fn topology(&self, event: TopologyEvent) {
+        self.subject.topology(&event);
+        self.send(|| Event::Topology(event));
+    }
+
+    pub(crate) fn heartbeat(&self, host: &HostKey, on: &CheckedOn, event: MonitorEvent) {
+        self.subject.heartbeat(host, on, &event);
+        self.send(|| Event::Heartbeat { host: host.clone(), event });
+    }
+
+    pub(crate) fn pool(&self, host: &HostKey, event: PoolEvent, causes: &Causes) {
+        self.subject.pool(host, &event, causes);
+        self.send(|| Event::Pool { host: host.clone(), event });
     }
 }
 

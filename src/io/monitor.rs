@@ -8,12 +8,14 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use bson::RawDocumentBuf;
 use tokio::sync::Notify;
 
 use super::clock;
 use super::conn::{Conn, Interrupt};
 use super::dial::Timeline;
-use super::events::{Event, EventHub};
+use super::events::EventHub;
+use super::log::{self, CheckedOn};
 use super::open::{Opened, Opener, Purpose};
 use super::tasks::Tasks;
 use super::topology::Cluster;
@@ -103,7 +105,7 @@ enum Work {
 
 enum Fact {
     Opened(Box<Opened>),
-    Reply { reply: Box<HelloReply>, more_to_come: bool },
+    Reply { reply: Box<HelloReply>, more_to_come: bool, raw: Option<RawDocumentBuf> },
     Failed(Error),
 }
 
@@ -118,11 +120,15 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
     let mut monitor = Monitor::new(watch.config.clone(), clock::now());
     let mut conn: Option<Box<Conn>> = None;
     let mut work = Work::Nothing;
+    let mut on = CheckedOn::first();
     let mut measuring: Option<MonitorOrders> = None;
     loop {
         loop {
-            watch.tell(role, &mut monitor);
+            watch.tell(role, &on, &mut monitor);
             let Some(action) = monitor.poll_action() else { break };
+            if matches!(action, MonitorAction::Close) {
+                on.closed();
+            }
             carry_out(&watch, role, action, &mut conn, &mut work, &mut measuring);
         }
         let due = monitor.poll_timeout().map(|(at, _)| at);
@@ -138,10 +144,14 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
                 let now = clock::now();
                 match fact {
                     Fact::Opened(opened) => {
+                        on.opened(opened.hello.connection_id, opened.reply);
                         conn = Some(Box::new(opened.conn));
                         monitor.handle_opened(*opened.hello, opened.round_trip, now);
                     }
-                    Fact::Reply { reply, more_to_come } => monitor.handle_reply(*reply, more_to_come, now),
+                    Fact::Reply { reply, more_to_come, raw } => {
+                        on.answered(raw);
+                        monitor.handle_reply(*reply, more_to_come, now);
+                    }
                     Fact::Failed(error) => monitor.handle_failed(error, now),
                 }
             }
@@ -151,7 +161,7 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
             cluster.look_at_clocks(clock::now());
         }
     }
-    watch.tell(role, &mut monitor);
+    watch.tell(role, &on, &mut monitor);
     if let Some(measuring) = measuring {
         measuring.stop();
     }
@@ -226,14 +236,14 @@ async fn advance(work: &mut Work, conn: &mut Option<Box<Conn>>) -> Fact {
             Err(error) => Fact::Failed(error),
         },
         (Work::Exchanging, Some(conn)) => match check(conn).await {
-            Ok((reply, more_to_come)) => Fact::Reply { reply: Box::new(reply), more_to_come },
+            Ok(fact) => fact,
             Err(error) => Fact::Failed(error),
         },
         (Work::Exchanging | Work::Nothing, _) => std::future::pending().await,
     }
 }
 
-async fn check(conn: &mut Conn) -> Result<(HelloReply, bool), Error> {
+async fn check(conn: &mut Conn) -> Result<Fact, Error> {
     let began = clock::now();
     let outcome = conn.exchange().await;
     let elapsed = clock::now().saturating_duration_since(began);
@@ -243,7 +253,8 @@ async fn check(conn: &mut Conn) -> Result<(HelloReply, bool), Error> {
         return Err(place(error));
     }
     let reply = HelloReply::parse(message.body()).map_err(place)?;
-    Ok((reply, message.flags.has(Flags::MORE_TO_COME)))
+    let raw = log::wants_topology().then(|| message.body().to_owned());
+    Ok(Fact::Reply { reply: Box::new(reply), more_to_come: message.flags.has(Flags::MORE_TO_COME), raw })
 }
 
 impl Watch {
@@ -261,10 +272,10 @@ impl Watch {
     }
 
     /// Passes the monitor's events on; the measurements are nobody's business.
-    fn tell(&self, role: Role, monitor: &mut Monitor) {
+    fn tell(&self, role: Role, on: &CheckedOn, monitor: &mut Monitor) {
         while let Some(event) = monitor.poll_event() {
             if role == Role::Checks {
-                self.events.send(|| Event::Heartbeat { host: self.host.clone(), event });
+                self.events.heartbeat(&self.host, on, event);
             }
         }
     }

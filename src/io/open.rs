@@ -13,6 +13,7 @@ use super::clock;
 use super::conn::{Conn, Interrupt};
 use super::dial::{Dialer, Timeline};
 use super::entropy::entropy;
+use super::log;
 use crate::auth::Credential;
 use crate::auth::scram::keys::{Derivation, ScramKeyCache, ScramKeys};
 use crate::error::{Error, ErrorKind, Stage};
@@ -92,7 +93,7 @@ impl Opener {
         let mut conn = Conn::new(stream, host.clone(), address, interrupt);
         let began = clock::now();
         let deadline = Deadline::maybe("connectTimeoutMS", self.options.connect_timeout_or_default(), began);
-        let mut talk = Talk { stage: Stage::Hello, began, round_trip: None, greeted };
+        let mut talk = Talk { stage: Stage::Hello, began, round_trip: None, reply: None, greeted };
         let outcome = tokio::select! {
             biased;
             outcome = self.converse(&mut conn, purpose, &mut talk, timeline) => outcome,
@@ -104,7 +105,7 @@ impl Opener {
         match outcome {
             Ok(hello) => {
                 conn.greeted(&hello);
-                Ok(Opened { conn, hello, round_trip: talk.round_trip.unwrap_or_default() })
+                Ok(Opened { conn, hello, reply: talk.reply, round_trip: talk.round_trip.unwrap_or_default() })
             }
             Err(error) => {
                 let address = conn.address();
@@ -136,6 +137,9 @@ impl Opener {
             talk.round_trip.get_or_insert_with(|| clock::now().saturating_duration_since(talk.began));
             if let Some(service) = conversation.service_in(&reply) {
                 (talk.greeted)(service);
+            }
+            if purpose == Purpose::Monitor && log::wants_topology() {
+                talk.reply = Some(reply.clone());
             }
             let mut step = conversation.handle_reply(&reply)?;
             loop {
@@ -192,6 +196,8 @@ impl Introduction {
 pub(crate) struct Opened {
     pub(crate) conn: Conn,
     pub(crate) hello: Box<HelloReply>,
+    /// The answer to a monitor's hello as it came, if the log wants it.
+    pub(crate) reply: Option<RawDocumentBuf>,
     /// How long the hello took.
     pub(crate) round_trip: Duration,
 }
@@ -201,6 +207,7 @@ struct Talk<'a> {
     stage: Stage,
     began: Instant,
     round_trip: Option<Duration>,
+    reply: Option<RawDocumentBuf>,
     greeted: &'a mut (dyn FnMut(ObjectId) + Send),
 }
 

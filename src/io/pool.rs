@@ -19,13 +19,14 @@ use timer::Keeper;
 use super::clock;
 use super::conn::{Conn, Interrupt};
 use super::events::EventHub;
+use super::log::Causes;
 use super::open::{Opener, Purpose};
 use super::tasks::Tasks;
 use super::topology::Cluster;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::HostKey;
 use crate::op::deadline::Deadline;
-use crate::pool::{Action, Checkout, Health, Lease, Place, Pool, PoolStats, Queue, WaiterId};
+use crate::pool::{Action, Checkout, Health, Lease, Place, Pool, PoolEvent, PoolStats, Queue, WaiterId};
 
 /// Carries out one server's pool.
 pub(crate) struct ServerPool {
@@ -36,6 +37,7 @@ pub(crate) struct ServerPool {
     tasks: Weak<Tasks>,
     cluster: Weak<Cluster>,
     events: EventHub,
+    causes: Causes,
     /// How many callers have, or wait for, a connection; for selection.
     load: AtomicU32,
 }
@@ -67,19 +69,20 @@ impl ServerPool {
         cluster: Weak<Cluster>,
         events: EventHub,
     ) -> Arc<Self> {
-        let options = rules.config().clone();
+        let causes = Causes::default();
+        events.pool(&host, PoolEvent::PoolCreated { options: rules.config().clone() }, &causes);
         let guarded = Guarded { pool: rules, waiters: Queue::default(), abandoned: false, interrupts: Vec::new(), armed: None };
         let pool = Arc::new(Self {
-            host: host.clone(),
+            host,
             guarded: Mutex::new(guarded),
             timer: Arc::default(),
             opener,
             tasks: Arc::downgrade(tasks),
             cluster,
-            events: events.clone(),
+            events,
+            causes,
             load: AtomicU32::new(0),
         });
-        events.pool(&host, || crate::pool::PoolEvent::PoolCreated { options });
         tasks.spawn("pool timer", timer::run(Keeper(Arc::downgrade(&pool)), Arc::clone(&pool.timer)));
         pool
     }
@@ -120,10 +123,10 @@ impl ServerPool {
                         self.act(|guarded, now| guarded.pool.handle_alive(out.lease, asked_at, now));
                         return Ok(out);
                     }
-                    tracing::debug!(host = %self.host, id = out.lease.id, "idle connection is dead");
                     let (lease, conn) = out.disarm();
                     let Some(conn) = conn else { return Err(gone().on(&self.host)) };
                     let place = Place { ticket, asked_at, deadline };
+                    self.causes.note_dead(lease.id);
                     answer = self.ask(clock::now(), |guarded, now| guarded.pool.handle_dead_on_look(lease, conn, place, now));
                 }
                 Answer::Wait(waiter, receiver) => return self.wait(waiter, receiver, deadline).await,
@@ -203,6 +206,7 @@ impl ServerPool {
         if health == Health::Good {
             conn.rest();
         }
+        self.causes.note(lease.id, conn.cause());
         self.act_at(now, |guarded, now| guarded.pool.handle_checkin(lease, conn, health, now));
     }
 
@@ -235,14 +239,14 @@ impl ServerPool {
     /// Lock, decide, unlock, act.
     fn act_at<R>(self: &Arc<Self>, now: Instant, step: impl FnOnce(&mut Guarded, Instant) -> R) -> R {
         let mut guarded = self.lock();
-        guarded.pool.record_events(self.events.wanted());
+        guarded.pool.record_events(self.events.pools_wanted());
         let outcome = step(&mut guarded, now);
         let mut deeds = Vec::new();
         while let Some(action) = guarded.pool.poll_action() {
             deeds.extend(self.deed(&mut guarded, action, now));
         }
         while let Some(event) = guarded.pool.poll_event() {
-            self.events.pool(&self.host, || event);
+            self.events.pool(&self.host, event, &self.causes);
         }
         let due = guarded.pool.poll_timeout().map(|(at, _)| at);
         let earlier = due.is_some_and(|due| guarded.armed.is_none_or(|armed| due < armed));
@@ -294,10 +298,7 @@ impl ServerPool {
     fn perform(self: &Arc<Self>, deed: Deed) {
         match deed {
             Deed::Open(lease, interrupt) => self.spawn("open connection", open(Arc::clone(self), lease, interrupt)),
-            Deed::Close(conn) => {
-                tracing::debug!(host = %self.host, "connection closed");
-                drop(conn);
-            }
+            Deed::Close(conn) => drop(conn),
             Deed::Tell(sender, outcome) => {
                 if let Some(sender) = sender {
                     // A waiter that is gone hands the connection back by dropping it.
@@ -353,6 +354,7 @@ async fn open(pool: Arc<ServerPool>, mut lease: Lease, interrupt: Arc<Interrupt>
         Ok(opened) => pool.act(|guarded, now| guarded.pool.handle_opened(lease, Box::new(opened.conn), now)),
         Err(error) => {
             tracing::debug!(host = %pool.host, %error, "connection could not be opened");
+            pool.causes.note(lease.id, Some(&error));
             pool.act(|guarded, now| guarded.pool.handle_open_failed(lease, &error, now));
             if error.kind() != ErrorKind::Interrupted
                 && error.kind() != ErrorKind::PoolClosed

@@ -14,7 +14,8 @@ use rand::rngs::SmallRng;
 use tokio::sync::{Notify, oneshot, watch};
 
 use super::clock::{self, BootClock};
-use super::events::{Event, EventHub};
+use super::events::EventHub;
+use super::log;
 use super::monitor::{self, MonitorOrders, Watch};
 use super::open::Opener;
 use super::pool::ServerPool;
@@ -148,22 +149,22 @@ impl Cluster {
     /// Chooses a server, waiting for one if need be. Can be dropped at any moment.
     ///
     /// The caller keeps its own time: it must not depend on the runtime that the client's tasks run on.
-    pub(crate) async fn select(self: &Arc<Self>, criteria: &Arc<Criteria>, deadline: Deadline) -> Result<Selected, Error> {
+    pub(crate) async fn select(self: &Arc<Self>, operation: &str, criteria: &Arc<Criteria>, by: Deadline) -> Result<Selected, Error> {
         let mut told = false;
         loop {
             if let Some(selected) = self.choose(criteria)? {
                 return Ok(selected);
             }
             if !told {
-                tracing::info!(%criteria, "waiting for a suitable server");
+                log::selection_waits(operation, criteria, &self.snapshot().description, by, clock::now());
                 told = true;
             }
             let id = SelectId(self.next_select.fetch_add(1, Ordering::Relaxed));
             let (sender, mut answer) = oneshot::channel();
             let _selecting = Selecting { cluster: self, id };
             self.lock().selects.insert(id, sender);
-            self.act(|topology, now| topology.handle_select(id, Arc::clone(criteria), Some(deadline), now));
-            let mut due = Some(deadline.at);
+            self.act(|topology, now| topology.handle_select(id, Arc::clone(criteria), Some(by), now));
+            let mut due = Some(by.at);
             let outcome = loop {
                 tokio::select! {
                     biased;
@@ -292,7 +293,7 @@ impl Cluster {
         let mut state = self.lock();
         let outcome = step(&mut state.topology, now);
         while let Some(event) = state.topology.poll_event() {
-            self.parts.events.send(|| Event::Topology(event));
+            self.parts.events.topology(event);
         }
         while let Some(action) = state.topology.poll_action() {
             self.carry_out(&mut state, action);

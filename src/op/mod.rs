@@ -8,6 +8,7 @@ mod command;
 pub mod concern;
 pub mod deadline;
 mod event;
+pub mod json;
 pub mod reply;
 pub mod session;
 

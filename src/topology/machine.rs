@@ -332,9 +332,6 @@ impl Topology {
         let next = Arc::new(next);
         let previous = std::mem::replace(&mut self.current, Arc::clone(&next));
         let change = Change::between(&previous, &next, subject);
-        if change.is_some() || previous.kind != next.kind {
-            tracing::debug!(previous = %previous, new = %next, "topology description changed");
-        }
         if previous.kind != next.kind {
             tracing::info!(previous = previous.kind.name(), new = next.kind.name(), "topology type changed");
         }

@@ -189,3 +189,31 @@ async fn failing_measurement_leaves_the_server_known() {
     })
     .await;
 }
+
+/// server-monitoring, "serverMonitoringMode": on a function platform servers are polled.
+#[cfg(feature = "cli")]
+#[tokio::test]
+async fn servers_are_polled_on_a_function_platform_and_streamed_elsewhere() {
+    in_time(async {
+        for (platform, mode, streams) in
+            [(None, "auto", true), (Some("x"), "auto", false), (Some("x"), "stream", true), (None, "poll", false)]
+        {
+            let notes = Notes::default();
+            let served = notes.clone();
+            let peer = Peer::start(move |tcp| served.clone().serve(tcp)).await;
+            let uri = format!("mongodb://{}/?heartbeatFrequencyMS=500&serverMonitoringMode={mode}", peer.address());
+            let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_mongolink"));
+            for name in ["AWS_EXECUTION_ENV", "AWS_LAMBDA_RUNTIME_API", "FUNCTIONS_WORKER_RUNTIME", "K_SERVICE", "FUNCTION_NAME", "VERCEL"]
+            {
+                command.env_remove(name);
+            }
+            command.envs(platform.map(|value| ("AWS_LAMBDA_RUNTIME_API", value)));
+            let mut program = command.args(["watch", &uri]).kill_on_drop(true).stdout(std::process::Stdio::null()).spawn().expect("runs");
+            let awaited = || notes.heard().iter().any(|heard| heard.is_awaited);
+            until("it is checked again", || awaited() || notes.measured() >= 2).await;
+            assert_eq!(awaited(), streams, "{platform:?} {mode}: {:?}", notes.heard());
+            program.kill().await.expect("ended");
+        }
+    })
+    .await;
+}

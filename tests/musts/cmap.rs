@@ -259,3 +259,57 @@ fn wait_queue_timeout_names_its_limit_and_closed_pool_says_so() {
     bench.pool.handle_close(&closed(), false, bench.now);
     assert_eq!(bench.refused().kind(), ErrorKind::PoolClosed);
 }
+
+#[test]
+fn count_of_operations_falls_however_one_ends() {
+    type End = (&'static str, fn(&mut Bench, Lease));
+    type Refusal = (&'static str, fn(&mut Bench, WaiterId));
+    let ends: [End; 5] = [
+        ("well", |bench, lease| bench.pool.handle_checkin(lease, 1, Health::Good, bench.now)),
+        ("with a broken connection", |bench, lease| bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now)),
+        ("abandoned", |bench, lease| bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now)),
+        ("after a clearing", |bench, lease| {
+            bench.pool.handle_clear(&closed_by_peer(Stage::Read), true, bench.now);
+            bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now);
+        }),
+        ("after the pool", |bench, lease| {
+            bench.pool.handle_close(&closed(), true, bench.now);
+            bench.pool.handle_checkin(lease, 1, Health::Good, bench.now);
+        }),
+    ];
+    for (name, end) in ends {
+        let mut bench = Bench::ready(config());
+        bench.wait();
+        assert_eq!(bench.pool.load(), 1, "who waits counts");
+        let lease = bench.opens()[0];
+        bench.pool.handle_opened(lease, 1, bench.now);
+        assert_eq!(bench.pool.load(), 1, "who has one counts");
+        end(&mut bench, lease);
+        assert_eq!(bench.pool.load(), 0, "{name}");
+    }
+    let refusals: [Refusal; 4] = [
+        ("cancelled", |bench, waiter| bench.pool.handle_cancel(waiter, bench.now)),
+        ("cleared", |bench, _| bench.pool.handle_clear(&closed_by_peer(Stage::Read), false, bench.now)),
+        ("closed", |bench, _| bench.pool.handle_close(&closed(), false, bench.now)),
+        ("not opened", |bench, _| {
+            let lease = bench.opens()[0];
+            bench.pool.handle_open_failed(lease, &closed_by_peer(Stage::Tcp), bench.now);
+        }),
+    ];
+    for (name, end) in refusals {
+        let mut bench = Bench::ready(config());
+        let waiter = bench.wait();
+        assert_eq!(bench.pool.load(), 1);
+        end(&mut bench, waiter);
+        assert_eq!(bench.pool.load(), 0, "{name}");
+    }
+    let mut bench = Bench::ready(PoolConfig { max_size: Some(1), ..config() });
+    bench.wait();
+    let lease = bench.opens()[0];
+    bench.pool.handle_opened(lease, 1, bench.now);
+    let deadline = Deadline::new("waitQueueTimeoutMS", ms(100), bench.now);
+    assert!(matches!(bench.pool.handle_checkout(Some(deadline), bench.now), Checkout::Waiting(_)));
+    assert_eq!(bench.pool.load(), 2);
+    bench.pool.handle_timeout(bench.now + ms(100));
+    assert_eq!(bench.pool.load(), 1, "late");
+}

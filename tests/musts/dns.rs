@@ -1,5 +1,8 @@
 //! initial-dns-seedlist-discovery: what may records and connection string say?
 
+use std::time::{Duration, Instant};
+
+use mongolink::dns::{Rescan, RescanAction, RescanConfig};
 use mongolink::uri::{apply_txt, validate};
 use mongolink::{ClientOptions, ConnectionString, ErrorKind};
 
@@ -62,4 +65,25 @@ fn options_of_records_need_a_name_of_records() {
     let read = options("mongodb+srv://db.example.com/?srvServiceName=x&srvMaxHosts=2");
     assert_eq!((read.srv_service_name_or_default(), read.srv_max_hosts), ("x", Some(2)));
     assert_eq!(options("mongodb+srv://db.example.com/").srv_service_name_or_default(), "mongodb");
+}
+
+#[test]
+fn no_setting_ends_the_looking_at_records() {
+    let now = Instant::now();
+    let ever = Duration::MAX;
+    for (floor, ttl) in [(ever, None), (ever, Some(ever)), (Duration::ZERO, Some(ever)), (Duration::ZERO, None)] {
+        let config = RescanConfig { host: "db.example.com".into(), floor, heartbeat_frequency: ever, look_up_limit: ever };
+        let mut rescan = Rescan::new(config, ttl, now);
+        for _ in 0..3 {
+            let (due, _) = rescan.poll_timeout().expect("it is looked at again");
+            rescan.handle_timeout(due);
+            assert_eq!(rescan.poll_action(), Some(RescanAction::Query));
+            rescan.handle_failed(&mongolink::Error::new(ErrorKind::DnsFailed, "down"), due);
+            assert!(!rescan.is_stopped());
+        }
+    }
+    for option in ["srvPolling=false", "rescanSRVIntervalMS=0", "srvRescanIntervalMS=0"] {
+        let read = ConnectionString::parse(&format!("mongodb+srv://db.example.com/?{option}")).expect("read");
+        assert_eq!(read.warnings.len(), 1, "{option} is no option");
+    }
 }

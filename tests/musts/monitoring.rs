@@ -184,3 +184,23 @@ fn average_is_forgotten_with_the_server() {
     scene.hello("a", parsed(&rawdoc! { "ok": 1, "setName": "rs", "hosts": ["a", "b"], "isWritablePrimary": true, "maxWireVersion": 21 }));
     assert_eq!(scene.server("a").round_trip_time, Some(ms(5)));
 }
+
+#[test]
+fn five_refused_checks_cost_a_caller_two_and_a_half_seconds() {
+    let began = Instant::now();
+    let mut monitor = Monitor::new(config(), began);
+    let mut now = began;
+    for _ in 0..5 {
+        assert_eq!(wishes(&mut monitor), "open");
+        monitor.handle_failed(Error::new(ErrorKind::Command, "refused").at(Stage::Hello), now);
+        assert_eq!(wishes(&mut monitor), "close, failed Command");
+        // A caller waits, and asks for a check again and again.
+        monitor.handle_check_now(now);
+        monitor.handle_check_now(now + ms(1));
+        now = monitor.poll_timeout().expect("a check is due").0;
+        monitor.handle_timeout(now);
+    }
+    assert_eq!((wishes(&mut monitor), now - began), ("open".into(), ms(2_500)), "between 2.0 and 3.5 s");
+    monitor.handle_opened(plain(), ms(3), now);
+    assert_eq!(wishes(&mut monitor), "answered Some(3ms)");
+}

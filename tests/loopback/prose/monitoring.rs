@@ -10,7 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 
 use super::{event, heartbeat, pool, server_changed, settled, told_so_far};
-use crate::peers::{Peer, Turn, refusing, scripted, standalone_hello};
+use crate::peers::{Authority, Heard, Peer, Turn, refusing, scripted, scripted_over_tls, standalone_hello};
 use crate::support::{in_time, ping, until};
 
 /// "Streaming protocol Tests", 1: servers answer every `heartbeatFrequencyMS`.
@@ -196,22 +196,38 @@ async fn pool_is_ready_after_a_check_and_cleared_by_one_that_fails() {
 /// "Connection Pool Backpressure": a server that turns connections away is overloaded, not gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_turned_away_fail_their_callers_and_clear_no_pool() {
+    let peer = scripted(overloaded()).await;
+    assert_borne(&peer, "").await;
+}
+
+/// The same with TLS.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_turned_away_after_tls_fail_their_callers_and_clear_no_pool() {
+    let authority = Authority::new("ours");
+    let peer = scripted_over_tls(authority.server("127.0.0.1", 4000), overloaded()).await;
+    assert_borne(&peer, &format!("&tls=true&tlsCAFile={}", authority.file().display())).await;
+}
+
+/// Makes a server that greets the monitor, which comes first, and nobody after it.
+fn overloaded() -> impl Fn(&Heard) -> Turn + Send + Sync + 'static {
+    let greeted = Arc::new(Mutex::new(0));
+    move |heard: &Heard| {
+        let mut greeted = greeted.lock().expect("no panic");
+        if heard.body.contains_key("client") {
+            *greeted += 1;
+        }
+        match *greeted {
+            // The monitor is heard on.
+            _ if heard.is_hello() && !heard.body.contains_key("client") => Turn::Reply(standalone_hello()),
+            1 => Turn::Reply(standalone_hello()),
+            _ => Turn::Close,
+        }
+    }
+}
+
+async fn assert_borne(peer: &Peer, options: &str) {
     in_time(async {
-        let greeted = Mutex::new(0);
-        let peer = scripted(move |heard| {
-            let mut greeted = greeted.lock().expect("no panic");
-            if heard.body.contains_key("client") {
-                *greeted += 1;
-            }
-            // The monitor comes first; it is heard on.
-            match *greeted {
-                _ if heard.is_hello() && !heard.body.contains_key("client") => Turn::Reply(standalone_hello()),
-                1 => Turn::Reply(standalone_hello()),
-                _ => Turn::Close,
-            }
-        })
-        .await;
-        let client = Client::new(format!("mongodb://{}/?maxConnecting=100", peer.address())).expect("client");
+        let client = Client::new(format!("mongodb://{}/?maxConnecting=100{options}", peer.address())).expect("client");
         let mut events = client.events();
         let mut callers = JoinSet::new();
         for _ in 0..100 {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mongolink::bson::{Bson, doc};
@@ -103,6 +104,47 @@ async fn busy_mongos_gets_fewer_operations() {
         for host in [&slow_host, &quick_host] {
             assert!((400..=600).contains(&counts.get(host).copied().unwrap_or(0)), "{counts:?}");
         }
+    })
+    .await;
+}
+
+/// "Multi-threaded or asynchronous server selection": whoever waits for a server looks again when the topology changes, and
+/// not when somebody else's operation ends.
+#[tokio::test]
+async fn operations_that_end_wake_nobody_who_waits_for_a_server() {
+    in_time(async {
+        let sandbox = Sandbox::builder().members(3).start().await.expect("sandbox");
+        let (looks, taken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counted, given) = (Arc::clone(&looks), Arc::clone(&taken));
+        let client = Client::builder(sandbox.uri())
+            .expect("uri")
+            .heartbeat_frequency(Duration::from_secs(60))
+            .server_selector(move |_, servers| {
+                if servers.iter().any(|server| server.kind == ServerType::RsSecondary) {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                    servers.retain(|_| given.load(Ordering::SeqCst));
+                }
+            })
+            .build()
+            .expect("client");
+        settled(&client, &sandbox).await;
+        let waiting = client.clone();
+        let waiting = tokio::spawn(async move {
+            waiting.database("test").run_command(doc! { "find": "things" }).read_preference(ReadPreference::secondary()).await
+        });
+        until("it has looked", || looks.load(Ordering::SeqCst) > 0).await;
+        // The checks that it asked for are over then.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        let before = looks.load(Ordering::SeqCst);
+        for _ in 0..100 {
+            ping(&client).await.expect("ping");
+        }
+        assert_eq!(looks.load(Ordering::SeqCst), before);
+        taken.store(true, Ordering::SeqCst);
+        sandbox.step_down().expect("step down");
+        ping(&client).await.ok();
+        waiting.await.expect("no panic").expect("a change of the topology woke it");
+        assert!(looks.load(Ordering::SeqCst) > before);
     })
     .await;
 }

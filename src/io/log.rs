@@ -1,0 +1,382 @@
+//! Which messages of the specifications are logged, and in which words?
+//!
+//! Those of server-discovery-and-monitoring ("Log Messages"), connection-monitoring-and-pooling ("Connection Pool Logging")
+//! and server-selection ("Logging"): one target for each component, the specified texts and names. Through `tracing`, and at
+//! no cost where nobody listens. When there is something to tell is decided by the rules; commands are not logged.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bson::RawDocumentBuf;
+
+use crate::error::{Error, ErrorKind, Stage};
+use crate::host::{Host, HostKey};
+use crate::op::deadline::Deadline;
+use crate::op::json::Json;
+use crate::options::ClientOptions;
+use crate::pool::{CheckOutFailure, CloseReason, PoolEvent};
+use crate::selection::Criteria;
+use crate::topology::{MonitorEvent, TopologyDescription, TopologyEvent};
+
+/// The component `topology`.
+const TOPOLOGY: &str = "mongolink::topology";
+
+/// The component `connection`.
+const CONNECTION: &str = "mongolink::connection";
+
+/// The component `serverSelection`.
+const SELECTION: &str = "mongolink::serverSelection";
+
+/// How many characters of a reply are logged (logging, "Truncation of large documents").
+const DOCUMENT_CHARS_MAX: usize = 1000;
+
+/// How many causes wait to be told, at the most; more connections than that don't fail in one moment.
+const CAUSES_MAX: usize = 64;
+
+/// Tells whether anybody wants the messages of the topology.
+pub(crate) fn wants_topology() -> bool {
+    tracing::enabled!(target: TOPOLOGY, tracing::Level::DEBUG)
+}
+
+/// Tells whether anybody wants the messages of pools.
+pub(crate) fn wants_pools() -> bool {
+    tracing::enabled!(target: CONNECTION, tracing::Level::DEBUG)
+}
+
+/// Tells whether anybody wants to know of every selection.
+pub(crate) fn wants_selections() -> bool {
+    tracing::enabled!(target: SELECTION, tracing::Level::DEBUG)
+}
+
+/// Is the topology that messages are about.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Subject {
+    id: TopologyId,
+    wait_queue_timeout: Option<Duration>,
+}
+
+/// Tells this topology from others, of other clients too.
+#[derive(Clone, Copy, Debug, Default)]
+struct TopologyId(u64);
+
+/// Is the connection that a server is checked on.
+#[derive(Debug)]
+pub(crate) struct CheckedOn {
+    /// Its number among those of this server's monitor, from 1.
+    id: u64,
+    /// The server's own number of it, once it has said so.
+    server_id: Option<i64>,
+    /// What the server answered last, if that is wanted.
+    reply: Option<RawDocumentBuf>,
+}
+
+/// Remembers why connections failed until they are told as closed.
+#[derive(Debug, Default)]
+pub(crate) struct Causes(Mutex<BTreeMap<u64, Error>>);
+
+impl Subject {
+    /// Names a topology.
+    pub(crate) fn new(id: u64, options: &ClientOptions) -> Self {
+        Self { id: TopologyId(id), wait_queue_timeout: options.wait_queue_timeout_or_default() }
+    }
+
+    /// Logs what happened to the topology.
+    pub(crate) fn topology(self, event: &TopologyEvent) {
+        match event {
+            TopologyEvent::TopologyOpening => {
+                tracing::debug!(target: TOPOLOGY, topologyId = %self.id, "Starting topology monitoring");
+            }
+            TopologyEvent::TopologyClosed => {
+                tracing::debug!(target: TOPOLOGY, topologyId = %self.id, "Stopped topology monitoring");
+            }
+            TopologyEvent::ServerOpening { host } => {
+                let (name, port) = place(host);
+                tracing::debug!(target: TOPOLOGY, topologyId = %self.id, serverHost = %name, serverPort = port, "Starting server monitoring");
+            }
+            TopologyEvent::ServerClosed { host } => {
+                let (name, port) = place(host);
+                tracing::debug!(target: TOPOLOGY, topologyId = %self.id, serverHost = %name, serverPort = port, "Stopped server monitoring");
+            }
+            TopologyEvent::TopologyDescriptionChanged { previous, new } => tracing::debug!(
+                target: TOPOLOGY,
+                topologyId = %self.id,
+                previousDescription = %previous,
+                newDescription = %new,
+                "Topology description changed"
+            ),
+            // The first says nothing that a change of the topology's description doesn't; the second is logged where it is found.
+            TopologyEvent::ServerDescriptionChanged { .. } | TopologyEvent::HostUnusable { .. } => {}
+        }
+    }
+
+    /// Logs a check of a server.
+    pub(crate) fn heartbeat(self, host: &HostKey, on: &CheckedOn, event: &MonitorEvent) {
+        let (name, port) = place(host);
+        match event {
+            MonitorEvent::HeartbeatStarted { awaited } => tracing::debug!(
+                target: TOPOLOGY,
+                topologyId = %self.id,
+                serverHost = %name,
+                serverPort = port,
+                driverConnectionId = on.id,
+                serverConnectionId = on.server_id,
+                awaited,
+                "Server heartbeat started"
+            ),
+            MonitorEvent::HeartbeatSucceeded { duration, awaited, .. } => tracing::debug!(
+                target: TOPOLOGY,
+                topologyId = %self.id,
+                serverHost = %name,
+                serverPort = port,
+                driverConnectionId = on.id,
+                serverConnectionId = on.server_id,
+                awaited,
+                durationMS = millis(*duration),
+                reply = on.reply.as_ref().map(|reply| tracing::field::display(Json::of(reply).cut(DOCUMENT_CHARS_MAX))),
+                "Server heartbeat succeeded"
+            ),
+            MonitorEvent::HeartbeatFailed { duration, awaited, error } => tracing::debug!(
+                target: TOPOLOGY,
+                topologyId = %self.id,
+                serverHost = %name,
+                serverPort = port,
+                driverConnectionId = on.id,
+                serverConnectionId = on.server_id,
+                awaited,
+                durationMS = millis(*duration),
+                failure = %error,
+                "Server heartbeat failed"
+            ),
+        }
+    }
+
+    /// Logs what happened in a server's pool.
+    pub(crate) fn pool(self, host: &HostKey, event: &PoolEvent, causes: &Causes) {
+        let (name, port) = place(host);
+        match event {
+            PoolEvent::PoolCreated { options } => tracing::debug!(
+                target: CONNECTION,
+                serverHost = %name,
+                serverPort = port,
+                minPoolSize = options.min_size,
+                maxPoolSize = options.max_size,
+                maxConnecting = options.max_connecting,
+                maxIdleTimeMS = options.max_idle_time.map(millis),
+                waitQueueTimeoutMS = self.wait_queue_timeout.map(millis),
+                "Connection pool created"
+            ),
+            PoolEvent::PoolReady => {
+                tracing::debug!(target: CONNECTION, serverHost = %name, serverPort = port, "Connection pool ready");
+            }
+            PoolEvent::PoolCleared { service_id, .. } => tracing::debug!(
+                target: CONNECTION,
+                serverHost = %name,
+                serverPort = port,
+                serviceId = service_id.map(tracing::field::display),
+                "Connection pool cleared"
+            ),
+            PoolEvent::PoolClosed => {
+                tracing::debug!(target: CONNECTION, serverHost = %name, serverPort = port, "Connection pool closed");
+            }
+            PoolEvent::ConnectionCreated { connection_id } => tracing::debug!(
+                target: CONNECTION,
+                serverHost = %name,
+                serverPort = port,
+                driverConnectionId = connection_id,
+                "Connection created"
+            ),
+            PoolEvent::ConnectionReady { connection_id, duration } => tracing::debug!(
+                target: CONNECTION,
+                serverHost = %name,
+                serverPort = port,
+                driverConnectionId = connection_id,
+                durationMS = millis(*duration),
+                "Connection ready"
+            ),
+            PoolEvent::ConnectionClosed { connection_id, reason } => {
+                let cause = causes.lock().remove(connection_id).filter(|_| *reason == CloseReason::Error);
+                tracing::debug!(
+                    target: CONNECTION,
+                    serverHost = %name,
+                    serverPort = port,
+                    driverConnectionId = connection_id,
+                    reason = why_closed(*reason),
+                    error = cause.map(tracing::field::display),
+                    "Connection closed"
+                );
+            }
+            PoolEvent::CheckOutStarted => {
+                tracing::debug!(target: CONNECTION, serverHost = %name, serverPort = port, "Connection checkout started");
+            }
+            PoolEvent::CheckOutFailed { reason, duration, error } => tracing::debug!(
+                target: CONNECTION,
+                serverHost = %name,
+                serverPort = port,
+                reason = why_refused(*reason),
+                error = Some(error).filter(|_| *reason == CheckOutFailure::ConnectionError).map(tracing::field::display),
+                durationMS = millis(*duration),
+                "Connection checkout failed"
+            ),
+            PoolEvent::CheckedOut { connection_id, duration } => tracing::debug!(
+                target: CONNECTION,
+                serverHost = %name,
+                serverPort = port,
+                driverConnectionId = connection_id,
+                durationMS = millis(*duration),
+                "Connection checked out"
+            ),
+            PoolEvent::CheckedIn { connection_id } => tracing::debug!(
+                target: CONNECTION,
+                serverHost = %name,
+                serverPort = port,
+                driverConnectionId = connection_id,
+                "Connection checked in"
+            ),
+        }
+    }
+}
+
+impl CheckedOn {
+    /// Is the first connection, which is still to be made.
+    pub(crate) fn first() -> Self {
+        Self { id: 1, server_id: None, reply: None }
+    }
+
+    /// Takes what the server said when the connection was opened.
+    pub(crate) fn opened(&mut self, server_id: Option<i64>, reply: Option<RawDocumentBuf>) {
+        self.server_id = server_id;
+        self.reply = reply;
+    }
+
+    /// Takes another reply.
+    pub(crate) fn answered(&mut self, reply: Option<RawDocumentBuf>) {
+        self.reply = reply;
+    }
+
+    /// Is the next connection from now on.
+    pub(crate) fn closed(&mut self) {
+        *self = Self { id: self.id + 1, ..Self::first() };
+    }
+}
+
+impl Causes {
+    /// Notes why a connection failed, where that is wanted.
+    pub(crate) fn note(&self, connection_id: u64, error: Option<&Error>) {
+        let Some(error) = error.filter(|_| wants_pools()) else { return };
+        let mut causes = self.lock();
+        if causes.len() >= CAUSES_MAX {
+            causes.pop_first();
+        }
+        causes.insert(connection_id, error.clone());
+    }
+
+    /// Notes that a connection was found dead before it was lent.
+    pub(crate) fn note_dead(&self, connection_id: u64) {
+        let error = Error::new(ErrorKind::Closed, "closed by the server while it was idle, or sent what nobody asked for");
+        self.note(connection_id, Some(&error.at(Stage::Checkout)));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Error>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Logs that a server is looked for.
+pub(crate) fn selection_started(operation: &str, criteria: &Criteria, topology: &TopologyDescription) {
+    tracing::debug!(
+        target: SELECTION,
+        operation,
+        selector = %criteria,
+        topologyDescription = %topology,
+        "Server selection started"
+    );
+}
+
+/// Logs that a server is waited for; a user notices.
+pub(crate) fn selection_waits(operation: &str, criteria: &Criteria, topology: &TopologyDescription, deadline: Deadline, now: Instant) {
+    tracing::info!(
+        target: SELECTION,
+        operation,
+        selector = %criteria,
+        topologyDescription = %topology,
+        remainingTimeMS = millis(deadline.at.saturating_duration_since(now)),
+        "Waiting for suitable server to become available"
+    );
+}
+
+/// Logs that a server was found.
+pub(crate) fn selection_succeeded(operation: &str, criteria: &Criteria, topology: &TopologyDescription, host: &HostKey) {
+    let (name, port) = place(host);
+    tracing::debug!(
+        target: SELECTION,
+        operation,
+        selector = %criteria,
+        topologyDescription = %topology,
+        serverHost = %name,
+        serverPort = port,
+        "Server selection succeeded"
+    );
+}
+
+/// Logs that no server was found.
+pub(crate) fn selection_failed(operation: &str, criteria: &Criteria, topology: &TopologyDescription, error: &Error) {
+    tracing::debug!(
+        target: SELECTION,
+        operation,
+        selector = %criteria,
+        topologyDescription = %topology,
+        failure = %error,
+        "Server selection failed"
+    );
+}
+
+/// Returns the two fields of a host; a unix socket has no port.
+fn place(host: &HostKey) -> (Name<'_>, Option<u64>) {
+    let port = if matches!(host.host(), Host::Unix(_)) { None } else { Some(u64::from(host.port())) };
+    (Name(host.host()), port)
+}
+
+impl fmt::Display for TopologyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// Prints a host without the brackets that only a port beside it asks for.
+struct Name<'a>(&'a Host);
+
+impl fmt::Display for Name<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Host::V6(address, None) => address.fmt(f),
+            Host::V6(address, Some(zone)) => write!(f, "{address}%{zone}"),
+            host @ (Host::Name(_) | Host::V4(_) | Host::Unix(_)) => host.fmt(f),
+        }
+    }
+}
+
+/// The specification's words for why a connection was closed.
+fn why_closed(reason: CloseReason) -> &'static str {
+    match reason {
+        CloseReason::Stale => "Connection became stale because the pool was cleared",
+        CloseReason::Idle => "Connection has been available but unused for longer than the configured max idle time",
+        CloseReason::Error => "An error occurred while using the connection",
+        CloseReason::PoolClosed => "Connection pool was closed",
+    }
+}
+
+/// The specification's words for why there was no connection.
+fn why_refused(reason: CheckOutFailure) -> &'static str {
+    match reason {
+        CheckOutFailure::PoolClosed => "Connection pool was closed",
+        CheckOutFailure::Timeout => "Wait queue timeout elapsed without a connection becoming available",
+        CheckOutFailure::ConnectionError => "An error occurred while trying to establish a new connection",
+    }
+}
+
+/// Milliseconds, with what lies below one.
+fn millis(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
