@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use mongolink::bson::doc;
 use mongolink::bson::oid::ObjectId;
-use mongolink::{Address, Client, DnsConfig, ErrorKind, Event, Events, HostKey, Sandbox, TopologyDescription, TopologyEvent, TopologyType};
+use mongolink::{Address, Client, DnsConfig, Event, Events, HostKey, Sandbox, TopologyDescription, TopologyEvent, TopologyType};
 use tokio_rustls::rustls::ServerConfig;
 
 use crate::peers::{Authority, Peer, Turn, scripted_over_tls, standalone_hello};
@@ -95,7 +95,6 @@ impl Deployments {
         }
         let client = match builder.build() {
             Ok(client) => client,
-            Err(error) if is_unserved(&error, &place) => return Ok(()),
             Err(error) => return Err(error.to_string()),
         };
         let checked = tokio::time::timeout(LONG, check(&client, &place, outcome)).await;
@@ -134,16 +133,10 @@ async fn router(tls: Arc<ServerConfig>) -> Peer {
     .await
 }
 
-/// Tells whether a client was refused because load balancers are not served.
-fn is_unserved(error: &mongolink::Error, place: &Place) -> bool {
-    place.kind == TopologyType::LoadBalanced && error.kind() == ErrorKind::Unsupported && error.message().contains("loadBalanced")
-}
-
 async fn check(client: &Client, place: &Place, outcome: &Outcome) -> Result<(), String> {
     let mut events = client.events();
     let mut watch = match client.watch_topology().await {
         Ok(watch) => watch,
-        Err(error) if is_unserved(&error, place) => return Ok(()),
         Err(error) => return Err(error.to_string()),
     };
     let seeds = seeds(&mut events).await.ok_or("the client told of no seeds")?;
