@@ -17,30 +17,30 @@ use crate::error::{Error, ErrorKind, Stage};
 use crate::host::Address;
 
 /// How long an attempt is alone before the next address is tried as well (RFC 8305 section 8, "Connection Attempt Delay").
-pub(crate) const STAGGER: Duration = Duration::from_millis(250);
+pub const STAGGER: Duration = Duration::from_millis(250);
 
 /// How many addresses of one host are tried at the most; further ones are left out.
-pub(crate) const ADDRESSES_MAX: usize = 32;
+pub const ADDRESSES_MAX: usize = 32;
 
 /// The name of the timer that covers the whole race.
 const CONNECT_TIMER: &str = "connectTimeoutMS";
 
 /// Holds the settings of a [`Race`].
 #[derive(Clone, Debug)]
-pub(crate) struct RaceConfig {
+pub struct RaceConfig {
     /// How long an attempt is alone before the next one joins it.
-    pub(crate) stagger: Duration,
+    pub stagger: Duration,
     /// `connectTimeoutMS`: the limit of the whole race, from the moment when the first address is known.
-    pub(crate) timeout: Option<Duration>,
+    pub timeout: Option<Duration>,
 }
 
 /// Names one attempt of a race, and the address it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct AttemptId(usize);
+pub struct AttemptId(usize);
 
 /// Is what a [`Race`] wants done.
 #[derive(Clone, Debug)]
-pub(crate) enum Action {
+pub enum Action {
     /// Open a connection to the address.
     Dial(AttemptId, Address),
     /// Drop the attempt.
@@ -54,7 +54,7 @@ pub(crate) enum Action {
 }
 
 /// Decides in which order and when the addresses of one host are tried.
-pub(crate) struct Race {
+pub struct Race {
     config: RaceConfig,
     remembered: Option<Address>,
     candidates: Vec<Candidate>,
@@ -106,7 +106,7 @@ enum Family {
 
 impl Race {
     /// Starts a race over `addresses`; with `more_to_come`, further ones are announced later.
-    pub(crate) fn new(config: RaceConfig, addresses: Vec<Address>, more_to_come: bool, remembered: Option<Address>, now: Instant) -> Self {
+    pub fn new(config: RaceConfig, addresses: Vec<Address>, more_to_come: bool, remembered: Option<Address>, now: Instant) -> Self {
         let (candidates, actions) = (Vec::new(), VecDeque::new());
         let mut race = Self { config, remembered, candidates, more_to_come, phase: Phase::Waiting, actions };
         race.handle_addresses(addresses, more_to_come, now);
@@ -114,7 +114,7 @@ impl Race {
     }
 
     /// Takes further addresses; those known already are skipped.
-    pub(crate) fn handle_addresses(&mut self, addresses: Vec<Address>, more_to_come: bool, now: Instant) {
+    pub fn handle_addresses(&mut self, addresses: Vec<Address>, more_to_come: bool, now: Instant) {
         if matches!(self.phase, Phase::Settled) {
             return;
         }
@@ -128,7 +128,7 @@ impl Race {
     }
 
     /// Notes that an attempt's socket is open and TLS begins.
-    pub(crate) fn handle_opened(&mut self, id: AttemptId, now: Instant) {
+    pub fn handle_opened(&mut self, id: AttemptId, now: Instant) {
         if let Some(candidate) = self.candidates.get_mut(id.0)
             && matches!(candidate.state, State::Dialling { .. })
         {
@@ -137,7 +137,7 @@ impl Race {
     }
 
     /// Notes that an attempt is through, TLS included: it wins.
-    pub(crate) fn handle_connected(&mut self, id: AttemptId, _now: Instant) {
+    pub fn handle_connected(&mut self, id: AttemptId, _now: Instant) {
         let Some(candidate) = self.candidates.get_mut(id.0) else { return };
         if candidate.running_since().is_some() {
             candidate.state = State::Won;
@@ -148,7 +148,7 @@ impl Race {
     }
 
     /// Notes that an attempt failed: the next address is tried at once.
-    pub(crate) fn handle_failed(&mut self, id: AttemptId, cause: Error, now: Instant) {
+    pub fn handle_failed(&mut self, id: AttemptId, cause: Error, now: Instant) {
         let Some(candidate) = self.candidates.get_mut(id.0) else { return };
         let Some(since) = candidate.running_since() else { return };
         let cause = cause.with_address(&candidate.address).after(now.saturating_duration_since(since));
@@ -161,7 +161,7 @@ impl Race {
     }
 
     /// Acts on the timers that are due.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+    pub fn handle_timeout(&mut self, now: Instant) {
         match self.phase {
             // Only a look-up was still waited for: that is no time-out of the addresses that have failed.
             Phase::Racing { deadline: Some(deadline), .. } if deadline <= now && !self.is_running() && self.upcoming().is_none() => {
@@ -174,12 +174,12 @@ impl Race {
     }
 
     /// Returns the next thing to do.
-    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+    pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
     /// Returns when [`handle_timeout`](Self::handle_timeout) is due next, and for which timer.
-    pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let Phase::Racing { deadline, next_at, .. } = self.phase else { return None };
         let connect = deadline.map(|at| (at, CONNECT_TIMER));
         let stagger = self.upcoming().map(|_| (next_at, "stagger"));
@@ -330,7 +330,7 @@ impl Family {
 
 /// Adds the back-pressure labels where they belong (server-discovery-and-monitoring, "Errors during establishment"): to
 /// network errors and time-outs of TCP, TLS and hello, never to errors of names, certificates and logins.
-pub(crate) fn label_overload(error: Error) -> Error {
+pub fn label_overload(error: Error) -> Error {
     let on_socket = matches!(error.stage(), Some(Stage::Tcp | Stage::Tls | Stage::Hello));
     if on_socket && matches!(error.kind(), ErrorKind::Io(_) | ErrorKind::Closed | ErrorKind::Timeout) {
         error.with_label("SystemOverloadedError").with_label("RetryableError")

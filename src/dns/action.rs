@@ -6,11 +6,11 @@ use crate::error::Error;
 
 /// Names one caller that waits; chosen by the caller, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct WaiterId(pub(crate) u64);
+pub struct WaiterId(pub u64);
 
 /// Is a wish of the cache.
 #[derive(Debug)]
-pub(crate) enum Action {
+pub enum Action {
     /// Ask DNS for both record types of a name, at once.
     Query(String, FlightId),
     /// Ask the operating system for a name.

@@ -30,7 +30,7 @@ use crate::error::{Error, ErrorKind, LimitValue, Stage};
 /// Time alone moves nothing that nobody waits for: Fresh, Stale and Failed are looked at when the name is asked for.
 /// The deadline belongs to the flight: a caller that joins late may be answered before its own budget is over.
 #[derive(Debug)]
-pub(crate) struct Cache {
+pub struct Cache {
     budget: Duration,
     entries: BTreeMap<String, Entry>,
     /// The names that are in state Asking.
@@ -71,7 +71,7 @@ enum State {
 
 impl Cache {
     /// Makes an empty cache; `budget` limits each question.
-    pub(crate) fn new(budget: Duration) -> Self {
+    pub fn new(budget: Duration) -> Self {
         Self {
             budget: budget.min(BUDGET_MAX),
             entries: BTreeMap::new(),
@@ -85,7 +85,7 @@ impl Cache {
     }
 
     /// Somebody asks for a name, given in normal form.
-    pub(crate) fn handle_ask(&mut self, waiter: WaiterId, name: &str, want: Want, now: Instant) {
+    pub fn handle_ask(&mut self, waiter: WaiterId, name: &str, want: Want, now: Instant) {
         // Nobody may have been left to tell it that a flight's time is over.
         self.handle_timeout(now);
         self.expire(name, now);
@@ -101,7 +101,7 @@ impl Cache {
     }
 
     /// A caller has gone. Its question goes on: the next one will be glad of the answer.
-    pub(crate) fn handle_cancel(&mut self, waiter: WaiterId) {
+    pub fn handle_cancel(&mut self, waiter: WaiterId) {
         if let Some(name) = self.waiters.remove(&waiter)
             && let Some(State::Asking { flight, .. }) = self.entries.get_mut(&name).map(|entry| &mut entry.state)
         {
@@ -110,25 +110,17 @@ impl Cache {
     }
 
     /// DNS answered for one family; `ttl` is the shortest of the records'.
-    pub(crate) fn handle_answered(
-        &mut self,
-        name: &str,
-        flight: FlightId,
-        family: Family,
-        addresses: Vec<IpAddr>,
-        ttl: Duration,
-        now: Instant,
-    ) {
+    pub fn handle_answered(&mut self, name: &str, flight: FlightId, family: Family, addresses: Vec<IpAddr>, ttl: Duration, now: Instant) {
         self.record(name, flight, family, Ok((addresses, ttl)), now);
     }
 
     /// DNS has no addresses of one family, or did not answer.
-    pub(crate) fn handle_failed(&mut self, name: &str, flight: FlightId, family: Family, failure: Failure, now: Instant) {
+    pub fn handle_failed(&mut self, name: &str, flight: FlightId, family: Family, failure: Failure, now: Instant) {
         self.record(name, flight, family, Err(failure), now);
     }
 
     /// A source without families and lifetimes answered: the operating system, the hosts file or a user's own resolver.
-    pub(crate) fn handle_system(&mut self, name: &str, flight: FlightId, outcome: Result<Vec<IpAddr>, Error>, now: Instant) {
+    pub fn handle_system(&mut self, name: &str, flight: FlightId, outcome: Result<Vec<IpAddr>, Error>, now: Instant) {
         if let Some(own) = self.flight(name, flight) {
             let verdict = own.record_system(outcome, UNTIMED_TTL, name, now);
             self.conclude(name, verdict, now);
@@ -136,7 +128,7 @@ impl Cache {
     }
 
     /// Whoever carried the question is gone without a word.
-    pub(crate) fn handle_abandoned(&mut self, name: &str, flight: FlightId, now: Instant) {
+    pub fn handle_abandoned(&mut self, name: &str, flight: FlightId, now: Instant) {
         if self.flight(name, flight).is_none() {
             return;
         }
@@ -155,7 +147,7 @@ impl Cache {
 
     /// An address stopped answering. The others are served while DNS is asked again; if none is left, DNS must answer
     /// first, and the dead ones are only served if it can't.
-    pub(crate) fn handle_dead(&mut self, name: &str, address: IpAddr, now: Instant) {
+    pub fn handle_dead(&mut self, name: &str, address: IpAddr, now: Instant) {
         let Some(entry) = self.entries.get_mut(name) else { return };
         match &mut entry.state {
             State::Asking { last: Some(good), flight } => {
@@ -181,7 +173,7 @@ impl Cache {
 
     /// The machine slept, or its network changed: nothing is fresh, and what failed may work now. Questions under way are
     /// asked again, because those who were asked may be out of reach.
-    pub(crate) fn handle_resumed(&mut self, now: Instant) {
+    pub fn handle_resumed(&mut self, now: Instant) {
         let names: Vec<String> = self.entries.keys().cloned().collect();
         for name in names {
             let Some(entry) = self.entries.get_mut(&name) else { continue };
@@ -209,7 +201,7 @@ impl Cache {
     }
 
     /// A timer may have run out.
-    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+    pub fn handle_timeout(&mut self, now: Instant) {
         let asking: Vec<String> = self.asking.iter().cloned().collect();
         for name in asking {
             self.serve(&name, now);
@@ -222,12 +214,12 @@ impl Cache {
     }
 
     /// Returns the next wish.
-    pub(crate) fn poll_action(&mut self) -> Option<Action> {
+    pub fn poll_action(&mut self) -> Option<Action> {
         self.actions.pop_front()
     }
 
     /// Returns when [`handle_timeout`](Self::handle_timeout) is due, and why.
-    pub(crate) fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let flights = self.asking.iter().filter_map(|name| self.entries.get(name));
         let timers = flights.filter_map(|entry| match &entry.state {
             State::Asking { flight, last } => flight.timers(last.is_some()).min_by_key(|(at, _)| *at),

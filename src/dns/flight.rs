@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Stage};
 
 /// Names one flight; facts of an earlier flight of the same name are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct FlightId(pub(super) u64);
+pub struct FlightId(pub(super) u64);
 
 /// Is a question under way.
 ///

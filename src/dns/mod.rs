@@ -16,9 +16,9 @@ use std::net::IpAddr;
 
 use crate::error::Error;
 
-pub(crate) use action::{Action, WaiterId};
-pub(crate) use cache::Cache;
-pub(crate) use flight::FlightId;
+pub use action::{Action, WaiterId};
+pub use cache::Cache;
+pub use flight::FlightId;
 pub use srv::{SrvRecord, TxtRecord};
 
 /// Says how much of an answer a caller waits for.
@@ -43,7 +43,7 @@ pub struct Answer {
 
 /// Is an address family, and with it a record type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Family {
+pub enum Family {
     /// IPv4, A records.
     V4,
     /// IPv6, AAAA records.
@@ -52,7 +52,7 @@ pub(crate) enum Family {
 
 /// Says why a family has no addresses.
 #[derive(Clone, Debug)]
-pub(crate) enum Failure {
+pub enum Failure {
     /// The name does not exist.
     NoSuchName,
     /// The name exists, without records of this type.
