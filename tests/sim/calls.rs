@@ -181,7 +181,8 @@ impl World {
         }
         self.note(|_| format!("client {c}: call {id} is sent on conn {conn}"));
         self.send_command(conn, "sim", Flags::default(), &request, preference.as_deref());
-        self.arm(c, Timer::Exchange(c, id), limit.map(|limit| limit.at));
+        // A connection may come so late that there is no time left for it.
+        self.arm(c, Timer::Exchange(c, id), limit.map(|limit| limit.at.max(now)));
     }
 
     /// The time of an exchange is over: its own limit keeps the connection, `socketTimeoutMS` costs it.
@@ -289,6 +290,13 @@ impl World {
     /// Who waits for a server, and until when.
     pub(crate) fn selecting(&self, c: usize) -> impl Iterator<Item = (SelectId, Option<Instant>)> {
         self.clients[c].selects.iter().map(|(id, (_, deadline))| (*id, Some(*deadline)))
+    }
+}
+
+/// Nobody waits for a server that is there.
+pub(crate) fn look_at_selections(client: &crate::client::Client) {
+    for call in client.selects.values().filter_map(|(call, _)| client.calls.get(call)) {
+        crate::invariants::nobody_selects_for_nothing(&client.published, &call.criteria);
     }
 }
 

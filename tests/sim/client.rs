@@ -146,7 +146,8 @@ impl World {
 
     pub(crate) fn arm(&mut self, c: usize, timer: Timer, due: Option<Instant>) {
         let slept = self.clients[c].slept;
-        self.queue.arm(timer, due.map(|due| due + slept));
+        // A caller may bring a deadline that is over: its task was late.
+        self.queue.arm(timer, due.map(|due| (due + slept).max(self.now)));
     }
 
     /// Hands a fact to the topology, and carries out its orders.

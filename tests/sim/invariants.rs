@@ -126,6 +126,13 @@ pub(crate) fn nobody_waits_for_nothing(host: &HostKey, stats: &PoolStats, ledger
     }
 }
 
+/// Nobody waits for a server while one suits.
+pub(crate) fn nobody_selects_for_nothing(topology: &TopologyDescription, criteria: &mongolink::selection::Criteria) {
+    if mongolink::selection::is_served(topology, criteria).unwrap_or(true) {
+        violated("nobody_selects_for_nothing", format!("a caller still waits for {criteria}, and there is {topology}"));
+    }
+}
+
 /// At most one primary in a description.
 pub(crate) fn at_most_one_primary(description: &TopologyDescription) {
     let primaries: Vec<_> = description.servers().iter().filter(|server| server.kind == ServerType::RsPrimary).collect();

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use mongolink::race::STAGGER;
 use mongolink::sandbox::Config;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -202,17 +203,17 @@ impl Plan {
         let mut faults = draw_faults(random, members, clients, span);
         faults.sort_by_key(|(at, _)| *at);
         let quiet_at = faults.iter().map(|(at, fault)| *at + fault.lasts()).max().unwrap_or(CALM);
-        let clients = (0..clients).map(|_| ClientPlan::draw(random, quiet_at)).collect();
+        let mut clients: Vec<ClientPlan> = (0..clients).map(|_| ClientPlan::draw(random, quiet_at)).collect();
         let farthest = if random.random_bool(0.2) { 150_000 } else { 3_000 };
         let delay = Duration::from_micros(random.random_range(50..farthest));
-        Self {
+        let plan = Self {
             members,
             standalone,
             election_timeout: millis(random, 100, 2_000),
             step_down_delay: millis(random, 10, 500),
             notice_delay: millis(random, 50, 3_000),
             wire_versions: (0, pick(random, &[21, 21, 17, 13])),
-            clients,
+            clients: Vec::new(),
             delay,
             jitter: Duration::from_micros(random.random_range(0..2_000)),
             loss: pick(random, &[0.0, 0.0, 0.001, 0.02]),
@@ -221,7 +222,14 @@ impl Plan {
             dns_delay: Duration::from_micros(random.random_range(100..40_000)),
             faults,
             quiet_at,
+        };
+        // Nobody can use servers that are farther away than the time there is to connect to them: TCP and TLS have it together,
+        // and an address that leads nowhere comes first.
+        let least = 3 * plan.round_trip_max() + 2 * STAGGER;
+        for client in &mut clients {
+            client.settings.connect_timeout = client.settings.connect_timeout.max(least);
         }
+        Self { clients, ..plan }
     }
 
     /// A plan without faults and chance: three members, one client, one caller now and then.

@@ -30,6 +30,8 @@ pub(crate) struct ServerPool {
     pub(crate) ledger: PoolLedger,
     pub(crate) replay: PoolReplay,
     pub(crate) operations: u32,
+    /// When somebody last asked whose time was over already: it is refused at once, by a timer.
+    came_late: Option<Instant>,
     /// By slot: what is stopped by an interrupt.
     slots: BTreeMap<usize, Occupant>,
     waiters: BTreeMap<WaiterId, u64>,
@@ -57,6 +59,7 @@ impl ServerPool {
             ledger: PoolLedger::default(),
             replay: PoolReplay::default(),
             operations: 0,
+            came_late: None,
             slots: BTreeMap::new(),
             waiters: BTreeMap::new(),
         }
@@ -99,7 +102,10 @@ impl World {
                 server.ledger.in_use.insert(lease.id);
             }
             Checkout::Waiting(waiter) => {
-                server.ledger.waiting.insert(*waiter, deadline.map(|deadline| deadline.at));
+                server.ledger.waiting.insert(*waiter, deadline.map(|deadline| deadline.at.max(now)));
+                if deadline.is_some_and(|deadline| deadline.at < now) {
+                    server.came_late = Some(now);
+                }
                 server.waiters.insert(*waiter, call);
             }
             Checkout::Refused(_) => {}
@@ -238,7 +244,9 @@ impl World {
         self.settle_pool(c, id);
         let Some(server) = self.clients[c].pools.get(&id) else { return };
         let now = self.local(c);
-        timer_lies_ahead("pool", server.pool.poll_timeout(), now, after_timeout);
+        if server.came_late != Some(now) {
+            timer_lies_ahead("pool", server.pool.poll_timeout(), now, after_timeout);
+        }
     }
 
     fn perform(&mut self, c: usize, id: u64, deed: Action<u64>) {

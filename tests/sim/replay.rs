@@ -118,7 +118,8 @@ impl ChecksReplay {
     fn end(&mut self, host: &HostKey, awaited: bool, succeeded: bool, now: Instant) {
         in_order(self.running.take() == Some(awaited), || format!("{host}: a check ends that did not begin"));
         self.retry_at = (self.succeeded && !succeeded).then_some(now);
-        self.succeeded = succeeded;
+        // A check that is given up because the machine slept says nothing of the server: it is as known as before.
+        self.succeeded = succeeded || (self.succeeded && self.resumed_at == Some(now));
     }
 
     pub(crate) fn is_running(&self) -> bool {

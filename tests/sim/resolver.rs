@@ -143,12 +143,11 @@ impl World {
                 crate::invariants::violated("waiter_still_waits", format!("look-up {} is answered, and does not wait", waiter.0));
             };
             if let (Ok(answer), Some(name)) = (outcome, self.clients[c].openings.get(&opening).and_then(|opening| opening.host.name())) {
-                let fresh: BTreeSet<IpAddr> = match self.clients[c].resolver.told.get(name) {
-                    Some(told) => told.iter().filter(|(_, told)| told.good_until > now && !told.dead).map(|(ip, _)| *ip).collect(),
-                    None => BTreeSet::new(),
-                };
-                if !fresh.is_empty() {
-                    dialled_is_fresh(name, &answer.addresses, &fresh);
+                let told = self.clients[c].resolver.told.get(name);
+                let good: Vec<_> = told.into_iter().flatten().filter(|(_, told)| told.good_until > now).collect();
+                // An answer all of whose addresses have stopped answering is as good as none.
+                if good.iter().any(|(_, told)| !told.dead) {
+                    dialled_is_fresh(name, &answer.addresses, &good.iter().map(|(ip, _)| **ip).collect());
                 }
             }
             self.clients[c].resolver.answers.insert(waiter.0, outcome.clone());

@@ -13,7 +13,7 @@ use mongolink::{Error, ErrorKind, HostKey};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::calls::{PROBE_LIMIT, PROBE_PAUSE};
+use crate::calls::{PROBE_LIMIT, PROBE_PAUSE, look_at_selections};
 use crate::client::{Client, Role};
 use crate::invariants::{in_order, nobody_waits_past_a_deadline, nothing_is_left, usable_again};
 use crate::net::{Net, Place};
@@ -235,6 +235,7 @@ impl World {
         let now = self.local(c);
         self.look_at_pools(c);
         nobody_waits_past_a_deadline("selection", self.selecting(c), now);
+        look_at_selections(&self.clients[c]);
         for server in self.clients[c].pools.values() {
             let waiting = server.ledger.waiting.iter().map(|(id, deadline)| (*id, *deadline));
             nobody_waits_past_a_deadline("check-out", waiting, now);
