@@ -8,7 +8,7 @@ use crate::net::Place;
 use crate::plan::Fault;
 use crate::queue::{CallKind, Event};
 use crate::servers::{End, names};
-use crate::world::World;
+use crate::world::{TCP_GIVES_UP, World};
 
 impl World {
     /// Does what the plan has at this place.
@@ -62,8 +62,11 @@ impl World {
             }
             Fault::SlowAccept { member, delay, lasts } => self.net.accept_delay[member] = (delay, now + lasts),
             Fault::Silence { client, member } => {
-                for conn in self.net.conns.values_mut().filter(|conn| conn.client == client && conn.place == Place::Member(member)) {
-                    conn.silent = true;
+                for (id, conn) in &mut self.net.conns {
+                    if conn.client == client && conn.place == Place::Member(member) && !conn.silent {
+                        conn.silent = true;
+                        self.queue.push(now + TCP_GIVES_UP, Event::TcpGivesUp { conn: *id });
+                    }
                 }
             }
             Fault::Reply { client, member, harm } => self.net.links[client][member].harms.push_back(harm),

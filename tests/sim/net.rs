@@ -255,6 +255,16 @@ impl World {
         }
     }
 
+    /// Nothing was heard on a silent connection for so long that the client's kernel ends it.
+    pub(crate) fn tcp_gives_up(&mut self, id: u64) {
+        if let Some(conn) = self.net.conns.get_mut(&id) {
+            conn.silent = false;
+            conn.server_closed = true;
+            let client = conn.client;
+            self.queue.push(self.now, Event::ToClient { client, conn: id, parcel: Parcel::Reset });
+        }
+    }
+
     fn forget_if_over(&mut self, id: u64) {
         if self.net.conns.get(&id).is_some_and(|conn| conn.client_closed) {
             self.net.conns.remove(&id);

@@ -128,6 +128,10 @@ pub(crate) enum Event {
         client: usize,
         call: u64,
     },
+    /// The client's kernel ends a connection on which nothing was heard for too long.
+    TcpGivesUp {
+        conn: u64,
+    },
     Quiet,
     /// The client must be usable by now.
     Overdue {
@@ -179,7 +183,13 @@ impl Event {
             | Self::Probe { client }
             | Self::Shutdown { client }
             | Self::Left { client } => Some(*client),
-            Self::Fault(_) | Self::Mend(_) | Self::Knock { .. } | Self::ToServer { .. } | Self::Quiet | Self::End => None,
+            Self::Fault(_)
+            | Self::Mend(_)
+            | Self::Knock { .. }
+            | Self::ToServer { .. }
+            | Self::TcpGivesUp { .. }
+            | Self::Quiet
+            | Self::End => None,
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bson::{RawDocumentBuf, rawdoc};
 use mongolink::options::MIN_HEARTBEAT_FREQUENCY;
+use mongolink::race::STAGGER;
 use mongolink::sandbox::Cluster;
 use mongolink::{Error, ErrorKind, HostKey};
 use rand::rngs::SmallRng;
@@ -201,6 +202,7 @@ impl World {
             Event::Denied { client, call, error } => self.denied(client, call, error),
             Event::Call { client, kind, patience } => self.begin_call(client, kind, patience),
             Event::GiveUp { client, call } => self.give_up(client, call),
+            Event::TcpGivesUp { conn } => self.tcp_gives_up(conn),
             Event::Quiet => self.quiet(),
             Event::Overdue { client } => self.overdue(client),
             Event::Probe { client } => self.begin_call(client, CallKind::Probe, None),
@@ -251,28 +253,34 @@ impl World {
 
     /// By when a client can be used again after the last fault, if somebody wants to use it.
     ///
-    /// The parts are what the rules allow, one after the other: the set elects; a check that began before is given up at its
-    /// own deadline; the next one comes after 500 ms at the latest, because somebody waits; names and connections that
-    /// were broken meanwhile are found to be so, one after the other, by those who try.
+    /// The parts are what the rules allow, one after the other. A server that is back is found by a check, and the check
+    /// that runs when it comes back may be of no use: it is given up at `connectTimeoutMS` + `heartbeatFrequencyMS` if the
+    /// server was to stream, at `dnsTimeoutMS` and twice `connectTimeoutMS` (TCP with TLS, hello) if it was being connected
+    /// to. Because somebody waits, the next one follows after 500 ms at the latest, not after `heartbeatFrequencyMS`. It, the
+    /// pool's connection and the command take seven round trips, and a stagger for each address that leads nowhere.
     pub(crate) fn recovery_bound(&self, c: usize) -> Duration {
         let settings = &self.clients[c].settings;
-        let trip = self.plan.round_trip_max();
         let (connect, dns) = (settings.connect_timeout, settings.dns_timeout);
+        let floor = MIN_HEARTBEAT_FREQUENCY;
         let election = self.plan.election_timeout + self.plan.notice_delay;
-        let streamed = connect + settings.heartbeat_frequency;
-        let opening = dns + 2 * connect;
-        let check = streamed.max(opening) + MIN_HEARTBEAT_FREQUENCY;
-        // TCP, TLS, hello for the monitor, then again for the pool, then the command.
-        let fresh = 7 * trip + 2 * self.plan.dns_delay * 2 + 2 * connect;
-        let mut bound = election + check + fresh + 8 * settings.wake_delay + PROBE_LIMIT;
+        let check = (connect + settings.heartbeat_frequency).max(dns + 2 * connect);
+        let trips = 7 * self.plan.round_trip_max() + 4 * self.plan.dns_delay + 4 * STAGGER;
+        let mut bound = election + check + floor + trips + PROBE_LIMIT + 8 * settings.wake_delay;
         if self.plan.has(|fault| matches!(fault, Fault::DnsFails { .. } | Fault::DnsHangs { .. } | Fault::DnsForgets { .. })) {
-            bound += NOT_THERE + dns;
+            // What DNS said last is believed for a while.
+            bound += NOT_THERE + floor;
         }
         if self.plan.has(|fault| matches!(fault, Fault::Move { .. })) {
-            bound += 2 * connect + MIN_HEARTBEAT_FREQUENCY;
+            // The old address is tried until it is known to be dead, then DNS is asked.
+            bound += connect + floor + dns;
         }
-        if self.plan.has(|fault| matches!(fault, Fault::Silence { .. } | Fault::Reply { .. })) {
+        if self.plan.has(|fault| matches!(fault, Fault::Silence { .. })) {
+            // One after the other of a pool's connections is found to be dead by whoever gets it, and given up as late.
             bound += DRAIN + settings.max_pool_size * (PROBE_LIMIT + PROBE_PAUSE);
+            if settings.call_timeout.is_none() && settings.socket_timeout.is_none() {
+                // A call without any limit has no other end than TCP's.
+                bound += TCP_GIVES_UP;
+            }
         }
         bound
     }
@@ -364,3 +372,6 @@ const NOT_THERE: Duration = Duration::from_secs(5);
 
 /// How long a pool waits for a late reply.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// How long a client's kernel waits for an answer to what it has sent, or to its probes of an idle connection.
+pub(crate) const TCP_GIVES_UP: Duration = Duration::from_secs(210);
