@@ -59,6 +59,8 @@ pub(crate) struct Parts {
 struct State {
     topology: Topology,
     pools: BTreeMap<HostKey, Arc<ServerPool>>,
+    /// Pools of servers that are gone, as long as somebody uses a connection of theirs.
+    former: Vec<Weak<ServerPool>>,
     monitors: BTreeMap<HostKey, MonitorOrders>,
     selects: BTreeMap<SelectId, oneshot::Sender<Result<(), Error>>>,
     armed: Option<Instant>,
@@ -80,7 +82,7 @@ impl Cluster {
         let topology = Topology::new(TopologyConfig::from_options(&parts.options), parts.seed, now);
         let pools = BTreeMap::new();
         let first = Snapshot::new(Arc::clone(topology.description()), &pools);
-        let state = State { topology, pools, monitors: BTreeMap::new(), selects: BTreeMap::new(), armed: None };
+        let state = State { topology, pools, former: Vec::new(), monitors: BTreeMap::new(), selects: BTreeMap::new(), armed: None };
         let cluster = Arc::new(Self {
             state: Mutex::new(state),
             snapshots: watch::Sender::new(Arc::new(first)),
@@ -213,7 +215,8 @@ impl Cluster {
         }
         self.parts.monitors.finish(MONITORS_LIMIT).await;
         let over = ended();
-        for pool in self.snapshot().pools() {
+        let former = std::mem::take(&mut self.lock().former);
+        for pool in self.snapshot().pools().cloned().chain(former.iter().filter_map(Weak::upgrade)) {
             pool.close(&over, true);
         }
         self.act(|topology, now| topology.handle_shutdown(now));
@@ -282,6 +285,8 @@ impl Cluster {
             TopologyAction::ClosePool(host) => {
                 if let Some(pool) = state.pools.remove(&host) {
                     pool.close(&closed(), false);
+                    state.former.retain(|pool| pool.strong_count() > 0);
+                    state.former.push(Arc::downgrade(&pool));
                 }
             }
             TopologyAction::StartMonitor(host) => {

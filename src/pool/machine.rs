@@ -243,22 +243,23 @@ impl<C> Pool<C> {
     }
 
     /// The pool ends: waiters are refused, idle connections closed, and lent ones when they come back, or at once.
+    ///
+    /// What is still lent by a pool that has ended can be interrupted later.
     pub fn handle_close(&mut self, why: &Error, interrupt_in_use: bool, now: Instant) {
-        if matches!(self.state, State::Closed { .. }) {
-            return;
+        if !matches!(self.state, State::Closed { .. }) {
+            self.state = State::Closed { why: why.clone() };
+            for waiter in self.waiters.all() {
+                self.refuse(waiter, why.clone(), CheckOutFailure::PoolClosed, now);
+            }
+            self.close_idle(CloseReason::PoolClosed);
+            self.event(|| PoolEvent::PoolClosed);
         }
-        self.state = State::Closed { why: why.clone() };
-        for waiter in self.waiters.all() {
-            self.refuse(waiter, why.clone(), CheckOutFailure::PoolClosed, now);
-        }
-        self.close_idle(CloseReason::PoolClosed);
         let leases = self.slots.interrupt(|slot| match slot {
             Slot::Opening { .. } | Slot::Draining { .. } => true,
             Slot::InUse { .. } => interrupt_in_use,
             Slot::Free | Slot::Idle { .. } => false,
         });
         self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, why.clone())));
-        self.event(|| PoolEvent::PoolClosed);
     }
 
     /// Does what time asks for.

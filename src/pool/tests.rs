@@ -118,6 +118,18 @@ fn closed_pool_refuses_checkout_and_closes_what_comes_back() {
 }
 
 #[test]
+fn closed_pool_interrupts_later_what_is_still_lent() {
+    let mut bench = Bench::ready(config());
+    bench.lend_new();
+    bench.pool.handle_close(&closed(), false, bench.now);
+    assert_eq!(bench.text(), "");
+    bench.pool.handle_close(&closed(), true, bench.now);
+    assert_eq!(bench.text(), "interrupt 1");
+    bench.pool.handle_close(&closed(), true, bench.now);
+    assert_eq!(bench.text(), "", "once");
+}
+
+#[test]
 fn waiters_are_served_in_order() {
     let mut bench = Bench::ready(config());
     let waiters: Vec<_> = (0..4).map(|_| bench.wait()).collect();
