@@ -142,7 +142,11 @@ impl World {
             let Some(opening) = resolver.waiting.remove(waiter) else {
                 crate::invariants::violated("waiter_still_waits", format!("look-up {} is answered, and does not wait", waiter.0));
             };
-            if let (Ok(answer), Some(name)) = (outcome, self.clients[c].openings.get(&opening).and_then(|opening| opening.host.name())) {
+            if self.clients[c].is_shut_down {
+                // Nobody dials any more; those who still wait are told the last that was known.
+            } else if let (Ok(answer), Some(name)) =
+                (outcome, self.clients[c].openings.get(&opening).and_then(|opening| opening.host.name()))
+            {
                 let told = self.clients[c].resolver.told.get(name);
                 let good: Vec<_> = told.into_iter().flatten().filter(|(_, told)| told.good_until > now).collect();
                 // An answer all of whose addresses have stopped answering is as good as none.

@@ -317,7 +317,8 @@ impl World {
         }
         self.clients[c].watched.clear();
         let over = Error::new(ErrorKind::Shutdown, "the client has been shut down");
-        let pools: Vec<u64> = self.clients[c].snapshot.values().copied().collect();
+        // Those of servers that are gone may still have lent connections.
+        let pools: Vec<u64> = self.clients[c].pools.keys().copied().collect();
         for pool in pools {
             self.pool_act(c, pool, false, |pool, now| pool.handle_close(&over, true, now));
         }
