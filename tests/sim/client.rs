@@ -18,7 +18,10 @@ use mongolink::wire::{Flags, Message, Request};
 use mongolink::{Address, Error, HostKey, Stage};
 
 use crate::calls::Call;
-use crate::invariants::{at_most_one_primary, elections_never_go_back, replay_is_the_description, timer_lies_ahead, waiting_has_a_timer};
+use crate::invariants::{
+    at_most_one_primary, elections_never_go_back, old_errors_change_nothing, replay_is_the_description, suspension_ends_the_idle,
+    time_out_interrupts, timer_lies_ahead, waiting_has_a_timer,
+};
 use crate::net::{Exchange, User};
 use crate::openings::{Opening, Purpose};
 use crate::plan::Settings;
@@ -237,7 +240,11 @@ impl World {
     }
 
     pub(crate) fn fault(&mut self, c: usize, host: &HostKey, fault: Fault) {
+        let state = |client: &Client| (Arc::as_ptr(&client.published), client.topology.generation(host));
+        let before = state(&self.clients[c]);
+        let is_old = before.1.is_some_and(|generation| fault.generation < generation);
         self.topology_act(c, false, |topology, now| topology.handle_fault(host, fault, now));
+        old_errors_change_nothing(host, is_old, before != state(&self.clients[c]));
     }
 
     fn start_watch(&mut self, c: usize, host: &HostKey, role: Role) -> u64 {
@@ -380,7 +387,12 @@ impl World {
                 let error = error.on(&host);
                 if role == Role::Checks {
                     watch.trips.reset();
+                    let timed_out = error.is_timeout() && error.is_network();
                     self.topology_act(c, false, |topology, now| topology.handle_check_failed(&host, error, now));
+                    let pool = self.clients[c].places.get(&host).and_then(|pool| self.clients[c].pools.get(pool));
+                    if let Some(pool) = pool.filter(|_| timed_out) {
+                        time_out_interrupts(&host, &pool.ledger);
+                    }
                 }
             }
             MonitorAction::MeasureRoundTrips(wanted) => {
@@ -480,6 +492,9 @@ impl World {
         let pools: Vec<u64> = self.clients[c].places.values().copied().collect();
         for pool in pools {
             self.pool_act(c, pool, false, |pool, now| pool.handle_resumed(now));
+            if let Some(server) = self.clients[c].pools.get(&pool) {
+                suspension_ends_the_idle(&server.host, &server.pool.stats());
+            }
         }
     }
 

@@ -32,6 +32,18 @@ pub(crate) struct PoolLedger {
     pub(crate) draining: BTreeSet<u64>,
     /// Who waits, and until when.
     pub(crate) waiting: BTreeMap<WaiterId, Option<Instant>>,
+    /// Connections whose user was told to stop.
+    pub(crate) interrupted: BTreeSet<u64>,
+    /// Since when a connection has been opening, or draining.
+    pub(crate) since: BTreeMap<u64, Instant>,
+}
+
+impl PoolLedger {
+    /// Tells whether something goes on that only a timer can end.
+    pub(crate) fn needs_a_timer(&self) -> bool {
+        let busy = self.opening.union(&self.draining).any(|id| !self.interrupted.contains(id));
+        busy || self.waiting.values().any(Option::is_some)
+    }
 }
 
 /// opening + idle + in use + draining = total <= maxPoolSize.
@@ -130,6 +142,44 @@ pub(crate) fn nobody_waits_for_nothing(host: &HostKey, stats: &PoolStats, ledger
 pub(crate) fn nobody_selects_for_nothing(topology: &TopologyDescription, criteria: &mongolink::selection::Criteria) {
     if mongolink::selection::is_served(topology, criteria).unwrap_or(true) {
         violated("nobody_selects_for_nothing", format!("a caller still waits for {criteria}, and there is {topology}"));
+    }
+}
+
+/// Opening and draining end by their deadlines.
+pub(crate) fn nothing_is_open_ended(host: &HostKey, ledger: &PoolLedger, opening: Duration, draining: Duration, now: Instant) {
+    for (ids, limit, what) in [(&ledger.opening, opening, "opening"), (&ledger.draining, draining, "draining")] {
+        let late = |id: &&u64| ledger.since.get(id).is_some_and(|since| now - *since > limit);
+        if let Some(id) = ids.iter().find(late) {
+            violated("nothing_is_open_ended", format!("{host}: connection {id} is {what} for longer than {limit:?}"));
+        }
+    }
+}
+
+/// What a check finds unreachable is of no use to those who wait for it: all in use are interrupted.
+pub(crate) fn time_out_interrupts(host: &HostKey, ledger: &PoolLedger) {
+    if let Some(id) = ledger.in_use.difference(&ledger.interrupted).next() {
+        violated("time_out_interrupts", format!("{host}: its check timed out, and whoever uses connection {id} waits on"));
+    }
+}
+
+/// An error of a connection from before the pool was cleared changes nothing.
+pub(crate) fn old_errors_change_nothing(host: &HostKey, is_old: bool, changed: bool) {
+    if is_old && changed {
+        violated("old_errors_change_nothing", format!("{host}: an error of an older generation changed the description, or the pool"));
+    }
+}
+
+/// No connection that was idle while the machine slept is kept.
+pub(crate) fn suspension_ends_the_idle(host: &HostKey, stats: &PoolStats) {
+    if stats.idle > 0 {
+        violated("suspension_ends_the_idle", format!("{host}: {} connections were idle during a suspension", stats.idle));
+    }
+}
+
+/// An expired answer is given out only shortly after DNS was asked for a newer one.
+pub(crate) fn expired_is_asked_again(name: &str, since_asked: Option<Duration>, limit: Duration) {
+    if since_asked.is_none_or(|since| since > limit) {
+        violated("expired_is_asked_again", format!("{name}: an expired answer is given out, DNS was asked {since_asked:?} ago"));
     }
 }
 

@@ -15,13 +15,13 @@ use std::time::Duration;
 
 use crate::invariants::{
     PoolLedger, connections_add_up, delivered_is_current, generations_agree, in_order, nobody_is_passed, nobody_waits_for_nothing,
-    opening_is_limited, timer_lies_ahead, waiter_still_waits, waiters_are_known, waiting_has_a_timer,
+    nothing_is_open_ended, opening_is_limited, timer_lies_ahead, waiter_still_waits, waiters_are_known, waiting_has_a_timer,
 };
 use crate::net::{Exchange, User};
 use crate::openings::Purpose;
 use crate::queue::{Event, Timer};
 use crate::replay::PoolReplay;
-use crate::world::World;
+use crate::world::{DRAIN, World};
 
 /// Is one server's pool, and what the shell keeps for it. The connections are named by their numbers.
 pub(crate) struct ServerPool {
@@ -207,6 +207,7 @@ impl World {
     /// Carries out what a pool wishes, then compares.
     fn drain_pool(&mut self, c: usize, id: u64, after_timeout: bool) {
         let mut deeds = Vec::new();
+        let now = self.local(c);
         let Some(server) = self.clients[c].pools.get_mut(&id) else { return };
         while let Some(action) = server.pool.poll_action() {
             if let Action::Deliver { waiter, lease, .. } = &action {
@@ -215,7 +216,10 @@ impl World {
                 nobody_is_passed(&server.host, &server.ledger, *waiter);
             }
             match &action {
-                Action::Open(lease) => drop(server.ledger.opening.insert(lease.id)),
+                Action::Open(lease) => {
+                    server.ledger.opening.insert(lease.id);
+                    server.ledger.since.insert(lease.id, now);
+                }
                 Action::Close(lease, _) => drop(server.ledger.idle.remove(&lease.id)),
                 Action::Deliver { waiter, lease, .. } => {
                     server.ledger.idle.remove(&lease.id);
@@ -226,8 +230,9 @@ impl World {
                     waiter_still_waits(&server.host, &server.ledger, *waiter);
                     server.ledger.waiting.remove(waiter);
                 }
-                Action::Interrupt(..) => {}
+                Action::Interrupt(lease, _) => drop(server.ledger.interrupted.insert(lease.id)),
                 Action::Drain(lease, _) => {
+                    server.ledger.since.insert(lease.id, now);
                     server.ledger.idle.remove(&lease.id);
                     server.ledger.draining.insert(lease.id);
                 }
@@ -243,7 +248,6 @@ impl World {
         }
         self.settle_pool(c, id);
         let Some(server) = self.clients[c].pools.get(&id) else { return };
-        let now = self.local(c);
         if server.came_late != Some(now) {
             timer_lies_ahead("pool", server.pool.poll_timeout(), now, after_timeout);
         }
@@ -302,16 +306,18 @@ impl World {
         opening_is_limited(host, &stats, settings.max_connecting);
         waiters_are_known(host, &stats, ledger);
         let timer = server.pool.poll_timeout();
-        let waits = ledger.waiting.values().any(Option::is_some);
-        waiting_has_a_timer("pool", waits, timer);
+        waiting_has_a_timer("pool", ledger.needs_a_timer(), timer);
         self.arm(c, Timer::Pool(c, id), timer.map(|(at, _)| at));
     }
 
     /// What must hold between two steps of the whole.
     pub(crate) fn look_at_pools(&self, c: usize) {
         let client = &self.clients[c];
+        let now = self.local(c);
         for (id, server) in &client.pools {
             let (stats, settings) = (server.pool.stats(), &client.settings);
+            let (opening, draining) = (client.open_timeout() + settings.wake_delay, DRAIN + settings.wake_delay);
+            nothing_is_open_ended(&server.host, &server.ledger, opening, draining, now);
             nobody_waits_for_nothing(&server.host, &stats, &server.ledger, settings.max_pool_size, settings.max_connecting);
             if client.places.get(&server.host) == Some(id) && !client.is_shut_down {
                 generations_agree(&server.host, client.topology.generation(&server.host), &stats);

@@ -10,9 +10,9 @@ use mongolink::dns::{Action, Answer, Cache, Failure, Family, FlightId, WaiterId,
 use mongolink::{Error, ErrorKind, Stage};
 use rand::RngExt;
 
-use crate::invariants::{dialled_is_fresh, one_query_for_a_name, timer_lies_ahead, waiting_has_a_timer};
+use crate::invariants::{dialled_is_fresh, expired_is_asked_again, one_query_for_a_name, timer_lies_ahead, waiting_has_a_timer};
 use crate::queue::{Event, Timer};
-use crate::world::World;
+use crate::world::{NOT_THERE, World};
 
 /// Is a client's resolver.
 pub(crate) struct Resolver {
@@ -25,6 +25,8 @@ pub(crate) struct Resolver {
     flights: BTreeMap<String, (FlightId, BTreeSet<u8>)>,
     /// What was told of each name, and how long it is good.
     told: BTreeMap<String, BTreeMap<IpAddr, Told>>,
+    /// When DNS was last asked for each name.
+    asked: BTreeMap<String, Instant>,
     resumed_at: Option<Instant>,
 }
 
@@ -56,6 +58,7 @@ impl Resolver {
             next: 0,
             flights: BTreeMap::new(),
             told: BTreeMap::new(),
+            asked: BTreeMap::new(),
             resumed_at: None,
         }
     }
@@ -125,6 +128,7 @@ impl World {
         let resolver = &mut self.clients[c].resolver;
         one_query_for_a_name(&name, resolver.flights.contains_key(&name), resolver.resumed_at == Some(now));
         resolver.flights.insert(name.clone(), (flight, BTreeSet::new()));
+        resolver.asked.insert(name.clone(), now);
         self.trace.note(self.now, || format!("client {c}: asks DNS for {name}"));
         let budget = self.clients[c].settings.dns_timeout;
         for family in [Family::V6, Family::V4] {
@@ -150,6 +154,12 @@ impl World {
                 let told = self.clients[c].resolver.told.get(name);
                 let good: Vec<_> = told.into_iter().flatten().filter(|(_, told)| told.good_until > now).collect();
                 // An answer all of whose addresses have stopped answering is as good as none.
+                let asked = self.clients[c].resolver.asked.get(name).map(|asked| now - *asked);
+                let expired =
+                    told.is_some_and(|told| answer.addresses.iter().any(|ip| told.get(ip).is_some_and(|told| told.good_until < now)));
+                if expired {
+                    expired_is_asked_again(name, asked, self.clients[c].settings.dns_timeout + NOT_THERE);
+                }
                 if good.iter().any(|(_, told)| !told.dead) {
                     dialled_is_fresh(name, &answer.addresses, &good.iter().map(|(ip, _)| **ip).collect());
                 }

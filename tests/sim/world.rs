@@ -369,10 +369,10 @@ impl World {
 }
 
 /// How long the cache believes that a name does not exist, or serves its last good answer while DNS is down.
-const NOT_THERE: Duration = Duration::from_secs(5);
+pub(crate) const NOT_THERE: Duration = Duration::from_secs(5);
 
 /// How long a pool waits for a late reply.
-const DRAIN: Duration = Duration::from_secs(10);
+pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 
 /// How long a client's kernel waits for an answer to what it has sent, or to its probes of an idle connection.
 pub(crate) const TCP_GIVES_UP: Duration = Duration::from_secs(210);
