@@ -280,9 +280,6 @@ impl<C> Pool<C> {
         self.actions.extend(dials.into_iter().map(|lease| Action::Interrupt(lease, opened_too_late(limit))));
         let drains = self.slots.interrupt(|slot| matches!(slot, Slot::Draining { deadline, .. } if *deadline <= now));
         self.actions.extend(drains.into_iter().map(|lease| Action::Interrupt(lease, drained_too_late(DRAIN_LIMIT))));
-        if self.refill_at.is_some_and(|at| at <= now) {
-            self.refill_at = None;
-        }
         self.fill(now);
     }
 
@@ -378,13 +375,16 @@ impl<C> Pool<C> {
 
     /// Opens what is missing: for those who wait first, then for `minPoolSize`.
     fn fill(&mut self, now: Instant) {
+        if self.refill_at.is_some_and(|at| at <= now) {
+            self.refill_at = None;
+        }
         if !matches!(self.state, State::Ready) {
             return;
         }
         let max = self.config.max_size.map_or(usize::MAX, |max| max as usize);
         while self.slots.opening < self.config.max_connecting as usize && self.slots.total() < max {
             let for_waiter = self.slots.opening < self.waiters.len();
-            let for_min = self.below_min() && self.refill_at.is_none_or(|at| at <= now);
+            let for_min = self.below_min() && self.refill_at.is_none();
             if !for_waiter && !for_min {
                 break;
             }
