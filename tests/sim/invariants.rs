@@ -198,12 +198,14 @@ pub(crate) fn elections_never_go_back(previous: &TopologyDescription, new: &Topo
     if old == now || new.servers().is_empty() {
         return;
     }
-    let elections_first = new.primary().and_then(|primary| primary.wire_versions()).is_none_or(|(_, newest)| newest >= 17);
-    let forward = if elections_first {
-        now >= old
-    } else {
-        let both = old.0.is_some() && now.0.is_some() && old.1.is_some();
-        now.1 >= old.1 && (!both || (now.1, now.0) >= (old.1, old.0))
+    let by_election = now >= old;
+    let both = old.0.is_some() && now.0.is_some() && old.1.is_some();
+    let by_version = now.1 >= old.1 && (!both || (now.1, now.0) >= (old.1, old.0));
+    let forward = match new.primary().and_then(|primary| primary.wire_versions()) {
+        Some((_, newest)) if newest >= 17 => by_election,
+        Some(_) => by_version,
+        // The primary is in nobody's configuration, and gone again.
+        None => by_election || by_version,
     };
     if !forward {
         violated("elections_never_go_back", format!("from {old:?} to {now:?}: {new}"));
