@@ -32,6 +32,8 @@ mod resolver;
 mod run;
 #[path = "../tests/sim/servers.rs"]
 mod servers;
+#[path = "../tests/sim/silence.rs"]
+mod silence;
 #[path = "../tests/sim/trace.rs"]
 mod trace;
 #[path = "../tests/sim/world.rs"]

@@ -30,6 +30,8 @@ mod replay;
 mod resolver;
 #[path = "../tests/sim/servers.rs"]
 mod servers;
+#[path = "../tests/sim/silence.rs"]
+mod silence;
 #[path = "../tests/sim/trace.rs"]
 mod trace;
 #[path = "../tests/sim/world.rs"]

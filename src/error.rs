@@ -238,7 +238,7 @@ impl Error {
     /// Tells whether the network failed: a socket error, a closed connection, or a time-out on a socket.
     pub fn is_network(&self) -> bool {
         let on_socket = matches!(self.0.stage, Some(Stage::Tcp | Stage::Tls | Stage::Hello | Stage::Auth | Stage::Write | Stage::Read));
-        let always = matches!(self.0.kind, ErrorKind::Io(_) | ErrorKind::Closed | ErrorKind::Interrupted);
+        let always = matches!(self.0.kind, ErrorKind::Io(_) | ErrorKind::Closed | ErrorKind::Interrupted | ErrorKind::Silent);
         always || (on_socket && matches!(self.0.kind, ErrorKind::Timeout | ErrorKind::Protocol | ErrorKind::Tls))
     }
 

@@ -59,7 +59,7 @@ pub use client::{
     Client, ClientBuilder, Cursor, Database, Events, FromReply, IntoCommand, Probe, Reply, RunCommand, RunCursorCommand, TopologyWatch,
 };
 pub use error::{CommandFailure, Error, ErrorKind, Ineligible, Limit, LimitValue, Result, ServerReason, Stage};
-pub use handshake::{HelloReply, TopologyVersion, UnusableHost};
+pub use handshake::{DriverInfo, HelloReply, TopologyVersion, UnusableHost};
 pub use host::{Address, DEFAULT_PORT, Host, HostKey};
 pub use io::clock::BootClock;
 pub use io::dial::StageReport;
@@ -70,8 +70,8 @@ pub use io::sandbox::{Sandbox, SandboxBuilder};
 pub use op::CommandEvent;
 pub use op::concern::{ReadConcern, W, WriteConcern};
 pub use options::{ClientOptions, ServerMonitoringMode, Warning};
-pub use pool::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
-pub use selection::{ReadPreference, ReadPreferenceMode, TagSet};
+pub use pool::{CheckOutFailure, CloseReason, PoolConfig, PoolEvent, PoolStats};
+pub use selection::{ReadPreference, ReadPreferenceMode, ServerSelector, TagSet};
 pub use topology::{MonitorEvent, ServerDescription, ServerType, TopologyDescription, TopologyEvent, TopologyType};
 pub use uri::ConnectionString;
 

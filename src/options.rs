@@ -11,7 +11,7 @@ use crate::auth::{Mechanism, Secret};
 use crate::error::Error;
 use crate::host::{Address, HostKey};
 use crate::op::concern::{ReadConcern, WriteConcern};
-use crate::selection::ReadPreference;
+use crate::selection::{ReadPreference, ServerSelector};
 
 /// Holds every setting of a client; `None` where nothing was given and the default holds.
 ///
@@ -90,7 +90,7 @@ pub struct ClientOptions {
     pub max_connecting: Option<u32>,
     /// `maxIdleTimeMS`; 0, the default, for no limit.
     pub max_idle_time: Option<Duration>,
-    /// `waitQueueTimeoutMS`: limit of a check-out; 0, the default, for none.
+    /// `waitQueueTimeoutMS`: limit of the time in the wait queue; 0, the default, for none.
     pub wait_queue_timeout: Option<Duration>,
 
     /// `readPreference`, `readPreferenceTags` and `maxStalenessSeconds`.
@@ -138,6 +138,9 @@ pub struct ClientOptions {
 
     /// Fixed addresses for hosts, which are then not resolved; TLS still verifies the name.
     pub resolve: Vec<(HostKey, Address)>,
+
+    /// Which of the servers that suit a call may have it; all of them by default.
+    pub server_selector: Option<ServerSelector>,
 
     /// Why no client can be made of the connection string, although it could be read; kept for `uri::validate`.
     pub(crate) refusal: Option<Error>,
@@ -234,6 +237,14 @@ impl ClientOptions {
     /// Returns the effective `maxIdleTimeMS`; `None` for no limit.
     pub fn max_idle_time_or_default(&self) -> Option<Duration> {
         limit(self.max_idle_time, None)
+    }
+
+    /// Returns when opening a connection is given up at the latest: after the sum of all limits of opening one, and some.
+    ///
+    /// By then its own timers have long ended it.
+    pub fn open_timeout(&self) -> Option<Duration> {
+        let connect = self.connect_timeout_or_default()?;
+        Some(self.dns_timeout_or_default() + 2 * connect + Duration::from_secs(1))
     }
 
     /// Returns the effective `waitQueueTimeoutMS`; `None` for no limit.

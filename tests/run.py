@@ -51,7 +51,8 @@ def kinds(targets):
         Kind("loopback", ["--test", "loopback"], ["--skip", "pymongo"]),
         Kind("cli", ["--test", "cli"]),
         Kind("pymongo", ["--test", "loopback"], ["pymongo", "--nocapture"], "MONGOLINK_PYTHON"),
-        Kind("live-mongod", ["--test", "live"], ["mongod::", "--nocapture"], "MONGOLINK_MONGOD"),
+        Kind("live-mongod", ["--test", "live"], ["--skip", "secantus::", "--nocapture"], "MONGOLINK_MONGOD"),
+        Kind("live-bad-luck", ["--test", "bad_luck"], ["--nocapture"], "MONGOLINK_MONGOD"),
         Kind("live-secantus", ["--test", "live"], ["secantus::", "--nocapture"], "MONGOLINK_SECANTUS"),
     ]
     names = {kind.target[1] for kind in known if kind.target[0] == "--test"}

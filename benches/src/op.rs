@@ -4,7 +4,7 @@
 
 use mongolink::bson::spec::BinarySubtype;
 use mongolink::bson::{Binary, Document, RawDocumentBuf, doc};
-use mongolink::wire::{Flags, Request, encode_message};
+use mongolink::wire::{Flags, Outgoing, Request, encode_message};
 
 /// Is an operation that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,9 +81,9 @@ pub fn encoded(document: &Document) -> RawDocumentBuf {
 
 /// Makes the whole message of a command, as a client without sessions sends it.
 pub fn message(command: RawDocumentBuf, database: &str) -> Vec<u8> {
-    let mut out = Vec::new();
+    let mut out = Outgoing::default();
     encode_message(&mut out, 1, 0, Flags::default(), &Request::from(command), |body| body.string("$db", database));
-    out
+    out.to_bytes()
 }
 
 fn insert(bytes: usize) -> Document {

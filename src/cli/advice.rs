@@ -227,6 +227,7 @@ fn symptom(error: &Error, tls: bool) -> Option<Symptom> {
         | ErrorKind::TooManyWaiters
         | ErrorKind::ServerSelection
         | ErrorKind::Interrupted
+        | ErrorKind::Silent
         | ErrorKind::Command
         | ErrorKind::Bson
         | ErrorKind::Shutdown

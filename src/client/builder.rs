@@ -6,12 +6,15 @@ use std::time::Duration;
 use super::Client;
 use super::running::Inner;
 use crate::auth::{Mechanism, Secret};
+use crate::dns::RESCAN_FLOOR;
 use crate::error::Result;
+use crate::handshake::{DriverInfo, DriverInfos};
 use crate::host::{Address, HostKey};
 use crate::io::clock::{BootClock, SystemBootClock};
 use crate::io::resolver::{DnsConfig, Resolve};
 use crate::options::{ClientOptions, ServerMonitoringMode, Warning};
-use crate::selection::ReadPreference;
+use crate::selection::{ReadPreference, ServerSelector};
+use crate::topology::{ServerDescription, TopologyDescription};
 use crate::uri::{self, ConnectionString};
 
 /// Configures a client: a connection string first, then options in code, which win.
@@ -30,6 +33,7 @@ pub struct ClientBuilder {
     options: ClientOptions,
     warnings: Vec<Warning>,
     extras: Extras,
+    libraries: Vec<DriverInfo>,
 }
 
 /// Holds what can't stand in a connection string.
@@ -37,6 +41,7 @@ pub(super) struct Extras {
     pub(super) dns: DnsConfig,
     pub(super) resolve: Option<Arc<dyn Resolve>>,
     pub(super) boot_clock: Arc<dyn BootClock>,
+    pub(super) srv_rescan_floor: Duration,
 }
 
 macro_rules! options {
@@ -55,8 +60,9 @@ macro_rules! options {
 impl ClientBuilder {
     pub(super) fn new(text: &str) -> Result<Self> {
         let parsed = ConnectionString::parse(text)?;
-        let extras = Extras { dns: DnsConfig::System, resolve: None, boot_clock: Arc::new(SystemBootClock::new()) };
-        Ok(Self { options: parsed.options, warnings: parsed.warnings, extras })
+        let extras =
+            Extras { dns: DnsConfig::System, resolve: None, boot_clock: Arc::new(SystemBootClock::new()), srv_rescan_floor: RESCAN_FLOOR };
+        Ok(Self { options: parsed.options, warnings: parsed.warnings, extras, libraries: Vec::new() })
     }
 
     options! {
@@ -140,6 +146,36 @@ impl ClientBuilder {
         self
     }
 
+    /// Brings a selector of one's own: of the servers that suit a call it keeps those that may have it, and of these the
+    /// nearest are used (server-selection, "Filter suitable servers by calling the server selector").
+    ///
+    /// It is asked for every call but those that belong to one server, and not behind a load balancer. It is called often,
+    /// with locks of the client held: it has to be quick, and must not use the client.
+    ///
+    /// ```
+    /// # fn example() -> mongolink::Result<()> {
+    /// let client = mongolink::Client::builder("mongodb://localhost")?
+    ///     .server_selector(|_, servers| servers.retain(|server| server.host.port() != 27018))
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn server_selector(
+        mut self,
+        keep: impl Fn(&TopologyDescription, &mut Vec<&Arc<ServerDescription>>) + Send + Sync + 'static,
+    ) -> Self {
+        self.options.server_selector = Some(ServerSelector::new(keep));
+        self
+    }
+
+    /// Names a library that wraps the client, to the servers; [`append_metadata`](Client::append_metadata) names further ones.
+    #[must_use]
+    pub fn driver_info(mut self, library: DriverInfo) -> Self {
+        self.libraries.push(library);
+        self
+    }
+
     /// Says which DNS servers are asked; the system's by default.
     #[must_use]
     pub fn dns(mut self, config: DnsConfig) -> Self {
@@ -161,11 +197,22 @@ impl ClientBuilder {
         self
     }
 
+    /// Sets the shortest time between two look-ups of a `mongodb+srv` name; the specification's 60 s by default, at least 10 ms.
+    ///
+    /// The routers of a sharded cluster follow the name's SRV records, which are asked for again when their time to live is
+    /// over, but not sooner than this. While the answer is of no use, they are asked for every `heartbeatFrequencyMS`.
+    #[must_use]
+    pub fn srv_rescan_floor(mut self, floor: Duration) -> Self {
+        self.extras.srv_rescan_floor = floor;
+        self
+    }
+
     /// Makes the client: checks all options together, and does nothing else.
     ///
     /// # Errors
     /// [`InvalidOption`](crate::ErrorKind::InvalidOption) if options contradict each other,
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for one whose absence would weaken security.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for one whose absence would weaken security, and
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for a library that can't be named.
     pub fn build(mut self) -> Result<Client> {
         uri::validate(&self.options)?;
         self.options.credential()?;
@@ -173,6 +220,10 @@ impl ClientBuilder {
         for warning in &self.warnings {
             tracing::warn!(%warning, "connection string");
         }
-        Ok(Client::from_inner(Inner::new(self.options, self.warnings, self.extras)))
+        let mut libraries = DriverInfos::default();
+        for library in self.libraries {
+            libraries.append(library)?;
+        }
+        Ok(Client::from_inner(Inner::new(self.options, self.warnings, self.extras, libraries)))
     }
 }

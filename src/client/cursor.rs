@@ -1,6 +1,7 @@
 //! How are a cursor's documents fetched?
 //!
 //! getMore goes to the server that made the cursor, in the same session; a cursor that is dropped early is killed there.
+//! Behind a load balancer both go out on the connection that the cursor keeps (load-balancers, "Cursors").
 //! Which command comes next is decided in `crate::cursor`.
 
 use std::marker::PhantomData;
@@ -13,9 +14,12 @@ use bson::Document;
 use bytes::Bytes;
 use futures_util::Stream;
 use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
 
 use super::Client;
-use super::call::{Call, InSession, Outcome, Reply, Session};
+use super::call::{Call, InSession, Outcome, Preference, Reply, Session};
+use super::pin::Pinned;
+use super::running::Inner;
 use crate::cursor::{Batch, CursorState, GetMoreOptions};
 use crate::error::{Error, Result};
 use crate::host::HostKey;
@@ -49,9 +53,11 @@ impl FromReply for Reply {
 
 /// Is a stream of the documents of a server's cursor.
 ///
-/// Dropped before its end, it kills the cursor on the server, in the background.
+/// Dropped before its end, it kills the cursor on the server, in the background. Behind a load balancer it keeps a connection
+/// of its pool until its end, or until it is closed or dropped.
 #[must_use = "a cursor that is not read is killed"]
 pub struct Cursor<T = Document> {
+    client: Client,
     core: Arc<Core>,
     state: State,
     form: PhantomData<fn() -> T>,
@@ -59,39 +65,63 @@ pub struct Cursor<T = Document> {
 
 /// What all batches of a cursor have in common.
 struct Core {
-    client: Client,
+    inner: Arc<Inner>,
     host: HostKey,
     more: GetMoreOptions,
     timeout: Option<Duration>,
+    /// Whether it keeps its connection.
+    pinned: bool,
 }
 
 enum State {
     /// Documents are at hand, and perhaps more on the server.
-    Reading { cursor: CursorState, batch: Batch, session: Option<Session> },
+    Reading { cursor: CursorState, batch: Batch, session: Option<Session>, pin: Option<Box<Pinned>> },
     /// The next batch is on its way.
     /// The lock is never taken: it makes the cursor `Sync`.
     Fetching { cursor: CursorState, fetch: Mutex<Fetch> },
+    /// The connection that it keeps is broken: there is nothing to ask or to kill, and it goes back with the cursor.
+    Severed(Box<Pinned>),
     /// The server has closed the cursor, or an error has ended it.
     Done,
 }
 
-type Fetch = Pin<Box<dyn Future<Output = Result<Fetched>> + Send>>;
+type Fetch = Pin<Box<dyn Future<Output = std::result::Result<Fetched, Failed>> + Send>>;
 
-struct Fetched {
+pub(super) struct Fetched {
     cursor: CursorState,
     batch: Batch,
     session: Option<Session>,
+    pin: Option<Box<Pinned>>,
+}
+
+/// Is why a batch could not be fetched, and the connection on which it was asked for.
+struct Failed {
+    error: Error,
+    pin: Option<Box<Pinned>>,
+}
+
+/// Is what a cursor that was still open leaves to be done.
+struct Ending {
+    core: Arc<Core>,
+    left: Left,
+}
+
+enum Left {
+    /// It is killed, on its own connection if it has one.
+    Kill { cursor: CursorState, session: Option<Session>, pin: Option<Box<Pinned>> },
+    /// It is killed once the batch has come that is on its way on its own connection.
+    Fetch { cursor: CursorState, fetch: Fetch },
 }
 
 /// How long killing a cursor may take; the server closes it after some minutes anyway.
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 impl<T: FromReply> Cursor<T> {
-    pub(super) fn new(client: Client, outcome: Outcome, more: GetMoreOptions, timeout: Option<Duration>) -> Result<Self> {
-        let host = outcome.reply.host().clone();
-        let fetched = read(outcome)?;
-        let core = Arc::new(Core { client, host, more, timeout });
-        Ok(Self { core, state: State::read(fetched), form: PhantomData })
+    pub(super) fn new(client: Client, fetched: Fetched, host: HostKey, more: GetMoreOptions, timeout: Option<Duration>) -> Self {
+        let pinned = fetched.pin.is_some();
+        let inner = Arc::clone(&client.handle.0);
+        let core = Arc::new(Core { inner, host, more, timeout, pinned });
+        Self { client, core, state: State::read(fetched), form: PhantomData }
     }
 
     /// Returns the server that holds the cursor.
@@ -107,10 +137,24 @@ impl<T: FromReply> Cursor<T> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
     }
 
+    /// Ends the cursor: kills it on the server if it is still open there, and waits for that.
+    ///
+    /// What the server answers does not matter. Who stops waiting leaves it to the background, as dropping does.
+    pub async fn close(mut self) {
+        let Some(ending) = self.end(None) else { return };
+        let (done, over) = oneshot::channel::<()>();
+        self.client.inner().spawn("kill cursor", async move {
+            ending.run().await;
+            drop(done);
+        });
+        // Nothing is ever sent: the sender goes with the task.
+        drop(over.await);
+    }
+
     fn poll_document(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
         loop {
             match &mut self.state {
-                State::Reading { cursor, batch, session } => {
+                State::Reading { cursor, batch, session, pin } => {
                     if let Some(document) = batch.next_document() {
                         return Poll::Ready(Some(Ok(document)));
                     }
@@ -118,43 +162,70 @@ impl<T: FromReply> Cursor<T> {
                         self.state = State::Done;
                         continue;
                     }
-                    let fetch: Fetch = Box::pin(fetch(Arc::clone(&self.core), cursor.clone(), session.take()));
+                    let fetch: Fetch = Box::pin(fetch(Arc::clone(&self.core), cursor.clone(), session.take(), pin.take()));
                     self.state = State::Fetching { cursor: cursor.clone(), fetch: Mutex::new(fetch) };
                 }
                 State::Fetching { fetch, .. } => {
                     match ready!(fetch.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(context)) {
                         Ok(fetched) => self.state = State::read(fetched),
-                        Err(error) => {
-                            // A broken connection leaves the cursor to the server's own time-out.
-                            let kill = !error.is_network() || error.is_timeout();
-                            self.end(kill);
+                        Err(Failed { error, pin }) => {
+                            self.fail(&error, pin);
                             return Poll::Ready(Some(Err(error)));
                         }
                     }
                 }
-                State::Done => return Poll::Ready(None),
+                State::Severed(_) | State::Done => return Poll::Ready(None),
             }
         }
     }
 }
 
 impl State {
-    /// The session goes back at once when the server has closed the cursor.
+    /// Session and connection go back at once when the server has closed the cursor.
     fn read(fetched: Fetched) -> Self {
-        let session = fetched.session.filter(|_| fetched.cursor.id != 0);
-        Self::Reading { cursor: fetched.cursor, batch: fetched.batch, session }
+        let Fetched { cursor, batch, session, pin } = fetched;
+        let open = cursor.id != 0;
+        Self::Reading { cursor, batch, session: session.filter(|_| open), pin: pin.filter(|_| open) }
     }
 }
 
 impl<T> Cursor<T> {
-    fn end(&mut self, kill: bool) {
-        let (cursor, session) = match std::mem::replace(&mut self.state, State::Done) {
-            State::Reading { cursor, session, .. } => (cursor, session),
-            State::Fetching { cursor, .. } => (cursor, None),
-            State::Done => return,
+    /// Ends it after an error, or keeps what is broken until the cursor is closed.
+    fn fail(&mut self, error: &Error, pin: Option<Box<Pinned>>) {
+        match pin {
+            Some(pin) if pin.is_broken() => self.state = State::Severed(pin),
+            // A broken connection leaves the cursor to the server's own time-out.
+            None if error.is_network() && !error.is_timeout() => self.state = State::Done,
+            pin => {
+                let ending = self.end(pin);
+                self.leave(ending);
+            }
+        }
+    }
+
+    /// Makes it done; `pin` is the connection that a fetch which is over has used.
+    fn end(&mut self, used: Option<Box<Pinned>>) -> Option<Ending> {
+        let core = Arc::clone(&self.core);
+        let left = match std::mem::replace(&mut self.state, State::Done) {
+            State::Reading { cursor, session, pin, .. } => Left::Kill { cursor, session, pin },
+            State::Fetching { cursor, fetch } if core.pinned && used.is_none() => {
+                Left::Fetch { cursor, fetch: fetch.into_inner().unwrap_or_else(PoisonError::into_inner) }
+            }
+            State::Fetching { cursor, .. } => Left::Kill { cursor, session: None, pin: used },
+            State::Severed(pin) => {
+                drop(pin);
+                return None;
+            }
+            State::Done => return None,
         };
-        if kill && cursor.id != 0 {
-            self.core.client.inner().kill_cursor(Arc::clone(&self.core.client.handle.0), self.core.host.clone(), cursor, session);
+        let ending = Ending { core, left };
+        ending.is_needed().then_some(ending)
+    }
+
+    /// Has done in the background what is left; not if nothing runs any more.
+    fn leave(&self, ending: Option<Ending>) {
+        if let Some(ending) = ending {
+            self.client.inner().spawn("kill cursor", ending.run());
         }
     }
 }
@@ -172,7 +243,8 @@ impl<T> Unpin for Cursor<T> {}
 
 impl<T> Drop for Cursor<T> {
     fn drop(&mut self) {
-        self.end(true);
+        let ending = self.end(None);
+        self.leave(ending);
     }
 }
 
@@ -182,40 +254,77 @@ impl<T> std::fmt::Debug for Cursor<T> {
     }
 }
 
-async fn fetch(core: Arc<Core>, cursor: CursorState, session: Option<Session>) -> Result<Fetched> {
-    let call = Call {
-        database: Arc::from(cursor.database.as_str()),
+async fn fetch(
+    core: Arc<Core>,
+    cursor: CursorState,
+    session: Option<Session>,
+    mut pin: Option<Box<Pinned>>,
+) -> std::result::Result<Fetched, Failed> {
+    let inner = &core.inner;
+    let database = Arc::from(cursor.database.as_str());
+    let mut call = Call {
         request: Request::from(cursor.get_more(&core.more)),
-        criteria: Arc::new(Criteria::server(core.host.clone())),
-        read_preference: None,
-        deadline: core.client.inner().call_deadline(core.timeout),
+        criteria: Some(Arc::new(Criteria::server(core.host.clone()))),
+        preference: Preference::Untold,
+        deadline: inner.call_deadline(core.timeout),
         session: InSession::Cursor(session),
+        pins: false,
     };
-    read(core.client.inner().run(call).await?)
+    let outcome = match &mut pin {
+        Some(pin) => inner.run_pinned(pin, &database, &mut call).await,
+        None => inner.run(&database, &mut call).await,
+    };
+    match outcome.and_then(read) {
+        Ok(fetched) => Ok(Fetched { pin, ..fetched }),
+        Err(error) => Err(Failed { error, pin }),
+    }
 }
 
-fn read(outcome: Outcome) -> Result<Fetched> {
+pub(super) fn read(outcome: Outcome<'_>) -> Result<Fetched> {
     let host = outcome.reply.host().clone();
     let (cursor, batch) = CursorState::parse(outcome.reply.bytes().clone()).map_err(|error: Error| error.on(&host))?;
-    Ok(Fetched { cursor, batch, session: outcome.session })
+    Ok(Fetched { cursor, batch, session: outcome.session.map(Session::keep), pin: outcome.pin })
 }
 
-impl super::running::Inner {
-    /// Kills a cursor in the background; what the server answers does not matter.
-    fn kill_cursor(&self, inner: Arc<Self>, host: HostKey, cursor: CursorState, session: Option<Session>) {
-        let task = async move {
-            let call = Call {
-                database: Arc::from(cursor.database.as_str()),
-                request: Request::from(cursor.kill()),
-                criteria: Arc::new(Criteria::server(host)),
-                read_preference: None,
-                deadline: Some(Deadline::new("KILL_LIMIT", KILL_LIMIT, clock::now())),
-                session: InSession::Cursor(session),
-            };
-            if let Err(error) = inner.run(call).await {
-                tracing::debug!(%error, "cursor could not be killed");
-            }
+impl Ending {
+    fn is_needed(&self) -> bool {
+        match &self.left {
+            Left::Kill { cursor, .. } => cursor.id != 0,
+            Left::Fetch { .. } => true,
+        }
+    }
+
+    /// What the server answers does not matter.
+    async fn run(self) {
+        let deadline = Deadline::new("KILL_LIMIT", KILL_LIMIT, clock::now());
+        let (cursor, session, mut pin) = match self.left {
+            Left::Kill { cursor, session, pin } => (cursor, session, pin),
+            // Given up at the deadline, the fetch leaves the connection to the pool, which waits for its late reply.
+            Left::Fetch { cursor, fetch } => match tokio::time::timeout_at(deadline.at.into(), fetch).await {
+                Ok(Ok(fetched)) => (fetched.cursor, fetched.session, fetched.pin),
+                Ok(Err(failed)) => (cursor, None, failed.pin),
+                Err(_) => return,
+            },
         };
-        self.spawn("kill cursor", task);
+        if cursor.id == 0 || pin.as_ref().is_some_and(|pin| pin.is_broken()) {
+            return;
+        }
+        let database = Arc::from(cursor.database.as_str());
+        let mut call = Call {
+            request: Request::from(cursor.kill()),
+            criteria: Some(Arc::new(Criteria::server(self.core.host.clone()))),
+            preference: Preference::Untold,
+            deadline: Some(deadline),
+            session: InSession::Cursor(session),
+            pins: false,
+        };
+        let inner = &self.core.inner;
+        let outcome = match &mut pin {
+            Some(pin) => inner.run_pinned(pin, &database, &mut call).await,
+            None => inner.run(&database, &mut call).await,
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "cursor could not be killed");
+        }
     }
 }

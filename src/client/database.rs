@@ -8,19 +8,25 @@ use std::time::Duration;
 use bson::{Bson, Document, RawDocumentBuf};
 
 use super::Client;
-use super::call::{Call, InSession, Reply};
-use super::cursor::{Cursor, FromReply};
+use super::call::{Call, InSession, Outcome, Preference, Reply};
+use super::cursor::{Cursor, FromReply, read};
 use crate::cursor::GetMoreOptions;
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::host::HostKey;
-use crate::selection::{Criteria, ReadPreference, ReadPreferenceMode};
-use crate::wire::Request;
+use crate::selection::{Criteria, ReadPreference};
+use crate::wire::{Given, Request};
 
 /// Names a database of a client's deployment.
 #[derive(Clone, Debug)]
-pub struct Database {
+pub struct Database(Arc<Named>);
+
+/// Is what all clones of a database share.
+#[derive(Debug)]
+struct Named {
     client: Client,
     name: Arc<str>,
+    /// Whether a database can have this name.
+    is_valid: bool,
 }
 
 /// Is a command that is about to be run: configure it, then `.await` it.
@@ -42,22 +48,23 @@ pub struct RunCursorCommand<T = Document> {
 
 /// What both kinds of commands are made of.
 struct Plan {
-    client: Client,
-    database: Arc<str>,
-    request: Result<Request>,
-    read_preference: ReadPreference,
+    database: Arc<Named>,
+    call: Call,
+    /// Why it can't be sent.
+    invalid: Option<Error>,
     server: Option<HostKey>,
     timeout: Option<Duration>,
 }
 
 impl Database {
     pub(super) fn new(client: Client, name: Arc<str>) -> Self {
-        Self { client, name }
+        let is_valid = !name.is_empty() && (!name.contains(['\0', '.', ' ', '/', '\\', '"', '$']) || &*name == "$external");
+        Self(Arc::new(Named { client, name, is_valid }))
     }
 
     /// Returns its name.
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// Runs a command; nothing in it is looked at but its name (run-command).
@@ -103,39 +110,37 @@ impl IntoCommand for RawDocumentBuf {
 
 impl Plan {
     fn new(database: &Database, command: impl IntoCommand) -> Self {
-        Self {
-            client: database.client.clone(),
-            database: Arc::clone(&database.name),
-            request: command.into_command().map(Request::from),
-            read_preference: ReadPreference::primary(),
-            server: None,
-            timeout: None,
+        let (request, mut invalid) = match command.into_command() {
+            Ok(command) => (Request::from(command), None),
+            Err(error) => (Request::from(RawDocumentBuf::new()), Some(error)),
+        };
+        if !database.0.is_valid {
+            let text = format!("{:?} is not a database name", database.0.name);
+            invalid = Some(Error::new(ErrorKind::InvalidArgument, text).at(Stage::Write));
         }
-    }
-
-    fn criteria(&self) -> Arc<Criteria> {
-        match &self.server {
-            Some(host) => Arc::new(Criteria::server(host.clone())),
-            None if self.read_preference == ReadPreference::primary() => Arc::clone(&self.client.inner().primary),
-            None => Arc::new(Criteria::read(self.read_preference.clone())),
-        }
-    }
-
-    fn call(self) -> Result<(Client, Call)> {
-        let criteria = self.criteria();
-        let deadline = self.client.inner().call_deadline(self.timeout);
-        if self.database.is_empty() || self.database.contains(['\0', '.', ' ', '/', '\\', '"', '$']) && &*self.database != "$external" {
-            return Err(Error::new(ErrorKind::InvalidArgument, format!("{:?} is not a database name", self.database)).at(Stage::Write));
-        }
-        let mut preference = self.read_preference;
-        if self.server.is_some() && preference.mode == ReadPreferenceMode::Primary {
-            // Who names a server wants its answer, whatever it is.
-            preference = ReadPreference::primary_preferred();
-        }
-        let read_preference = Some(preference);
         let call =
-            Call { database: self.database, request: self.request?, criteria, read_preference, deadline, session: InSession::Implicit };
-        Ok((self.client, call))
+            Call { request, criteria: None, preference: Preference::Primary, deadline: None, session: InSession::Implicit, pins: false };
+        Self { database: Arc::clone(&database.0), call, invalid, server: None, timeout: None }
+    }
+
+    /// Runs it.
+    async fn run(&mut self) -> Result<Outcome<'_>> {
+        if let Some(error) = self.invalid.take() {
+            return Err(error);
+        }
+        let Self { database, call, server, timeout, .. } = self;
+        let inner = database.client.inner();
+        call.deadline = inner.call_deadline(*timeout);
+        call.criteria = match (&server, &call.preference) {
+            (Some(host), _) => Some(Arc::new(Criteria::server(host.clone()))),
+            (None, Preference::Of(preference)) => Some(Arc::new(Criteria::read((**preference).clone()))),
+            (None, Preference::Primary | Preference::Untold) => None,
+        };
+        if server.is_some() && matches!(call.preference, Preference::Primary) {
+            // Who names a server wants its answer, whatever it is.
+            call.preference = Preference::Of(Box::new(ReadPreference::primary_preferred()));
+        }
+        inner.run(&database.name, call).await
     }
 }
 
@@ -143,7 +148,10 @@ macro_rules! plan_options {
     () => {
         /// Sets the read preference.
         pub fn read_preference(mut self, preference: ReadPreference) -> Self {
-            self.plan.read_preference = preference;
+            self.plan.call.preference = match preference == ReadPreference::primary() {
+                true => Preference::Primary,
+                false => Preference::Of(Box::new(preference)),
+            };
             self
         }
 
@@ -161,9 +169,7 @@ macro_rules! plan_options {
 
         /// Sends documents beside the command, as a sequence of their own (OP_MSG, kind 1): for large batches.
         pub fn documents(mut self, identifier: impl Into<String>, documents: Vec<RawDocumentBuf>) -> Self {
-            if let Ok(request) = &mut self.plan.request {
-                request.sequences.push((identifier.into(), documents));
-            }
+            self.plan.call.request.sequences.push((identifier.into(), documents.into_iter().map(Given::from).collect()));
             self
         }
     };
@@ -214,12 +220,8 @@ impl<T: FromReply> IntoFuture for RunCommand<T> {
     type Output = Result<T>;
     type IntoFuture = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
 
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move {
-            let (client, call) = self.plan.call()?;
-            let outcome = client.inner().run(call).await?;
-            T::from_reply(outcome.reply)
-        })
+    fn into_future(mut self) -> Self::IntoFuture {
+        Box::pin(async move { T::from_reply(self.plan.run().await?.reply) })
     }
 }
 
@@ -227,12 +229,13 @@ impl<T: FromReply> IntoFuture for RunCursorCommand<T> {
     type Output = Result<Cursor<T>>;
     type IntoFuture = Pin<Box<dyn Future<Output = Result<Cursor<T>>> + Send>>;
 
-    fn into_future(self) -> Self::IntoFuture {
+    fn into_future(mut self) -> Self::IntoFuture {
         Box::pin(async move {
-            let timeout = self.plan.timeout;
-            let (client, call) = self.plan.call()?;
-            let outcome = client.inner().run(call).await?;
-            Cursor::new(client, outcome, self.more, timeout)
+            self.plan.call.pins = true;
+            let outcome = self.plan.run().await?;
+            let host = outcome.reply.host().clone();
+            let fetched = read(outcome)?;
+            Ok(Cursor::new(self.plan.database.client.clone(), fetched, host, self.more, self.plan.timeout))
         })
     }
 }

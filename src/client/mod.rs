@@ -7,6 +7,9 @@ mod builder;
 mod call;
 mod cursor;
 mod database;
+mod exchange;
+mod gossip;
+mod pin;
 mod probe;
 mod running;
 mod watch;
@@ -21,6 +24,7 @@ pub use probe::Probe;
 pub use watch::{Events, TopologyWatch};
 
 use crate::error::Result;
+use crate::handshake::DriverInfo;
 use crate::host::HostKey;
 use crate::options::{ClientOptions, Warning};
 use crate::pool::PoolStats;
@@ -103,6 +107,17 @@ impl Client {
     /// Returns what was odd in the connection string and has no effect.
     pub fn warnings(&self) -> &[Warning] {
         self.inner().warnings()
+    }
+
+    /// Tells servers of a library that wraps the client (mongodb-handshake, `appendMetadata`); new connections name it,
+    /// those that are open don't.
+    ///
+    /// A library that is named already is not named twice.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for a text with a `|`.
+    pub fn append_metadata(&self, library: DriverInfo) -> Result<()> {
+        self.inner().append_metadata(library)
     }
 
     /// Returns what is known of the servers now: every one, its state, round-trip time and last error.

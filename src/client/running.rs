@@ -3,25 +3,35 @@
 //! Nothing until the first use. If the runtime that the tasks were started on ends and the client is used on another,
 //! everything starts again there; sessions and cluster time are kept.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
 use tokio::sync::watch;
 
 use super::builder::Extras;
 use super::call::within;
+use super::gossip::Gossip;
+use crate::dns::{Rescan, RescanConfig};
 use crate::error::{Error, ErrorKind, Result, Stage};
-use crate::handshake::ClientMetadata;
+use crate::handshake::{ClientMetadata, DriverInfo, DriverInfos};
 use crate::host::HostKey;
+use crate::io::clock;
 use crate::io::dial::Dialer;
 use crate::io::entropy::entropy;
 use crate::io::environment::environment;
 use crate::io::events::EventHub;
-use crate::io::open::Opener;
-use crate::io::resolver::{Resolver, resolve_seeds};
+use crate::io::open::{Introduction, Opener};
+use crate::io::resolver::{Resolver, SeedList, resolve_seeds};
+use crate::io::snapshot::{Route, Selected};
+use crate::io::srv_poll::SrvPoll;
+use crate::io::stripes::Striped;
 use crate::io::tasks::Tasks;
 use crate::io::tls::TlsConnector;
 use crate::io::topology::{Cluster, Parts};
-use crate::op::cluster_time::ClusterTime;
+use crate::op::deadline::Deadline;
 use crate::op::session::SessionPool;
 use crate::options::{ClientOptions, ServerMonitoringMode, Warning};
 use crate::pool::PoolStats;
@@ -36,10 +46,22 @@ pub(super) struct Inner {
     extras: Extras,
     events: EventHub,
     state: RwLock<State>,
-    pub(super) sessions: Mutex<SessionPool>,
-    cluster_time: RwLock<Option<Arc<ClusterTime>>>,
+    /// Counts the changes of the state and of the topology: what a desk keeps is out of date when it has grown.
+    epoch: Arc<AtomicU64>,
+    desks: Striped<Desk>,
+    pub(super) sessions: Striped<SessionPool>,
+    pub(super) gossip: Gossip,
     /// What most commands ask for.
     pub(super) primary: Arc<Criteria>,
+    /// The libraries that new connections name.
+    libraries: Arc<Mutex<DriverInfos>>,
+}
+
+/// Is where a thread's calls find the way to the servers.
+struct Desk {
+    epoch: u64,
+    route: Option<Arc<Route>>,
+    random: SmallRng,
 }
 
 enum State {
@@ -57,16 +79,19 @@ enum State {
 type Started = Option<Result<Arc<Cluster>>>;
 
 impl Inner {
-    pub(super) fn new(options: ClientOptions, warnings: Vec<Warning>, extras: Extras) -> Self {
+    pub(super) fn new(options: ClientOptions, warnings: Vec<Warning>, extras: Extras, libraries: DriverInfos) -> Self {
         Self {
             options: Arc::new(options),
             warnings,
             extras,
             events: EventHub::new(),
             state: RwLock::new(State::Resting),
-            sessions: Mutex::default(),
-            cluster_time: RwLock::default(),
+            epoch: Arc::default(),
+            desks: Striped::new(|_| Desk { epoch: u64::MAX, route: None, random: SmallRng::seed_from_u64(0) }),
+            sessions: Striped::new(|_| SessionPool::default()),
+            gossip: Gossip::new(),
             primary: Arc::new(Criteria::read(ReadPreference::primary())),
+            libraries: Arc::new(Mutex::new(libraries)),
         }
     }
 
@@ -82,9 +107,46 @@ impl Inner {
         &self.events
     }
 
-    /// Returns what runs, if it does already.
-    pub(super) fn cluster_now(&self) -> Option<Arc<Cluster>> {
-        self.running().filter(|cluster| cluster.tasks().is_alive())
+    /// Chooses a server, if the client runs and one suits now.
+    pub(super) fn select_now(&self, criteria: &Criteria) -> Result<Option<Selected>> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let mut desk = self.desks.own();
+        let Desk { epoch: kept, route, random } = &mut *desk;
+        if *kept != epoch {
+            *kept = epoch;
+            *route = self.running().map(|cluster| {
+                *random = SmallRng::seed_from_u64(cluster.draw());
+                let snapshot = cluster.snapshot();
+                Arc::new(Route { cluster, snapshot })
+            });
+        }
+        match route {
+            Some(route) if route.cluster.tasks().is_alive() => route.choose(criteria, random),
+            Some(_) | None => Ok(None),
+        }
+    }
+
+    /// Waits until the client runs and a server suits.
+    pub(super) async fn select_later(self: &Arc<Self>, criteria: &Arc<Criteria>, deadline: Option<Deadline>) -> Result<Selected> {
+        if tokio::runtime::Handle::try_current().is_err() {
+            return Err(no_runtime());
+        }
+        let cluster = within(deadline, Stage::Selection, self.cluster()).await?;
+        cluster.select(criteria, self.selection_deadline(deadline)).await
+    }
+
+    /// Makes what the desks keep out of date, and lets go of it.
+    fn clear_desks(&self) {
+        self.epoch.fetch_add(1, Ordering::Release);
+        for mut desk in self.desks.each() {
+            desk.route = None;
+        }
+    }
+
+    pub(super) fn append_metadata(&self, library: DriverInfo) -> Result<()> {
+        let is_new = self.libraries.lock().unwrap_or_else(PoisonError::into_inner).append(library.clone())?;
+        tracing::debug!(?library, is_new, "client metadata appended");
+        Ok(())
     }
 
     /// Returns what runs, starting it if need be.
@@ -132,9 +194,9 @@ impl Inner {
 
     pub(super) async fn warm_up(self: &Arc<Self>) -> Result<()> {
         let deadline = self.call_deadline(None);
-        let cluster = within(deadline, Stage::Selection, self.cluster()).await?;
-        let selected = cluster.select(&Arc::new(Criteria::write()), self.selection_deadline(deadline)).await?;
-        selected.pool().checkout(self.checkout_deadline(deadline)).await.map(drop)
+        let selected = self.select_later(&Arc::new(Criteria::write()), deadline).await?;
+        let now = clock::now();
+        selected.pool().checkout(self.checkout_deadline(deadline, now), now).await.map(drop)
     }
 
     pub(super) async fn shutdown(self: &Arc<Self>) {
@@ -168,6 +230,8 @@ impl Inner {
             State::Ended(cluster) => cluster.clone(),
         };
         *state = State::Ended(cluster.clone());
+        drop(state);
+        self.clear_desks();
         cluster
     }
 
@@ -175,24 +239,6 @@ impl Inner {
     pub(super) fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         if let Some(cluster) = self.running() {
             cluster.tasks().spawn(name, future);
-        }
-    }
-
-    pub(super) fn cluster_time(&self) -> Option<Arc<ClusterTime>> {
-        self.cluster_time.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Takes the cluster time of a reply, if it is newer.
-    pub(super) fn gossip(&self, heard: &bson::RawDocument) {
-        let newer = {
-            let known = self.cluster_time.read().unwrap_or_else(PoisonError::into_inner);
-            ClusterTime::newer(heard, known.as_deref())
-        };
-        let Some(newer) = newer else { return };
-        let mut place = self.cluster_time.write().unwrap_or_else(PoisonError::into_inner);
-        // Somebody may have heard of a newer one meanwhile.
-        if place.as_ref().is_none_or(|place| place.stamp() < newer.stamp()) {
-            *place = Some(Arc::new(newer));
         }
     }
 
@@ -229,6 +275,7 @@ impl Inner {
             }
             ended
         };
+        self.epoch.fetch_add(1, Ordering::Release);
         match started {
             Ok(cluster) if ended => {
                 cluster.shutdown().await;
@@ -242,7 +289,8 @@ impl Inner {
         let monitors = Arc::new(Tasks::new().ok_or_else(no_runtime)?);
         let resolver = Resolver::new(self.extras.dns.clone(), self.options.dns_timeout_or_default(), self.extras.resolve.clone());
         let seed = random_seed()?;
-        let (options, warnings) = resolve_seeds((*self.options).clone(), &resolver, seed).await?;
+        let SeedList { options, warnings, ttl, .. } = resolve_seeds((*self.options).clone(), &resolver, seed).await?;
+        let srv_poll = self.srv_poll(&resolver, ttl);
         // What a TXT record asks for must be served like everything else.
         uri::unserved(&options)?;
         for warning in &warnings {
@@ -258,8 +306,9 @@ impl Inner {
             ServerMonitoringMode::Poll => false,
         };
         let dialer = Dialer::new(Arc::clone(&options), resolver.clone(), tls);
-        let opener = Opener::new(dialer, Arc::clone(&options), Arc::clone(metadata.document()), credential);
-        Ok(Cluster::start(Parts {
+        let introduction = Introduction { metadata, libraries: Arc::clone(&self.libraries) };
+        let opener = Opener::new(dialer, Arc::clone(&options), introduction, credential);
+        let cluster = Cluster::start(Parts {
             options,
             opener: Arc::new(opener),
             resolver,
@@ -267,9 +316,28 @@ impl Inner {
             monitors,
             events: self.events.clone(),
             boot_clock: Arc::clone(&self.extras.boot_clock),
+            epoch: Arc::clone(&self.epoch),
             streaming,
             seed,
-        }))
+        });
+        if let Some(srv_poll) = srv_poll {
+            srv_poll.start(&cluster);
+        }
+        Ok(cluster)
+    }
+
+    /// Makes what looks at the SRV records again, if the servers come from such; `ttl` is how long they live.
+    fn srv_poll(&self, resolver: &Resolver, ttl: Option<Duration>) -> Option<SrvPoll> {
+        let options = &self.options;
+        let host = options.srv.clone()?;
+        let config = RescanConfig {
+            host: host.clone(),
+            floor: self.extras.srv_rescan_floor,
+            heartbeat_frequency: options.heartbeat_frequency_or_default(),
+            look_up_limit: options.dns_timeout_or_default(),
+        };
+        let rescan = Rescan::new(config, ttl, clock::now());
+        Some(SrvPoll { resolver: resolver.clone(), service: options.srv_service_name_or_default().to_owned(), host, rescan })
     }
 
     fn state(&self) -> RwLockReadGuard<'_, State> {

@@ -1,7 +1,7 @@
 //! Which addresses does a name have, and which seeds does an SRV name stand for?
 //!
 //! The rules only: `Cache` decides when DNS is asked and who gets which answer, `srv` is the seed-list specification
-//! (initial-dns-seedlist-discovery), `names` knows search lists, `localhost` and the hosts file. How questions travel is
+//! (initial-dns-seedlist-discovery), `rescan` says when it is looked at again (polling-srv-records), `names` knows search lists, `localhost` and the hosts file. How questions travel is
 //! `io::resolver`'s business; the order in which addresses are tried is `race`'s.
 
 mod action;
@@ -10,6 +10,7 @@ mod flight;
 mod good;
 mod limits;
 pub(crate) mod names;
+mod rescan;
 pub(crate) mod srv;
 
 use std::net::IpAddr;
@@ -19,6 +20,7 @@ use crate::error::Error;
 pub use action::{Action, WaiterId};
 pub use cache::Cache;
 pub use flight::FlightId;
+pub use rescan::{FLOOR_MIN, RESCAN_FLOOR, Rescan, RescanAction, RescanConfig};
 pub use srv::{SrvRecord, TxtRecord};
 
 /// Says how much of an answer a caller waits for.

@@ -1,7 +1,7 @@
 //! Which seeds does an SRV answer stand for?
 //!
 //! The rules of initial-dns-seedlist-discovery: which name is asked for, which targets may be believed, and how many of
-//! them are used. TXT records are `uri`'s business; when the answer is looked at again (polling-srv) is not decided here.
+//! them are used. TXT records are `uri`'s business; when the answer is looked at again (polling-srv) is decided in `rescan`.
 
 use std::time::Duration;
 
@@ -38,14 +38,7 @@ pub(crate) fn srv_query_name(service: &str, host: &str) -> String {
 /// # Errors
 /// [`ErrorKind::NoAddresses`] for an empty answer, [`ErrorKind::DnsRule`] for one that breaks a rule; stage `srv`.
 pub(crate) fn seeds(host: &str, records: &[SrvRecord]) -> Result<Vec<HostKey>, Error> {
-    let domain = allowed_domain(host)?;
-    if records.is_empty() {
-        return Err(Error::new(ErrorKind::NoAddresses, format!("no SRV records for {host:?}")).at(Stage::Srv));
-    }
-    if records.len() > SRV_RECORDS_MAX {
-        let error = Error::new(ErrorKind::DnsRule, format!("{} SRV records for {host:?}", records.len())).at(Stage::Srv);
-        return Err(error.against("SRV_RECORDS_MAX", LimitValue::Count(SRV_RECORDS_MAX as u64)));
-    }
+    let domain = domain_of_answer(host, records)?;
     let mut seeds: Vec<HostKey> = Vec::new();
     for record in records {
         let seed = seed(&domain, record)?;
@@ -54,6 +47,28 @@ pub(crate) fn seeds(host: &str, records: &[SrvRecord]) -> Result<Vec<HostKey>, E
         }
     }
     Ok(seeds)
+}
+
+/// Reads a later SRV answer: its servers, each once, without those that [`seeds`] would refuse, and the errors of these.
+///
+/// # Errors
+/// As [`seeds`] for an answer that is empty or too long.
+pub(crate) fn followed(host: &str, records: &[SrvRecord]) -> Result<(Vec<HostKey>, Vec<Error>), Error> {
+    let domain = domain_of_answer(host, records)?;
+    let (mut hosts, mut refused) = (Vec::new(), Vec::new());
+    for record in records {
+        match seed(&domain, record) {
+            Ok(host) if hosts.contains(&host) => {}
+            Ok(host) => hosts.push(host),
+            Err(error) => refused.push(error),
+        }
+    }
+    Ok((hosts, refused))
+}
+
+/// Returns how long an answer may be believed: as long as the record that lives shortest.
+pub(crate) fn shortest_ttl(records: &[SrvRecord]) -> Option<Duration> {
+    records.iter().map(|record| record.ttl).min()
 }
 
 /// Chooses at most `max_hosts` of the seeds at random; 0 stands for all.
@@ -79,6 +94,19 @@ fn seed(domain: &str, record: &SrvRecord) -> Result<HostKey, Error> {
         return Err(broken(format!("is not below {domain:?}")));
     }
     HostKey::new(&name, record.port).map_err(|error| broken(format!("with port {} is not a host", record.port)).because(error))
+}
+
+/// Checks the size of an answer, and returns the domain that its targets must be below.
+fn domain_of_answer(host: &str, records: &[SrvRecord]) -> Result<String, Error> {
+    let domain = allowed_domain(host)?;
+    if records.is_empty() {
+        return Err(Error::new(ErrorKind::NoAddresses, format!("no SRV records for {host:?}")).at(Stage::Srv));
+    }
+    if records.len() > SRV_RECORDS_MAX {
+        let error = Error::new(ErrorKind::DnsRule, format!("{} SRV records for {host:?}", records.len())).at(Stage::Srv);
+        return Err(error.against("SRV_RECORDS_MAX", LimitValue::Count(SRV_RECORDS_MAX as u64)));
+    }
+    Ok(domain)
 }
 
 /// Returns the domain that targets must be below.

@@ -17,6 +17,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bson::oid::ObjectId;
 use bson::raw::RawBson;
 use bson::{RawDocument, RawDocumentBuf};
 
@@ -120,6 +121,16 @@ impl Conversation {
                 advance(attempt, exchange, reply)
             }
             State::ExpectKeys { .. } => Err(Error::new(ErrorKind::Internal, "a reply was handed in where keys are due").at(Stage::Auth)),
+        }
+    }
+
+    /// Returns which service behind a load balancer sends this reply, if it is the one to hello.
+    ///
+    /// The connection belongs to that service from here on, whatever becomes of the login.
+    pub fn service_in(&self, reply: &RawDocument) -> Option<ObjectId> {
+        match self.state {
+            State::ExpectHello { load_balanced: true, .. } => HelloReply::parse(reply).ok()?.service_id,
+            State::ExpectHello { load_balanced: false, .. } | State::ExpectAuth { .. } | State::ExpectKeys { .. } => None,
         }
     }
 

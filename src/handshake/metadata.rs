@@ -1,7 +1,8 @@
 //! What does the client say of itself?
 //!
 //! The `client` document of mongodb-handshake: application, driver, operating system, platform, and the function or
-//! container it runs in; at most 512 bytes. The facts are handed in; gathering them is `io::environment`'s business.
+//! container it runs in; at most 512 bytes. The facts are handed in; gathering them is `io::environment`'s business. Which
+//! libraries stand beside the driver is decided in `driver_info`.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use bson::RawDocumentBuf;
 use bson::raw::cstr;
 
+use super::driver_info::{DriverInfo, DriverInfos};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 
 /// The largest `client` document that servers take, in bytes.
@@ -42,14 +44,15 @@ pub struct Environment {
     pub variables: Variables,
 }
 
-/// Is the `client` document, made once and shared by all connections of a client.
+/// Is what a client says of itself, gathered once; its `client` document is shared by all connections.
 #[derive(Clone, Debug)]
 pub struct ClientMetadata {
+    draft: Arc<Draft>,
     document: Arc<RawDocumentBuf>,
-    faas: bool,
 }
 
 /// Is what is known of the function-as-a-service platform.
+#[derive(Debug)]
 struct Faas {
     name: &'static str,
     timeout_sec: Option<i32>,
@@ -67,9 +70,10 @@ enum Detail {
 }
 
 /// Is the metadata before it is cut to size.
-struct Draft<'a> {
-    app_name: Option<&'a str>,
-    environment: &'a Environment,
+#[derive(Debug)]
+struct Draft {
+    app_name: Option<String>,
+    environment: Environment,
     faas: Option<Faas>,
     kubernetes: bool,
 }
@@ -87,20 +91,33 @@ impl ClientMetadata {
                 .at(Stage::Uri)
                 .against("appName", LimitValue::Bytes(limit)));
         }
-        let faas = environment.faas();
-        let is_faas = faas.is_some();
-        let draft = Draft { app_name, environment, faas, kubernetes: environment.variable("KUBERNETES_SERVICE_HOST").is_some() };
-        Ok(Self { document: Arc::new(draft.cut_to_size()), faas: is_faas })
+        let draft = Draft {
+            app_name: app_name.map(str::to_owned),
+            faas: environment.faas(),
+            kubernetes: environment.variable("KUBERNETES_SERVICE_HOST").is_some(),
+            environment: environment.clone(),
+        };
+        Ok(Self { document: Arc::new(draft.cut_to_size(&[])), draft: Arc::new(draft) })
     }
 
-    /// Returns the `client` document.
+    /// Returns the `client` document of a client that no other library has a part in.
     pub fn document(&self) -> &Arc<RawDocumentBuf> {
         &self.document
     }
 
+    /// Returns the `client` document with the libraries that have a part in the client.
+    ///
+    /// Of libraries that don't fit into [`METADATA_SIZE_MAX`] bytes, the latest are left out.
+    pub fn document_with(&self, libraries: &DriverInfos) -> Arc<RawDocumentBuf> {
+        match libraries.as_slice() {
+            [] => Arc::clone(&self.document),
+            libraries => Arc::new(self.draft.cut_to_size(libraries)),
+        }
+    }
+
     /// Tells whether this is a function-as-a-service platform, where servers are polled (`serverMonitoringMode=auto`).
     pub fn is_faas(&self) -> bool {
-        self.faas
+        self.draft.faas.is_some()
     }
 }
 
@@ -157,29 +174,34 @@ impl fmt::Debug for Environment {
     }
 }
 
-impl Draft<'_> {
-    fn cut_to_size(&self) -> RawDocumentBuf {
-        let platform = self.environment.platform.as_str();
+impl Draft {
+    /// Leaves out what the specification gives up first, then cuts the platform, then gives up libraries.
+    fn cut_to_size(&self, libraries: &[DriverInfo]) -> RawDocumentBuf {
+        let platform = joined(&self.environment.platform, libraries, |library| library.platform.as_deref());
         for detail in [Detail::All, Detail::EnvName, Detail::OsType, Detail::NoEnv] {
-            let document = self.document(detail, platform);
+            let document = self.document(detail, libraries, &platform);
             if document.as_bytes().len() <= METADATA_SIZE_MAX {
                 return document;
             }
         }
-        let over = self.document(Detail::NoEnv, platform).as_bytes().len() - METADATA_SIZE_MAX;
-        self.document(Detail::NoEnv, shorten(platform, platform.len().saturating_sub(over)))
+        let over = self.document(Detail::NoEnv, libraries, &platform).as_bytes().len() - METADATA_SIZE_MAX;
+        let cut = self.document(Detail::NoEnv, libraries, shorten(&platform, platform.len().saturating_sub(over)));
+        match libraries.split_last() {
+            Some((_, earlier)) if cut.as_bytes().len() > METADATA_SIZE_MAX => self.cut_to_size(earlier),
+            Some(_) | None => cut,
+        }
     }
 
-    fn document(&self, detail: Detail, platform: &str) -> RawDocumentBuf {
+    fn document(&self, detail: Detail, libraries: &[DriverInfo], platform: &str) -> RawDocumentBuf {
         let mut document = RawDocumentBuf::new();
-        if let Some(name) = self.app_name {
+        if let Some(name) = &self.app_name {
             let mut application = RawDocumentBuf::new();
-            application.append(cstr!("name"), name);
+            application.append(cstr!("name"), name.as_str());
             document.append(cstr!("application"), application);
         }
         let mut driver = RawDocumentBuf::new();
-        driver.append(cstr!("name"), "mongolink");
-        driver.append(cstr!("version"), env!("CARGO_PKG_VERSION"));
+        driver.append(cstr!("name"), joined("mongolink", libraries, |library| Some(&library.name)));
+        driver.append(cstr!("version"), joined(env!("CARGO_PKG_VERSION"), libraries, |library| library.version.as_deref()));
         document.append(cstr!("driver"), driver);
         document.append(cstr!("os"), self.os(detail));
         if !platform.is_empty() {
@@ -192,7 +214,7 @@ impl Draft<'_> {
     }
 
     fn os(&self, detail: Detail) -> RawDocumentBuf {
-        let environment = self.environment;
+        let environment = &self.environment;
         let mut os = RawDocumentBuf::new();
         os.append(cstr!("type"), shorten(&environment.os_type, OS_TYPE_SIZE_MAX));
         if detail < Detail::OsType {
@@ -242,6 +264,16 @@ impl Draft<'_> {
     }
 }
 
+/// Appends what each library says of itself to what the driver says.
+fn joined(own: &str, libraries: &[DriverInfo], part: impl Fn(&DriverInfo) -> Option<&str>) -> String {
+    let mut text = own.to_owned();
+    for part in libraries.iter().filter_map(part).filter(|part| !part.is_empty()) {
+        text.push(DriverInfo::DELIMITER);
+        text.push_str(part);
+    }
+    text
+}
+
 /// Cuts a text to at most so many bytes, between two characters.
 fn shorten(text: &str, size: usize) -> &str {
     let end = (0..=size.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
@@ -249,143 +281,4 @@ fn shorten(text: &str, size: usize) -> &str {
 }
 
 #[cfg(test)]
-mod tests {
-    use bson::Document;
-
-    use super::*;
-
-    fn environment(variables: &[(&str, &str)]) -> Environment {
-        let variables: Vec<(String, String)> = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Environment {
-            os_type: "Linux".to_owned(),
-            os_name: Some("Debian".to_owned()),
-            os_architecture: Some("x86_64".to_owned()),
-            os_version: Some("12".to_owned()),
-            platform: "Rust".to_owned(),
-            docker: false,
-            variables: Arc::new(move |name: &str| variables.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone())),
-        }
-    }
-
-    fn metadata(environment: &Environment) -> (Document, bool) {
-        let metadata = ClientMetadata::new(Some("app"), environment).expect("metadata");
-        let size = metadata.document().as_bytes().len();
-        assert!(size <= METADATA_SIZE_MAX, "{size} bytes");
-        let document: &bson::RawDocument = metadata.document();
-        (Document::try_from(document).expect("document"), metadata.is_faas())
-    }
-
-    fn env_of(variables: &[(&str, &str)]) -> Option<Document> {
-        let (document, faas) = metadata(&environment(variables));
-        let env = document.get_document("env").ok().cloned();
-        assert_eq!(faas, env.as_ref().is_some_and(|env| env.contains_key("name")));
-        env
-    }
-
-    #[test]
-    fn plain_process_tells_application_driver_os_and_platform() {
-        let (document, faas) = metadata(&environment(&[]));
-        let expected = bson::doc! {
-            "application": { "name": "app" }, "driver": { "name": "mongolink", "version": env!("CARGO_PKG_VERSION") },
-            "os": { "type": "Linux", "name": "Debian", "architecture": "x86_64", "version": "12" }, "platform": "Rust",
-        };
-        assert_eq!(document, expected);
-        assert!(!faas);
-    }
-
-    #[test]
-    fn each_platform_tells_its_facts() {
-        let lambda = [("AWS_EXECUTION_ENV", "AWS_Lambda_java8"), ("AWS_REGION", "us-east-2"), ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1024")];
-        assert_eq!(env_of(&lambda), Some(bson::doc! { "name": "aws.lambda", "memory_mb": 1024, "region": "us-east-2" }));
-        assert_eq!(env_of(&[("FUNCTIONS_WORKER_RUNTIME", "node")]), Some(bson::doc! { "name": "azure.func" }));
-        let gcp = [
-            ("K_SERVICE", "servicename"),
-            ("FUNCTION_MEMORY_MB", "1024"),
-            ("FUNCTION_TIMEOUT_SEC", "60"),
-            ("FUNCTION_REGION", "us-central1"),
-        ];
-        assert_eq!(env_of(&gcp), Some(bson::doc! { "name": "gcp.func", "timeout_sec": 60, "memory_mb": 1024, "region": "us-central1" }));
-        let vercel = [("VERCEL", "1"), ("VERCEL_REGION", "cdg1")];
-        assert_eq!(env_of(&vercel), Some(bson::doc! { "name": "vercel", "region": "cdg1" }));
-    }
-
-    #[test]
-    fn several_platforms_are_none_but_vercel_on_lambda() {
-        assert_eq!(env_of(&[("AWS_EXECUTION_ENV", "AWS_Lambda_java8"), ("FUNCTIONS_WORKER_RUNTIME", "node")]), None);
-        assert_eq!(env_of(&[("VERCEL", "1"), ("K_SERVICE", "x")]), None);
-        let both = [("AWS_LAMBDA_RUNTIME_API", "x"), ("AWS_REGION", "us-east-2"), ("VERCEL", "1")];
-        assert_eq!(env_of(&both), Some(bson::doc! { "name": "vercel" }));
-    }
-
-    #[test]
-    fn long_region_is_left_out() {
-        let region = "a".repeat(512);
-        let variables = [("AWS_EXECUTION_ENV", "AWS_Lambda_java8"), ("AWS_REGION", region.as_str())];
-        assert_eq!(env_of(&variables), Some(bson::doc! { "name": "aws.lambda" }));
-    }
-
-    #[test]
-    fn odd_values_drop_their_field_alone() {
-        let odd = [("AWS_EXECUTION_ENV", "AWS_Lambda_java8"), ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "big")];
-        assert_eq!(env_of(&odd), Some(bson::doc! { "name": "aws.lambda" }));
-        assert_eq!(env_of(&[("AWS_EXECUTION_ENV", "EC2")]), None);
-        assert_eq!(env_of(&[("VERCEL", "")]), None);
-    }
-
-    #[test]
-    fn container_stands_beside_the_platform() {
-        let both = [
-            ("AWS_EXECUTION_ENV", "AWS_Lambda_java8"),
-            ("AWS_REGION", "us-east-2"),
-            ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1024"),
-            ("KUBERNETES_SERVICE_HOST", "1"),
-        ];
-        let expected =
-            bson::doc! { "name": "aws.lambda", "memory_mb": 1024, "region": "us-east-2", "container": { "orchestrator": "kubernetes" } };
-        assert_eq!(env_of(&both), Some(expected));
-        let mut docker = environment(&[]);
-        docker.docker = true;
-        let (document, faas) = metadata(&docker);
-        assert_eq!(document.get_document("env").expect("env"), &bson::doc! { "container": { "runtime": "docker" } });
-        assert!(!faas);
-        let several = [("VERCEL", "1"), ("K_SERVICE", "x"), ("KUBERNETES_SERVICE_HOST", "1")];
-        assert_eq!(env_of(&several), Some(bson::doc! { "container": { "orchestrator": "kubernetes" } }));
-    }
-
-    #[test]
-    fn fields_go_in_the_order_of_the_specification() {
-        let mut large = environment(&[("VERCEL", "1"), ("VERCEL_REGION", "cdg1"), ("KUBERNETES_SERVICE_HOST", "1")]);
-        large.os_version = Some("v".repeat(400));
-        let (document, _) = metadata(&large);
-        assert_eq!(document.get_document("env").expect("env"), &bson::doc! { "name": "vercel" });
-        assert_eq!(document.get_document("os").expect("os"), &bson::doc! { "type": "Linux" });
-
-        large.os_version = None;
-        large.platform = "ü".repeat(600);
-        let (document, faas) = metadata(&large);
-        assert!(!document.contains_key("env") && faas);
-        assert_eq!(document.get_document("os").expect("os"), &bson::doc! { "type": "Linux" });
-        assert!(document.get_str("platform").expect("platform").len() > 300);
-        large.os_type = "o".repeat(1000);
-        assert!(metadata(&large).0.contains_key("os"));
-    }
-
-    #[test]
-    fn no_text_makes_it_too_large() {
-        for size in [0, 1, 100, 128] {
-            for platform in 0..600 {
-                let mut environment = environment(&[("VERCEL", "1")]);
-                environment.platform = "p".repeat(platform);
-                environment.os_type = "o".repeat(platform);
-                let metadata = ClientMetadata::new(Some(&"a".repeat(size)), &environment).expect("metadata");
-                assert!(metadata.document().as_bytes().len() <= METADATA_SIZE_MAX, "{size} {platform}");
-            }
-        }
-    }
-
-    #[test]
-    fn long_application_name_is_refused() {
-        let error = ClientMetadata::new(Some(&"a".repeat(129)), &environment(&[])).expect_err("refusal");
-        assert_eq!(error.to_string(), "uri: appName of 129 bytes (limit appName of 128 bytes)");
-    }
-}
+mod tests;

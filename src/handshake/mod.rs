@@ -6,6 +6,7 @@
 
 mod command;
 mod conversation;
+mod driver_info;
 pub mod hello;
 mod login;
 mod metadata;
@@ -13,6 +14,7 @@ mod sasl;
 
 pub use command::{FirstHello, hello_command, monitor_hello};
 pub use conversation::{Command, Conversation, ConversationConfig, Step};
+pub use driver_info::{DriverInfo, DriverInfos};
 pub use hello::{HelloReply, NAMES_MAX, TopologyVersion, UnusableHost};
 pub use metadata::{ClientMetadata, Environment, METADATA_SIZE_MAX, Variables};
 

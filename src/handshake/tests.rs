@@ -161,6 +161,18 @@ fn known_server_and_load_balancer_get_the_new_name() {
 }
 
 #[test]
+fn service_is_known_from_the_hello_reply_on() {
+    let service = ObjectId::from_bytes([1; 12]);
+    let reply = hello_with("serviceId", service);
+    let (_, balanced) = Conversation::new(ConversationConfig { load_balanced: true, ..config(None) });
+    assert_eq!((balanced.service_in(&reply), balanced.service_in(&hello())), (Some(service), None));
+    let refused = rawdoc! { "ok": 0.0, "errmsg": "no", "code": 11600, "serviceId": service };
+    assert_eq!(balanced.service_in(&refused), None);
+    let (_, plain) = Conversation::new(config(None));
+    assert_eq!(plain.service_in(&reply), None);
+}
+
+#[test]
 fn later_hellos_have_no_arguments_of_the_first() {
     assert_eq!(monitor_hello(false, None), rawdoc! { "isMaster": 1, "helloOk": true });
     assert_eq!(monitor_hello(true, None), rawdoc! { "hello": 1 });

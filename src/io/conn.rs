@@ -3,10 +3,16 @@
 //! Every wait can be abandoned and taken up again: what was written and read so far is kept, so that a caller who goes
 //! away leaves a connection whose late reply can still be read and dropped.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::future::poll_fn;
+use std::io::{self, IoSlice};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Notify;
+use bson::oid::ObjectId;
+use futures_util::task::AtomicWaker;
+use tokio::io::{AsyncReadExt, AsyncWrite};
 use zeroize::Zeroize;
 
 use super::stream::Stream;
@@ -15,16 +21,18 @@ use crate::handshake::HelloReply;
 use crate::host::{Address, HostKey};
 use crate::op::CommandFields;
 use crate::pool::Health;
-use crate::wire::{self, DOCUMENT_SIZE_MAX, Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, encode_message};
+use crate::wire::{self, DOCUMENT_SIZE_MAX, Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
 
 /// Is an open connection.
 pub(crate) struct Conn {
     stream: Stream,
     decoder: Decoder,
-    out: Vec<u8>,
+    out: Outgoing,
     exchange: Exchange,
     last_request: i32,
     interrupt: Arc<Interrupt>,
+    /// Whether the interrupt knows a waker of ours.
+    listening: bool,
     host: HostKey,
     address: Address,
     facts: Facts,
@@ -37,6 +45,8 @@ pub(crate) struct Facts {
     pub(crate) connection_id: Option<i64>,
     /// Whether it has sessions.
     pub(crate) has_sessions: bool,
+    /// The service that is reached, behind a load balancer.
+    pub(crate) service_id: Option<ObjectId>,
     pub(crate) document_size_bytes_max: u32,
     pub(crate) message_size_bytes_max: u32,
 }
@@ -54,12 +64,17 @@ enum Exchange {
     Broken,
 }
 
-/// Stops whoever waits on a connection, from outside.
+/// Stops whoever waits on a connection, from outside. One task waits at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Interrupt {
-    error: Mutex<Option<Error>>,
-    notify: Notify,
+    error: OnceLock<Error>,
+    waker: AtomicWaker,
+    /// Whether the connection has received anything since somebody began to listen.
+    heard: AtomicBool,
 }
+
+/// How many pieces of a message are written at once, at the most.
+const PIECES_AT_ONCE: usize = 16;
 
 /// How many bytes are read at once, at the least; also what a resting connection keeps room for.
 const READ_BYTES: usize = 2048;
@@ -73,18 +88,32 @@ const IDLE_BYTES_MAX: usize = READ_BYTES;
 impl Interrupt {
     /// Makes the waits of this connection end with an error, now and from now on.
     pub(crate) fn fire(&self, error: Error) {
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-        self.notify.notify_one();
+        // The first reason counts.
+        drop(self.error.set(error));
+        self.waker.wake();
+    }
+
+    /// Begins to note whether the connection receives anything.
+    pub(crate) fn listen(&self) {
+        self.heard.store(false, Ordering::Relaxed);
+    }
+
+    /// Tells whether the connection has received anything since.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.heard.load(Ordering::Relaxed)
     }
 
     /// Waits until it is fired.
     pub(crate) async fn fired(&self) -> Error {
-        loop {
-            if let Some(error) = &*self.error.lock().unwrap_or_else(PoisonError::into_inner) {
-                return error.clone();
-            }
-            self.notify.notified().await;
+        poll_fn(|context| self.poll_fired(context)).await
+    }
+
+    fn poll_fired(&self, context: &Context<'_>) -> Poll<Error> {
+        if self.error.get().is_none() {
+            self.waker.register(context.waker());
         }
+        // It may have been fired meanwhile.
+        self.error.get().map_or(Poll::Pending, |error| Poll::Ready(error.clone()))
     }
 }
 
@@ -93,15 +122,17 @@ impl Conn {
         Self {
             stream,
             decoder: Decoder::new(MESSAGE_SIZE_MAX),
-            out: Vec::new(),
+            out: Outgoing::default(),
             exchange: Exchange::Idle,
             last_request: 0,
             interrupt,
+            listening: false,
             host,
             address,
             facts: Facts {
                 connection_id: None,
                 has_sessions: false,
+                service_id: None,
                 document_size_bytes_max: DOCUMENT_SIZE_MAX,
                 message_size_bytes_max: MESSAGE_SIZE_MAX,
             },
@@ -114,7 +145,8 @@ impl Conn {
         self.decoder.limit(message_size_bytes_max.clamp(wire::HEADER_SIZE as u32, MESSAGE_SIZE_MAX));
         self.facts = Facts {
             connection_id: hello.connection_id,
-            has_sessions: hello.logical_session_timeout.is_some(),
+            has_sessions: hello.logical_session_timeout.is_some() || hello.service_id.is_some(),
+            service_id: hello.service_id,
             document_size_bytes_max: hello.max_bson_object_size.unwrap_or(DOCUMENT_SIZE_MAX),
             message_size_bytes_max,
         };
@@ -132,7 +164,7 @@ impl Conn {
         &self.address
     }
 
-    /// Encodes a command; [`flush`](Self::flush) sends it. Returns the number of the message.
+    /// Encodes a command; [`exchange`](Self::exchange) sends it. Returns the number of the message.
     pub(crate) fn queue(&mut self, flags: Flags, request: &Request, fields: &CommandFields<'_>) -> i32 {
         if self.exchange != Exchange::Idle {
             tracing::error!(host = %self.host, exchange = ?self.exchange, "a command while another is under way");
@@ -147,11 +179,6 @@ impl Conn {
         self.last_request
     }
 
-    /// Returns the size of the message that is to be sent, in bytes.
-    pub(crate) fn queued_bytes(&self) -> usize {
-        self.out.len()
-    }
-
     /// Forgets a command of which nothing was sent.
     pub(crate) fn unqueue(&mut self) {
         if let Exchange::Writing { written: 0, .. } = self.exchange {
@@ -159,88 +186,83 @@ impl Conn {
         }
     }
 
-    /// Returns the bytes of the message that is to be sent.
-    pub(crate) fn queued(&self) -> &[u8] {
+    /// Returns the message that is to be sent.
+    pub(crate) fn queued(&self) -> &Outgoing {
         &self.out
     }
 
-    /// Writes what is still to be written. Can be abandoned and called again.
+    /// Sends what is queued, and reads one reply. Can be abandoned and called again.
     ///
     /// # Errors
-    /// Of the socket, at [`Stage::Write`]; [`ErrorKind::Interrupted`].
-    pub(crate) async fn flush(&mut self) -> Result<(), Error> {
+    /// Of the socket or the protocol, at [`Stage::Write`] or [`Stage::Read`]; [`ErrorKind::Interrupted`].
+    pub(crate) async fn exchange(&mut self) -> Result<Message, Error> {
+        poll_fn(|context| {
+            ready!(self.poll_flush(context))?;
+            self.poll_receive(context)
+        })
+        .await
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         while let Exchange::Writing { written, request } = self.exchange {
-            let rest = self.out.get(written..).unwrap_or_default();
-            if rest.is_empty() {
+            if written >= self.out.len() {
                 self.exchange = Exchange::Awaiting { request };
                 break;
             }
-            let outcome = tokio::select! {
-                biased;
-                outcome = self.stream.write(rest) => outcome,
-                error = self.interrupt.fired() => return Err(self.broken(error.at(Stage::Write))),
-            };
-            match outcome {
-                Ok(0) => return Err(self.broken(Error::new(ErrorKind::Closed, "connection closed by the server").at(Stage::Write))),
-                Ok(count) => self.exchange = Exchange::Writing { written: written + count, request },
-                Err(error) => return Err(self.broken(Error::io(Stage::Write, error))),
+            match poll_write(Pin::new(&mut self.stream), context, &self.out, written) {
+                Poll::Ready(Ok(0)) => {
+                    return Poll::Ready(
+                        Err(self.broken(Error::new(ErrorKind::Closed, "connection closed by the server").at(Stage::Write))),
+                    );
+                }
+                Poll::Ready(Ok(count)) => self.exchange = Exchange::Writing { written: written + count, request },
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken(Error::io(Stage::Write, error)))),
+                Poll::Pending => return self.poll_interrupted(context, Stage::Write),
             }
         }
-        let outcome = tokio::select! {
-            biased;
-            outcome = self.stream.flush() => outcome,
-            error = self.interrupt.fired() => return Err(self.broken(error.at(Stage::Write))),
-        };
-        outcome.map_err(|error| self.broken(Error::io(Stage::Write, error)))
+        match Pin::new(&mut self.stream).poll_flush(context) {
+            Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.broken(Error::io(Stage::Write, error)))),
+            Poll::Pending => self.poll_interrupted(context, Stage::Write),
+        }
     }
 
-    /// Reads the reply that is outstanding. Can be abandoned and called again.
-    ///
-    /// # Errors
-    /// Of the socket or the protocol, at [`Stage::Read`]; [`ErrorKind::Interrupted`].
-    pub(crate) async fn receive(&mut self) -> Result<Message, Error> {
+    fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, Error>> {
         loop {
             match self.decoder.next_frame().and_then(|frame| frame.map(Message::parse).transpose()) {
-                Ok(Some(message)) => return self.accept(message),
+                Ok(Some(message)) => return Poll::Ready(self.accept(message)),
                 Ok(None) => {}
-                Err(error) => return Err(self.broken(error)),
+                Err(error) => return Poll::Ready(Err(self.broken(error))),
             }
             let room = self.decoder.missing().clamp(READ_BYTES, AHEAD_BYTES_MAX);
             let buffer = self.decoder.buffer();
             buffer.reserve(room);
-            let outcome = tokio::select! {
-                biased;
-                outcome = self.stream.read_buf(buffer) => outcome,
-                error = self.interrupt.fired() => return Err(self.broken(error.at(Stage::Read))),
-            };
-            match outcome {
-                Ok(0) => {
+            match pin!(self.stream.read_buf(buffer)).poll(context) {
+                Poll::Ready(Ok(0)) => {
                     let text = if self.decoder.is_empty() {
                         "connection closed by the server"
                     } else {
                         "connection closed by the server in the middle of a message"
                     };
-                    return Err(self.broken(Error::new(ErrorKind::Closed, text).at(Stage::Read)));
+                    return Poll::Ready(Err(self.broken(Error::new(ErrorKind::Closed, text).at(Stage::Read))));
                 }
-                Ok(_) => {}
-                Err(error) => return Err(self.broken(Error::io(Stage::Read, error))),
+                Poll::Ready(Ok(_)) => self.interrupt.heard.store(true, Ordering::Relaxed),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken(Error::io(Stage::Read, error)))),
+                Poll::Pending => return self.poll_interrupted(context, Stage::Read),
             }
         }
     }
 
-    /// Sends what is queued, and reads one reply.
-    ///
-    /// # Errors
-    /// Those of [`flush`](Self::flush) and [`receive`](Self::receive).
-    pub(crate) async fn exchange(&mut self) -> Result<Message, Error> {
-        self.flush().await?;
-        self.receive().await
+    /// Waits for an interrupt beside the socket.
+    fn poll_interrupted<T>(&mut self, context: &Context<'_>, stage: Stage) -> Poll<Result<T, Error>> {
+        self.listening = true;
+        self.interrupt.poll_fired(context).map(|error| Err(self.broken(error.at(stage))))
     }
 
     /// Finishes what was abandoned: writes the rest, reads the replies, drops them.
     ///
     /// # Errors
-    /// Those of [`flush`](Self::flush) and [`receive`](Self::receive).
+    /// Those of [`exchange`](Self::exchange).
     pub(crate) async fn drain(&mut self) -> Result<(), Error> {
         while self.health() == Health::ReplyOutstanding {
             self.exchange().await?;
@@ -263,11 +285,19 @@ impl Conn {
         }
     }
 
+    /// Lets go of the task that used it.
+    pub(crate) fn forget_task(&mut self) {
+        if std::mem::take(&mut self.listening) {
+            drop(self.interrupt.waker.take());
+        }
+    }
+
     /// Makes it ready to rest: nothing half done, no large buffers.
     pub(crate) fn rest(&mut self) {
         self.unqueue();
+        self.out.clear();
         if self.out.capacity() > IDLE_BYTES_MAX / 2 {
-            self.out = Vec::new();
+            self.out = Outgoing::default();
         }
         self.decoder.rest(IDLE_BYTES_MAX);
     }
@@ -279,7 +309,8 @@ impl Conn {
 
     /// Wipes what was sent: it may be a secret.
     pub(crate) fn wipe(&mut self) {
-        self.out.zeroize();
+        self.out.own_mut().zeroize();
+        self.out.clear();
     }
 
     /// Makes it unusable.
@@ -309,6 +340,26 @@ impl Conn {
         self.exchange = Exchange::Broken;
         error.on(&self.host).with_address(&self.address)
     }
+}
+
+/// Writes what follows the bytes that are written already.
+fn poll_write(stream: Pin<&mut Stream>, context: &mut Context<'_>, out: &Outgoing, written: usize) -> Poll<io::Result<usize>> {
+    if let Some(whole) = out.whole() {
+        return stream.poll_write(context, whole.get(written..).unwrap_or_default());
+    }
+    let mut slices = [IoSlice::new(&[]); PIECES_AT_ONCE];
+    let (mut before, mut count) = (written, 0);
+    for piece in out.pieces() {
+        let Some(rest) = piece.get(before..).filter(|rest| !rest.is_empty()) else {
+            before -= piece.len();
+            continue;
+        };
+        before = 0;
+        let Some(slice) = slices.get_mut(count) else { break };
+        *slice = IoSlice::new(rest);
+        count += 1;
+    }
+    stream.poll_write_vectored(context, slices.get(..count).unwrap_or_default())
 }
 
 impl std::fmt::Debug for Conn {

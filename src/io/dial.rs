@@ -121,6 +121,14 @@ impl Dialer {
     }
 
     /// The addresses that are known first, and whether more are to come.
+    /// Looks up a host's address.
+    ///
+    /// # Errors
+    /// Those of the look-up.
+    pub(crate) async fn name(&self, host: &HostKey) -> Result<(), Error> {
+        self.first_addresses(host, &mut Timeline::default()).await.map(drop).map_err(|error| error.on(host))
+    }
+
     async fn first_addresses(&self, host: &HostKey, timeline: &mut Timeline) -> Result<(Vec<Address>, bool), Error> {
         if let Some(address) = self.options.resolve_override(host) {
             return Ok((vec![address.clone()], false));

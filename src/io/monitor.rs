@@ -120,8 +120,9 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
     let mut work = Work::Nothing;
     let mut measuring: Option<MonitorOrders> = None;
     loop {
-        watch.tell(role, &mut monitor);
-        while let Some(action) = monitor.poll_action() {
+        loop {
+            watch.tell(role, &mut monitor);
+            let Some(action) = monitor.poll_action() else { break };
             carry_out(&watch, role, action, &mut conn, &mut work, &mut measuring);
         }
         let due = monitor.poll_timeout().map(|(at, _)| at);
@@ -147,7 +148,7 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
             () = clock::sleep_until(due) => monitor.handle_timeout(clock::now()),
         }
         if let Some(cluster) = watch.cluster.upgrade() {
-            cluster.look_at_clocks();
+            cluster.look_at_clocks(clock::now());
         }
     }
     watch.tell(role, &mut monitor);

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bson::RawDocumentBuf;
+use bson::oid::ObjectId;
 
 use super::clock;
 use super::conn::{Conn, Interrupt};
@@ -15,7 +16,7 @@ use super::entropy::entropy;
 use crate::auth::Credential;
 use crate::auth::scram::keys::{Derivation, ScramKeyCache, ScramKeys};
 use crate::error::{Error, ErrorKind, Stage};
-use crate::handshake::{Command, Conversation, ConversationConfig, HelloReply, Step};
+use crate::handshake::{ClientMetadata, Command, Conversation, ConversationConfig, DriverInfos, HelloReply, Step};
 use crate::host::HostKey;
 use crate::op::CommandFields;
 use crate::op::deadline::Deadline;
@@ -27,9 +28,16 @@ use crate::wire::Flags;
 pub(crate) struct Opener {
     dialer: Dialer,
     options: Arc<ClientOptions>,
-    metadata: Arc<RawDocumentBuf>,
+    introduction: Introduction,
     credential: Option<Credential>,
     keys: Mutex<ScramKeyCache>,
+}
+
+/// Is what new connections say of the client; the libraries can become more while it is in use.
+#[derive(Clone)]
+pub(crate) struct Introduction {
+    pub(crate) metadata: ClientMetadata,
+    pub(crate) libraries: Arc<Mutex<DriverInfos>>,
 }
 
 /// Says what a connection is for.
@@ -42,8 +50,16 @@ pub(crate) enum Purpose {
 }
 
 impl Opener {
-    pub(crate) fn new(dialer: Dialer, options: Arc<ClientOptions>, metadata: Arc<RawDocumentBuf>, credential: Option<Credential>) -> Self {
-        Self { dialer, options, metadata, credential, keys: Mutex::default() }
+    pub(crate) fn new(dialer: Dialer, options: Arc<ClientOptions>, introduction: Introduction, credential: Option<Credential>) -> Self {
+        Self { dialer, options, introduction, credential, keys: Mutex::default() }
+    }
+
+    /// Looks up a host's address, which opening then has at hand. Can be dropped at any moment.
+    ///
+    /// # Errors
+    /// Those of the look-up.
+    pub(crate) async fn name(&self, host: &HostKey) -> Result<(), Error> {
+        self.dialer.name(host).await
     }
 
     /// Opens a connection. Can be dropped at any moment.
@@ -57,11 +73,26 @@ impl Opener {
         interrupt: Arc<Interrupt>,
         timeline: &mut Timeline,
     ) -> Result<Opened, Error> {
+        self.open_telling(host, purpose, interrupt, timeline, &mut |_| ()).await
+    }
+
+    /// Opens a connection; behind a load balancer, `greeted` is told of the service as soon as that is known.
+    ///
+    /// # Errors
+    /// Those of [`open`](Self::open).
+    pub(crate) async fn open_telling(
+        &self,
+        host: &HostKey,
+        purpose: Purpose,
+        interrupt: Arc<Interrupt>,
+        timeline: &mut Timeline,
+        greeted: &mut (dyn FnMut(ObjectId) + Send),
+    ) -> Result<Opened, Error> {
         let (stream, address) = self.dialer.dial(host, timeline).await?;
         let mut conn = Conn::new(stream, host.clone(), address, interrupt);
         let began = clock::now();
         let deadline = Deadline::maybe("connectTimeoutMS", self.options.connect_timeout_or_default(), began);
-        let mut talk = Talk { stage: Stage::Hello, began, round_trip: None };
+        let mut talk = Talk { stage: Stage::Hello, began, round_trip: None, greeted };
         let outcome = tokio::select! {
             biased;
             outcome = self.converse(&mut conn, purpose, &mut talk, timeline) => outcome,
@@ -89,12 +120,13 @@ impl Opener {
         &self,
         conn: &mut Conn,
         purpose: Purpose,
-        talk: &mut Talk,
+        talk: &mut Talk<'_>,
         timeline: &mut Timeline,
     ) -> Result<Box<HelloReply>, Error> {
         let credential = self.credential.clone().filter(|_| purpose == Purpose::Application);
-        let client = Arc::clone(&self.metadata);
-        let config = ConversationConfig { client, credential, hello_ok: false, load_balanced: false, nonce: entropy()? };
+        let client = self.introduction.document();
+        let load_balanced = self.options.load_balanced == Some(true);
+        let config = ConversationConfig { client, credential, hello_ok: false, load_balanced, nonce: entropy()? };
         let (mut command, mut conversation) = Conversation::new(config);
         loop {
             if command.stage != talk.stage {
@@ -102,6 +134,9 @@ impl Opener {
             }
             let reply = say(conn, &command).await?;
             talk.round_trip.get_or_insert_with(|| clock::now().saturating_duration_since(talk.began));
+            if let Some(service) = conversation.service_in(&reply) {
+                (talk.greeted)(service);
+            }
             let mut step = conversation.handle_reply(&reply)?;
             loop {
                 match step {
@@ -146,6 +181,13 @@ impl Opener {
     }
 }
 
+impl Introduction {
+    /// Returns the `client` document as it is now.
+    fn document(&self) -> Arc<RawDocumentBuf> {
+        self.metadata.document_with(&self.libraries.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Is a connection that was opened, and what the server said when it was greeted.
 pub(crate) struct Opened {
     pub(crate) conn: Conn,
@@ -155,13 +197,14 @@ pub(crate) struct Opened {
 }
 
 /// Follows the conversation, so that an error can say how far it had come.
-struct Talk {
+struct Talk<'a> {
     stage: Stage,
     began: Instant,
     round_trip: Option<Duration>,
+    greeted: &'a mut (dyn FnMut(ObjectId) + Send),
 }
 
-impl Talk {
+impl Talk<'_> {
     /// Notes that a stage is done and the next begins.
     fn next(&mut self, stage: Stage, conn: &Conn, timeline: &mut Timeline) {
         let now = clock::now();

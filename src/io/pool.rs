@@ -3,24 +3,28 @@
 //! Lock, decide, unlock, act: the rules are asked under a lock that is never held across an await; sockets are opened,
 //! looked at, drained and closed outside of it. Every wait of a caller may be dropped at any moment.
 
-use std::collections::BTreeMap;
+mod timer;
+
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
+use bson::oid::ObjectId;
 use tokio::sync::{Notify, oneshot};
+
+use timer::Keeper;
 
 use super::clock;
 use super::conn::{Conn, Interrupt};
 use super::events::EventHub;
 use super::open::{Opener, Purpose};
-use super::tasks::{Lifeline, Tasks};
+use super::tasks::Tasks;
 use super::topology::Cluster;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::HostKey;
 use crate::op::deadline::Deadline;
-use crate::pool::{Action, Checkout, Health, Lease, Place, Pool, PoolStats, WaiterId};
+use crate::pool::{Action, Checkout, Health, Lease, Place, Pool, PoolStats, Queue, WaiterId};
 
 /// Carries out one server's pool.
 pub(crate) struct ServerPool {
@@ -29,16 +33,17 @@ pub(crate) struct ServerPool {
     timer: Arc<Notify>,
     opener: Arc<Opener>,
     tasks: Weak<Tasks>,
-    lifeline: Lifeline,
     cluster: Weak<Cluster>,
     events: EventHub,
-    /// How many operations are under way, for selection.
-    operations: AtomicU32,
+    /// How many callers have, or wait for, a connection; for selection.
+    load: AtomicU32,
 }
 
 struct Guarded {
     pool: Pool<Box<Conn>>,
-    waiters: BTreeMap<WaiterId, oneshot::Sender<Result<CheckedOut, Error>>>,
+    waiters: Queue<oneshot::Sender<Result<CheckedOut, Error>>>,
+    /// Whether the pool's tasks have ended: nobody would answer a waiter.
+    abandoned: bool,
     /// By slot: how to stop whoever opens, uses or drains the connection.
     interrupts: Vec<Option<Arc<Interrupt>>>,
     /// What the timer task sleeps until.
@@ -49,6 +54,7 @@ struct Guarded {
 pub(crate) struct CheckedOut {
     conn: Option<Box<Conn>>,
     lease: Lease,
+    lent_at: Instant,
     pool: Arc<ServerPool>,
 }
 
@@ -59,9 +65,6 @@ struct Waiting<'a> {
     answered: bool,
 }
 
-/// Counts one operation for as long as it lives.
-pub(crate) struct Operation<'a>(&'a ServerPool);
-
 impl ServerPool {
     pub(crate) fn new(
         host: HostKey,
@@ -71,20 +74,20 @@ impl ServerPool {
         cluster: Weak<Cluster>,
         events: EventHub,
     ) -> Arc<Self> {
-        let guarded = Guarded { pool: rules, waiters: BTreeMap::new(), interrupts: Vec::new(), armed: None };
+        let options = rules.config().clone();
+        let guarded = Guarded { pool: rules, waiters: Queue::default(), abandoned: false, interrupts: Vec::new(), armed: None };
         let pool = Arc::new(Self {
             host: host.clone(),
             guarded: Mutex::new(guarded),
             timer: Arc::default(),
             opener,
             tasks: Arc::downgrade(tasks),
-            lifeline: tasks.lifeline(),
             cluster,
             events: events.clone(),
-            operations: AtomicU32::new(0),
+            load: AtomicU32::new(0),
         });
-        events.pool(&host, || crate::pool::PoolEvent::PoolCreated);
-        tasks.spawn("pool timer", run_timer(Arc::downgrade(&pool), Arc::clone(&pool.timer)));
+        events.pool(&host, || crate::pool::PoolEvent::PoolCreated { options });
+        tasks.spawn("pool timer", timer::run(Keeper(Arc::downgrade(&pool)), Arc::clone(&pool.timer)));
         pool
     }
 
@@ -96,22 +99,16 @@ impl ServerPool {
         self.lock().pool.stats()
     }
 
-    /// Returns how many operations are under way.
-    pub(crate) fn operations(&self) -> u32 {
-        self.operations.load(Ordering::Relaxed)
-    }
-
-    /// Counts an operation until the guard is dropped.
-    pub(crate) fn operation(&self) -> Operation<'_> {
-        self.operations.fetch_add(1, Ordering::Relaxed);
-        Operation(self)
+    /// Returns how many callers have, or wait for, a connection.
+    pub(crate) fn load(&self) -> u32 {
+        self.load.load(Ordering::Relaxed)
     }
 
     /// Waits for a connection. Can be dropped at any moment.
     ///
     /// The caller keeps its own time: it must not depend on the runtime that the pool's tasks run on.
-    pub(crate) async fn checkout(self: &Arc<Self>, deadline: Option<Deadline>) -> Result<CheckedOut, Error> {
-        match self.ask(|guarded, now| guarded.pool.handle_checkout(deadline, now)) {
+    pub(crate) async fn checkout(self: &Arc<Self>, deadline: Option<Deadline>, now: Instant) -> Result<CheckedOut, Error> {
+        match self.ask(now, |guarded, now| guarded.pool.handle_checkout(deadline, now)) {
             Answer::Lent(out, None) => Ok(out),
             // Boxed, so that a check-out that need not wait stays small.
             answer @ (Answer::Lent(_, Some(_)) | Answer::Wait(..) | Answer::Refused(_)) => Box::pin(self.pursue(answer, deadline)).await,
@@ -133,7 +130,7 @@ impl ServerPool {
                     let (lease, conn) = out.disarm();
                     let Some(conn) = conn else { return Err(gone().on(&self.host)) };
                     let place = Place { ticket, asked_at, deadline };
-                    answer = self.ask(|guarded, now| guarded.pool.handle_dead_on_look(lease, conn, place, now));
+                    answer = self.ask(clock::now(), |guarded, now| guarded.pool.handle_dead_on_look(lease, conn, place, now));
                 }
                 Answer::Wait(waiter, receiver) => {
                     let mut waiting = Waiting { pool: self, waiter, answered: false };
@@ -160,7 +157,6 @@ impl ServerPool {
                     due = None;
                     self.act(|guarded, now| guarded.pool.handle_timeout(now));
                 }
-                () = self.lifeline.ended() => return Err(gone()),
             }
         }
     }
@@ -173,6 +169,11 @@ impl ServerPool {
         self.act(|guarded, now| guarded.pool.handle_clear(cause, interrupt_in_use, now));
     }
 
+    /// Clears the connections of one service behind a load balancer.
+    pub(crate) fn clear_service(self: &Arc<Self>, service: ObjectId, generation: u64, cause: &Error) {
+        self.act(|guarded, now| guarded.pool.handle_clear_service(service, generation, cause, now));
+    }
+
     pub(crate) fn resumed(self: &Arc<Self>) {
         self.act(|guarded, now| guarded.pool.handle_resumed(now));
     }
@@ -181,41 +182,59 @@ impl ServerPool {
         self.act(|guarded, now| guarded.pool.handle_close(why, interrupt_in_use, now));
     }
 
-    fn checkin(self: &Arc<Self>, lease: Lease, mut conn: Box<Conn>) {
+    /// Begins to note whether the server's connections receive anything.
+    pub(crate) fn listen(&self) {
+        self.lock().interrupts.iter().flatten().for_each(|interrupt| interrupt.listen());
+    }
+
+    /// Tells whether they have received anything since.
+    pub(crate) fn has_heard(&self) -> bool {
+        self.lock().interrupts.iter().flatten().any(|interrupt| interrupt.has_heard())
+    }
+
+    fn checkin(self: &Arc<Self>, lease: Lease, mut conn: Box<Conn>, now: Instant) {
+        conn.forget_task();
         let health = conn.health();
         if health == Health::Good {
             conn.rest();
         }
-        self.act(|guarded, now| guarded.pool.handle_checkin(lease, conn, health, now));
+        self.act_at(now, |guarded, now| guarded.pool.handle_checkin(lease, conn, health, now));
     }
 
     fn lock(&self) -> MutexGuard<'_, Guarded> {
         self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ask(self: &Arc<Self>, step: impl FnOnce(&mut Guarded, Instant) -> Checkout<Box<Conn>>) -> Answer {
-        self.act(|guarded, now| match step(guarded, now) {
-            Checkout::Lent { lease, connection, look } => {
-                Answer::Lent(CheckedOut { conn: Some(connection), lease, pool: Arc::clone(self) }, look)
-            }
+    fn ask(self: &Arc<Self>, now: Instant, step: impl FnOnce(&mut Guarded, Instant) -> Checkout<Box<Conn>>) -> Answer {
+        self.act_at(now, |guarded, now| match step(guarded, now) {
+            Checkout::Lent { lease, connection, look } => Answer::Lent(self.lent(lease, connection, now), look),
             Checkout::Waiting(waiter) => {
                 let (sender, receiver) = oneshot::channel();
-                guarded.waiters.insert(waiter, sender);
+                if !guarded.abandoned {
+                    guarded.waiters.insert(waiter, sender);
+                }
                 Answer::Wait(waiter, receiver)
             }
             Checkout::Refused(error) => Answer::Refused(error),
         })
     }
 
-    /// Lock, decide, unlock, act.
+    fn lent(self: &Arc<Self>, lease: Lease, connection: Box<Conn>, now: Instant) -> CheckedOut {
+        CheckedOut { conn: Some(connection), lease, lent_at: now, pool: Arc::clone(self) }
+    }
+
     fn act<R>(self: &Arc<Self>, step: impl FnOnce(&mut Guarded, Instant) -> R) -> R {
-        let now = clock::now();
+        self.act_at(clock::now(), step)
+    }
+
+    /// Lock, decide, unlock, act.
+    fn act_at<R>(self: &Arc<Self>, now: Instant, step: impl FnOnce(&mut Guarded, Instant) -> R) -> R {
         let mut guarded = self.lock();
         guarded.pool.record_events(self.events.wanted());
         let outcome = step(&mut guarded, now);
         let mut deeds = Vec::new();
         while let Some(action) = guarded.pool.poll_action() {
-            deeds.extend(self.deed(&mut guarded, action));
+            deeds.extend(self.deed(&mut guarded, action, now));
         }
         while let Some(event) = guarded.pool.poll_event() {
             self.events.pool(&self.host, || event);
@@ -225,6 +244,8 @@ impl ServerPool {
         if earlier {
             guarded.armed = due;
         }
+        // Written by whoever holds the lock.
+        self.load.store(guarded.pool.load(), Ordering::Relaxed);
         drop(guarded);
         if earlier {
             self.timer.notify_one();
@@ -236,7 +257,7 @@ impl ServerPool {
     }
 
     /// Finds, under the lock, what a wish needs to be carried out outside of it.
-    fn deed(self: &Arc<Self>, guarded: &mut Guarded, action: Action<Box<Conn>>) -> Option<Deed> {
+    fn deed(self: &Arc<Self>, guarded: &mut Guarded, action: Action<Box<Conn>>, now: Instant) -> Option<Deed> {
         match action {
             Action::Open(lease) => {
                 let interrupt = Arc::<Interrupt>::default();
@@ -250,16 +271,17 @@ impl ServerPool {
             }
             Action::Close(_, conn) => Some(Deed::Close(conn)),
             Action::Deliver { waiter, lease, connection } => {
-                let out = CheckedOut { conn: Some(connection), lease, pool: Arc::clone(self) };
+                let out = self.lent(lease, connection, now);
                 // Without a sender the guard is dropped outside of the lock, and the connection comes back.
-                Some(Deed::Tell(guarded.waiters.remove(&waiter), Ok(out)))
+                Some(Deed::Tell(guarded.waiters.remove(waiter), Ok(out)))
             }
-            Action::Refuse(waiter, error) => Some(Deed::Tell(guarded.waiters.remove(&waiter), Err(error))),
+            Action::Refuse(waiter, error) => Some(Deed::Tell(guarded.waiters.remove(waiter), Err(error))),
             Action::Interrupt(lease, error) => {
                 let interrupt = guarded.interrupts.get(lease.slot)?.clone()?;
                 Some(Deed::Interrupt(interrupt, error))
             }
             Action::Drain(lease, conn) => Some(Deed::Drain(lease, conn)),
+            Action::Unanswered => Some(Deed::TellUnanswered),
         }
     }
 
@@ -277,6 +299,12 @@ impl ServerPool {
                 }
             }
             Deed::Interrupt(interrupt, error) => interrupt.fire(error.on(&self.host)),
+            // Only time makes this wish, never an order of the cluster, which would hold the lock that is taken here.
+            Deed::TellUnanswered => {
+                if let Some(cluster) = self.cluster.upgrade() {
+                    cluster.unanswered(&self.host);
+                }
+            }
             Deed::Drain(lease, conn) => self.spawn("drain late reply", drain(Arc::clone(self), lease, conn)),
         }
     }
@@ -300,14 +328,20 @@ enum Deed {
     Tell(Option<oneshot::Sender<Result<CheckedOut, Error>>>, Result<CheckedOut, Error>),
     Interrupt(Arc<Interrupt>, Error),
     Drain(Lease, Box<Conn>),
+    TellUnanswered,
 }
 
-async fn open(pool: Arc<ServerPool>, lease: Lease, interrupt: Arc<Interrupt>) {
+async fn open(pool: Arc<ServerPool>, mut lease: Lease, interrupt: Arc<Interrupt>) {
     let mut timeline = super::dial::Timeline::default();
+    let mut service = None;
+    let mut greeted = |named| {
+        service = Some(named);
+        lease = pool.act(|guarded, _| guarded.pool.handle_greeted(lease, named));
+    };
     let outcome = tokio::select! {
         biased;
         error = interrupt.fired() => Err(error.at(Stage::Tcp)),
-        outcome = pool.opener.open(&pool.host, Purpose::Application, Arc::clone(&interrupt), &mut timeline) => outcome,
+        outcome = pool.opener.open_telling(&pool.host, Purpose::Application, Arc::clone(&interrupt), &mut timeline, &mut greeted) => outcome,
     };
     match outcome {
         Ok(opened) => pool.act(|guarded, now| guarded.pool.handle_opened(lease, Box::new(opened.conn), now)),
@@ -318,7 +352,7 @@ async fn open(pool: Arc<ServerPool>, lease: Lease, interrupt: Arc<Interrupt>) {
                 && error.kind() != ErrorKind::PoolClosed
                 && let Some(cluster) = pool.cluster.upgrade()
             {
-                cluster.opening_failed(&pool.host, lease.generation, &error);
+                cluster.opening_failed(&pool.host, lease.generation, service, &error);
             }
             pool.act(|guarded, now| guarded.pool.handle_refill(now));
         }
@@ -329,22 +363,7 @@ async fn drain(pool: Arc<ServerPool>, lease: Lease, mut conn: Box<Conn>) {
     if let Err(error) = conn.drain().await {
         tracing::debug!(host = %pool.host, %error, "late reply did not come");
     }
-    pool.checkin(lease, conn);
-}
-
-/// Ends with the pool, which wakes it a last time.
-async fn run_timer(pool: Weak<ServerPool>, timer: Arc<Notify>) {
-    loop {
-        let Some(armed) = pool.upgrade().map(|pool| pool.lock().armed) else { return };
-        tokio::select! {
-            () = clock::sleep_until(armed) => {
-                let Some(pool) = pool.upgrade() else { return };
-                pool.lock().armed = None;
-                pool.act(|guarded, now| guarded.pool.handle_timeout(now));
-            }
-            () = timer.notified() => {}
-        }
-    }
+    pool.checkin(lease, conn, clock::now());
 }
 
 impl Drop for ServerPool {
@@ -361,6 +380,23 @@ impl CheckedOut {
     /// The pool's generation when the connection was made.
     pub(crate) fn generation(&self) -> u64 {
         self.lease.generation
+    }
+
+    /// Returns when it was lent.
+    pub(crate) fn lent_at(&self) -> Instant {
+        self.lent_at
+    }
+
+    /// Gives it back.
+    pub(crate) fn give_back(mut self, now: Instant) {
+        if let Some(conn) = self.conn.take() {
+            self.pool.checkin(self.lease, conn, now);
+        }
+    }
+
+    /// A cursor keeps it until it is dropped.
+    pub(crate) fn pin(&self) {
+        self.pool.act(|guarded, _| guarded.pool.handle_pinned(self.lease));
     }
 
     fn disarm(mut self) -> (Lease, Option<Box<Conn>>) {
@@ -385,7 +421,7 @@ impl DerefMut for CheckedOut {
 impl Drop for CheckedOut {
     fn drop(&mut self) {
         if let Some(conn) = self.conn.take() {
-            self.pool.checkin(self.lease, conn);
+            self.pool.checkin(self.lease, conn, clock::now());
         }
     }
 }
@@ -395,16 +431,10 @@ impl Drop for Waiting<'_> {
         if !self.answered {
             let waiter = self.waiter;
             self.pool.act(|guarded, now| {
-                guarded.waiters.remove(&waiter);
+                guarded.waiters.remove(waiter);
                 guarded.pool.handle_cancel(waiter, now);
             });
         }
-    }
-}
-
-impl Drop for Operation<'_> {
-    fn drop(&mut self) {
-        self.0.operations.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -26,6 +26,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 
 use flight::{Flight, Source, fly};
 pub use servers::DnsConfig;
+use servers::Servers;
 use settings::Settings;
 
 use crate::dns::{Action, Answer, BUDGET, Cache, SrvRecord, TxtRecord, WaiterId, Want, srv};
@@ -101,6 +102,7 @@ impl Resolver {
         let (waiter, mut receiver) = self.shared.enlist();
         let _ticket = Ticket { shared: &self.shared, waiter };
         self.shared.act(|cache, now| cache.handle_ask(waiter, name, want, now));
+        let mut look_at = clock::now() + LOOK_WHILE_WAITING;
         loop {
             let sooner = self.shared.sooner.notified();
             tokio::pin!(sooner);
@@ -111,6 +113,10 @@ impl Resolver {
                 outcome = &mut receiver => return outcome.unwrap_or_else(|_| Err(ended(name))),
                 () = &mut sooner => {}
                 () = clock::sleep_until(due) => self.shared.act(Cache::handle_timeout),
+                () = clock::sleep_until(Some(look_at)) => {
+                    self.notice_changes();
+                    look_at = clock::now() + LOOK_WHILE_WAITING;
+                }
             }
         }
     }
@@ -132,16 +138,11 @@ impl Resolver {
     /// limit `dnsTimeoutMS`; stage `srv`. It is no error if there are no TXT records.
     pub async fn srv(&self, service: &str, host: &str) -> Result<(Vec<SrvRecord>, Vec<TxtRecord>), Error> {
         self.notice_changes();
-        let known = self.shared.settings().servers();
-        let servers = known.map_err(|why| Error::new(ErrorKind::DnsFailed, format!("no DNS server can be asked: {why}")).at(Stage::Srv))?;
+        let servers = self.servers()?;
         let asked_at = clock::now();
         let budget = self.shared.budget;
-        let name = srv::srv_query_name(service, host);
         let elapsed = || clock::now().saturating_duration_since(asked_at);
-        let services = async {
-            let asked = servers.ask(&name, RecordType::SRV, budget).await;
-            asked.map(|lookup| srv_records(&lookup)).map_err(|error| record_error("SRV", &name, error).after(elapsed()))
-        };
+        let services = self.services(service, host);
         let texts = async {
             match servers.ask(host, RecordType::TXT, budget).await {
                 Ok(lookup) => Ok(txt_records(&lookup)),
@@ -157,6 +158,20 @@ impl Resolver {
         outcome.map_err(|error| if error.is_timeout() { timeout() } else { error })
     }
 
+    /// Returns the SRV records of a service at a host, without its TXT records. Whoever asks keeps the time.
+    ///
+    /// # Errors
+    /// Those of [`srv`](Self::srv).
+    pub(crate) async fn services(&self, service: &str, host: &str) -> Result<Vec<SrvRecord>, Error> {
+        self.notice_changes();
+        let servers = self.servers()?;
+        let asked_at = clock::now();
+        let name = srv::srv_query_name(service, host);
+        let asked = servers.ask(&name, RecordType::SRV, self.shared.budget).await;
+        let elapsed = || clock::now().saturating_duration_since(asked_at);
+        asked.map(|lookup| srv_records(&lookup)).map_err(|error| record_error("SRV", &name, error).after(elapsed()))
+    }
+
     /// Ends all look-ups under way; those who wait are refused. Later ones start again.
     pub async fn stop(&self) {
         let tasks = self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -168,6 +183,11 @@ impl Resolver {
     /// Returns how many look-ups are under way.
     pub fn task_count(&self) -> usize {
         self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |tasks| tasks.count())
+    }
+
+    fn servers(&self) -> Result<Arc<Servers>, Error> {
+        let known = self.shared.settings().servers();
+        known.map_err(|why| Error::new(ErrorKind::DnsFailed, format!("no DNS server can be asked: {why}")).at(Stage::Srv))
     }
 
     fn notice_changes(&self) {
@@ -185,23 +205,37 @@ impl fmt::Debug for Resolver {
     }
 }
 
+/// Is what a client starts with.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct SeedList {
+    /// The options, with the seeds.
+    pub options: ClientOptions,
+    /// What was odd in the TXT record.
+    pub warnings: Vec<Warning>,
+    /// How long the SRV records live at least; `None` without SRV name.
+    pub ttl: Option<Duration>,
+}
+
 /// Completes the options of an SRV connection string: seeds and TXT options from DNS, then validated as a whole. Options
 /// without SRV name are only validated.
 ///
 /// # Errors
 /// Those of [`Resolver::srv`], [`ErrorKind::DnsRule`] for an answer that breaks a rule, and [`ErrorKind::InvalidOption`]
 /// for options that contradict each other.
-pub async fn resolve_seeds(mut options: ClientOptions, resolver: &Resolver, seed: u64) -> Result<(ClientOptions, Vec<Warning>), Error> {
+pub async fn resolve_seeds(mut options: ClientOptions, resolver: &Resolver, seed: u64) -> Result<SeedList, Error> {
     let mut warnings = Vec::new();
+    let mut ttl = None;
     if let Some(host) = options.srv.clone() {
         let (services, texts) = resolver.srv(options.srv_service_name_or_default(), &host).await?;
         let seeds = srv::seeds(&host, &services)?;
+        ttl = srv::shortest_ttl(&services);
         tracing::debug!(host, seeds = seeds.len(), texts = texts.len(), "SRV name resolved");
         options.hosts = srv::choose(seeds, options.srv_max_hosts.unwrap_or(0), &mut SmallRng::seed_from_u64(seed));
         uri::apply_txt(&mut options, &mut warnings, &texts)?;
     }
     uri::validate(&options)?;
-    Ok((options, warnings))
+    Ok(SeedList { options, warnings, ttl })
 }
 
 impl Shared {
@@ -323,6 +357,9 @@ impl Drop for Ticket<'_> {
         state.cache.handle_cancel(self.waiter);
     }
 }
+
+/// How often a caller that waits for an answer looks whether the settings name other servers.
+const LOOK_WHILE_WAITING: Duration = Duration::from_millis(250);
 
 /// How many names DNS is asked for at once; each takes two sockets for the time.
 const QUESTIONS_MAX: usize = 256;

@@ -37,7 +37,9 @@ use crate::sandbox::{Cluster, Config, MemberConfig};
 pub struct Sandbox {
     shared: Arc<Shared>,
     addresses: Vec<SocketAddr>,
+    /// The members', or the load balancer's, which no member's fate shuts.
     doors: Vec<watch::Sender<Door>>,
+    balanced: bool,
     uri: UriParts,
 }
 
@@ -45,6 +47,7 @@ pub struct Sandbox {
 #[must_use]
 pub struct SandboxBuilder {
     members: usize,
+    balanced: bool,
     set_name: Option<String>,
     base_port: u16,
     ip: IpAddr,
@@ -52,6 +55,7 @@ pub struct SandboxBuilder {
     tls: Option<Arc<ServerConfig>>,
     hosts: Vec<String>,
     election_timeout: Option<Duration>,
+    mongos: bool,
     seed: u64,
 }
 
@@ -79,6 +83,22 @@ impl SandboxBuilder {
         self.members = 1;
         self.set_name = None;
         self
+    }
+
+    /// Makes it a load balancer with so many services behind it, which take its connections in turns.
+    ///
+    /// Each service is a member here: its fail points, cursors and counts are its own.
+    pub fn load_balancer(mut self, services: usize) -> Self {
+        self.members = services;
+        self.balanced = true;
+        self.set_name = None;
+        self
+    }
+
+    /// Makes it a single router of a sharded cluster; several sandboxes make a cluster of several.
+    pub fn mongos(mut self) -> Self {
+        self.mongos = true;
+        self.standalone()
     }
 
     /// Sets the first member's port, the others' follow; 0 takes free ones.
@@ -130,14 +150,16 @@ impl SandboxBuilder {
     #[allow(clippy::unused_async, reason = "it needs a runtime, and may come to wait")]
     pub async fn start(self) -> io::Result<Sandbox> {
         let tasks = Tasks::new().ok_or_else(|| io::Error::other("a sandbox starts inside of a tokio runtime"))?;
-        let mut listeners = Vec::with_capacity(self.members);
-        for member in 0..self.members {
+        let listening = if self.balanced { 1 } else { self.members };
+        let mut listeners = Vec::with_capacity(listening);
+        for member in 0..listening {
             let offset = u16::try_from(member).unwrap_or(u16::MAX);
             let port = if self.base_port == 0 { Some(0) } else { self.base_port.checked_add(offset) };
             let port = port.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "ports beyond 65535"))?;
             listeners.push(listen(SocketAddr::new(self.ip, port))?);
         }
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;
+        let balanced = self.balanced;
         let uri = UriParts { set_name: self.set_name.clone(), user: self.users.first().cloned(), tls: self.tls.is_some() };
         let acceptor = self.tls.clone().map(TlsAcceptor::from);
         let seed = self.seed;
@@ -150,7 +172,7 @@ impl SandboxBuilder {
             doors.push(door);
             shared.tasks.spawn("sandbox listener", serve(Arc::clone(&shared), member, listener, view));
         }
-        Ok(Sandbox { shared, addresses, doors, uri })
+        Ok(Sandbox { shared, addresses, doors, balanced, uri })
     }
 
     fn describe(self, addresses: &[SocketAddr]) -> Config {
@@ -162,7 +184,13 @@ impl SandboxBuilder {
         });
         let mut config = Config::standalone(String::new());
         config.members = hosts.map(MemberConfig::new).collect();
+        if self.balanced
+            && let Some(balancer) = config.members.first()
+        {
+            config = Config::load_balanced(balancer.host.clone(), self.members);
+        }
         config.set_name = self.set_name;
+        config.mongos = self.mongos;
         for (name, password) in self.users {
             config = config.with_user(name, password);
         }
@@ -178,6 +206,7 @@ impl Sandbox {
     pub fn builder() -> SandboxBuilder {
         SandboxBuilder {
             members: 3,
+            balanced: false,
             set_name: Some("rs0".to_owned()),
             base_port: 0,
             ip: IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -185,6 +214,7 @@ impl Sandbox {
             tls: None,
             hosts: Vec::new(),
             election_timeout: None,
+            mongos: false,
             seed: 0,
         }
     }
@@ -192,6 +222,9 @@ impl Sandbox {
     /// Returns a connection string for it: announced names, first user, set name.
     pub fn uri(&self) -> String {
         let mut options = Vec::new();
+        if self.balanced {
+            options.push("loadBalanced=true".to_owned());
+        }
         if let Some(name) = &self.uri.set_name {
             options.push(format!("replicaSet={}", encoded(name)));
         }
@@ -203,7 +236,11 @@ impl Sandbox {
         }
         let user = self.uri.user.as_ref().map(|(name, password)| format!("{}:{}@", encoded(name), encoded(password)));
         let query = if options.is_empty() { String::new() } else { format!("?{}", options.join("&")) };
-        format!("mongodb://{}{}/{query}", user.unwrap_or_default(), self.hosts().join(","))
+        format!(
+            "mongodb://{}{}/{query}",
+            user.unwrap_or_default(),
+            self.hosts().into_iter().take(self.addresses.len()).collect::<Vec<_>>().join(",")
+        )
     }
 
     /// Returns the names that the members announce.
@@ -224,7 +261,7 @@ impl Sandbox {
     /// Ends a member's process: its listener closes, its connections are reset.
     pub async fn stop(&self, member: usize) {
         self.shared.act(|cluster, now| cluster.stop(member, now));
-        if let Some(door) = self.doors.get(member) {
+        if let Some(door) = self.door(member) {
             door.send_replace(Door::Shut);
             door.closed().await;
         }
@@ -236,6 +273,10 @@ impl Sandbox {
     /// If the port can't be opened any more.
     #[allow(clippy::unused_async, reason = "the counterpart of `stop`; it needs the runtime")]
     pub async fn start(&self, member: usize) -> io::Result<()> {
+        if self.balanced {
+            self.shared.act(|cluster, now| cluster.start(member, now));
+            return Ok(());
+        }
         let Some((door, address)) = self.doors.get(member).zip(self.addresses.get(member)) else { return Ok(()) };
         if !self.shared.lock().cluster.is_stopped(member) {
             return Ok(());
@@ -307,7 +348,7 @@ impl Sandbox {
     /// Returns how often each member was sent a command, by its exact name.
     pub fn commands_seen(&self, name: &str) -> Vec<u64> {
         let core = self.shared.lock();
-        (0..self.addresses.len()).map(|member| core.cluster.commands_seen(member, name)).collect()
+        (0..core.cluster.hosts().len()).map(|member| core.cluster.commands_seen(member, name)).collect()
     }
 
     /// Ends everything and waits until it is gone.
@@ -315,9 +356,14 @@ impl Sandbox {
         self.shared.tasks.stop().await;
     }
 
+    /// Returns the door of a member that has one of its own.
+    fn door(&self, member: usize) -> Option<&watch::Sender<Door>> {
+        self.doors.get(member).filter(|_| !self.balanced)
+    }
+
     fn hold(&self, member: usize, frozen: bool) {
         self.shared.act(|cluster, now| if frozen { cluster.freeze(member, now) } else { cluster.thaw(member, now) });
-        if let Some(door) = self.doors.get(member) {
+        if let Some(door) = self.door(member) {
             let held = self.shared.lock().cluster.is_frozen(member);
             door.send_if_modified(|door| {
                 let wanted = if held { Door::Held } else { Door::Open };

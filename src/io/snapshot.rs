@@ -5,8 +5,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use rand::rngs::SmallRng;
+
 use super::pool::ServerPool;
+use super::topology::Cluster;
+use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::host::HostKey;
+use crate::selection::{self, Criteria, Refusal};
 use crate::topology::{ServerType, TopologyDescription};
 
 /// Is what callers see of the topology at one moment.
@@ -16,10 +21,17 @@ pub(crate) struct Snapshot {
     pub(super) pools: Vec<Option<Arc<ServerPool>>>,
 }
 
+/// Is all that a call needs to find its server.
+pub(crate) struct Route {
+    pub(crate) cluster: Arc<Cluster>,
+    pub(crate) snapshot: Arc<Snapshot>,
+}
+
 /// Is a server that was selected, in the snapshot that it was selected from.
+#[derive(Clone)]
 pub(crate) struct Selected {
-    pub(super) snapshot: Arc<Snapshot>,
-    pub(super) place: usize,
+    route: Arc<Route>,
+    place: usize,
 }
 
 impl Snapshot {
@@ -32,26 +44,50 @@ impl Snapshot {
         self.pools.iter().flatten()
     }
 
-    pub(super) fn pool(&self, host: &HostKey) -> Option<&Arc<ServerPool>> {
+    fn pool(&self, host: &HostKey) -> Option<&Arc<ServerPool>> {
         self.pools.get(self.place(host)?)?.as_ref()
     }
 
     /// Says where a host stands among the servers, which are sorted by host.
-    pub(super) fn place(&self, host: &HostKey) -> Option<usize> {
+    fn place(&self, host: &HostKey) -> Option<usize> {
         self.description.servers().binary_search_by(|server| server.host.cmp(host)).ok()
     }
 }
 
+impl Route {
+    /// Chooses a server, if one suits now.
+    pub(crate) fn choose(self: &Arc<Self>, criteria: &Criteria, random: &mut SmallRng) -> Result<Option<Selected>> {
+        let snapshot = &self.snapshot;
+        let loads = |host: &HostKey| snapshot.pool(host).map_or(0, |pool| pool.load());
+        let server = match selection::select(&snapshot.description, criteria, &loads, random) {
+            Ok(server) => server,
+            Err(Refusal::NoServer(_)) => return Ok(None),
+            Err(Refusal::Invalid(error)) => return Err(error.at(Stage::Selection)),
+        };
+        match snapshot.place(&server.host).filter(|place| snapshot.pools.get(*place).is_some_and(Option::is_some)) {
+            Some(place) => Ok(Some(Selected { route: Arc::clone(self), place })),
+            None => {
+                let error = Error::new(ErrorKind::Internal, "a server without a pool was selected");
+                Err(error.at(Stage::Selection).on(&server.host))
+            }
+        }
+    }
+}
+
 impl Selected {
+    pub(crate) fn cluster(&self) -> &Arc<Cluster> {
+        &self.route.cluster
+    }
+
     pub(crate) fn description(&self) -> &TopologyDescription {
-        &self.snapshot.description
+        &self.route.snapshot.description
     }
 
     pub(crate) fn kind(&self) -> ServerType {
-        self.snapshot.description.servers().get(self.place).map_or(ServerType::Unknown, |server| server.kind)
+        self.route.snapshot.description.servers().get(self.place).map_or(ServerType::Unknown, |server| server.kind)
     }
 
     pub(crate) fn pool(&self) -> &Arc<ServerPool> {
-        self.snapshot.pools.get(self.place).and_then(Option::as_ref).expect("checked when it was selected")
+        self.route.snapshot.pools.get(self.place).and_then(Option::as_ref).expect("checked when it was selected")
     }
 }

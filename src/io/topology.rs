@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use bson::oid::ObjectId;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::{Notify, oneshot, watch};
@@ -18,7 +19,8 @@ use super::monitor::{self, MonitorOrders, Watch};
 use super::open::Opener;
 use super::pool::ServerPool;
 use super::resolver::Resolver;
-use super::snapshot::{Selected, Snapshot};
+use super::sign_of_life::Probes;
+use super::snapshot::{Route, Selected, Snapshot};
 use super::tasks::{Lifeline, Tasks};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::HelloReply;
@@ -26,8 +28,8 @@ use crate::host::HostKey;
 use crate::op::deadline::Deadline;
 use crate::options::ClientOptions;
 use crate::pool::{Pool, PoolConfig, closed};
-use crate::selection::{self, Criteria, Refusal};
-use crate::topology::{Fault, MonitorConfig, SelectId, Suspension, Topology, TopologyAction, TopologyConfig};
+use crate::selection::Criteria;
+use crate::topology::{Fault, MonitorConfig, ProbeId, SelectId, Suspension, Topology, TopologyAction, TopologyConfig};
 
 /// Carries out what the topology orders, and knows every server's pool and monitor.
 pub(crate) struct Cluster {
@@ -38,6 +40,11 @@ pub(crate) struct Cluster {
     draws: AtomicU64,
     lifeline: Lifeline,
     suspension: Mutex<Suspension>,
+    began: Instant,
+    /// When somebody last looked at the clocks, in microseconds since it began.
+    looked_at: AtomicU64,
+    /// How long the machine has slept, as far as anybody noticed.
+    slept: watch::Sender<Duration>,
     parts: Parts,
 }
 
@@ -51,6 +58,8 @@ pub(crate) struct Parts {
     pub(crate) monitors: Arc<Tasks>,
     pub(crate) events: EventHub,
     pub(crate) boot_clock: Arc<dyn BootClock>,
+    /// Counts the changes that make what callers keep of the topology out of date.
+    pub(crate) epoch: Arc<AtomicU64>,
     /// Whether servers may stream their replies to checks.
     pub(crate) streaming: bool,
     pub(crate) seed: u64,
@@ -63,8 +72,12 @@ struct State {
     former: Vec<Weak<ServerPool>>,
     monitors: BTreeMap<HostKey, MonitorOrders>,
     selects: BTreeMap<SelectId, oneshot::Sender<Result<(), Error>>>,
+    probes: Probes,
     armed: Option<Instant>,
 }
+
+/// How many microseconds lie between two looks at the clocks, at the least: a busy client need not look for every command.
+const LOOK_EVERY_MICROS: u64 = 50;
 
 /// How long shutting down waits for the monitors to end by themselves; they have nothing to wait for.
 const MONITORS_LIMIT: Duration = Duration::from_secs(1);
@@ -80,9 +93,9 @@ impl Cluster {
     pub(crate) fn start(parts: Parts) -> Arc<Self> {
         let now = clock::now();
         let topology = Topology::new(TopologyConfig::from_options(&parts.options), parts.seed, now);
-        let pools = BTreeMap::new();
+        let (pools, monitors, selects, probes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Probes::default());
         let first = Snapshot::new(Arc::clone(topology.description()), &pools);
-        let state = State { topology, pools, former: Vec::new(), monitors: BTreeMap::new(), selects: BTreeMap::new(), armed: None };
+        let state = State { topology, pools, former: Vec::new(), monitors, selects, probes, armed: None };
         let cluster = Arc::new(Self {
             state: Mutex::new(state),
             snapshots: watch::Sender::new(Arc::new(first)),
@@ -91,6 +104,9 @@ impl Cluster {
             draws: AtomicU64::new(parts.seed),
             lifeline: parts.tasks.lifeline(),
             suspension: Mutex::new(Suspension::new(now, parts.boot_clock.now())),
+            began: now,
+            looked_at: AtomicU64::new(0),
+            slept: watch::Sender::new(Duration::ZERO),
             parts,
         });
         cluster.parts.tasks.spawn("topology timer", run_timer(Arc::downgrade(&cluster), Arc::clone(&cluster.timer)));
@@ -104,6 +120,11 @@ impl Cluster {
 
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.snapshots.subscribe()
+    }
+
+    /// Returns what tells how long the machine has slept.
+    pub(crate) fn slept(&self) -> watch::Receiver<Duration> {
+        self.slept.subscribe()
     }
 
     pub(crate) fn tasks(&self) -> &Arc<Tasks> {
@@ -165,8 +186,10 @@ impl Cluster {
     }
 
     /// Tells the topology that a connection could not be opened.
-    pub(crate) fn opening_failed(self: &Arc<Self>, host: &HostKey, generation: u64, error: &Error) {
-        self.fault(host, Fault::new(error.clone(), generation).during_handshake());
+    ///
+    /// `service` is the one behind a load balancer, if it came to that.
+    pub(crate) fn opening_failed(self: &Arc<Self>, host: &HostKey, generation: u64, service: Option<ObjectId>, error: &Error) {
+        self.fault(host, Fault::new(error.clone(), generation).during_handshake().of_service(service));
     }
 
     /// Tells whether a server's last check, or last command, went well.
@@ -186,19 +209,44 @@ impl Cluster {
         self.act(|topology, _| topology.handle_rtt(host, average, minimum));
     }
 
+    /// Tells the topology of the hosts that the SRV records name now.
+    pub(crate) fn srv_hosts(self: &Arc<Self>, hosts: Vec<HostKey>) {
+        self.act(|topology, now| topology.handle_srv_hosts(hosts, now));
+    }
+
+    /// Tells the topology that a command on a server has been unanswered for long.
+    pub(crate) fn unanswered(self: &Arc<Self>, host: &HostKey) {
+        self.act(|topology, now| topology.handle_unanswered(host, now));
+    }
+
+    pub(crate) fn probe_named(self: &Arc<Self>, host: &HostKey, id: ProbeId) {
+        self.act(|topology, now| topology.handle_probe_named(host, id, now));
+    }
+
+    pub(crate) fn probed(self: &Arc<Self>, host: &HostKey, id: ProbeId, outcome: Result<(), Error>) {
+        self.act(|topology, now| topology.handle_probed(host, id, outcome, now));
+    }
+
     /// Sees whether the machine was suspended; if so, servers are checked at once and idle connections not trusted.
-    pub(crate) fn look_at_clocks(&self) {
+    ///
+    /// Looks no more often than every [`LOOK_EVERY_MICROS`] that the machine is awake.
+    pub(crate) fn look_at_clocks(&self, now: Instant) {
+        let elapsed = u64::try_from(now.saturating_duration_since(self.began).as_micros()).unwrap_or(u64::MAX);
+        if elapsed < self.looked_at.load(Ordering::Relaxed).saturating_add(LOOK_EVERY_MICROS) {
+            return;
+        }
         // Whoever finds somebody else looking need not look as well.
         let Ok(mut suspension) = self.suspension.try_lock() else { return };
+        self.looked_at.store(elapsed, Ordering::Relaxed);
         let (now, boot) = (clock::now(), self.parts.boot_clock.now());
         let Some(gap) = suspension.handle_look(now, boot) else { return };
         drop(suspension);
         tracing::info!(seconds = gap.as_secs(), "the machine was suspended: servers are checked, idle connections dropped");
         self.parts.resolver.resumed();
-        let (monitors, pools) = {
-            let state = self.lock();
-            (state.monitors.values().cloned().collect::<Vec<_>>(), state.pools.values().cloned().collect::<Vec<_>>())
-        };
+        self.slept.send_modify(|slept| *slept = slept.saturating_add(gap));
+        let state = self.lock();
+        let (monitors, pools): (Vec<_>, Vec<_>) = (state.monitors.values().cloned().collect(), state.pools.values().cloned().collect());
+        drop(state);
         for monitor in monitors {
             monitor.resumed();
         }
@@ -225,23 +273,15 @@ impl Cluster {
     }
 
     /// Chooses a server, if one suits now.
-    pub(crate) fn choose(&self, criteria: &Criteria) -> Result<Option<Selected>, Error> {
-        let snapshot = self.snapshot();
-        let loads = |host: &HostKey| snapshot.pool(host).map_or(0, |pool| pool.operations());
-        // Each selection draws from a sequence of its own: nobody waits for anybody's random numbers.
+    fn choose(self: &Arc<Self>, criteria: &Criteria) -> Result<Option<Selected>, Error> {
+        let route = Arc::new(Route { cluster: Arc::clone(self), snapshot: self.snapshot() });
         let mut random = SmallRng::seed_from_u64(self.draws.fetch_add(1, Ordering::Relaxed));
-        let server = match selection::select(&snapshot.description, criteria, &loads, &mut random) {
-            Ok(server) => server,
-            Err(Refusal::NoServer(_)) => return Ok(None),
-            Err(Refusal::Invalid(error)) => return Err(error.at(Stage::Selection)),
-        };
-        match snapshot.place(&server.host).filter(|place| snapshot.pools.get(*place).is_some_and(Option::is_some)) {
-            Some(place) => Ok(Some(Selected { snapshot, place })),
-            None => {
-                let error = Error::new(ErrorKind::Internal, "a server without a pool was selected");
-                Err(error.at(Stage::Selection).on(&server.host))
-            }
-        }
+        route.choose(criteria, &mut random)
+    }
+
+    /// Makes a seed for somebody who selects servers.
+    pub(crate) fn draw(&self) -> u64 {
+        self.draws.fetch_add(1, Ordering::Relaxed)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -252,10 +292,11 @@ impl Cluster {
         let now = clock::now();
         let mut state = self.lock();
         let outcome = step(&mut state.topology, now);
-        while let Some(event) = state.topology.poll_event() {
-            self.parts.events.send(|| Event::Topology(event));
-        }
-        while let Some(action) = state.topology.poll_action() {
+        loop {
+            while let Some(event) = state.topology.poll_event() {
+                self.parts.events.send(|| Event::Topology(event));
+            }
+            let Some(action) = state.topology.poll_action() else { break };
             self.carry_out(&mut state, action);
         }
         let due = state.topology.poll_timeout().map(|(at, _)| at);
@@ -277,9 +318,14 @@ impl Cluster {
                     pool.ready();
                 }
             }
-            TopologyAction::ClearPool { host, cause, interrupt, service_id: _ } => {
+            TopologyAction::ClearPool { host, cause, interrupt } => {
                 if let Some(pool) = state.pools.get(&host) {
                     pool.clear(&cause, interrupt);
+                }
+            }
+            TopologyAction::ClearService { host, service_id, generation, cause } => {
+                if let Some(pool) = state.pools.get(&host) {
+                    pool.clear_service(service_id, generation, &cause);
                 }
             }
             TopologyAction::ClosePool(host) => {
@@ -309,8 +355,20 @@ impl Cluster {
                     orders.cancel_check();
                 }
             }
+            TopologyAction::Probe { host, id, again } => {
+                if let Some(pool) = state.pools.get(&host).filter(|_| !again) {
+                    pool.listen();
+                }
+                state.probes.attempt(host, id, &self.parts.opener, self, &self.parts.tasks);
+            }
+            TopologyAction::Overhear { host, id } => {
+                let anything = state.pools.get(&host).is_some_and(|pool| pool.has_heard());
+                state.topology.handle_overheard(&host, id, anything, clock::now());
+            }
+            TopologyAction::EndProbe(host) => state.probes.end(&host),
             TopologyAction::Publish(description) => {
                 self.snapshots.send_replace(Arc::new(Snapshot::new(description, &state.pools)));
+                self.parts.epoch.fetch_add(1, Ordering::Release);
             }
             TopologyAction::Selected(id) => answer(state, id, Ok(())),
             TopologyAction::NotSelected(id, error) => answer(state, id, Err(error)),
@@ -318,18 +376,11 @@ impl Cluster {
     }
 
     fn make_pool(self: &Arc<Self>, host: &HostKey, generation: u64) -> Arc<ServerPool> {
-        let options = &self.parts.options;
-        let config = PoolConfig {
-            max_size: options.max_pool_size_or_default(),
-            min_size: options.min_pool_size_or_default(),
-            max_connecting: options.max_connecting_or_default(),
-            max_idle_time: options.max_idle_time_or_default(),
-            open_timeout: open_timeout(options),
-        };
         let parts = &self.parts;
+        let rules = Pool::new(PoolConfig::from_options(&parts.options), generation);
         ServerPool::new(
             host.clone(),
-            Pool::new(config, generation),
+            if parts.options.load_balanced == Some(true) { rules.behind_load_balancer() } else { rules },
             Arc::clone(&parts.opener),
             &parts.tasks,
             Arc::downgrade(self),
@@ -342,7 +393,7 @@ impl Cluster {
         let config = MonitorConfig {
             heartbeat_frequency: options.heartbeat_frequency_or_default(),
             connect_timeout: options.connect_timeout_or_default(),
-            open_timeout: open_timeout(options),
+            open_timeout: options.open_timeout(),
             streaming: self.parts.streaming,
         };
         Watch {
@@ -355,12 +406,6 @@ impl Cluster {
             round_trips: Arc::default(),
         }
     }
-}
-
-/// The sum of all limits of opening a connection, and some: by then its own timers have long ended it.
-fn open_timeout(options: &ClientOptions) -> Option<Duration> {
-    let connect = options.connect_timeout_or_default()?;
-    Some(options.dns_timeout_or_default() + 2 * connect + Duration::from_secs(1))
 }
 
 fn answer(state: &mut State, id: SelectId, outcome: Result<(), Error>) {

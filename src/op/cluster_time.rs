@@ -3,37 +3,58 @@
 //! `$clusterTime` is gossiped as the server gave it (sessions, "Gossipping the cluster time"); never on, nor from, the
 //! commands that watch servers.
 
-use bson::{RawDocument, RawDocumentBuf};
+use bson::RawDocument;
 
 use crate::wire::scan::{Fields, kind};
 
-/// Is a `$clusterTime` as a server sent it.
-#[derive(Clone, Debug, PartialEq)]
+/// Is the newest `$clusterTime` that was heard of, as the server sent it.
+#[derive(Debug, Default, PartialEq)]
 pub struct ClusterTime {
-    stamp: (u32, u32),
-    document: RawDocumentBuf,
+    stamp: u64,
+    document: Vec<u8>,
 }
 
 /// The largest `$clusterTime` that is kept, in bytes; a server's has about 150.
 const SIZE_BYTES_MAX: usize = 4096;
 
 impl ClusterTime {
-    /// Reads a reply's `$clusterTime`, if it is newer than what is known.
-    pub fn newer(document: &RawDocument, known: Option<&Self>) -> Option<Self> {
-        let field = Fields::of(document.as_bytes()).map_while(Result::ok).find(|field| field.key == b"clusterTime")?;
+    /// Reads the time itself: seconds in the upper half, increment in the lower. Nothing if it is no cluster time.
+    pub fn stamp_of(document: &RawDocument) -> Option<u64> {
+        let bytes = document.as_bytes();
+        let field = Fields::of(bytes).map_while(Result::ok).find(|field| field.key == b"clusterTime")?;
         let (increment, seconds) = field.value.split_first_chunk::<4>().filter(|_| field.kind == kind::TIMESTAMP)?;
-        let stamp = (u32::from_le_bytes(*seconds.first_chunk()?), u32::from_le_bytes(*increment));
-        let fits = document.as_bytes().len() <= SIZE_BYTES_MAX;
-        (fits && known.is_none_or(|known| stamp > known.stamp)).then(|| Self { stamp, document: document.to_owned() })
+        let (seconds, increment) = (u32::from_le_bytes(*seconds.first_chunk()?), u32::from_le_bytes(*increment));
+        (bytes.len() <= SIZE_BYTES_MAX).then(|| u64::from(seconds) << 32 | u64::from(increment))
     }
 
-    /// Returns the document to send.
-    pub fn document(&self) -> &RawDocument {
-        &self.document
+    /// Takes a server's, if it is newer; says whether it is.
+    pub fn hear(&mut self, document: &RawDocument) -> bool {
+        let Some(stamp) = Self::stamp_of(document).filter(|stamp| *stamp > self.stamp) else { return false };
+        self.stamp = stamp;
+        self.document.clear();
+        self.document.extend_from_slice(document.as_bytes());
+        true
     }
 
-    /// Returns the time itself: seconds and increment.
-    pub fn stamp(&self) -> (u32, u32) {
+    /// Returns the document to send; nothing before one was heard of.
+    pub fn document(&self) -> Option<&RawDocument> {
+        RawDocument::from_bytes(&self.document).ok()
+    }
+
+    /// Returns the time itself; 0 before one was heard of.
+    pub fn stamp(&self) -> u64 {
         self.stamp
+    }
+}
+
+impl Clone for ClusterTime {
+    fn clone(&self) -> Self {
+        Self { stamp: self.stamp, document: self.document.clone() }
+    }
+
+    /// Keeps the memory that is there.
+    fn clone_from(&mut self, source: &Self) {
+        self.stamp = source.stamp;
+        self.document.clone_from(&source.document);
     }
 }

@@ -2,7 +2,6 @@
 
 use bson::RawDocument;
 
-use super::cluster_time::ClusterTime;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::wire::scan::Fields;
 use crate::wire::{BodyWriter, COMMAND_OVERHEAD_MAX, Request};
@@ -15,7 +14,7 @@ pub struct CommandFields<'a> {
     /// `lsid`.
     pub lsid: Option<&'a RawDocument>,
     /// `$clusterTime`.
-    pub cluster_time: Option<&'a ClusterTime>,
+    pub cluster_time: Option<&'a RawDocument>,
     /// `$readPreference`.
     pub read_preference: Option<&'a RawDocument>,
 }
@@ -28,7 +27,7 @@ impl CommandFields<'_> {
             body.document("lsid", lsid);
         }
         if let Some(time) = self.cluster_time {
-            body.document("$clusterTime", time.document());
+            body.document("$clusterTime", time);
         }
         if let Some(preference) = self.read_preference {
             body.document("$readPreference", preference);
@@ -57,7 +56,7 @@ fn not_bson(why: String) -> Error {
 /// # Errors
 /// [`ErrorKind::InvalidArgument`] naming the size and the limit.
 pub fn check_size(request: &Request, document_size_bytes_max: u32) -> Result<(), Error> {
-    let size = request.body.as_bytes().len() as u64;
+    let size = request.body.size_bytes() as u64;
     let limit = u64::from(document_size_bytes_max) + u64::from(COMMAND_OVERHEAD_MAX);
     if size > limit {
         return Err(Error::new(ErrorKind::InvalidArgument, format!("command of {size} bytes"))
@@ -68,7 +67,7 @@ pub fn check_size(request: &Request, document_size_bytes_max: u32) -> Result<(),
         // Statements wrap a user's document in fields of their own.
         let room = if identifier == "documents" { 0 } else { COMMAND_OVERHEAD_MAX };
         let limit = u64::from(document_size_bytes_max) + u64::from(room);
-        let largest = documents.iter().map(|document| document.as_bytes().len() as u64).max();
+        let largest = documents.iter().map(|document| document.size_bytes() as u64).max();
         if let Some(size) = largest.filter(|size| *size > limit) {
             return Err(Error::new(ErrorKind::InvalidArgument, format!("document of {size} bytes in {identifier:?}"))
                 .at(Stage::Write)

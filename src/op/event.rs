@@ -5,6 +5,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bson::oid::ObjectId;
 use bson::{RawDocument, RawDocumentBuf};
 
 use crate::error::Error;
@@ -20,6 +21,8 @@ pub enum CommandEvent {
         host: HostKey,
         /// The connection's number in the pool.
         connection_id: u64,
+        /// The service behind a load balancer.
+        service_id: Option<ObjectId>,
         /// The server's number of the connection, if it told.
         server_connection_id: Option<i64>,
         /// The number of the message.
@@ -37,6 +40,8 @@ pub enum CommandEvent {
         host: HostKey,
         /// The connection's number in the pool.
         connection_id: u64,
+        /// The service behind a load balancer.
+        service_id: Option<ObjectId>,
         /// The number of the message.
         request_id: i32,
         /// The command's name.
@@ -52,6 +57,8 @@ pub enum CommandEvent {
         host: HostKey,
         /// The connection's number in the pool.
         connection_id: u64,
+        /// The service behind a load balancer.
+        service_id: Option<ObjectId>,
         /// The number of the message.
         request_id: i32,
         /// The command's name.

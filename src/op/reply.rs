@@ -20,6 +20,8 @@ pub struct ReplyHead<'a> {
     pub succeeded: bool,
     /// Whether there is a `writeConcernError`.
     pub has_write_concern_error: bool,
+    /// Whether there is a `cursor`.
+    pub has_cursor: bool,
     /// `$clusterTime`.
     pub cluster_time: Option<&'a RawDocument>,
 }
@@ -30,10 +32,12 @@ impl<'a> ReplyHead<'a> {
         let mut head = Self::default();
         for field in Fields::of(reply.as_bytes()) {
             let Ok(field) = field else { return Self::default() };
-            match field.key {
-                b"ok" => head.succeeded = is_one(field),
-                b"writeConcernError" => head.has_write_concern_error = true,
-                b"$clusterTime" if field.kind == kind::DOCUMENT => head.cluster_time = RawDocument::from_bytes(field.value).ok(),
+            // Most fields are told apart by the lengths of their names.
+            match (field.key.len(), field.key) {
+                (2, b"ok") => head.succeeded = is_one(field),
+                (6, b"cursor") => head.has_cursor = true,
+                (17, b"writeConcernError") => head.has_write_concern_error = true,
+                (12, b"$clusterTime") if field.kind == kind::DOCUMENT => head.cluster_time = RawDocument::from_bytes(field.value).ok(),
                 _ => {}
             }
         }

@@ -1,7 +1,8 @@
 //! Which server session does a command run in?
 //!
 //! Implicit sessions only (sessions, "Server Session Pool"): taken after check-out, last in first out, dropped when they
-//! expire within a minute or were part of a network error.
+//! expire within a minute or were part of a network error. Behind a load balancer they never expire: their time-out is
+//! [`Duration::MAX`].
 
 use std::time::{Duration, Instant};
 

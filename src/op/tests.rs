@@ -13,12 +13,16 @@ fn time(time: u32, increment: u32) -> RawDocumentBuf {
 
 #[test]
 fn only_a_newer_cluster_time_is_taken() {
-    let first = ClusterTime::newer(&time(5, 1), None).expect("first");
-    assert!(ClusterTime::newer(&time(5, 1), Some(&first)).is_none());
-    assert!(ClusterTime::newer(&time(4, 9), Some(&first)).is_none());
-    assert_eq!(ClusterTime::newer(&time(5, 2), Some(&first)).expect("newer").stamp(), (5, 2));
-    assert!(ClusterTime::newer(&rawdoc! { "clusterTime": 5 }, None).is_none());
-    assert!(ClusterTime::newer(&rawdoc! { "ok": 1 }, None).is_none());
+    let mut newest = ClusterTime::default();
+    assert_eq!(newest.document(), None);
+    assert!(newest.hear(&time(5, 1)));
+    assert!(!newest.hear(&time(5, 1)) && !newest.hear(&time(4, 9)));
+    assert!(newest.hear(&time(5, 2)));
+    assert_eq!((newest.stamp(), newest.document()), (5 << 32 | 2, Some(time(5, 2).as_ref())));
+    let mut copy = ClusterTime::default();
+    copy.clone_from(&newest);
+    assert_eq!(copy, newest);
+    assert!(!newest.hear(&rawdoc! { "clusterTime": 5 }) && !newest.hear(&rawdoc! { "ok": 1 }));
 }
 
 #[test]
@@ -52,6 +56,19 @@ fn sessions_are_last_in_first_out_and_expire_a_minute_early() {
 }
 
 #[test]
+fn session_behind_a_load_balancer_never_expires() {
+    let now = Instant::now();
+    let mut pool = SessionPool::default();
+    let (one, two) = (ServerSession::new([1; 16], now), ServerSession::new([2; 16], now));
+    pool.put(one.clone(), false, Some(Duration::MAX), now);
+    let much_later = now + Duration::from_secs(1_000_000);
+    pool.put(two, false, Some(Duration::MAX), much_later);
+    assert_eq!(pool.len(), 2, "none is pruned");
+    assert!(pool.take(Duration::MAX, much_later).is_some());
+    assert_eq!(pool.take(Duration::MAX, much_later).expect("kept").lsid(), one.lsid());
+}
+
+#[test]
 fn session_ids_are_version_four() {
     let session = ServerSession::new([0xff; 16], Instant::now());
     let id = session.lsid().get_binary("id").expect("binary").bytes;
@@ -68,8 +85,8 @@ fn oversized_command_names_size_and_limit() {
 #[test]
 fn oversized_document_beside_a_command_names_size_and_limit() {
     let request = Request {
-        body: rawdoc! { "insert": "x" },
-        sequences: vec![("documents".into(), vec![rawdoc! {}, rawdoc! { "pad": "a".repeat(200) }])],
+        body: rawdoc! { "insert": "x" }.into(),
+        sequences: vec![("documents".into(), vec![rawdoc! {}.into(), rawdoc! { "pad": "a".repeat(200) }.into()])],
     };
     let text = check_size(&request, 100).expect_err("too large").to_string();
     assert!(text.contains("document of 215 bytes in \"documents\" (limit maxBsonObjectSize of 100 bytes)"), "{text}");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::slots::Lease;
 use super::waiters::WaiterId;
 use crate::error::Error;
+use crate::options::ClientOptions;
 
 /// Sets the limits of a pool.
 #[derive(Clone, Debug)]
@@ -19,6 +20,19 @@ pub struct PoolConfig {
     pub max_idle_time: Option<Duration>,
     /// By when an opening connection is given up at the latest, should its own timers fail; `None` for never.
     pub open_timeout: Option<Duration>,
+}
+
+impl PoolConfig {
+    /// Makes the limits that a client's options ask for, the same for each of its pools.
+    pub fn from_options(options: &ClientOptions) -> Self {
+        Self {
+            max_size: options.max_pool_size_or_default(),
+            min_size: options.min_pool_size_or_default(),
+            max_connecting: options.max_connecting_or_default(),
+            max_idle_time: options.max_idle_time_or_default(),
+            open_timeout: options.open_timeout(),
+        }
+    }
 }
 
 /// Is the answer to somebody who asks for a connection.
@@ -60,6 +74,8 @@ pub enum Action<C> {
     Refuse(WaiterId, Error),
     /// Make whoever opens, uses or drains this connection stop, with this error.
     Interrupt(Lease, Error),
+    /// Tell that a connection has been lent for [`UNANSWERED_AFTER`](super::UNANSWERED_AFTER): its command is unanswered.
+    Unanswered,
     /// Read and drop the reply that is outstanding; then `handle_checkin`.
     Drain(Lease, C),
 }

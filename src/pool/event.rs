@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+use super::action::PoolConfig;
+use bson::oid::ObjectId;
+
 use crate::error::Error;
 
 /// Is something that happened in one server's pool.
@@ -11,15 +14,20 @@ use crate::error::Error;
 #[non_exhaustive]
 pub enum PoolEvent {
     /// The pool exists, and is paused.
-    PoolCreated,
+    PoolCreated {
+        /// Its limits.
+        options: PoolConfig,
+    },
     /// The pool lends connections from now on.
     PoolReady,
-    /// All connections up to now are obsolete, and the pool is paused.
+    /// All connections up to now are obsolete, and the pool is paused; with a service, only its connections, and it isn't.
     PoolCleared {
         /// Whether connections in use are interrupted too.
         interrupt_in_use: bool,
         /// Why.
         cause: Error,
+        /// The service behind a load balancer to which the clearing is limited.
+        service_id: Option<ObjectId>,
     },
     /// The pool is closed for good.
     PoolClosed,
@@ -73,7 +81,7 @@ pub enum PoolEvent {
 pub enum CloseReason {
     /// The pool was cleared after it was made.
     Stale,
-    /// It was idle for longer than `maxIdleTimeMS`, or across a suspension of the machine.
+    /// It was idle for longer than `maxIdleTimeMS`, or is from before a suspension of the machine.
     Idle,
     /// It failed.
     Error,
@@ -103,6 +111,8 @@ pub struct PoolStats {
     pub idle: usize,
     /// Connections lent out.
     pub in_use: usize,
+    /// Of those lent out, the ones that cursors hold, behind a load balancer.
+    pub pinned: usize,
     /// Connections whose late reply is being read and dropped.
     pub draining: usize,
     /// Callers that wait.

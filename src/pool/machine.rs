@@ -1,15 +1,23 @@
 //! What does the pool do on each fact?
+//!
+//! What clearing does is in `clear`, what differs behind a load balancer in `balanced`.
+
+mod balanced;
+mod clear;
+mod failure;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::action::{Action, Checkout, Health, PoolConfig};
 use super::event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
-use super::refusal::{cleared, drained_too_late, interrupted, opened_too_late, too_many, waited_too_long};
+use super::refusal::{cleared, drained_too_late, opened_too_late, suspended, too_many};
+use super::services::Services;
 use super::slots::{Lease, Lent, Opening, Slot, Slots};
 use super::waiters::{Place, Waiter, WaiterId, Waiters};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::op::deadline::Deadline;
+use failure::Failure;
 
 /// Holds the rules of one server's pool; `C` is the connection itself.
 ///
@@ -20,19 +28,23 @@ use crate::op::deadline::Deadline;
 /// ```
 #[derive(Debug)]
 pub struct Pool<C> {
-    config: PoolConfig,
+    pub(super) config: PoolConfig,
     state: State,
     generation: u64,
     next_id: u64,
-    slots: Slots<C>,
-    waiters: Waiters,
+    pub(super) slots: Slots<C>,
+    pub(super) waiters: Waiters,
     /// No connection is opened for `minPoolSize` before this moment, after one has failed.
-    refill_at: Option<Instant>,
+    pub(super) refill_at: Option<Instant>,
+    /// What failed to open, until its error has done its work on the server's state.
+    failures: Vec<Failure>,
     actions: VecDeque<Action<C>>,
     events: VecDeque<PoolEvent>,
     record_events: bool,
     created: u64,
     closed: u64,
+    /// Behind a load balancer only.
+    services: Option<Box<Services>>,
 }
 
 #[derive(Debug)]
@@ -48,8 +60,8 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 /// How long a late reply is waited for before its connection is given up.
 pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long nothing is opened for `minPoolSize` alone after an attempt failed.
-const REFILL_PAUSE: Duration = Duration::from_secs(1);
+/// The one limit of a caller that counts its time in the wait queue only, and not what opening its connection takes.
+pub(super) const WAIT_QUEUE_TIMEOUT: &str = "waitQueueTimeoutMS";
 
 /// How many callers may wait for one pool's connections.
 pub(super) const WAITERS_MAX: usize = 100_000;
@@ -65,11 +77,13 @@ impl<C> Pool<C> {
             slots: Slots::new(),
             waiters: Waiters::default(),
             refill_at: None,
+            failures: Vec::new(),
             actions: VecDeque::new(),
             events: VecDeque::new(),
             record_events: false,
             created: 0,
             closed: 0,
+            services: None,
         }
     }
 
@@ -87,7 +101,7 @@ impl<C> Pool<C> {
         if self.waiters.is_empty()
             && let Some((lease, connection, since)) = self.take_usable(now)
         {
-            return self.lend(lease, connection, now.saturating_duration_since(since));
+            return self.lend(lease, connection, since, now);
         }
         if self.waiters.len() >= WAITERS_MAX {
             let error = too_many(WAITERS_MAX);
@@ -115,7 +129,7 @@ impl<C> Pool<C> {
             return Checkout::Refused(refusal);
         }
         if let Some((lease, connection, since)) = self.take_usable(now) {
-            return self.lend(lease, connection, now.saturating_duration_since(since));
+            return self.lend(lease, connection, since, now);
         }
         self.waiters.insert(place.ticket, Waiter { since: place.asked_at, deadline: place.deadline });
         self.fill(now);
@@ -137,8 +151,12 @@ impl<C> Pool<C> {
             return self.actions.push_back(Action::Close(lease, connection));
         };
         match self.obsolete(lease) {
+            // It was told as closed when it was aborted.
+            _ if aborted => {
+                self.closed += 1;
+                self.actions.push_back(Action::Close(lease, connection));
+            }
             Some(reason) => self.close(lease, connection, reason),
-            None if aborted => self.close(lease, connection, CloseReason::Error),
             None => {
                 let duration = now.saturating_duration_since(since);
                 self.event(|| PoolEvent::ConnectionReady { connection_id: lease.id, duration });
@@ -148,45 +166,24 @@ impl<C> Pool<C> {
         self.fill(now);
     }
 
-    /// A connection could not be opened: whoever has waited longest is told why.
-    ///
-    /// Opens nothing itself, so that the error can first do its work on the server's state; `handle_refill` follows.
-    pub fn handle_open_failed(&mut self, lease: Lease, error: &Error, now: Instant) {
-        if self.slots.take_opening(lease).is_none() {
-            return tracing::error!(id = lease.id, "a connection failed to open that was not being opened");
-        }
-        let stale = self.obsolete(lease);
-        self.closed(lease, stale.unwrap_or(CloseReason::Error));
-        if stale.is_some() {
-            return;
-        }
-        self.refill_at = Some(now + REFILL_PAUSE);
-        if let Some(waiter) = self.waiters.first() {
-            self.refuse(waiter, error.clone(), CheckOutFailure::ConnectionError, now);
-        }
-    }
-
-    /// Whatever should be opened may be opened now.
-    pub fn handle_refill(&mut self, now: Instant) {
-        self.fill(now);
-    }
-
     /// A connection comes back, from a caller or from the draining of a late reply.
     pub fn handle_checkin(&mut self, lease: Lease, connection: C, health: Health, now: Instant) {
-        let Some(Lent { interrupted, in_use }) = self.slots.take_lent(lease) else {
+        let Some(Lent { since, interrupted, in_use }) = self.slots.take_lent(lease) else {
             tracing::error!(id = lease.id, "a connection comes back that was not lent");
             return self.actions.push_back(Action::Close(lease, connection));
         };
         if in_use {
             self.event(|| PoolEvent::CheckedIn { connection_id: lease.id });
         }
+        self.unpin(lease);
         let obsolete = self.obsolete(lease);
         match (health, obsolete) {
+            (Health::Broken, Some(CloseReason::Stale)) if self.services.is_some() => self.close(lease, connection, CloseReason::Error),
             (_, Some(reason)) => self.close(lease, connection, reason),
             (Health::Broken, None) => self.close(lease, connection, CloseReason::Error),
             (Health::Good | Health::ReplyOutstanding, None) if interrupted => self.close(lease, connection, CloseReason::Error),
             (Health::ReplyOutstanding, None) => {
-                self.slots.drain(lease, now + DRAIN_LIMIT);
+                self.slots.drain(lease, since, now + DRAIN_LIMIT);
                 self.actions.push_back(Action::Drain(lease, connection));
             }
             (Health::Good, None) => self.settle(lease, connection, now),
@@ -207,38 +204,11 @@ impl<C> Pool<C> {
         }
     }
 
-    /// All connections up to now are obsolete; nobody gets one before the next `handle_ready`.
-    pub fn handle_clear(&mut self, cause: &Error, interrupt_in_use: bool, now: Instant) {
-        let was_ready = match self.state {
-            State::Closed { .. } => return,
-            State::Ready => true,
-            State::Paused { .. } => false,
-        };
-        self.generation += 1;
-        self.state = State::Paused { cause: Some(cause.clone()) };
-        if was_ready {
-            let cause = cause.clone();
-            self.event(|| PoolEvent::PoolCleared { interrupt_in_use, cause });
-        }
-        let error = cleared(Some(cause));
-        for waiter in self.waiters.all() {
-            self.refuse(waiter, error.clone(), CheckOutFailure::ConnectionError, now);
-        }
-        self.close_idle(CloseReason::Stale);
-        // What is being opened would be stale, and must not hold `maxConnecting` meanwhile.
-        let current = self.generation;
-        let interrupted = interrupted(cause);
-        let leases = self.slots.interrupt(|slot| match slot {
-            Slot::Opening { generation, .. } => *generation < current,
-            Slot::InUse { lease, .. } | Slot::Draining { lease, .. } => interrupt_in_use && lease.generation < current,
-            Slot::Free | Slot::Idle { .. } => false,
-        });
-        self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, interrupted.clone())));
-    }
-
-    /// The machine was suspended: connections that were idle meanwhile are not trusted.
+    /// The machine was suspended: connections from before are not trusted; those in use are closed when they come back.
     pub fn handle_resumed(&mut self, now: Instant) {
         self.close_idle(CloseReason::Idle);
+        let leases = self.slots.distrust(self.next_id);
+        self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, suspended())));
         self.fill(now);
     }
 
@@ -248,6 +218,8 @@ impl<C> Pool<C> {
     pub fn handle_close(&mut self, why: &Error, interrupt_in_use: bool, now: Instant) {
         if !matches!(self.state, State::Closed { .. }) {
             self.state = State::Closed { why: why.clone() };
+            let dials = self.abort(CloseReason::PoolClosed, |slot| matches!(slot, Slot::Opening { .. }));
+            self.actions.extend(dials.into_iter().map(|lease| Action::Interrupt(lease, why.clone())));
             for waiter in self.waiters.all() {
                 self.refuse(waiter, why.clone(), CheckOutFailure::PoolClosed, now);
             }
@@ -255,17 +227,23 @@ impl<C> Pool<C> {
             self.event(|| PoolEvent::PoolClosed);
         }
         let leases = self.slots.interrupt(|slot| match slot {
-            Slot::Opening { .. } | Slot::Draining { .. } => true,
+            Slot::Draining { .. } => true,
             Slot::InUse { .. } => interrupt_in_use,
-            Slot::Free | Slot::Idle { .. } => false,
+            Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } => false,
         });
         self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, why.clone())));
     }
 
     /// Does what time asks for.
     pub fn handle_timeout(&mut self, now: Instant) {
+        let served = self.opening();
         while let Some((waiter, deadline)) = self.waiters.late(now) {
-            let error = waited_too_long(deadline, self.stats(), now);
+            // Who waits for a connection that is being opened has left the wait queue.
+            if deadline.name == WAIT_QUEUE_TIMEOUT && self.waiters.is_among_first(waiter, served) {
+                self.waiters.wait_on(waiter);
+                continue;
+            }
+            let error = self.waited_too_long(deadline, now);
             self.refuse(waiter, error, CheckOutFailure::Timeout, now);
         }
         if let Some(limit) = self.config.max_idle_time {
@@ -275,11 +253,13 @@ impl<C> Pool<C> {
                 }
             }
         }
-        let dials = self.slots.interrupt(|slot| matches!(slot, Slot::Opening { deadline: Some(deadline), .. } if *deadline <= now));
+        let is_late = |slot: &Slot<C>| matches!(slot, Slot::Opening { deadline: Some(deadline), .. } if *deadline <= now);
+        let dials = self.abort(CloseReason::Error, is_late);
         let limit = self.config.open_timeout.unwrap_or_default();
         self.actions.extend(dials.into_iter().map(|lease| Action::Interrupt(lease, opened_too_late(limit))));
         let drains = self.slots.interrupt(|slot| matches!(slot, Slot::Draining { deadline, .. } if *deadline <= now));
         self.actions.extend(drains.into_iter().map(|lease| Action::Interrupt(lease, drained_too_late(DRAIN_LIMIT))));
+        self.actions.extend(self.slots.look_for_unanswered(now));
         self.fill(now);
     }
 
@@ -293,18 +273,14 @@ impl<C> Pool<C> {
         self.events.pop_front()
     }
 
-    /// Says when `handle_timeout` is due, and for what.
-    pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let waiter = self.waiters.next_deadline().map(|at| (at, "waitQueueTimeoutMS"));
-        let idle = self.config.max_idle_time.and_then(|limit| Some((self.slots.oldest_since()? + limit, "maxIdleTimeMS")));
-        let refill = self.refill_at.filter(|_| self.below_min()).map(|at| (at, "minPoolSize"));
-        let slots = self.slots.iter().filter_map(|(_, slot)| match slot {
-            Slot::Opening { deadline: Some(deadline), aborted: false, .. } => Some((*deadline, "opening")),
-            Slot::Draining { deadline, interrupted: false, .. } => Some((*deadline, "draining")),
-            Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } | Slot::InUse { .. } | Slot::Draining { .. } => None,
-        });
-        let busy = if self.slots.opening + self.slots.draining > 0 { slots.min() } else { None };
-        [waiter, idle, refill, busy].into_iter().flatten().min()
+    /// Counts those who have, or wait for, a connection.
+    pub fn load(&self) -> u32 {
+        u32::try_from(self.slots.in_use + self.waiters.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the limits that it was made with.
+    pub fn config(&self) -> &PoolConfig {
+        &self.config
     }
 
     /// Counts what the pool holds.
@@ -313,6 +289,7 @@ impl<C> Pool<C> {
             opening: self.slots.opening,
             idle: self.slots.idle_count(),
             in_use: self.slots.in_use,
+            pinned: self.pinned(),
             draining: self.slots.draining,
             waiting: self.waiters.len(),
             generation: self.generation,
@@ -327,7 +304,7 @@ impl<C> Pool<C> {
         let first = self.waiters.first();
         match first.and_then(|waiter| Some((waiter, self.waiters.remove(waiter)?))) {
             Some((waiter, asked)) => {
-                self.slots.lend(lease);
+                self.slots.lend(lease, now);
                 let duration = now.saturating_duration_since(asked.since);
                 self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration });
                 self.actions.push_back(Action::Deliver { waiter, lease, connection });
@@ -336,9 +313,9 @@ impl<C> Pool<C> {
         }
     }
 
-    fn lend(&mut self, lease: Lease, connection: C, idle: Duration) -> Checkout<C> {
-        self.slots.lend(lease);
-        if idle > LOOK_AFTER {
+    fn lend(&mut self, lease: Lease, connection: C, since: Instant, now: Instant) -> Checkout<C> {
+        self.slots.lend(lease, now);
+        if now.saturating_duration_since(since) > LOOK_AFTER {
             let look = Some(self.waiters.ticket());
             return Checkout::Lent { lease, connection, look };
         }
@@ -382,8 +359,10 @@ impl<C> Pool<C> {
             return;
         }
         let max = self.config.max_size.map_or(usize::MAX, |max| max as usize);
+        // A stale one comes to nobody.
+        let mut coming = self.opening();
         while self.slots.opening < self.config.max_connecting as usize && self.slots.total() < max {
-            let for_waiter = self.slots.opening < self.waiters.len();
+            let for_waiter = coming < self.waiters.len();
             let for_min = self.below_min() && self.refill_at.is_none();
             if !for_waiter && !for_min {
                 break;
@@ -391,6 +370,7 @@ impl<C> Pool<C> {
             let id = self.next_id;
             self.next_id += 1;
             self.created += 1;
+            coming += 1;
             let deadline = self.config.open_timeout.map(|limit| now + limit);
             let lease = self.slots.open(id, self.generation, now, deadline);
             self.event(|| PoolEvent::ConnectionCreated { connection_id: id });
@@ -398,14 +378,20 @@ impl<C> Pool<C> {
         }
     }
 
-    fn below_min(&self) -> bool {
+    pub(super) fn below_min(&self) -> bool {
         matches!(self.state, State::Ready) && self.slots.total() < self.config.min_size as usize
+    }
+
+    /// Counts the connections on their way to those who wait.
+    fn opening(&self) -> usize {
+        self.slots.opening_of(self.services.is_none().then_some(self.generation))
     }
 
     fn obsolete(&self, lease: Lease) -> Option<CloseReason> {
         match self.state {
             State::Closed { .. } => Some(CloseReason::PoolClosed),
-            State::Paused { .. } | State::Ready if lease.generation < self.generation => Some(CloseReason::Stale),
+            State::Paused { .. } | State::Ready if lease.generation < self.current(lease) => Some(CloseReason::Stale),
+            State::Paused { .. } | State::Ready if !self.slots.trusts(lease) => Some(CloseReason::Idle),
             State::Paused { .. } | State::Ready => None,
         }
     }
@@ -417,13 +403,10 @@ impl<C> Pool<C> {
     }
 
     fn close(&mut self, lease: Lease, connection: C, reason: CloseReason) {
-        self.closed(lease, reason);
-        self.actions.push_back(Action::Close(lease, connection));
-    }
-
-    fn closed(&mut self, lease: Lease, reason: CloseReason) {
         self.closed += 1;
+        self.leave(lease);
         self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason });
+        self.actions.push_back(Action::Close(lease, connection));
     }
 
     fn refuse(&mut self, id: WaiterId, error: Error, reason: CheckOutFailure, now: Instant) {

@@ -8,7 +8,10 @@ mod action;
 mod event;
 mod machine;
 mod refusal;
+mod services;
 mod slots;
+mod timers;
+mod unanswered;
 mod waiters;
 
 pub use action::{Action, Checkout, Health, PoolConfig};
@@ -16,7 +19,8 @@ pub use event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
 pub use machine::Pool;
 pub use refusal::closed;
 pub use slots::Lease;
-pub use waiters::{Place, WaiterId};
+pub use unanswered::UNANSWERED_AFTER;
+pub use waiters::{Place, Queue, WaiterId};
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]

@@ -17,7 +17,7 @@ pub(super) fn cleared(cause: Option<&Error>) -> Error {
 
 /// The error of those who asked a pool that is closed.
 pub fn closed() -> Error {
-    Error::new(ErrorKind::PoolClosed, "the pool is closed").at(Stage::Checkout)
+    Error::new(ErrorKind::PoolClosed, "attempted to check out a connection from closed connection pool").at(Stage::Checkout)
 }
 
 pub(super) fn interrupted(cause: &Error) -> Error {
@@ -26,14 +26,34 @@ pub(super) fn interrupted(cause: &Error) -> Error {
         .with_label("RetryableError")
 }
 
+/// The error of what was under way when the machine was suspended, and that nobody uses.
+pub(super) fn suspended() -> Error {
+    Error::new(ErrorKind::Interrupted, "interrupted, because the machine was suspended").with_label("RetryableError")
+}
+
 /// The error of those whose time is up: says what the connections were doing meanwhile (CMAP, "WaitQueueTimeoutError").
 pub(super) fn waited_too_long(deadline: Deadline, stats: PoolStats, now: Instant) -> Error {
     let PoolStats { in_use, opening, draining, waiting, .. } = stats;
     let elapsed = now.saturating_duration_since(deadline.since);
     let text = format!(
-        "timed out after {}: of {} connections {in_use} are in use, {opening} opening, {draining} waiting for late replies; {waiting} callers wait",
+        "timed out while checking out a connection from connection pool, after {}: of {} connections {in_use} are in use, \
+         {opening} opening, {draining} waiting for late replies; {waiting} callers wait",
         Span(elapsed),
         stats.total(),
+    );
+    let limit = LimitValue::Time(deadline.limit);
+    Error::new(ErrorKind::Timeout, text).at(Stage::Checkout).after(elapsed).against(deadline.name, limit)
+}
+
+/// The same behind a load balancer, in the specification's words (load-balancers, "Connection Tracking").
+pub(super) fn waited_too_long_behind_load_balancer(deadline: Deadline, stats: PoolStats, max_size: Option<u32>, now: Instant) -> Error {
+    let elapsed = now.saturating_duration_since(deadline.since);
+    let text = format!(
+        "Timeout waiting for connection from the connection pool. maxPoolSize: {}, connections in use by cursors: {}, connections in \
+         use by transactions: 0, connections in use by other operations: {}",
+        max_size.unwrap_or(0),
+        stats.pinned,
+        stats.in_use - stats.pinned,
     );
     let limit = LimitValue::Time(deadline.limit);
     Error::new(ErrorKind::Timeout, text).at(Stage::Checkout).after(elapsed).against(deadline.name, limit)

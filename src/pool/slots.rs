@@ -5,6 +5,8 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
+use super::unanswered::Unanswered;
+
 /// Names one connection of one pool: its place, its number, its generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
@@ -29,8 +31,8 @@ pub(super) enum Slot<C> {
     Free,
     Opening { id: u64, generation: u64, since: Instant, deadline: Option<Instant>, aborted: bool },
     Idle { lease: Lease, connection: C, since: Instant },
-    InUse { lease: Lease, interrupted: bool },
-    Draining { lease: Lease, deadline: Instant, interrupted: bool },
+    InUse { lease: Lease, since: Instant, interrupted: bool },
+    Draining { lease: Lease, since: Instant, deadline: Instant, interrupted: bool },
 }
 
 /// What is known of a connection that was being opened.
@@ -41,6 +43,7 @@ pub(super) struct Opening {
 
 /// What is known of a connection that was lent, or whose late reply was being drained.
 pub(super) struct Lent {
+    pub(super) since: Instant,
     pub(super) interrupted: bool,
     pub(super) in_use: bool,
 }
@@ -52,14 +55,18 @@ pub(super) struct Slots<C> {
     free: Vec<usize>,
     /// Oldest first; the newest is lent first.
     idle: VecDeque<usize>,
+    /// Connections with lower numbers were open, or being opened, while the machine was suspended.
+    trusted_from: u64,
     pub(super) opening: usize,
     pub(super) in_use: usize,
     pub(super) draining: usize,
+    pub(super) unanswered: Unanswered,
 }
 
 impl<C> Slots<C> {
     pub(super) fn new() -> Self {
-        Self { table: Vec::new(), free: Vec::new(), idle: VecDeque::new(), opening: 0, in_use: 0, draining: 0 }
+        let unanswered = Unanswered::default();
+        Self { table: Vec::new(), free: Vec::new(), idle: VecDeque::new(), trusted_from: 0, opening: 0, in_use: 0, draining: 0, unanswered }
     }
 
     pub(super) fn total(&self) -> usize {
@@ -84,6 +91,36 @@ impl<C> Slots<C> {
         Lease { slot, id, generation }
     }
 
+    /// Counts the connections of a generation that are being opened; without one, all that have not been given up.
+    pub(super) fn opening_of(&self, current: Option<u64>) -> usize {
+        if self.opening == 0 {
+            return 0;
+        }
+        let wanted = |slot: &&Slot<C>| match slot {
+            Slot::Opening { generation, aborted, .. } => current.map_or(!aborted, |current| *generation == current),
+            Slot::Free | Slot::Idle { .. } | Slot::InUse { .. } | Slot::Draining { .. } => false,
+        };
+        self.table.iter().filter(wanted).count()
+    }
+
+    pub(super) fn is_opening(&self, lease: Lease) -> bool {
+        matches!(self.table.get(lease.slot), Some(Slot::Opening { id, .. }) if *id == lease.id)
+    }
+
+    pub(super) fn is_in_use(&self, lease: Lease) -> bool {
+        matches!(self.table.get(lease.slot), Some(Slot::InUse { lease: own, .. }) if *own == lease)
+    }
+
+    /// Gives a connection that is being opened another generation, and returns its new lease.
+    pub(super) fn renew(&mut self, lease: Lease, renewed: u64) -> Lease {
+        if let Some(Slot::Opening { id, generation, .. }) = self.table.get_mut(lease.slot)
+            && *id == lease.id
+        {
+            *generation = renewed;
+        }
+        Lease { generation: renewed, ..lease }
+    }
+
     /// Takes out a slot that is opening this connection; any other is left alone.
     pub(super) fn take_opening(&mut self, lease: Lease) -> Option<Opening> {
         match self.table.get(lease.slot)? {
@@ -100,8 +137,12 @@ impl<C> Slots<C> {
     /// Takes out the slot of a connection that is lent or drained; any other is left alone.
     pub(super) fn take_lent(&mut self, lease: Lease) -> Option<Lent> {
         let lent = match self.table.get(lease.slot)? {
-            Slot::InUse { lease: own, interrupted } if *own == lease => Lent { interrupted: *interrupted, in_use: true },
-            Slot::Draining { lease: own, interrupted, .. } if *own == lease => Lent { interrupted: *interrupted, in_use: false },
+            Slot::InUse { lease: own, since, interrupted } if *own == lease => {
+                Lent { since: *since, interrupted: *interrupted, in_use: true }
+            }
+            Slot::Draining { lease: own, since, interrupted, .. } if *own == lease => {
+                Lent { since: *since, interrupted: *interrupted, in_use: false }
+            }
             Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } | Slot::InUse { .. } | Slot::Draining { .. } => return None,
         };
         match lent.in_use {
@@ -119,16 +160,18 @@ impl<C> Slots<C> {
         self.put(lease.slot, Slot::Idle { lease, connection, since });
     }
 
-    pub(super) fn lend(&mut self, lease: Lease) {
+    pub(super) fn lend(&mut self, lease: Lease, since: Instant) {
         self.occupy(lease.slot);
+        self.unanswered.lent(self.in_use + self.draining, since);
         self.in_use += 1;
-        self.put(lease.slot, Slot::InUse { lease, interrupted: false });
+        self.put(lease.slot, Slot::InUse { lease, since, interrupted: false });
     }
 
-    pub(super) fn drain(&mut self, lease: Lease, deadline: Instant) {
+    /// Lets a late reply be waited for; `since` is when the connection was lent.
+    pub(super) fn drain(&mut self, lease: Lease, since: Instant, deadline: Instant) {
         self.occupy(lease.slot);
         self.draining += 1;
-        self.put(lease.slot, Slot::Draining { lease, deadline, interrupted: false });
+        self.put(lease.slot, Slot::Draining { lease, since, deadline, interrupted: false });
     }
 
     /// Takes the connection that came back last.
@@ -141,6 +184,14 @@ impl<C> Slots<C> {
     pub(super) fn oldest(&mut self) -> Option<(Lease, C, Instant)> {
         let slot = self.idle.pop_front()?;
         self.take_idle(slot)
+    }
+
+    /// Takes the idle connections that `wanted` picks.
+    pub(super) fn take_idle_of(&mut self, wanted: impl Fn(Lease) -> bool) -> Vec<(Lease, C)> {
+        let picked = |slot: &usize| matches!(self.table.get(*slot), Some(Slot::Idle { lease, .. }) if wanted(*lease));
+        let taken: Vec<usize> = self.idle.iter().copied().filter(picked).collect();
+        self.idle.retain(|slot| !taken.contains(slot));
+        taken.into_iter().filter_map(|slot| self.take_idle(slot)).map(|(lease, connection, _)| (lease, connection)).collect()
     }
 
     pub(super) fn oldest_since(&self) -> Option<Instant> {
@@ -158,7 +209,7 @@ impl<C> Slots<C> {
                 continue;
             }
             match slot {
-                Slot::InUse { lease, interrupted } | Slot::Draining { lease, interrupted, .. } if !*interrupted => {
+                Slot::InUse { lease, interrupted, .. } | Slot::Draining { lease, interrupted, .. } if !*interrupted => {
                     *interrupted = true;
                     leases.push(*lease);
                 }
@@ -170,6 +221,18 @@ impl<C> Slots<C> {
             }
         }
         leases
+    }
+
+    /// Trusts no connection with a number below this. Returns the leases of those that nobody uses and that are not idle, as
+    /// interrupted.
+    pub(super) fn distrust(&mut self, below: u64) -> Vec<Lease> {
+        self.trusted_from = below;
+        self.interrupt(|slot| matches!(slot, Slot::Opening { .. } | Slot::Draining { .. }))
+    }
+
+    /// Tells whether a connection is from after the last suspension.
+    pub(super) fn trusts(&self, lease: Lease) -> bool {
+        lease.id >= self.trusted_from
     }
 
     fn take_idle(&mut self, slot: usize) -> Option<(Lease, C, Instant)> {

@@ -6,6 +6,8 @@ use super::*;
 use crate::error::{Error, ErrorKind};
 use crate::op::deadline::Deadline;
 
+mod balanced;
+
 type Number = u64;
 
 fn config() -> PoolConfig {
@@ -81,6 +83,12 @@ impl Bench {
         open
     }
 
+    /// Names the events since the last time.
+    fn events(&mut self) -> String {
+        let names = std::iter::from_fn(|| self.pool.poll_event());
+        names.map(|event| format!("{event:?}").split([' ', '{']).next().unwrap_or_default().to_owned()).collect::<Vec<_>>().join(" ")
+    }
+
     fn later(&mut self, span: Duration) {
         self.now += span;
         self.pool.handle_timeout(self.now);
@@ -95,6 +103,7 @@ fn describe(action: &Action<Number>) -> String {
         Action::Refuse(waiter, error) => format!("refuse {} {:?}", waiter.0, error.kind()),
         Action::Interrupt(lease, _) => format!("interrupt {}", lease.id),
         Action::Drain(_, connection) => format!("drain {connection}"),
+        Action::Unanswered => "unanswered".to_owned(),
     }
 }
 
@@ -194,7 +203,8 @@ fn cancelled_waiter_leaves_in_that_moment_and_its_dial_goes_on() {
 
 #[test]
 fn waiter_times_out_exactly_and_says_why() {
-    let mut bench = Bench::ready(config());
+    let mut bench = Bench::ready(PoolConfig { max_connecting: 1, ..config() });
+    bench.wait();
     bench.wait_until(Some(ms(100)));
     bench.opens();
     assert_eq!(bench.pool.poll_timeout(), Some((bench.now + ms(100), "waitQueueTimeoutMS")));
@@ -202,16 +212,33 @@ fn waiter_times_out_exactly_and_says_why() {
     assert_eq!(bench.text(), "");
     bench.later(ms(1));
     match bench.actions().as_slice() {
-        [Action::Refuse(_, error)] => {
+        [Action::Refuse(WaiterId(1), error)] => {
             let text = error.to_string();
             assert!(
-                text.contains("timed out after 100 ms") && text.contains("waitQueueTimeoutMS of 100 ms") && text.contains("1 opening"),
+                text.contains("connection pool, after 100 ms")
+                    && text.contains("waitQueueTimeoutMS of 100 ms")
+                    && text.contains("1 opening"),
                 "{text}"
             );
         }
         other => panic!("{other:?}"),
     }
     assert_eq!(bench.pool.poll_timeout(), None);
+}
+
+#[test]
+fn time_in_the_wait_queue_ends_where_a_connection_is_opened() {
+    let mut bench = Bench::ready(PoolConfig { max_size: Some(10), max_connecting: 1, ..config() });
+    bench.wait_until(Some(ms(100)));
+    let open = bench.opens()[0];
+    bench.later(ms(100));
+    assert_eq!((bench.text(), bench.pool.poll_timeout()), (String::new(), None));
+    let call = Deadline::new("timeoutMS", ms(100), bench.now);
+    assert!(matches!(bench.pool.handle_checkout(Some(call), bench.now), Checkout::Waiting(_)));
+    bench.pool.handle_opened(open, 1, bench.now);
+    assert_eq!(bench.text(), "deliver 1 to 0 open 2");
+    bench.later(ms(100));
+    assert_eq!(bench.text(), "refuse 1 Timeout", "the limit of a whole call counts all of it");
 }
 
 #[test]
@@ -317,8 +344,10 @@ fn reply_that_never_comes_costs_the_connection() {
     bench.wait();
     bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);
     bench.text();
-    assert_eq!(bench.pool.poll_timeout(), Some((bench.now + DRAIN_LIMIT, "draining")));
-    bench.later(DRAIN_LIMIT);
+    assert_eq!(bench.pool.poll_timeout(), Some((bench.now + UNANSWERED_AFTER, "UNANSWERED_AFTER")));
+    bench.later(UNANSWERED_AFTER);
+    assert_eq!(bench.text(), "unanswered");
+    bench.later(DRAIN_LIMIT - UNANSWERED_AFTER);
     assert_eq!(bench.text(), "interrupt 1");
     assert_eq!(bench.pool.poll_timeout(), None);
     bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now);
@@ -333,9 +362,9 @@ fn failed_dial_is_told_to_the_first_waiter_only() {
     bench.wait();
     let opens = bench.opens();
     bench.pool.handle_open_failed(opens[0], &Error::new(ErrorKind::Closed, "refused"), bench.now);
-    assert_eq!(bench.text(), "refuse 0 Closed");
+    assert_eq!((bench.text(), bench.pool.stats().waiting), (String::new(), 2));
     bench.pool.handle_refill(bench.now);
-    assert_eq!(bench.text(), "open 3");
+    assert_eq!(bench.text(), "refuse 0 Closed open 3");
 }
 
 #[test]
@@ -373,6 +402,45 @@ fn suspension_makes_idle_connections_suspect() {
 }
 
 #[test]
+fn connection_in_use_across_a_suspension_is_closed_when_it_comes_back() {
+    for health in [Health::Good, Health::ReplyOutstanding] {
+        let mut bench = Bench::ready(config());
+        let lease = bench.lend_new();
+        bench.pool.handle_resumed(bench.now);
+        assert_eq!(bench.text(), "", "its reply may still come");
+        bench.pool.handle_checkin(lease, 1, health, bench.now);
+        assert_eq!(bench.text(), "close 1", "no late reply is waited for");
+    }
+}
+
+#[test]
+fn late_reply_is_not_waited_for_across_a_suspension() {
+    let mut bench = Bench::ready(config());
+    let lease = bench.lend_new();
+    bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);
+    bench.actions();
+    bench.pool.handle_resumed(bench.now);
+    assert_eq!(bench.text(), "interrupt 1");
+    bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now);
+    assert_eq!((bench.text().as_str(), bench.pool.stats().draining), ("close 1", 0));
+}
+
+#[test]
+fn dial_across_a_suspension_is_made_anew_for_the_same_waiter() {
+    let mut bench = Bench::ready(config());
+    bench.wait();
+    let open = bench.opens()[0];
+    bench.pool.handle_resumed(bench.now);
+    assert_eq!(bench.text(), "interrupt 1");
+    bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Interrupted, "suspended"), bench.now);
+    bench.pool.handle_refill(bench.now);
+    let again = bench.opens()[0];
+    assert_eq!((again.id, bench.pool.stats().waiting), (2, 1));
+    bench.pool.handle_opened(again, 2, bench.now);
+    assert_eq!(bench.text(), "deliver 2 to 0");
+}
+
+#[test]
 fn opening_is_given_up_in_the_end() {
     let mut bench = Bench::ready(PoolConfig { open_timeout: Some(ms(2000)), ..config() });
     bench.wait();
@@ -380,6 +448,7 @@ fn opening_is_given_up_in_the_end() {
     bench.later(ms(2000));
     assert_eq!(bench.text(), format!("interrupt {}", open.id));
     bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Interrupted, "late"), bench.now);
+    bench.pool.handle_refill(bench.now);
     assert_eq!(bench.text(), "refuse 0 Interrupted");
 }
 
@@ -391,13 +460,48 @@ fn events_come_in_the_order_of_the_specification() {
     bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), false, bench.now);
     bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), false, bench.now);
     bench.pool.handle_close(&closed(), false, bench.now);
-    let names: Vec<_> = std::iter::from_fn(|| bench.pool.poll_event())
-        .map(|event| format!("{event:?}").split([' ', '{']).next().unwrap_or_default().to_owned())
-        .collect();
     assert_eq!(
-        names.join(" "),
+        bench.events(),
         "PoolReady CheckOutStarted ConnectionCreated ConnectionReady CheckedOut CheckedIn PoolCleared ConnectionClosed PoolClosed"
     );
+}
+
+#[test]
+fn pool_is_cleared_before_the_connection_is_closed_that_failed_and_its_caller_told() {
+    let mut bench = Bench::ready(config());
+    let waiter = bench.wait();
+    let open = bench.opens()[0];
+    let cause = Error::new(ErrorKind::Auth, "refused");
+    bench.pool.handle_open_failed(open, &cause, bench.now);
+    bench.pool.handle_clear(&cause, false, bench.now);
+    bench.pool.handle_refill(bench.now);
+    assert_eq!(bench.text(), format!("refuse {} Auth", waiter.0), "with the error itself");
+    assert_eq!(bench.events(), "PoolReady CheckOutStarted ConnectionCreated PoolCleared ConnectionClosed CheckOutFailed");
+}
+
+#[test]
+fn aborted_connection_is_told_as_closed_once_and_before_its_caller_is_refused() {
+    let ends: [fn(&mut Bench); 2] = [
+        |bench| bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), true, bench.now),
+        |bench| bench.pool.handle_close(&closed(), false, bench.now),
+    ];
+    let told = ["PoolCleared ConnectionClosed CheckOutFailed", "ConnectionClosed CheckOutFailed PoolClosed"];
+    for (end, told) in ends.into_iter().zip(told) {
+        for is_opened in [true, false] {
+            let mut bench = Bench::ready(config());
+            bench.wait();
+            let open = bench.opens()[0];
+            bench.events();
+            end(&mut bench);
+            match is_opened {
+                true => bench.pool.handle_opened(open, 1, bench.now),
+                false => bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Interrupted, "x"), bench.now),
+            }
+            bench.pool.handle_refill(bench.now);
+            assert_eq!(bench.events(), told);
+            assert_eq!((bench.pool.stats().created, bench.pool.stats().closed), (1, 1));
+        }
+    }
 }
 
 /// Every fact in every state of pool and connection, against the recorded matrix.
@@ -457,7 +561,10 @@ fn states_and_events_match_the_recorded_matrix() {
         }),
         ("cancel", |bench, _| bench.pool.handle_cancel(WaiterId(0), bench.now)),
         ("opened", |bench, lease| bench.pool.handle_opened(lease, lease.id, bench.now)),
-        ("open failed", |bench, lease| bench.pool.handle_open_failed(lease, &Error::new(ErrorKind::Closed, "x"), bench.now)),
+        ("open failed", |bench, lease| {
+            bench.pool.handle_open_failed(lease, &Error::new(ErrorKind::Closed, "x"), bench.now);
+            bench.pool.handle_refill(bench.now);
+        }),
         ("ready", |bench, _| bench.pool.handle_ready(bench.now)),
         ("clear", |bench, _| bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), false, bench.now)),
         ("clear, interrupt", |bench, _| bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), true, bench.now)),
@@ -565,7 +672,7 @@ fn random_sequences_keep_the_promises() {
                         waiting.retain(|other| *other != waiter);
                     }
                     Action::Drain(lease, _) => draining.push(lease),
-                    Action::Close(..) | Action::Interrupt(..) => {}
+                    Action::Close(..) | Action::Interrupt(..) | Action::Unanswered => {}
                 }
             }
             let stats = bench.pool.stats();

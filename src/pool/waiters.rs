@@ -2,7 +2,7 @@
 //!
 //! First come, first served: a caller's ticket is its place in the queue.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use crate::op::deadline::Deadline;
@@ -30,9 +30,95 @@ pub(super) struct Waiter {
 
 #[derive(Debug, Default)]
 pub(super) struct Waiters {
-    queue: BTreeMap<WaiterId, Waiter>,
+    queue: Queue<Waiter>,
     deadlines: BTreeSet<(Instant, WaiterId)>,
     next: u64,
+}
+
+/// Keeps something for each waiting caller, in the order of their tickets: who comes last and who leaves first costs little,
+/// however many wait.
+#[derive(Debug)]
+pub struct Queue<T> {
+    /// Those who left from the middle leave an empty place.
+    places: VecDeque<(WaiterId, Option<T>)>,
+    len: usize,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self { places: VecDeque::new(), len: 0 }
+    }
+}
+
+impl<T> Queue<T> {
+    /// Returns how many wait.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Tells whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Returns who came first.
+    pub fn first(&self) -> Option<WaiterId> {
+        // The first place is never empty.
+        self.places.front().map(|(id, _)| *id)
+    }
+
+    /// Returns all, in order.
+    pub fn ids(&self) -> impl Iterator<Item = WaiterId> {
+        self.places.iter().filter(|(_, place)| place.is_some()).map(|(id, _)| *id)
+    }
+
+    /// Returns what is kept for a caller.
+    pub fn get(&self, id: WaiterId) -> Option<&T> {
+        self.places.get(self.find(id).ok()?)?.1.as_ref()
+    }
+
+    /// Returns what is kept for a caller, to be changed.
+    pub fn get_mut(&mut self, id: WaiterId) -> Option<&mut T> {
+        let index = self.find(id).ok()?;
+        self.places.get_mut(index)?.1.as_mut()
+    }
+
+    /// Lets a caller wait in the place of its ticket, which nobody has.
+    pub fn insert(&mut self, id: WaiterId, value: T) {
+        let place = (id, Some(value));
+        match self.places.back() {
+            Some((last, _)) if *last >= id => match self.find(id) {
+                Ok(index) => {
+                    if let Some(kept) = self.places.get_mut(index)
+                        && std::mem::replace(kept, place).1.is_some()
+                    {
+                        self.len -= 1;
+                    }
+                }
+                Err(index) => self.places.insert(index, place),
+            },
+            Some(_) | None => self.places.push_back(place),
+        }
+        self.len += 1;
+    }
+
+    /// Takes a caller out.
+    pub fn remove(&mut self, id: WaiterId) -> Option<T> {
+        let index = if self.first() == Some(id) { 0 } else { self.find(id).ok()? };
+        let value = self.places.get_mut(index)?.1.take()?;
+        self.len -= 1;
+        while self.places.front().is_some_and(|(_, place)| place.is_none()) {
+            self.places.pop_front();
+        }
+        while self.places.back().is_some_and(|(_, place)| place.is_none()) {
+            self.places.pop_back();
+        }
+        Some(value)
+    }
+
+    fn find(&self, id: WaiterId) -> Result<usize, usize> {
+        self.places.binary_search_by_key(&id, |(id, _)| *id)
+    }
 }
 
 impl Waiters {
@@ -51,11 +137,11 @@ impl Waiters {
     }
 
     pub(super) fn first(&self) -> Option<WaiterId> {
-        self.queue.keys().next().copied()
+        self.queue.first()
     }
 
     pub(super) fn all(&self) -> Vec<WaiterId> {
-        self.queue.keys().copied().collect()
+        self.queue.ids().collect()
     }
 
     pub(super) fn insert(&mut self, id: WaiterId, waiter: Waiter) {
@@ -66,7 +152,7 @@ impl Waiters {
     }
 
     pub(super) fn remove(&mut self, id: WaiterId) -> Option<Waiter> {
-        let waiter = self.queue.remove(&id)?;
+        let waiter = self.queue.remove(id)?;
         if let Some(deadline) = waiter.deadline {
             self.deadlines.remove(&(deadline.at, id));
         }
@@ -77,10 +163,52 @@ impl Waiters {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
+    /// Tells whether a waiter is one of the first so many.
+    pub(super) fn is_among_first(&self, id: WaiterId, count: usize) -> bool {
+        self.queue.ids().take(count).any(|first| first == id)
+    }
+
+    /// Lets a waiter wait without a deadline.
+    pub(super) fn wait_on(&mut self, id: WaiterId) {
+        if let Some(deadline) = self.queue.get_mut(id).and_then(|waiter| waiter.deadline.take()) {
+            self.deadlines.remove(&(deadline.at, id));
+        }
+    }
+
     /// Returns a waiter whose time is up, and its deadline.
     pub(super) fn late(&self, now: Instant) -> Option<(WaiterId, Deadline)> {
         let (at, id) = self.deadlines.first()?;
-        let deadline = self.queue.get(id)?.deadline?;
+        let deadline = self.queue.get(*id)?.deadline?;
         (*at <= now).then_some((*id, deadline))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    #[test]
+    fn queue_does_what_a_map_does() {
+        let mut random = rand::rngs::SmallRng::seed_from_u64(5);
+        for _ in 0..200 {
+            let (mut queue, mut map) = (Queue::default(), BTreeMap::new());
+            for step in 0..200_u32 {
+                let id = WaiterId(random.random_range(0..40));
+                if random.random_bool(0.5) {
+                    queue.insert(id, step);
+                    map.insert(id, step);
+                } else {
+                    let id = if random.random_bool(0.5) { map.keys().next().copied().unwrap_or(id) } else { id };
+                    assert_eq!(queue.remove(id), map.remove(&id));
+                }
+                assert_eq!((queue.len(), queue.is_empty(), queue.first()), (map.len(), map.is_empty(), map.keys().next().copied()));
+                assert_eq!(queue.ids().collect::<Vec<_>>(), map.keys().copied().collect::<Vec<_>>());
+                assert!(queue.ids().all(|id| queue.get(id) == map.get(&id)));
+            }
+        }
     }
 }

@@ -45,6 +45,8 @@ pub struct Cluster {
     pub(super) retried: Retried,
     pub(super) time: ClusterTime,
     pub(super) random: SmallRng,
+    /// Who takes the next connection that comes through a load balancer.
+    pub(super) next_service: usize,
     next_message: i32,
     next_connection: i32,
     /// Connections whose next request may be looked at.
@@ -130,6 +132,7 @@ impl Cluster {
             retried: Retried::default(),
             time,
             random,
+            next_service: 0,
             next_message: 0,
             next_connection: 0,
             ready: VecDeque::new(),

@@ -16,6 +16,8 @@ pub struct Config {
     pub set_name: Option<String>,
     /// The members; the first voter is primary at the start.
     pub members: Vec<MemberConfig>,
+    /// Whether the members are routers behind one load balancer: they share the data, and nothing else.
+    pub load_balanced: bool,
     /// Who may log in; while it is empty, nobody has to.
     pub users: Vec<User>,
     /// How long a set is without primary before it elects one, and how long a primary lasts without a majority.
@@ -26,6 +28,8 @@ pub struct Config {
     pub notice_delay: Duration,
     /// The oldest and newest wire version of every member.
     pub wire_versions: (i32, i32),
+    /// Whether a single server says that it is a router of a sharded cluster.
+    pub mongos: bool,
     /// What the wall clocks show at the start, in milliseconds since 1970.
     pub epoch_millis: i64,
 }
@@ -77,6 +81,13 @@ impl Config {
         Self { members: vec![MemberConfig::new(host)], ..Self::empty() }
     }
 
+    /// Describes routers behind a load balancer, each a service of its own, all at one address.
+    pub fn load_balanced(host: impl Into<String>, services: usize) -> Self {
+        let host = host.into();
+        let members = (0..services).map(|_| MemberConfig::new(host.as_str())).collect();
+        Self { members, load_balanced: true, ..Self::empty() }
+    }
+
     /// Adds somebody who may log in.
     #[must_use]
     pub fn with_user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
@@ -88,11 +99,13 @@ impl Config {
         Self {
             set_name: None,
             members: Vec::new(),
+            load_balanced: false,
             users: Vec::new(),
             election_timeout: ELECTION_TIMEOUT,
             step_down_delay: STEP_DOWN_DELAY,
             notice_delay: NOTICE_DELAY,
             wire_versions: WIRE_VERSIONS,
+            mongos: false,
             epoch_millis: EPOCH_MILLIS,
         }
     }
@@ -103,8 +116,14 @@ impl Config {
         if self.members.is_empty() || self.members.len() > MEMBERS_MAX {
             return refuse(format!("{} members, a deployment has 1 to {MEMBERS_MAX}", self.members.len()));
         }
-        if self.set_name.is_none() && self.members.len() > 1 {
+        if self.set_name.is_some() && self.load_balanced {
+            return refuse("a load balancer with a set name".into());
+        }
+        if self.set_name.is_none() && self.members.len() > 1 && !self.load_balanced {
             return refuse(format!("{} members without a set name", self.members.len()));
+        }
+        if self.set_name.is_some() && self.mongos {
+            return refuse("a router belongs to no replica set".into());
         }
         if !self.members.iter().any(|member| member.kind == MemberKind::Voter) {
             return refuse("no member can become primary".into());

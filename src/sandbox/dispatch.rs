@@ -14,7 +14,7 @@ use super::failpoint::Verdict;
 use super::failure::{Failure, code};
 use super::member::{Activity, Awaiting, Role};
 use crate::wire::legacy::encode_reply;
-use crate::wire::{COMMAND_OVERHEAD_MAX, DOCUMENT_SIZE_MAX, Flags, Frame, Request, encode_message};
+use crate::wire::{COMMAND_OVERHEAD_MAX, DOCUMENT_SIZE_MAX, Flags, Frame, Outgoing, Request, encode_message};
 
 /// Is what a command leads to.
 pub(super) enum Outcome {
@@ -64,7 +64,9 @@ impl Cluster {
             Form::Legacy => encode_reply(&mut bytes, number, answer.to, &body),
             Form::Message | Form::Exhaust | Form::Silent => {
                 let flags = if more { Flags::MORE_TO_COME } else { Flags::default() };
-                encode_message(&mut bytes, number, answer.to, flags, &Request::from(body), |_| {});
+                let mut out = Outgoing::default();
+                encode_message(&mut out, number, answer.to, flags, &Request::from(body), |_| {});
+                bytes = out.to_bytes();
             }
         }
         self.actions.push_back(Action::Reply { member: at.member, conn: at.conn, bytes });

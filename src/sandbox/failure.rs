@@ -31,6 +31,7 @@ pub(super) mod code {
     pub(in super::super) const NOT_IMPLEMENTED: i32 = 238;
     pub(in super::super) const EXCEEDED_TIME_LIMIT: i32 = 262;
     pub(in super::super) const UNSUPPORTED_OP_QUERY: i32 = 352;
+    pub(in super::super) const LOAD_BALANCER_SUPPORT_MISMATCH: i32 = 354;
     pub(in super::super) const NOT_WRITABLE_PRIMARY: i32 = 10107;
     pub(in super::super) const DOCUMENT_TOO_LARGE: i32 = 10334;
     pub(in super::super) const DUPLICATE_KEY: i32 = 11000;
@@ -84,8 +85,8 @@ pub(super) fn code_name(code: i32) -> String {
 /// The codes that mark a failed write as retryable (retryable-writes, "Determining Retryable Errors").
 const RETRYABLE_CODES: &[i32] = &[6, 7, 89, 91, 134, 189, 262, 9001, 10107, 11600, 11602, 13435, 13436];
 
-/// The codes of errors that carry `topologyVersion`.
-const STATE_CHANGE_CODES: &[i32] = &[91, 189, 10107, 11600, 11602, 13435, 13436];
+/// The codes of errors that carry `topologyVersion`; mongod leaves it out when it shuts down (91, 11600).
+const STATE_CHANGE_CODES: &[i32] = &[189, 10107, 11602, 13435, 13436];
 
 const NAMES: &[(i32, &str)] = &[
     (1, "InternalError"),
@@ -117,6 +118,7 @@ const NAMES: &[(i32, &str)] = &[
     (238, "NotImplemented"),
     (262, "ExceededTimeLimit"),
     (352, "UnsupportedOpQueryCommand"),
+    (354, "LoadBalancerSupportMismatch"),
     (391, "ReauthenticationRequired"),
     (462, "IngressRequestRateLimitExceeded"),
     (9001, "SocketException"),

@@ -35,6 +35,7 @@ impl Cluster {
         {
             connection.app_name = Some(name);
         }
+        self.ask_service(at, call)?;
         let legacy = call.name != "hello";
         let streams = call.answer.form == Form::Exhaust;
         if let Some((patience, current)) = self.awaits(at.member, &call.body)? {
@@ -51,6 +52,7 @@ impl Cluster {
             }
         }
         let mut reply = self.describe(at, legacy, now);
+        reply.extend(self.describe_service(at));
         if call.body.get("helloOk").is_some_and(truth) {
             reply.insert("helloOk", true);
         }
@@ -128,6 +130,9 @@ impl Cluster {
                 "lastWrite",
                 doc! { "opTime": written.clone(), "lastWriteDate": date, "majorityOpTime": written, "majorityWriteDate": date },
             );
+        }
+        if self.config.mongos {
+            out.insert("msg", "isdbgrid");
         }
         out.insert("maxBsonObjectSize", i32::try_from(DOCUMENT_SIZE_MAX).unwrap_or(i32::MAX));
         out.insert("maxMessageSizeBytes", i32::try_from(MESSAGE_SIZE_MAX).unwrap_or(i32::MAX));

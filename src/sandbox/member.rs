@@ -75,6 +75,8 @@ pub(super) struct Connection {
     pub(super) decoder: Decoder,
     pub(super) login: Login,
     pub(super) app_name: Option<String>,
+    /// Whether its hello has asked for the service that it reaches.
+    pub(super) knows_service: bool,
     pub(super) activity: Activity,
 }
 
@@ -207,7 +209,14 @@ impl Role {
 
 impl Connection {
     pub(super) fn new(number: i32) -> Self {
-        Self { number, decoder: Decoder::new(MESSAGE_SIZE_MAX), login: Login::Anonymous, app_name: None, activity: Activity::Idle }
+        Self {
+            number,
+            decoder: Decoder::new(MESSAGE_SIZE_MAX),
+            login: Login::Anonymous,
+            app_name: None,
+            knows_service: false,
+            activity: Activity::Idle,
+        }
     }
 }
 

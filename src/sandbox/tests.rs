@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use ring::{digest, hmac, pbkdf2};
 
 use super::*;
-use crate::wire::{Decoder, Flags, Message, Request, encode_message, op_code};
+use crate::wire::{Decoder, Flags, Message, Outgoing, Request, encode_message, op_code};
 
 /// A deployment on virtual time, and what came out of it.
 struct World {
@@ -122,10 +122,10 @@ impl World {
 }
 
 fn encoded(id: i32, flags: Flags, command: Document) -> Vec<u8> {
-    let mut bytes = Vec::new();
+    let mut out = Outgoing::default();
     let body = RawDocumentBuf::try_from(&command).expect("document");
-    encode_message(&mut bytes, id, 0, flags, &Request::from(body), |_| {});
-    bytes
+    encode_message(&mut out, id, 0, flags, &Request::from(body), |_| {});
+    out.to_bytes()
 }
 
 fn code(reply: &Document) -> i32 {
@@ -685,4 +685,46 @@ fn mutate(mut world: World, seed: u64, has_users: bool) {
 fn mutated_messages_never_panic() {
     mutate(World::three(), 7, false);
     mutate(with_user(), 8, true);
+}
+
+#[test]
+fn load_balancer_gives_connections_to_its_services_in_turns() {
+    let mut world = World::new(Config::load_balanced("lb:1", 2));
+    assert_eq!((0..4).map(|_| world.cluster.route(0)).collect::<Vec<_>>(), [0, 1, 0, 1]);
+    world.cluster.stop(0, world.now);
+    assert_eq!((world.cluster.route(0), world.cluster.route(0)), (1, 1));
+    world.cluster.start(0, world.now);
+    assert_eq!(world.cluster.route(0), 0);
+    let mut alone = World::three();
+    assert_eq!((alone.cluster.route(2), alone.cluster.route(2)), (2, 2));
+}
+
+#[test]
+fn service_tells_its_id_to_who_asks() {
+    let mut world = World::new(Config::load_balanced("lb:1", 2));
+    let hello = doc! { "hello": 1, "loadBalanced": true, "$db": "admin" };
+    let conn = world.connect(0);
+    let first = world.on(0, conn, hello.clone());
+    assert_eq!((first.get_str("msg").ok(), first.get_bool("isWritablePrimary").ok()), (Some("isdbgrid"), Some(true)));
+    let id = first.get_object_id("serviceId").expect("id");
+    assert_eq!(world.on(0, conn, doc! { "hello": 1, "$db": "admin" }).get_object_id("serviceId").expect("id"), id);
+    assert_ne!(world.ask(1, hello.clone()).get_object_id("serviceId").expect("id"), id);
+    assert_eq!(world.hello(0).get_i32("code").expect("refusal"), 354);
+    world.cluster.stop(0, world.now);
+    world.cluster.start(0, world.now);
+    assert_ne!(world.ask(0, hello.clone()).get_object_id("serviceId").expect("id"), id, "a new process is a new service");
+    let plain = World::new(Config::standalone("a:1")).ask(0, hello);
+    assert!(plain.get_f64("ok").expect("ok") == 1.0 && !plain.contains_key("serviceId"));
+}
+
+#[test]
+fn services_share_data_and_no_cursors() {
+    let mut world = World::new(Config::load_balanced("lb:1", 2));
+    let documents: Vec<Bson> = (0..5).map(|id| doc! { "_id": id }.into()).collect();
+    world.ask(0, doc! { "insert": "c", "documents": documents, "$db": "d" });
+    let reply = world.ask(1, doc! { "find": "c", "batchSize": 2, "$db": "d" });
+    let id = reply.get_document("cursor").expect("cursor").get_i64("id").expect("id");
+    let more = doc! { "getMore": id, "collection": "c", "$db": "d" };
+    assert_eq!(world.ask(0, more.clone()).get_i32("code").expect("refusal"), 43);
+    assert_eq!(world.ask(1, more).get_f64("ok").expect("ok"), 1.0);
 }

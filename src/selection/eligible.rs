@@ -1,12 +1,13 @@
 //! Which servers suit a caller, latency aside?
 //!
-//! Type, staleness and tags, in the order of server-selection, "Topology type: ReplicaSetWithPrimary or
+//! Type, staleness, tags and the application's own selector, in the order of server-selection, "Topology type: ReplicaSetWithPrimary or
 //! ReplicaSetNoPrimary". Which of the suitable servers is taken is decided in `window`.
 
 use std::sync::Arc;
 
 use super::staleness::Staleness;
-use super::{Criteria, ReadPreference, ReadPreferenceMode, TagSet, Target};
+use super::{Criteria, ReadPreference, ReadPreferenceMode, ServerSelector, TagSet, Target};
+use crate::host::HostKey;
 use crate::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
 
 /// Says whether the outcome is plain without a look at every server.
@@ -22,6 +23,7 @@ pub(super) fn shortcut<'a>(topology: &'a TopologyDescription, criteria: &Criteri
     match (topology.kind(), &criteria.target) {
         (TopologyType::Unknown, _) => Shortcut::Settled(None),
         (_, Target::Server(host)) => Shortcut::Settled(topology.server(host).filter(|server| can_be_pinned(topology, server))),
+        _ if selector(topology, criteria).is_some() => Shortcut::Open,
         (TopologyType::Single | TopologyType::LoadBalanced, _) => {
             Shortcut::Settled(topology.servers().first().filter(|server| server.is_known()))
         }
@@ -45,11 +47,22 @@ pub(super) fn shortcut<'a>(topology: &'a TopologyDescription, criteria: &Criteri
 ///
 /// It does not check the criteria: [`select`](super::select) does.
 pub fn suitable_servers<'a>(topology: &'a TopologyDescription, criteria: &Criteria) -> Vec<&'a Arc<ServerDescription>> {
-    let preferred = eligible(topology, criteria, &|server| !criteria.deprioritized.contains(&server.host));
+    let wanted = |servers| match selector(topology, criteria) {
+        Some(selector) => selector.filter(topology, servers),
+        None => servers,
+    };
+    let preferred = wanted(eligible(topology, criteria, Admit { but: &criteria.deprioritized }));
     if !preferred.is_empty() || criteria.deprioritized.is_empty() {
         return preferred;
     }
-    eligible(topology, criteria, &|_| true)
+    wanted(eligible(topology, criteria, Admit { but: &[] }))
+}
+
+/// Returns the application's selector, where it has a say: not behind a load balancer, and not in what lives on one server.
+pub(super) fn selector<'a>(topology: &'a TopologyDescription, criteria: &Criteria) -> Option<&'a ServerSelector> {
+    let selector = topology.server_selector()?;
+    let is_free = topology.kind() != TopologyType::LoadBalanced && !matches!(criteria.target, Target::Server(_));
+    Some(selector).filter(|_| is_free)
 }
 
 /// Tells whether a server can have what was begun on it, such as a cursor.
@@ -57,24 +70,41 @@ pub(super) fn can_be_pinned(topology: &TopologyDescription, server: &ServerDescr
     server.kind.is_data_bearing() || (topology.kind() == TopologyType::Single && server.is_known())
 }
 
-type Admit<'f> = &'f dyn Fn(&ServerDescription) -> bool;
+/// Says which servers are looked at.
+#[derive(Clone, Copy)]
+struct Admit<'c> {
+    but: &'c [HostKey],
+}
+
+impl Admit<'_> {
+    fn admits(self, server: &ServerDescription) -> bool {
+        self.but.is_empty() || !self.but.contains(&server.host)
+    }
+}
+
+fn of_kind<'a>(
+    topology: &'a TopologyDescription,
+    admit: Admit<'_>,
+    wanted: impl Fn(&ServerDescription) -> bool,
+) -> Vec<&'a Arc<ServerDescription>> {
+    let mut suitable = Vec::with_capacity(topology.servers().len());
+    suitable.extend(topology.servers().iter().filter(|server| admit.admits(server) && wanted(server)));
+    suitable
+}
 
 fn eligible<'a>(topology: &'a TopologyDescription, criteria: &Criteria, admit: Admit<'_>) -> Vec<&'a Arc<ServerDescription>> {
-    let of_kind = |wanted: &dyn Fn(&ServerDescription) -> bool| -> Vec<&'a Arc<ServerDescription>> {
-        topology.servers().iter().filter(|server| admit(server) && wanted(server)).collect()
-    };
     if let Target::Server(host) = &criteria.target {
-        return of_kind(&|server| server.host == *host && can_be_pinned(topology, server));
+        return of_kind(topology, admit, |server| server.host == *host && can_be_pinned(topology, server));
     }
     match topology.kind() {
         TopologyType::Unknown => Vec::new(),
-        TopologyType::Single | TopologyType::LoadBalanced => of_kind(&|server| server.is_known()),
-        TopologyType::Sharded => of_kind(&|server| server.kind == ServerType::Mongos),
+        TopologyType::Single | TopologyType::LoadBalanced => of_kind(topology, admit, |server| server.is_known()),
+        TopologyType::Sharded => of_kind(topology, admit, |server| server.kind == ServerType::Mongos),
         TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary => {
-            let primary = || of_kind(&|server| server.kind == ServerType::RsPrimary);
+            let primary = || of_kind(topology, admit, |server| server.kind == ServerType::RsPrimary);
             match &criteria.target {
                 Target::Write | Target::Server(_) => primary(),
-                Target::AnyReadable => of_kind(&|server| server.kind.is_data_bearing()),
+                Target::AnyReadable => of_kind(topology, admit, |server| server.kind.is_data_bearing()),
                 Target::Read(preference) => by_mode(topology, preference, admit, primary),
             }
         }
@@ -100,7 +130,7 @@ fn by_mode<'a>(
             | ServerType::LoadBalancer => false,
         };
         let staleness = Staleness::of(topology, preference.max_staleness);
-        let fresh = topology.servers().iter().filter(|server| admit(server) && wanted(server) && staleness.admits(server));
+        let fresh = topology.servers().iter().filter(|server| admit.admits(server) && wanted(server) && staleness.admits(server));
         by_tags(fresh.collect(), &preference.tag_sets)
     };
     let first_of = |first: Vec<&'a Arc<ServerDescription>>, then: &dyn Fn() -> Vec<&'a Arc<ServerDescription>>| {

@@ -1,8 +1,8 @@
 //! Which server does a command go to?
 //!
 //! The rules of server-selection and max-staleness, as functions of a description and what the caller asks for. Who
-//! waits if none suits is decided in `topology`. The steps are `eligible` (type, staleness, tags), then `window`
-//! (latency, two random picks, fewer operations).
+//! waits if none suits is decided in `topology`. The steps are `eligible` (type, staleness, tags, the application's own
+//! `selector`), then `window` (latency, two random picks, fewer operations).
 //!
 //! A write or a read from the primary allocates nothing, and costs the same however many servers there are.
 
@@ -10,6 +10,7 @@ mod criteria;
 mod eligible;
 mod read_preference;
 mod reason;
+mod selector;
 mod staleness;
 mod window;
 
@@ -21,6 +22,7 @@ pub use criteria::{Criteria, Target, read_preference_to_send};
 pub use eligible::suitable_servers;
 pub use read_preference::{ReadPreference, ReadPreferenceMode, TagSet};
 pub use reason::reasons;
+pub use selector::ServerSelector;
 pub use window::{in_latency_window, pick};
 
 use crate::error::{Error, ServerReason};

@@ -2,7 +2,7 @@
 //!
 //! Follows the steps of `eligible`, for one server at a time.
 
-use super::eligible::{can_be_pinned, has_tags, is_fresh};
+use super::eligible::{can_be_pinned, has_tags, is_fresh, selector};
 use super::{Criteria, ReadPreference, ReadPreferenceMode, Target};
 use crate::error::{Ineligible, ServerReason};
 use crate::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
@@ -14,7 +14,17 @@ pub fn reasons(topology: &TopologyDescription, criteria: &Criteria) -> Vec<Serve
         reason: ineligible(topology, criteria, server),
         error: server.error.clone(),
     };
-    topology.servers().iter().map(|server| reason(server)).collect()
+    let mut reasons: Vec<ServerReason> = topology.servers().iter().map(|server| reason(server)).collect();
+    if let Some(selector) = selector(topology, criteria) {
+        let suits = |server: &ServerDescription| ineligible(topology, criteria, server) == Ineligible::Eligible;
+        let kept = selector.filter(topology, topology.servers().iter().filter(|server| suits(server)).collect());
+        let left_out =
+            |reason: &&mut ServerReason| reason.reason == Ineligible::Eligible && kept.iter().all(|server| server.host != reason.host);
+        for left_out in reasons.iter_mut().filter(left_out) {
+            left_out.reason = Ineligible::Selector;
+        }
+    }
+    reasons
 }
 
 fn ineligible(topology: &TopologyDescription, criteria: &Criteria, server: &ServerDescription) -> Ineligible {

@@ -222,3 +222,61 @@ fn read_preference_is_sent_where_it_is_understood() {
     assert_eq!(mode(TopologyType::ReplicaSetWithPrimary, ServerType::RsPrimary, &Criteria::write()), None);
     assert_eq!(mode(TopologyType::ReplicaSetWithPrimary, ServerType::RsSecondary, &Criteria::any_readable()), Some("nearest"));
 }
+
+fn with_selector(keep: impl Fn(&TopologyDescription, &mut Vec<&Arc<ServerDescription>>) + Send + Sync + 'static) -> TopologyDescription {
+    replica_set().with_server_selector(Some(ServerSelector::new(keep)))
+}
+
+/// server-selection, "Filter suitable servers by calling the optional, application-provided server selector".
+#[test]
+fn selector_is_asked_after_the_read_preference_and_before_the_window() {
+    let topology = with_selector(|topology, servers| {
+        let hosts: Vec<String> = servers.iter().map(|server| server.host.to_string()).collect();
+        assert_eq!((topology.servers().len(), hosts), (5, vec!["a:27017".to_owned(), "c:27017".to_owned(), "d:27017".to_owned()]));
+        servers.retain(|server| server.host == key("d"));
+    });
+    for seed in 0..20 {
+        // It is farther away than the window is wide, but no nearer one is left.
+        assert_eq!(selected(&topology, &Criteria::read(ReadPreference::secondary()), seed), "d:27017");
+    }
+}
+
+#[test]
+fn selector_has_a_say_in_writes_too() {
+    let topology = with_selector(|_, servers| servers.retain(|server| server.kind != ServerType::RsPrimary));
+    for criteria in [Criteria::write(), Criteria::read(ReadPreference::primary())] {
+        let Refusal::NoServer(reasons) = refused(&topology, &criteria) else { panic!("not invalid") };
+        let of = |host: &str| reasons.iter().find(|reason| reason.host == key(host)).expect("reason").reason.clone();
+        assert_eq!((of("b"), of("a"), of("e")), (Ineligible::Selector, Ineligible::Type("RSSecondary"), Ineligible::Unknown));
+        assert!(!is_served(&topology, &criteria).expect("valid"));
+    }
+}
+
+#[test]
+fn selector_is_not_asked_for_what_lives_on_one_server_or_behind_a_load_balancer() {
+    let nobody = ServerSelector::new(|_, servers| servers.clear());
+    let topology = replica_set().with_server_selector(Some(nobody.clone()));
+    assert_eq!(selected(&topology, &Criteria::server(key("d")), 1), "d:27017");
+    let balanced = TopologyDescription::new(TopologyType::LoadBalanced, [server("a", ServerType::LoadBalancer, 0)]);
+    assert_eq!(selected(&balanced.with_server_selector(Some(nobody.clone())), &Criteria::write(), 1), "a:27017");
+    let single = TopologyDescription::new(TopologyType::Single, [server("a", ServerType::Standalone, 0)]);
+    assert!(matches!(refused(&single.with_server_selector(Some(nobody)), &Criteria::write()), Refusal::NoServer(_)));
+}
+
+#[test]
+fn deprioritized_server_comes_back_if_the_selector_leaves_no_other() {
+    let topology = with_selector(|_, servers| servers.retain(|server| server.host == key("a")));
+    let criteria = Criteria::read(ReadPreference::nearest()).with_deprioritized(vec![key("a")]);
+    assert_eq!(selected(&topology, &criteria, 1), "a:27017");
+}
+
+#[test]
+fn primary_with_tags_or_staleness_is_refused() {
+    let tags = vec![vec![("dc".to_owned(), "ny".to_owned())]];
+    let stale = ReadPreference::primary().with_max_staleness(Duration::from_secs(120));
+    for preference in [ReadPreference::primary().with_tag_sets(tags), stale] {
+        assert_eq!(preference.validate().expect_err("refusal").kind(), ErrorKind::InvalidOption);
+        assert!(matches!(refused(&replica_set(), &Criteria::read(preference)), Refusal::Invalid(_)));
+    }
+    assert!(ReadPreference::primary().with_tag_sets(vec![Vec::new()]).validate().is_ok(), "an empty tag set says nothing");
+}

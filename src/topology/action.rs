@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bson::oid::ObjectId;
 
 use super::description::TopologyDescription;
+use super::sign_of_life::ProbeId;
 use super::waiters::SelectId;
 use crate::error::Error;
 use crate::host::HostKey;
@@ -36,8 +37,17 @@ pub enum TopologyAction {
         cause: Error,
         /// Whether connections in use are interrupted too.
         interrupt: bool,
-        /// The service behind a load balancer to which the clearing is limited.
-        service_id: Option<ObjectId>,
+    },
+    /// Clear the connections of one service behind a load balancer, unless the fault is of an older generation of it.
+    ClearService {
+        /// The load balancer.
+        host: HostKey,
+        /// The service.
+        service_id: ObjectId,
+        /// The generation of the connection that failed.
+        generation: u64,
+        /// Why.
+        cause: Error,
     },
     /// Close a server's pool for good.
     ClosePool(HostKey),
@@ -45,6 +55,27 @@ pub enum TopologyAction {
     CheckNow(HostKey),
     /// End a server's running check.
     CancelCheck(HostKey),
+    /// Ask a server for a sign of life: look up its address, tell that it is known, open a connection for monitoring, tell
+    /// how that went, and close it.
+    ///
+    /// With the first attempt, begin to note whether the connections of the server's pool receive anything.
+    Probe {
+        /// The server.
+        host: HostKey,
+        /// What the facts that follow are to be told with.
+        id: ProbeId,
+        /// Whether an attempt is under way already, which goes on.
+        again: bool,
+    },
+    /// Tell at once whether the connections of the server's pool have received anything since the probe began.
+    Overhear {
+        /// The server.
+        host: HostKey,
+        /// What the answer is to be told with.
+        id: ProbeId,
+    },
+    /// End all attempts of a server's probe.
+    EndProbe(HostKey),
     /// Make a description the one that callers see.
     Publish(Arc<TopologyDescription>),
     /// Tell a caller that a server suits it in the published description.

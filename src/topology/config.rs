@@ -9,6 +9,7 @@ use super::description::{TopologyDescription, TopologyType};
 use super::server::ServerDescription;
 use crate::host::HostKey;
 use crate::options::ClientOptions;
+use crate::selection::ServerSelector;
 
 /// Says how a topology starts.
 #[derive(Clone, Debug)]
@@ -30,6 +31,8 @@ pub struct TopologyConfig {
     pub heartbeat_frequency: Duration,
     /// The width of the latency window.
     pub local_threshold: Duration,
+    /// The application's own selector.
+    pub server_selector: Option<ServerSelector>,
 }
 
 impl TopologyConfig {
@@ -49,6 +52,7 @@ impl TopologyConfig {
             srv_max_hosts: options.srv_max_hosts.unwrap_or(0),
             heartbeat_frequency: options.heartbeat_frequency_or_default(),
             local_threshold: options.local_threshold_or_default(),
+            server_selector: options.server_selector.clone(),
         }
     }
 
@@ -70,5 +74,6 @@ impl TopologyConfig {
         TopologyDescription::new(kind, servers)
             .with_heartbeat_frequency(self.heartbeat_frequency)
             .with_local_threshold(self.local_threshold)
+            .with_server_selector(self.server_selector.clone())
     }
 }

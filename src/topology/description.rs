@@ -13,6 +13,7 @@ use super::server::{ServerDescription, ServerType};
 use super::{MAX_WIRE_VERSION, MIN_SERVER_VERSION, MIN_WIRE_VERSION, SERVERS_MAX};
 use crate::error::{Error, ErrorKind, Ineligible, ServerReason, Stage};
 use crate::host::HostKey;
+use crate::selection::ServerSelector;
 
 /// How many servers that were found not to belong are remembered, to be named by a failed selection.
 const LEFT_OUT_MAX: usize = 16;
@@ -52,6 +53,7 @@ pub struct TopologyDescription {
     logical_session_timeout: Option<Duration>,
     heartbeat_frequency: Duration,
     local_threshold: Duration,
+    server_selector: Option<ServerSelector>,
 }
 
 impl TopologyType {
@@ -70,6 +72,11 @@ impl TopologyType {
     /// Tells whether it is a replica set, with or without a primary.
     pub fn is_replica_set(self) -> bool {
         matches!(self, Self::ReplicaSetNoPrimary | Self::ReplicaSetWithPrimary)
+    }
+
+    /// Tells whether its servers follow the SRV records that they come from (polling-srv-records).
+    pub fn follows_srv(self) -> bool {
+        matches!(self, Self::Unknown | Self::Sharded)
     }
 }
 
@@ -90,6 +97,7 @@ impl TopologyDescription {
             logical_session_timeout: None,
             heartbeat_frequency: Duration::from_secs(10),
             local_threshold: Duration::from_millis(15),
+            server_selector: None,
         };
         for server in servers {
             topology.put(Arc::new(server));
@@ -109,6 +117,13 @@ impl TopologyDescription {
     #[must_use]
     pub fn with_local_threshold(mut self, threshold: Duration) -> Self {
         self.local_threshold = threshold;
+        self
+    }
+
+    /// Sets the application's own selector.
+    #[must_use]
+    pub fn with_server_selector(mut self, selector: Option<ServerSelector>) -> Self {
+        self.server_selector = selector;
         self
     }
 
@@ -174,6 +189,13 @@ impl TopologyDescription {
         self.logical_session_timeout
     }
 
+    /// Returns how long a session lives; `None` where there are none.
+    ///
+    /// Behind a load balancer there always are, and they last (load-balancers, "Driver Sessions").
+    pub fn session_timeout(&self) -> Option<Duration> {
+        if self.kind == TopologyType::LoadBalanced { Some(Duration::MAX) } else { self.logical_session_timeout }
+    }
+
     /// Returns the time between two checks of a server.
     pub fn heartbeat_frequency(&self) -> Duration {
         self.heartbeat_frequency
@@ -182,6 +204,11 @@ impl TopologyDescription {
     /// Returns the width of the latency window.
     pub fn local_threshold(&self) -> Duration {
         self.local_threshold
+    }
+
+    /// Returns the application's own selector.
+    pub fn server_selector(&self) -> Option<&ServerSelector> {
+        self.server_selector.as_ref()
     }
 
     /// Puts a server in, in place of what was known of its host.

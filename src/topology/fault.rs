@@ -30,7 +30,7 @@ const SHUTTING_DOWN: [i32; 2] = [91, 11600];
 pub struct Fault {
     /// The error.
     pub error: Error,
-    /// The pool's generation that the connection belonged to.
+    /// The pool's generation that the connection belonged to; behind a load balancer, its service's.
     pub generation: u64,
     /// Whether it happened while the connection was being set up: DNS, TCP, TLS, hello, authentication.
     pub during_handshake: bool,
@@ -65,8 +65,8 @@ pub(super) enum Verdict {
     Broken,
     /// A connection could not be set up although the server answered: unknown, and pool cleared.
     Refused,
-    /// A load balancer's service failed: its connections are cleared.
-    ServiceFailed,
+    /// A load balancer's service failed: its connections are cleared, if the pool finds that the fault is not stale.
+    ServiceFailed(ObjectId),
 }
 
 impl StateChange {
@@ -145,9 +145,9 @@ impl Fault {
 
     /// Judges the fault of a load balancer's connection, which never makes it unknown (load-balancers, "Error handling").
     pub(super) fn verdict_behind_load_balancer(&self) -> Verdict {
-        if self.service_id.is_none() {
+        let Some(service) = self.service_id else {
             return Verdict::Ignored("no service was reached");
-        }
+        };
         let cleared = match self.state_change {
             Some(change) => change == StateChange::ShuttingDown,
             None => match about(&self.error) {
@@ -157,7 +157,7 @@ impl Fault {
                 About::SetUp => true,
             },
         };
-        if cleared { Verdict::ServiceFailed } else { Verdict::Ignored("the service works") }
+        if cleared { Verdict::ServiceFailed(service) } else { Verdict::Ignored("the service works") }
     }
 }
 
@@ -192,6 +192,7 @@ fn about(error: &Error) -> About {
         }
         // A connection is interrupted because its server is unknown already; a cleared pool says the same.
         ErrorKind::Interrupted
+        | ErrorKind::Silent
         | ErrorKind::PoolCleared
         | ErrorKind::PoolClosed
         | ErrorKind::TooManyWaiters

@@ -20,6 +20,7 @@ use super::description::{TopologyDescription, TopologyType};
 use super::events::TopologyEvent;
 use super::fault::{self, Fault, Verdict};
 use super::server::{ServerDescription, ServerType};
+use super::sign_of_life::SignsOfLife;
 use super::waiters::{self, Prospect, SelectId, Waiter, Waiters};
 use super::{SERVERS_MAX, update};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
@@ -37,13 +38,14 @@ use crate::selection::Criteria;
 pub struct Topology {
     config: TopologyConfig,
     state: State,
-    current: Arc<TopologyDescription>,
+    pub(super) current: Arc<TopologyDescription>,
     pools: BTreeMap<HostKey, PoolRecord>,
     /// Above every generation of the pools that are gone.
     next_generation: u64,
     waiters: Waiters,
+    pub(super) signs: SignsOfLife,
     rng: SmallRng,
-    actions: VecDeque<TopologyAction>,
+    pub(super) actions: VecDeque<TopologyAction>,
     events: VecDeque<TopologyEvent>,
 }
 
@@ -67,9 +69,9 @@ enum PoolState {
 }
 
 /// Says how a pool is to be cleared.
-struct Clearing {
-    cause: Error,
-    interrupt: bool,
+pub(super) struct Clearing {
+    pub(super) cause: Error,
+    pub(super) interrupt: bool,
 }
 
 impl Topology {
@@ -81,6 +83,7 @@ impl Topology {
             pools: BTreeMap::new(),
             next_generation: 0,
             waiters: Waiters::default(),
+            signs: SignsOfLife::default(),
             rng: SmallRng::seed_from_u64(seed),
             actions: VecDeque::new(),
             events: VecDeque::from([TopologyEvent::TopologyOpening]),
@@ -103,6 +106,7 @@ impl Topology {
     /// Replies of servers that are no longer watched, and replies older than what is known, change nothing.
     pub fn handle_hello(&mut self, host: &HostKey, reply: HelloReply, average: Option<Duration>, now: Instant) {
         let Some(known) = self.watched(host) else { return };
+        self.handle_sign(host);
         let members = reply.hosts.len() + reply.passives.len() + reply.arbiters.len();
         if members > SERVERS_MAX {
             let error = Error::new(ErrorKind::Protocol, format!("hello reply names {members} members"))
@@ -118,7 +122,9 @@ impl Topology {
         let mut incoming = ServerDescription::of_hello(host, reply, now);
         incoming.round_trip_time = average.or(known.round_trip_time);
         incoming.min_round_trip_time = known.min_round_trip_time;
+        let former = self.current.primary().cloned();
         self.submit(incoming, None);
+        self.ask_deposed(former, now);
         self.wake();
     }
 
@@ -130,6 +136,9 @@ impl Topology {
             return;
         }
         let interrupt = error.is_timeout() && error.is_network();
+        if interrupt {
+            self.end_probe(host);
+        }
         let clearing = Clearing { cause: error.clone(), interrupt };
         self.submit(ServerDescription::failed(host, error, now), Some(clearing));
         self.wake();
@@ -138,6 +147,7 @@ impl Topology {
     /// Takes round-trip times that were measured apart from the checks; nothing else changes, and no event follows.
     pub fn handle_rtt(&mut self, host: &HostKey, average: Duration, min: Duration) {
         let Some(known) = self.watched(host).filter(|server| server.is_known()) else { return };
+        self.handle_sign(host);
         let mut server = ServerDescription::clone(&known);
         server.round_trip_time = Some(average);
         server.min_round_trip_time = min;
@@ -165,9 +175,10 @@ impl Topology {
                 self.actions.push_back(TopologyAction::CancelCheck(host.clone()));
             }
             Verdict::Refused => self.submit(unknown, Some(clearing)),
-            Verdict::ServiceFailed => {
-                let Clearing { cause, interrupt } = clearing;
-                self.actions.push_back(TopologyAction::ClearPool { host: host.clone(), cause, interrupt, service_id: fault.service_id });
+            Verdict::ServiceFailed(service_id) => {
+                let Clearing { cause, .. } = clearing;
+                let generation = fault.generation;
+                self.actions.push_back(TopologyAction::ClearService { host: host.clone(), service_id, generation, cause });
             }
         }
         self.wake();
@@ -177,7 +188,7 @@ impl Topology {
     ///
     /// Servers that stay are left alone, servers that are gone leave, and of the new ones as many come as may, at random.
     pub fn handle_srv_hosts(&mut self, hosts: Vec<HostKey>, _now: Instant) {
-        let follows = self.config.srv && matches!(self.current.kind(), TopologyType::Unknown | TopologyType::Sharded);
+        let follows = self.config.srv && self.current.kind().follows_srv();
         if self.state == State::Closed || !follows || hosts.is_empty() {
             return;
         }
@@ -191,6 +202,9 @@ impl Topology {
         let room = room.saturating_sub(next.servers().len());
         while added.len() > room {
             added.swap_remove(self.rng.random_range(0..added.len()));
+        }
+        if added.is_empty() && next.servers().len() == self.current.servers().len() {
+            return;
         }
         next.add_missing(added.iter());
         next.settle();
@@ -239,11 +253,12 @@ impl Topology {
         self.events.push_back(TopologyEvent::TopologyClosed);
     }
 
-    /// Refuses the callers whose time has run out.
+    /// Refuses the callers whose time has run out, and judges the servers that give no sign of life.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((id, waiter)) = self.waiters.pop_late(now) {
             self.refuse_late(id, &waiter, now);
         }
+        self.watch_signs(now);
     }
 
     /// Returns the next order.
@@ -258,7 +273,7 @@ impl Topology {
 
     /// Returns when [`handle_timeout`](Self::handle_timeout) is due, and the name of the limit that runs out then.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        self.waiters.next_deadline()
+        [self.waiters.next_deadline(), self.signs.next_deadline()].into_iter().flatten().min()
     }
 
     /// Returns the latest description.
@@ -277,7 +292,7 @@ impl Topology {
     }
 
     /// Returns what is known of a server, if it is one that a monitor watches.
-    fn watched(&self, host: &HostKey) -> Option<Arc<ServerDescription>> {
+    pub(super) fn watched(&self, host: &HostKey) -> Option<Arc<ServerDescription>> {
         let open = self.state == State::Open && !self.config.load_balanced;
         self.current.server(host).filter(|_| open).cloned()
     }
@@ -301,7 +316,7 @@ impl Topology {
     }
 
     /// Puts a new server description through the table, and clears the server's pool after that.
-    fn submit(&mut self, incoming: ServerDescription, clearing: Option<Clearing>) {
+    pub(super) fn submit(&mut self, incoming: ServerDescription, clearing: Option<Clearing>) {
         let mut next = TopologyDescription::clone(&self.current);
         let subject = Arc::new(incoming.clone());
         update::apply(&mut next, incoming, self.config.seeds.len());
@@ -309,7 +324,7 @@ impl Topology {
         let (Some(Clearing { cause, interrupt }), Some(pool)) = (clearing, self.pools.get_mut(&subject.host)) else { return };
         pool.generation += 1;
         pool.state = PoolState::Paused;
-        self.actions.push_back(TopologyAction::ClearPool { host: subject.host.clone(), cause, interrupt, service_id: None });
+        self.actions.push_back(TopologyAction::ClearPool { host: subject.host.clone(), cause, interrupt });
     }
 
     /// Makes a description the current one: events, then orders.
@@ -331,6 +346,7 @@ impl Topology {
         self.ready_pools(&next);
         self.actions.push_back(TopologyAction::Publish(Arc::clone(&next)));
         for host in &change.removed {
+            self.end_probe(host);
             if let Some(gone) = self.pools.remove(host) {
                 // A late error of the old pool must not count against a new one.
                 self.next_generation = self.next_generation.max(gone.generation + 1);
@@ -375,7 +391,7 @@ impl Topology {
     }
 
     /// Answers the callers that the current description decides for.
-    fn wake(&mut self) {
+    pub(super) fn wake(&mut self) {
         for (id, outcome) in self.waiters.decided(&self.current) {
             self.actions.push_back(match outcome {
                 Ok(()) => TopologyAction::Selected(id),

@@ -1,8 +1,8 @@
 //! What do we know of the deployment, and what follows from it?
 //!
 //! The rules of server-discovery-and-monitoring: `server` and `description` hold what is known, `update` is the table by
-//! which it changes, `fault` says what an application's error proves, and `machine` gives the orders to monitors and
-//! pools. Which server a command goes to is decided in `selection`, how a connection is opened in `io`.
+//! which it changes, `fault` says what an application's error proves, `sign_of_life` what silence does, and `machine` gives
+//! the orders to monitors and pools. Which server a command goes to is decided in `selection`, how a connection is opened in `io`.
 
 mod action;
 mod change;
@@ -14,6 +14,7 @@ mod machine;
 pub mod monitor;
 pub mod rtt;
 mod server;
+pub mod sign_of_life;
 mod suspension;
 mod update;
 mod waiters;
@@ -27,6 +28,7 @@ pub use machine::Topology;
 pub use monitor::{Action as MonitorAction, Monitor, MonitorConfig, MonitorEvent};
 pub use rtt::RoundTrips;
 pub use server::{ServerDescription, ServerType};
+pub use sign_of_life::ProbeId;
 pub use suspension::Suspension;
 pub use waiters::SelectId;
 

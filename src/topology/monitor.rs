@@ -236,9 +236,14 @@ impl Monitor {
         self.actions.pop_front()
     }
 
-    /// Takes the next event.
+    /// Takes the next event; actions and events are drained in turns, until there are neither.
+    ///
+    /// The start of a check is kept back until the outcome of the one before has been taken as an action: what follows from
+    /// that outcome is told first.
     pub fn poll_event(&mut self) -> Option<MonitorEvent> {
-        self.events.pop_front()
+        let starts = matches!(self.events.front(), Some(MonitorEvent::HeartbeatStarted { .. }));
+        let untold = || self.actions.iter().any(|action| matches!(action, Action::Answered { .. } | Action::Failed(_)));
+        if starts && untold() { None } else { self.events.pop_front() }
     }
 
     /// Says when `handle_timeout` is due, and for what.

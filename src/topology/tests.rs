@@ -1,5 +1,6 @@
 mod faults;
 mod random;
+mod srv;
 mod waiting;
 
 use std::sync::Arc;
@@ -116,12 +117,16 @@ fn in_short(action: &TopologyAction) -> String {
         TopologyAction::StopMonitor(host) => format!("unwatch {}", name(host)),
         TopologyAction::CreatePool { host, .. } => format!("create {}", name(host)),
         TopologyAction::ReadyPool(host) => format!("ready {}", name(host)),
+        TopologyAction::ClearService { host, service_id, .. } => format!("clear {} {service_id}", name(host)),
         TopologyAction::ClearPool { host, interrupt, .. } => {
             format!("clear {}{}", name(host), if *interrupt { " and interrupt" } else { "" })
         }
         TopologyAction::ClosePool(host) => format!("close {}", name(host)),
         TopologyAction::CheckNow(host) => format!("check {}", name(host)),
         TopologyAction::CancelCheck(host) => format!("cancel {}", name(host)),
+        TopologyAction::Probe { host, again, .. } => format!("ask {}{}", name(host), if *again { " again" } else { "" }),
+        TopologyAction::Overhear { host, .. } => format!("overhear {}", name(host)),
+        TopologyAction::EndProbe(host) => format!("end asking {}", name(host)),
         TopologyAction::Publish(topology) => format!("publish {}", topology.kind().name()),
         TopologyAction::Selected(id) => format!("selected {}", id.0),
         TopologyAction::NotSelected(id, error) => format!("not selected {}: {:?}", id.0, error.kind()),
@@ -235,7 +240,7 @@ fn look_up_that_times_out_interrupts_nothing() {
 fn new_primary_makes_the_old_one_unknown_and_keeps_its_pool() {
     let mut scene = Scene::settled();
     scene.hello("b", HelloReply { set_version: Some(2), ..primary(&["a", "b"]) });
-    assert_eq!(scene.orders(), ["publish ReplicaSetWithPrimary"]);
+    assert_eq!(scene.orders(), ["publish ReplicaSetWithPrimary", "ask a"]);
     assert_eq!(scene.told()[..2], ["b RSSecondary -> RSPrimary", "a RSPrimary -> Unknown"]);
     let old = scene.topology.description().server(&key("a")).expect("a").clone();
     assert!(old.error.as_ref().is_some_and(|error| error.message().contains("discovery of newer primary")));
@@ -272,6 +277,53 @@ fn load_balancer_is_known_at_once_and_never_watched() {
     );
     scene.failed("a", refused());
     assert_eq!(scene.orders(), [""; 0]);
+}
+
+#[test]
+fn load_balancer_is_described_by_its_address_alone() {
+    let mut config = TopologyConfig::new(keys(&["a"]));
+    config.load_balanced = true;
+    let mut scene = Scene::new(config);
+    scene.drain();
+    scene.hello("a", HelloReply { logical_session_timeout: Some(Duration::from_secs(60)), max_wire_version: 1, ..standalone() });
+    let description = Arc::clone(scene.topology.description());
+    let server = description.server(&key("a")).expect("the balancer");
+    assert!(server.is_same_as(&ServerDescription::load_balancer(&key("a"))), "{server:?}");
+    assert!(server.round_trip_time.is_none() && server.last_update.is_none());
+    assert!(server.kind.is_data_bearing() && description.is_compatible());
+    assert_eq!((description.logical_session_timeout(), description.session_timeout()), (None, Some(Duration::MAX)));
+}
+
+#[test]
+fn load_balancer_suits_every_caller_at_once() {
+    let mut config = TopologyConfig::new(keys(&["a"]));
+    config.load_balanced = true;
+    let mut scene = Scene::new(config);
+    scene.drain();
+    scene.select(1, None);
+    assert_eq!(scene.orders(), ["selected 1"]);
+}
+
+#[test]
+fn load_balanced_topology_never_follows_srv_records() {
+    let mut config = TopologyConfig::new(keys(&["a"]));
+    config.load_balanced = true;
+    config.srv = true;
+    let mut scene = Scene::new(config);
+    scene.drain();
+    scene.topology.handle_srv_hosts(keys(&["a", "b"]), scene.now);
+    assert_eq!((scene.orders().len(), scene.topology.description().servers().len()), (0, 1));
+}
+
+#[test]
+fn load_balanced_topology_closes_with_the_fixed_series() {
+    let mut config = TopologyConfig::new(keys(&["a"]));
+    config.load_balanced = true;
+    let mut scene = Scene::new(config);
+    scene.drain();
+    scene.topology.handle_shutdown(scene.now);
+    assert_eq!(scene.orders(), ["publish Unknown", "close a"]);
+    assert_eq!(scene.told(), ["closed a", "LoadBalanced/1 -> Unknown/0", "closed"]);
 }
 
 #[test]

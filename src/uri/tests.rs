@@ -299,6 +299,24 @@ fn bad_txt_records_are_refused_at_stage_srv() {
 fn txt_records_can_contradict_the_connection_string() {
     let read = merged("mongodb+srv://a.b.c/?srvMaxHosts=1", &[&[b"loadBalanced=true"]]).expect("record");
     assert!(validate(&read.options).expect_err("both").to_string().contains("srvMaxHosts"));
+    let contradictions: [(&str, &[u8], &str); 2] = [
+        ("mongodb+srv://a.b.c/?replicaSet=r", b"loadBalanced=true", "replicaSet"),
+        ("mongodb+srv://a.b.c/?loadBalanced=true", b"replicaSet=r", "replicaSet"),
+    ];
+    for (text, record, name) in contradictions {
+        let read = merged(text, &[&[record]]);
+        let error = read.and_then(|read| validate(&read.options)).expect_err(text);
+        assert!(error.to_string().contains(name), "{text}: {error}");
+    }
+}
+
+#[test]
+fn load_balancer_is_one_host_also_when_records_say_so() {
+    let mut read = merged("mongodb+srv://a.b.c", &[&[b"loadBalanced=true"]]).expect("record");
+    read.options.hosts = ["x.b.c", "y.b.c"].iter().map(|host| HostKey::parse(host).expect("host")).collect();
+    assert!(validate(&read.options).expect_err("two").to_string().contains("loadBalanced=true with 2 hosts"));
+    read.options.hosts.truncate(1);
+    assert!(validate(&read.options).is_ok() && unserved(&read.options).is_ok());
 }
 
 #[test]
@@ -308,7 +326,6 @@ fn options_that_guard_are_refused_when_not_served() {
         ("mongodb://h/?authMechanism=MONGODB-AWS", "MONGODB-AWS"),
         ("mongodb://u:p@h/?authMechanism=SCRAM-SHA-512", "SCRAM-SHA-512"),
         ("mongodb://h/?proxyHost=p", "proxyHost"),
-        ("mongodb://h/?loadBalanced=true", "loadBalanced"),
     ];
     for (text, name) in texts {
         let error = unserved(&parse(text).options).expect_err(text);

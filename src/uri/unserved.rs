@@ -11,16 +11,12 @@ use crate::options::{ClientOptions, Warning};
 /// Returns a warning for every option that has no effect.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`], naming an option that can't be ignored: a mechanism, a proxy, a load balancer, an
-/// encrypted key without the cargo feature for it. [`ErrorKind::InvalidOption`] for options that only mean anything with
-/// TLS, where TLS is off.
+/// [`ErrorKind::Unsupported`], naming an option that can't be ignored: a mechanism, a proxy, an encrypted key without
+/// the cargo feature for it. [`ErrorKind::InvalidOption`] for options that only mean anything with TLS, where TLS is off.
 pub fn unserved(options: &ClientOptions) -> Result<Vec<Warning>, Error> {
     mechanism(options)?;
     if options.proxy_host.is_some() {
         return Err(unsupported("option proxyHost: connections through a SOCKS5 proxy are not supported"));
-    }
-    if options.load_balanced == Some(true) {
-        return Err(unsupported("option loadBalanced: connections through a load balancer are not supported"));
     }
     if options.tls_certificate_key_file_password.is_some() && !cfg!(feature = "encrypted-keys") {
         return Err(unsupported("option tlsCertificateKeyFilePassword: mongolink is built without its feature encrypted-keys"));
@@ -47,7 +43,6 @@ pub fn unserved(options: &ClientOptions) -> Result<Vec<Warning>, Error> {
     warn(options.retry_writes == Some(true), "retryWrites", "retry is left to the caller");
     warn(options.max_adaptive_retries.is_some_and(|retries| retries > 0), "maxAdaptiveRetries", "retry is left to the caller");
     warn(options.enable_overload_retargeting == Some(true), "enableOverloadRetargeting", "retry is left to the caller");
-    warn(options.srv.is_some(), "mongodb+srv", "the hosts are looked up once, when the client starts, and not again");
     warn(options.read_preference.is_some(), "readPreference", "is not inherited by generic commands: each call gives its own");
     let concern = "has no effect, commands carry their own concerns";
     warn(options.read_concern.as_ref().is_some_and(|concern| concern.level.is_some()), "readConcernLevel", concern);

@@ -1,9 +1,10 @@
 //! How does a command become bytes?
 //!
 //! A request is written straight into the connection's own buffer: header, flags, body, the driver's fields behind the
-//! user's, and its document sequences.
+//! user's, and its document sequences. Large documents of the user's are not copied there, but written from where they are.
 
 use bson::{RawDocument, RawDocumentBuf};
+use bytes::Bytes;
 
 use super::{Flags, HEADER_SIZE, op_code};
 
@@ -11,80 +12,207 @@ use super::{Flags, HEADER_SIZE, op_code};
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The command document, without `$db`, `lsid` and `$clusterTime`.
-    pub body: RawDocumentBuf,
+    pub body: Given,
     /// Kind-1 sections: identifier and documents.
-    pub sequences: Vec<(String, Vec<RawDocumentBuf>)>,
+    pub sequences: Vec<(String, Vec<Given>)>,
 }
+
+/// Is a document as its caller gave it.
+#[derive(Clone, Debug)]
+pub enum Given {
+    /// One that is copied behind what is there.
+    Small(RawDocumentBuf),
+    /// One that is shared with whoever writes it.
+    Large(Bytes),
+}
+
+/// Is a message on its way out: bytes of our own, and between them large documents of the caller's.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    own: Vec<u8>,
+    /// Each with the place in `own` that it comes before.
+    large: Vec<(usize, Bytes)>,
+    large_bytes: usize,
+}
+
+/// Documents from this size on are not copied.
+const LARGE_BYTES_MIN: usize = 8 * 1024;
 
 /// Room for what is added to a user's bytes: header, flags and the driver's own fields. More is no fault, but a move.
 const EXTRA_BYTES: usize = 400;
 
+impl From<RawDocumentBuf> for Given {
+    fn from(document: RawDocumentBuf) -> Self {
+        if document.as_bytes().len() < LARGE_BYTES_MIN { Self::Small(document) } else { Self::Large(document.into_bytes().into()) }
+    }
+}
+
+impl Given {
+    /// Returns the document.
+    pub fn document(&self) -> &RawDocument {
+        match self {
+            Self::Small(document) => document,
+            Self::Large(bytes) => RawDocument::from_bytes(bytes).expect("it was a document"),
+        }
+    }
+
+    /// Returns its size, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Small(document) => document.as_bytes().len(),
+            Self::Large(bytes) => bytes.len(),
+        }
+    }
+
+    /// Returns how much of it is copied, in bytes.
+    fn copied_bytes(&self) -> usize {
+        match self {
+            Self::Small(document) => document.as_bytes().len(),
+            Self::Large(_) => 0,
+        }
+    }
+}
+
 impl Request {
-    /// Returns the size of what the caller gave, in bytes.
-    fn size_bytes(&self) -> usize {
-        let documents = |documents: &Vec<RawDocumentBuf>| documents.iter().map(|document| document.as_bytes().len()).sum::<usize>();
+    /// Returns how much of what the caller gave is copied, in bytes.
+    fn copied_bytes(&self) -> usize {
+        let documents = |documents: &Vec<Given>| documents.iter().map(Given::copied_bytes).sum::<usize>();
         let sequences = self.sequences.iter().map(|(identifier, list)| identifier.len() + 6 + documents(list)).sum::<usize>();
-        self.body.as_bytes().len() + sequences
+        self.body.copied_bytes() + sequences
     }
 }
 
 impl From<RawDocumentBuf> for Request {
     fn from(body: RawDocumentBuf) -> Self {
-        Self { body, sequences: Vec::new() }
+        Self { body: Given::from(body), sequences: Vec::new() }
     }
+}
+
+impl Outgoing {
+    /// Returns how long the message is, in bytes.
+    pub fn len(&self) -> usize {
+        self.own.len() + self.large_bytes
+    }
+
+    /// Tells whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns for how many bytes of our own there is room.
+    pub fn capacity(&self) -> usize {
+        self.own.capacity()
+    }
+
+    /// Forgets the message, and keeps the room.
+    pub fn clear(&mut self) {
+        self.own.clear();
+        self.large.clear();
+        self.large_bytes = 0;
+    }
+
+    /// Returns our own bytes, to be wiped.
+    pub fn own_mut(&mut self) -> &mut Vec<u8> {
+        &mut self.own
+    }
+
+    /// Returns the message, if all of it is our own bytes.
+    pub fn whole(&self) -> Option<&[u8]> {
+        self.large.is_empty().then_some(&self.own)
+    }
+
+    /// Returns the message's pieces, in order; none is empty.
+    pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(0).chain(self.large.iter().map(|(place, _)| *place));
+        let ends = self.large.iter().map(|(place, _)| *place).chain(std::iter::once(self.own.len()));
+        let own = starts.zip(ends).map(|(start, end)| self.own.get(start..end).unwrap_or_default());
+        let large = self.large.iter().map(|(_, bytes)| &bytes[..]).chain(std::iter::once(&[][..]));
+        own.zip(large).flat_map(|(own, large)| [own, large]).filter(|piece| !piece.is_empty())
+    }
+
+    /// Returns the message as one.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.pieces().collect::<Vec<_>>().concat()
+    }
+
+    /// Appends a document but for its first and last bytes, as many as are said.
+    fn document(&mut self, document: &Given, first: usize, last: usize) {
+        let range = first..document.size_bytes().saturating_sub(last).max(first);
+        match document {
+            Given::Small(document) => self.own.extend_from_slice(document.as_bytes().get(range).unwrap_or_default()),
+            Given::Large(bytes) => {
+                self.large_bytes += range.len();
+                self.large.push((self.own.len(), bytes.slice(range)));
+            }
+        }
+    }
+
+    /// Leaves room for a length, and remembers from where it counts.
+    fn begin(&mut self) -> Start {
+        let start = Start { place: self.own.len(), len: self.len() };
+        self.own.extend_from_slice(&[0; 4]);
+        start
+    }
+
+    /// Writes how long it has become.
+    fn end(&mut self, start: &Start) {
+        let length = u32::try_from(self.len() - start.len).unwrap_or(u32::MAX);
+        if let Some(slot) = self.own.get_mut(start.place..).and_then(|own| own.first_chunk_mut()) {
+            *slot = length.to_le_bytes();
+        }
+    }
+}
+
+/// Is where something begins that is preceded by its length.
+#[derive(Debug)]
+struct Start {
+    place: usize,
+    len: usize,
 }
 
 /// Writes an OP_MSG behind what `out` holds; `extra` appends the driver's own fields to the body.
 ///
 /// Lengths are those of the data given; whether they are within the server's limits is the caller's to check.
 pub fn encode_message(
-    out: &mut Vec<u8>,
+    out: &mut Outgoing,
     request_id: i32,
     response_to: i32,
     flags: Flags,
     request: &Request,
     extra: impl FnOnce(&mut BodyWriter<'_>),
 ) {
-    let start = out.len();
-    out.reserve(request.size_bytes() + EXTRA_BYTES);
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&request_id.to_le_bytes());
-    out.extend_from_slice(&response_to.to_le_bytes());
-    out.extend_from_slice(&op_code::MSG.to_le_bytes());
-    debug_assert_eq!(out.len() - start, HEADER_SIZE);
-    out.extend_from_slice(&flags.0.to_le_bytes());
-    out.push(0);
-    let mut body = BodyWriter::open(out, &request.body);
-    extra(&mut body);
-    body.close();
+    out.own.reserve(request.copied_bytes() + EXTRA_BYTES);
+    let message = out.begin();
+    out.own.extend_from_slice(&request_id.to_le_bytes());
+    out.own.extend_from_slice(&response_to.to_le_bytes());
+    out.own.extend_from_slice(&op_code::MSG.to_le_bytes());
+    debug_assert_eq!(out.len() - message.len, HEADER_SIZE);
+    out.own.extend_from_slice(&flags.0.to_le_bytes());
+    out.own.push(0);
+    let body = out.begin();
+    out.document(&request.body, 4, 1);
+    extra(&mut BodyWriter { out: &mut out.own });
+    out.own.push(0);
+    out.end(&body);
     for (identifier, documents) in &request.sequences {
-        out.push(1);
-        let section = out.len();
-        out.extend_from_slice(&[0; 4]);
-        out.extend_from_slice(identifier.as_bytes());
-        out.push(0);
+        out.own.push(1);
+        let section = out.begin();
+        out.own.extend_from_slice(identifier.as_bytes());
+        out.own.push(0);
         for document in documents {
-            out.extend_from_slice(document.as_bytes());
+            out.document(document, 0, 0);
         }
-        patch_length(out, section);
+        out.end(&section);
     }
-    patch_length(out, start);
+    out.end(&message);
 }
 
 /// Appends fields to a BSON document that is being written.
 pub struct BodyWriter<'a> {
     out: &'a mut Vec<u8>,
-    start: usize,
 }
 
-impl<'a> BodyWriter<'a> {
-    fn open(out: &'a mut Vec<u8>, document: &RawDocument) -> Self {
-        let start = out.len();
-        let bytes = document.as_bytes();
-        out.extend_from_slice(bytes.strip_suffix(&[0]).unwrap_or(bytes));
-        Self { out, start }
-    }
-
+impl BodyWriter<'_> {
     /// Appends a string.
     pub fn string(&mut self, key: &str, value: &str) {
         self.key(0x02, key);
@@ -100,28 +228,9 @@ impl<'a> BodyWriter<'a> {
         self.out.extend_from_slice(value.as_bytes());
     }
 
-    /// Appends a 64-bit integer.
-    pub fn int64(&mut self, key: &str, value: i64) {
-        self.key(0x12, key);
-        self.out.extend_from_slice(&value.to_le_bytes());
-    }
-
     fn key(&mut self, kind: u8, key: &str) {
         self.out.push(kind);
         self.out.extend_from_slice(key.as_bytes());
         self.out.push(0);
-    }
-
-    fn close(self) {
-        self.out.push(0);
-        patch_length(self.out, self.start);
-    }
-}
-
-/// Writes the number of bytes from `start` to the end into the four bytes at `start`.
-pub(super) fn patch_length(out: &mut [u8], start: usize) {
-    let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
-    if let Some(slot) = out.get_mut(start..start + 4) {
-        slot.copy_from_slice(&length.to_le_bytes());
     }
 }

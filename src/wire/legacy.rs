@@ -5,7 +5,6 @@
 use bson::RawDocument;
 use bytes::{Buf, Bytes};
 
-use super::encode::patch_length;
 use super::{Frame, op_code};
 
 /// Is a command that came in an OP_QUERY.
@@ -53,5 +52,8 @@ pub fn encode_reply(out: &mut Vec<u8>, request_id: i32, response_to: i32, docume
     out.extend_from_slice(&0_i32.to_le_bytes());
     out.extend_from_slice(&1_i32.to_le_bytes());
     out.extend_from_slice(document.as_bytes());
-    patch_length(out, start);
+    let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
+    if let Some(slot) = out.get_mut(start..).and_then(|out| out.first_chunk_mut()) {
+        *slot = length.to_le_bytes();
+    }
 }

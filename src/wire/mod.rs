@@ -9,7 +9,7 @@ pub mod legacy;
 pub mod scan;
 
 pub use decode::{Decoder, Frame, Message, Sequence};
-pub use encode::{BodyWriter, Request, encode_message};
+pub use encode::{BodyWriter, Given, Outgoing, Request, encode_message};
 
 /// The largest message a peer may announce, in bytes, until its hello says otherwise (`maxMessageSizeBytes`).
 pub const MESSAGE_SIZE_MAX: u32 = 48_000_000;

@@ -46,40 +46,42 @@ impl<'a> Fields<'a> {
         Self { rest: document.get(4..).unwrap_or_default() }
     }
 
+    #[inline]
     fn step(&mut self) -> Option<Result<Field<'a>, Unreadable>> {
         let (kind, rest) = self.rest.split_first()?;
         if *kind == 0 {
+            self.rest = &[];
             return if rest.is_empty() { None } else { Some(Err(Unreadable)) };
         }
-        let field = field(*kind, rest).ok_or(Unreadable);
-        if let Ok((_, after)) = field {
-            self.rest = after;
-        }
-        Some(field.map(|(field, _)| field))
+        let Some((field, after)) = field(*kind, rest) else {
+            self.rest = &[];
+            return Some(Err(Unreadable));
+        };
+        self.rest = after;
+        Some(Ok(field))
     }
 }
 
 impl<'a> Iterator for Fields<'a> {
     type Item = Result<Field<'a>, Unreadable>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let step = self.step();
-        if !matches!(step, Some(Ok(_))) {
-            self.rest = &[];
-        }
-        step
+        self.step()
     }
 }
 
+#[inline]
 fn field(kind: u8, rest: &[u8]) -> Option<(Field<'_>, &[u8])> {
     let end = rest.iter().position(|byte| *byte == 0)?;
-    let (key, rest) = (rest.get(..end)?, rest.get(end + 1..)?);
-    let size = size(kind, rest)?;
-    let (value, rest) = rest.split_at_checked(size)?;
+    let (key, rest) = rest.split_at_checked(end)?;
+    let rest = rest.get(1..)?;
+    let (value, rest) = rest.split_at_checked(size(kind, rest)?)?;
     Some((Field { kind, key, value }, rest))
 }
 
 /// Returns how many bytes a value has.
+#[inline]
 fn size(kind: u8, rest: &[u8]) -> Option<usize> {
     let announced = || rest.first_chunk::<4>().and_then(|length| usize::try_from(u32::from_le_bytes(*length)).ok());
     let text = |from: usize| rest.get(from..)?.iter().position(|byte| *byte == 0).map(|end| from + end + 1);

@@ -1,15 +1,16 @@
-use bson::{RawDocumentBuf, rawdoc};
+use bson::rawdoc;
 
 use super::*;
 use crate::error::{Error, ErrorKind};
 
 fn encoded(request: &Request, flags: Flags) -> Vec<u8> {
-    let mut out = Vec::new();
+    let mut out = Outgoing::default();
     encode_message(&mut out, 7, 3, flags, request, |body| {
         body.string("$db", "admin");
         body.document("lsid", &rawdoc! { "id": 1 });
     });
-    out
+    assert_eq!(out.pieces().map(<[u8]>::len).sum::<usize>(), out.len());
+    out.to_bytes()
 }
 
 fn decoded(bytes: &[u8]) -> Result<Message, Error> {
@@ -19,8 +20,8 @@ fn decoded(bytes: &[u8]) -> Result<Message, Error> {
 }
 
 fn with_sequence() -> Request {
-    let documents: Vec<RawDocumentBuf> = (0..3).map(|n| rawdoc! { "n": n }).collect();
-    Request { body: rawdoc! { "insert": "things" }, sequences: vec![("documents".to_owned(), documents)] }
+    let documents = (0..3).map(|n| Given::from(rawdoc! { "n": n })).collect();
+    Request { body: rawdoc! { "insert": "things" }.into(), sequences: vec![("documents".to_owned(), documents)] }
 }
 
 fn refusal(mut bytes: Vec<u8>, change: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -39,6 +40,28 @@ fn message_survives_the_round_trip() {
     assert_eq!(message.body(), &*rawdoc! { "insert": "things", "$db": "admin", "lsid": { "id": 1 } });
     assert_eq!(message.sequences[0].identifier, "documents");
     assert_eq!(message.sequences[0].documents.len(), 3);
+}
+
+#[test]
+fn large_documents_are_written_from_where_they_are() {
+    let text = "x".repeat(20_000);
+    let small = || Given::from(rawdoc! { "n": 1 });
+    let large = || Given::from(rawdoc! { "text": text.as_str() });
+    let request = Request { body: large(), sequences: vec![("documents".to_owned(), vec![small(), large(), large(), small()])] };
+    let mut out = Outgoing::default();
+    encode_message(&mut out, 7, 3, Flags::default(), &request, |body| body.string("$db", "admin"));
+    assert!(out.own_mut().len() < 200 && out.whole().is_none());
+    assert!(out.pieces().all(|piece| !piece.is_empty()));
+    let Given::Large(shared) = &request.body else { panic!("copied") };
+    assert!(out.pieces().any(|piece| std::ptr::eq(piece, &shared[4..shared.len() - 1])));
+    let mut decoder = Decoder::new(100_000);
+    decoder.buffer().extend_from_slice(&out.to_bytes());
+    let message = Message::parse(decoder.next_frame().expect("frame").expect("whole")).expect("message");
+    assert_eq!(message.body(), &*rawdoc! { "text": text.as_str(), "$db": "admin" });
+    let documents: Vec<&[u8]> = message.sequences[0].documents.iter().map(|document| &document[..]).collect();
+    assert_eq!(documents, request.sequences[0].1.iter().map(|document| document.document().as_bytes()).collect::<Vec<_>>());
+    out.clear();
+    assert!(out.is_empty() && out.pieces().next().is_none());
 }
 
 #[test]

@@ -6,5 +6,6 @@
 #![allow(clippy::disallowed_methods, reason = "tests spawn and look at the clock")]
 
 mod mongod;
+mod prose;
 mod secantus;
 mod support;

@@ -53,11 +53,23 @@ fn call_ends_in_time_when_the_tasks_runtime_ends() {
         let client = client.clone();
         async move { drop(ping(&client).await) }
     });
+    // Whoever comes first decides which runtime the tasks run on.
+    servers.block_on(until("the tasks run", || client.task_count() > 0));
+    let (tell, waits) = tokio::sync::oneshot::channel();
     let waiting = other.spawn({
         let client = client.clone();
-        async move { ping(&client).await }
+        async move {
+            let mut call = Box::pin(ping(&client));
+            let mut tell = Some(tell);
+            std::future::poll_fn(|context| {
+                let outcome = call.as_mut().poll(context);
+                tell.take().map(|tell| tell.send(()));
+                outcome
+            })
+            .await
+        }
     });
-    servers.block_on(until("the tasks run", || client.task_count() > 0));
+    servers.block_on(waits).expect("polled");
     owner.shutdown_background();
     drop(first);
     let error = other.block_on(in_time(waiting)).expect("no panic").expect_err("nobody watches the server any more");

@@ -4,9 +4,17 @@
 
 mod bad_luck;
 mod basics;
+mod commands;
 mod faults;
 mod life;
+mod load_balanced;
+mod monitoring;
 mod official_client;
 mod peers;
+mod prose;
+mod silence;
+mod srv_polling;
+mod srv_seeds;
 mod stories;
 mod support;
+mod zone;

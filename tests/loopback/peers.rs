@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mongolink::HostKey;
 use mongolink::bson::{Document, RawDocumentBuf, doc};
-use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, encode_message, op_code};
+use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message, op_code};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
@@ -219,7 +219,7 @@ async fn play<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, me: SocketAddr, 
 }
 
 /// Reads one command; `None` at the end, and for what is no command.
-async fn hear<S: AsyncRead + Unpin>(stream: &mut S, decoder: &mut Decoder, me: SocketAddr) -> Option<Heard> {
+pub(crate) async fn hear<S: AsyncRead + Unpin>(stream: &mut S, decoder: &mut Decoder, me: SocketAddr) -> Option<Heard> {
     loop {
         if let Some(frame) = decoder.next_frame().ok()? {
             let message = Message::parse(frame).ok()?;
@@ -236,9 +236,9 @@ async fn hear<S: AsyncRead + Unpin>(stream: &mut S, decoder: &mut Decoder, me: S
 /// Encodes a reply as it should be.
 pub(crate) fn message(response_to: i32, document: &Document) -> Vec<u8> {
     let body = RawDocumentBuf::try_from(document).expect("a document");
-    let mut bytes = Vec::new();
-    encode_message(&mut bytes, 1, response_to, Flags::default(), &Request::from(body), |_| {});
-    bytes
+    let mut out = Outgoing::default();
+    encode_message(&mut out, 1, response_to, Flags::default(), &Request::from(body), |_| {});
+    out.to_bytes()
 }
 
 /// Encodes a reply whose document is any bytes.
@@ -356,10 +356,15 @@ impl Authority {
 
     /// Makes the configuration of a server that shows a certificate for a name or address, valid until a year begins.
     pub(crate) fn server(&self, name: &str, last_year: i32) -> Arc<ServerConfig> {
-        let mut params = CertificateParams::new(vec![name.to_owned()]).expect("params");
+        self.server_of_names(&[name.to_owned()], last_year)
+    }
+
+    /// Makes the configuration of a server that shows a certificate for several names.
+    pub(crate) fn server_of_names(&self, names: &[String], last_year: i32) -> Arc<ServerConfig> {
+        let mut params = CertificateParams::new(names).expect("params");
         params.not_before = date_time_ymd(2000, 1, 1);
         params.not_after = date_time_ymd(last_year, 1, 1);
-        params.distinguished_name.push(DnType::CommonName, name);
+        params.distinguished_name.push(DnType::CommonName, names.concat());
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed").der().clone();
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions();

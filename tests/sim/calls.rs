@@ -18,7 +18,7 @@ use rand::rngs::SmallRng;
 
 use crate::invariants::{call_ends_in_time, reply_is_ones_own};
 use crate::net::{Exchange, User};
-use crate::pools::Answer;
+use crate::pools::{Answer, WAIT_QUEUE_TIMEOUT};
 use crate::queue::{CallKind, Event, Timer};
 use crate::world::World;
 
@@ -49,7 +49,18 @@ enum State {
         pool: u64,
         lease: Lease,
         conn: u64,
+        since: Instant,
     },
+}
+
+impl Call {
+    /// Returns since when a connection of this pool is used.
+    pub(crate) fn exchanges_since(&self, of: u64) -> Option<Instant> {
+        match self.state {
+            State::Exchanging { pool, since, .. } if pool == of => Some(since),
+            State::Exchanging { .. } | State::Going | State::Selecting { .. } | State::Waiting { .. } => None,
+        }
+    }
 }
 
 /// How long one attempt to use the client after the faults may take.
@@ -139,7 +150,7 @@ impl World {
         let now = self.local(c);
         let client = &mut self.clients[c];
         let Some(call) = client.calls.get_mut(&id) else { return };
-        let deadline = call.deadline.or_else(|| Deadline::maybe("waitQueueTimeoutMS", client.settings.wait_queue_timeout, now));
+        let deadline = call.deadline.or_else(|| Deadline::maybe(WAIT_QUEUE_TIMEOUT, client.settings.wait_queue_timeout, now));
         call.operation = Some(pool);
         if let Some(pool) = client.pools.get_mut(&pool) {
             pool.operations += 1;
@@ -172,7 +183,7 @@ impl World {
         let settings = &self.clients[c].settings;
         let socket = settings.socket_timeout.map(|limit| Deadline::new("socketTimeoutMS", limit, now));
         let Some(call) = self.clients[c].calls.get_mut(&id) else { return };
-        call.state = State::Exchanging { pool, lease, conn };
+        call.state = State::Exchanging { pool, lease, conn, since: now };
         call.limit = call.deadline.or(socket);
         let limit = call.limit;
         let (request, preference) = command(call.kind, call.key);
@@ -189,7 +200,7 @@ impl World {
     pub(crate) fn exchange_late(&mut self, c: usize, id: u64) {
         let now = self.local(c);
         let Some(call) = self.clients[c].calls.get(&id) else { return };
-        let (State::Exchanging { pool, lease, conn }, Some(limit)) = (call.state, call.limit) else { return };
+        let (State::Exchanging { pool, lease, conn, .. }, Some(limit)) = (call.state, call.limit) else { return };
         if call.deadline.is_none()
             && let Some(conn) = self.net.conns.get_mut(&conn)
         {
@@ -250,7 +261,7 @@ impl World {
                 self.topology_act(c, false, |topology, _| topology.handle_cancel_select(select));
             }
             State::Waiting { pool, waiter } => self.cancel_waiter(c, pool, waiter),
-            State::Exchanging { pool, lease, conn } => self.check_in(c, pool, lease, conn),
+            State::Exchanging { pool, lease, conn, .. } => self.check_in(c, pool, lease, conn),
         }
     }
 
@@ -308,8 +319,8 @@ fn command(kind: CallKind, key: i32) -> (Request, Option<RawDocumentBuf>) {
             (Request::from(body), Some(rawdoc! { "mode": "nearest" }))
         }
         CallKind::Insert | CallKind::Probe => {
-            let documents = vec![rawdoc! { "_id": key }];
-            (Request { body: rawdoc! { "insert": "c" }, sequences: vec![("documents".to_owned(), documents)] }, None)
+            let documents = vec![rawdoc! { "_id": key }.into()];
+            (Request { body: rawdoc! { "insert": "c" }.into(), sequences: vec![("documents".to_owned(), documents)] }, None)
         }
     }
 }

@@ -14,7 +14,7 @@ use mongolink::topology::{
     Fault, Monitor, MonitorAction, MonitorConfig, RoundTrips, SelectId, Suspension, Topology, TopologyAction, TopologyConfig,
     TopologyDescription,
 };
-use mongolink::wire::{Flags, Message, Request};
+use mongolink::wire::{Flags, Message, Outgoing, Request};
 use mongolink::{Address, Error, HostKey, Stage};
 
 use crate::calls::Call;
@@ -29,6 +29,7 @@ use crate::pools::ServerPool;
 use crate::queue::{Event, Timer};
 use crate::replay::{ChecksReplay, TopologyReplay};
 use crate::resolver::Resolver;
+use crate::silence::Deposed;
 use crate::world::World;
 
 /// Is one client: the rules, and what the shell keeps for them.
@@ -51,6 +52,8 @@ pub(crate) struct Client {
     pub(crate) selects: BTreeMap<SelectId, (u64, Instant)>,
     pub(crate) resolver: Resolver,
     pub(crate) winners: BTreeMap<HostKey, Address>,
+    /// Former primaries, as far as they stand still: a newer one was discovered at that moment.
+    pub(crate) deposed: BTreeMap<HostKey, Deposed>,
     pub(crate) suspension: Suspension,
     pub(crate) replay: TopologyReplay,
     /// Keys whose insert was acknowledged.
@@ -110,6 +113,7 @@ impl Client {
             selects: BTreeMap::new(),
             resolver: Resolver::new(settings.dns_timeout),
             winners: BTreeMap::new(),
+            deposed: BTreeMap::new(),
             suspension: Suspension::new(start, Duration::ZERO),
             replay: TopologyReplay::default(),
             acknowledged: Vec::new(),
@@ -158,13 +162,16 @@ impl World {
         let now = self.local(c);
         let previous = Arc::clone(&self.clients[c].published);
         step(&mut self.clients[c].topology, now);
-        while let Some(event) = self.clients[c].topology.poll_event() {
-            self.note(|_| format!("client {c}: {}", crate::trace::topology_event(&event)));
-            self.clients[c].replay.take(&event);
-        }
-        while let Some(action) = self.clients[c].topology.poll_action() {
+        loop {
+            while let Some(event) = self.clients[c].topology.poll_event() {
+                self.note(|_| format!("client {c}: {}", crate::trace::topology_event(&event)));
+                self.clients[c].replay.take(&event);
+                self.look_for_silence(c, &event);
+            }
+            let Some(action) = self.clients[c].topology.poll_action() else { break };
             self.carry_out(c, action);
         }
+        self.note_deposed(c, &previous);
         let client = &self.clients[c];
         if !Arc::ptr_eq(&previous, &client.published) {
             at_most_one_primary(&client.published);
@@ -195,7 +202,7 @@ impl World {
                 client.places.insert(host, id);
             }
             TopologyAction::ReadyPool(host) => self.on_pool(c, &host, |pool, now| pool.handle_ready(now)),
-            TopologyAction::ClearPool { host, cause, interrupt, service_id: _ } => {
+            TopologyAction::ClearPool { host, cause, interrupt } => {
                 self.note(|_| format!("client {c}: pool of {host} is cleared, interrupt {interrupt}: {cause}"));
                 self.on_pool(c, &host, |pool, now| pool.handle_clear(&cause, interrupt, now));
             }
@@ -214,6 +221,9 @@ impl World {
             }
             TopologyAction::CheckNow(host) => self.order_of(c, &host, CHECK_NOW),
             TopologyAction::CancelCheck(host) => self.order_of(c, &host, CANCEL_CHECK),
+            TopologyAction::Probe { host, id, again } => self.probe(c, &host, id, again),
+            TopologyAction::Overhear { host, id } => self.overhear(c, &host, id),
+            TopologyAction::EndProbe(host) => self.end_probe(c, &host),
             TopologyAction::Publish(description) => {
                 let client = &mut self.clients[c];
                 client.published = description;
@@ -330,20 +340,16 @@ impl World {
     /// Hands a fact to a monitor, and carries out its wishes.
     pub(crate) fn monitor_act(&mut self, c: usize, id: u64, after_timeout: bool, step: impl FnOnce(&mut WatchParts<'_>, &mut Monitor)) {
         let now = self.local(c);
-        let Some(watch) = self.clients[c].watches.get_mut(&id) else { return };
-        let Watch { host, monitor, role, trips, replay, .. } = watch;
+        let Some(Watch { monitor, trips, replay, .. }) = self.clients[c].watches.get_mut(&id) else { return };
         step(&mut WatchParts { trips, replay }, monitor);
-        let mut actions = Vec::new();
-        while let Some(event) = monitor.poll_event() {
-            replay.take(host, &event, now);
-            if *role == Role::Checks {
-                self.trace.note(self.now, || format!("client {c}: {}", crate::trace::monitor_event(host, &event)));
+        while let Some(Watch { host, monitor, role, replay, .. }) = self.clients[c].watches.get_mut(&id) {
+            while let Some(event) = monitor.poll_event() {
+                replay.take(host, &event, now);
+                if *role == Role::Checks {
+                    self.trace.note(self.now, || format!("client {c}: {}", crate::trace::monitor_event(host, &event)));
+                }
             }
-        }
-        while let Some(action) = monitor.poll_action() {
-            actions.push(action);
-        }
-        for action in actions {
+            let Some(action) = monitor.poll_action() else { break };
             self.carry_out_of_monitor(c, id, action);
         }
         if let Some(watch) = self.clients[c].watches.get(&id) {
@@ -513,10 +519,10 @@ impl World {
         conn.exchange = Exchange::Awaiting(conn.last_request);
         let number = conn.last_request;
         let client = conn.client;
-        let mut bytes = Vec::new();
+        let mut bytes = Outgoing::default();
         let fields = mongolink::op::CommandFields { database, read_preference: preference, ..Default::default() };
         mongolink::wire::encode_message(&mut bytes, number, 0, flags, request, |body| fields.write(body));
-        self.send_to_server(id, crate::queue::Parcel::Bytes(bytes));
+        self.send_to_server(id, crate::queue::Parcel::Bytes(bytes.to_bytes()));
         // What lies there already is read first.
         let at = self.soon(client);
         self.queue.push(at, Event::Exchange { client, conn: id });

@@ -15,6 +15,7 @@ impl World {
     pub(crate) fn strike(&mut self, index: usize) {
         let Some((_, fault)) = self.plan.faults.get(index).cloned() else { return };
         self.note(|_| format!("fault: {fault:?}"));
+        self.note_truth(&fault);
         let now = self.now;
         let cluster = &mut self.servers.cluster;
         match fault {

@@ -36,6 +36,14 @@ pub(crate) struct PoolLedger {
     pub(crate) interrupted: BTreeSet<u64>,
     /// Since when a connection has been opening, or draining.
     pub(crate) since: BTreeMap<u64, Instant>,
+    /// Of which generation each connection is.
+    pub(crate) generations: BTreeMap<u64, u64>,
+    /// Waiters whose deadline is that of the wait queue: it does not count for whoever waits for a connection being opened.
+    pub(crate) queued: BTreeSet<WaiterId>,
+    /// Whoever has left the queue to be told why a connection could not be opened, and is told in the same moment.
+    pub(crate) leaving: BTreeSet<WaiterId>,
+    /// Connections that could not be opened, and are to be told as closed in the same moment.
+    pub(crate) failing: usize,
 }
 
 impl PoolLedger {
@@ -43,6 +51,25 @@ impl PoolLedger {
     pub(crate) fn needs_a_timer(&self) -> bool {
         let busy = self.opening.union(&self.draining).any(|id| !self.interrupted.contains(id));
         busy || self.waiting.values().any(Option::is_some)
+    }
+
+    /// Counts the connections on their way to those who wait.
+    pub(crate) fn coming(&self, generation: u64) -> usize {
+        self.opening.iter().filter(|id| self.generations.get(id) == Some(&generation)).count()
+    }
+
+    /// Counts the connections that were told as closed before they were open.
+    pub(crate) fn aborted(&self) -> usize {
+        self.opening.intersection(&self.interrupted).count()
+    }
+
+    /// Lets those wait on whose time in the queue is over, and for whom a connection is being opened.
+    pub(crate) fn leave_the_queue(&mut self, coming: usize, now: Instant) {
+        for (waiter, deadline) in self.waiting.iter_mut().take(coming) {
+            if self.queued.contains(waiter) && deadline.is_some_and(|deadline| deadline <= now) {
+                *deadline = None;
+            }
+        }
     }
 }
 
@@ -57,7 +84,7 @@ pub(crate) fn connections_add_up(host: &HostKey, stats: &PoolStats, ledger: &Poo
     if stats.total() > max as usize {
         violated("connections_add_up", format!("{host}: {} connections, maxPoolSize is {max}", stats.total()));
     }
-    if stats.created != stats.closed + stats.total() as u64 {
+    if stats.created != stats.closed + (stats.total() + ledger.failing) as u64 {
         violated("connections_add_up", format!("{host}: created is not closed + held: {stats:?}"));
     }
 }
@@ -89,7 +116,7 @@ pub(crate) fn generations_agree(host: &HostKey, ordered: Option<u64>, stats: &Po
 
 /// Every waiter ends exactly once: it can only be answered while it waits.
 pub(crate) fn waiter_still_waits(host: &HostKey, ledger: &PoolLedger, waiter: WaiterId) {
-    if !ledger.waiting.contains_key(&waiter) {
+    if !ledger.waiting.contains_key(&waiter) && !ledger.leaving.contains(&waiter) {
         violated("waiter_still_waits", format!("{host}: waiter {} is answered, and does not wait", waiter.0));
     }
 }
@@ -133,7 +160,7 @@ pub(crate) fn nobody_waits_for_nothing(host: &HostKey, stats: &PoolStats, ledger
         violated("nobody_waits_for_nothing", format!("{host}: {} callers wait beside {} idle connections", stats.waiting, stats.idle));
     }
     let room = stats.total() < max as usize && stats.opening < max_connecting as usize;
-    if room && stats.opening < ledger.waiting.len() {
+    if room && ledger.coming(stats.generation) < ledger.waiting.len() {
         violated("nobody_waits_for_nothing", format!("{host}: callers wait, and nothing more is opened: {stats:?}"));
     }
 }
@@ -279,6 +306,21 @@ pub(crate) fn dialled_is_fresh(name: &str, given: &[std::net::IpAddr], fresh: &B
 /// After the faults end the client is usable again within the bound.
 pub(crate) fn usable_again(client: usize, bound: Duration) -> ! {
     violated("usable_again", format!("client {client}: no command succeeded within {bound:?} after the last fault"))
+}
+
+/// A living member that can be reached is not taken for silent, however slow it is.
+pub(crate) fn living_is_not_silent(host: &HostKey, explained: bool, elapsed: Duration, needed: Duration) {
+    if !explained {
+        violated("living_is_not_silent", format!("{host} lives, answers within {needed:?}, and is taken for silent after {elapsed:?}"));
+    }
+}
+
+/// Nobody waits for a deposed primary that stands still for longer than it has for a sign of life.
+pub(crate) fn deposed_lets_go(host: &HostKey, waiting: Option<u64>, limit: Duration, late: Duration) {
+    if let Some(call) = waiting {
+        let text = format!("call {call} still waits for {host}, which was deposed and stands still, {late:?} after its {limit:?}");
+        violated("deposed_lets_go", text);
+    }
 }
 
 /// After `shutdown` nothing is left.

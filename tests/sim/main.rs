@@ -22,6 +22,7 @@ mod replay;
 mod resolver;
 mod run;
 mod servers;
+mod silence;
 mod trace;
 mod world;
 

@@ -12,6 +12,7 @@ use mongolink::handshake::{Conversation, ConversationConfig, Step};
 use mongolink::op::deadline::Deadline;
 use mongolink::pool::Lease;
 use mongolink::race::{Action, AttemptId, Race, RaceConfig, STAGGER, label_overload};
+use mongolink::topology::ProbeId;
 use mongolink::wire::{Flags, Message, Request};
 use mongolink::{Address, Error, ErrorKind, HelloReply, HostKey, Stage};
 
@@ -31,14 +32,37 @@ pub(crate) struct Opening {
 /// Says for whom.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    Pool { pool: u64, lease: Lease },
-    Watch { watch: u64 },
+    Pool {
+        pool: u64,
+        lease: Lease,
+    },
+    Watch {
+        watch: u64,
+    },
+    /// A server is asked for a sign of life.
+    Probe {
+        id: ProbeId,
+    },
 }
 
 enum Progress {
-    Resolving { waiter: WaiterId },
-    Racing { race: Box<Race>, attempts: BTreeMap<AttemptId, (u64, Address)>, later: Option<WaiterId> },
-    Greeting { conn: u64, conversation: Option<Box<Conversation>>, deadline: Deadline },
+    /// The address is looked up beforehand.
+    Naming {
+        waiter: WaiterId,
+    },
+    Resolving {
+        waiter: WaiterId,
+    },
+    Racing {
+        race: Box<Race>,
+        attempts: BTreeMap<AttemptId, (u64, Address)>,
+        later: Option<WaiterId>,
+    },
+    Greeting {
+        conn: u64,
+        conversation: Option<Box<Conversation>>,
+        deadline: Deadline,
+    },
     Over,
 }
 
@@ -53,7 +77,10 @@ impl World {
         let name = host.name().expect("all servers have names").to_owned();
         let waiter = self.look_up(c, &name, Want::First, id);
         if let Some(opening) = self.clients[c].openings.get_mut(&id) {
-            opening.stage = Progress::Resolving { waiter };
+            opening.stage = match purpose {
+                Purpose::Probe { .. } => Progress::Naming { waiter },
+                Purpose::Pool { .. } | Purpose::Watch { .. } => Progress::Resolving { waiter },
+            };
         }
         id
     }
@@ -68,6 +95,22 @@ impl World {
         let port = opening.host.port();
         let with_port = |answer: &Answer| answer.addresses.iter().map(|ip| Address::Ip(SocketAddr::new(*ip, port))).collect::<Vec<_>>();
         match &mut opening.stage {
+            Progress::Naming { waiter: own } if *own == waiter => match outcome {
+                Ok(_) => {
+                    let (host, purpose) = (opening.host.clone(), opening.purpose);
+                    if let Purpose::Probe { id } = purpose {
+                        self.topology_act(c, false, |topology, now| topology.handle_probe_named(&host, id, now));
+                    }
+                    let waiter = self.look_up(c, host.name().unwrap_or_default(), Want::First, id);
+                    if let Some(opening) = self.clients[c].openings.get_mut(&id) {
+                        opening.stage = Progress::Resolving { waiter };
+                    }
+                }
+                Err(error) => {
+                    let error = error.on(&opening.host);
+                    self.opening_ends(c, id, Err(error));
+                }
+            },
             Progress::Resolving { waiter: own } if *own == waiter => match outcome {
                 Ok(answer) => {
                     let remembered = client.winners.get(&opening.host).cloned();
@@ -93,7 +136,8 @@ impl World {
                 let addresses = outcome.as_ref().map(with_port).unwrap_or_default();
                 self.race_act(c, id, false, |race, now| race.handle_addresses(addresses, false, now));
             }
-            Progress::Resolving { .. } | Progress::Racing { .. } | Progress::Greeting { .. } | Progress::Over => {}
+            Progress::Naming { .. } | Progress::Resolving { .. } | Progress::Racing { .. } | Progress::Greeting { .. } | Progress::Over => {
+            }
         }
     }
 
@@ -155,7 +199,7 @@ impl World {
     fn attempts(&mut self, c: usize, id: u64) -> Option<&mut BTreeMap<AttemptId, (u64, Address)>> {
         match &mut self.clients[c].openings.get_mut(&id)?.stage {
             Progress::Racing { attempts, .. } => Some(attempts),
-            Progress::Resolving { .. } | Progress::Greeting { .. } | Progress::Over => None,
+            Progress::Naming { .. } | Progress::Resolving { .. } | Progress::Greeting { .. } | Progress::Over => None,
         }
     }
 
@@ -243,6 +287,10 @@ impl World {
         match opening.purpose {
             Purpose::Pool { pool, lease } => self.pool_opened(c, pool, lease, outcome),
             Purpose::Watch { watch } => self.watch_opened(c, watch, outcome),
+            Purpose::Probe { id } => {
+                let outcome = outcome.map(|(conn, ..)| self.close(conn));
+                self.probed(c, &opening.host, id, outcome);
+            }
         }
     }
 
@@ -257,7 +305,7 @@ impl World {
         self.arm(c, Timer::Race(c, id), None);
         self.arm(c, Timer::Greeting(c, id), None);
         match std::mem::replace(&mut opening.stage, Progress::Over) {
-            Progress::Resolving { waiter } => self.cancel_look_up(c, waiter),
+            Progress::Naming { waiter } | Progress::Resolving { waiter } => self.cancel_look_up(c, waiter),
             Progress::Racing { attempts, later, .. } => {
                 for (conn, _) in attempts.into_values() {
                     self.close(conn);

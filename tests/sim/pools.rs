@@ -3,7 +3,7 @@
 //! Does what `io/pool.rs` does. A ledger beside each pool counts where its connections are and who waits, and is compared
 //! with the pool's own idea after every step.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use mongolink::op::deadline::Deadline;
@@ -23,6 +23,9 @@ use crate::queue::{Event, Timer};
 use crate::replay::PoolReplay;
 use crate::world::{DRAIN, World};
 
+/// The limit that counts in the wait queue only.
+pub(crate) const WAIT_QUEUE_TIMEOUT: &str = "waitQueueTimeoutMS";
+
 /// Is one server's pool, and what the shell keeps for it. The connections are named by their numbers.
 pub(crate) struct ServerPool {
     pub(crate) host: HostKey,
@@ -35,6 +38,8 @@ pub(crate) struct ServerPool {
     /// By slot: what is stopped by an interrupt.
     slots: BTreeMap<usize, Occupant>,
     waiters: BTreeMap<WaiterId, u64>,
+    /// The slots whose connections have received something since somebody began to listen.
+    heard: BTreeSet<usize>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -62,7 +67,23 @@ impl ServerPool {
             came_late: None,
             slots: BTreeMap::new(),
             waiters: BTreeMap::new(),
+            heard: BTreeSet::new(),
         }
+    }
+
+    /// Begins to note whether the server's connections receive anything.
+    pub(crate) fn listen(&mut self) {
+        self.heard.clear();
+    }
+
+    /// Tells whether they have received anything since.
+    pub(crate) fn has_heard(&self) -> bool {
+        !self.heard.is_empty()
+    }
+
+    /// A connection has received something.
+    pub(crate) fn hear(&mut self, slot: usize) {
+        self.heard.insert(slot);
     }
 }
 
@@ -76,8 +97,10 @@ impl World {
         step: impl FnOnce(&mut Pool<u64>, Instant) -> R,
     ) -> Option<R> {
         let now = self.local(c);
-        let outcome = step(&mut self.clients[c].pools.get_mut(&id)?.pool, now);
-        self.drain_pool(c, id, after_timeout);
+        let server = self.clients[c].pools.get_mut(&id)?;
+        let coming = server.ledger.coming(server.pool.stats().generation);
+        let outcome = step(&mut server.pool, now);
+        self.drain_pool(c, id, after_timeout.then_some(coming));
         Some(outcome)
     }
 
@@ -103,6 +126,9 @@ impl World {
             }
             Checkout::Waiting(waiter) => {
                 server.ledger.waiting.insert(*waiter, deadline.map(|deadline| deadline.at.max(now)));
+                if deadline.is_some_and(|deadline| deadline.name == WAIT_QUEUE_TIMEOUT) {
+                    server.ledger.queued.insert(*waiter);
+                }
                 if deadline.is_some_and(|deadline| deadline.at < now) {
                     server.came_late = Some(now);
                 }
@@ -110,7 +136,7 @@ impl World {
             }
             Checkout::Refused(_) => {}
         }
-        self.drain_pool(c, id, false);
+        self.drain_pool(c, id, None);
         answer
     }
 
@@ -181,14 +207,34 @@ impl World {
             }
             Err(error) => {
                 self.note(|_| format!("client {c}: connection {} to {host} could not be opened: {error}", lease.id));
-                self.pool_act(c, id, false, |pool, now| pool.handle_open_failed(lease, &error, now));
+                self.fail_to_open(c, id, lease, &error);
                 if error.kind() != ErrorKind::Interrupted && error.kind() != ErrorKind::PoolClosed {
                     self.fault(c, &host, Fault::new(error, lease.generation).during_handshake());
                 }
+                if let Some(server) = self.clients[c].pools.get_mut(&id) {
+                    server.ledger.failing = 0;
+                }
                 self.pool_act(c, id, false, |pool, now| pool.handle_refill(now));
+                let server = self.clients[c].pools.get(&id);
+                in_order(server.is_none_or(|server| server.ledger.leaving.is_empty()), || format!("{host}: a waiter is told nothing"));
             }
         }
         self.settle_pool(c, id);
+    }
+
+    /// A connection could not be opened: whoever has waited longest leaves the queue, and is told a little later.
+    fn fail_to_open(&mut self, c: usize, id: u64, lease: Lease, error: &Error) {
+        let now = self.local(c);
+        let Some(server) = self.clients[c].pools.get_mut(&id) else { return };
+        let waiting = server.pool.stats().waiting;
+        server.pool.handle_open_failed(lease, error, now);
+        server.ledger.failing = 1;
+        if server.pool.stats().waiting < waiting
+            && let Some((first, _)) = server.ledger.waiting.pop_first()
+        {
+            server.ledger.leaving.insert(first);
+        }
+        self.drain_pool(c, id, None);
     }
 
     /// The late reply of a connection that nobody waits for has come, or will not.
@@ -205,7 +251,7 @@ impl World {
     }
 
     /// Carries out what a pool wishes, then compares.
-    fn drain_pool(&mut self, c: usize, id: u64, after_timeout: bool) {
+    fn drain_pool(&mut self, c: usize, id: u64, after_timeout: Option<usize>) {
         let mut deeds = Vec::new();
         let now = self.local(c);
         let Some(server) = self.clients[c].pools.get_mut(&id) else { return };
@@ -219,6 +265,8 @@ impl World {
                 Action::Open(lease) => {
                     server.ledger.opening.insert(lease.id);
                     server.ledger.since.insert(lease.id, now);
+                    server.ledger.generations.insert(lease.id, lease.generation);
+                    server.heard.remove(&lease.slot);
                 }
                 Action::Close(lease, _) => drop(server.ledger.idle.remove(&lease.id)),
                 Action::Deliver { waiter, lease, .. } => {
@@ -229,6 +277,7 @@ impl World {
                 Action::Refuse(waiter, _) => {
                     waiter_still_waits(&server.host, &server.ledger, *waiter);
                     server.ledger.waiting.remove(waiter);
+                    server.ledger.leaving.remove(waiter);
                 }
                 Action::Interrupt(lease, _) => drop(server.ledger.interrupted.insert(lease.id)),
                 Action::Drain(lease, _) => {
@@ -236,6 +285,7 @@ impl World {
                     server.ledger.idle.remove(&lease.id);
                     server.ledger.draining.insert(lease.id);
                 }
+                Action::Unanswered => {}
             }
             deeds.push(action);
         }
@@ -243,13 +293,16 @@ impl World {
             self.trace.note(self.now, || format!("client {c}: {}: {}", server.host, crate::trace::pool_event(&event)));
             server.replay.take(&server.host, &event);
         }
+        if let Some(coming) = after_timeout {
+            server.ledger.leave_the_queue(coming, now);
+        }
         for deed in deeds {
             self.perform(c, id, deed);
         }
         self.settle_pool(c, id);
         let Some(server) = self.clients[c].pools.get(&id) else { return };
         if server.came_late != Some(now) {
-            timer_lies_ahead("pool", server.pool.poll_timeout(), now, after_timeout);
+            timer_lies_ahead("pool", server.pool.poll_timeout(), now, after_timeout.is_some());
         }
     }
 
@@ -264,6 +317,10 @@ impl World {
                 }
             }
             Action::Close(_, conn) => self.close(conn),
+            Action::Unanswered => {
+                let host = self.clients[c].pools.get(&id).map(|server| server.host.clone()).expect("a pool stays");
+                self.topology_act(c, false, |topology, now| topology.handle_unanswered(&host, now));
+            }
             Action::Deliver { waiter, lease, connection } => {
                 let call = self.clients[c].pools.get_mut(&id).and_then(|server| server.waiters.remove(&waiter)).expect("somebody waits");
                 if let Some(conn) = self.net.conns.get_mut(&connection) {
@@ -325,7 +382,7 @@ impl World {
             in_order(server.replay.pending() == server.ledger.waiting.len(), || {
                 format!("{}: {} check-outs have no end, {} callers wait", server.host, server.replay.pending(), server.ledger.waiting.len())
             });
-            in_order(server.replay.open_connections() == stats.total(), || {
+            in_order(server.replay.open_connections() + server.ledger.aborted() == stats.total(), || {
                 format!(
                     "{}: by its events there are {} connections, by its count {}",
                     server.host,

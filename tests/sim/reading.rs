@@ -7,6 +7,7 @@ use mongolink::{Error, ErrorKind, Stage};
 
 use crate::client::socket_error;
 use crate::net::{Conn, Exchange, User};
+use crate::openings::Purpose;
 use crate::queue::Parcel;
 use crate::world::World;
 
@@ -14,6 +15,9 @@ impl World {
     /// Something arrives at a client.
     pub(crate) fn arrive_at_client(&mut self, c: usize, id: u64, parcel: Parcel) {
         let Some(conn) = self.net.conns.get_mut(&id).filter(|conn| !conn.client_closed && !conn.silent) else { return };
+        if !matches!(parcel, Parcel::Accepted | Parcel::Refused) {
+            self.clients[c].deposed.remove(&conn.host);
+        }
         match conn.user {
             User::Attempt { opening, attempt } => self.attempt_hears(c, opening, attempt, id, &parcel),
             User::Greeting { .. } | User::Monitor { .. } | User::Idle { .. } | User::Call { .. } | User::Drain { .. } => {
@@ -24,11 +28,34 @@ impl World {
         }
     }
 
+    /// A connection of a pool has received something, which its server did not do if it stands still.
+    fn hear(&mut self, c: usize, user: User) {
+        let place = match user {
+            User::Call { pool, lease, .. } | User::Drain { pool, lease } => Some((pool, lease)),
+            User::Greeting { opening } => match self.clients[c].openings.get(&opening).map(|opening| opening.purpose) {
+                Some(Purpose::Pool { pool, lease }) => Some((pool, lease)),
+                Some(Purpose::Watch { .. } | Purpose::Probe { .. }) | None => None,
+            },
+            User::Attempt { .. } | User::Monitor { .. } | User::Idle { .. } | User::Nobody => None,
+        };
+        if let Some((pool, lease)) = place
+            && let Some(server) = self.clients[c].pools.get_mut(&pool)
+        {
+            server.hear(lease.slot);
+        }
+    }
+
     /// Somebody wants to read: one reply at the most.
     pub(crate) fn read(&mut self, c: usize, id: u64) {
         let Some(conn) = self.net.conns.get_mut(&id).filter(|conn| !conn.client_closed) else { return };
         let user = conn.user;
-        let Some(outcome) = next_reply(conn) else { return };
+        let before = conn.inbox.len();
+        let outcome = next_reply(conn);
+        if conn.inbox.len() < before {
+            self.hear(c, user);
+        }
+        let Some(outcome) = outcome else { return };
+        let Some(conn) = self.net.conns.get_mut(&id) else { return };
         let outcome = outcome.map_err(|error| {
             conn.exchange = Exchange::Broken;
             error.on(&conn.host)

@@ -141,7 +141,7 @@ pub(crate) struct PoolReplay {
 impl PoolReplay {
     pub(crate) fn take(&mut self, host: &HostKey, event: &PoolEvent) {
         match event {
-            PoolEvent::PoolCreated => in_order(false, || format!("{host}: the pool is created by the rules")),
+            PoolEvent::PoolCreated { .. } => in_order(false, || format!("{host}: the pool is created by the rules")),
             PoolEvent::PoolReady => {
                 in_order(!self.ready && !self.closed, || format!("{host}: ready twice, or after the end"));
                 self.ready = true;

@@ -39,6 +39,7 @@ pub(crate) struct Sum {
     pub(crate) succeeded: u64,
     pub(crate) failed: u64,
     pub(crate) given_up: u64,
+    pub(crate) silent: u64,
     pub(crate) longest_recovery: (Duration, u64),
     /// The longest in relation to its bound.
     pub(crate) tightest_recovery: (Duration, Duration, u64),
@@ -134,6 +135,7 @@ impl Sum {
         self.succeeded += figures.succeeded;
         self.failed += figures.failed;
         self.given_up += figures.given_up;
+        self.silent += figures.silent;
         self.longest_recovery = self.longest_recovery.max((figures.recovery, seed));
         self.tighten((figures.recovery, figures.recovery_bound, seed));
     }
@@ -153,6 +155,7 @@ impl Sum {
         self.succeeded += other.succeeded;
         self.failed += other.failed;
         self.given_up += other.given_up;
+        self.silent += other.silent;
         self.longest_recovery = self.longest_recovery.max(other.longest_recovery);
         self.tighten(other.tightest_recovery);
         self.failures.extend(other.failures);
@@ -164,6 +167,7 @@ impl fmt::Display for Sum {
         let hours = self.simulated.as_secs_f64() / 3600.0;
         writeln!(f, "{} seeds, {} failed; {hours:.1} h simulated in {} steps", self.seeds, self.failures.len(), self.steps)?;
         writeln!(f, "{} calls: {} succeeded, {} failed, {} given up", self.calls, self.succeeded, self.failed, self.given_up)?;
+        writeln!(f, "{} times a server was found silent", self.silent)?;
         let (longest, seed) = self.longest_recovery;
         writeln!(f, "longest recovery {longest:.2?} (seed {seed})")?;
         let (took, bound, seed) = self.tightest_recovery;

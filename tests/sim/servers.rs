@@ -9,7 +9,7 @@ use bson::oid::ObjectId;
 use bson::{Document, RawDocumentBuf};
 use mongolink::HostKey;
 use mongolink::sandbox::{Action, Cluster};
-use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, encode_message};
+use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
 use std::time::Instant;
 
 use crate::net::Place;
@@ -135,9 +135,9 @@ fn distort(bytes: Vec<u8>, lie: Lie) -> Vec<u8> {
         }
         let body = RawDocumentBuf::try_from(&body).ok()?;
         let more = if message.flags.has(Flags::MORE_TO_COME) { Flags::MORE_TO_COME } else { Flags::default() };
-        let mut out = Vec::new();
+        let mut out = Outgoing::default();
         encode_message(&mut out, message.request_id, message.response_to, more, &Request::from(body), |_| {});
-        Some(out)
+        Some(out.to_bytes())
     })();
     changed.unwrap_or(bytes)
 }

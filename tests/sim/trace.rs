@@ -71,7 +71,7 @@ pub(crate) fn monitor_event(host: &HostKey, event: &MonitorEvent) -> String {
 
 pub(crate) fn pool_event(event: &PoolEvent) -> String {
     match event {
-        PoolEvent::PoolCleared { interrupt_in_use, cause } => format!("pool cleared, interrupt {interrupt_in_use}: {cause}"),
+        PoolEvent::PoolCleared { interrupt_in_use, cause, .. } => format!("pool cleared, interrupt {interrupt_in_use}: {cause}"),
         PoolEvent::CheckOutFailed { reason, error, .. } => format!("check-out failed ({reason:?}): {error}"),
         other => format!("{other:?}"),
     }

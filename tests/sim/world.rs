@@ -22,6 +22,7 @@ use crate::plan::{Fault, Plan};
 use crate::queue::{CallKind, Event, Queue, Timer};
 use crate::resolver::Zone;
 use crate::servers::{Servers, names};
+use crate::silence::Truth;
 use crate::trace::Trace;
 
 /// Is everything there is in one run.
@@ -34,6 +35,8 @@ pub(crate) struct World {
     pub(crate) servers: Servers,
     pub(crate) net: Net,
     pub(crate) zone: Zone,
+    /// By client, then by member.
+    pub(crate) truths: Vec<Vec<Truth>>,
     pub(crate) clients: Vec<Client>,
     pub(crate) metadata: Arc<RawDocumentBuf>,
     pub(crate) trace: Trace,
@@ -50,6 +53,8 @@ pub(crate) struct Figures {
     pub(crate) succeeded: u64,
     pub(crate) failed: u64,
     pub(crate) given_up: u64,
+    /// How many times a server was found silent.
+    pub(crate) silent: u64,
     /// The longest that a client took to be usable after the faults, and what it was allowed.
     pub(crate) recovery: Duration,
     pub(crate) recovery_bound: Duration,
@@ -90,6 +95,7 @@ impl World {
             net: Net::new(plan.clients.len(), plan.members, start),
             servers: Servers { cluster, lies: vec![None; plan.members] },
             zone: Zone::default(),
+            truths: Self::truths(plan.clients.len(), plan.members, start),
             clients,
             metadata: Arc::new(rawdoc! { "driver": { "name": "mongolink", "version": "sim" } }),
             trace,
@@ -173,6 +179,7 @@ impl World {
         self.step(event);
         if let Some(c) = client {
             self.look(c);
+            self.look_at_deposed(c);
         }
     }
 

@@ -1,19 +1,22 @@
 //! Do SRV connection strings become the seeds and options that the specification says?
 //!
 //! Runs the case format of initial-dns-seedlist-discovery on the way that the client takes: connection string, look-up from
-//! a DNS server on loopback, rules, TXT options, validation. `hosts`, `numHosts` and `ping` are about what real servers
-//! say afterwards; of them only the form is checked here. Every key of a case is checked, an unknown one is a failure.
+//! a DNS server on loopback, rules, TXT options, validation; then a client of the deployment that the case's folder asks
+//! for, with TLS behind the zone's names (`deployment`, which needs the feature `sandbox`). Every key of a case is checked,
+//! an unknown one is a failure.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mongolink::dns::Want;
 use mongolink::io::resolver::{Resolver, resolve_seeds};
 use mongolink::{ClientOptions, ConnectionString, DnsConfig, Error, HostKey};
 use serde_json::{Map, Value};
 use tokio::runtime::{Builder, Runtime};
 
+#[cfg(feature = "sandbox")]
+use crate::deployment::{Deployments, Outcome};
 use crate::report::{Report, json_files};
 use crate::zone_server::ZoneServer;
 
@@ -22,23 +25,42 @@ const DNS_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(crate) fn run(folder: &Path, report: &mut Report) {
     let mut suite = report.suite_in(folder);
-    let served =
-        Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(|error| error.to_string()).and_then(|runtime| {
-            let file = zone_file(folder).ok_or("there is no spec-dns.zone above the folder")?;
-            let server = runtime.block_on(ZoneServer::start(&file))?;
-            Ok((runtime, server))
-        });
+    let setting = Setting::set(folder);
+    if cfg!(not(feature = "sandbox")) {
+        println!("WITHOUT the feature sandbox: the outcomes hosts, numHosts and ping of {} are not checked", folder.display());
+    }
     let mut folders = vec![folder.to_owned()];
     folders.extend(subfolders(folder));
     for sub in folders {
         let prefix = sub.strip_prefix(folder).map(|path| path.display().to_string()).unwrap_or_default();
         for (file, content) in json_files(&sub) {
             let name = if prefix.is_empty() { file } else { format!("{prefix}/{file}") };
-            suite.case(name, || {
-                let (runtime, server) = served.as_ref().map_err(String::clone)?;
-                check(&content?, runtime, server.address())
-            });
+            suite.case(name, || check(&content?, &prefix, setting.as_ref().map_err(String::clone)?));
         }
+    }
+}
+
+/// Is what the cases are played on.
+struct Setting {
+    runtime: Runtime,
+    zone: ZoneServer,
+    #[cfg(feature = "sandbox")]
+    deployments: Deployments,
+}
+
+impl Setting {
+    fn set(folder: &Path) -> Result<Self, String> {
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(|error| error.to_string())?;
+        let file = zone_file(folder).ok_or("there is no spec-dns.zone above the folder")?;
+        let zone = runtime.block_on(ZoneServer::start(&file))?;
+        #[cfg(feature = "sandbox")]
+        let deployments = runtime.block_on(Deployments::start(zone.hosts()))?;
+        Ok(Self {
+            runtime,
+            zone,
+            #[cfg(feature = "sandbox")]
+            deployments,
+        })
     }
 }
 
@@ -53,11 +75,14 @@ fn subfolders(folder: &Path) -> Vec<PathBuf> {
     folders
 }
 
-fn check(test: &Value, runtime: &Runtime, server: SocketAddr) -> Result<(), String> {
+/// Checks a case of a folder, whose name says which deployment it is about.
+#[cfg_attr(not(feature = "sandbox"), allow(unused_variables, reason = "there is no deployment"))]
+fn check(test: &Value, folder: &str, setting: &Setting) -> Result<(), String> {
     let test = test.as_object().ok_or("the case is no object")?;
     let uri = test.get("uri").and_then(Value::as_str).ok_or("there is no text \"uri\"")?;
     check_form(test)?;
-    let resolver = Resolver::new(DnsConfig::Servers(vec![server]), DNS_TIMEOUT, None);
+    let (runtime, dns) = (&setting.runtime, DnsConfig::Servers(vec![setting.zone.address()]));
+    let resolver = Resolver::new(dns.clone(), DNS_TIMEOUT, None);
     let outcome = runtime.block_on(resolve(uri, &resolver));
     if test.get("error") == Some(&Value::Bool(true)) {
         return match outcome {
@@ -71,11 +96,11 @@ fn check(test: &Value, runtime: &Runtime, server: SocketAddr) -> Result<(), Stri
         return Err("there are no seeds".into());
     }
     let seeds: BTreeSet<HostKey> = options.hosts.iter().cloned().collect();
-    if let Some(count) = number(test, "numSeeds")? {
-        let answer = runtime.block_on(answer(&options, &resolver))?;
-        if seeds.len() as u64 != count || options.hosts.len() != seeds.len() || !seeds.is_subset(&answer) {
-            return Err(format!("{count} seeds of {answer:?} expected, {:?} found", options.hosts));
-        }
+    let answer = runtime.block_on(answer(&options, &resolver))?;
+    if let Some(count) = number(test, "numSeeds")?
+        && (seeds.len() as u64 != count || options.hosts.len() != seeds.len() || !seeds.is_subset(&answer))
+    {
+        return Err(format!("{count} seeds of {answer:?} expected, {:?} found", options.hosts));
     }
     if let Some(expected) = test.get("seeds")
         && seeds != hosts(expected)?
@@ -83,22 +108,42 @@ fn check(test: &Value, runtime: &Runtime, server: SocketAddr) -> Result<(), Stri
         return Err(format!("seeds {expected} expected, {seeds:?} found"));
     }
     check_options(test, "options", |name| option(&options, name))?;
-    check_options(test, "parsed_options", |name| parsed_option(&options, name))
+    check_options(test, "parsed_options", |name| parsed_option(&options, name))?;
+    #[cfg(feature = "sandbox")]
+    {
+        let outcome = Outcome {
+            seeds: test.get("seeds").map(hosts).transpose()?,
+            seed_count: number(test, "numSeeds")?,
+            hosts: test.get("hosts").map(hosts).transpose()?,
+            host_count: number(test, "numHosts")?,
+            pings: test.get("ping") != Some(&Value::Bool(false)),
+        };
+        runtime.block_on(setting.deployments.play(folder, uri, dns, &answer, &outcome))?;
+    }
+    Ok(())
 }
 
 async fn resolve(uri: &str, resolver: &Resolver) -> Result<ClientOptions, Error> {
     let given = ConnectionString::parse(uri)?;
-    resolve_seeds(given.options, resolver, 7).await.map(|(options, _)| options)
+    resolve_seeds(given.options, resolver, 7).await.map(|found| found.options)
 }
 
-/// Returns all servers of the SRV answer.
+/// Returns all servers of the SRV answer, whose names have addresses.
 async fn answer(options: &ClientOptions, resolver: &Resolver) -> Result<BTreeSet<HostKey>, String> {
     let host = options.srv.as_deref().ok_or("there is no SRV name")?;
     let (records, _) = resolver.srv(options.srv_service_name_or_default(), host).await.map_err(|error| error.to_string())?;
-    records.iter().map(|record| HostKey::new(&record.target, record.port).map_err(|error| error.to_string())).collect()
+    let mut servers = BTreeSet::new();
+    for record in records {
+        let server = HostKey::new(&record.target, record.port).map_err(|error| error.to_string())?;
+        if let Some(name) = server.name() {
+            resolver.lookup(name, Want::All).await.map_err(|error| format!("{name} has no address in the zone: {error}"))?;
+        }
+        servers.insert(server);
+    }
+    Ok(servers)
 }
 
-/// Checks that every key is known, and what only real servers could check for its form.
+/// Checks that every key is known, and every value of the right kind.
 fn check_form(test: &Map<String, Value>) -> Result<(), String> {
     for (key, value) in test {
         let well_formed = match key.as_str() {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use hickory_server::Server;
 use hickory_server::net::runtime::TokioRuntimeProvider;
 use hickory_server::proto::rr::rdata::SOA;
-use hickory_server::proto::rr::{LowerName, Name, RData, Record};
+use hickory_server::proto::rr::{LowerName, Name, RData, Record, RecordType};
 use hickory_server::proto::serialize::txt::Parser;
 use hickory_server::store::in_memory::InMemoryZoneHandler;
 use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneType};
@@ -22,13 +22,15 @@ type Zone = InMemoryZoneHandler<TokioRuntimeProvider>;
 /// Answers by UDP and TCP on one port until it is dropped.
 pub(crate) struct ZoneServer {
     address: SocketAddr,
+    #[cfg_attr(not(feature = "sandbox"), allow(dead_code, reason = "for deployments, which need the feature"))]
+    hosts: Vec<String>,
     _server: Server<Catalog>,
 }
 
 impl ZoneServer {
     pub(crate) async fn start(file: &Path) -> Result<Self, String> {
         let mut catalog = Catalog::new();
-        let (origin, zone) = read(file)?;
+        let (origin, zone, hosts) = read(file)?;
         catalog.upsert(LowerName::new(&origin), vec![Arc::new(zone)]);
         for domain in ["10gen.cc.", "not-10gen.cc.", "10gen.not-cc."] {
             let (origin, zone) = empty(domain)?;
@@ -39,20 +41,29 @@ impl ZoneServer {
         let mut server = Server::new(catalog);
         server.register_socket(udp);
         server.register_listener(tcp, Duration::from_secs(10), 32);
-        Ok(Self { address, _server: server })
+        Ok(Self { address, hosts, _server: server })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
+
+    /// Returns the names that have addresses in the zone.
+    #[cfg(feature = "sandbox")]
+    pub(crate) fn hosts(&self) -> &[String] {
+        &self.hosts
+    }
 }
 
-fn read(file: &Path) -> Result<(Name, Zone), String> {
+/// Reads a zone file: its origin, its records, and the names that have addresses.
+fn read(file: &Path) -> Result<(Name, Zone, Vec<String>), String> {
     let text = std::fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?;
     let (origin, records) =
         Parser::new(text, Some(file.to_owned()), None).parse().map_err(|error| format!("{}: {error}", file.display()))?;
+    let addressed = records.keys().filter(|key| matches!(key.record_type, RecordType::A | RecordType::AAAA));
+    let hosts = addressed.map(|key| key.name.to_string().trim_end_matches('.').to_owned()).collect();
     let zone = Zone::new(origin.clone(), records, ZoneType::Primary, AxfrPolicy::Deny)?;
-    Ok((origin, zone))
+    Ok((origin, zone, hosts))
 }
 
 fn empty(domain: &str) -> Result<(Name, Zone), String> {

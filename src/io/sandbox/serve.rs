@@ -160,6 +160,7 @@ pub(super) async fn serve(shared: Arc<Shared>, member: usize, listener: TcpListe
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
+                    let member = shared.lock().cluster.route(member);
                     let task = welcome(Arc::clone(&shared), member, stream, door.clone());
                     shared.tasks.spawn("sandbox connection", task);
                 }

@@ -93,6 +93,35 @@ fn stream_is_read_until_it_fails_and_then_tried_again_once() {
     assert_eq!(monitor.poll_timeout(), Some((now + ms(30_002), "heartbeatFrequencyMS")));
 }
 
+/// What a reply or a failure leads to is told before the next check is.
+#[test]
+fn next_check_starts_after_the_outcome_of_the_last_was_taken() {
+    let now = Instant::now();
+    let mut monitor = Monitor::new(config(), now);
+    let told = |monitor: &mut Monitor| -> Vec<&'static str> {
+        let name = |event| match event {
+            MonitorEvent::HeartbeatStarted { .. } => "started",
+            MonitorEvent::HeartbeatSucceeded { .. } => "succeeded",
+            MonitorEvent::HeartbeatFailed { .. } => "failed",
+        };
+        std::iter::from_fn(|| monitor.poll_event()).map(name).collect()
+    };
+    assert_eq!(told(&mut monitor), ["started"]);
+    assert!(matches!(monitor.poll_action(), Some(Action::Open)));
+    monitor.handle_opened(streamable(), ms(3), now);
+    assert_eq!(told(&mut monitor), ["succeeded"]);
+    assert!(matches!(monitor.poll_action(), Some(Action::MeasureRoundTrips(true))));
+    assert!(told(&mut monitor).is_empty());
+    assert!(matches!(monitor.poll_action(), Some(Action::Answered { .. })));
+    assert_eq!(told(&mut monitor), ["started"], "before its hello is sent");
+    assert!(matches!(monitor.poll_action(), Some(Action::Send { .. })));
+    monitor.handle_failed(network(), now + ms(1));
+    assert_eq!(told(&mut monitor), ["failed"]);
+    while !matches!(monitor.poll_action(), Some(Action::Failed(_)) | None) {}
+    assert_eq!(told(&mut monitor), ["started"], "before its connection is opened");
+    assert!(matches!(monitor.poll_action(), Some(Action::Open)));
+}
+
 #[test]
 fn silent_stream_times_out_exactly() {
     let (mut monitor, now) = opened(streamable(), config());

@@ -155,16 +155,110 @@ fn error_of_an_unknown_host_is_ignored() {
     assert_eq!(scene.orders(), IGNORED);
 }
 
-#[test]
-fn load_balancer_stays_known_and_only_its_service_is_cleared() {
+fn balanced() -> Scene {
     let mut config = TopologyConfig::new(keys(&["a"]));
     config.load_balanced = true;
     let mut scene = Scene::new(config);
     scene.drain();
+    scene
+}
+
+#[test]
+fn load_balancer_stays_known_and_only_its_service_is_cleared() {
+    let mut scene = balanced();
     scene.fault("a", Fault::new(broken(), 0).during_handshake());
     assert_eq!(scene.orders(), IGNORED);
     let service = ObjectId::from([9; 12]);
-    scene.fault("a", Fault::new(broken(), 0).of_service(Some(service)));
-    let Some(TopologyAction::ClearPool { service_id, .. }) = scene.topology.poll_action() else { panic!("no order") };
-    assert_eq!((service_id, scene.type_of("a")), (Some(service), Some(ServerType::LoadBalancer)));
+    scene.fault("a", Fault::new(broken(), 3).of_service(Some(service)));
+    let Some(TopologyAction::ClearService { service_id, generation, .. }) = scene.topology.poll_action() else { panic!("no order") };
+    assert_eq!((service_id, generation, scene.type_of("a")), (service, 3, Some(ServerType::LoadBalancer)));
+    assert_eq!((scene.orders(), scene.told()), (Vec::<String>::new(), Vec::<String>::new()));
+}
+
+#[test]
+fn error_before_the_hello_reply_never_reaches_a_load_balanced_topology() {
+    let errors = [
+        broken(),
+        timeout(Stage::Tcp),
+        timeout(Stage::Hello),
+        Error::new(ErrorKind::CertificateName, "no").at(Stage::Tls),
+        Error::new(ErrorKind::Incompatible, "no service").at(Stage::Hello),
+        crate::op::command_error(&rawdoc! { "ok": 0, "code": 11600, "errmsg": "no" }).expect("error"),
+    ];
+    for error in errors {
+        let mut scene = balanced();
+        scene.fault("a", Fault::new(error.clone(), 0).during_handshake());
+        assert_eq!((scene.orders().len(), scene.told().len()), (0, 0), "{error}");
+        assert_eq!(scene.type_of("a"), Some(ServerType::LoadBalancer), "{error}");
+    }
+}
+
+#[test]
+fn error_behind_a_load_balancer_clears_its_service_if_it_would_clear_a_pool() {
+    let service = ObjectId::from([9; 12]);
+    let clear = format!("clear a {service}");
+    let reply = |code: i32| in_reply(&rawdoc! { "ok": 0, "errmsg": "x", "code": code }, 0);
+    let refused = crate::op::command_error(&rawdoc! { "ok": 0, "code": 18, "errmsg": "no" }).expect("error");
+    let cases = [
+        (Fault::new(broken(), 0), true),
+        (Fault::new(timeout(Stage::Read), 0), false),
+        (Fault::new(timeout(Stage::Auth), 0).during_handshake(), true),
+        (Fault::new(refused.clone(), 0).during_handshake(), true),
+        (Fault::new(refused, 0), false),
+        (Fault::new(Error::new(ErrorKind::Auth, "no").at(Stage::Auth), 0).during_handshake(), true),
+        (reply(11600), true),
+        (reply(91), true),
+        (reply(10107), false),
+        (Fault::new(Error::new(ErrorKind::PoolCleared, "x"), 0), false),
+    ];
+    for (fault, clears) in cases {
+        let mut scene = balanced();
+        let text = fault.error.to_string();
+        scene.fault("a", fault.of_service(Some(service)));
+        assert_eq!(scene.orders(), if clears { vec![clear.clone()] } else { Vec::new() }, "{text}");
+        assert_eq!((scene.told().len(), scene.type_of("a")), (0, Some(ServerType::LoadBalancer)), "{text}");
+    }
+}
+
+/// Every order of some fields.
+fn orders_of(fields: &[(&str, bson::Bson)]) -> Vec<bson::Document> {
+    if fields.is_empty() {
+        return vec![bson::Document::new()];
+    }
+    let mut all = Vec::new();
+    for (at, (name, value)) in fields.iter().enumerate() {
+        let rest: Vec<_> = fields.iter().enumerate().filter(|(other, _)| *other != at).map(|(_, field)| field.clone()).collect();
+        for tail in orders_of(&rest) {
+            let mut document = bson::doc! { *name: value.clone() };
+            document.extend(tail);
+            all.push(document);
+        }
+    }
+    all
+}
+
+/// SDAM, "Parsing not writable primary and node is recovering errors": the reply's shape and the order of its fields don't matter.
+#[test]
+fn state_change_is_read_off_every_shape_of_reply() {
+    let field = |name: &'static str, value: bson::Bson| (name, value);
+    let shapes = [
+        vec![field("ok", 0.into()), field("errmsg", "not master".into())],
+        vec![field("ok", 0.into()), field("errmsg", "stepped away".into()), field("code", 10107.into())],
+        vec![field("ok", 0.into()), field("errmsg", "node is recovering".into())],
+        vec![field("ok", 0.into()), field("errmsg", "going down".into()), field("code", 91.into())],
+        vec![field("ok", 1.into()), field("writeConcernError", bson::doc! { "code": 91, "errmsg": "going down" }.into())],
+        vec![field("ok", 1.into()), field("writeConcernError", bson::doc! { "errmsg": "stepped away", "code": 10107 }.into())],
+    ];
+    for shape in shapes {
+        for reply in orders_of(&shape) {
+            let reply = RawDocumentBuf::try_from(&reply).expect("document");
+            let mut scene = Scene::settled();
+            scene.fault("a", in_reply(&reply, 0));
+            assert_eq!(scene.type_of("a"), Some(ServerType::Unknown), "{reply:?}");
+            let server = scene.topology.description().server(&key("a")).expect("server").clone();
+            let text = server.error.as_ref().expect("error").to_string();
+            let message = ["not master", "stepped away", "node is recovering", "going down"];
+            assert!(message.iter().any(|message| text.contains(message)), "{text}");
+        }
+    }
 }

@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use bson::oid::ObjectId;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -34,7 +36,7 @@ fn some_hello(rng: &mut SmallRng) -> HelloReply {
 
 fn step(scene: &mut Scene, rng: &mut SmallRng, ids: &mut u64) {
     let host = HOSTS[rng.random_range(0..HOSTS.len())];
-    match rng.random_range(0..8) {
+    match rng.random_range(0..10) {
         0..=3 => {
             let reply = some_hello(rng);
             scene.hello(host, reply);
@@ -46,8 +48,18 @@ fn step(scene: &mut Scene, rng: &mut SmallRng, ids: &mut u64) {
             let limit = Duration::from_millis(rng.random_range(0..40));
             scene.select(*ids, Some(Deadline::new("limit", limit, scene.now)));
         }
+        7 => scene.topology.handle_unanswered(&key(host), scene.now),
+        8 => {
+            let (id, now) = (ProbeId(rng.random_range(0..6)), scene.now);
+            match rng.random_range(0..4) {
+                0 => scene.topology.handle_probed(&key(host), id, Ok(()), now),
+                1 => scene.topology.handle_probed(&key(host), id, Err(refused()), now),
+                _ => scene.topology.handle_probe_named(&key(host), id, now),
+            }
+        }
         _ => {
-            scene.now += Duration::from_millis(rng.random_range(0..20));
+            let most = if rng.random_bool(0.1) { 8000 } else { 20 };
+            scene.now += Duration::from_millis(rng.random_range(0..most));
             scene.topology.handle_timeout(scene.now);
             assert!(scene.topology.poll_timeout().is_none_or(|(at, _)| at > scene.now));
             scene.topology.handle_timeout(scene.now);
@@ -62,6 +74,9 @@ struct Shell {
     ready: Vec<HostKey>,
     monitors: Vec<HostKey>,
     answered: Vec<SelectId>,
+    probes: BTreeMap<HostKey, ProbeId>,
+    /// What is to be answered at once.
+    overhearing: Vec<(HostKey, ProbeId)>,
 }
 
 impl Shell {
@@ -87,12 +102,22 @@ impl Shell {
                 assert!(self.pools.contains(&host));
                 self.ready.retain(|other| *other != host);
             }
+            TopologyAction::ClearService { host, .. } => panic!("{host} is no load balancer"),
             TopologyAction::StartMonitor(host) => {
                 assert!(!self.monitors.contains(&host));
                 self.monitors.push(host);
             }
             TopologyAction::StopMonitor(host) => take(&mut self.monitors, &host),
             TopologyAction::CheckNow(host) | TopologyAction::CancelCheck(host) => assert!(self.monitors.contains(&host)),
+            TopologyAction::Probe { host, id, again } => {
+                assert_eq!(self.probes.contains_key(&host), again, "one probe at a time");
+                self.probes.insert(host, id);
+            }
+            TopologyAction::Overhear { host, id } => {
+                assert_eq!(self.probes.get(&host), Some(&id));
+                self.overhearing.push((host, id));
+            }
+            TopologyAction::EndProbe(host) => assert!(self.probes.remove(&host).is_some()),
             TopologyAction::Publish(topology) => {
                 let primaries = topology.servers().iter().filter(|server| server.kind == ServerType::RsPrimary).count();
                 assert!(primaries <= 1);
@@ -120,6 +145,9 @@ fn any_sequence_keeps_the_invariants() {
             step(&mut scene, &mut rng, &mut ids);
             while let Some(action) = scene.topology.poll_action() {
                 shell.obey(action);
+                while let Some((host, id)) = shell.overhearing.pop() {
+                    scene.topology.handle_overheard(&host, id, rng.random_bool(0.3), scene.now);
+                }
             }
             let description = scene.topology.description();
             let election = (description.max_election_id(), description.max_set_version());
@@ -130,7 +158,7 @@ fn any_sequence_keeps_the_invariants() {
         while let Some(action) = scene.topology.poll_action() {
             shell.obey(action);
         }
-        assert!(shell.pools.is_empty() && shell.monitors.is_empty() && shell.ready.is_empty(), "seed {seed}");
+        assert!(shell.pools.is_empty() && shell.monitors.is_empty() && shell.ready.is_empty() && shell.probes.is_empty(), "seed {seed}");
         assert_eq!(shell.answered.len() as u64, ids, "seed {seed}");
         let events: Vec<_> = std::iter::from_fn(|| scene.topology.poll_event()).collect();
         assert!(matches!(events.first(), Some(TopologyEvent::TopologyOpening)));

@@ -82,7 +82,7 @@ fn pool_of_the_primary_lends_and_closes(primary: &HostKey, told: &[Event]) {
         of_pool.iter().position(|event| wanted(event)).unwrap_or_else(|| panic!("no {what} in {of_pool:?}"))
     };
     let places = [
-        place("PoolCreated", |event| matches!(event, PoolEvent::PoolCreated)),
+        place("PoolCreated", |event| matches!(event, PoolEvent::PoolCreated { .. })),
         place("PoolReady", |event| matches!(event, PoolEvent::PoolReady)),
         place("CheckOutStarted", |event| matches!(event, PoolEvent::CheckOutStarted)),
         place("ConnectionCreated", |event| matches!(event, PoolEvent::ConnectionCreated { connection_id: 1 })),

@@ -5,4 +5,5 @@ mod failover;
 mod login;
 mod reads;
 mod secrecy;
+mod silence;
 mod standalone;

@@ -1,0 +1,46 @@
+//! Who tells whom of the newest cluster time?
+//!
+//! Replies tell the client, commands are told by it. Threads keep copies, so that they meet only when there is news. What
+//! a cluster time is, and which one is newer, is decided in `op::cluster_time`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use bson::RawDocument;
+
+use crate::io::stripes::Striped;
+use crate::op::cluster_time::ClusterTime;
+
+/// Passes cluster times on.
+pub(super) struct Gossip {
+    /// The stamp of the newest.
+    stamp: AtomicU64,
+    newest: Mutex<ClusterTime>,
+    copies: Striped<ClusterTime>,
+}
+
+impl Gossip {
+    pub(super) fn new() -> Self {
+        Self { stamp: AtomicU64::new(0), newest: Mutex::default(), copies: Striped::new(|_| ClusterTime::default()) }
+    }
+
+    /// Takes the `$clusterTime` of a reply, if it is newer than all before.
+    pub(super) fn hear(&self, document: &RawDocument) {
+        if ClusterTime::stamp_of(document).is_none_or(|stamp| stamp <= self.stamp.load(Ordering::Relaxed)) {
+            return;
+        }
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if newest.hear(document) {
+            self.stamp.store(newest.stamp(), Ordering::Release);
+        }
+    }
+
+    /// Gives the newest to whoever writes a command.
+    pub(super) fn tell<R>(&self, write: impl FnOnce(Option<&RawDocument>) -> R) -> R {
+        let mut copy = self.copies.own();
+        if copy.stamp() < self.stamp.load(Ordering::Acquire) {
+            copy.clone_from(&self.newest.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+        write(copy.document())
+    }
+}

@@ -1,0 +1,81 @@
+//! How do threads share something that each of them needs for every command?
+//!
+//! Each thread has a stripe of its own, as far as they suffice: a lock that nobody else holds costs little, and memory that
+//! no other core writes to stays near. What is in a stripe, and when it is out of date, its owner decides.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Is something that exists once for each of a few groups of threads.
+#[derive(Debug)]
+pub(crate) struct Striped<T> {
+    stripes: Box<[Stripe<T>]>,
+}
+
+/// Fills what cores exchange at once, on all common machines.
+#[derive(Debug)]
+#[repr(align(128))]
+struct Stripe<T>(Mutex<T>);
+
+/// How many stripes there are: about as many as there are threads that run tasks, on common machines.
+const STRIPES: usize = 16;
+
+thread_local! {
+    /// Its address tells threads apart.
+    static HERE: u8 = const { 0 };
+}
+
+impl<T> Striped<T> {
+    /// Makes all stripes.
+    pub(crate) fn new(mut make: impl FnMut(usize) -> T) -> Self {
+        Self { stripes: (0..STRIPES).map(|index| Stripe(Mutex::new(make(index)))).collect() }
+    }
+
+    /// Locks the stripe of this thread.
+    pub(crate) fn own(&self) -> MutexGuard<'_, T> {
+        let stripe = self.stripes.get(own_index()).or(self.stripes.first()).expect("there are stripes");
+        stripe.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Locks one stripe after the other.
+    pub(crate) fn each(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
+        self.stripes.iter().map(|stripe| stripe.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Threads are far apart in memory; the product spreads what they differ in over the upper bits.
+fn own_index() -> usize {
+    let place = HERE.with(|here| std::ptr::from_ref(here).addr()) as u64;
+    (place.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 60) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_comes_back_to_its_own_stripe() {
+        let striped = Striped::new(|_| 0);
+        for _ in 0..10 {
+            *striped.own() += 1;
+        }
+        let mut counts: Vec<i32> = striped.each().map(|count| *count).collect();
+        counts.sort_unstable();
+        assert_eq!((counts.len(), counts.last().copied(), counts.iter().sum::<i32>()), (STRIPES, Some(10), 10));
+    }
+
+    #[test]
+    fn threads_use_several_stripes() {
+        let striped = Striped::new(|_| 0);
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(own_index)).collect();
+            for thread in threads {
+                let index = thread.join().expect("joined");
+                assert!(index < STRIPES);
+            }
+            for _ in 0..8 {
+                scope.spawn(|| *striped.own() += 1);
+            }
+        });
+        assert_eq!(striped.each().map(|count| *count).sum::<i32>(), 8);
+    }
+}

@@ -1,0 +1,93 @@
+//! What differs in a pool behind a load balancer?
+//!
+//! load-balancers, "Connection Pooling" and "Error Handling": generations belong to services, which are known from a
+//! connection's hello on; clearing one neither pauses the pool nor refuses anybody; cursors hold their connections.
+
+use std::time::Instant;
+
+use bson::oid::ObjectId;
+
+use super::super::refusal::{interrupted, waited_too_long, waited_too_long_behind_load_balancer};
+use super::{Action, CloseReason, Deadline, Error, Lease, Pool, PoolEvent, Slot, State};
+
+impl<C> Pool<C> {
+    /// Says that a load balancer stands before the servers.
+    #[must_use]
+    pub fn behind_load_balancer(mut self) -> Self {
+        self.services = Some(Box::default());
+        self
+    }
+
+    /// A connection that is being opened has heard which service it reaches: it has that service's generation from now on.
+    ///
+    /// Returns its new lease; the one it had is of no use any more.
+    pub fn handle_greeted(&mut self, lease: Lease, service: ObjectId) -> Lease {
+        match &mut self.services {
+            Some(services) if self.slots.is_opening(lease) => {
+                let generation = services.join(lease.id, service);
+                self.slots.renew(lease, generation)
+            }
+            Some(_) | None => lease,
+        }
+    }
+
+    /// A connection that is lent is a cursor's until it comes back.
+    pub fn handle_pinned(&mut self, lease: Lease) {
+        if let Some(services) = self.services.as_mut().filter(|_| self.slots.is_in_use(lease)) {
+            services.pin(lease.id);
+        }
+    }
+
+    /// A service failed on a connection of this generation: its connections up to now are obsolete, and no others.
+    pub fn handle_clear_service(&mut self, service: ObjectId, generation: u64, cause: &Error, now: Instant) {
+        let Some(services) = self.services.as_mut().filter(|_| !matches!(self.state, State::Closed { .. })) else { return };
+        if !services.clear(service, generation) {
+            return tracing::debug!(%service, "error ignored: it is of an older generation of the service");
+        }
+        let idle = self.slots.take_idle_of(|lease| services.reaches(lease.id, service));
+        // What is being opened would be stale, and must not hold `maxConnecting` meanwhile.
+        let opening = self.slots.interrupt(|slot| matches!(slot, Slot::Opening { id, .. } if services.reaches(*id, service)));
+        let told = cause.clone();
+        self.event(|| PoolEvent::PoolCleared { interrupt_in_use: false, cause: told, service_id: Some(service) });
+        for lease in &opening {
+            self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason: CloseReason::Stale });
+        }
+        for (lease, connection) in idle {
+            self.close(lease, connection, CloseReason::Stale);
+        }
+        let interrupted = interrupted(cause);
+        self.actions.extend(opening.into_iter().map(|lease| Action::Interrupt(lease, interrupted.clone())));
+        self.fill(now);
+    }
+
+    /// Returns the generation that a connection must have to be of use.
+    pub(super) fn current(&self, lease: Lease) -> u64 {
+        match &self.services {
+            None => self.generation,
+            Some(services) => services.generation(lease.id).unwrap_or(lease.generation),
+        }
+    }
+
+    pub(super) fn unpin(&mut self, lease: Lease) {
+        if let Some(services) = &mut self.services {
+            services.unpin(lease.id);
+        }
+    }
+
+    pub(super) fn leave(&mut self, lease: Lease) {
+        if let Some(services) = &mut self.services {
+            services.leave(lease.id);
+        }
+    }
+
+    pub(super) fn pinned(&self) -> usize {
+        self.services.as_ref().map_or(0, |services| services.pinned())
+    }
+
+    pub(super) fn waited_too_long(&self, deadline: Deadline, now: Instant) -> Error {
+        match &self.services {
+            None => waited_too_long(deadline, self.stats(), now),
+            Some(_) => waited_too_long_behind_load_balancer(deadline, self.stats(), self.config.max_size, now),
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! What does clearing a pool do?
+//!
+//! connection-monitoring-and-pooling, "Clearing a Connection Pool". A pool behind a load balancer is cleared service by
+//! service, in `balanced`.
+
+use std::time::Instant;
+
+use super::super::refusal::interrupted;
+use super::{Action, CheckOutFailure, CloseReason, Error, Pool, PoolEvent, Slot, State, cleared};
+
+impl<C> Pool<C> {
+    /// All connections up to now are obsolete; nobody gets one before the next `handle_ready`.
+    pub fn handle_clear(&mut self, cause: &Error, interrupt_in_use: bool, now: Instant) {
+        let was_ready = match self.state {
+            State::Closed { .. } => return,
+            State::Ready => true,
+            State::Paused { .. } => false,
+        };
+        self.generation += 1;
+        self.state = State::Paused { cause: Some(cause.clone()) };
+        if was_ready {
+            let cause = cause.clone();
+            self.event(|| PoolEvent::PoolCleared { interrupt_in_use, cause, service_id: None });
+        }
+        let current = self.generation;
+        // What is being opened would be stale, and must not hold `maxConnecting` meanwhile.
+        let dials = self.abort(CloseReason::Stale, |slot| matches!(slot, Slot::Opening { generation, .. } if *generation < current));
+        let error = cleared(Some(cause));
+        for waiter in self.waiters.all() {
+            self.refuse(waiter, error.clone(), CheckOutFailure::ConnectionError, now);
+        }
+        self.close_idle(CloseReason::Stale);
+        let interrupted = interrupted(cause);
+        let leases = self.slots.interrupt(|slot| match slot {
+            Slot::InUse { lease, .. } | Slot::Draining { lease, .. } => interrupt_in_use && lease.generation < current,
+            Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } => false,
+        });
+        self.actions.extend(leases.into_iter().chain(dials).map(|lease| Action::Interrupt(lease, interrupted.clone())));
+    }
+}

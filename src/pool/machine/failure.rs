@@ -1,0 +1,70 @@
+//! What follows when a connection can't be opened, or is no longer wanted before it is?
+//!
+//! A failure takes two steps, so that the error can first do its work on the server's state. What it means for the server
+//! is decided in `topology::fault`.
+
+use std::time::{Duration, Instant};
+
+use super::Pool;
+use crate::error::Error;
+use crate::pool::action::Action;
+use crate::pool::event::{CheckOutFailure, CloseReason, PoolEvent};
+use crate::pool::slots::{Lease, Opening, Slot};
+use crate::pool::waiters::WaiterId;
+
+/// Is a connection that failed to open, and whoever is told why.
+#[derive(Debug)]
+pub(super) struct Failure {
+    lease: Lease,
+    /// `None` if the connection was told as closed when it was aborted.
+    reason: Option<CloseReason>,
+    told: Option<(WaiterId, Instant, Error)>,
+}
+
+/// How long nothing is opened for `minPoolSize` alone after an attempt failed.
+const REFILL_PAUSE: Duration = Duration::from_secs(1);
+
+impl<C> Pool<C> {
+    /// A connection could not be opened: whoever has waited longest leaves the queue, to be told why.
+    ///
+    /// Tells and opens nothing itself, so that the error can first do its work on the server's state: a pool is cleared
+    /// before the connection is closed that it is cleared for. `handle_refill` follows.
+    pub fn handle_open_failed(&mut self, lease: Lease, error: &Error, now: Instant) {
+        let Some(Opening { aborted, .. }) = self.slots.take_opening(lease) else {
+            return tracing::error!(id = lease.id, "a connection failed to open that was not being opened");
+        };
+        let stale = self.obsolete(lease);
+        let mut told = None;
+        if stale.is_none() {
+            self.refill_at = Some(now + REFILL_PAUSE);
+            told = self.waiters.first().and_then(|id| Some((id, self.waiters.remove(id)?.since, error.clone())));
+        }
+        let reason = Some(stale.unwrap_or(CloseReason::Error)).filter(|_| !aborted);
+        self.failures.push(Failure { lease, reason, told });
+    }
+
+    /// What failed to open has done its work: it is told, and whatever should be opened may be opened.
+    pub fn handle_refill(&mut self, now: Instant) {
+        for Failure { lease, reason, told } in std::mem::take(&mut self.failures) {
+            self.closed += 1;
+            self.leave(lease);
+            if let Some(reason) = reason {
+                self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason });
+            }
+            if let Some((waiter, since, error)) = told {
+                let error = self.checkout_failed(error, CheckOutFailure::ConnectionError, now.saturating_duration_since(since));
+                self.actions.push_back(Action::Refuse(waiter, error));
+            }
+        }
+        self.fill(now);
+    }
+
+    /// Gives up connections that are being opened: they are told as closed before those who waited for them are refused.
+    pub(super) fn abort(&mut self, reason: CloseReason, wanted: impl Fn(&Slot<C>) -> bool) -> Vec<Lease> {
+        let leases = self.slots.interrupt(wanted);
+        for lease in &leases {
+            self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason });
+        }
+        leases
+    }
+}

@@ -1,0 +1,303 @@
+//! Behind a load balancer: load-balancers, "Connection Pooling" and "Error Handling".
+
+use bson::oid::ObjectId;
+
+use super::*;
+
+fn service(number: u8) -> ObjectId {
+    ObjectId::from_bytes([number; 12])
+}
+
+fn failure() -> Error {
+    Error::new(ErrorKind::Closed, "x")
+}
+
+impl Bench {
+    fn balanced(config: PoolConfig) -> Self {
+        let mut pool = Pool::new(config, 0).behind_load_balancer();
+        pool.record_events(true);
+        let mut bench = Self { pool, now: Instant::now() };
+        bench.pool.handle_ready(bench.now);
+        bench
+    }
+
+    /// Starts to open a connection for somebody who waits, up to its hello.
+    fn greeted(&mut self, number: u8) -> Lease {
+        self.wait();
+        let open = self.opens()[0];
+        self.pool.handle_greeted(open, service(number))
+    }
+
+    /// Lends a fresh connection that reaches a service.
+    fn lend_of(&mut self, number: u8) -> Lease {
+        let lease = self.greeted(number);
+        self.pool.handle_opened(lease, lease.id, self.now);
+        assert!(self.text().starts_with(&format!("deliver {} to", lease.id)));
+        lease
+    }
+
+    fn back(&mut self, lease: Lease) {
+        self.pool.handle_checkin(lease, lease.id, Health::Good, self.now);
+    }
+
+    fn clear(&mut self, lease: Lease, number: u8) {
+        self.pool.handle_clear_service(service(number), lease.generation, &failure(), self.now);
+    }
+
+    fn told(&mut self) -> Vec<PoolEvent> {
+        std::iter::from_fn(|| self.pool.poll_event()).collect()
+    }
+
+    fn cleared(&mut self) -> Vec<Option<ObjectId>> {
+        let events = self.told().into_iter();
+        events.filter_map(|event| if let PoolEvent::PoolCleared { service_id, .. } = event { Some(service_id) } else { None }).collect()
+    }
+}
+
+fn four() -> PoolConfig {
+    PoolConfig { max_size: Some(4), ..config() }
+}
+
+#[test]
+fn clearing_a_service_closes_its_connections_only() {
+    let mut bench = Bench::balanced(four());
+    let leases = [bench.lend_of(1), bench.lend_of(2), bench.lend_of(1), bench.lend_of(2)];
+    for lease in leases {
+        bench.back(lease);
+    }
+    bench.clear(leases[0], 1);
+    assert_eq!(bench.text(), "close 1 close 3");
+    assert_eq!(bench.cleared(), [Some(service(1))]);
+    let stats = bench.pool.stats();
+    assert!(stats.ready && stats.idle == 2, "{stats:?}");
+    assert_eq!(bench.lent().1, 4);
+}
+
+#[test]
+fn clearing_a_service_neither_pauses_the_pool_nor_empties_the_queue() {
+    let mut bench = Bench::balanced(PoolConfig { max_size: Some(1), ..config() });
+    let lease = bench.lend_of(1);
+    let waiter = bench.wait();
+    bench.clear(lease, 1);
+    assert_eq!(bench.text(), "");
+    assert!(bench.pool.stats().ready);
+    bench.back(lease);
+    assert_eq!(bench.text(), "close 1 open 2");
+    let next = Lease { id: 2, generation: 0, ..lease };
+    let next = bench.pool.handle_greeted(next, service(1));
+    bench.pool.handle_opened(next, 2, bench.now);
+    assert_eq!(bench.text(), format!("deliver 2 to {}", waiter.0));
+}
+
+#[test]
+fn connection_in_use_goes_on_and_is_closed_when_it_comes_back() {
+    let mut bench = Bench::balanced(four());
+    let (failed, other, foreign) = (bench.lend_of(1), bench.lend_of(1), bench.lend_of(2));
+    bench.clear(failed, 1);
+    assert_eq!(bench.text(), "", "nobody is interrupted");
+    bench.back(other);
+    bench.back(foreign);
+    bench.pool.handle_checkin(failed, failed.id, Health::Broken, bench.now);
+    assert_eq!(bench.text(), "close 2 close 1");
+    let reasons: Vec<(u64, CloseReason)> =
+        bench
+            .told()
+            .into_iter()
+            .filter_map(|event| {
+                if let PoolEvent::ConnectionClosed { connection_id, reason } = event { Some((connection_id, reason)) } else { None }
+            })
+            .collect();
+    assert_eq!(reasons, [(2, CloseReason::Stale), (1, CloseReason::Error)]);
+    assert_eq!(bench.pool.stats().idle, 1);
+}
+
+#[test]
+fn connections_made_after_the_clearing_are_kept() {
+    let mut bench = Bench::balanced(four());
+    let (old, new) = {
+        let old = bench.lend_of(1);
+        bench.clear(old, 1);
+        (old, bench.lend_of(1))
+    };
+    assert!(new.generation > old.generation);
+    bench.back(new);
+    assert_eq!(bench.text(), "");
+    bench.back(old);
+    assert_eq!(bench.text(), "close 1");
+}
+
+#[test]
+fn opening_connection_has_no_generation_before_its_hello() {
+    let mut bench = Bench::balanced(four());
+    let first = bench.lend_of(1);
+    let waiter = bench.wait();
+    let open = bench.opens()[0];
+    bench.clear(first, 1);
+    assert_eq!(bench.text(), "", "nobody knows yet which service it reaches");
+    let open = bench.pool.handle_greeted(open, service(1));
+    assert!(open.generation > first.generation);
+    bench.pool.handle_opened(open, open.id, bench.now);
+    assert_eq!(bench.text(), format!("deliver 2 to {}", waiter.0));
+}
+
+#[test]
+fn opening_connection_of_a_cleared_service_is_opened_anew() {
+    let mut bench = Bench::balanced(PoolConfig { max_connecting: 1, ..four() });
+    let first = bench.lend_of(1);
+    let open = bench.greeted(1);
+    bench.clear(first, 1);
+    assert_eq!(bench.text(), "interrupt 2");
+    bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Interrupted, "x"), bench.now);
+    assert_eq!(bench.text(), "", "the waiter is not told");
+    bench.pool.handle_refill(bench.now);
+    assert_eq!(bench.text(), "open 3");
+}
+
+#[test]
+fn error_of_an_older_generation_of_its_service_clears_nothing() {
+    let mut bench = Bench::balanced(four());
+    let (one, two) = (bench.lend_of(1), bench.lend_of(1));
+    bench.clear(one, 1);
+    let new = bench.lend_of(1);
+    bench.back(new);
+    bench.clear(two, 1);
+    assert_eq!(bench.cleared().len(), 1);
+    assert_eq!((bench.text().as_str(), bench.pool.stats().idle), ("", 1));
+}
+
+#[test]
+fn failed_login_clears_its_service_after_it_has_gone() {
+    let mut bench = Bench::balanced(four());
+    let open = bench.greeted(1);
+    bench.pool.handle_open_failed(open, &failure(), bench.now);
+    bench.clear(open, 1);
+    assert_eq!(bench.cleared(), [Some(service(1))]);
+    assert!(bench.pool.stats().ready);
+}
+
+#[test]
+fn closed_pool_clears_no_service() {
+    let mut bench = Bench::balanced(four());
+    let lease = bench.lend_of(1);
+    bench.pool.handle_close(&closed(), false, bench.now);
+    bench.clear(lease, 1);
+    assert_eq!(bench.cleared(), []);
+}
+
+#[test]
+fn pool_without_a_load_balancer_knows_no_services() {
+    let mut bench = Bench::ready(config());
+    bench.wait();
+    let open = bench.opens()[0];
+    assert_eq!(bench.pool.handle_greeted(open, service(1)), open);
+    bench.pool.handle_opened(open, open.id, bench.now);
+    bench.pool.handle_pinned(open);
+    bench.clear(open, 1);
+    assert_eq!(bench.cleared(), []);
+    assert_eq!(bench.pool.stats().pinned, 0);
+}
+
+#[test]
+fn wait_queue_timeout_counts_what_connections_are_lent_for() {
+    let mut bench = Bench::balanced(PoolConfig { max_size: Some(3), ..config() });
+    let leases = [bench.lend_of(1), bench.lend_of(2), bench.lend_of(1)];
+    bench.pool.handle_pinned(leases[0]);
+    bench.pool.handle_pinned(leases[1]);
+    assert_eq!(bench.pool.stats().pinned, 2);
+    assert_eq!(late_text(&mut bench), expected(2, 1));
+    bench.back(leases[0]);
+    bench.text();
+    // Whoever gets it next is no cursor.
+    bench.lent();
+    assert_eq!(late_text(&mut bench), expected(1, 2));
+}
+
+fn expected(cursors: usize, others: usize) -> String {
+    format!(
+        "Timeout waiting for connection from the connection pool. maxPoolSize: 3, connections in use by cursors: {cursors}, connections \
+         in use by transactions: 0, connections in use by other operations: {others}"
+    )
+}
+
+fn late_text(bench: &mut Bench) -> String {
+    bench.wait_until(Some(ms(100)));
+    bench.later(ms(100));
+    match bench.actions().as_slice() {
+        [Action::Refuse(_, error)] => {
+            assert_eq!((error.kind(), error.limit().map(|limit| limit.name)), (ErrorKind::Timeout, Some("waitQueueTimeoutMS")));
+            error.message().to_owned()
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Every fact that names a service, in every state of a connection behind a load balancer, against the recorded matrix.
+#[test]
+fn services_and_events_match_the_recorded_matrix() {
+    type Step = (&'static str, fn(&mut Bench, Lease));
+    type Make = fn(&mut Bench) -> Lease;
+    let states: [(&str, Make); 7] = [
+        ("Opening", |bench| {
+            bench.wait();
+            bench.opens()[0]
+        }),
+        ("Opening, greeted", |bench| bench.greeted(1)),
+        ("Idle", |bench| {
+            let lease = bench.lend_of(1);
+            bench.back(lease);
+            lease
+        }),
+        ("InUse", |bench| bench.lend_of(1)),
+        ("InUse, pinned", |bench| {
+            let lease = bench.lend_of(1);
+            bench.pool.handle_pinned(lease);
+            lease
+        }),
+        ("Draining", |bench| {
+            let lease = bench.lend_of(1);
+            bench.pool.handle_checkin(lease, lease.id, Health::ReplyOutstanding, bench.now);
+            lease
+        }),
+        ("Closed", |bench| {
+            let lease = bench.lend_of(1);
+            bench.pool.handle_close(&closed(), false, bench.now);
+            lease
+        }),
+    ];
+    let steps: [Step; 9] = [
+        ("greeted", |bench, lease| {
+            bench.pool.handle_greeted(lease, service(2));
+        }),
+        ("pinned", |bench, lease| bench.pool.handle_pinned(lease)),
+        ("clear its service", |bench, lease| bench.clear(lease, 1)),
+        ("clear another service", |bench, lease| bench.clear(lease, 2)),
+        ("clear its service twice", |bench, lease| {
+            bench.clear(lease, 1);
+            bench.clear(lease, 1);
+        }),
+        ("opened", |bench, lease| bench.pool.handle_opened(lease, lease.id, bench.now)),
+        ("open failed", |bench, lease| bench.pool.handle_open_failed(lease, &failure(), bench.now)),
+        ("checkin", |bench, lease| bench.back(lease)),
+        ("cleared, then checkin broken", |bench, lease| {
+            bench.clear(lease, 1);
+            bench.pool.handle_checkin(lease, lease.id, Health::Broken, bench.now);
+        }),
+    ];
+    let mut matrix = String::new();
+    for (state, make) in states {
+        for (name, step) in steps {
+            let mut bench = Bench::balanced(config());
+            let lease = make(&mut bench);
+            bench.actions();
+            bench.told();
+            step(&mut bench, lease);
+            let (text, cleared, stats) = (bench.text(), bench.cleared().len(), bench.pool.stats());
+            let after = format!(
+                "cleared {cleared} ready {} opening {} idle {} in use {} pinned {} draining {} waiting {}",
+                stats.ready, stats.opening, stats.idle, stats.in_use, stats.pinned, stats.draining, stats.waiting
+            );
+            writeln!(matrix, "{state} x {name}: [{text}] -> {after}").expect("string");
+        }
+    }
+    crate::matrix::compare("pool-services", &matrix);
+}

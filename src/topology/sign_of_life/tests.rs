@@ -1,0 +1,383 @@
+use bson::oid::ObjectId;
+
+use super::*;
+use crate::handshake::HelloReply;
+use crate::topology::{ServerType, TopologyConfig, TopologyEvent};
+
+fn ms(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn key(text: &str) -> HostKey {
+    HostKey::parse(text).expect(text)
+}
+
+fn member() -> HelloReply {
+    let hosts = ["a", "b", "c"].map(key).to_vec();
+    HelloReply { set_name: Some("rs".into()), hosts, max_wire_version: 21, set_version: Some(1), ..HelloReply::default() }
+}
+
+fn secondary() -> HelloReply {
+    HelloReply { secondary: true, ..member() }
+}
+
+fn primary(election: u8) -> HelloReply {
+    HelloReply { is_writable_primary: true, election_id: Some(ObjectId::from([election; 12])), ..member() }
+}
+
+/// A set of `a`, the primary, with `b` and `c`, and what it orders that has to do with silence.
+struct Scene {
+    topology: Topology,
+    now: Instant,
+    began: Instant,
+    /// The id of the last probe of each server.
+    id: ProbeId,
+    /// What the pools are said to have received.
+    overheard: bool,
+}
+
+impl Scene {
+    /// Every server's average round trip is this.
+    fn with_round_trips(average: Duration) -> Self {
+        let now = Instant::now();
+        let mut config = TopologyConfig::new(["a", "b", "c"].map(key).to_vec());
+        config.set_name = Some("rs".into());
+        let mut scene = Self { topology: Topology::new(config, 1, now), now, began: now, id: ProbeId(u64::MAX), overheard: false };
+        scene.topology.handle_hello(&key("a"), primary(1), Some(average), now);
+        scene.topology.handle_hello(&key("b"), secondary(), Some(average), now);
+        scene.topology.handle_hello(&key("c"), secondary(), Some(average), now);
+        scene.orders();
+        scene
+    }
+
+    fn settled() -> Self {
+        Self::with_round_trips(ms(1))
+    }
+
+    /// `b` is elected; the address of `a` is at hand.
+    fn deposed() -> Self {
+        let mut scene = Self::settled();
+        scene.elect();
+        assert_eq!(scene.orders(), ["ask a"]);
+        scene.named();
+        scene
+    }
+
+    fn elect(&mut self) {
+        self.topology.handle_hello(&key("b"), primary(2), None, self.now);
+    }
+
+    fn named(&mut self) {
+        self.topology.handle_probe_named(&key("a"), self.id, self.now);
+    }
+
+    fn answer(&mut self, outcome: Result<(), Error>) {
+        self.topology.handle_probed(&key("a"), self.id, outcome, self.now);
+    }
+
+    fn unanswered(&mut self) {
+        self.topology.handle_unanswered(&key("a"), self.now);
+    }
+
+    /// Lets time go on from timer to timer; returns the orders with the milliseconds since the beginning.
+    fn run(&mut self, span: Duration) -> Vec<String> {
+        let end = self.now + span;
+        let mut told = Vec::new();
+        while let Some((at, _)) = self.topology.poll_timeout().filter(|(at, _)| *at <= end) {
+            assert!(at >= self.now, "no timer lies in the past");
+            self.now = at;
+            self.topology.handle_timeout(at);
+            let millis = at.duration_since(self.began).as_millis();
+            told.extend(self.orders().into_iter().map(|order| format!("{millis}: {order}")));
+            assert!(self.topology.poll_timeout().is_none_or(|(next, _)| next > at));
+        }
+        self.now = end;
+        told
+    }
+
+    fn orders(&mut self) -> Vec<String> {
+        let name = |host: &HostKey| host.to_string().replace(":27017", "");
+        let mut orders = Vec::new();
+        while let Some(action) = self.topology.poll_action() {
+            match action {
+                TopologyAction::Probe { host, id, again } => {
+                    assert_eq!(id == self.id, again, "a second attempt belongs to the same probe");
+                    self.id = id;
+                    orders.push(format!("ask {}{}", name(&host), if again { " again" } else { "" }));
+                }
+                TopologyAction::Overhear { host, id } => self.topology.handle_overheard(&host, id, self.overheard, self.now),
+                TopologyAction::EndProbe(host) => orders.push(format!("end {}", name(&host))),
+                TopologyAction::ClearPool { host, interrupt, .. } => orders.push(format!("clear {} {interrupt}", name(&host))),
+                TopologyAction::CancelCheck(host) => orders.push(format!("cancel {}", name(&host))),
+                TopologyAction::StartMonitor(_)
+                | TopologyAction::StopMonitor(_)
+                | TopologyAction::CreatePool { .. }
+                | TopologyAction::ReadyPool(_)
+                | TopologyAction::ClosePool(_)
+                | TopologyAction::ClearService { .. }
+                | TopologyAction::CheckNow(_)
+                | TopologyAction::Publish(_)
+                | TopologyAction::Selected(_)
+                | TopologyAction::NotSelected(..) => {}
+            }
+        }
+        orders
+    }
+
+    fn error(&self) -> Error {
+        self.topology.description().server(&key("a")).and_then(|server| server.error.clone()).expect("unknown, with a reason")
+    }
+}
+
+const NOTHING: [&str; 0] = [];
+
+fn timeout(stage: Stage) -> Error {
+    Error::timeout(stage, "connectTimeoutMS", ms(300), ms(300))
+}
+
+#[test]
+fn limit_is_a_multiple_of_the_round_trip_within_bounds() {
+    assert_eq!(limit(DEPOSED_FLOOR, None), ms(1500));
+    assert_eq!(limit(DEPOSED_FLOOR, Some(ms(1))), ms(1500));
+    assert_eq!(limit(DEPOSED_FLOOR, Some(ms(300))), ms(2400));
+    assert_eq!(limit(UNANSWERED_FLOOR, Some(ms(300))), ms(5000));
+    assert_eq!(limit(DEPOSED_FLOOR, Some(Duration::from_secs(5))), CEILING);
+    assert_eq!(limit(DEPOSED_FLOOR, Some(Duration::MAX)), CEILING);
+    assert!(CEILING > 4 * Duration::from_secs(5), "opening with TLS over the slowest network that is served");
+}
+
+#[test]
+fn deposed_primary_is_asked_twice_and_its_silence_interrupts_what_is_in_flight() {
+    let mut scene = Scene::deposed();
+    assert_eq!(scene.run(ms(10_000)), ["750: ask a again", "1500: end a", "1500: clear a true", "1500: cancel a"]);
+    let error = scene.error();
+    assert_eq!((error.kind(), error.stage(), error.host()), (ErrorKind::Silent, Some(Stage::Hello), Some(&key("a"))));
+    assert_eq!((error.elapsed(), error.limit().map(|limit| limit.value)), (Some(ms(1500)), Some(LimitValue::Time(ms(1500)))));
+    assert!(error.has_label("RetryableError") && error.is_network());
+    assert_eq!(error.to_string(), "hello: a:27017: the server gives no sign of life, after 1500 ms (limit SIGN_OF_LIFE_LIMIT of 1500 ms)");
+    assert_eq!(scene.topology.poll_timeout(), None);
+}
+
+#[test]
+fn deposed_primary_that_answers_keeps_what_is_in_flight() {
+    let mut scene = Scene::deposed();
+    assert_eq!(scene.run(ms(1499)), ["750: ask a again"]);
+    scene.answer(Ok(()));
+    assert_eq!(scene.orders(), ["end a"]);
+    assert_eq!(scene.run(ms(60_000)), NOTHING);
+    assert!(scene.error().message().contains("discovery of newer primary"), "nothing else has changed");
+    assert_eq!(scene.topology.generation(&key("a")), Some(0));
+}
+
+#[test]
+fn any_word_of_the_process_is_a_sign_of_life() {
+    let said = crate::op::command_error(&bson::rawdoc! { "ok": 0, "code": 91, "errmsg": "ending" }).expect("error");
+    let closed = Error::new(ErrorKind::Closed, "closed");
+    for (error, stage) in [
+        (said, Stage::Hello),
+        (closed.clone(), Stage::Hello),
+        (closed, Stage::Tls),
+        (Error::new(ErrorKind::CertificateExpired, "old"), Stage::Tls),
+        (Error::new(ErrorKind::Protocol, "odd"), Stage::Hello),
+    ] {
+        let mut scene = Scene::deposed();
+        scene.answer(Err(error.at(stage)));
+        assert_eq!(scene.orders(), ["end a"], "{stage}");
+        assert_eq!(scene.run(ms(60_000)), NOTHING);
+    }
+}
+
+#[test]
+fn accepted_connection_is_no_sign_of_life() {
+    let refused = Error::io(Stage::Tcp, std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
+    for error in [timeout(Stage::Tcp), timeout(Stage::Tls), timeout(Stage::Hello), refused] {
+        let mut scene = Scene::deposed();
+        scene.answer(Err(error));
+        assert_eq!(scene.orders(), NOTHING);
+        assert_eq!(scene.run(ms(2000)).len(), 4, "the second attempt may still be answered, and then it is silence");
+    }
+}
+
+#[test]
+fn server_that_could_not_be_asked_is_not_judged() {
+    let no_socket = Error::io(Stage::Tcp, std::io::Error::other("too many open files"));
+    for error in [no_socket, timeout(Stage::Dns), Error::new(ErrorKind::DnsFailed, "down").at(Stage::Dns)] {
+        let mut scene = Scene::deposed();
+        scene.answer(Err(error));
+        assert_eq!(scene.orders(), ["end a"]);
+        assert_eq!(scene.run(ms(60_000)), NOTHING);
+    }
+}
+
+#[test]
+fn look_up_of_the_address_is_no_silence() {
+    let mut scene = Scene::settled();
+    scene.elect();
+    assert_eq!(scene.orders(), ["ask a"]);
+    assert_eq!(scene.run(ms(20_000)), NOTHING);
+    scene.named();
+    assert_eq!(scene.run(ms(2_000)), ["20750: ask a again", "21500: end a", "21500: clear a true", "21500: cancel a"]);
+
+    let mut scene = Scene::settled();
+    scene.elect();
+    scene.orders();
+    assert_eq!(scene.run(ms(90_000)), ["30000: end a"], "an address that never comes ends the probe without a verdict");
+}
+
+#[test]
+fn byte_on_any_connection_of_the_pool_is_a_sign_of_life() {
+    let mut scene = Scene::deposed();
+    scene.overheard = true;
+    assert_eq!(scene.run(ms(60_000)), ["750: ask a again", "1500: end a"]);
+    assert_eq!(scene.topology.generation(&key("a")), Some(0));
+}
+
+#[test]
+fn deposed_primary_that_answers_its_monitor_is_not_judged() {
+    let mut scene = Scene::deposed();
+    scene.run(ms(1000));
+    scene.topology.handle_hello(&key("a"), secondary(), None, scene.now);
+    assert_eq!(scene.orders(), ["end a"]);
+    assert_eq!(scene.run(ms(60_000)), NOTHING);
+    assert_eq!(scene.topology.description().server(&key("a")).map(|server| server.kind), Some(ServerType::RsSecondary));
+}
+
+#[test]
+fn primary_that_steps_down_by_its_own_word_is_not_asked() {
+    let mut scene = Scene::settled();
+    scene.topology.handle_hello(&key("a"), secondary(), None, scene.now);
+    scene.elect();
+    assert_eq!(scene.orders(), NOTHING);
+    // Nor is one that goes on calling itself primary after its time: it talks.
+    scene.topology.handle_hello(&key("a"), primary(1), None, scene.now);
+    assert_eq!(scene.orders(), NOTHING);
+}
+
+#[test]
+fn member_that_was_removed_is_not_judged() {
+    let mut scene = Scene::deposed();
+    let old = scene.id;
+    let without = HelloReply { hosts: vec![key("b"), key("c")], ..primary(2) };
+    scene.topology.handle_hello(&key("b"), without, None, scene.now);
+    assert_eq!(scene.orders(), ["end a"]);
+    // The same name joins again: the old probe's outcome is nothing to it.
+    scene.topology.handle_hello(&key("b"), primary(2), None, scene.now);
+    scene.topology.handle_hello(&key("a"), primary(3), None, scene.now);
+    assert_eq!(scene.orders(), ["ask b"]);
+    scene.topology.handle_hello(&key("b"), primary(4), None, scene.now);
+    assert_eq!(scene.orders(), ["end b", "ask a"]);
+    scene.named();
+    scene.topology.handle_probed(&key("a"), old, Ok(()), scene.now);
+    scene.topology.handle_overheard(&key("a"), old, false, scene.now);
+    assert_eq!(scene.orders(), NOTHING);
+    assert_eq!(scene.run(ms(2000)).len(), 4);
+}
+
+#[test]
+fn slow_network_is_given_its_time() {
+    let mut scene = Scene::with_round_trips(Duration::from_secs(5));
+    scene.elect();
+    assert_eq!(scene.orders(), ["ask a"]);
+    scene.named();
+    // A connection with TLS 1.2 and its greeting: four round trips.
+    assert_eq!(scene.run(ms(20_000)), ["15000: ask a again"]);
+    scene.answer(Ok(()));
+    assert_eq!(scene.run(ms(60_000)), NOTHING);
+    assert_eq!(scene.topology.generation(&key("a")), Some(0));
+}
+
+#[test]
+fn no_round_trip_up_to_five_seconds_is_taken_for_silence() {
+    for millis in (0..=5000).step_by(50) {
+        let mut scene = Scene::with_round_trips(ms(millis));
+        scene.elect();
+        scene.orders();
+        scene.named();
+        // The dial, TLS 1.2 and the greeting; up to a round trip of 3.75 s, on a network that has just become twice as slow.
+        let opening = ms(4 * millis) * if millis < 3750 { 2 } else { 1 };
+        let before = opening.saturating_sub(ms(1));
+        assert!(scene.run(before).iter().all(|order| order.ends_with("ask a again")), "a round trip of {millis} ms");
+        scene.answer(Ok(()));
+        assert_eq!(scene.run(ms(60_000)), NOTHING);
+        assert_eq!(scene.topology.generation(&key("a")), Some(0), "a round trip of {millis} ms");
+    }
+}
+
+#[test]
+fn unanswered_command_counts_only_while_the_monitor_is_silent() {
+    let mut scene = Scene::settled();
+    scene.run(ms(4999));
+    scene.unanswered();
+    assert_eq!(scene.orders(), NOTHING, "its monitor has heard of it");
+    scene.run(ms(1));
+    scene.unanswered();
+    assert_eq!(scene.orders(), ["ask a"]);
+    scene.named();
+    scene.unanswered();
+    assert_eq!(scene.orders(), NOTHING, "one probe at a time");
+    let told = scene.run(ms(60_000));
+    assert_eq!(told, ["7500: ask a again", "10000: end a", "10000: clear a true", "10000: cancel a"]);
+    assert_eq!(scene.error().kind(), ErrorKind::Silent);
+}
+
+#[test]
+fn command_that_runs_long_on_a_healthy_server_is_left_alone() {
+    let mut scene = Scene::settled();
+    let mut asked = Vec::new();
+    for second in (5..=60).step_by(5) {
+        scene.run(ms(5000));
+        scene.unanswered();
+        if scene.orders() == ["ask a"] {
+            asked.push(second);
+            scene.named();
+            scene.answer(Ok(()));
+            assert_eq!(scene.orders(), ["end a"]);
+        }
+    }
+    assert_eq!(asked, [5, 15, 25, 35, 45, 55], "asked no more often than every ten seconds");
+    assert_eq!(scene.topology.generation(&key("a")), Some(0));
+    assert!(scene.topology.description().primary().is_some());
+}
+
+#[test]
+fn newer_primary_hastens_a_probe_that_is_under_way() {
+    let mut scene = Scene::settled();
+    scene.run(ms(5000));
+    scene.unanswered();
+    assert_eq!(scene.orders(), ["ask a"]);
+    scene.named();
+    scene.run(ms(1000));
+    scene.elect();
+    assert_eq!(scene.orders(), NOTHING);
+    assert_eq!(scene.run(ms(10_000)), ["6750: ask a again", "7500: end a", "7500: clear a true", "7500: cancel a"]);
+}
+
+#[test]
+fn check_that_times_out_meanwhile_has_the_last_word() {
+    let mut scene = Scene::deposed();
+    scene.topology.handle_check_failed(&key("a"), timeout(Stage::Hello), scene.now);
+    assert_eq!(scene.orders(), ["end a", "clear a true"]);
+    assert_eq!(scene.run(ms(60_000)), NOTHING);
+}
+
+#[test]
+fn shutdown_ends_a_probe() {
+    let mut scene = Scene::deposed();
+    scene.topology.handle_shutdown(scene.now);
+    assert_eq!(scene.orders(), ["end a"]);
+    scene.unanswered();
+    scene.answer(Ok(()));
+    assert_eq!((scene.orders().len(), scene.topology.poll_timeout()), (0, None));
+}
+
+#[test]
+fn silence_is_told_as_an_event_and_ends_with_an_answer() {
+    let mut scene = Scene::deposed();
+    while scene.topology.poll_event().is_some() {}
+    scene.run(ms(2000));
+    let Some(TopologyEvent::ServerDescriptionChanged { new, .. }) = scene.topology.poll_event() else { panic!("no event") };
+    assert_eq!(new.error.as_ref().map(Error::kind), Some(ErrorKind::Silent));
+    scene.topology.handle_hello(&key("a"), secondary(), Some(ms(1)), scene.now);
+    assert!(scene.topology.description().server(&key("a")).is_some_and(|server| server.is_known()));
+    assert_eq!(scene.topology.generation(&key("a")), Some(1));
+}

@@ -1,0 +1,98 @@
+//! mongodb-handshake: what does a fresh connection say?
+
+use std::sync::Arc;
+
+use bson::{RawBsonRef, RawDocumentBuf, rawdoc};
+use mongolink::handshake::{Command, Conversation, ConversationConfig, Step, monitor_hello};
+use mongolink::op::is_sensitive;
+use mongolink::{ConnectionString, Credential, ErrorKind, Stage};
+
+fn first(credential: Option<Credential>, hello_ok: bool, load_balanced: bool) -> (Command, Conversation) {
+    let client = Arc::new(rawdoc! { "driver": { "name": "x" } });
+    Conversation::new(ConversationConfig { client, credential, hello_ok, load_balanced, nonce: [7; 24] })
+}
+
+fn ann(mechanism: &str) -> Credential {
+    let text = format!("mongodb://ann:hunter2@a/{mechanism}");
+    ConnectionString::parse(&text).expect("options").options.credential().expect("credential").expect("a user")
+}
+
+fn keys(body: &RawDocumentBuf) -> Vec<&str> {
+    body.iter().map(|field| field.expect("field").0.as_str()).collect()
+}
+
+#[test]
+fn old_name_is_used_until_the_server_says_otherwise_or_balances_load() {
+    let cases = [((false, false), "isMaster"), ((true, false), "hello"), ((false, true), "hello")];
+    for ((hello_ok, load_balanced), name) in cases {
+        let (command, _) = first(None, hello_ok, load_balanced);
+        assert_eq!((command.name, command.database.as_str(), keys(&command.body)[0]), (name, "admin", name));
+        assert_eq!(command.body.get_bool("helloOk").is_ok(), name == "isMaster");
+        assert_eq!(command.body.get_bool("loadBalanced").is_ok(), load_balanced);
+    }
+}
+
+#[test]
+fn every_first_hello_speaks_of_back_pressure_as_a_text() {
+    for credential in [None, Some(ann(""))] {
+        for load_balanced in [false, true] {
+            let (command, _) = first(credential.clone(), false, load_balanced);
+            assert_eq!(command.body.get("backpressure").expect("document"), Some(RawBsonRef::String("2")));
+        }
+    }
+}
+
+#[test]
+fn arguments_of_the_handshake_are_on_the_first_hello_only() {
+    let (command, _) = first(None, false, false);
+    for key in ["client", "compression", "backpressure"] {
+        assert!(keys(&command.body).contains(&key), "{key}");
+    }
+    for hello_ok in [false, true] {
+        assert!(!keys(&monitor_hello(hello_ok, None)).iter().any(|key| ["client", "compression", "backpressure"].contains(key)));
+    }
+}
+
+#[test]
+fn connection_without_a_credential_says_nothing_of_a_login_and_is_ready_after_hello() {
+    let (command, conversation) = first(None, false, false);
+    assert!(!keys(&command.body).iter().any(|key| ["saslSupportedMechs", "speculativeAuthenticate"].contains(key)));
+    let reply = rawdoc! { "ok": 1, "isWritablePrimary": true, "maxWireVersion": 21 };
+    assert!(matches!(conversation.handle_reply(&reply), Ok(Step::Ready(_))));
+}
+
+#[test]
+fn unnamed_mechanism_is_asked_for_and_guessed() {
+    let (command, _) = first(Some(ann("")), false, false);
+    assert_eq!(command.body.get_str("saslSupportedMechs").ok(), Some("admin.ann"));
+    let guess = command.body.get_document("speculativeAuthenticate").expect("a guess");
+    assert_eq!((guess.get_str("mechanism").ok(), guess.get_str("db").ok()), (Some("SCRAM-SHA-256"), Some("admin")));
+    let (command, _) = first(Some(ann("?authMechanism=SCRAM-SHA-1")), false, false);
+    assert!(!keys(&command.body).contains(&"saslSupportedMechs"));
+}
+
+#[test]
+fn odd_list_of_mechanisms_is_no_error_and_leads_to_the_older_scram() {
+    let (_, conversation) = first(Some(ann("")), false, false);
+    let reply = rawdoc! { "ok": 1, "isWritablePrimary": true, "maxWireVersion": 21, "saslSupportedMechs": ["ARBITRARY", "", "x"] };
+    let Step::Send(command, _) = conversation.handle_reply(&reply).expect("no error") else { panic!("no login") };
+    assert_eq!((command.name, command.body.get_str("mechanism").ok()), ("saslStart", Some("SCRAM-SHA-1")));
+}
+
+#[test]
+fn both_spellings_of_the_old_name_may_carry_secrets() {
+    let guess = rawdoc! { "speculativeAuthenticate": {} };
+    for name in ["hello", "isMaster", "ismaster"] {
+        assert!(is_sensitive(name, &guess), "{name}");
+        assert!(!is_sensitive(name, &rawdoc! {}), "{name}");
+    }
+}
+
+#[test]
+fn load_balancer_without_a_service_is_refused_in_the_words_of_the_specification() {
+    let (_, conversation) = first(None, false, true);
+    let reply = rawdoc! { "ok": 1, "isWritablePrimary": true, "msg": "isdbgrid", "maxWireVersion": 21 };
+    let error = conversation.handle_reply(&reply).expect_err("refusal");
+    assert_eq!((error.kind(), error.stage()), (ErrorKind::Incompatible, Some(Stage::Hello)));
+    assert_eq!(error.message(), "Driver attempted to initialize in load balancing mode, but the server does not support this mode.");
+}
