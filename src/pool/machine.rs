@@ -207,8 +207,9 @@ impl<C> Pool<C> {
     /// The machine was suspended: connections from before are not trusted; those in use are closed when they come back.
     pub fn handle_resumed(&mut self, now: Instant) {
         self.close_idle(CloseReason::Idle);
+        let dials = self.abort(CloseReason::Idle, |slot| matches!(slot, Slot::Opening { .. }));
         let leases = self.slots.distrust(self.next_id);
-        self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, suspended())));
+        self.actions.extend(dials.into_iter().chain(leases).map(|lease| Action::Interrupt(lease, suspended())));
         self.fill(now);
     }
 

@@ -223,11 +223,10 @@ impl<C> Slots<C> {
         leases
     }
 
-    /// Trusts no connection with a number below this. Returns the leases of those that nobody uses and that are not idle, as
-    /// interrupted.
+    /// Trusts no connection with a number below this. Returns the leases of those that are drained, as interrupted.
     pub(super) fn distrust(&mut self, below: u64) -> Vec<Lease> {
         self.trusted_from = below;
-        self.interrupt(|slot| matches!(slot, Slot::Opening { .. } | Slot::Draining { .. }))
+        self.interrupt(|slot| matches!(slot, Slot::Draining { .. }))
     }
 
     /// Tells whether a connection is from after the last suspension.

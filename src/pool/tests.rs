@@ -430,8 +430,10 @@ fn dial_across_a_suspension_is_made_anew_for_the_same_waiter() {
     let mut bench = Bench::ready(config());
     bench.wait();
     let open = bench.opens()[0];
+    bench.events();
     bench.pool.handle_resumed(bench.now);
     assert_eq!(bench.text(), "interrupt 1");
+    assert_eq!(bench.events(), "ConnectionClosed", "told in that moment");
     bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Interrupted, "suspended"), bench.now);
     bench.pool.handle_refill(bench.now);
     let again = bench.opens()[0];

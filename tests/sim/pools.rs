@@ -384,9 +384,10 @@ impl World {
             });
             in_order(server.replay.open_connections() + server.ledger.aborted() == stats.total(), || {
                 format!(
-                    "{}: by its events there are {} connections, by its count {}",
+                    "{}: by its events there are {} connections, and {} given up, by its count {}",
                     server.host,
                     server.replay.open_connections(),
+                    server.ledger.aborted(),
                     stats.total()
                 )
             });
