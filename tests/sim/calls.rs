@@ -63,9 +63,6 @@ impl Call {
     }
 }
 
-/// How long one attempt to use the client after the faults may take.
-pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(1);
-
 /// After how long a failed attempt is followed by another.
 pub(crate) const PROBE_PAUSE: Duration = Duration::from_millis(20);
 
@@ -74,11 +71,11 @@ impl World {
         if self.clients[c].is_shut_down {
             return;
         }
-        let now = self.local(c);
+        let (now, limit) = (self.local(c), self.plan.probe_limit());
         let client = &mut self.clients[c];
         let id = client.number();
         let deadline = match kind {
-            CallKind::Probe => Some(Deadline::new("timeout", PROBE_LIMIT, now)),
+            CallKind::Probe => Some(Deadline::new("timeout", limit, now)),
             CallKind::Ping | CallKind::Insert | CallKind::Find => Deadline::maybe("timeoutMS", client.settings.call_timeout, now),
         };
         let own = Deadline::new("serverSelectionTimeoutMS", client.settings.selection_timeout, now);

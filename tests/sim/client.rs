@@ -59,6 +59,8 @@ pub(crate) struct Client {
     /// Keys whose insert was acknowledged.
     pub(crate) acknowledged: Vec<i32>,
     pub(crate) recovered_after: Option<Duration>,
+    /// How many callers were there when the faults were over: they are served first.
+    pub(crate) backlog: u32,
     pub(crate) draws: u64,
     next: u64,
 }
@@ -118,6 +120,7 @@ impl Client {
             replay: TopologyReplay::default(),
             acknowledged: Vec::new(),
             recovered_after: None,
+            backlog: 0,
             draws,
             next: 0,
             settings,

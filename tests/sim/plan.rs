@@ -212,7 +212,12 @@ impl Plan {
         }
         let quiet_at = faults.iter().map(|(at, fault)| *at + fault.lasts()).max().unwrap_or(CALM);
         let mut clients: Vec<ClientPlan> = (0..clients).map(|_| ClientPlan::draw(random, quiet_at)).collect();
-        let farthest = if random.random_bool(0.2) { 150_000 } else { 3_000 };
+        // Mostly near; sometimes another continent, and now and then a link on which a round trip takes up to five seconds.
+        let farthest = match random.random_range(0.0..1.0) {
+            0.0..0.03 => 2_500_000,
+            0.03..0.2 => 150_000,
+            _ => 3_000,
+        };
         let delay = Duration::from_micros(random.random_range(50..farthest));
         let plan = Self {
             members,
@@ -236,6 +241,7 @@ impl Plan {
         let least = 3 * plan.round_trip_max() + 2 * STAGGER;
         for client in &mut clients {
             client.settings.connect_timeout = client.settings.connect_timeout.max(least);
+            client.settings.socket_timeout = client.settings.socket_timeout.map(|limit| limit.max(plan.round_trip_max()));
         }
         Self { clients, ..plan }
     }
@@ -280,10 +286,24 @@ impl Plan {
         2 * (2 * self.delay + self.jitter + lost)
     }
 
+    /// How long one attempt to use a client after the faults may take: opening a connection and a command are four round trips.
+    pub(crate) fn probe_limit(&self) -> Duration {
+        PROBE_LIMIT.max(2 * self.round_trip_max())
+    }
+
+    /// The longest that a command is held up on purpose.
+    pub(crate) fn held_up_max(&self) -> Duration {
+        let delays = self.faults.iter().map(|(_, fault)| if let Fault::FailPoint { delay, .. } = fault { *delay } else { Duration::ZERO });
+        delays.max().unwrap_or_default()
+    }
+
     pub(crate) fn has(&self, kind: impl Fn(&Fault) -> bool) -> bool {
         self.faults.iter().any(|(_, fault)| kind(fault))
     }
 }
+
+/// How long one attempt to use the client after the faults may take at the least.
+const PROBE_LIMIT: Duration = Duration::from_secs(1);
 
 /// After how long a lost packet is sent again.
 pub(crate) const RESEND: Duration = Duration::from_millis(200);
@@ -361,12 +381,12 @@ impl Fault {
             8 => {
                 let command = pick(random, &["insert", "find", "ping", "hello", "isMaster"]);
                 let code = pick(random, &[None, Some(91), Some(189), Some(10107), Some(11600), Some(11602), Some(13435), Some(8)]);
-                let delay = pick(random, &[0, 0, 50, 700, 3_000]).min(lasts.as_millis() as u64);
+                let delay = pick(random, &[0, 50, 700, 3_000, 8_000]).min(lasts.as_millis() as u64);
                 Self::FailPoint { member, command, code, delay: Duration::from_millis(delay), times: random.random_range(1..6) }
             }
             9 => Self::CutToServer { client, member, lasts },
             10 => Self::CutToClient { client, member, lasts },
-            11 => Self::Slow { client, member, delay: millis(random, 10, 2_000), lasts },
+            11 => Self::Slow { client, member, delay: millis(random, 10, 2_500), lasts },
             12 => Self::SlowAccept { member, delay: millis(random, 50, 3_000), lasts },
             13 => Self::Silence { client, member },
             14 | 15 => Self::Reply { client, member, harm: Harm::draw(random) },

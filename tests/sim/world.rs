@@ -14,7 +14,7 @@ use mongolink::{Error, ErrorKind, HostKey};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::calls::{PROBE_LIMIT, PROBE_PAUSE, look_at_selections};
+use crate::calls::{PROBE_PAUSE, look_at_selections};
 use crate::client::{Client, Role};
 use crate::invariants::{in_order, nobody_waits_past_a_deadline, nothing_is_left, usable_again};
 use crate::net::{Net, Place};
@@ -253,6 +253,7 @@ impl World {
 
     /// From now on the client must become usable.
     pub(crate) fn begin_probing(&mut self, c: usize) {
+        self.clients[c].backlog = self.clients[c].calls.len() as u32;
         let bound = self.recovery_bound(c);
         self.queue.push(self.now, Event::Probe { client: c });
         self.queue.push(self.now + bound, Event::Overdue { client: c });
@@ -272,7 +273,11 @@ impl World {
         let election = self.plan.election_timeout + self.plan.notice_delay;
         let check = (connect + settings.heartbeat_frequency).max(dns + 2 * connect);
         let trips = 7 * self.plan.round_trip_max() + 4 * self.plan.dns_delay + 4 * STAGGER;
-        let mut bound = election + check + floor + trips + PROBE_LIMIT + 8 * settings.wake_delay;
+        let probe = self.plan.probe_limit();
+        // Those who came before are served before, at the worst one after the other.
+        let served = self.clients[c].backlog * (2 * self.plan.delay + self.plan.jitter);
+        // What was held up on purpose at the last moment may have all of a pool's connections.
+        let mut bound = election + check + floor + trips + probe + served + self.plan.held_up_max() + 8 * settings.wake_delay;
         if self.plan.has(|fault| matches!(fault, Fault::DnsFails { .. } | Fault::DnsHangs { .. } | Fault::DnsForgets { .. })) {
             // What DNS said last is believed for a while.
             bound += NOT_THERE + floor;
@@ -283,7 +288,7 @@ impl World {
         }
         if self.plan.has(|fault| matches!(fault, Fault::Silence { .. })) {
             // One after the other of a pool's connections is found to be dead by whoever gets it, and given up as late.
-            bound += DRAIN + settings.max_pool_size * (PROBE_LIMIT + PROBE_PAUSE);
+            bound += DRAIN + settings.max_pool_size * (probe + PROBE_PAUSE);
             if settings.call_timeout.is_none() && settings.socket_timeout.is_none() {
                 // A call without any limit has no other end than TCP's.
                 bound += TCP_GIVES_UP;
