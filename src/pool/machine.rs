@@ -217,10 +217,10 @@ impl<C> Pool<C> {
     ///
     /// What is still lent by a pool that has ended can be interrupted later.
     pub fn handle_close(&mut self, why: &Error, interrupt_in_use: bool, now: Instant) {
+        let mut dials = Vec::new();
         if !matches!(self.state, State::Closed { .. }) {
             self.state = State::Closed { why: why.clone() };
-            let dials = self.abort(CloseReason::PoolClosed, |slot| matches!(slot, Slot::Opening { .. }));
-            self.actions.extend(dials.into_iter().map(|lease| Action::Interrupt(lease, why.clone())));
+            dials = self.abort(CloseReason::PoolClosed, |slot| matches!(slot, Slot::Opening { .. }));
             for waiter in self.waiters.all() {
                 self.refuse(waiter, why.clone(), CheckOutFailure::PoolClosed, now);
             }
@@ -232,7 +232,7 @@ impl<C> Pool<C> {
             Slot::InUse { .. } => interrupt_in_use,
             Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } => false,
         });
-        self.actions.extend(leases.into_iter().map(|lease| Action::Interrupt(lease, why.clone())));
+        self.actions.extend(leases.into_iter().chain(dials).map(|lease| Action::Interrupt(lease, why.clone())));
     }
 
     /// Does what time asks for.
