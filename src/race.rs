@@ -330,7 +330,7 @@ impl Family {
 
 /// Adds the back-pressure labels where they belong (server-discovery-and-monitoring, "Errors during establishment"): to
 /// network errors and time-outs of TCP, TLS and hello, never to errors of names, certificates and logins.
-pub(crate) fn label_overload(error: Error) -> Error {
+pub fn label_overload(error: Error) -> Error {
     let on_socket = matches!(error.stage(), Some(Stage::Tcp | Stage::Tls | Stage::Hello));
     if on_socket && matches!(error.kind(), ErrorKind::Io(_) | ErrorKind::Closed | ErrorKind::Timeout) {
         error.with_label("SystemOverloadedError").with_label("RetryableError")

@@ -20,6 +20,9 @@ FEATURES = "cli,encrypted-keys"
 # No kind may take longer, in seconds: what hangs is ended, and has failed.
 LIMIT = 600
 
+# How many seeds of the simulation are run, unless the environment says so: they take about a minute on two cores.
+SIM_SEEDS = "20000"
+
 RESULT = re.compile(r"test result: .*? (\d+) passed; (\d+) failed; (\d+) ignored;")
 SPEC_RESULT = re.compile(r"^spec: (\d+) passed, (\d+) failed, (\d+) skipped")
 SKIPPED = re.compile(r"\bSKIPPED: (.*)")
@@ -27,10 +30,11 @@ FAILED = re.compile(r"^test (.+) \.\.\. FAILED$|^FAILED (.*)")
 
 
 class Kind:
-    """Is a kind of tests: its name, what cargo runs for it, and what its program is told."""
+    """Is a kind of tests: its name, what cargo runs for it, what its program is told, and how its environment is set."""
 
-    def __init__(self, name, target, program=(), needs=None):
+    def __init__(self, name, target, program=(), needs=None, settings=None):
         self.name, self.target, self.program, self.needs = name, target, program, needs
+        self.settings = settings or {}
         self.passed = self.failed = self.skipped = 0
         self.notes = []
 
@@ -48,6 +52,7 @@ def kinds(targets):
         Kind("unit", ["--lib", "--bins"]),
         Kind("doc", ["--doc"]),
         Kind("spec", ["--test", "spec"]),
+        Kind("sim", ["--test", "sim"], settings={"MONGOLINK_SIM_SEEDS": SIM_SEEDS}),
         Kind("loopback", ["--test", "loopback"], ["--skip", "pymongo"]),
         Kind("cli", ["--test", "cli"]),
         Kind("pymongo", ["--test", "loopback"], ["pymongo", "--nocapture"], "MONGOLINK_PYTHON"),
@@ -97,7 +102,7 @@ def execute(kind, environment):
     print(f"\n=== {kind.name}", flush=True)
     command = ["cargo", "test", "--features", FEATURES, "--no-fail-fast", *kind.target, "--", *kind.program]
     process = subprocess.Popen(
-        command, env=environment, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
+        command, env={**kind.settings, **environment}, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True
     )
     # The tests' servers are in the same group, and end with it.
     timer = threading.Timer(LIMIT, end_group, [kind, process])

@@ -69,6 +69,8 @@ pub(crate) struct Parts {
 struct State {
     topology: Topology,
     pools: BTreeMap<HostKey, Arc<ServerPool>>,
+    /// Pools of servers that are gone, as long as somebody uses a connection of theirs.
+    former: Vec<Weak<ServerPool>>,
     monitors: BTreeMap<HostKey, MonitorOrders>,
     selects: BTreeMap<SelectId, oneshot::Sender<Result<(), Error>>>,
     probes: Probes,
@@ -92,10 +94,9 @@ impl Cluster {
     pub(crate) fn start(parts: Parts) -> Arc<Self> {
         let now = clock::now();
         let topology = Topology::new(TopologyConfig::from_options(&parts.options), parts.seed, now);
-        let pools = BTreeMap::new();
+        let (pools, monitors, selects, probes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Probes::default());
         let first = Snapshot::new(Arc::clone(topology.description()), &pools);
-        let (monitors, selects, probes) = (BTreeMap::new(), BTreeMap::new(), Probes::default());
-        let state = State { topology, pools, monitors, selects, probes, armed: None };
+        let state = State { topology, pools, former: Vec::new(), monitors, selects, probes, armed: None };
         let cluster = Arc::new(Self {
             state: Mutex::new(state),
             snapshots: watch::Sender::new(Arc::new(first)),
@@ -244,10 +245,9 @@ impl Cluster {
         tracing::info!(seconds = gap.as_secs(), "the machine was suspended: servers are checked, idle connections dropped");
         self.parts.resolver.resumed();
         self.slept.send_modify(|slept| *slept = slept.saturating_add(gap));
-        let (monitors, pools) = {
-            let state = self.lock();
-            (state.monitors.values().cloned().collect::<Vec<_>>(), state.pools.values().cloned().collect::<Vec<_>>())
-        };
+        let state = self.lock();
+        let (monitors, pools): (Vec<_>, Vec<_>) = (state.monitors.values().cloned().collect(), state.pools.values().cloned().collect());
+        drop(state);
         for monitor in monitors {
             monitor.resumed();
         }
@@ -264,7 +264,8 @@ impl Cluster {
         }
         self.parts.monitors.finish(MONITORS_LIMIT).await;
         let over = ended();
-        for pool in self.snapshot().pools() {
+        let former = std::mem::take(&mut self.lock().former);
+        for pool in self.snapshot().pools().cloned().chain(former.iter().filter_map(Weak::upgrade)) {
             pool.close(&over, true);
         }
         self.act(|topology, now| topology.handle_shutdown(now));
@@ -292,10 +293,11 @@ impl Cluster {
         let now = clock::now();
         let mut state = self.lock();
         let outcome = step(&mut state.topology, now);
-        while let Some(event) = state.topology.poll_event() {
-            self.parts.events.topology(event);
-        }
-        while let Some(action) = state.topology.poll_action() {
+        loop {
+            while let Some(event) = state.topology.poll_event() {
+                self.parts.events.topology(event);
+            }
+            let Some(action) = state.topology.poll_action() else { break };
             self.carry_out(&mut state, action);
         }
         let due = state.topology.poll_timeout().map(|(at, _)| at);
@@ -330,6 +332,8 @@ impl Cluster {
             TopologyAction::ClosePool(host) => {
                 if let Some(pool) = state.pools.remove(&host) {
                     pool.close(&closed(), false);
+                    state.former.retain(|pool| pool.strong_count() > 0);
+                    state.former.push(Arc::downgrade(&pool));
                 }
             }
             TopologyAction::StartMonitor(host) => {

@@ -214,23 +214,25 @@ impl<C> Pool<C> {
     }
 
     /// The pool ends: waiters are refused, idle connections closed, and lent ones when they come back, or at once.
+    ///
+    /// What is still lent by a pool that has ended can be interrupted later.
     pub fn handle_close(&mut self, why: &Error, interrupt_in_use: bool, now: Instant) {
-        if matches!(self.state, State::Closed { .. }) {
-            return;
+        let mut dials = Vec::new();
+        if !matches!(self.state, State::Closed { .. }) {
+            self.state = State::Closed { why: why.clone() };
+            dials = self.abort(CloseReason::PoolClosed, |slot| matches!(slot, Slot::Opening { .. }));
+            for waiter in self.waiters.all() {
+                self.refuse(waiter, why.clone(), CheckOutFailure::PoolClosed, now);
+            }
+            self.close_idle(CloseReason::PoolClosed);
+            self.event(|| PoolEvent::PoolClosed);
         }
-        self.state = State::Closed { why: why.clone() };
-        let dials = self.abort(CloseReason::PoolClosed, |slot| matches!(slot, Slot::Opening { .. }));
-        for waiter in self.waiters.all() {
-            self.refuse(waiter, why.clone(), CheckOutFailure::PoolClosed, now);
-        }
-        self.close_idle(CloseReason::PoolClosed);
         let leases = self.slots.interrupt(|slot| match slot {
             Slot::Draining { .. } => true,
             Slot::InUse { .. } => interrupt_in_use,
             Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } => false,
         });
         self.actions.extend(leases.into_iter().chain(dials).map(|lease| Action::Interrupt(lease, why.clone())));
-        self.event(|| PoolEvent::PoolClosed);
     }
 
     /// Does what time asks for.
@@ -258,9 +260,6 @@ impl<C> Pool<C> {
         self.actions.extend(dials.into_iter().map(|lease| Action::Interrupt(lease, opened_too_late(limit))));
         let drains = self.slots.interrupt(|slot| matches!(slot, Slot::Draining { deadline, .. } if *deadline <= now));
         self.actions.extend(drains.into_iter().map(|lease| Action::Interrupt(lease, drained_too_late(DRAIN_LIMIT))));
-        if self.refill_at.is_some_and(|at| at <= now) {
-            self.refill_at = None;
-        }
         self.actions.extend(self.slots.look_for_unanswered(now));
         self.fill(now);
     }
@@ -358,6 +357,9 @@ impl<C> Pool<C> {
 
     /// Opens what is missing: for those who wait first, then for `minPoolSize`.
     fn fill(&mut self, now: Instant) {
+        if self.refill_at.is_some_and(|at| at <= now) {
+            self.refill_at = None;
+        }
         if !matches!(self.state, State::Ready) {
             return;
         }
@@ -366,7 +368,7 @@ impl<C> Pool<C> {
         let mut coming = self.opening();
         while self.slots.opening < self.config.max_connecting as usize && self.slots.total() < max {
             let for_waiter = coming < self.waiters.len();
-            let for_min = self.below_min() && self.refill_at.is_none_or(|at| at <= now);
+            let for_min = self.below_min() && self.refill_at.is_none();
             if !for_waiter && !for_min {
                 break;
             }

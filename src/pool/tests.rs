@@ -127,6 +127,42 @@ fn closed_pool_refuses_checkout_and_closes_what_comes_back() {
 }
 
 #[test]
+fn closed_pool_interrupts_later_what_is_still_lent() {
+    let mut bench = Bench::ready(config());
+    bench.lend_new();
+    bench.pool.handle_close(&closed(), false, bench.now);
+    assert_eq!(bench.text(), "");
+    bench.pool.handle_close(&closed(), true, bench.now);
+    assert_eq!(bench.text(), "interrupt 1");
+    bench.pool.handle_close(&closed(), true, bench.now);
+    assert_eq!(bench.text(), "", "once");
+}
+
+#[test]
+fn pause_after_a_failure_ends_though_no_timer_ran() {
+    let mut bench = Bench::ready(PoolConfig { min_size: 2, max_size: Some(3), max_connecting: 1, ..config() });
+    let mut lent = Vec::new();
+    for number in 1..3 {
+        let opens = bench.opens();
+        bench.pool.handle_opened(opens[0], number, bench.now);
+    }
+    for _ in 0..2 {
+        let Checkout::Lent { lease, connection, .. } = bench.pool.handle_checkout(None, bench.now) else { panic!("two are idle") };
+        lent.push((lease, connection));
+    }
+    bench.wait();
+    let opens = bench.opens();
+    bench.pool.handle_open_failed(opens[0], &Error::new(ErrorKind::Closed, "gone"), bench.now);
+    for (lease, connection) in lent {
+        bench.pool.handle_checkin(lease, connection, Health::Good, bench.now);
+    }
+    bench.now += Duration::from_secs(5);
+    bench.pool.handle_resumed(bench.now);
+    assert_eq!(bench.pool.stats().opening, 1, "maxConnecting");
+    assert!(bench.pool.poll_timeout().is_none_or(|(at, _)| at > bench.now), "{:?}", bench.pool.poll_timeout());
+}
+
+#[test]
 fn waiters_are_served_in_order() {
     let mut bench = Bench::ready(config());
     let waiters: Vec<_> = (0..4).map(|_| bench.wait()).collect();
@@ -394,8 +430,10 @@ fn dial_across_a_suspension_is_made_anew_for_the_same_waiter() {
     let mut bench = Bench::ready(config());
     bench.wait();
     let open = bench.opens()[0];
+    bench.events();
     bench.pool.handle_resumed(bench.now);
     assert_eq!(bench.text(), "interrupt 1");
+    assert_eq!(bench.events(), "ConnectionClosed", "told in that moment");
     bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Interrupted, "suspended"), bench.now);
     bench.pool.handle_refill(bench.now);
     let again = bench.opens()[0];

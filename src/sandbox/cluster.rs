@@ -302,19 +302,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// Reconfigures the set: a member has another name, and the configuration's version is one higher.
-    ///
-    /// # Errors
-    /// [`ErrorKind::InvalidArgument`] if there is no such member.
-    pub fn rename(&mut self, member: usize, host: impl Into<String>, now: Instant) -> Result<(), Error> {
-        let name = self.hosts.get_mut(member).ok_or_else(|| refusal(format!("there is no member {member}")))?;
-        *name = host.into();
-        self.set_version += 1;
-        self.spread(now);
-        self.settle(now);
-        Ok(())
-    }
-
     /// Sets or clears a member's fail point, with a command as `configureFailPoint` takes it.
     ///
     /// # Errors
@@ -404,6 +391,6 @@ impl Cluster {
     }
 }
 
-fn refusal(message: String) -> Error {
+pub(super) fn refusal(message: String) -> Error {
     Error::new(ErrorKind::InvalidArgument, format!("sandbox: {message}"))
 }

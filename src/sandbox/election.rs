@@ -133,8 +133,8 @@ impl Cluster {
     }
 
     pub(super) fn has_majority(&self) -> bool {
-        let running = self.members.iter().filter(|member| member.runs()).count();
-        running * 2 > self.members.len()
+        let running = self.members.iter().filter(|member| member.belongs && member.runs()).count();
+        running * 2 > self.members.iter().filter(|member| member.belongs).count()
     }
 
     /// Tells whether a member that is thawed would find the world changed.
@@ -183,7 +183,7 @@ impl Cluster {
 
     /// Tells whether a member runs and is the primary of the newest term.
     fn holds_office(&self, member: &Member) -> bool {
-        member.runs() && member.role == Role::Primary && member.view.term == self.term
+        member.belongs && member.runs() && member.role == Role::Primary && member.view.term == self.term
     }
 
     fn elect_somebody(&mut self, now: Instant) {

@@ -149,10 +149,14 @@ impl Cluster {
     }
 
     fn describe_set(&self, out: &mut Document, name: &str, member: &Member, index: usize) {
+        if member.view.hosts.get(index).is_some_and(String::is_empty) {
+            out.insert("isreplicaset", true);
+            return;
+        }
         let named = |kind: MemberKind| -> Vec<Bson> {
             let meant = |place: usize| self.members.get(place).is_some_and(|member| member.kind == kind);
             let hosts = member.view.hosts.iter().enumerate();
-            hosts.filter(|(place, _)| meant(*place)).map(|(_, host)| Bson::from(host.as_str())).collect()
+            hosts.filter(|(place, host)| !host.is_empty() && meant(*place)).map(|(_, host)| Bson::from(host.as_str())).collect()
         };
         out.insert("hosts", named(MemberKind::Voter));
         for (field, kind) in [("passives", MemberKind::Passive), ("arbiters", MemberKind::Arbiter)] {

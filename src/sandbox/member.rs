@@ -22,6 +22,8 @@ pub(super) struct Member {
     pub(super) role: Role,
     pub(super) view: View,
     pub(super) kind: MemberKind,
+    /// Whether the set's configuration has it.
+    pub(super) belongs: bool,
     pub(super) tags: Vec<(String, String)>,
     pub(super) wire_versions: (i32, i32),
     /// Names this run of the process.
@@ -114,6 +116,7 @@ impl Member {
             role: Role::resting(config.kind),
             view,
             kind: config.kind,
+            belongs: true,
             tags: config.tags.clone(),
             wire_versions,
             process_id,
@@ -137,7 +140,7 @@ impl Member {
 
     /// Tells whether it may be elected, apart from being barred for a while.
     pub(super) fn is_electable(&self) -> bool {
-        self.life == Life::Current && self.kind == MemberKind::Voter
+        self.life == Life::Current && self.kind == MemberKind::Voter && self.belongs
     }
 
     /// Sets what a connection is at, and its deadline.

@@ -19,6 +19,7 @@ mod failure;
 mod hello;
 mod member;
 mod query;
+mod reconfigure;
 mod retried;
 mod scram_server;
 mod store;

@@ -1,0 +1,58 @@
+//! How does the set's configuration change?
+//!
+//! Members get other names, leave, and come back; every change makes the configuration's version one higher. What follows
+//! for the leadership is decided in `election`. A member that does not belong to the set has no name in its configuration.
+
+use std::time::Instant;
+
+use super::cluster::{Cluster, refusal};
+use crate::error::Error;
+
+impl Cluster {
+    /// Reconfigures the set: a member has another name, and the configuration's version is one higher.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) if the set has no such member.
+    pub fn rename(&mut self, member: usize, host: impl Into<String>, now: Instant) -> Result<(), Error> {
+        let belongs = self.members.get(member).is_some_and(|place| place.belongs);
+        let name = self.hosts.get_mut(member).filter(|_| belongs).ok_or_else(|| refusal(format!("there is no member {member}")))?;
+        *name = host.into();
+        self.set_version += 1;
+        self.spread(now);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Reconfigures the set: a member that is not primary leaves it. Its process goes on.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) if the set has no such member, if it is primary,
+    /// or if it is the last one.
+    pub fn remove(&mut self, member: usize, now: Instant) -> Result<(), Error> {
+        let left = self.members.iter().filter(|place| place.belongs).count();
+        let is_primary = self.primary() == Some(member);
+        let place = self.members.get_mut(member).filter(|place| place.belongs && left > 1 && !is_primary);
+        let (place, name) = place.zip(self.hosts.get_mut(member)).ok_or_else(|| refusal(format!("member {member} can't be removed")))?;
+        place.belongs = false;
+        name.clear();
+        self.set_version += 1;
+        self.reconsider(now);
+        self.settle(now);
+        Ok(())
+    }
+
+    /// Reconfigures the set: a member that had left it comes back, under a name.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such member, or it has not left.
+    pub fn restore(&mut self, member: usize, host: impl Into<String>, now: Instant) -> Result<(), Error> {
+        let place = self.members.get_mut(member).filter(|place| !place.belongs);
+        let (place, name) = place.zip(self.hosts.get_mut(member)).ok_or_else(|| refusal(format!("member {member} has not left")))?;
+        place.belongs = true;
+        *name = host.into();
+        self.set_version += 1;
+        self.reconsider(now);
+        self.settle(now);
+        Ok(())
+    }
+}

@@ -1,0 +1,245 @@
+//! How are the DNS cache's wishes carried out?
+//!
+//! Does what `io/resolver` does, against a zone whose records change, whose servers fail, hang or know nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use mongolink::dns::{Action, Answer, Cache, Failure, Family, FlightId, WaiterId, Want};
+use mongolink::{Error, ErrorKind, Stage};
+use rand::RngExt;
+
+use crate::invariants::{dialled_is_fresh, expired_is_asked_again, one_query_for_a_name, timer_lies_ahead, waiting_has_a_timer};
+use crate::queue::{Event, Timer};
+use crate::world::{NOT_THERE, World};
+
+/// Is a client's resolver.
+pub(crate) struct Resolver {
+    pub(crate) cache: Cache,
+    /// Who waits: the opening that asked.
+    pub(crate) waiting: BTreeMap<WaiterId, u64>,
+    pub(crate) answers: BTreeMap<u64, Result<Answer, Error>>,
+    next: u64,
+    /// The question under way for each name, and how many families it has been told.
+    flights: BTreeMap<String, (FlightId, BTreeSet<u8>)>,
+    /// What was told of each name, and how long it is good.
+    told: BTreeMap<String, BTreeMap<IpAddr, Told>>,
+    /// When DNS was last asked for each name.
+    asked: BTreeMap<String, Instant>,
+    resumed_at: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    good_until: Instant,
+    flight: FlightId,
+    dead: bool,
+}
+
+/// Is what DNS knows, and how it is.
+#[derive(Default)]
+pub(crate) struct Zone {
+    pub(crate) records: BTreeMap<String, Vec<IpAddr>>,
+    pub(crate) fails_until: Option<Instant>,
+    pub(crate) hangs_until: Option<Instant>,
+    pub(crate) forgets_until: Option<Instant>,
+}
+
+/// No answer is used for a shorter time than this, whatever its records say.
+const TTL_MIN: Duration = Duration::from_secs(5);
+
+impl Resolver {
+    pub(crate) fn new(budget: Duration) -> Self {
+        Self {
+            cache: Cache::new(budget),
+            waiting: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            next: 0,
+            flights: BTreeMap::new(),
+            told: BTreeMap::new(),
+            asked: BTreeMap::new(),
+            resumed_at: None,
+        }
+    }
+
+    pub(crate) fn questions(&self) -> usize {
+        self.flights.len()
+    }
+}
+
+impl World {
+    /// Asks for a name's addresses; the answer is an event.
+    pub(crate) fn look_up(&mut self, c: usize, name: &str, want: Want, opening: u64) -> WaiterId {
+        let resolver = &mut self.clients[c].resolver;
+        resolver.next += 1;
+        let waiter = WaiterId(resolver.next);
+        resolver.waiting.insert(waiter, opening);
+        self.cache_act(c, false, |cache, now| cache.handle_ask(waiter, name, want, now));
+        waiter
+    }
+
+    pub(crate) fn cancel_look_up(&mut self, c: usize, waiter: WaiterId) {
+        self.clients[c].resolver.waiting.remove(&waiter);
+        self.clients[c].resolver.answers.remove(&waiter.0);
+        self.cache_act(c, false, |cache, _| cache.handle_cancel(waiter));
+    }
+
+    pub(crate) fn report_dead(&mut self, c: usize, name: &str, address: IpAddr) {
+        if let Some(told) = self.clients[c].resolver.told.get_mut(name).and_then(|told| told.get_mut(&address)) {
+            told.dead = true;
+        }
+        self.cache_act(c, false, |cache, now| cache.handle_dead(name, address, now));
+    }
+
+    pub(crate) fn resolver_resumed(&mut self, c: usize) {
+        let now = self.local(c);
+        let resolver = &mut self.clients[c].resolver;
+        resolver.resumed_at = Some(now);
+        for told in resolver.told.values_mut().flat_map(BTreeMap::values_mut) {
+            told.good_until = told.good_until.min(now);
+        }
+        self.cache_act(c, false, |cache, now| cache.handle_resumed(now));
+    }
+
+    /// Hands a fact to the cache, and carries out its wishes.
+    pub(crate) fn cache_act(&mut self, c: usize, after_timeout: bool, step: impl FnOnce(&mut Cache, Instant)) {
+        let now = self.local(c);
+        step(&mut self.clients[c].resolver.cache, now);
+        while let Some(action) = self.clients[c].resolver.cache.poll_action() {
+            match action {
+                Action::Query(name, flight) => self.query(c, name, flight, now),
+                Action::QuerySystem(name, flight) => {
+                    self.clients[c].resolver.flights.insert(name.clone(), (flight, BTreeSet::new()));
+                    self.queue.push(self.now + Duration::from_millis(3), Event::SystemAnswer { client: c, name, flight });
+                }
+                Action::Answer(waiters, answer) => self.give(c, &waiters, &Ok(answer)),
+                Action::Refuse(waiters, error) => self.give(c, &waiters, &Err(error)),
+            }
+        }
+        let resolver = &self.clients[c].resolver;
+        let timer = resolver.cache.poll_timeout();
+        timer_lies_ahead("dns", timer, now, after_timeout);
+        waiting_has_a_timer("dns", !resolver.waiting.is_empty(), timer);
+        self.arm(c, Timer::Cache(c), timer.map(|(at, _)| at));
+    }
+
+    fn query(&mut self, c: usize, name: String, flight: FlightId, now: Instant) {
+        let resolver = &mut self.clients[c].resolver;
+        one_query_for_a_name(&name, resolver.flights.contains_key(&name), resolver.resumed_at == Some(now));
+        resolver.flights.insert(name.clone(), (flight, BTreeSet::new()));
+        resolver.asked.insert(name.clone(), now);
+        self.trace.note(self.now, || format!("client {c}: asks DNS for {name}"));
+        let budget = self.clients[c].settings.dns_timeout;
+        for family in [Family::V6, Family::V4] {
+            let delay = self.plan.dns_delay.mul_f64(self.random.random_range(0.5..2.0));
+            self.queue.push(self.now + delay, Event::DnsAnswer { client: c, name: name.clone(), flight, family });
+        }
+        self.queue.push(self.now + budget, Event::FlightEnds { client: c, name, flight });
+    }
+
+    fn give(&mut self, c: usize, waiters: &[WaiterId], outcome: &Result<Answer, Error>) {
+        for waiter in waiters {
+            let at = self.soon(c);
+            let now = self.local(c);
+            let resolver = &mut self.clients[c].resolver;
+            let Some(opening) = resolver.waiting.remove(waiter) else {
+                crate::invariants::violated("waiter_still_waits", format!("look-up {} is answered, and does not wait", waiter.0));
+            };
+            if self.clients[c].is_shut_down {
+                // Nobody dials any more; those who still wait are told the last that was known.
+            } else if let (Ok(answer), Some(name)) =
+                (outcome, self.clients[c].openings.get(&opening).and_then(|opening| opening.host.name()))
+            {
+                let told = self.clients[c].resolver.told.get(name);
+                let good: Vec<_> = told.into_iter().flatten().filter(|(_, told)| told.good_until > now).collect();
+                // An answer all of whose addresses have stopped answering is as good as none.
+                let asked = self.clients[c].resolver.asked.get(name).map(|asked| now - *asked);
+                let expired =
+                    told.is_some_and(|told| answer.addresses.iter().any(|ip| told.get(ip).is_some_and(|told| told.good_until < now)));
+                if expired {
+                    expired_is_asked_again(name, asked, self.clients[c].settings.dns_timeout + NOT_THERE);
+                }
+                if good.iter().any(|(_, told)| !told.dead) {
+                    dialled_is_fresh(name, &answer.addresses, &good.iter().map(|(ip, _)| **ip).collect());
+                }
+            }
+            self.clients[c].resolver.answers.insert(waiter.0, outcome.clone());
+            self.queue.push(at, Event::Resolved { client: c, opening, waiter: waiter.0 });
+        }
+    }
+
+    /// DNS answers for one family, in whatever way it is able to.
+    pub(crate) fn dns_answers(&mut self, c: usize, name: String, flight: FlightId, family: Family) {
+        let is_on = |until: Option<Instant>| until.is_some_and(|until| until > self.now);
+        if is_on(self.zone.hangs_until) {
+            return;
+        }
+        let outcome = if is_on(self.zone.fails_until) {
+            Err(Failure::Other(Error::new(ErrorKind::DnsFailed, "SERVFAIL").at(Stage::Dns)))
+        } else if is_on(self.zone.forgets_until) || !self.zone.records.contains_key(&name) {
+            Err(Failure::NoSuchName)
+        } else {
+            let all = self.zone.records.get(&name).into_iter().flatten();
+            let found: Vec<IpAddr> = all.copied().filter(|ip| ip.is_ipv4() == (family == Family::V4)).collect();
+            if found.is_empty() { Err(Failure::NoAddresses) } else { Ok(found) }
+        };
+        self.note(|_| format!("client {c}: DNS says of {name}, {family:?}: {outcome:?}"));
+        let time_to_live = self.plan.time_to_live;
+        self.learn(c, &name, flight, family, outcome.as_ref().map(Vec::as_slice).unwrap_or_default());
+        self.cache_act(c, false, |cache, now| match outcome {
+            Ok(found) => cache.handle_answered(&name, flight, family, found, time_to_live, now),
+            Err(failure) => cache.handle_failed(&name, flight, family, failure, now),
+        });
+    }
+
+    /// Keeps what was told; with both families an answer is whole, and what it has not is gone.
+    fn learn(&mut self, c: usize, name: &str, flight: FlightId, family: Family, found: &[IpAddr]) {
+        let now = self.local(c);
+        let good_until = now + self.plan.time_to_live.max(TTL_MIN);
+        let resolver = &mut self.clients[c].resolver;
+        let Some((_, families)) = resolver.flights.get_mut(name).filter(|(current, _)| *current == flight) else { return };
+        families.insert(u8::from(family == Family::V4));
+        let whole = families.len() == 2;
+        let told = resolver.told.entry(name.to_owned()).or_default();
+        for ip in found {
+            told.insert(*ip, Told { good_until, flight, dead: false });
+        }
+        if whole {
+            // What DNS has denied altogether is served on for a while, as the last good answer.
+            if told.values().any(|told| told.flight == flight) {
+                told.retain(|_, told| told.flight == flight);
+                told.values_mut().for_each(|told| told.good_until = good_until);
+            }
+            resolver.flights.remove(name);
+        }
+    }
+
+    pub(crate) fn system_answers(&mut self, c: usize, name: String, flight: FlightId) {
+        self.land(c, &name, flight);
+        let error = Error::new(ErrorKind::NoSuchName, "the operating system knows no such name").at(Stage::Dns);
+        self.cache_act(c, false, |cache, now| cache.handle_system(&name, flight, Err(error), now));
+    }
+
+    /// Whoever carried a question gives up.
+    pub(crate) fn flight_ends(&mut self, c: usize, name: String, flight: FlightId) {
+        self.land(c, &name, flight);
+        self.cache_act(c, false, |cache, now| cache.handle_timeout(now));
+        self.cache_act(c, false, |cache, now| cache.handle_abandoned(&name, flight, now));
+    }
+
+    fn land(&mut self, c: usize, name: &str, flight: FlightId) {
+        let flights = &mut self.clients[c].resolver.flights;
+        if flights.get(name).is_some_and(|(current, _)| *current == flight) {
+            flights.remove(name);
+        }
+    }
+
+    /// The resolver stops: all questions are abandoned.
+    pub(crate) fn stop_resolver(&mut self, c: usize) {
+        let flights = std::mem::take(&mut self.clients[c].resolver.flights);
+        for (name, (flight, _)) in flights {
+            self.cache_act(c, false, |cache, now| cache.handle_abandoned(&name, flight, now));
+        }
+    }
+}

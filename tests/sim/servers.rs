@@ -1,0 +1,159 @@
+//! How are the sandbox's wishes carried out?
+//!
+//! Its replies go out on the net, where harm may come to them; hellos of members that lie are changed on their way. The
+//! rules of servers are the sandbox's.
+
+use std::time::Duration;
+
+use bson::oid::ObjectId;
+use bson::{Document, RawDocumentBuf};
+use mongolink::HostKey;
+use mongolink::sandbox::{Action, Cluster};
+use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
+use std::time::Instant;
+
+use crate::net::Place;
+use crate::plan::{Harm, Lie};
+use crate::queue::{Parcel, Timer};
+use crate::world::World;
+
+/// Is the deployment, and what is untrue about it.
+pub(crate) struct Servers {
+    pub(crate) cluster: Cluster,
+    /// By member.
+    pub(crate) lies: Vec<Option<(Lie, Instant)>>,
+}
+
+/// Is the end of a fault of a member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Start(usize),
+    Thaw(usize),
+    Restore(usize),
+}
+
+/// The names of a member: two spellings of one name, and two of another.
+pub(crate) fn names(member: usize) -> Vec<String> {
+    let unicode = format!("bücher{member}.sim:27017");
+    let ascii = HostKey::parse(&unicode).expect("a name").canonical().to_owned();
+    vec![unicode, ascii, format!("host{member}.sim:27017"), format!("HOST{member}.Sim.:27017")]
+}
+
+impl World {
+    /// Sends what the servers say, and sets their timer.
+    pub(crate) fn drain_servers(&mut self) {
+        while let Some(action) = self.servers.cluster.poll_action() {
+            match action {
+                Action::Reply { member, conn, bytes } => self.reply(member, conn, bytes),
+                Action::Close { conn, reset, .. } => {
+                    let Some(place) = self.net.conns.get_mut(&conn) else { continue };
+                    place.server_closed = true;
+                    let parcel = if reset { Parcel::Reset } else { Parcel::Fin };
+                    self.send_to_client(conn, parcel, Duration::ZERO);
+                }
+                other => unreachable!("an action that nobody carries out: {other:?}"),
+            }
+        }
+        while let Some(event) = self.servers.cluster.poll_event() {
+            self.note(|_| format!("servers: {event:?}"));
+        }
+        let due = self.servers.cluster.poll_timeout().map(|(at, _)| at.max(self.now));
+        self.queue.arm(Timer::Servers, due);
+    }
+
+    fn reply(&mut self, member: usize, id: u64, mut bytes: Vec<u8>) {
+        let Some(conn) = self.net.conns.get(&id).filter(|conn| !conn.server_closed) else { return };
+        let client = conn.client;
+        if let Some((lie, until)) = self.servers.lies[member]
+            && until > self.now
+        {
+            bytes = distort(bytes, lie);
+        }
+        let Some(harm) = self.net.links[client][member].harms.pop_front() else {
+            return self.send_bytes_to_client(id, bytes, Duration::ZERO);
+        };
+        self.note(|_| format!("conn {id}: a reply of {} bytes comes to harm: {harm:?}", bytes.len()));
+        match harm {
+            Harm::ResetAt(at) => {
+                bytes.truncate(at);
+                self.send_bytes_to_client(id, bytes, Duration::ZERO);
+                self.send_to_client(id, Parcel::Reset, Duration::ZERO);
+                self.reset(id);
+            }
+            Harm::CutAt(at) => {
+                bytes.truncate(at.min(bytes.len() - 1));
+                self.send_bytes_to_client(id, bytes, Duration::ZERO);
+                self.send_to_client(id, Parcel::Fin, Duration::ZERO);
+                self.reset(id);
+            }
+            Harm::Oversized => {
+                bytes[..4].copy_from_slice(&(MESSAGE_SIZE_MAX + 1).to_le_bytes());
+                self.send_bytes_to_client(id, bytes, Duration::ZERO);
+            }
+            Harm::Twice => {
+                self.send_bytes_to_client(id, bytes.clone(), Duration::ZERO);
+                self.send_bytes_to_client(id, bytes, Duration::ZERO);
+            }
+            Harm::Late(by) => self.send_bytes_to_client(id, bytes, by),
+        }
+    }
+
+    /// Where an address of a member leads from now on: its connections go on, new ones do not.
+    pub(crate) fn leave_addresses(&mut self, member: usize, silent: bool) {
+        for place in self.net.places.values_mut().filter(|place| **place == Place::Member(member)) {
+            *place = if silent { Place::Nowhere } else { Place::NobodyListens };
+        }
+    }
+}
+
+/// Changes a hello so that it tells of an older election; all other messages stay as they are.
+fn distort(bytes: Vec<u8>, lie: Lie) -> Vec<u8> {
+    let changed = (|| {
+        let mut decoder = Decoder::new(MESSAGE_SIZE_MAX);
+        decoder.buffer().extend_from_slice(&bytes);
+        let message = Message::parse(decoder.next_frame().ok()??).ok()?;
+        let mut body = Document::try_from(message.body()).ok()?;
+        let election = body.get_object_id("electionId").ok()?;
+        let version = body.get_i32("setVersion").ok()?;
+        let elections_first = body.get_i32("maxWireVersion").is_ok_and(|newest| newest >= 17);
+        match lie {
+            Lie::OldElection => {
+                body.insert("electionId", older(election)?);
+            }
+            Lie::Swapped if elections_first => {
+                body.insert("electionId", older(election)?);
+                body.insert("setVersion", version + 1);
+            }
+            Lie::Swapped => {
+                body.insert("electionId", newer(election)?);
+                body.insert("setVersion", version - 1);
+            }
+            // Without an election an older server's configuration counts alone, and that is the true one.
+            Lie::NoElection => {
+                body.remove("electionId");
+            }
+        }
+        let body = RawDocumentBuf::try_from(&body).ok()?;
+        let more = if message.flags.has(Flags::MORE_TO_COME) { Flags::MORE_TO_COME } else { Flags::default() };
+        let mut out = Outgoing::default();
+        encode_message(&mut out, message.request_id, message.response_to, more, &Request::from(body), |_| {});
+        Some(out.to_bytes())
+    })();
+    changed.unwrap_or(bytes)
+}
+
+fn older(id: ObjectId) -> Option<ObjectId> {
+    moved(id, |term| term.checked_sub(1))
+}
+
+fn newer(id: ObjectId) -> Option<ObjectId> {
+    moved(id, |term| term.checked_add(1))
+}
+
+/// The term is in the last eight bytes of an election's id.
+fn moved(id: ObjectId, by: impl Fn(u64) -> Option<u64>) -> Option<ObjectId> {
+    let mut bytes = id.bytes();
+    let term = by(u64::from_be_bytes(bytes[4..].try_into().ok()?))?;
+    bytes[4..].copy_from_slice(&term.to_be_bytes());
+    Some(ObjectId::from_bytes(bytes))
+}
