@@ -137,7 +137,9 @@ impl World {
         let needed = WAYS * way + staggers;
         // TCP and TLS have the connect time-out together.
         let hopeless = 4 * way + staggers > settings.connect_timeout;
-        let explained = truth.amiss_until >= asked || needed > elapsed || hopeless || self.is_moved(member);
+        // Only what is slower than it was before can't be known: the usual delay is in the measured round trips.
+        let slower = !slow.is_zero() && needed > elapsed;
+        let explained = truth.amiss_until >= asked || slower || hopeless || self.is_moved(member);
         living_is_not_silent(&new.host, explained, elapsed, needed);
     }
 

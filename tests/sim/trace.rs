@@ -69,6 +69,7 @@ pub(crate) fn monitor_event(host: &HostKey, event: &MonitorEvent) -> String {
     }
 }
 
+#[allow(clippy::wildcard_enum_match_arm, reason = "the others are told as they are")]
 pub(crate) fn pool_event(event: &PoolEvent) -> String {
     match event {
         PoolEvent::PoolCleared { interrupt_in_use, cause, .. } => format!("pool cleared, interrupt {interrupt_in_use}: {cause}"),

@@ -73,7 +73,7 @@ impl World {
         let hosts: Vec<Vec<String>> = (0..plan.members).map(names).collect();
         let first: Vec<&str> = hosts.iter().filter_map(|names| names.get(2)).map(String::as_str).collect();
         let cluster = Cluster::new(plan.config(&first), seed, start).expect("a deployment");
-        let mut random = SmallRng::seed_from_u64(seed ^ 0x5eed_0fa2);
+        let mut random = SmallRng::seed_from_u64(seed ^ 0x5eed_0fa2_u64);
         let seeds: Vec<HostKey> = first.iter().map(|name| HostKey::parse(name).expect("a name")).collect();
         let clients = plan
             .clients
