@@ -58,7 +58,7 @@ impl Reply {
     /// Reads the document as a type.
     ///
     /// # Errors
-    /// [`Bson`](ErrorKind::Bson) if it doesn't fit.
+    /// [`Bson`](crate::ErrorKind::Bson) if it doesn't fit.
     pub fn deserialize<T: DeserializeOwned>(&self) -> Result<T> {
         bson::deserialize_from_slice(&self.body).map_err(|error| Error::from(error).at(Stage::Read).on(&self.host))
     }

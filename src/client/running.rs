@@ -111,8 +111,8 @@ impl Inner {
     /// Chooses a server, if the client runs and one suits now.
     pub(super) fn select_now(&self, criteria: &Criteria) -> Result<Option<Selected>> {
         let epoch = self.epoch.load(Ordering::Acquire);
-        let mut desk = self.desks.own();
-        let Desk { epoch: kept, route, random } = &mut *desk;
+        let mut locked = self.desks.own();
+        let Desk { epoch: kept, route, random } = &mut *locked;
         if *kept != epoch {
             *kept = epoch;
             *route = self.running().map(|cluster| {
@@ -121,8 +121,11 @@ impl Inner {
                 Arc::new(Route { cluster, snapshot })
             });
         }
+        let (route, mut random) = (route.clone(), SmallRng::from_rng(random));
+        // Not under the lock: an application's selector may take its time.
+        drop(locked);
         match route {
-            Some(route) if route.cluster.tasks().is_alive() => route.choose(criteria, random),
+            Some(route) if route.cluster.tasks().is_alive() => route.choose(criteria, &mut random),
             Some(_) | None => Ok(None),
         }
     }

@@ -56,7 +56,7 @@ impl Snapshot {
 
 impl Route {
     /// Chooses a server, if one suits now.
-    pub(crate) fn choose(self: &Arc<Self>, criteria: &Criteria, random: &mut SmallRng) -> Result<Option<Selected>> {
+    pub(crate) fn choose(self: Arc<Self>, criteria: &Criteria, random: &mut SmallRng) -> Result<Option<Selected>> {
         let snapshot = &self.snapshot;
         let loads = |host: &HostKey| snapshot.pool(host).map_or(0, |pool| pool.load());
         let server = match selection::select(&snapshot.description, criteria, &loads, random) {
@@ -65,7 +65,7 @@ impl Route {
             Err(Refusal::Invalid(error)) => return Err(error.at(Stage::Selection)),
         };
         match snapshot.place(&server.host).filter(|place| snapshot.pools.get(*place).is_some_and(Option::is_some)) {
-            Some(place) => Ok(Some(Selected { route: Arc::clone(self), place })),
+            Some(place) => Ok(Some(Selected { route: self, place })),
             None => {
                 let error = Error::new(ErrorKind::Internal, "a server without a pool was selected");
                 Err(error.at(Stage::Selection).on(&server.host))

@@ -39,7 +39,7 @@ pub struct Outgoing {
 const LARGE_BYTES_MIN: usize = 8 * 1024;
 
 /// Room for what is added to a user's bytes: header, flags and the driver's own fields. More is no fault, but a move.
-const EXTRA_BYTES: usize = 400;
+const EXTRA_BYTES: usize = 256;
 
 impl From<RawDocumentBuf> for Given {
     fn from(document: RawDocumentBuf) -> Self {
