@@ -251,8 +251,8 @@ fn connect_storms_keep_to_max_connecting() {
 
 /// Lets many more callers come at once than there are connections, until the pool is full.
 async fn storm(site: &Site) {
-    let load = Load::start(&site.client, 5 * site::POOL as usize, ReadPreference::primary());
     let opened = totals(&site.client).created;
+    let load = Load::start(&site.client, 5 * site::POOL as usize, ReadPreference::primary());
     let full = async || {
         let now = totals(&site.client);
         now.idle + now.in_use == site::POOL as usize && now.created + 1 >= opened + u64::from(site::POOL)

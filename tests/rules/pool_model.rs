@@ -284,15 +284,15 @@ impl Model {
     }
 
     pub(crate) fn end(&mut self, kind: ErrorKind, interrupt: bool, now: Instant) {
-        if self.phase == Phase::Closed {
-            return;
+        if self.phase != Phase::Closed {
+            self.phase = Phase::Closed;
+            self.give_up(CloseReason::PoolClosed, |_| true);
+            self.refuse_all(kind, CheckOutFailure::PoolClosed, now);
+            self.close_idle(CloseReason::PoolClosed);
+            self.told.push(Told::PoolClosed);
         }
-        self.phase = Phase::Closed;
-        self.give_up(CloseReason::PoolClosed, |_| true);
-        self.refuse_all(kind, CheckOutFailure::PoolClosed, now);
-        self.close_idle(CloseReason::PoolClosed);
+        // What was not interrupted when it was closed can be later.
         self.interrupt(|connection| !matches!(connection.at, At::InUse { .. }) || interrupt);
-        self.told.push(Told::PoolClosed);
     }
 
     pub(crate) fn time(&mut self, now: Instant) {
@@ -399,12 +399,14 @@ impl Model {
     }
 
     fn fill(&mut self, now: Instant) {
+        // A pause that is over leaves no timer behind.
+        self.refill_at = self.refill_at.filter(|at| *at > now);
         while self.phase == Phase::Ready {
             let opening = self.count(|at| matches!(at, At::Opening { .. }));
             let total = self.connections.len();
             let room = opening < self.config.max_connecting as usize && self.config.max_size.is_none_or(|max| total < max as usize);
             let wanted = self.coming() < self.askers.len();
-            let below = total < self.config.min_size as usize && self.refill_at.is_none_or(|at| at <= now);
+            let below = total < self.config.min_size as usize && self.refill_at.is_none();
             if !room || !(wanted || below) {
                 return;
             }
