@@ -3,7 +3,6 @@
 //! The long form of `tests/sim`, with the same modules. `--first n` says where to begin, `--threads n` how many threads run,
 //! `--seed n` prints one run line by line. Ends with 1 if a seed fails.
 #![allow(dead_code, reason = "the modules are shared with tests/sim")]
-#![allow(clippy::wildcard_enum_match_arm, reason = "what is not simulated, or told as it is")]
 
 #[path = "../tests/sim/calls.rs"]
 mod calls;

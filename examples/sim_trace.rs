@@ -3,7 +3,6 @@
 //! A client writes ten times a second to a replica set of three. After 5 s the primary freezes, and is thawed 12 s later. It
 //! all happens on virtual time, with the shipped rules against the sandbox's servers, and takes no time at all.
 #![allow(dead_code, reason = "the modules are shared with tests/sim")]
-#![allow(clippy::wildcard_enum_match_arm, reason = "what is not simulated, or told as it is")]
 
 #[path = "../tests/sim/calls.rs"]
 mod calls;

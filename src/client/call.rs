@@ -188,23 +188,23 @@ impl Inner {
     ///
     /// What has to wait is boxed, so that what need not stays small.
     pub(super) async fn run<'a>(self: &'a Arc<Self>, database: &Arc<str>, call: &mut Call) -> Result<Outcome<'a>> {
-        // Found out before anybody waits for anything.
         let session = std::mem::replace(&mut call.session, InSession::None);
         let call = &*call;
+        // Found out before anybody waits for anything.
         let name = command_name(call.request.body.document())?;
         let (deadline, criteria) = (call.deadline, &call.criteria);
         let criteria = criteria.as_ref().unwrap_or(&self.primary);
         let is_logged = log::wants_selections();
         if is_logged {
-            log::selection_started(operation(call), criteria, &self.description());
+            log::selection_started(name, criteria, &self.description());
         }
         let found = match self.select_now(criteria) {
             Ok(Some(selected)) => Ok(selected),
-            Ok(None) => Box::pin(self.select_later(operation(call), criteria, deadline)).await,
+            Ok(None) => Box::pin(self.select_later(name, criteria, deadline)).await,
             Err(error) => Err(error),
         };
         if is_logged {
-            self.log_selection(operation(call), criteria, &found);
+            self.log_selection(name, criteria, &found);
         }
         let selected = found?;
         let now = clock::now();
@@ -284,11 +284,6 @@ impl Inner {
 
 /// How long shutting down waits for a server to hear which sessions end.
 const END_SESSIONS_LIMIT: Duration = Duration::from_secs(1);
-
-/// Returns what a call is named by in the log: its command.
-fn operation(call: &Call) -> &str {
-    command_name(call.request.body.document()).unwrap_or_default()
-}
 
 /// Waits for a future until a deadline.
 pub(super) async fn within<T>(deadline: Option<Deadline>, stage: Stage, future: impl Future<Output = Result<T>>) -> Result<T> {

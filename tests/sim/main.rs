@@ -7,7 +7,6 @@
 //! `MONGOLINK_SIM_SEEDS` says how many seeds are run, `MONGOLINK_SEED=n` runs that one alone and prints all of it. Seeds that
 //! have failed once are pinned in `fixtures/seeds/`.
 #![allow(dead_code, reason = "the modules are shared with the examples")]
-#![allow(clippy::wildcard_enum_match_arm, reason = "what is not simulated, or told as it is")]
 
 mod calls;
 mod client;
