@@ -76,6 +76,14 @@ pub(crate) struct CheckedOn {
 #[derive(Debug, Default)]
 pub(crate) struct Causes(Mutex<BTreeMap<u64, Error>>);
 
+/// Logs a message of a server's pool: which server it is, and what the message has besides.
+macro_rules! debug_of_pool {
+    ($host:expr, $($rest:tt)+) => {{
+        let (name, port) = place($host);
+        tracing::debug!(target: CONNECTION, serverHost = %name, serverPort = port, $($rest)+)
+    }};
+}
+
 impl Subject {
     /// Names a topology.
     pub(crate) fn new(id: u64, options: &ClientOptions) -> Self {
@@ -154,12 +162,9 @@ impl Subject {
 
     /// Logs what happened in a server's pool.
     pub(crate) fn pool(self, host: &HostKey, event: &PoolEvent, causes: &Causes) {
-        let (name, port) = place(host);
         match event {
-            PoolEvent::PoolCreated { options } => tracing::debug!(
-                target: CONNECTION,
-                serverHost = %name,
-                serverPort = port,
+            PoolEvent::PoolCreated { options } => debug_of_pool!(
+                host,
                 minPoolSize = options.min_size,
                 maxPoolSize = options.max_size,
                 maxConnecting = options.max_connecting,
@@ -168,39 +173,24 @@ impl Subject {
                 "Connection pool created"
             ),
             PoolEvent::PoolReady => {
-                tracing::debug!(target: CONNECTION, serverHost = %name, serverPort = port, "Connection pool ready");
+                debug_of_pool!(host, "Connection pool ready");
             }
-            PoolEvent::PoolCleared { service_id, .. } => tracing::debug!(
-                target: CONNECTION,
-                serverHost = %name,
-                serverPort = port,
-                serviceId = service_id.map(tracing::field::display),
-                "Connection pool cleared"
-            ),
+            PoolEvent::PoolCleared { service_id, .. } => {
+                debug_of_pool!(host, serviceId = service_id.map(tracing::field::display), "Connection pool cleared")
+            }
             PoolEvent::PoolClosed => {
-                tracing::debug!(target: CONNECTION, serverHost = %name, serverPort = port, "Connection pool closed");
+                debug_of_pool!(host, "Connection pool closed");
             }
-            PoolEvent::ConnectionCreated { connection_id } => tracing::debug!(
-                target: CONNECTION,
-                serverHost = %name,
-                serverPort = port,
-                driverConnectionId = connection_id,
-                "Connection created"
-            ),
-            PoolEvent::ConnectionReady { connection_id, duration } => tracing::debug!(
-                target: CONNECTION,
-                serverHost = %name,
-                serverPort = port,
-                driverConnectionId = connection_id,
-                durationMS = millis(*duration),
-                "Connection ready"
-            ),
+            PoolEvent::ConnectionCreated { connection_id } => {
+                debug_of_pool!(host, driverConnectionId = connection_id, "Connection created")
+            }
+            PoolEvent::ConnectionReady { connection_id, duration } => {
+                debug_of_pool!(host, driverConnectionId = connection_id, durationMS = millis(*duration), "Connection ready")
+            }
             PoolEvent::ConnectionClosed { connection_id, reason } => {
                 let cause = causes.lock().remove(connection_id).filter(|_| *reason == CloseReason::Error);
-                tracing::debug!(
-                    target: CONNECTION,
-                    serverHost = %name,
-                    serverPort = port,
+                debug_of_pool!(
+                    host,
                     driverConnectionId = connection_id,
                     reason = why_closed(*reason),
                     error = cause.map(tracing::field::display),
@@ -208,32 +198,19 @@ impl Subject {
                 );
             }
             PoolEvent::CheckOutStarted => {
-                tracing::debug!(target: CONNECTION, serverHost = %name, serverPort = port, "Connection checkout started");
+                debug_of_pool!(host, "Connection checkout started");
             }
-            PoolEvent::CheckOutFailed { reason, duration, error } => tracing::debug!(
-                target: CONNECTION,
-                serverHost = %name,
-                serverPort = port,
+            PoolEvent::CheckOutFailed { reason, duration, error } => debug_of_pool!(
+                host,
                 reason = why_refused(*reason),
                 error = Some(error).filter(|_| *reason == CheckOutFailure::ConnectionError).map(tracing::field::display),
                 durationMS = millis(*duration),
                 "Connection checkout failed"
             ),
-            PoolEvent::CheckedOut { connection_id, duration } => tracing::debug!(
-                target: CONNECTION,
-                serverHost = %name,
-                serverPort = port,
-                driverConnectionId = connection_id,
-                durationMS = millis(*duration),
-                "Connection checked out"
-            ),
-            PoolEvent::CheckedIn { connection_id } => tracing::debug!(
-                target: CONNECTION,
-                serverHost = %name,
-                serverPort = port,
-                driverConnectionId = connection_id,
-                "Connection checked in"
-            ),
+            PoolEvent::CheckedOut { connection_id, duration } => {
+                debug_of_pool!(host, driverConnectionId = connection_id, durationMS = millis(*duration), "Connection checked out")
+            }
+            PoolEvent::CheckedIn { connection_id } => debug_of_pool!(host, driverConnectionId = connection_id, "Connection checked in"),
         }
     }
 }
