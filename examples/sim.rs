@@ -2,45 +2,14 @@
 //!
 //! The long form of `tests/sim`, with the same modules. `--first n` says where to begin, `--threads n` how many threads run,
 //! `--seed n` prints one run line by line. Ends with 1 if a seed fails.
-#![allow(dead_code, reason = "the modules are shared with tests/sim")]
 
-#[path = "../tests/sim/calls.rs"]
-mod calls;
-#[path = "../tests/sim/client.rs"]
-mod client;
-#[path = "../tests/sim/faults.rs"]
-mod faults;
-#[path = "../tests/sim/invariants.rs"]
-mod invariants;
-#[path = "../tests/sim/net.rs"]
-mod net;
-#[path = "../tests/sim/openings.rs"]
-mod openings;
-#[path = "../tests/sim/plan.rs"]
-mod plan;
-#[path = "../tests/sim/pools.rs"]
-mod pools;
-#[path = "../tests/sim/queue.rs"]
-mod queue;
-#[path = "../tests/sim/reading.rs"]
-mod reading;
-#[path = "../tests/sim/replay.rs"]
-mod replay;
-#[path = "../tests/sim/resolver.rs"]
-mod resolver;
-#[path = "../tests/sim/run.rs"]
-mod run;
-#[path = "../tests/sim/servers.rs"]
-mod servers;
-#[path = "../tests/sim/silence.rs"]
-mod silence;
-#[path = "../tests/sim/trace.rs"]
-mod trace;
-#[path = "../tests/sim/world.rs"]
-mod world;
+#[path = "../tests/sim/simulation.rs"]
+mod simulation;
 
 use std::process::ExitCode;
 use std::time::Instant;
+
+use simulation::{plan, run};
 
 /// So many seeds may fail before the rest is left out.
 const FAILURES_MAX: usize = 20;

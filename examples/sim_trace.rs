@@ -2,46 +2,16 @@
 //!
 //! A client writes ten times a second to a replica set of three. After 5 s the primary freezes, and is thawed 12 s later. It
 //! all happens on virtual time, with the shipped rules against the sandbox's servers, and takes no time at all.
-#![allow(dead_code, reason = "the modules are shared with tests/sim")]
 
-#[path = "../tests/sim/calls.rs"]
-mod calls;
-#[path = "../tests/sim/client.rs"]
-mod client;
-#[path = "../tests/sim/faults.rs"]
-mod faults;
-#[path = "../tests/sim/invariants.rs"]
-mod invariants;
-#[path = "../tests/sim/net.rs"]
-mod net;
-#[path = "../tests/sim/openings.rs"]
-mod openings;
-#[path = "../tests/sim/plan.rs"]
-mod plan;
-#[path = "../tests/sim/pools.rs"]
-mod pools;
-#[path = "../tests/sim/queue.rs"]
-mod queue;
-#[path = "../tests/sim/reading.rs"]
-mod reading;
-#[path = "../tests/sim/replay.rs"]
-mod replay;
-#[path = "../tests/sim/resolver.rs"]
-mod resolver;
-#[path = "../tests/sim/servers.rs"]
-mod servers;
-#[path = "../tests/sim/silence.rs"]
-mod silence;
-#[path = "../tests/sim/trace.rs"]
-mod trace;
-#[path = "../tests/sim/world.rs"]
-mod world;
+#[path = "../tests/sim/simulation.rs"]
+mod simulation;
 
 use std::time::Duration;
 
-use plan::{ClientPlan, Fault, Plan, Settings};
-use queue::CallKind;
-use world::World;
+use simulation::plan::{ClientPlan, Fault, Plan, Settings};
+use simulation::queue::CallKind;
+use simulation::trace;
+use simulation::world::World;
 
 const SECONDS: u64 = 24;
 

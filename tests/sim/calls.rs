@@ -16,11 +16,11 @@ use mongolink::{Error, HostKey, ReadPreference, Stage};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-use crate::invariants::{call_ends_in_time, reply_is_ones_own};
-use crate::net::{Exchange, User};
-use crate::pools::{Answer, WAIT_QUEUE_TIMEOUT};
-use crate::queue::{CallKind, Event, Timer};
-use crate::world::World;
+use super::invariants::{call_ends_in_time, reply_is_ones_own};
+use super::net::{Exchange, User};
+use super::pools::{Answer, WAIT_QUEUE_TIMEOUT};
+use super::queue::{CallKind, Event, Timer};
+use super::world::World;
 
 /// Is one call under way.
 pub(crate) struct Call {
@@ -110,7 +110,7 @@ impl World {
             Ok(server) => {
                 let pool = client.snapshot.get(&server.host).copied();
                 let Some(pool) = pool else {
-                    crate::invariants::violated("selected_has_a_pool", format!("{} was selected without a pool", server.host));
+                    super::invariants::violated("selected_has_a_pool", format!("{} was selected without a pool", server.host));
                 };
                 self.check_out_for(c, id, pool);
             }
@@ -209,7 +209,7 @@ impl World {
     /// A reply has come, or can't.
     pub(crate) fn call_read(&mut self, c: usize, id: u64, pool: u64, lease: Lease, conn: u64, outcome: Result<Message, Error>) {
         // A caller that has gone has left nothing to be read for it.
-        crate::invariants::in_order(self.clients[c].calls.contains_key(&id), || format!("conn {conn}: a reply for {id}, which is over"));
+        super::invariants::in_order(self.clients[c].calls.contains_key(&id), || format!("conn {conn}: a reply for {id}, which is over"));
         self.exchange_ends(c, id, pool, lease, conn, outcome);
     }
 
@@ -302,9 +302,9 @@ impl World {
 }
 
 /// Nobody waits for a server that is there.
-pub(crate) fn look_at_selections(client: &crate::client::Client) {
+pub(crate) fn look_at_selections(client: &super::client::Client) {
     for call in client.selects.values().filter_map(|(call, _)| client.calls.get(call)) {
-        crate::invariants::nobody_selects_for_nothing(&client.published, &call.criteria);
+        super::invariants::nobody_selects_for_nothing(&client.published, &call.criteria);
     }
 }
 

@@ -17,20 +17,20 @@ use mongolink::topology::{
 use mongolink::wire::{Flags, Message, Outgoing, Request};
 use mongolink::{Address, Error, HostKey, Stage};
 
-use crate::calls::Call;
-use crate::invariants::{
+use super::calls::Call;
+use super::invariants::{
     at_most_one_primary, elections_never_go_back, old_errors_change_nothing, replay_is_the_description, suspension_ends_the_idle,
     time_out_interrupts, timer_lies_ahead, waiting_has_a_timer,
 };
-use crate::net::{Exchange, User};
-use crate::openings::{Opening, Purpose};
-use crate::plan::Settings;
-use crate::pools::ServerPool;
-use crate::queue::{Event, Timer};
-use crate::replay::{ChecksReplay, TopologyReplay};
-use crate::resolver::Resolver;
-use crate::silence::Deposed;
-use crate::world::World;
+use super::net::{Exchange, User};
+use super::openings::{Opening, Purpose};
+use super::plan::Settings;
+use super::pools::ServerPool;
+use super::queue::{Event, Timer};
+use super::replay::{ChecksReplay, TopologyReplay};
+use super::resolver::Resolver;
+use super::silence::Deposed;
+use super::world::World;
 
 /// Is one client: the rules, and what the shell keeps for them.
 pub(crate) struct Client {
@@ -167,7 +167,7 @@ impl World {
         step(&mut self.clients[c].topology, now);
         loop {
             while let Some(event) = self.clients[c].topology.poll_event() {
-                self.note(|_| format!("client {c}: {}", crate::trace::topology_event(&event)));
+                self.note(|_| format!("client {c}: {}", super::trace::topology_event(&event)));
                 self.clients[c].replay.take(&event);
                 self.look_for_silence(c, &event);
             }
@@ -247,7 +247,7 @@ impl World {
 
     fn answer_select(&mut self, c: usize, id: SelectId, outcome: Result<(), Error>) {
         let Some((call, _)) = self.clients[c].selects.remove(&id) else {
-            crate::invariants::violated("waiter_still_waits", format!("selection {} is answered, and does not wait", id.0));
+            super::invariants::violated("waiter_still_waits", format!("selection {} is answered, and does not wait", id.0));
         };
         let at = self.soon(c);
         self.queue.push(at, Event::Selected { client: c, call, select: id.0, outcome });
@@ -332,7 +332,7 @@ impl World {
         while let Some(event) = watch.monitor.poll_event() {
             watch.replay.take(&watch.host, &event, now);
         }
-        crate::invariants::in_order(!watch.replay.is_running(), || format!("{}: the last check has no end", watch.host));
+        super::invariants::in_order(!watch.replay.is_running(), || format!("{}: the last check has no end", watch.host));
         timer_lies_ahead("a stopped monitor", watch.monitor.poll_timeout(), now, true);
         self.arm(c, Timer::Monitor(c, id), None);
         self.drop_connection_of(c, watch.conn, watch.opening);
@@ -350,7 +350,7 @@ impl World {
             while let Some(event) = monitor.poll_event() {
                 replay.take(host, &event, now);
                 if *role == Role::Checks {
-                    self.trace.note(self.now, || format!("client {c}: {}", crate::trace::monitor_event(host, &event)));
+                    self.trace.note(self.now, || format!("client {c}: {}", super::trace::monitor_event(host, &event)));
                 }
             }
             let Some(action) = monitor.poll_action() else { break };
@@ -518,7 +518,7 @@ impl World {
         preference: Option<&bson::RawDocument>,
     ) -> i32 {
         let Some(conn) = self.net.conns.get_mut(&id) else { return 0 };
-        crate::invariants::in_order(conn.exchange == Exchange::Idle, || format!("conn {id}: a command in state {:?}", conn.exchange));
+        super::invariants::in_order(conn.exchange == Exchange::Idle, || format!("conn {id}: a command in state {:?}", conn.exchange));
         conn.last_request += 1;
         conn.exchange = Exchange::Awaiting(conn.last_request);
         let number = conn.last_request;
@@ -526,7 +526,7 @@ impl World {
         let mut bytes = Outgoing::default();
         let fields = mongolink::op::CommandFields { database, read_preference: preference, ..Default::default() };
         mongolink::wire::encode_message(&mut bytes, number, 0, flags, request, |body| fields.write(body));
-        self.send_to_server(id, crate::queue::Parcel::Bytes(bytes.to_bytes()));
+        self.send_to_server(id, super::queue::Parcel::Bytes(bytes.to_bytes()));
         // What lies there already is read first.
         let at = self.soon(client);
         self.queue.push(at, Event::Exchange { client, conn: id });

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use bson::doc;
 
-use crate::net::Place;
-use crate::plan::Fault;
-use crate::queue::{CallKind, Event};
-use crate::servers::{End, names};
-use crate::world::{TCP_GIVES_UP, World};
+use super::net::Place;
+use super::plan::Fault;
+use super::queue::{CallKind, Event};
+use super::servers::{End, names};
+use super::world::{TCP_GIVES_UP, World};
 
 impl World {
     /// Does what the plan has at this place.

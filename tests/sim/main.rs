@@ -6,27 +6,13 @@
 //!
 //! `MONGOLINK_SIM_SEEDS` says how many seeds are run, `MONGOLINK_SEED=n` runs that one alone and prints all of it. Seeds that
 //! have failed once are pinned in `fixtures/seeds/`.
-#![allow(dead_code, reason = "the modules are shared with the examples")]
 
-mod calls;
-mod client;
-mod faults;
-mod invariants;
-mod net;
-mod openings;
-mod plan;
-mod pools;
-mod queue;
-mod reading;
-mod replay;
-mod resolver;
-mod run;
-mod servers;
-mod silence;
-mod trace;
-mod world;
+#[path = "simulation.rs"]
+mod simulation;
 
 use std::path::Path;
+
+use simulation::{plan, run};
 
 /// How many seeds are run if nobody says how many.
 const SEEDS: u64 = 2_000;

@@ -12,9 +12,9 @@ use mongolink::wire::{Decoder, MESSAGE_SIZE_MAX};
 use mongolink::{Error, HostKey};
 use rand::RngExt;
 
-use crate::plan::{Harm, RESEND};
-use crate::queue::{Event, Parcel};
-use crate::world::World;
+use super::plan::{Harm, RESEND};
+use super::queue::{Event, Parcel};
+use super::world::World;
 use mongolink::pool::Lease;
 use mongolink::race::AttemptId;
 

@@ -16,11 +16,11 @@ use mongolink::topology::ProbeId;
 use mongolink::wire::{Flags, Message, Request};
 use mongolink::{Address, Error, ErrorKind, HelloReply, HostKey, Stage};
 
-use crate::client::socket_error;
-use crate::invariants::{timer_lies_ahead, waiting_has_a_timer};
-use crate::net::User;
-use crate::queue::{Parcel, Timer};
-use crate::world::World;
+use super::client::socket_error;
+use super::invariants::{timer_lies_ahead, waiting_has_a_timer};
+use super::net::User;
+use super::queue::{Parcel, Timer};
+use super::world::World;
 
 /// Is a connection that is being opened.
 pub(crate) struct Opening {

@@ -10,7 +10,7 @@ use mongolink::sandbox::Config;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::queue::CallKind;
+use super::queue::CallKind;
 
 /// Is all that a seed decides beforehand; the rest is drawn from the same sequence while it runs.
 #[derive(Clone, Debug)]

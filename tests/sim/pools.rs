@@ -13,15 +13,15 @@ use mongolink::wire::Message;
 use mongolink::{Error, ErrorKind, HelloReply, HostKey};
 use std::time::Duration;
 
-use crate::invariants::{
+use super::invariants::{
     PoolLedger, connections_add_up, delivered_is_current, generations_agree, in_order, nobody_is_passed, nobody_waits_for_nothing,
     nothing_is_open_ended, opening_is_limited, timer_lies_ahead, waiter_still_waits, waiters_are_known, waiting_has_a_timer,
 };
-use crate::net::{Exchange, User};
-use crate::openings::Purpose;
-use crate::queue::{Event, Timer};
-use crate::replay::PoolReplay;
-use crate::world::{DRAIN, World};
+use super::net::{Exchange, User};
+use super::openings::Purpose;
+use super::queue::{Event, Timer};
+use super::replay::PoolReplay;
+use super::world::{DRAIN, World};
 
 /// The limit that counts in the wait queue only.
 pub(crate) const WAIT_QUEUE_TIMEOUT: &str = "waitQueueTimeoutMS";
@@ -290,7 +290,7 @@ impl World {
             deeds.push(action);
         }
         while let Some(event) = server.pool.poll_event() {
-            self.trace.note(self.now, || format!("client {c}: {}: {}", server.host, crate::trace::pool_event(&event)));
+            self.trace.note(self.now, || format!("client {c}: {}: {}", server.host, super::trace::pool_event(&event)));
             server.replay.take(&server.host, &event);
         }
         if let Some(coming) = after_timeout {

@@ -10,7 +10,7 @@ use mongolink::Error;
 use mongolink::dns::{Family, FlightId};
 use mongolink::pool::Lease;
 
-use crate::servers::End;
+use super::servers::End;
 
 /// Names the timer of one machine; the first number is the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

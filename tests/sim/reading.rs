@@ -5,11 +5,11 @@
 use mongolink::wire::{Flags, Message};
 use mongolink::{Error, ErrorKind, Stage};
 
-use crate::client::socket_error;
-use crate::net::{Conn, Exchange, User};
-use crate::openings::Purpose;
-use crate::queue::Parcel;
-use crate::world::World;
+use super::client::socket_error;
+use super::net::{Conn, Exchange, User};
+use super::openings::Purpose;
+use super::queue::Parcel;
+use super::world::World;
 
 impl World {
     /// Something arrives at a client.

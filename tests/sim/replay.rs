@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mongolink::topology::TopologyDescription;
 use mongolink::{HostKey, MonitorEvent, PoolEvent, ServerDescription, TopologyEvent};
 
-use crate::invariants::{checks_keep_their_distance, in_order};
+use super::invariants::{checks_keep_their_distance, in_order};
 
 /// Follows the events of a topology.
 pub(crate) struct TopologyReplay {

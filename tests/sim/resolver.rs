@@ -10,9 +10,9 @@ use mongolink::dns::{Action, Answer, Cache, Failure, Family, FlightId, WaiterId,
 use mongolink::{Error, ErrorKind, Stage};
 use rand::RngExt;
 
-use crate::invariants::{dialled_is_fresh, expired_is_asked_again, one_query_for_a_name, timer_lies_ahead, waiting_has_a_timer};
-use crate::queue::{Event, Timer};
-use crate::world::{NOT_THERE, World};
+use super::invariants::{dialled_is_fresh, expired_is_asked_again, one_query_for_a_name, timer_lies_ahead, waiting_has_a_timer};
+use super::queue::{Event, Timer};
+use super::world::{NOT_THERE, World};
 
 /// Is a client's resolver.
 pub(crate) struct Resolver {
@@ -144,7 +144,7 @@ impl World {
             let now = self.local(c);
             let resolver = &mut self.clients[c].resolver;
             let Some(opening) = resolver.waiting.remove(waiter) else {
-                crate::invariants::violated("waiter_still_waits", format!("look-up {} is answered, and does not wait", waiter.0));
+                super::invariants::violated("waiter_still_waits", format!("look-up {} is answered, and does not wait", waiter.0));
             };
             if self.clients[c].is_shut_down {
                 // Nobody dials any more; those who still wait are told the last that was known.

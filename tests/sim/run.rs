@@ -12,10 +12,10 @@ use std::time::Duration;
 use tracing::field::{Field, Visit};
 use tracing::{Level, Metadata, Subscriber, span};
 
-use crate::invariants::Violation;
-use crate::plan::Plan;
-use crate::trace::Trace;
-use crate::world::{Figures, World};
+use super::invariants::Violation;
+use super::plan::Plan;
+use super::trace::Trace;
+use super::world::{Figures, World};
 
 /// Is why a seed fails.
 pub(crate) struct Failure {

@@ -12,10 +12,10 @@ use mongolink::sandbox::{Action, Cluster};
 use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
 use std::time::Instant;
 
-use crate::net::Place;
-use crate::plan::{Harm, Lie};
-use crate::queue::{Parcel, Timer};
-use crate::world::World;
+use super::net::Place;
+use super::plan::{Harm, Lie};
+use super::queue::{Parcel, Timer};
+use super::world::World;
 
 /// Is the deployment, and what is untrue about it.
 pub(crate) struct Servers {

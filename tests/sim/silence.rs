@@ -12,11 +12,11 @@ use mongolink::topology::sign_of_life::{self, DEPOSED_FLOOR};
 use mongolink::topology::{ProbeId, TopologyDescription};
 use mongolink::{Error, ErrorKind, HostKey, TopologyEvent};
 
-use crate::calls::Call;
-use crate::invariants::{deposed_lets_go, living_is_not_silent};
-use crate::openings::Purpose;
-use crate::plan::{Fault, Harm, RESEND};
-use crate::world::World;
+use super::calls::Call;
+use super::invariants::{deposed_lets_go, living_is_not_silent};
+use super::openings::Purpose;
+use super::plan::{Fault, Harm, RESEND};
+use super::world::World;
 
 /// Is a former primary that stood still when a newer one was discovered, and still does.
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +72,7 @@ impl World {
         self.topology_act(c, false, |topology, now| topology.handle_probed(host, id, outcome, now));
     }
 
-    fn pool_of(&mut self, c: usize, host: &HostKey) -> Option<&mut crate::pools::ServerPool> {
+    fn pool_of(&mut self, c: usize, host: &HostKey) -> Option<&mut super::pools::ServerPool> {
         let client = &mut self.clients[c];
         client.pools.get_mut(client.places.get(host)?)
     }
@@ -181,7 +181,7 @@ impl World {
 
     fn member_of(&self, host: &HostKey) -> Option<usize> {
         (0..self.plan.members).find(|member| {
-            let names = crate::servers::names(*member);
+            let names = super::servers::names(*member);
             names.iter().filter_map(|name| HostKey::parse(name).ok()).any(|key| key == *host)
         })
     }

@@ -14,16 +14,16 @@ use mongolink::{Error, ErrorKind, HostKey};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::calls::{PROBE_PAUSE, look_at_selections};
-use crate::client::{Client, Role};
-use crate::invariants::{in_order, nobody_waits_past_a_deadline, nothing_is_left, usable_again};
-use crate::net::{Net, Place};
-use crate::plan::{Fault, Plan};
-use crate::queue::{CallKind, Event, Queue, Timer};
-use crate::resolver::Zone;
-use crate::servers::{Servers, names};
-use crate::silence::Truth;
-use crate::trace::Trace;
+use super::calls::{PROBE_PAUSE, look_at_selections};
+use super::client::{Client, Role};
+use super::invariants::{in_order, nobody_waits_past_a_deadline, nothing_is_left, usable_again};
+use super::net::{Net, Place};
+use super::plan::{Fault, Plan};
+use super::queue::{CallKind, Event, Queue, Timer};
+use super::resolver::Zone;
+use super::servers::{Servers, names};
+use super::silence::Truth;
+use super::trace::Trace;
 
 /// Is everything there is in one run.
 pub(crate) struct World {
