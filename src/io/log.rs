@@ -122,36 +122,29 @@ impl Subject {
     /// Logs a check of a server.
     pub(crate) fn heartbeat(self, host: &HostKey, on: &CheckedOn, event: &MonitorEvent) {
         let (name, port) = place(host);
+        // What all of them say first.
+        macro_rules! debug_of_check {
+            ($($rest:tt)+) => {
+                tracing::debug!(
+                    target: TOPOLOGY,
+                    topologyId = %self.id,
+                    serverHost = %name,
+                    serverPort = port,
+                    driverConnectionId = on.id,
+                    serverConnectionId = on.server_id,
+                    $($rest)+
+                )
+            };
+        }
         match event {
-            MonitorEvent::HeartbeatStarted { awaited } => tracing::debug!(
-                target: TOPOLOGY,
-                topologyId = %self.id,
-                serverHost = %name,
-                serverPort = port,
-                driverConnectionId = on.id,
-                serverConnectionId = on.server_id,
-                awaited,
-                "Server heartbeat started"
-            ),
-            MonitorEvent::HeartbeatSucceeded { duration, awaited, .. } => tracing::debug!(
-                target: TOPOLOGY,
-                topologyId = %self.id,
-                serverHost = %name,
-                serverPort = port,
-                driverConnectionId = on.id,
-                serverConnectionId = on.server_id,
+            MonitorEvent::HeartbeatStarted { awaited } => debug_of_check!(awaited, "Server heartbeat started"),
+            MonitorEvent::HeartbeatSucceeded { duration, awaited, .. } => debug_of_check!(
                 awaited,
                 durationMS = millis(*duration),
                 reply = on.reply.as_ref().map(|reply| tracing::field::display(Json::of(reply).cut(DOCUMENT_CHARS_MAX))),
                 "Server heartbeat succeeded"
             ),
-            MonitorEvent::HeartbeatFailed { duration, awaited, error } => tracing::debug!(
-                target: TOPOLOGY,
-                topologyId = %self.id,
-                serverHost = %name,
-                serverPort = port,
-                driverConnectionId = on.id,
-                serverConnectionId = on.server_id,
+            MonitorEvent::HeartbeatFailed { duration, awaited, error } => debug_of_check!(
                 awaited,
                 durationMS = millis(*duration),
                 failure = %error,
