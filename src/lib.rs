@@ -56,7 +56,8 @@ pub use bson;
 
 pub use auth::{Credential, Mechanism, Secret};
 pub use client::{
-    Client, ClientBuilder, Cursor, Database, Events, FromReply, IntoCommand, Probe, Reply, RunCommand, RunCursorCommand, TopologyWatch,
+    Client, ClientBuilder, Cursor, Database, Events, FromReply, IntoCommand, Probe, Reply, RunCommand, RunCursorCommand, Running,
+    TopologyWatch,
 };
 pub use error::{CommandFailure, Error, ErrorKind, Ineligible, Limit, LimitValue, Result, ServerReason, Stage};
 pub use handshake::{DriverInfo, HelloReply, TopologyVersion, UnusableHost};

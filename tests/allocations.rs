@@ -14,11 +14,10 @@ use mongolink::{Client, Database, Sandbox};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
-/// The most allocations of one warm command: call, selection, check-out, message, reply.
-const PING_MAX: u64 = 2;
-const FIND_MAX: u64 = 2;
-/// A write moves the cluster time on, which is then kept anew.
-const INSERT_MAX: u64 = 4;
+/// The most allocations of one warm command: its reply.
+const PING_MAX: u64 = 1;
+const FIND_MAX: u64 = 1;
+const INSERT_MAX: u64 = 1;
 
 /// What entering the runtime may ask for, once for all commands of a try.
 const ENTRY_MAX: u64 = 16;

@@ -1,9 +1,7 @@
-//! How does one command go out, and its reply come back?
+//! What is called for, in which session, by when, and what comes of it?
 //!
-//! Strictly in turns: select, check out, send, receive. Whoever drops the future at any of these leaves a connection
-//! that goes back by itself, and a session that is not used again. Nothing is retried here: that is left to the caller.
+//! How a call goes through its stages is in `run`.
 
-use std::borrow::Borrow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,17 +9,11 @@ use bson::RawDocument;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
-use super::exchange::Exchange;
-use super::pin::Pinned;
 use super::running::Inner;
 use crate::error::{Error, Result, Stage};
 use crate::host::HostKey;
 use crate::io::clock;
 use crate::io::entropy::entropy;
-use crate::io::log;
-use crate::io::pool::CheckedOut;
-use crate::io::snapshot::Selected;
-use crate::op::command_name;
 use crate::op::deadline::Deadline;
 use crate::op::session::{END_SESSIONS_MAX, ServerSession};
 use crate::selection::{Criteria, ReadPreference};
@@ -71,11 +63,11 @@ pub(super) struct Call {
     pub(super) criteria: Option<Arc<Criteria>>,
     /// What the server is told of the read preference, where its kind asks for that.
     pub(super) preference: Preference,
-    /// The time the caller gives it, and since when.
-    pub(super) deadline: Option<Deadline>,
+    /// The time it is given.
+    pub(super) time: Time,
     /// The session it runs in.
     pub(super) session: InSession,
-    /// Whether the reply opens a cursor, which keeps the connection behind a load balancer.
+    /// Whether the reply opens a cursor, which keeps the session, and the connection behind a load balancer.
     pub(super) pins: bool,
 }
 
@@ -89,86 +81,81 @@ pub(super) enum Preference {
     Of(Box<ReadPreference>),
 }
 
+/// Says how long a call may take.
+pub(super) enum Time {
+    /// As long as the client's `timeoutMS` says, from its first poll on.
+    Default,
+    /// As long as its caller says, from its first poll on.
+    Limit(Duration),
+    /// Until a moment.
+    Until(Box<Deadline>),
+}
+
 /// Says in which session a call runs.
 pub(super) enum InSession {
     /// In one of its own, where the server has sessions.
     Implicit,
     /// In the one of the cursor it belongs to, if that has one.
-    Cursor(Option<Session>),
+    Cursor(Option<Box<Session>>),
     /// In none.
     None,
 }
 
-/// Is an implicit session in use; goes back to the pool when dropped, unless what it was used for was left unfinished.
-pub(super) struct Session<I: Borrow<Arc<Inner>> = Arc<Inner>> {
-    session: Option<ServerSession>,
-    /// Whether it is part of something unfinished.
-    pub(super) dirty: bool,
-    timeout: Option<Duration>,
-    inner: I,
+/// Is an implicit session that is kept between calls; goes back to the pool when dropped.
+pub(super) struct Session {
+    pub(super) lent: Option<Lent>,
+    pub(super) inner: Arc<Inner>,
+}
+
+/// Is a server session in use, and how long servers keep one.
+pub(super) struct Lent {
+    pub(super) session: ServerSession,
+    pub(super) timeout: Duration,
 }
 
 /// Is the outcome of a call: the reply, and the session it ran in if that goes on.
-pub(super) struct Outcome<'a> {
+pub(super) struct Outcome {
     pub(super) reply: Reply,
-    pub(super) session: Option<Session<&'a Arc<Inner>>>,
-    /// The connection, for a cursor behind a load balancer.
-    pub(super) pin: Option<Box<Pinned>>,
+    pub(super) session: Option<Box<Session>>,
 }
 
-impl<'a> Session<&'a Arc<Inner>> {
-    /// Takes the session that this thread used last, or else another thread did, or makes one.
-    pub(super) fn take(inner: &'a Arc<Inner>, timeout: Duration, now: Instant) -> Result<Self> {
-        let own = inner.sessions.own().take(timeout, now);
-        let kept = own.or_else(|| inner.sessions.each().find_map(|mut sessions| sessions.take(timeout, now)));
-        let session = match kept {
-            Some(session) => session,
-            None => ServerSession::new(entropy()?, now),
-        };
-        Ok(Self { session: Some(session), dirty: false, timeout: Some(timeout), inner })
-    }
-
-    /// Keeps it for longer than the call.
-    pub(super) fn keep(mut self) -> Session {
-        Session { session: self.session.take(), dirty: self.dirty, timeout: self.timeout, inner: Arc::clone(self.inner) }
+impl From<Option<Duration>> for Time {
+    fn from(limit: Option<Duration>) -> Self {
+        limit.map_or(Self::Default, Self::Limit)
     }
 }
 
-impl Session {
-    /// Lends it for one call.
-    pub(super) fn lend(mut self, inner: &Arc<Inner>) -> Session<&Arc<Inner>> {
-        Session { session: self.session.take(), dirty: self.dirty, timeout: self.timeout, inner }
-    }
-}
-
-impl<I: Borrow<Arc<Inner>>> Session<I> {
-    /// Returns the `lsid` to send.
-    pub(super) fn lsid(&self) -> Option<&RawDocument> {
-        self.session.as_ref().map(|session| session.lsid().as_ref())
-    }
-
-    /// Gives it back.
-    pub(super) fn put(&mut self, now: Instant) {
-        if let Some(session) = self.session.take() {
-            self.inner.borrow().sessions.own().put(session, self.dirty, self.timeout, now);
-        }
-    }
-}
-
-impl<I: Borrow<Arc<Inner>>> Drop for Session<I> {
+impl Drop for Session {
     fn drop(&mut self) {
-        if self.session.is_some() {
-            self.put(clock::now());
+        if let Some(lent) = self.lent.take() {
+            self.inner.put_session(lent, clock::now());
         }
     }
 }
 
 impl Inner {
+    /// Takes the session that this thread used last, or else another thread did, or makes one.
+    pub(super) fn take_session(&self, timeout: Duration, now: Instant) -> Result<Lent> {
+        let own = self.sessions.own().take(timeout, now);
+        let kept = own.or_else(|| self.sessions.each().find_map(|mut sessions| sessions.take(timeout, now)));
+        let session = match kept {
+            Some(session) => session,
+            None => ServerSession::new(entropy()?, now),
+        };
+        Ok(Lent { session, timeout })
+    }
+
+    /// Takes a session back that was part of nothing unfinished.
+    pub(super) fn put_session(&self, Lent { session, timeout }: Lent, now: Instant) {
+        self.sessions.own().put(session, Some(timeout), now);
+    }
+
     /// Makes the deadline of a call: its own limit, or the client's.
-    pub(super) fn call_deadline(&self, limit: Option<Duration>) -> Option<Deadline> {
-        let (name, limit) = match limit {
-            Some(limit) => ("timeout", limit),
-            None => ("timeoutMS", self.options().timeout_or_default()?),
+    pub(super) fn call_deadline(&self, time: &Time) -> Option<Deadline> {
+        let (name, limit) = match time {
+            Time::Limit(limit) => ("timeout", *limit),
+            Time::Default => ("timeoutMS", self.options().timeout_or_default()?),
+            Time::Until(deadline) => return Some(**deadline),
         };
         Some(Deadline::new(name, limit, clock::now()))
     }
@@ -184,73 +171,8 @@ impl Inner {
         call.or_else(|| Some(Deadline::new("waitQueueTimeoutMS", self.options().wait_queue_timeout_or_default()?, now)))
     }
 
-    /// Runs a command on a database. Can be dropped at any moment.
-    ///
-    /// What has to wait is boxed, so that what need not stays small.
-    pub(super) async fn run<'a>(self: &'a Arc<Self>, database: &Arc<str>, call: &mut Call) -> Result<Outcome<'a>> {
-        let session = std::mem::replace(&mut call.session, InSession::None);
-        let call = &*call;
-        // Found out before anybody waits for anything.
-        let name = command_name(call.request.body.document())?;
-        let (deadline, criteria) = (call.deadline, &call.criteria);
-        let criteria = criteria.as_ref().unwrap_or(&self.primary);
-        let is_logged = log::wants_selections();
-        if is_logged {
-            log::selection_started(name, criteria, &self.description());
-        }
-        let found = match self.select_now(criteria) {
-            Ok(Some(selected)) => Ok(selected),
-            Ok(None) => Box::pin(self.select_later(name, criteria, deadline)).await,
-            Err(error) => Err(error),
-        };
-        if is_logged {
-            self.log_selection(name, criteria, &found);
-        }
-        let selected = found?;
-        let now = clock::now();
-        selected.cluster().look_at_clocks(now);
-        let mut conn = selected.pool().checkout(self.checkout_deadline(deadline, now), now).await?;
-        let began = conn.lent_at();
-        let (mut outcome, now) = self.exchange(&selected, &mut conn, began, (database, name), call, session).await?;
-        if call.pins && conn.facts().service_id.is_some() {
-            outcome.pin = Some(Box::new(Pinned::new(conn, selected)));
-        } else {
-            conn.give_back(now);
-        }
-        Ok(outcome)
-    }
-
-    /// Logs what came of looking for a server.
-    fn log_selection(&self, operation: &str, criteria: &Criteria, found: &Result<Selected>) {
-        match found {
-            Ok(selected) => log::selection_succeeded(operation, criteria, selected.description(), selected.pool().host()),
-            Err(error) => log::selection_failed(operation, criteria, &self.description(), error),
-        }
-    }
-
-    /// Sends a command on a connection and reads its reply; says when it had come.
-    pub(super) async fn exchange<'a>(
-        self: &'a Arc<Self>,
-        selected: &Selected,
-        conn: &mut CheckedOut,
-        began: Instant,
-        (database, name): (&Arc<str>, &str),
-        call: &Call,
-        session: InSession,
-    ) -> Result<(Outcome<'a>, Instant)> {
-        let Call { request, preference, deadline, .. } = call;
-        let mut exchange = Exchange::new(self, selected, conn, name, request.body.document(), session, began)?;
-        exchange.queue(database, request, preference)?;
-        let outcome = match self.exchange_deadline(*deadline, began) {
-            None => exchange.conn.exchange().await,
-            Some(limit) => Box::pin(exchange.within(limit, deadline.is_none())).await,
-        };
-        exchange.finish(outcome)
-    }
-
-    /// The limits of one exchange: `socketTimeoutMS` costs the connection; the call's own deadline, which it yields to, does
-    /// not.
-    fn exchange_deadline(&self, call: Option<Deadline>, now: Instant) -> Option<Deadline> {
+    /// Makes the deadline of one exchange: `socketTimeoutMS` counts only where no limit is set for the whole call.
+    pub(super) fn exchange_deadline(&self, call: Option<Deadline>, now: Instant) -> Option<Deadline> {
         call.or_else(|| Some(Deadline::new("socketTimeoutMS", self.options().socket_timeout_or_default()?, now)))
     }
 
@@ -266,15 +188,15 @@ impl Inner {
             for session in chunk {
                 ids.push(session.lsid().clone());
             }
-            let mut call = Call {
+            let call = Call {
                 request: Request::from(bson::rawdoc! { "endSessions": ids }),
                 criteria: Some(Arc::new(Criteria::any_readable())),
                 preference: Preference::Untold,
-                deadline: Some(Deadline::new("END_SESSIONS_LIMIT", END_SESSIONS_LIMIT, clock::now())),
+                time: Time::Until(Box::new(Deadline::new("END_SESSIONS_LIMIT", END_SESSIONS_LIMIT, clock::now()))),
                 session: InSession::None,
                 pins: false,
             };
-            if let Err(error) = self.run(&admin, &mut call).await {
+            if let Err(error) = self.run(&admin, call).await {
                 tracing::debug!(%error, "sessions could not be ended");
                 return;
             }

@@ -17,7 +17,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
 use super::Client;
-use super::call::{Call, InSession, Outcome, Preference, Reply, Session};
+use super::call::{Call, InSession, Preference, Reply, Session, Time};
 use super::pin::Pinned;
 use super::running::Inner;
 use crate::cursor::{Batch, CursorState, GetMoreOptions};
@@ -75,7 +75,7 @@ struct Core {
 
 enum State {
     /// Documents are at hand, and perhaps more on the server.
-    Reading { cursor: CursorState, batch: Batch, session: Option<Session>, pin: Option<Box<Pinned>> },
+    Reading { cursor: CursorState, batch: Batch, session: Option<Box<Session>>, pin: Option<Box<Pinned>> },
     /// The next batch is on its way.
     /// The lock is never taken: it makes the cursor `Sync`.
     Fetching { cursor: CursorState, fetch: Mutex<Fetch> },
@@ -88,10 +88,10 @@ enum State {
 type Fetch = Pin<Box<dyn Future<Output = std::result::Result<Fetched, Failed>> + Send>>;
 
 pub(super) struct Fetched {
-    cursor: CursorState,
-    batch: Batch,
-    session: Option<Session>,
-    pin: Option<Box<Pinned>>,
+    pub(super) cursor: CursorState,
+    pub(super) batch: Batch,
+    pub(super) session: Option<Box<Session>>,
+    pub(super) pin: Option<Box<Pinned>>,
 }
 
 /// Is why a batch could not be fetched, and the connection on which it was asked for.
@@ -108,7 +108,7 @@ struct Ending {
 
 enum Left {
     /// It is killed, on its own connection if it has one.
-    Kill { cursor: CursorState, session: Option<Session>, pin: Option<Box<Pinned>> },
+    Kill { cursor: CursorState, session: Option<Box<Session>>, pin: Option<Box<Pinned>> },
     /// It is killed once the batch has come that is on its way on its own connection.
     Fetch { cursor: CursorState, fetch: Fetch },
 }
@@ -257,33 +257,29 @@ impl<T> std::fmt::Debug for Cursor<T> {
 async fn fetch(
     core: Arc<Core>,
     cursor: CursorState,
-    session: Option<Session>,
-    mut pin: Option<Box<Pinned>>,
+    session: Option<Box<Session>>,
+    pin: Option<Box<Pinned>>,
 ) -> std::result::Result<Fetched, Failed> {
     let inner = &core.inner;
     let database = Arc::from(cursor.database.as_str());
-    let mut call = Call {
+    let call = Call {
         request: Request::from(cursor.get_more(&core.more)),
         criteria: Some(Arc::new(Criteria::server(core.host.clone()))),
         preference: Preference::Untold,
-        deadline: inner.call_deadline(core.timeout),
+        time: core.timeout.into(),
         session: InSession::Cursor(session),
         pins: false,
     };
-    let outcome = match &mut pin {
-        Some(pin) => inner.run_pinned(pin, &database, &mut call).await,
-        None => inner.run(&database, &mut call).await,
-    };
-    match outcome.and_then(read) {
-        Ok(fetched) => Ok(Fetched { pin, ..fetched }),
+    let (outcome, pin) = inner.run_pinned(pin, &database, call).await;
+    match outcome.and_then(|outcome| read(&outcome.reply).map(|read| (read, outcome.session))) {
+        Ok(((cursor, batch), session)) => Ok(Fetched { cursor, batch, session, pin }),
         Err(error) => Err(Failed { error, pin }),
     }
 }
 
-pub(super) fn read(outcome: Outcome<'_>) -> Result<Fetched> {
-    let host = outcome.reply.host().clone();
-    let (cursor, batch) = CursorState::parse(outcome.reply.bytes().clone()).map_err(|error: Error| error.on(&host))?;
-    Ok(Fetched { cursor, batch, session: outcome.session.map(Session::keep), pin: outcome.pin })
+/// Reads where a cursor stands and the documents that have come.
+pub(super) fn read(reply: &Reply) -> Result<(CursorState, Batch)> {
+    CursorState::parse(reply.bytes().clone()).map_err(|error: Error| error.on(reply.host()))
 }
 
 impl Ending {
@@ -297,7 +293,7 @@ impl Ending {
     /// What the server answers does not matter.
     async fn run(self) {
         let deadline = Deadline::new("KILL_LIMIT", KILL_LIMIT, clock::now());
-        let (cursor, session, mut pin) = match self.left {
+        let (cursor, session, pin) = match self.left {
             Left::Kill { cursor, session, pin } => (cursor, session, pin),
             // Given up at the deadline, the fetch leaves the connection to the pool, which waits for its late reply.
             Left::Fetch { cursor, fetch } => match tokio::time::timeout_at(deadline.at.into(), fetch).await {
@@ -310,19 +306,16 @@ impl Ending {
             return;
         }
         let database = Arc::from(cursor.database.as_str());
-        let mut call = Call {
+        let call = Call {
             request: Request::from(cursor.kill()),
             criteria: Some(Arc::new(Criteria::server(self.core.host.clone()))),
             preference: Preference::Untold,
-            deadline: Some(deadline),
+            time: Time::Until(Box::new(deadline)),
             session: InSession::Cursor(session),
             pins: false,
         };
         let inner = &self.core.inner;
-        let outcome = match &mut pin {
-            Some(pin) => inner.run_pinned(pin, &database, &mut call).await,
-            None => inner.run(&database, &mut call).await,
-        };
+        let (outcome, _) = inner.run_pinned(pin, &database, call).await;
         if let Err(error) = outcome {
             tracing::debug!(%error, "cursor could not be killed");
         }

@@ -1,15 +1,19 @@
 //! How is a command run on a database?
 
+use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bson::{Bson, Document, RawDocumentBuf};
 
 use super::Client;
-use super::call::{Call, InSession, Outcome, Preference, Reply};
-use super::cursor::{Cursor, FromReply, read};
+use super::call::{Call, InSession, Outcome, Preference, Reply, Time};
+use super::cursor::{Cursor, Fetched, FromReply, read};
+use super::pin::Pinned;
+use super::run::Run;
 use crate::cursor::GetMoreOptions;
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::host::HostKey;
@@ -52,8 +56,15 @@ struct Plan {
     call: Call,
     /// Why it can't be sent.
     invalid: Option<Error>,
-    server: Option<HostKey>,
-    timeout: Option<Duration>,
+}
+
+/// Is the future of a [`RunCommand`]. It can be dropped at any moment.
+#[must_use = "nothing is sent before it is awaited"]
+pub struct Running<T> {
+    database: Arc<Named>,
+    run: Run,
+    invalid: Option<Error>,
+    form: PhantomData<fn() -> T>,
 }
 
 impl Database {
@@ -118,29 +129,37 @@ impl Plan {
             let text = format!("{:?} is not a database name", database.0.name);
             invalid = Some(Error::new(ErrorKind::InvalidArgument, text).at(Stage::Write));
         }
-        let call =
-            Call { request, criteria: None, preference: Preference::Primary, deadline: None, session: InSession::Implicit, pins: false };
-        Self { database: Arc::clone(&database.0), call, invalid, server: None, timeout: None }
+        let call = Call {
+            request,
+            criteria: None,
+            preference: Preference::Primary,
+            time: Time::Default,
+            session: InSession::Implicit,
+            pins: false,
+        };
+        Self { database: Arc::clone(&database.0), call, invalid }
     }
 
-    /// Runs it.
-    async fn run(&mut self) -> Result<Outcome<'_>> {
+    fn start<T>(self) -> Running<T> {
+        let Self { database, mut call, invalid } = self;
+        match (&call.criteria, &call.preference) {
+            (Some(_), Preference::Primary) => {
+                // Who names a server wants its answer, whatever it is.
+                call.preference = Preference::Of(Box::new(ReadPreference::primary_preferred()));
+            }
+            (None, Preference::Of(preference)) => call.criteria = Some(Arc::new(Criteria::read((**preference).clone()))),
+            (Some(_) | None, _) => {}
+        }
+        Running { database, run: Run::new(call), invalid, form: PhantomData }
+    }
+}
+
+impl<T> Running<T> {
+    fn poll_outcome(&mut self, context: &mut Context<'_>) -> Poll<Result<Outcome>> {
         if let Some(error) = self.invalid.take() {
-            return Err(error);
+            return Poll::Ready(Err(error));
         }
-        let Self { database, call, server, timeout, .. } = self;
-        let inner = database.client.inner();
-        call.deadline = inner.call_deadline(*timeout);
-        call.criteria = match (&server, &call.preference) {
-            (Some(host), _) => Some(Arc::new(Criteria::server(host.clone()))),
-            (None, Preference::Of(preference)) => Some(Arc::new(Criteria::read((**preference).clone()))),
-            (None, Preference::Primary | Preference::Untold) => None,
-        };
-        if server.is_some() && matches!(call.preference, Preference::Primary) {
-            // Who names a server wants its answer, whatever it is.
-            call.preference = Preference::Of(Box::new(ReadPreference::primary_preferred()));
-        }
-        inner.run(&database.name, call).await
+        self.run.poll(self.database.client.inner(), &self.database.name, context)
     }
 }
 
@@ -157,13 +176,13 @@ macro_rules! plan_options {
 
         /// Sends it to this server, as long as it is known and holds data; it may then read there as a secondary does.
         pub fn on_server(mut self, host: HostKey) -> Self {
-            self.plan.server = Some(host);
+            self.plan.call.criteria = Some(Arc::new(Criteria::server(host)));
             self
         }
 
         /// Limits the whole call: start, selection, check-out and exchange.
         pub fn timeout(mut self, limit: Duration) -> Self {
-            self.plan.timeout = Some(limit);
+            self.plan.call.time = Time::Limit(limit);
             self
         }
 
@@ -218,10 +237,18 @@ impl<T> RunCursorCommand<T> {
 
 impl<T: FromReply> IntoFuture for RunCommand<T> {
     type Output = Result<T>;
-    type IntoFuture = Pin<Box<dyn Future<Output = Result<T>> + Send>>;
+    type IntoFuture = Running<T>;
 
-    fn into_future(mut self) -> Self::IntoFuture {
-        Box::pin(async move { T::from_reply(self.plan.run().await?.reply) })
+    fn into_future(self) -> Self::IntoFuture {
+        self.plan.start()
+    }
+}
+
+impl<T: FromReply> Future for Running<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_outcome(context).map(|outcome| T::from_reply(outcome?.reply))
     }
 }
 
@@ -232,10 +259,15 @@ impl<T: FromReply> IntoFuture for RunCursorCommand<T> {
     fn into_future(mut self) -> Self::IntoFuture {
         Box::pin(async move {
             self.plan.call.pins = true;
-            let outcome = self.plan.run().await?;
-            let host = outcome.reply.host().clone();
-            let fetched = read(outcome)?;
-            Ok(Cursor::new(self.plan.database.client.clone(), fetched, host, self.more, self.plan.timeout))
+            let timeout = match self.plan.call.time {
+                Time::Limit(limit) => Some(limit),
+                Time::Default | Time::Until(_) => None,
+            };
+            let mut running = self.plan.start::<T>();
+            let Outcome { reply, session } = poll_fn(|context| running.poll_outcome(context)).await?;
+            let (cursor, batch) = read(&reply)?;
+            let fetched = Fetched { cursor, batch, session, pin: Pinned::of(&mut running.run) };
+            Ok(Cursor::new(running.database.client.clone(), fetched, reply.host().clone(), self.more, timeout))
         })
     }
 }

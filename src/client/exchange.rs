@@ -1,136 +1,129 @@
 //! How does a command that has its connection go out, and what becomes of the reply?
 //!
 //! Everything between check-out and check-in but these: session, driver's fields, limits, events, faults, cluster time. The waiting
-//! is `io::conn`'s; which server and connection it is, is settled before, in `call`.
+//! is `io::conn`'s; which server and connection it is, is settled before, in `run`.
 
 use std::borrow::Cow;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use bson::oid::ObjectId;
-use bson::{RawDocument, RawDocumentBuf};
+use bson::RawDocumentBuf;
 
-use super::call::{InSession, Outcome, Preference, Reply, Session};
+use super::call::{Call, InSession, Lent, Outcome, Preference, Reply, Session};
+use super::run::Conn;
 use super::running::{Inner, no_runtime};
 use crate::error::{Error, ErrorKind, LimitValue, Result, Stage};
-use crate::host::HostKey;
 use crate::io::clock;
 use crate::io::events::{EVENT_DOCUMENT_SIZE_MAX, Event};
-use crate::io::pool::CheckedOut;
 use crate::io::snapshot::Selected;
 use crate::op::deadline::Deadline;
-use crate::op::{CommandEvent, CommandFields, ReplyHead, check_size, command_error, is_sensitive};
+use crate::op::{CommandEvent, CommandFields, ReplyHead, check_size, command_error, command_name, is_sensitive};
 use crate::selection::{Criteria, ReadPreference, read_preference_to_send};
 use crate::topology::{Fault, TopologyType};
 use crate::wire::{Flags, Message, Request};
 
 /// Is a command that has its connection.
-pub(super) struct Exchange<'a, 'c> {
-    pub(super) conn: &'c mut CheckedOut,
-    selected: &'c Selected,
-    session: Option<Session<&'a Arc<Inner>>>,
-    told: Told<'a, 'c>,
+pub(super) struct Exchange {
+    session: Option<Lent>,
+    /// Whether a cursor that is left open keeps the session.
+    is_cursors: bool,
+    began: Instant,
+    request_id: i32,
+    /// Whether its start has been told, and not yet its end: each start has one end, also when its caller goes away.
+    told: bool,
+    limit: Option<Limit>,
 }
 
-impl<'a, 'c> Exchange<'a, 'c> {
-    /// Takes a session for it, where the server has sessions.
+/// Is the limit of an exchange, which ends when it is over.
+struct Limit {
+    over: Pin<Box<dyn Future<Output = Deadline> + Send>>,
+    /// Whether it is the socket's, and costs the connection.
+    is_sockets: bool,
+}
+
+impl Exchange {
+    /// Takes a session, where the server has sessions, and encodes the command into the connection's buffer.
     pub(super) fn new(
-        inner: &'a Arc<Inner>,
-        selected: &'c Selected,
-        conn: &'c mut CheckedOut,
-        name: &'c str,
-        body: &'c RawDocument,
-        session: InSession,
+        inner: &Arc<Inner>,
+        database: &Arc<str>,
+        call: &mut Call,
+        conn: &mut Conn,
+        deadline: Option<Deadline>,
         began: Instant,
     ) -> Result<Self> {
-        let session = match session {
-            InSession::Cursor(session) => session.map(|session| session.lend(inner)),
-            InSession::Implicit => match (selected.description().session_timeout(), conn.facts().has_sessions) {
-                (Some(timeout), true) => Some(Session::take(inner, timeout, began)?),
+        let is_cursors = call.pins || matches!(call.session, InSession::Cursor(_));
+        let mut session = match std::mem::replace(&mut call.session, InSession::None) {
+            InSession::Cursor(session) => session.and_then(|mut session| session.lent.take()),
+            InSession::Implicit => match (conn.of().description().session_timeout(), conn.facts().has_sessions) {
+                (Some(timeout), true) => Some(inner.take_session(timeout, began)?),
                 _ => None,
             },
             InSession::None => None,
         };
-        let host = selected.pool().host();
-        let told = Told {
-            inner,
-            name,
-            host,
-            connection_id: conn.id(),
-            service_id: conn.facts().service_id,
-            request_id: 0,
-            began,
-            body,
-            ended: true,
-        };
-        Ok(Self { conn, selected, session, told })
-    }
-
-    /// Encodes it into the connection's buffer.
-    pub(super) fn queue(&mut self, database: &Arc<str>, request: &Request, preference: &Preference) -> Result<()> {
-        let Self { conn, selected, session, told, .. } = self;
-        let preference = match preference {
-            Preference::Untold => None,
-            Preference::Primary if selected.description().kind() != TopologyType::Single => None,
-            Preference::Primary => to_send(selected, ReadPreference::primary()),
-            Preference::Of(preference) => to_send(selected, (**preference).clone()),
-        };
-        check_size(request, conn.facts().document_size_bytes_max).map_err(|error| error.on(told.host))?;
-        let lsid = session.as_ref().and_then(Session::lsid);
-        told.request_id = told.inner.gossip.tell(|cluster_time| {
-            let fields = CommandFields { database, lsid, cluster_time, read_preference: preference.as_deref() };
-            conn.queue(Flags::default(), request, &fields)
-        });
-        check_message_size(conn).map_err(|error| error.on(told.host))?;
-        told.started(conn, database, request);
-        if let Some(session) = session {
-            session.dirty = true;
-        }
-        Ok(())
-    }
-
-    /// Sends it and waits for the reply, until a limit that costs the connection if it is the socket's.
-    pub(super) async fn within(&mut self, limit: Deadline, is_sockets: bool) -> Result<Message> {
-        if tokio::runtime::Handle::try_current().is_err() {
-            return Err(no_runtime());
-        }
-        match tokio::time::timeout_at(limit.at.into(), self.conn.exchange()).await {
-            Ok(outcome) => outcome,
-            Err(_) => {
-                let error = limit.error(self.conn.stage(), clock::now());
-                if is_sockets {
-                    self.conn.spoil();
-                }
-                Err(error)
+        let queued = limit(inner, deadline, began).and_then(|limit| Ok((limit, queue(inner, database, call, conn, session.as_ref())?)));
+        match queued {
+            Ok((limit, request_id)) => {
+                let mut exchange = Self { session, is_cursors, began, request_id, told: false, limit };
+                exchange.tell_start(conn, database, &call.request);
+                Ok(exchange)
+            }
+            Err(error) => {
+                // Nothing of it is sent.
+                session.take().into_iter().for_each(|session| inner.put_session(session, began));
+                Err(error.on(conn.host()))
             }
         }
     }
 
-    /// Sees what came of it; says when.
-    pub(super) fn finish(self, outcome: Result<Message>) -> Result<(Outcome<'a>, Instant)> {
-        let Self { conn, selected, mut session, mut told } = self;
-        let now = clock::now();
-        let (began, host, service_id) = (told.began, told.host, told.service_id);
+    /// Sends it and waits for the reply, until its limit.
+    pub(super) fn poll(&mut self, conn: &mut Conn, context: &mut Context<'_>) -> Poll<Result<Message>> {
+        if let Poll::Ready(outcome) = conn.poll_exchange(context) {
+            return Poll::Ready(outcome);
+        }
+        let Some(Limit { over, is_sockets }) = &mut self.limit else { return Poll::Pending };
+        let deadline = ready!(over.as_mut().poll(context));
+        let error = deadline.error(conn.stage(), clock::now());
+        if *is_sockets {
+            conn.spoil();
+        }
+        Poll::Ready(Err(error))
+    }
+
+    /// Sees what came of it.
+    pub(super) fn finish(
+        &mut self,
+        inner: &Arc<Inner>,
+        call: &Call,
+        conn: &mut Conn,
+        outcome: Result<Message>,
+        now: Instant,
+    ) -> Result<Outcome> {
+        let selected = conn.of();
+        let (began, host, service_id) = (self.began, conn.host(), conn.facts().service_id);
         let elapsed = || now.saturating_duration_since(began);
         let message = match outcome {
             Ok(message) => message,
             Err(error) => {
                 let error = error.on(host).with_address(conn.address()).after(elapsed());
-                told.failed(&error);
+                self.tell_failure(conn, call, &error, now);
                 selected.cluster().fault(host, Fault::new(error.clone(), conn.generation()).of_service(service_id));
                 return Err(error);
             }
         };
         let reply = Reply::new(message.into_body(), host.clone());
-        let head = ReplyHead::read(reply.document());
-        if let Some(session) = session.as_mut() {
-            session.dirty = false;
-            if !head.has_cursor {
-                session.put(now);
+        let head = ReplyHead::read(reply.bytes());
+        let mut session = None;
+        if let Some(lent) = self.session.take() {
+            if head.has_cursor && self.is_cursors {
+                session = Some(Box::new(Session { lent: Some(lent), inner: Arc::clone(inner) }));
+            } else {
+                inner.put_session(lent, now);
             }
         }
         if let Some(time) = head.cluster_time {
-            told.inner.gossip.hear(time);
+            inner.gossip.hear(time);
         }
         if !head.succeeded || head.has_write_concern_error {
             if let Some(fault) = Fault::in_reply(host, reply.document(), conn.generation()) {
@@ -138,97 +131,117 @@ impl<'a, 'c> Exchange<'a, 'c> {
             }
             if let Some(error) = command_error(reply.document()) {
                 let error = error.on(host).with_address(conn.address()).after(elapsed());
-                told.failed(&error);
+                self.tell_failure(conn, call, &error, now);
                 return Err(error);
             }
         }
-        told.succeeded(reply.document(), now);
-        Ok((Outcome { reply, session, pin: None }, now))
-    }
-}
-
-/// Tells the events of one command: each start has one end, also when its caller goes away.
-struct Told<'a, 'c> {
-    inner: &'a Arc<Inner>,
-    name: &'c str,
-    host: &'c HostKey,
-    connection_id: u64,
-    service_id: Option<ObjectId>,
-    request_id: i32,
-    began: Instant,
-    body: &'c RawDocument,
-    /// Whether there is nothing more to tell.
-    ended: bool,
-}
-
-impl Told<'_, '_> {
-    fn is_sensitive(&self) -> bool {
-        is_sensitive(self.name, self.body)
+        self.tell_success(conn, call, &reply, now);
+        Ok(Outcome { reply, session })
     }
 
-    fn started(&mut self, conn: &CheckedOut, database: &Arc<str>, request: &Request) {
-        self.ended = false;
-        tracing::debug!(host = %self.host, command = %self.name, request = self.request_id, "command sent");
-        self.inner.events().send(|| {
-            let sent = if self.is_sensitive() { None } else { sent_command(conn, request) };
+    /// Sees that its caller goes away.
+    pub(super) fn abandon(&mut self, conn: &Conn, call: &Call) {
+        if self.told {
+            let error = Error::new(ErrorKind::Interrupted, "the caller went away").at(Stage::Read).on(conn.host());
+            self.tell_failure(conn, call, &error, clock::now());
+        }
+    }
+
+    fn tell_start(&mut self, conn: &Conn, database: &Arc<str>, request: &Request) {
+        self.told = true;
+        tracing::debug!(host = %conn.host(), command = %name_of(request), request = self.request_id, "command sent");
+        conn.of().pool().events().send(|| {
+            let sent = if is_secret(request) { None } else { sent_command(conn, request) };
             Event::Command(CommandEvent::Started {
-                host: self.host.clone(),
-                connection_id: self.connection_id,
-                service_id: self.service_id,
+                host: conn.host().clone(),
+                connection_id: conn.id(),
+                service_id: conn.facts().service_id,
                 server_connection_id: conn.facts().connection_id,
                 request_id: self.request_id,
                 database: Arc::clone(database),
-                name: Arc::from(self.name),
+                name: Arc::from(name_of(request)),
                 command: sent.unwrap_or_default(),
             })
         });
     }
 
-    fn succeeded(&mut self, reply: &RawDocument, now: Instant) {
-        self.ended = true;
-        self.inner.events().send(|| {
+    fn tell_success(&mut self, conn: &Conn, call: &Call, reply: &Reply, now: Instant) {
+        self.told = false;
+        conn.of().pool().events().send(|| {
             Event::Command(CommandEvent::Succeeded {
-                host: self.host.clone(),
-                connection_id: self.connection_id,
-                service_id: self.service_id,
+                host: conn.host().clone(),
+                connection_id: conn.id(),
+                service_id: conn.facts().service_id,
                 request_id: self.request_id,
-                name: Arc::from(self.name),
+                name: Arc::from(name_of(&call.request)),
                 duration: now.saturating_duration_since(self.began),
-                reply: if self.is_sensitive() || reply.as_bytes().len() > EVENT_DOCUMENT_SIZE_MAX {
+                reply: if is_secret(&call.request) || reply.bytes().len() > EVENT_DOCUMENT_SIZE_MAX {
                     RawDocumentBuf::new()
                 } else {
-                    reply.to_owned()
+                    reply.document().to_owned()
                 },
             })
         });
     }
 
-    fn failed(&mut self, error: &Error) {
-        self.ended = true;
-        let duration = clock::now().saturating_duration_since(self.began);
-        let redacted = self.is_sensitive().then(|| error.redacted());
+    fn tell_failure(&mut self, conn: &Conn, call: &Call, error: &Error, now: Instant) {
+        self.told = false;
+        let name = name_of(&call.request);
+        let redacted = is_secret(&call.request).then(|| error.redacted());
         let error = redacted.as_ref().unwrap_or(error);
-        tracing::debug!(host = %self.host, command = %self.name, request = self.request_id, %error, "command failed");
-        self.inner.events().send(|| {
+        tracing::debug!(host = %conn.host(), command = %name, request = self.request_id, %error, "command failed");
+        conn.of().pool().events().send(|| {
             Event::Command(CommandEvent::Failed {
-                host: self.host.clone(),
-                connection_id: self.connection_id,
-                service_id: self.service_id,
+                host: conn.host().clone(),
+                connection_id: conn.id(),
+                service_id: conn.facts().service_id,
                 request_id: self.request_id,
-                name: Arc::from(self.name),
-                duration,
+                name: Arc::from(name),
+                duration: now.saturating_duration_since(self.began),
                 error: error.clone(),
             })
         });
     }
 }
 
-impl Drop for Told<'_, '_> {
-    fn drop(&mut self) {
-        if !self.ended {
-            self.failed(&Error::new(ErrorKind::Interrupted, "the caller went away").at(Stage::Read).on(self.host));
-        }
+fn name_of(request: &Request) -> &str {
+    command_name(request.body.document())
+}
+
+fn is_secret(request: &Request) -> bool {
+    is_sensitive(name_of(request), request.body.document())
+}
+
+/// Makes the limit of one exchange: `socketTimeoutMS` costs the connection; the call's own deadline, which it yields to, does not.
+fn limit(inner: &Inner, deadline: Option<Deadline>, now: Instant) -> Result<Option<Limit>> {
+    let Some(limit) = inner.exchange_deadline(deadline, now) else { return Ok(None) };
+    if tokio::runtime::Handle::try_current().is_err() {
+        return Err(no_runtime());
     }
+    let over = Box::pin(async move {
+        clock::sleep_until(Some(limit.at)).await;
+        limit
+    });
+    Ok(Some(Limit { over, is_sockets: deadline.is_none() }))
+}
+
+/// Encodes a command into the connection's buffer; returns its number.
+fn queue(inner: &Inner, database: &Arc<str>, call: &Call, conn: &mut Conn, session: Option<&Lent>) -> Result<i32> {
+    let selected = conn.of();
+    let preference = match &call.preference {
+        Preference::Untold => None,
+        Preference::Primary if selected.description().kind() != TopologyType::Single => None,
+        Preference::Primary => to_send(selected, ReadPreference::primary()),
+        Preference::Of(preference) => to_send(selected, (**preference).clone()),
+    };
+    check_size(&call.request, conn.facts().document_size_bytes_max)?;
+    let lsid = session.map(|lent| lent.session.lsid().as_ref());
+    let request_id = inner.gossip.tell(|cluster_time| {
+        let fields = CommandFields { database, lsid, cluster_time, read_preference: preference.as_deref() };
+        conn.queue(Flags::default(), &call.request, &fields)
+    });
+    check_message_size(conn)?;
+    Ok(request_id)
 }
 
 /// Returns the `$readPreference` that a server is told.
@@ -238,7 +251,7 @@ fn to_send(selected: &Selected, preference: ReadPreference) -> Option<RawDocumen
 }
 
 /// Returns the command as it was sent, its document sequences as arrays; nothing if it is too large for an event.
-fn sent_command(conn: &CheckedOut, request: &Request) -> Option<RawDocumentBuf> {
+fn sent_command(conn: &Conn, request: &Request) -> Option<RawDocumentBuf> {
     let out = conn.queued();
     if out.len() > EVENT_DOCUMENT_SIZE_MAX {
         return None;
@@ -256,7 +269,7 @@ fn sent_command(conn: &CheckedOut, request: &Request) -> Option<RawDocumentBuf> 
     Some(command)
 }
 
-fn check_message_size(conn: &mut CheckedOut) -> Result<()> {
+fn check_message_size(conn: &mut Conn) -> Result<()> {
     let limit = conn.facts().message_size_bytes_max;
     let size = conn.queued().len() as u64;
     if size > u64::from(limit) {

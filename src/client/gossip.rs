@@ -25,7 +25,7 @@ impl Gossip {
     }
 
     /// Takes the `$clusterTime` of a reply, if it is newer than all before.
-    pub(super) fn hear(&self, document: &RawDocument) {
+    pub(super) fn hear(&self, document: &[u8]) {
         if ClusterTime::stamp_of(document).is_none_or(|stamp| stamp <= self.stamp.load(Ordering::Relaxed)) {
             return;
         }

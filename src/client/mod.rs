@@ -11,6 +11,7 @@ mod exchange;
 mod gossip;
 mod pin;
 mod probe;
+mod run;
 mod running;
 mod watch;
 
@@ -19,7 +20,7 @@ use std::sync::Arc;
 pub use builder::ClientBuilder;
 pub use call::Reply;
 pub use cursor::{Cursor, FromReply};
-pub use database::{Database, IntoCommand, RunCommand, RunCursorCommand};
+pub use database::{Database, IntoCommand, RunCommand, RunCursorCommand, Running};
 pub use probe::Probe;
 pub use watch::{Events, TopologyWatch};
 

@@ -3,33 +3,27 @@
 //! On the one that made it (load-balancers, "Connection Pooling", "Cursors"): another connection may reach another
 //! service, which knows nothing of it. Until when it is kept is decided in `cursor`.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
-use super::call::{Call, InSession, Outcome, within};
+use super::call::{Call, Outcome, within};
+use super::run::{Conn, Run};
 use super::running::{Inner, no_runtime};
 use crate::error::{Result, Stage};
-use crate::io::clock;
-use crate::io::pool::CheckedOut;
-use crate::io::snapshot::Selected;
-use crate::op::command_name;
 use crate::pool::Health;
 
 /// Is a connection that a cursor keeps; goes back to its pool when dropped.
-pub(super) struct Pinned {
-    conn: CheckedOut,
-    selected: Selected,
-}
+pub(super) struct Pinned(Conn);
 
 impl Pinned {
-    /// Keeps a connection that reaches a service.
-    pub(super) fn new(conn: CheckedOut, selected: Selected) -> Self {
-        conn.pin();
-        Self { conn, selected }
+    /// Keeps the connection of a call that is over, if that has kept one.
+    pub(super) fn of(run: &mut Run) -> Option<Box<Self>> {
+        run.take_conn().map(|conn| Box::new(Self(conn)))
     }
 
     /// Tells whether nothing more can be said on it.
     pub(super) fn is_broken(&self) -> bool {
-        match self.conn.health() {
+        match self.0.health() {
             Health::Broken => true,
             Health::Good | Health::ReplyOutstanding => false,
         }
@@ -37,17 +31,27 @@ impl Pinned {
 }
 
 impl Inner {
-    /// Runs a command on the connection that a cursor keeps. Can be dropped at any moment.
-    pub(super) async fn run_pinned<'a>(self: &'a Arc<Self>, pin: &mut Pinned, database: &Arc<str>, call: &mut Call) -> Result<Outcome<'a>> {
+    /// Makes a call on the connection that a cursor keeps, or on any. Can be dropped at any moment.
+    ///
+    /// The connection is kept unless this is dropped.
+    pub(super) async fn run_pinned(
+        self: &Arc<Self>,
+        pin: Option<Box<Pinned>>,
+        database: &Arc<str>,
+        call: Call,
+    ) -> (Result<Outcome>, Option<Box<Pinned>>) {
+        let Some(mut pinned) = pin else { return (self.run(database, call).await, None) };
         if tokio::runtime::Handle::try_current().is_err() {
-            return Err(no_runtime());
+            return (Err(no_runtime()), Some(pinned));
         }
-        let Pinned { conn, selected } = pin;
         // A getMore that was given up comes first, or is taken back if nothing of it was sent.
-        conn.unqueue();
-        within(call.deadline, Stage::Read, conn.drain()).await?;
-        let session = std::mem::replace(&mut call.session, InSession::None);
-        let name = command_name(call.request.body.document())?;
-        self.exchange(selected, conn, clock::now(), (database, name), call, session).await.map(|(outcome, _)| outcome)
+        pinned.0.unqueue();
+        let deadline = self.call_deadline(&call.time);
+        if let Err(error) = within(deadline, Stage::Read, pinned.0.drain()).await {
+            return (Err(error), Some(pinned));
+        }
+        let mut run = Run::on(pinned.0, deadline, call);
+        let outcome = poll_fn(|context| run.poll(self, database, context)).await;
+        (outcome, Pinned::of(&mut run))
     }
 }

@@ -7,13 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 
 use super::builder::Extras;
-use super::call::within;
+use super::call::{Time, within};
 use super::gossip::Gossip;
+use super::run::check_out;
 use crate::dns::{Rescan, RescanConfig};
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::handshake::{ClientMetadata, DriverInfo, DriverInfos};
@@ -62,7 +63,8 @@ pub(super) struct Inner {
 struct Desk {
     epoch: u64,
     route: Option<Arc<Route>>,
-    random: SmallRng,
+    /// Numbers the choices.
+    draws: u64,
 }
 
 enum State {
@@ -88,7 +90,7 @@ impl Inner {
             events: EventHub::new(),
             state: RwLock::new(State::Resting),
             epoch: Arc::default(),
-            desks: Striped::new(|_| Desk { epoch: u64::MAX, route: None, random: SmallRng::seed_from_u64(0) }),
+            desks: Striped::new(|_| Desk { epoch: u64::MAX, route: None, draws: 0 }),
             sessions: Striped::new(|_| SessionPool::default()),
             gossip: Gossip::new(),
             primary: Arc::new(Criteria::read(ReadPreference::primary())),
@@ -112,16 +114,18 @@ impl Inner {
     pub(super) fn select_now(&self, criteria: &Criteria) -> Result<Option<Selected>> {
         let epoch = self.epoch.load(Ordering::Acquire);
         let mut locked = self.desks.own();
-        let Desk { epoch: kept, route, random } = &mut *locked;
+        let Desk { epoch: kept, route, draws } = &mut *locked;
         if *kept != epoch {
             *kept = epoch;
             *route = self.running().map(|cluster| {
-                *random = SmallRng::seed_from_u64(cluster.draw());
+                // Threads choose apart from each other.
+                *draws = SmallRng::seed_from_u64(cluster.draw()).next_u64();
                 let snapshot = cluster.snapshot();
                 Arc::new(Route { cluster, snapshot })
             });
         }
-        let (route, mut random) = (route.clone(), SmallRng::from_rng(random));
+        *draws = draws.wrapping_add(1);
+        let (route, mut random) = (route.clone(), SmallRng::seed_from_u64(*draws));
         // Not under the lock: an application's selector may take its time.
         drop(locked);
         match route {
@@ -202,10 +206,12 @@ impl Inner {
     }
 
     pub(super) async fn warm_up(self: &Arc<Self>) -> Result<()> {
-        let deadline = self.call_deadline(None);
+        let deadline = self.call_deadline(&Time::Default);
         let selected = self.select_later("warm_up", &Arc::new(Criteria::write()), deadline).await?;
-        let now = clock::now();
-        selected.pool().checkout(self.checkout_deadline(deadline, now), now).await.map(drop)
+        match check_out(self, selected, deadline) {
+            Ok(_) => Ok(()),
+            Err(later) => later.await.map(drop),
+        }
     }
 
     pub(super) async fn shutdown(self: &Arc<Self>) {

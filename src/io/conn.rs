@@ -199,11 +199,13 @@ impl Conn {
     /// # Errors
     /// Of the socket or the protocol, at [`Stage::Write`] or [`Stage::Read`]; [`ErrorKind::Interrupted`].
     pub(crate) async fn exchange(&mut self) -> Result<Message, Error> {
-        poll_fn(|context| {
-            ready!(self.poll_flush(context))?;
-            self.poll_receive(context)
-        })
-        .await
+        poll_fn(|context| self.poll_exchange(context)).await
+    }
+
+    /// Is [`exchange`](Self::exchange), for futures made by hand.
+    pub(crate) fn poll_exchange(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, Error>> {
+        ready!(self.poll_flush(context))?;
+        self.poll_receive(context)
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {

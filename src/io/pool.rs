@@ -3,9 +3,11 @@
 //! Lock, decide, unlock, act: the rules are asked under a lock that is never held across an await; sockets are opened,
 //! looked at, drained and closed outside of it. Every wait of a caller may be dropped at any moment.
 
+mod asked;
 mod checked_out;
 mod timer;
 
+use std::borrow::Borrow;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
@@ -13,6 +15,7 @@ use std::time::Instant;
 use bson::oid::ObjectId;
 use tokio::sync::{Notify, oneshot};
 
+use asked::{Asked, Waiting};
 pub(crate) use checked_out::CheckedOut;
 use timer::Keeper;
 
@@ -26,7 +29,7 @@ use super::topology::Cluster;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::HostKey;
 use crate::op::deadline::Deadline;
-use crate::pool::{Action, Checkout, Health, Lease, Place, Pool, PoolEvent, PoolStats, Queue, WaiterId};
+use crate::pool::{Action, Checkout, Health, Lease, Pool, PoolEvent, PoolStats, Queue, WaiterId};
 
 /// Carries out one server's pool.
 pub(crate) struct ServerPool {
@@ -51,13 +54,6 @@ struct Guarded {
     interrupts: Vec<Option<Arc<Interrupt>>>,
     /// What the timer task sleeps until.
     armed: Option<Instant>,
-}
-
-/// Takes a waiter out of the queue when its caller goes away.
-struct Waiting<'a> {
-    pool: &'a Arc<ServerPool>,
-    waiter: WaiterId,
-    answered: bool,
 }
 
 impl ServerPool {
@@ -91,6 +87,10 @@ impl ServerPool {
         &self.host
     }
 
+    pub(crate) fn events(&self) -> &EventHub {
+        &self.events
+    }
+
     pub(crate) fn stats(&self) -> PoolStats {
         self.lock().pool.stats()
     }
@@ -100,72 +100,37 @@ impl ServerPool {
         self.load.load(Ordering::Relaxed)
     }
 
-    /// Waits for a connection. Can be dropped at any moment.
-    ///
-    /// The caller keeps its own time: it must not depend on the runtime that the pool's tasks run on.
-    pub(crate) async fn checkout(self: &Arc<Self>, deadline: Option<Deadline>, now: Instant) -> Result<CheckedOut, Error> {
-        match self.ask(now, |guarded, now| guarded.pool.handle_checkout(deadline, now)) {
-            Answer::Lent(out, None) => Ok(out),
-            Answer::Wait(waiter, receiver) => self.wait(waiter, receiver, deadline).await,
-            // Boxed, because it is rare.
-            answer @ (Answer::Lent(_, Some(_)) | Answer::Refused(_)) => Box::pin(self.pursue(answer, deadline)).await,
-        }
+    /// Asks for a connection: there is one, or what was asked for is [pursued](Asked::pursue).
+    pub(crate) fn checkout<P: Borrow<Arc<Self>>>(of: P, deadline: Option<Deadline>, now: Instant) -> Result<CheckedOut<P>, Asked<P>> {
+        Self::ask(of, now, |guarded, now| guarded.pool.handle_checkout(deadline, now))
     }
 
-    /// Looks at what was lent, or waits, until there is a connection or a refusal.
-    async fn pursue(self: &Arc<Self>, mut answer: Answer, deadline: Option<Deadline>) -> Result<CheckedOut, Error> {
-        let asked_at = clock::now();
-        loop {
-            match answer {
-                Answer::Lent(out, None) => return Ok(out),
-                Answer::Lent(mut out, Some(ticket)) => {
-                    if !out.is_dead() {
-                        self.act(|guarded, now| guarded.pool.handle_alive(out.lease, asked_at, now));
-                        return Ok(out);
-                    }
-                    let (lease, conn) = out.disarm();
-                    let Some(conn) = conn else { return Err(gone().on(&self.host)) };
-                    let place = Place { ticket, asked_at, deadline };
-                    self.causes.note_dead(lease.id);
-                    answer = self.ask(clock::now(), |guarded, now| guarded.pool.handle_dead_on_look(lease, conn, place, now));
+    fn ask<P: Borrow<Arc<Self>>>(
+        of: P,
+        now: Instant,
+        step: impl FnOnce(&mut Guarded, Instant) -> Checkout<Box<Conn>>,
+    ) -> Result<CheckedOut<P>, Asked<P>> {
+        let answer = of.borrow().act_at(now, |guarded, now| match step(guarded, now) {
+            Checkout::Lent { lease, connection, look } => Answer::Lent(lease, connection, look),
+            Checkout::Waiting(waiter) => {
+                let (sender, receiver) = oneshot::channel();
+                if !guarded.abandoned {
+                    guarded.waiters.insert(waiter, sender);
                 }
-                Answer::Wait(waiter, receiver) => return self.wait(waiter, receiver, deadline).await,
-                Answer::Refused(error) => return Err(error.on(&self.host)),
+                Answer::Wait(waiter, receiver)
             }
-        }
-    }
-
-    /// Without a deadline nothing but the answer is waited for, which keeps the wait small: there may be many.
-    async fn wait(
-        self: &Arc<Self>,
-        waiter: WaiterId,
-        receiver: oneshot::Receiver<Result<CheckedOut, Error>>,
-        deadline: Option<Deadline>,
-    ) -> Result<CheckedOut, Error> {
-        let mut waiting = Waiting { pool: self, waiter, answered: false };
-        let outcome = match deadline {
-            None => receiver.await.unwrap_or_else(|_| Err(gone())),
-            Some(deadline) => Box::pin(self.wait_until(receiver, deadline)).await,
-        };
-        waiting.answered = true;
-        outcome.map_err(|error| error.on(&self.host))
-    }
-
-    async fn wait_until(
-        self: &Arc<Self>,
-        mut receiver: oneshot::Receiver<Result<CheckedOut, Error>>,
-        deadline: Deadline,
-    ) -> Result<CheckedOut, Error> {
-        let mut due = Some(deadline.at);
-        loop {
-            tokio::select! {
-                biased;
-                outcome = &mut receiver => return outcome.unwrap_or_else(|_| Err(gone())),
-                () = clock::sleep_until(due) => {
-                    due = None;
-                    self.act(|guarded, now| guarded.pool.handle_timeout(now));
+            Checkout::Refused(error) => Answer::Refused(error),
+        });
+        match answer {
+            Answer::Lent(lease, conn, look) => {
+                let out = CheckedOut { conn: Some(conn), lease, lent_at: now, pool: of };
+                match look {
+                    None => Ok(out),
+                    Some(ticket) => Err(Asked::Look(out, ticket)),
                 }
             }
+            Answer::Wait(waiter, receiver) => Err(Asked::Wait(Waiting { of, waiter, answered: false }, receiver)),
+            Answer::Refused(error) => Err(Asked::Refused(error.on(&of.borrow().host))),
         }
     }
 
@@ -214,20 +179,6 @@ impl ServerPool {
         self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ask(self: &Arc<Self>, now: Instant, step: impl FnOnce(&mut Guarded, Instant) -> Checkout<Box<Conn>>) -> Answer {
-        self.act_at(now, |guarded, now| match step(guarded, now) {
-            Checkout::Lent { lease, connection, look } => Answer::Lent(self.lent(lease, connection, now), look),
-            Checkout::Waiting(waiter) => {
-                let (sender, receiver) = oneshot::channel();
-                if !guarded.abandoned {
-                    guarded.waiters.insert(waiter, sender);
-                }
-                Answer::Wait(waiter, receiver)
-            }
-            Checkout::Refused(error) => Answer::Refused(error),
-        })
-    }
-
     fn lent(self: &Arc<Self>, lease: Lease, connection: Box<Conn>, now: Instant) -> CheckedOut {
         CheckedOut { conn: Some(connection), lease, lent_at: now, pool: Arc::clone(self) }
     }
@@ -260,8 +211,8 @@ impl ServerPool {
         if earlier || is_over {
             self.timer.notify_one();
         }
-        for deed in deeds {
-            self.perform(deed);
+        if !deeds.is_empty() {
+            deeds.into_iter().for_each(|deed| self.perform(deed));
         }
         outcome
     }
@@ -324,7 +275,7 @@ impl ServerPool {
 }
 
 enum Answer {
-    Lent(CheckedOut, Option<WaiterId>),
+    Lent(Lease, Box<Conn>, Option<WaiterId>),
     Wait(WaiterId, oneshot::Receiver<Result<CheckedOut, Error>>),
     Refused(Error),
 }
@@ -377,18 +328,6 @@ async fn drain(pool: Arc<ServerPool>, lease: Lease, mut conn: Box<Conn>) {
 impl Drop for ServerPool {
     fn drop(&mut self) {
         self.timer.notify_one();
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if !self.answered {
-            let waiter = self.waiter;
-            self.pool.act(|guarded, now| {
-                guarded.waiters.remove(waiter);
-                guarded.pool.handle_cancel(waiter, now);
-            });
-        }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! A description and the pools that belong to it, which never change: whoever holds a snapshot needs no lock.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -89,5 +90,11 @@ impl Selected {
 
     pub(crate) fn pool(&self) -> &Arc<ServerPool> {
         self.route.snapshot.pools.get(self.place).and_then(Option::as_ref).expect("checked when it was selected")
+    }
+}
+
+impl Borrow<Arc<ServerPool>> for Selected {
+    fn borrow(&self) -> &Arc<ServerPool> {
+        self.pool()
     }
 }

@@ -35,13 +35,20 @@ impl CommandFields<'_> {
     }
 }
 
-/// Returns the name of a command: its first key.
+/// Returns the name of a command, its first key; nothing if it [can't have](check_name) one.
+pub fn command_name(body: &RawDocument) -> &str {
+    let first = Fields::of(body.as_bytes()).next().and_then(Result::ok);
+    first.and_then(|field| std::str::from_utf8(field.key).ok()).unwrap_or_default()
+}
+
+/// Checks that a command has a name.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidArgument`] if the document is empty or malformed.
-pub fn command_name(body: &RawDocument) -> Result<&str, Error> {
+pub fn check_name(body: &RawDocument) -> Result<(), Error> {
     match Fields::of(body.as_bytes()).next() {
-        Some(Ok(field)) => std::str::from_utf8(field.key).map_err(|error| not_bson(error.to_string())),
+        Some(Ok(field)) if field.key.is_ascii() => Ok(()),
+        Some(Ok(field)) => std::str::from_utf8(field.key).map(drop).map_err(|error| not_bson(error.to_string())),
         Some(Err(_)) => Err(not_bson("its first field can't be read".into())),
         None => Err(Error::new(ErrorKind::InvalidArgument, "command is empty: its first key is its name").at(Stage::Write)),
     }

@@ -12,7 +12,7 @@ pub mod json;
 pub mod reply;
 pub mod session;
 
-pub use command::{CommandFields, check_size, command_name};
+pub use command::{CommandFields, check_name, check_size, command_name};
 pub use event::{CommandEvent, is_sensitive};
 pub use reply::{ReplyHead, command_error, write_concern_error};
 

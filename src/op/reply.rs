@@ -22,22 +22,22 @@ pub struct ReplyHead<'a> {
     pub has_write_concern_error: bool,
     /// Whether there is a `cursor`.
     pub has_cursor: bool,
-    /// `$clusterTime`.
-    pub cluster_time: Option<&'a RawDocument>,
+    /// `$clusterTime`: a document, of which only the length has been checked.
+    pub cluster_time: Option<&'a [u8]>,
 }
 
 impl<'a> ReplyHead<'a> {
-    /// Reads a reply.
-    pub fn read(reply: &'a RawDocument) -> Self {
+    /// Reads a reply, a document's bytes.
+    pub fn read(reply: &'a [u8]) -> Self {
         let mut head = Self::default();
-        for field in Fields::of(reply.as_bytes()) {
+        for field in Fields::of(reply) {
             let Ok(field) = field else { return Self::default() };
             // Most fields are told apart by the lengths of their names.
             match (field.key.len(), field.key) {
                 (2, b"ok") => head.succeeded = is_one(field),
                 (6, b"cursor") => head.has_cursor = true,
                 (17, b"writeConcernError") => head.has_write_concern_error = true,
-                (12, b"$clusterTime") if field.kind == kind::DOCUMENT => head.cluster_time = RawDocument::from_bytes(field.value).ok(),
+                (12, b"$clusterTime") if field.kind == kind::DOCUMENT => head.cluster_time = Some(field.value),
                 _ => {}
             }
         }

@@ -59,11 +59,8 @@ impl SessionPool {
         None
     }
 
-    /// Takes a session back, unless it took part in a network error.
-    pub fn put(&mut self, mut session: ServerSession, dirty: bool, timeout: Option<Duration>, now: Instant) {
-        if dirty {
-            return;
-        }
+    /// Takes a session back, which must not have taken part in a network error.
+    pub fn put(&mut self, mut session: ServerSession, timeout: Option<Duration>, now: Instant) {
         session.last_use = now;
         let expired = self.sessions.iter().take_while(|session| session.expires(timeout, now)).count();
         self.sessions.drain(..expired);

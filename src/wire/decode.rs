@@ -108,7 +108,12 @@ impl Decoder {
         let mut bytes = if size <= COPIED_BYTES_MAX {
             // A copy of a small message is cheaper than a buffer that is shared with it, and has to be replaced.
             let copy = self.buffer.get(..size).map(Bytes::copy_from_slice).unwrap_or_default();
-            self.buffer.advance(size);
+            if size == self.buffer.len() {
+                // The room stays where it is.
+                self.buffer.clear();
+            } else {
+                self.buffer.advance(size);
+            }
             copy
         } else {
             self.buffer.split_to(size).freeze()

@@ -214,6 +214,7 @@ pub struct BodyWriter<'a> {
 
 impl BodyWriter<'_> {
     /// Appends a string.
+    #[inline]
     pub fn string(&mut self, key: &str, value: &str) {
         self.key(0x02, key);
         let length = u32::try_from(value.len() + 1).unwrap_or(u32::MAX);
@@ -223,11 +224,13 @@ impl BodyWriter<'_> {
     }
 
     /// Appends a document.
+    #[inline]
     pub fn document(&mut self, key: &str, value: &RawDocument) {
         self.key(0x03, key);
         self.out.extend_from_slice(value.as_bytes());
     }
 
+    #[inline]
     fn key(&mut self, kind: u8, key: &str) {
         self.out.push(kind);
         self.out.extend_from_slice(key.as_bytes());

@@ -217,7 +217,7 @@ impl World {
         let Some(host) = self.clients[c].pools.get(&pool).map(|pool| pool.host.clone()) else { return };
         let outcome = match outcome {
             Ok(message) => {
-                let head = ReplyHead::read(message.body());
+                let head = ReplyHead::read(message.body().as_bytes());
                 if (!head.succeeded || head.has_write_concern_error)
                     && let Some(fault) = Fault::in_reply(&host, message.body(), lease.generation)
                 {

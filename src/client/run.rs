@@ -1,0 +1,218 @@
+//! How does one command go out, and its reply come back?
+//!
+//! Strictly in turns: select, check out, send, receive. Whoever drops the future at any of these leaves a connection
+//! that goes back by itself, and a session that is not used again. Nothing is retried here: that is left to the caller.
+//!
+//! The future is made by hand: a call that need not wait for a server or a connection asks for no memory, and is moved as
+//! little as can be. What has to wait is boxed, which is rare.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use super::call::{Call, Outcome};
+use super::exchange::Exchange;
+use super::running::Inner;
+use crate::error::{Error, ErrorKind, Result, Stage};
+use crate::io::clock;
+use crate::io::log;
+use crate::io::pool::{CheckedOut, ServerPool};
+use crate::io::snapshot::Selected;
+use crate::op::deadline::Deadline;
+use crate::op::{check_name, command_name};
+use crate::selection::Criteria;
+
+/// Is a call under way.
+pub(super) struct Run {
+    call: Call,
+    step: Step,
+    /// Whether the connection is its caller's.
+    keeps: bool,
+}
+
+/// Is a connection of the server that was selected.
+pub(super) type Conn = CheckedOut<Selected>;
+
+enum Step {
+    /// Nothing is done yet.
+    Start,
+    /// A server or a connection is waited for, by the call's deadline.
+    Waiting(Waiting, Option<Box<Deadline>>),
+    /// There is a connection.
+    Ready(Conn, Option<Box<Deadline>>),
+    /// The command is sent, and the reply on its way.
+    Exchanging(Conn, Exchange),
+    /// It is over; this is the connection, if it is kept.
+    Over(Option<Conn>),
+}
+
+type Waiting = Pin<Box<dyn Future<Output = Result<Conn>> + Send>>;
+
+impl Run {
+    pub(super) fn new(call: Call) -> Self {
+        Self { call, step: Step::Start, keeps: false }
+    }
+
+    /// Makes a call on a connection that its caller keeps: [`take_conn`](Self::take_conn) gives it back.
+    pub(super) fn on(conn: Conn, deadline: Option<Deadline>, call: Call) -> Self {
+        Self { call, step: Step::Ready(conn, deadline.map(Box::new)), keeps: true }
+    }
+
+    /// Takes the connection that a call which is over has kept.
+    pub(super) fn take_conn(&mut self) -> Option<Conn> {
+        match &mut self.step {
+            Step::Over(conn) => conn.take(),
+            Step::Start | Step::Waiting(..) | Step::Ready(..) | Step::Exchanging(..) => None,
+        }
+    }
+
+    /// Goes on until it is over.
+    pub(super) fn poll(&mut self, inner: &Arc<Inner>, database: &Arc<str>, context: &mut Context<'_>) -> Poll<Result<Outcome>> {
+        loop {
+            let next = match &mut self.step {
+                Step::Start => self.start(inner, database),
+                Step::Waiting(waiting, deadline) => match ready!(waiting.as_mut().poll(context)) {
+                    Ok(conn) => {
+                        let (began, deadline) = (conn.lent_at(), deadline.take());
+                        self.send(inner, database, conn, deadline.map(|deadline| *deadline), began)
+                    }
+                    Err(error) => Err(error),
+                },
+                Step::Ready(..) => self.send_on_own(inner, database),
+                Step::Exchanging(conn, exchange) => {
+                    let told = ready!(exchange.poll(conn, context));
+                    let now = clock::now();
+                    let ended = exchange.finish(inner, &self.call, conn, told, now);
+                    self.end(ended.is_ok(), now);
+                    return Poll::Ready(ended);
+                }
+                Step::Over(_) => Err(Error::new(ErrorKind::Internal, "a call that is over goes on").at(Stage::Read)),
+            };
+            if let Err(error) = next {
+                if matches!(self.step, Step::Start | Step::Waiting(..)) {
+                    self.step = Step::Over(None);
+                }
+                return Poll::Ready(Err(error));
+            }
+        }
+    }
+
+    /// Selects a server and asks for a connection.
+    fn start(&mut self, inner: &Arc<Inner>, database: &Arc<str>) -> Result<()> {
+        let body = self.call.request.body.document();
+        // Found out before anybody waits for anything.
+        check_name(body)?;
+        let deadline = inner.call_deadline(&self.call.time);
+        let criteria = self.call.criteria.as_ref().unwrap_or(&inner.primary);
+        let is_logged = log::wants_selections();
+        if is_logged {
+            log::selection_started(command_name(body), criteria, &inner.description());
+        }
+        let found = match inner.select_now(criteria) {
+            Ok(Some(selected)) => Ok(selected),
+            Ok(None) => {
+                let later = select_and_check_out(Arc::clone(inner), command_name(body).to_owned(), Arc::clone(criteria), deadline);
+                self.step = Step::Waiting(Box::pin(later), deadline.map(Box::new));
+                return Ok(());
+            }
+            Err(error) => Err(error),
+        };
+        if is_logged {
+            inner.log_selection(command_name(body), criteria, &found);
+        }
+        match check_out(inner, found?, deadline) {
+            Ok(conn) => {
+                let began = conn.lent_at();
+                self.send(inner, database, conn, deadline, began)
+            }
+            Err(later) => {
+                self.step = Step::Waiting(later, deadline.map(Box::new));
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends the command on a connection that its caller keeps.
+    fn send_on_own(&mut self, inner: &Arc<Inner>, database: &Arc<str>) -> Result<()> {
+        match std::mem::replace(&mut self.step, Step::Over(None)) {
+            Step::Ready(conn, deadline) => self.send(inner, database, conn, deadline.map(|deadline| *deadline), clock::now()),
+            step @ (Step::Start | Step::Waiting(..) | Step::Exchanging(..) | Step::Over(_)) => {
+                self.step = step;
+                Ok(())
+            }
+        }
+    }
+
+    /// Puts the command into the connection's buffer.
+    fn send(&mut self, inner: &Arc<Inner>, database: &Arc<str>, mut conn: Conn, deadline: Option<Deadline>, began: Instant) -> Result<()> {
+        match Exchange::new(inner, database, &mut self.call, &mut conn, deadline, began) {
+            Ok(exchange) => {
+                self.step = Step::Exchanging(conn, exchange);
+                Ok(())
+            }
+            Err(error) => {
+                self.step = Step::Over(Some(conn).filter(|_| self.keeps));
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives the connection back, or keeps it.
+    fn end(&mut self, succeeded: bool, now: Instant) {
+        let Step::Exchanging(conn, _) = std::mem::replace(&mut self.step, Step::Over(None)) else { return };
+        if self.keeps {
+            self.step = Step::Over(Some(conn));
+        } else if succeeded && self.call.pins && conn.facts().service_id.is_some() {
+            conn.pin();
+            self.step = Step::Over(Some(conn));
+        } else {
+            conn.give_back(now);
+        }
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        if let Step::Exchanging(conn, exchange) = &mut self.step {
+            exchange.abandon(conn, &self.call);
+        }
+    }
+}
+
+impl Inner {
+    /// Makes a call. Can be dropped at any moment.
+    pub(super) async fn run(self: &Arc<Self>, database: &Arc<str>, call: Call) -> Result<Outcome> {
+        let mut run = Run::new(call);
+        poll_fn(|context| run.poll(self, database, context)).await
+    }
+
+    /// Logs what came of looking for a server.
+    fn log_selection(&self, operation: &str, criteria: &Criteria, found: &Result<Selected>) {
+        match found {
+            Ok(selected) => log::selection_succeeded(operation, criteria, selected.description(), selected.pool().host()),
+            Err(error) => log::selection_failed(operation, criteria, &self.description(), error),
+        }
+    }
+}
+
+/// Asks the selected server's pool for a connection: there is one, or it is waited for.
+pub(super) fn check_out(inner: &Inner, selected: Selected, deadline: Option<Deadline>) -> std::result::Result<Conn, Waiting> {
+    let now = clock::now();
+    selected.cluster().look_at_clocks(now);
+    let deadline = inner.checkout_deadline(deadline, now);
+    ServerPool::checkout(selected, deadline, now).map_err(|asked| asked.pursue(deadline))
+}
+
+/// Waits for a server, then for a connection.
+async fn select_and_check_out(inner: Arc<Inner>, operation: String, criteria: Arc<Criteria>, deadline: Option<Deadline>) -> Result<Conn> {
+    let found = inner.select_later(&operation, &criteria, deadline).await;
+    if log::wants_selections() {
+        inner.log_selection(&operation, &criteria, &found);
+    }
+    match check_out(&inner, found?, deadline) {
+        Ok(conn) => Ok(conn),
+        Err(later) => later.await,
+    }
+}
