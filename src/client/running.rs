@@ -207,7 +207,11 @@ impl Inner {
 
     pub(super) async fn warm_up(self: &Arc<Self>) -> Result<()> {
         let deadline = self.call_deadline(&Time::Default);
-        let selected = self.select_later("warm_up", &Arc::new(Criteria::write()), deadline).await?;
+        let criteria = Criteria::write();
+        let selected = match self.select_now(&criteria)? {
+            Some(selected) => selected,
+            None => Box::pin(self.select_later("warm_up", &Arc::new(criteria), deadline)).await?,
+        };
         match check_out(self, selected, deadline) {
             Ok(_) => Ok(()),
             Err(later) => later.await.map(drop),
