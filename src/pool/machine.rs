@@ -5,6 +5,7 @@
 mod balanced;
 mod clear;
 mod failure;
+mod overdue;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -380,6 +381,9 @@ impl<C> Pool<C> {
             let lease = self.slots.open(id, self.generation, now, deadline);
             self.event(|| PoolEvent::ConnectionCreated { connection_id: id });
             self.actions.push_back(Action::Open(lease));
+        }
+        if self.waiters.has_overdue() {
+            self.refuse_passed_over(now);
         }
     }
 

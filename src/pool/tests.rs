@@ -242,6 +242,35 @@ fn time_in_the_wait_queue_ends_where_a_connection_is_opened() {
 }
 
 #[test]
+fn dial_that_goes_to_an_earlier_caller_no_longer_spares_a_later_one() {
+    for room in [false, true] {
+        let mut bench = Bench::ready(PoolConfig { max_size: Some(3), max_connecting: if room { 2 } else { 1 }, ..config() });
+        let one = bench.lend_new();
+        let two = bench.lend_new();
+        bench.pool.handle_checkin(two, 2, Health::Good, bench.now);
+        bench.now += ms(1001);
+        let (lease, connection, look) = bench.lent();
+        let earlier = Place { ticket: look.expect("looked at"), asked_at: bench.now, deadline: None };
+        let later = bench.wait_until(Some(ms(100)));
+        let dial = bench.opens()[0];
+        bench.later(ms(100));
+        assert_eq!((bench.text(), bench.pool.stats().waiting), (String::new(), 1), "a connection is on its way");
+        let back = bench.pool.handle_dead_on_look(lease, connection, earlier, bench.now);
+        assert!(matches!(back, Checkout::Waiting(waiter) if waiter < later));
+        if room {
+            assert_eq!(bench.text(), "close 2 open 4", "each has one on its way");
+            bench.pool.handle_opened(dial, 3, bench.now);
+            assert_eq!(bench.text(), format!("deliver 3 to {}", earlier.ticket.0));
+        } else {
+            assert_eq!(bench.text(), format!("close 2 refuse {} Timeout", later.0));
+            bench.pool.handle_opened(dial, 3, bench.now);
+            bench.pool.handle_checkin(one, 1, Health::Good, bench.now);
+            assert_eq!(bench.text(), format!("deliver 3 to {}", earlier.ticket.0));
+        }
+    }
+}
+
+#[test]
 fn newest_idle_connection_is_lent_and_old_ones_are_looked_at() {
     let mut bench = Bench::ready(config());
     let one = bench.lend_new();
