@@ -19,7 +19,6 @@ use timer::Keeper;
 use super::clock;
 use super::conn::{Conn, Interrupt};
 use super::events::EventHub;
-use super::log::Causes;
 use super::open::{Opener, Purpose};
 use super::tasks::Tasks;
 use super::topology::Cluster;
@@ -37,7 +36,6 @@ pub(crate) struct ServerPool {
     tasks: Weak<Tasks>,
     cluster: Weak<Cluster>,
     events: EventHub,
-    causes: Causes,
     /// How many callers have, or wait for, a connection; for selection.
     load: AtomicU32,
 }
@@ -69,8 +67,7 @@ impl ServerPool {
         cluster: Weak<Cluster>,
         events: EventHub,
     ) -> Arc<Self> {
-        let causes = Causes::default();
-        events.pool(&host, PoolEvent::PoolCreated { options: rules.config().clone() }, &causes);
+        events.pool(&host, PoolEvent::PoolCreated { options: rules.config().clone() });
         let guarded = Guarded { pool: rules, waiters: Queue::default(), abandoned: false, interrupts: Vec::new(), armed: None };
         let pool = Arc::new(Self {
             host,
@@ -80,7 +77,6 @@ impl ServerPool {
             tasks: Arc::downgrade(tasks),
             cluster,
             events,
-            causes,
             load: AtomicU32::new(0),
         });
         tasks.spawn("pool timer", timer::run(Keeper(Arc::downgrade(&pool)), Arc::clone(&pool.timer)));
@@ -126,7 +122,6 @@ impl ServerPool {
                     let (lease, conn) = out.disarm();
                     let Some(conn) = conn else { return Err(gone().on(&self.host)) };
                     let place = Place { ticket, asked_at, deadline };
-                    self.causes.note_dead(lease.id);
                     answer = self.ask(clock::now(), |guarded, now| guarded.pool.handle_dead_on_look(lease, conn, place, now));
                 }
                 Answer::Wait(waiter, receiver) => return self.wait(waiter, receiver, deadline).await,
@@ -206,8 +201,12 @@ impl ServerPool {
         if health == Health::Good {
             conn.rest();
         }
-        self.causes.note(lease.id, conn.cause());
-        self.act_at(now, |guarded, now| guarded.pool.handle_checkin(lease, conn, health, now));
+        self.act_at(now, |guarded, now| {
+            if let Some(cause) = conn.cause() {
+                guarded.pool.handle_cause(lease, cause);
+            }
+            guarded.pool.handle_checkin(lease, conn, health, now);
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, Guarded> {
@@ -246,7 +245,7 @@ impl ServerPool {
             deeds.extend(self.deed(&mut guarded, action, now));
         }
         while let Some(event) = guarded.pool.poll_event() {
-            self.events.pool(&self.host, event, &self.causes);
+            self.events.pool(&self.host, event);
         }
         let due = guarded.pool.poll_timeout().map(|(at, _)| at);
         let earlier = due.is_some_and(|due| guarded.armed.is_none_or(|armed| due < armed));
@@ -354,7 +353,6 @@ async fn open(pool: Arc<ServerPool>, mut lease: Lease, interrupt: Arc<Interrupt>
         Ok(opened) => pool.act(|guarded, now| guarded.pool.handle_opened(lease, Box::new(opened.conn), now)),
         Err(error) => {
             tracing::debug!(host = %pool.host, %error, "connection could not be opened");
-            pool.causes.note(lease.id, Some(&error));
             pool.act(|guarded, now| guarded.pool.handle_open_failed(lease, &error, now));
             if error.kind() != ErrorKind::Interrupted
                 && error.kind() != ErrorKind::PoolClosed

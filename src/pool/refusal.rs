@@ -75,3 +75,8 @@ pub(super) fn opened_too_late(limit: Duration) -> Error {
 pub(super) fn drained_too_late(limit: Duration) -> Error {
     Error::timeout(Stage::Read, "DRAIN_LIMIT", limit, limit)
 }
+
+/// The error of a connection that was found dead before it was lent.
+pub(super) fn found_dead() -> Error {
+    Error::new(ErrorKind::Closed, "closed by the server while it was idle, or sent what nobody asked for").at(Stage::Checkout)
+}

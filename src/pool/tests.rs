@@ -227,6 +227,56 @@ fn waiter_times_out_exactly_and_says_why() {
 }
 
 #[test]
+fn closing_of_what_failed_is_told_with_the_cause() {
+    let closed = |bench: &mut Bench| {
+        let events = std::iter::from_fn(|| bench.pool.poll_event());
+        let closed = events.filter_map(|event| match event {
+            PoolEvent::ConnectionClosed { connection_id, reason, error } => Some((connection_id, reason, error.map(|error| error.kind()))),
+            _ => None,
+        });
+        closed.collect::<Vec<_>>()
+    };
+    let reset = Error::new(ErrorKind::Closed, "reset");
+    let mut bench = Bench::ready(PoolConfig { max_size: Some(9), open_timeout: Some(ms(500)), ..config() });
+    // One that comes back broken; one that is stale by then, which is no failure of its own.
+    let (one, two) = (bench.lend_new(), bench.lend_new());
+    bench.pool.handle_cause(one, &reset);
+    bench.pool.handle_checkin(one, 1, Health::Broken, bench.now);
+    assert_eq!(closed(&mut bench), [(1, CloseReason::Error, Some(ErrorKind::Closed))]);
+    bench.pool.handle_clear(&reset, false, bench.now);
+    bench.pool.handle_ready(bench.now);
+    bench.pool.handle_cause(two, &reset);
+    bench.pool.handle_checkin(two, 2, Health::Broken, bench.now);
+    assert_eq!(closed(&mut bench), [(2, CloseReason::Stale, None)]);
+    // One that can't be opened; one that is not opened in time, told once.
+    bench.wait();
+    bench.wait();
+    let opens = bench.opens();
+    bench.pool.handle_open_failed(opens[0], &reset, bench.now);
+    bench.pool.handle_refill(bench.now);
+    assert_eq!(closed(&mut bench), [(3, CloseReason::Error, Some(ErrorKind::Closed))]);
+    bench.later(ms(500));
+    assert_eq!(closed(&mut bench), [(4, CloseReason::Error, Some(ErrorKind::Timeout))]);
+    bench.pool.handle_open_failed(opens[1], &Error::new(ErrorKind::Interrupted, "too late"), bench.now);
+    bench.pool.handle_refill(bench.now);
+    assert_eq!(closed(&mut bench), []);
+    // One that is found dead before it is lent. A cause that belongs to another tells nothing.
+    bench.actions();
+    let five = bench.lend_new();
+    bench.pool.handle_checkin(five, 5, Health::Good, bench.now);
+    bench.now += ms(1001);
+    let (lease, connection, look) = bench.lent();
+    let place = Place { ticket: look.expect("looked at"), asked_at: bench.now, deadline: None };
+    assert!(matches!(bench.pool.handle_dead_on_look(lease, connection, place, bench.now), Checkout::Waiting(_)));
+    assert_eq!(closed(&mut bench), [(5, CloseReason::Error, Some(ErrorKind::Closed))]);
+    let six = bench.opens()[0];
+    bench.pool.handle_opened(six, 6, bench.now);
+    bench.pool.handle_cause(one, &reset);
+    bench.pool.handle_checkin(six, 6, Health::Broken, bench.now);
+    assert_eq!(closed(&mut bench), [(6, CloseReason::Error, None)]);
+}
+
+#[test]
 fn time_in_the_wait_queue_ends_where_a_connection_is_opened() {
     let mut bench = Bench::ready(PoolConfig { max_size: Some(10), max_connecting: 1, ..config() });
     bench.wait_until(Some(ms(100)));
@@ -480,7 +530,7 @@ fn dial_across_a_suspension_is_told_as_closed_once() {
         while bench.pool.poll_event().is_some() {}
         bench.pool.handle_resumed(bench.now);
         let event = bench.pool.poll_event();
-        assert!(matches!(event, Some(PoolEvent::ConnectionClosed { connection_id: 1, reason: CloseReason::Idle })), "{event:?}");
+        assert!(matches!(event, Some(PoolEvent::ConnectionClosed { connection_id: 1, reason: CloseReason::Idle, error: None })), "{event:?}");
         if opened {
             bench.pool.handle_opened(open, open.id, bench.now);
         } else {

@@ -488,7 +488,7 @@ fn in_short(event: &PoolEvent) -> Told {
         PoolEvent::PoolClosed => Told::PoolClosed,
         PoolEvent::ConnectionCreated { connection_id } => Told::Created(connection_id),
         PoolEvent::ConnectionReady { connection_id, duration } => Told::Ready(connection_id, duration),
-        PoolEvent::ConnectionClosed { connection_id, reason } => Told::Closed(connection_id, reason),
+        PoolEvent::ConnectionClosed { connection_id, reason, .. } => Told::Closed(connection_id, reason),
         PoolEvent::CheckOutStarted => Told::Started,
         PoolEvent::CheckOutFailed { reason, duration, .. } => Told::Failed(reason, duration),
         PoolEvent::CheckedOut { connection_id, duration } => Told::Out(connection_id, duration),

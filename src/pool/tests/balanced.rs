@@ -104,7 +104,7 @@ fn connection_in_use_goes_on_and_is_closed_when_it_comes_back() {
             .told()
             .into_iter()
             .filter_map(|event| {
-                if let PoolEvent::ConnectionClosed { connection_id, reason } = event { Some((connection_id, reason)) } else { None }
+                if let PoolEvent::ConnectionClosed { connection_id, reason, .. } = event { Some((connection_id, reason)) } else { None }
             })
             .collect();
     assert_eq!(reasons, [(2, CloseReason::Stale), (1, CloseReason::Error)]);
