@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use bson::RawDocumentBuf;
 
 use crate::error::Error;
+use crate::handshake::Environment;
 use crate::host::{Host, HostKey};
 use crate::op::deadline::Deadline;
 use crate::op::json::Json;
-use crate::options::ClientOptions;
+use crate::options::{ClientOptions, LOG_LENGTH_VARIABLE};
 use crate::pool::{CheckOutFailure, CloseReason, PoolEvent};
 use crate::selection::Criteria;
 use crate::topology::{MonitorEvent, TopologyDescription, TopologyEvent};
@@ -26,9 +27,6 @@ const CONNECTION: &str = "mongolink::connection";
 
 /// The component `serverSelection`.
 const SELECTION: &str = "mongolink::serverSelection";
-
-/// How many characters of a reply are logged (logging, "Truncation of large documents").
-const DOCUMENT_CHARS_MAX: usize = 1000;
 
 /// Tells whether anybody wants the messages of the topology.
 pub(crate) fn wants_topology() -> bool {
@@ -50,6 +48,8 @@ pub(crate) fn wants_selections() -> bool {
 pub(crate) struct Subject {
     id: TopologyId,
     wait_queue_timeout: Option<Duration>,
+    /// How many characters of a reply are logged (logging, "Configurable Max Document Length").
+    document_chars_max: usize,
 }
 
 /// Tells this topology from others, of other clients too.
@@ -77,8 +77,13 @@ macro_rules! debug_of_pool {
 
 impl Subject {
     /// Names a topology.
-    pub(crate) fn new(id: u64, options: &ClientOptions) -> Self {
-        Self { id: TopologyId(id), wait_queue_timeout: options.wait_queue_timeout_or_default() }
+    pub(crate) fn new(id: u64, options: &ClientOptions, environment: &Environment) -> Self {
+        let length = (environment.variables)(LOG_LENGTH_VARIABLE);
+        Self {
+            id: TopologyId(id),
+            wait_queue_timeout: options.wait_queue_timeout_or_default(),
+            document_chars_max: options.log_document_chars_max_or_default(length.as_deref()),
+        }
     }
 
     /// Logs what happened to the topology.
@@ -132,7 +137,7 @@ impl Subject {
             MonitorEvent::HeartbeatSucceeded { duration, awaited, .. } => debug_of_check!(
                 awaited,
                 durationMS = millis(*duration),
-                reply = on.reply.as_ref().map(|reply| tracing::field::display(Json::of(reply).cut(DOCUMENT_CHARS_MAX))),
+                reply = on.reply.as_ref().map(|reply| tracing::field::display(Json::of(reply).cut(self.document_chars_max))),
                 "Server heartbeat succeeded"
             ),
             MonitorEvent::HeartbeatFailed { duration, awaited, error } => debug_of_check!(

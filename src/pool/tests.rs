@@ -530,7 +530,10 @@ fn dial_across_a_suspension_is_told_as_closed_once() {
         while bench.pool.poll_event().is_some() {}
         bench.pool.handle_resumed(bench.now);
         let event = bench.pool.poll_event();
-        assert!(matches!(event, Some(PoolEvent::ConnectionClosed { connection_id: 1, reason: CloseReason::Idle, error: None })), "{event:?}");
+        assert!(
+            matches!(event, Some(PoolEvent::ConnectionClosed { connection_id: 1, reason: CloseReason::Idle, error: None })),
+            "{event:?}"
+        );
         if opened {
             bench.pool.handle_opened(open, open.id, bench.now);
         } else {

@@ -14,8 +14,9 @@ use mongolink::{Error, ErrorKind, HelloReply, HostKey};
 use std::time::Duration;
 
 use super::invariants::{
-    PoolLedger, connections_add_up, delivered_is_current, generations_agree, in_order, nobody_is_passed, nobody_outstays_the_queue, nobody_waits_for_nothing,
-    nothing_is_open_ended, opening_is_limited, timer_lies_ahead, waiter_still_waits, waiters_are_known, waiting_has_a_timer,
+    PoolLedger, connections_add_up, delivered_is_current, generations_agree, in_order, nobody_is_passed, nobody_outstays_the_queue,
+    nobody_waits_for_nothing, nothing_is_open_ended, opening_is_limited, timer_lies_ahead, waiter_still_waits, waiters_are_known,
+    waiting_has_a_timer,
 };
 use super::net::{Exchange, User};
 use super::openings::Purpose;
