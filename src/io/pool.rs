@@ -181,8 +181,12 @@ impl ServerPool {
         self.act(|guarded, now| guarded.pool.handle_resumed(now));
     }
 
-    pub(crate) fn close(self: &Arc<Self>, why: &Error, interrupt_in_use: bool) {
-        self.act(|guarded, now| guarded.pool.handle_close(why, interrupt_in_use, now));
+    /// Ends the pool; tells whether connections of it are still in use.
+    pub(crate) fn close(self: &Arc<Self>, why: &Error, interrupt_in_use: bool) -> bool {
+        self.act(|guarded, now| {
+            guarded.pool.handle_close(why, interrupt_in_use, now);
+            guarded.pool.load() > 0
+        })
     }
 
     /// Begins to note whether the server's connections receive anything.

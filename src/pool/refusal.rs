@@ -20,7 +20,8 @@ pub fn closed() -> Error {
     Error::new(ErrorKind::PoolClosed, "attempted to check out a connection from closed connection pool").at(Stage::Checkout)
 }
 
-pub(super) fn interrupted(cause: &Error) -> Error {
+/// The error of what was in flight on a server that stopped answering.
+pub fn interrupted(cause: &Error) -> Error {
     Error::new(ErrorKind::Interrupted, format!("interrupted, because the server stopped answering: {cause}"))
         .because(cause.clone())
         .with_label("RetryableError")

@@ -230,9 +230,9 @@ fn waiter_times_out_exactly_and_says_why() {
 fn closing_of_what_failed_is_told_with_the_cause() {
     let closed = |bench: &mut Bench| {
         let events = std::iter::from_fn(|| bench.pool.poll_event());
-        let closed = events.filter_map(|event| match event {
-            PoolEvent::ConnectionClosed { connection_id, reason, error } => Some((connection_id, reason, error.map(|error| error.kind()))),
-            _ => None,
+        let closed = events.filter_map(|event| {
+            let PoolEvent::ConnectionClosed { connection_id, reason, error } = event else { return None };
+            Some((connection_id, reason, error.map(|error| error.kind())))
         });
         closed.collect::<Vec<_>>()
     };
