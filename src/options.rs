@@ -142,6 +142,10 @@ pub struct ClientOptions {
     /// Which of the servers that suit a call may have it; all of them by default.
     pub server_selector: Option<ServerSelector>,
 
+    /// How many characters of a document are logged, `usize::MAX` for all; default 1000, unless the environment variable
+    /// [`LOG_LENGTH_VARIABLE`] says otherwise.
+    pub log_document_chars_max: Option<usize>,
+
     /// Why no client can be made of the connection string, although it could be read; kept for `uri::validate`.
     pub(crate) refusal: Option<Error>,
 }
@@ -177,6 +181,10 @@ impl std::fmt::Display for Warning {
 
 /// The shortest time between two checks of a server (server-monitoring, `minHeartbeatFrequencyMS`).
 pub const MIN_HEARTBEAT_FREQUENCY: Duration = Duration::from_millis(500);
+
+/// The environment variable that says how many characters of a document are logged: a number, or `unlimited`. Anything else
+/// is ignored (logging, "Configurable Max Document Length").
+pub const LOG_LENGTH_VARIABLE: &str = "MONGODB_LOG_MAX_DOCUMENT_LENGTH";
 
 /// A limit of time that 0 switches off.
 fn limit(given: Option<Duration>, default: Option<Duration>) -> Option<Duration> {
@@ -252,6 +260,12 @@ impl ClientOptions {
         limit(self.wait_queue_timeout, None)
     }
 
+    /// Returns how many characters of a document are logged, given the value of [`LOG_LENGTH_VARIABLE`]; code beats that.
+    pub fn log_document_chars_max_or_default(&self, variable: Option<&str>) -> usize {
+        let number = |text: &str| if text.eq_ignore_ascii_case("unlimited") { Some(usize::MAX) } else { text.parse().ok() };
+        self.log_document_chars_max.or_else(|| variable.and_then(|text| number(text.trim()))).unwrap_or(1000)
+    }
+
     /// Returns the effective `srvServiceName`.
     pub fn srv_service_name_or_default(&self) -> &str {
         self.srv_service_name.as_deref().unwrap_or("mongodb")
@@ -265,5 +279,29 @@ impl ClientOptions {
     /// Returns the fixed address of a host, if one was given.
     pub fn resolve_override(&self, host: &HostKey) -> Option<&Address> {
         self.resolve.iter().find(|(name, _)| name == host).map(|(_, address)| address)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn logged_length_is_the_code_s_then_the_environment_s_then_the_default() {
+        let given = |length| ClientOptions { log_document_chars_max: length, ..ClientOptions::default() };
+        for (variable, expected) in [
+            (None, 1000),
+            (Some("5"), 5),
+            (Some(" 0 "), 0),
+            (Some("unlimited"), usize::MAX),
+            (Some("UNLIMITED"), usize::MAX),
+            (Some("-1"), 1000),
+            (Some("1e3"), 1000),
+            (Some(""), 1000),
+        ] {
+            assert_eq!(given(None).log_document_chars_max_or_default(variable), expected, "{variable:?}");
+            assert_eq!(given(Some(7)).log_document_chars_max_or_default(variable), 7, "{variable:?}");
+        }
+        assert_eq!(given(Some(usize::MAX)).log_document_chars_max_or_default(Some("5")), usize::MAX);
     }
 }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, Once, PoisonError};
 use std::time::{Duration, Instant};
 
 use mongolink::bson::{Document, doc};
-use mongolink::{Client, Sandbox, ServerDescription, TopologyDescription};
+use mongolink::{Client, ClientBuilder, Sandbox, ServerDescription, TopologyDescription};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -220,6 +220,46 @@ async fn messages_of_heartbeats_name_connection_and_server_apart() {
             Some(cut) => assert_eq!(cut.chars().count(), 1000),
             None => assert!(serde_json::from_str::<serde_json::Value>(reply).is_ok_and(|reply| reply["ok"] == 1.0), "{reply}"),
         }
+    }
+}
+
+/// Returns a reply to a check, as logged by a client whose builder was changed so.
+async fn logged_reply(change: impl FnOnce(ClientBuilder) -> ClientBuilder) -> String {
+    listen();
+    let (sandbox, port) = standalone().await;
+    let client = change(Client::builder(sandbox.uri()).expect("uri")).build().expect("client");
+    ping(&client).await.expect("ping");
+    client.shutdown().await;
+    find(&told(TOPOLOGY, "serverPort", &port.to_string()), "Server heartbeat succeeded").field("reply").to_owned()
+}
+
+#[tokio::test]
+async fn replies_are_cut_where_the_client_says() {
+    for length in [0, 1, 20] {
+        let reply = logged_reply(|builder| builder.log_document_chars_max(length)).await;
+        assert_eq!(reply.strip_suffix("...").map(str::len), Some(length), "{reply}");
+    }
+    let whole = logged_reply(|builder| builder.log_document_chars_max(usize::MAX)).await;
+    assert!(serde_json::from_str::<serde_json::Value>(&whole).is_ok_and(|reply| reply["ok"] == 1.0), "{whole}");
+}
+
+/// Says what the process that the test starts is to find.
+const EXPECTED: &str = "MONGOLINK_EXPECTED_LOG_LENGTH";
+
+#[tokio::test]
+async fn replies_are_cut_where_the_environment_says_unless_the_client_does() {
+    if let Ok(expected) = std::env::var(EXPECTED) {
+        let reply = logged_reply(|builder| builder).await;
+        assert_eq!(reply.strip_suffix("...").map(|cut| cut.len().to_string()).unwrap_or_default(), expected, "{reply}");
+        let reply = logged_reply(|builder| builder.log_document_chars_max(3)).await;
+        return assert_eq!(reply.strip_suffix("...").map(str::len), Some(3), "{reply}");
+    }
+    // Variables are set for another process only: in this one, tests run side by side.
+    for (value, expected) in [("7", "7"), ("0", "0"), ("Unlimited", "")] {
+        let mut again = tokio::process::Command::new(std::env::current_exe().expect("this program"));
+        again.args(["--exact", "replies_are_cut_where_the_environment_says_unless_the_client_does"]);
+        let outcome = in_time(again.env(EXPECTED, expected).env("MONGODB_LOG_MAX_DOCUMENT_LENGTH", value).output()).await.expect("runs");
+        assert!(outcome.status.success(), "{value}: {}", String::from_utf8_lossy(&outcome.stdout));
     }
 }
 

@@ -197,6 +197,16 @@ impl ClientBuilder {
         self
     }
 
+    /// Sets how many characters of a document are logged, `usize::MAX` for all; three dots stand for the rest.
+    ///
+    /// Without this, the environment variable `MONGODB_LOG_MAX_DOCUMENT_LENGTH` says so, a number or `unlimited`; without
+    /// that, it is 1000.
+    #[must_use]
+    pub fn log_document_chars_max(mut self, chars: usize) -> Self {
+        self.options.log_document_chars_max = Some(chars);
+        self
+    }
+
     /// Sets the shortest time between two look-ups of a `mongodb+srv` name; the specification's 60 s by default, at least 10 ms.
     ///
     /// The routers of a sharded cluster follow the name's SRV records, which are asked for again when their time to live is

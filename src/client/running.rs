@@ -318,7 +318,8 @@ impl Inner {
         let options = Arc::new(options);
         let tls = if options.tls_or_default() { Some(load_tls(&options).await?) } else { None };
         let credential = options.credential()?;
-        let metadata = ClientMetadata::new(options.app_name.as_deref(), &environment())?;
+        let environment = environment();
+        let metadata = ClientMetadata::new(options.app_name.as_deref(), &environment)?;
         let streaming = match options.server_monitoring_mode.unwrap_or_default() {
             ServerMonitoringMode::Auto => !metadata.is_faas(),
             ServerMonitoringMode::Stream => true,
@@ -333,7 +334,7 @@ impl Inner {
             resolver,
             tasks,
             monitors,
-            events: self.events.about(Subject::new(seed, &self.options)),
+            events: self.events.about(Subject::new(seed, &self.options, &environment)),
             boot_clock: Arc::clone(&self.extras.boot_clock),
             epoch: Arc::clone(&self.epoch),
             streaming,

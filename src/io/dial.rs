@@ -36,11 +36,13 @@ pub(crate) struct Dialer {
 }
 
 /// Tells what happened on the way to a connection, in the order in which it ended.
-#[derive(Clone, Debug, Default)]
+#[derive(Default)]
 #[non_exhaustive]
 pub(crate) struct Timeline {
     /// One report for every stage that ended.
     pub stages: Vec<StageReport>,
+    /// Is told how long it took, whenever a connection is accepted.
+    reached: Option<Box<dyn FnMut(Duration) + Send>>,
 }
 
 /// Tells how one stage went.
@@ -58,8 +60,16 @@ pub struct StageReport {
 }
 
 impl Timeline {
+    /// Tells how long it took, whenever a connection is accepted.
+    pub(crate) fn telling(reached: impl FnMut(Duration) + Send + 'static) -> Self {
+        Self { stages: Vec::new(), reached: Some(Box::new(reached)) }
+    }
+
     /// Adds the report of a stage that ended.
     pub(crate) fn push(&mut self, stage: Stage, address: Option<&Address>, elapsed: Duration, error: Option<&Error>) {
+        if let Some(reached) = self.reached.as_mut().filter(|_| stage == Stage::Tcp && error.is_none()) {
+            reached(elapsed);
+        }
         self.stages.push(StageReport { stage, address: address.cloned(), elapsed, error: error.cloned() });
     }
 }

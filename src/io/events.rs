@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use tokio::sync::broadcast;
 
-use super::log::{self, Causes, CheckedOn, Subject};
+use super::log::{self, CheckedOn, Subject};
 use crate::host::HostKey;
 use crate::op::CommandEvent;
 use crate::pool::PoolEvent;
@@ -108,8 +108,8 @@ impl EventHub {
         self.send(|| Event::Heartbeat { host: host.clone(), event });
     }
 
-    pub(crate) fn pool(&self, host: &HostKey, event: PoolEvent, causes: &Causes) {
-        self.subject.pool(host, &event, causes);
+    pub(crate) fn pool(&self, host: &HostKey, event: PoolEvent) {
+        self.subject.pool(host, &event);
         self.send(|| Event::Pool { host: host.clone(), event });
     }
 }

@@ -4,18 +4,17 @@
 //! and server-selection ("Logging"): one target for each component, the specified texts and names. Through `tracing`, and at
 //! no cost where nobody listens. When there is something to tell is decided by the rules; commands are not logged.
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bson::RawDocumentBuf;
 
-use crate::error::{Error, ErrorKind, Stage};
+use crate::error::Error;
+use crate::handshake::Environment;
 use crate::host::{Host, HostKey};
 use crate::op::deadline::Deadline;
 use crate::op::json::Json;
-use crate::options::ClientOptions;
+use crate::options::{ClientOptions, LOG_LENGTH_VARIABLE};
 use crate::pool::{CheckOutFailure, CloseReason, PoolEvent};
 use crate::selection::Criteria;
 use crate::topology::{MonitorEvent, TopologyDescription, TopologyEvent};
@@ -28,12 +27,6 @@ const CONNECTION: &str = "mongolink::connection";
 
 /// The component `serverSelection`.
 const SELECTION: &str = "mongolink::serverSelection";
-
-/// How many characters of a reply are logged (logging, "Truncation of large documents").
-const DOCUMENT_CHARS_MAX: usize = 1000;
-
-/// How many causes wait to be told, at the most; more connections than that don't fail in one moment.
-const CAUSES_MAX: usize = 64;
 
 /// Tells whether anybody wants the messages of the topology.
 pub(crate) fn wants_topology() -> bool {
@@ -55,6 +48,8 @@ pub(crate) fn wants_selections() -> bool {
 pub(crate) struct Subject {
     id: TopologyId,
     wait_queue_timeout: Option<Duration>,
+    /// How many characters of a reply are logged (logging, "Configurable Max Document Length").
+    document_chars_max: usize,
 }
 
 /// Tells this topology from others, of other clients too.
@@ -72,10 +67,6 @@ pub(crate) struct CheckedOn {
     reply: Option<RawDocumentBuf>,
 }
 
-/// Remembers why connections failed until they are told as closed.
-#[derive(Debug, Default)]
-pub(crate) struct Causes(Mutex<BTreeMap<u64, Error>>);
-
 /// Logs a message of a server's pool: which server it is, and what the message has besides.
 macro_rules! debug_of_pool {
     ($host:expr, $($rest:tt)+) => {{
@@ -86,8 +77,13 @@ macro_rules! debug_of_pool {
 
 impl Subject {
     /// Names a topology.
-    pub(crate) fn new(id: u64, options: &ClientOptions) -> Self {
-        Self { id: TopologyId(id), wait_queue_timeout: options.wait_queue_timeout_or_default() }
+    pub(crate) fn new(id: u64, options: &ClientOptions, environment: &Environment) -> Self {
+        let length = (environment.variables)(LOG_LENGTH_VARIABLE);
+        Self {
+            id: TopologyId(id),
+            wait_queue_timeout: options.wait_queue_timeout_or_default(),
+            document_chars_max: options.log_document_chars_max_or_default(length.as_deref()),
+        }
     }
 
     /// Logs what happened to the topology.
@@ -141,7 +137,7 @@ impl Subject {
             MonitorEvent::HeartbeatSucceeded { duration, awaited, .. } => debug_of_check!(
                 awaited,
                 durationMS = millis(*duration),
-                reply = on.reply.as_ref().map(|reply| tracing::field::display(Json::of(reply).cut(DOCUMENT_CHARS_MAX))),
+                reply = on.reply.as_ref().map(|reply| tracing::field::display(Json::of(reply).cut(self.document_chars_max))),
                 "Server heartbeat succeeded"
             ),
             MonitorEvent::HeartbeatFailed { duration, awaited, error } => debug_of_check!(
@@ -154,7 +150,7 @@ impl Subject {
     }
 
     /// Logs what happened in a server's pool.
-    pub(crate) fn pool(self, host: &HostKey, event: &PoolEvent, causes: &Causes) {
+    pub(crate) fn pool(self, host: &HostKey, event: &PoolEvent) {
         match event {
             PoolEvent::PoolCreated { options } => debug_of_pool!(
                 host,
@@ -180,16 +176,13 @@ impl Subject {
             PoolEvent::ConnectionReady { connection_id, duration } => {
                 debug_of_pool!(host, driverConnectionId = connection_id, durationMS = millis(*duration), "Connection ready")
             }
-            PoolEvent::ConnectionClosed { connection_id, reason } => {
-                let cause = causes.lock().remove(connection_id).filter(|_| *reason == CloseReason::Error);
-                debug_of_pool!(
-                    host,
-                    driverConnectionId = connection_id,
-                    reason = why_closed(*reason),
-                    error = cause.map(tracing::field::display),
-                    "Connection closed"
-                );
-            }
+            PoolEvent::ConnectionClosed { connection_id, reason, error } => debug_of_pool!(
+                host,
+                driverConnectionId = connection_id,
+                reason = why_closed(*reason),
+                error = error.as_ref().map(tracing::field::display),
+                "Connection closed"
+            ),
             PoolEvent::CheckOutStarted => {
                 debug_of_pool!(host, "Connection checkout started");
             }
@@ -228,28 +221,6 @@ impl CheckedOn {
     /// Is the next connection from now on.
     pub(crate) fn closed(&mut self) {
         *self = Self { id: self.id + 1, ..Self::first() };
-    }
-}
-
-impl Causes {
-    /// Notes why a connection failed, where that is wanted.
-    pub(crate) fn note(&self, connection_id: u64, error: Option<&Error>) {
-        let Some(error) = error.filter(|_| wants_pools()) else { return };
-        let mut causes = self.lock();
-        if causes.len() >= CAUSES_MAX {
-            causes.pop_first();
-        }
-        causes.insert(connection_id, error.clone());
-    }
-
-    /// Notes that a connection was found dead before it was lent.
-    pub(crate) fn note_dead(&self, connection_id: u64) {
-        let error = Error::new(ErrorKind::Closed, "closed by the server while it was idle, or sent what nobody asked for");
-        self.note(connection_id, Some(&error.at(Stage::Checkout)));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Error>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod dial;
 pub(crate) mod entropy;
 pub(crate) mod environment;
 pub(crate) mod events;
+mod former;
 pub(crate) mod log;
 mod monitor;
 pub(crate) mod open;

@@ -22,7 +22,6 @@ use timer::Keeper;
 use super::clock;
 use super::conn::{Conn, Interrupt};
 use super::events::EventHub;
-use super::log::Causes;
 use super::open::{Opener, Purpose};
 use super::tasks::Tasks;
 use super::topology::Cluster;
@@ -40,7 +39,6 @@ pub(crate) struct ServerPool {
     tasks: Weak<Tasks>,
     cluster: Weak<Cluster>,
     events: EventHub,
-    causes: Causes,
     /// How many callers have, or wait for, a connection; for selection.
     load: AtomicU32,
 }
@@ -65,8 +63,7 @@ impl ServerPool {
         cluster: Weak<Cluster>,
         events: EventHub,
     ) -> Arc<Self> {
-        let causes = Causes::default();
-        events.pool(&host, PoolEvent::PoolCreated { options: rules.config().clone() }, &causes);
+        events.pool(&host, PoolEvent::PoolCreated { options: rules.config().clone() });
         let guarded = Guarded { pool: rules, waiters: Queue::default(), abandoned: false, interrupts: Vec::new(), armed: None };
         let pool = Arc::new(Self {
             host,
@@ -76,7 +73,6 @@ impl ServerPool {
             tasks: Arc::downgrade(tasks),
             cluster,
             events,
-            causes,
             load: AtomicU32::new(0),
         });
         tasks.spawn("pool timer", timer::run(Keeper(Arc::downgrade(&pool)), Arc::clone(&pool.timer)));
@@ -151,8 +147,12 @@ impl ServerPool {
         self.act(|guarded, now| guarded.pool.handle_resumed(now));
     }
 
-    pub(crate) fn close(self: &Arc<Self>, why: &Error, interrupt_in_use: bool) {
-        self.act(|guarded, now| guarded.pool.handle_close(why, interrupt_in_use, now));
+    /// Ends the pool; tells whether connections of it are still in use.
+    pub(crate) fn close(self: &Arc<Self>, why: &Error, interrupt_in_use: bool) -> bool {
+        self.act(|guarded, now| {
+            guarded.pool.handle_close(why, interrupt_in_use, now);
+            guarded.pool.load() > 0
+        })
     }
 
     /// Begins to note whether the server's connections receive anything.
@@ -171,8 +171,12 @@ impl ServerPool {
         if health == Health::Good {
             conn.rest();
         }
-        self.causes.note(lease.id, conn.cause());
-        self.act_at(now, |guarded, now| guarded.pool.handle_checkin(lease, conn, health, now));
+        self.act_at(now, |guarded, now| {
+            if let Some(cause) = conn.cause() {
+                guarded.pool.handle_cause(lease, cause);
+            }
+            guarded.pool.handle_checkin(lease, conn, health, now);
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, Guarded> {
@@ -197,7 +201,7 @@ impl ServerPool {
             deeds.extend(self.deed(&mut guarded, action, now));
         }
         while let Some(event) = guarded.pool.poll_event() {
-            self.events.pool(&self.host, event, &self.causes);
+            self.events.pool(&self.host, event);
         }
         let due = guarded.pool.poll_timeout().map(|(at, _)| at);
         let earlier = due.is_some_and(|due| guarded.armed.is_none_or(|armed| due < armed));
@@ -305,7 +309,6 @@ async fn open(pool: Arc<ServerPool>, mut lease: Lease, interrupt: Arc<Interrupt>
         Ok(opened) => pool.act(|guarded, now| guarded.pool.handle_opened(lease, Box::new(opened.conn), now)),
         Err(error) => {
             tracing::debug!(host = %pool.host, %error, "connection could not be opened");
-            pool.causes.note(lease.id, Some(&error));
             pool.act(|guarded, now| guarded.pool.handle_open_failed(lease, &error, now));
             if error.kind() != ErrorKind::Interrupted
                 && error.kind() != ErrorKind::PoolClosed

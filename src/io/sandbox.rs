@@ -322,6 +322,14 @@ impl Sandbox {
         self.shared.act(|cluster, now| cluster.rename(member, host, now))
     }
 
+    /// Takes a member that is not primary out of the set's configuration; its process goes on.
+    ///
+    /// # Errors
+    /// As [`Cluster::remove`].
+    pub fn remove(&self, member: usize) -> Result<(), Error> {
+        self.shared.act(|cluster, now| cluster.remove(member, now))
+    }
+
     /// Sets or clears a member's fail point, with a command as `configureFailPoint` takes it.
     ///
     /// # Errors

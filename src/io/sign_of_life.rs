@@ -1,10 +1,11 @@
 //! How is a server asked for a sign of life?
 //!
-//! One task for each attempt: it looks up the address, opens a connection as a monitor does, tells how that went, and
-//! closes it. When a server is asked, and what its silence means, is decided in `topology::sign_of_life`.
+//! One task for each attempt: it looks up the address, opens a connection as a monitor does, tells when that is accepted and
+//! how it went, and closes it. When a server is asked, and what its silence means, is decided in `topology::sign_of_life`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -20,6 +21,25 @@ use crate::topology::ProbeId;
 /// Knows the probes that are under way; their attempts end with them.
 #[derive(Debug, Default)]
 pub(super) struct Probes(BTreeMap<HostKey, watch::Sender<()>>);
+
+impl Cluster {
+    /// Tells the topology that a command on a server has been unanswered for long.
+    pub(crate) fn unanswered(self: &Arc<Self>, host: &HostKey) {
+        self.act(|topology, now| topology.handle_unanswered(host, now));
+    }
+
+    fn probe_named(self: &Arc<Self>, host: &HostKey, id: ProbeId) {
+        self.act(|topology, now| topology.handle_probe_named(host, id, now));
+    }
+
+    fn probe_reached(self: &Arc<Self>, host: &HostKey, id: ProbeId, took: Duration) {
+        self.act(|topology, now| topology.handle_probe_reached(host, id, took, now));
+    }
+
+    fn probed(self: &Arc<Self>, host: &HostKey, id: ProbeId, outcome: Result<(), Error>) {
+        self.act(|topology, now| topology.handle_probed(host, id, outcome, now));
+    }
+}
 
 impl Probes {
     /// Starts an attempt of a server's probe.
@@ -52,6 +72,12 @@ async fn ask(host: &HostKey, id: ProbeId, opener: &Opener, cluster: &Weak<Cluste
     if let Some(cluster) = cluster.upgrade() {
         cluster.probe_named(host, id);
     }
-    let (interrupt, mut timeline) = (Arc::<Interrupt>::default(), Timeline::default());
+    let (told, of) = (Weak::clone(cluster), host.clone());
+    let reached = move |took| {
+        if let Some(cluster) = told.upgrade() {
+            cluster.probe_reached(&of, id, took);
+        }
+    };
+    let (interrupt, mut timeline) = (Arc::<Interrupt>::default(), Timeline::telling(reached));
     opener.open(host, Purpose::Monitor, interrupt, &mut timeline).await.map(drop)
 }

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, oneshot, watch};
 
 use super::clock::{self, BootClock};
 use super::events::EventHub;
+use super::former::Former;
 use super::log;
 use super::monitor::{self, MonitorOrders, Watch};
 use super::open::Opener;
@@ -30,7 +31,7 @@ use crate::op::deadline::Deadline;
 use crate::options::ClientOptions;
 use crate::pool::{Pool, PoolConfig, closed};
 use crate::selection::Criteria;
-use crate::topology::{Fault, MonitorConfig, ProbeId, SelectId, Suspension, Topology, TopologyAction, TopologyConfig};
+use crate::topology::{Fault, MonitorConfig, SelectId, Suspension, Topology, TopologyAction, TopologyConfig};
 
 /// Carries out what the topology orders, and knows every server's pool and monitor.
 pub(crate) struct Cluster {
@@ -69,8 +70,7 @@ pub(crate) struct Parts {
 struct State {
     topology: Topology,
     pools: BTreeMap<HostKey, Arc<ServerPool>>,
-    /// Pools of servers that are gone, as long as somebody uses a connection of theirs.
-    former: Vec<Weak<ServerPool>>,
+    former: Former,
     monitors: BTreeMap<HostKey, MonitorOrders>,
     selects: BTreeMap<SelectId, oneshot::Sender<Result<(), Error>>>,
     probes: Probes,
@@ -96,7 +96,7 @@ impl Cluster {
         let topology = Topology::new(TopologyConfig::from_options(&parts.options), parts.seed, now);
         let (pools, monitors, selects, probes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Probes::default());
         let first = Snapshot::new(Arc::clone(topology.description()), &pools);
-        let state = State { topology, pools, former: Vec::new(), monitors, selects, probes, armed: None };
+        let state = State { topology, pools, former: Former::default(), monitors, selects, probes, armed: None };
         let cluster = Arc::new(Self {
             state: Mutex::new(state),
             snapshots: watch::Sender::new(Arc::new(first)),
@@ -215,19 +215,6 @@ impl Cluster {
         self.act(|topology, now| topology.handle_srv_hosts(hosts, now));
     }
 
-    /// Tells the topology that a command on a server has been unanswered for long.
-    pub(crate) fn unanswered(self: &Arc<Self>, host: &HostKey) {
-        self.act(|topology, now| topology.handle_unanswered(host, now));
-    }
-
-    pub(crate) fn probe_named(self: &Arc<Self>, host: &HostKey, id: ProbeId) {
-        self.act(|topology, now| topology.handle_probe_named(host, id, now));
-    }
-
-    pub(crate) fn probed(self: &Arc<Self>, host: &HostKey, id: ProbeId, outcome: Result<(), Error>) {
-        self.act(|topology, now| topology.handle_probed(host, id, outcome, now));
-    }
-
     /// Sees whether the machine was suspended; if so, servers are checked at once and idle connections not trusted.
     ///
     /// Looks no more often than every [`LOOK_EVERY_MICROS`] that the machine is awake.
@@ -264,8 +251,8 @@ impl Cluster {
         }
         self.parts.monitors.finish(MONITORS_LIMIT).await;
         let over = ended();
-        let former = std::mem::take(&mut self.lock().former);
-        for pool in self.snapshot().pools().cloned().chain(former.iter().filter_map(Weak::upgrade)) {
+        let former: Vec<_> = self.lock().former.take().collect();
+        for pool in self.snapshot().pools().cloned().chain(former) {
             pool.close(&over, true);
         }
         self.act(|topology, now| topology.handle_shutdown(now));
@@ -289,7 +276,7 @@ impl Cluster {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn act<R>(self: &Arc<Self>, step: impl FnOnce(&mut Topology, Instant) -> R) -> R {
+    pub(super) fn act<R>(self: &Arc<Self>, step: impl FnOnce(&mut Topology, Instant) -> R) -> R {
         let now = clock::now();
         let mut state = self.lock();
         let outcome = step(&mut state.topology, now);
@@ -331,11 +318,12 @@ impl Cluster {
             }
             TopologyAction::ClosePool(host) => {
                 if let Some(pool) = state.pools.remove(&host) {
-                    pool.close(&closed(), false);
-                    state.former.retain(|pool| pool.strong_count() > 0);
-                    state.former.push(Arc::downgrade(&pool));
+                    let in_use = pool.close(&closed(), false);
+                    state.former.keep(&pool);
+                    state.topology.handle_pool_closed(&host, in_use, clock::now());
                 }
             }
+            TopologyAction::InterruptFormer { host, why } => state.former.interrupt(&host, &why),
             TopologyAction::StartMonitor(host) => {
                 let orders = MonitorOrders::default();
                 monitor::watch(self.make_watch(&host), orders.clone());
@@ -357,13 +345,13 @@ impl Cluster {
                 }
             }
             TopologyAction::Probe { host, id, again } => {
-                if let Some(pool) = state.pools.get(&host).filter(|_| !again) {
-                    pool.listen();
+                if !again {
+                    state.pools_of(&host).for_each(|pool| pool.listen());
                 }
                 state.probes.attempt(host, id, &self.parts.opener, self, &self.parts.tasks);
             }
             TopologyAction::Overhear { host, id } => {
-                let anything = state.pools.get(&host).is_some_and(|pool| pool.has_heard());
+                let anything = state.pools_of(&host).any(|pool| pool.has_heard());
                 state.topology.handle_overheard(&host, id, anything, clock::now());
             }
             TopologyAction::EndProbe(host) => state.probes.end(&host),
@@ -406,6 +394,13 @@ impl Cluster {
             events: self.parts.events.clone(),
             round_trips: Arc::default(),
         }
+    }
+}
+
+impl State {
+    /// Returns the pool of a host, and those that it had before.
+    fn pools_of<'a>(&'a self, host: &'a HostKey) -> impl Iterator<Item = Arc<ServerPool>> + 'a {
+        self.pools.get(host).cloned().into_iter().chain(self.former.of(host))
     }
 }
 

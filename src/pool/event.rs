@@ -49,6 +49,8 @@ pub enum PoolEvent {
         connection_id: u64,
         /// Why.
         reason: CloseReason,
+        /// Why, in full, if it failed and what failed is known.
+        error: Option<Error>,
     },
     /// Somebody asks for a connection.
     CheckOutStarted,

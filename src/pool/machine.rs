@@ -5,6 +5,7 @@
 mod balanced;
 mod clear;
 mod failure;
+mod overdue;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ pub struct Pool<C> {
     pub(super) refill_at: Option<Instant>,
     /// What failed to open, until its error has done its work on the server's state.
     failures: Vec<Failure>,
+    /// Why the connection is broken that comes back next.
+    cause: Option<(u64, Error)>,
     actions: VecDeque<Action<C>>,
     events: VecDeque<PoolEvent>,
     record_events: bool,
@@ -78,6 +81,7 @@ impl<C> Pool<C> {
             waiters: Waiters::default(),
             refill_at: None,
             failures: Vec::new(),
+            cause: None,
             actions: VecDeque::new(),
             events: VecDeque::new(),
             record_events: false,
@@ -124,6 +128,7 @@ impl<C> Pool<C> {
     /// Returns what [`handle_checkout`](Self::handle_checkout) would.
     pub fn handle_dead_on_look(&mut self, lease: Lease, connection: C, place: Place, now: Instant) -> Checkout<C> {
         self.release(lease);
+        self.note_dead(lease);
         self.close(lease, connection, CloseReason::Error);
         if let Some(refusal) = self.refusal() {
             return Checkout::Refused(refusal);
@@ -381,6 +386,9 @@ impl<C> Pool<C> {
             self.event(|| PoolEvent::ConnectionCreated { connection_id: id });
             self.actions.push_back(Action::Open(lease));
         }
+        if self.waiters.has_overdue() {
+            self.refuse_passed_over(now);
+        }
     }
 
     pub(super) fn below_min(&self) -> bool {
@@ -410,7 +418,8 @@ impl<C> Pool<C> {
     fn close(&mut self, lease: Lease, connection: C, reason: CloseReason) {
         self.closed += 1;
         self.leave(lease);
-        self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason });
+        let error = self.cause_of(lease, reason);
+        self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason, error });
         self.actions.push_back(Action::Close(lease, connection));
     }
 

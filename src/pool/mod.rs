@@ -17,7 +17,7 @@ mod waiters;
 pub use action::{Action, Checkout, Health, PoolConfig};
 pub use event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
 pub use machine::Pool;
-pub use refusal::closed;
+pub use refusal::{closed, interrupted};
 pub use slots::Lease;
 pub use unanswered::UNANSWERED_AFTER;
 pub use waiters::{Place, Queue, WaiterId};

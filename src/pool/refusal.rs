@@ -20,7 +20,8 @@ pub fn closed() -> Error {
     Error::new(ErrorKind::PoolClosed, "attempted to check out a connection from closed connection pool").at(Stage::Checkout)
 }
 
-pub(super) fn interrupted(cause: &Error) -> Error {
+/// The error of what was in flight on a server that stopped answering.
+pub fn interrupted(cause: &Error) -> Error {
     Error::new(ErrorKind::Interrupted, format!("interrupted, because the server stopped answering: {cause}"))
         .because(cause.clone())
         .with_label("RetryableError")
@@ -74,4 +75,9 @@ pub(super) fn opened_too_late(limit: Duration) -> Error {
 /// The error of a connection whose late reply did not come.
 pub(super) fn drained_too_late(limit: Duration) -> Error {
     Error::timeout(Stage::Read, "DRAIN_LIMIT", limit, limit)
+}
+
+/// The error of a connection that was found dead before it was lent.
+pub(super) fn found_dead() -> Error {
+    Error::new(ErrorKind::Closed, "closed by the server while it was idle, or sent what nobody asked for").at(Stage::Checkout)
 }

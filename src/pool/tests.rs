@@ -227,6 +227,56 @@ fn waiter_times_out_exactly_and_says_why() {
 }
 
 #[test]
+fn closing_of_what_failed_is_told_with_the_cause() {
+    let closed = |bench: &mut Bench| {
+        let events = std::iter::from_fn(|| bench.pool.poll_event());
+        let closed = events.filter_map(|event| {
+            let PoolEvent::ConnectionClosed { connection_id, reason, error } = event else { return None };
+            Some((connection_id, reason, error.map(|error| error.kind())))
+        });
+        closed.collect::<Vec<_>>()
+    };
+    let reset = Error::new(ErrorKind::Closed, "reset");
+    let mut bench = Bench::ready(PoolConfig { max_size: Some(9), open_timeout: Some(ms(500)), ..config() });
+    // One that comes back broken; one that is stale by then, which is no failure of its own.
+    let (one, two) = (bench.lend_new(), bench.lend_new());
+    bench.pool.handle_cause(one, &reset);
+    bench.pool.handle_checkin(one, 1, Health::Broken, bench.now);
+    assert_eq!(closed(&mut bench), [(1, CloseReason::Error, Some(ErrorKind::Closed))]);
+    bench.pool.handle_clear(&reset, false, bench.now);
+    bench.pool.handle_ready(bench.now);
+    bench.pool.handle_cause(two, &reset);
+    bench.pool.handle_checkin(two, 2, Health::Broken, bench.now);
+    assert_eq!(closed(&mut bench), [(2, CloseReason::Stale, None)]);
+    // One that can't be opened; one that is not opened in time, told once.
+    bench.wait();
+    bench.wait();
+    let opens = bench.opens();
+    bench.pool.handle_open_failed(opens[0], &reset, bench.now);
+    bench.pool.handle_refill(bench.now);
+    assert_eq!(closed(&mut bench), [(3, CloseReason::Error, Some(ErrorKind::Closed))]);
+    bench.later(ms(500));
+    assert_eq!(closed(&mut bench), [(4, CloseReason::Error, Some(ErrorKind::Timeout))]);
+    bench.pool.handle_open_failed(opens[1], &Error::new(ErrorKind::Interrupted, "too late"), bench.now);
+    bench.pool.handle_refill(bench.now);
+    assert_eq!(closed(&mut bench), []);
+    // One that is found dead before it is lent. A cause that belongs to another tells nothing.
+    bench.actions();
+    let five = bench.lend_new();
+    bench.pool.handle_checkin(five, 5, Health::Good, bench.now);
+    bench.now += ms(1001);
+    let (lease, connection, look) = bench.lent();
+    let place = Place { ticket: look.expect("looked at"), asked_at: bench.now, deadline: None };
+    assert!(matches!(bench.pool.handle_dead_on_look(lease, connection, place, bench.now), Checkout::Waiting(_)));
+    assert_eq!(closed(&mut bench), [(5, CloseReason::Error, Some(ErrorKind::Closed))]);
+    let six = bench.opens()[0];
+    bench.pool.handle_opened(six, 6, bench.now);
+    bench.pool.handle_cause(one, &reset);
+    bench.pool.handle_checkin(six, 6, Health::Broken, bench.now);
+    assert_eq!(closed(&mut bench), [(6, CloseReason::Error, None)]);
+}
+
+#[test]
 fn time_in_the_wait_queue_ends_where_a_connection_is_opened() {
     let mut bench = Bench::ready(PoolConfig { max_size: Some(10), max_connecting: 1, ..config() });
     bench.wait_until(Some(ms(100)));
@@ -239,6 +289,35 @@ fn time_in_the_wait_queue_ends_where_a_connection_is_opened() {
     assert_eq!(bench.text(), "deliver 1 to 0 open 2");
     bench.later(ms(100));
     assert_eq!(bench.text(), "refuse 1 Timeout", "the limit of a whole call counts all of it");
+}
+
+#[test]
+fn dial_that_goes_to_an_earlier_caller_no_longer_spares_a_later_one() {
+    for room in [false, true] {
+        let mut bench = Bench::ready(PoolConfig { max_size: Some(3), max_connecting: if room { 2 } else { 1 }, ..config() });
+        let one = bench.lend_new();
+        let two = bench.lend_new();
+        bench.pool.handle_checkin(two, 2, Health::Good, bench.now);
+        bench.now += ms(1001);
+        let (lease, connection, look) = bench.lent();
+        let earlier = Place { ticket: look.expect("looked at"), asked_at: bench.now, deadline: None };
+        let later = bench.wait_until(Some(ms(100)));
+        let dial = bench.opens()[0];
+        bench.later(ms(100));
+        assert_eq!((bench.text(), bench.pool.stats().waiting), (String::new(), 1), "a connection is on its way");
+        let back = bench.pool.handle_dead_on_look(lease, connection, earlier, bench.now);
+        assert!(matches!(back, Checkout::Waiting(waiter) if waiter < later));
+        if room {
+            assert_eq!(bench.text(), "close 2 open 4", "each has one on its way");
+            bench.pool.handle_opened(dial, 3, bench.now);
+            assert_eq!(bench.text(), format!("deliver 3 to {}", earlier.ticket.0));
+        } else {
+            assert_eq!(bench.text(), format!("close 2 refuse {} Timeout", later.0));
+            bench.pool.handle_opened(dial, 3, bench.now);
+            bench.pool.handle_checkin(one, 1, Health::Good, bench.now);
+            assert_eq!(bench.text(), format!("deliver 3 to {}", earlier.ticket.0));
+        }
+    }
 }
 
 #[test]
@@ -451,7 +530,10 @@ fn dial_across_a_suspension_is_told_as_closed_once() {
         while bench.pool.poll_event().is_some() {}
         bench.pool.handle_resumed(bench.now);
         let event = bench.pool.poll_event();
-        assert!(matches!(event, Some(PoolEvent::ConnectionClosed { connection_id: 1, reason: CloseReason::Idle })), "{event:?}");
+        assert!(
+            matches!(event, Some(PoolEvent::ConnectionClosed { connection_id: 1, reason: CloseReason::Idle, error: None })),
+            "{event:?}"
+        );
         if opened {
             bench.pool.handle_opened(open, open.id, bench.now);
         } else {

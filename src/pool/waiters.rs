@@ -32,6 +32,8 @@ pub(super) struct Waiter {
 pub(super) struct Waiters {
     queue: Queue<Waiter>,
     deadlines: BTreeSet<(Instant, WaiterId)>,
+    /// Those who wait on past their deadline, because a connection is on its way to them.
+    overdue: BTreeSet<WaiterId>,
     next: u64,
 }
 
@@ -75,12 +77,6 @@ impl<T> Queue<T> {
     /// Returns what is kept for a caller.
     pub fn get(&self, id: WaiterId) -> Option<&T> {
         self.places.get(self.find(id).ok()?)?.1.as_ref()
-    }
-
-    /// Returns what is kept for a caller, to be changed.
-    pub fn get_mut(&mut self, id: WaiterId) -> Option<&mut T> {
-        let index = self.find(id).ok()?;
-        self.places.get_mut(index)?.1.as_mut()
     }
 
     /// Lets a caller wait in the place of its ticket, which nobody has.
@@ -153,8 +149,10 @@ impl Waiters {
 
     pub(super) fn remove(&mut self, id: WaiterId) -> Option<Waiter> {
         let waiter = self.queue.remove(id)?;
-        if let Some(deadline) = waiter.deadline {
-            self.deadlines.remove(&(deadline.at, id));
+        if let Some(deadline) = waiter.deadline
+            && !self.deadlines.remove(&(deadline.at, id))
+        {
+            self.overdue.remove(&id);
         }
         Some(waiter)
     }
@@ -168,11 +166,24 @@ impl Waiters {
         self.queue.ids().take(count).any(|first| first == id)
     }
 
-    /// Lets a waiter wait without a deadline.
+    /// Lets a waiter wait on past its deadline, as long as it is not [passed over](Self::passed_over).
     pub(super) fn wait_on(&mut self, id: WaiterId) {
-        if let Some(deadline) = self.queue.get_mut(id).and_then(|waiter| waiter.deadline.take()) {
+        if let Some(deadline) = self.queue.get(id).and_then(|waiter| waiter.deadline) {
             self.deadlines.remove(&(deadline.at, id));
+            self.overdue.insert(id);
         }
+    }
+
+    /// Tells whether anybody waits on past its deadline.
+    pub(super) fn has_overdue(&self) -> bool {
+        !self.overdue.is_empty()
+    }
+
+    /// Returns a waiter past its deadline to which none of so many connections will come, and that deadline.
+    pub(super) fn passed_over(&self, coming: usize) -> Option<(WaiterId, Deadline)> {
+        let id = *self.overdue.last()?;
+        let deadline = self.queue.get(id)?.deadline?;
+        (!self.is_among_first(id, coming)).then_some((id, deadline))
     }
 
     /// Returns a waiter whose time is up, and its deadline.

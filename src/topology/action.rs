@@ -49,16 +49,24 @@ pub enum TopologyAction {
         /// Why.
         cause: Error,
     },
-    /// Close a server's pool for good.
+    /// Close a server's pool for good, and tell at once whether commands are in flight on its connections.
     ClosePool(HostKey),
+    /// Interrupt what is in flight on the connections of pools of the server that have been closed.
+    InterruptFormer {
+        /// The server.
+        host: HostKey,
+        /// What the commands end with.
+        why: Error,
+    },
     /// Check a server now, or as soon as the shortest time between checks allows.
     CheckNow(HostKey),
     /// End a server's running check.
     CancelCheck(HostKey),
     /// Ask a server for a sign of life: look up its address, tell that it is known, open a connection for monitoring, tell
-    /// how that went, and close it.
+    /// how that went, and close it. As soon as it is accepted, tell how long that took.
     ///
-    /// With the first attempt, begin to note whether the connections of the server's pool receive anything.
+    /// With the first attempt, begin to note whether the connections of the server's pool receive anything, and those of its
+    /// pools that have been closed.
     Probe {
         /// The server.
         host: HostKey,
@@ -67,7 +75,7 @@ pub enum TopologyAction {
         /// Whether an attempt is under way already, which goes on.
         again: bool,
     },
-    /// Tell at once whether the connections of the server's pool have received anything since the probe began.
+    /// Tell at once whether any of these connections have received anything since the probe began.
     Overhear {
         /// The server.
         host: HostKey,

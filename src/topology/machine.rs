@@ -137,7 +137,7 @@ impl Topology {
         }
         let interrupt = error.is_timeout() && error.is_network();
         if interrupt {
-            self.end_probe(host);
+            self.take_silence(host, &error);
         }
         let clearing = Clearing { cause: error.clone(), interrupt };
         self.submit(ServerDescription::failed(host, error, now), Some(clearing));
@@ -247,6 +247,7 @@ impl Topology {
         }
         self.state = State::Closed;
         self.commit(self.config.describe(TopologyType::Unknown, []), None);
+        self.end_probes();
         while let Some((id, waiter)) = self.waiters.pop() {
             self.actions.push_back(TopologyAction::NotSelected(id, waiter.shut_down(now)));
         }
@@ -293,8 +294,12 @@ impl Topology {
 
     /// Returns what is known of a server, if it is one that a monitor watches.
     pub(super) fn watched(&self, host: &HostKey) -> Option<Arc<ServerDescription>> {
-        let open = self.state == State::Open && !self.config.load_balanced;
-        self.current.server(host).filter(|_| open).cloned()
+        self.current.server(host).filter(|_| self.has_monitors()).cloned()
+    }
+
+    /// Tells whether servers are watched: a load balancer is not, and nobody is after the end.
+    pub(super) fn has_monitors(&self) -> bool {
+        self.state == State::Open && !self.config.load_balanced
     }
 
     fn refuse_late(&mut self, id: SelectId, waiter: &Waiter, now: Instant) {
@@ -343,7 +348,7 @@ impl Topology {
         self.ready_pools(&next);
         self.actions.push_back(TopologyAction::Publish(Arc::clone(&next)));
         for host in &change.removed {
-            self.end_probe(host);
+            self.handle_leaving(host, previous.server(host));
             if let Some(gone) = self.pools.remove(host) {
                 // A late error of the old pool must not count against a new one.
                 self.next_generation = self.next_generation.max(gone.generation + 1);

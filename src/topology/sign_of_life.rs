@@ -1,10 +1,19 @@
 //! Is a server that says nothing still alive?
 //!
 //! Goes beyond the specifications. A server is asked for a sign of life, on fresh connections and with a limit of its own,
-//! when a newer primary has deposed it, and when a command has been unanswered for long while its monitor is silent too.
-//! Any answer will do, and so will any byte on the connections that it has: nothing then happens to what is in flight.
-//! Silence makes it unknown, clears its pool, and interrupts the commands that wait for nothing. How it is asked is
-//! decided in `io`, when a command is unanswered for long in `pool`.
+//! when a newer primary has deposed it, when it has left the set with commands in flight, and when a command has been
+//! unanswered for long while its monitor is silent too. Any answer will do, and so will any byte on the connections that it
+//! has: nothing then happens to what is in flight. Silence makes it unknown, clears its pool, and interrupts the commands
+//! that wait for nothing.
+//!
+//! A slow network is told from a silent process by the fresh connection itself: a kernel accepts it for a process that
+//! stands still, so how long that took is how far away the server is now, whatever it was before. Silence counts only as
+//! many of these round trips after that; and a server that no connection has reached is given [`UNREACHED`]. What can't be
+//! told apart in the time there is: a process that stands still, and one that is reached at once and then says nothing at
+//! all for the limit, on any connection. The latter loses what is in flight on it, with an error that invites to try again;
+//! its next reply makes it known again at once.
+//!
+//! How it is asked is decided in `io`, when a command is unanswered for long in `pool`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +24,7 @@ use super::machine::{Clearing, Topology};
 use super::server::ServerDescription;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::HostKey;
-use crate::pool::UNANSWERED_AFTER;
+use crate::pool::{UNANSWERED_AFTER, interrupted};
 
 /// Names one probe of a server; a later one has another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +38,10 @@ pub const DEPOSED_FLOOR: Duration = Duration::from_millis(1500);
 /// ask has been unanswered.
 pub const UNANSWERED_FLOOR: Duration = UNANSWERED_AFTER;
 
+/// How long a server may be silent at the least that no connection has reached: a round trip of five seconds, on a network that
+/// was faster before, and a second for a packet that was lost.
+pub const UNREACHED: Duration = Duration::from_secs(6);
+
 /// How many round trips of average length may pass before silence counts. Opening a connection takes two in clear and four
 /// with TLS 1.2; as many again are for a network that is slower than its average.
 pub const ROUND_TRIPS: u32 = 8;
@@ -40,11 +53,23 @@ pub const CEILING: Duration = Duration::from_secs(30);
 /// How long a server that has given a sign of life is not asked again because of an unanswered command.
 pub const PAUSE: Duration = Duration::from_secs(10);
 
+/// Why a server is asked that has left.
+const LEFT: &str = "it has left, and a command is in flight on it";
+
 /// Holds the probes of a topology's servers, one at a time for each.
 #[derive(Debug, Default)]
 pub(super) struct SignsOfLife {
     probes: BTreeMap<HostKey, State>,
     next: u64,
+    /// The average round-trip times of servers that have left, until their pools say whether anything is in flight.
+    leaving: BTreeMap<HostKey, Duration>,
+}
+
+/// Says when a connection of a probe was accepted, and how long that took.
+#[derive(Clone, Copy, Debug)]
+struct Reached {
+    at: Instant,
+    took: Duration,
 }
 
 /// ```text
@@ -58,7 +83,7 @@ enum State {
     /// The server's address is looked up, which is nothing that the server could answer for.
     Naming { id: ProbeId, limit: Duration, deadline: Instant },
     /// It has been asked once, or twice if nothing is left of `again_at`.
-    Asked { id: ProbeId, since: Instant, limit: Duration, again_at: Option<Instant> },
+    Asked { id: ProbeId, since: Instant, limit: Duration, reached: Option<Reached>, again_at: Option<Instant> },
     /// The limit has passed; what the server's other connections have received is being looked at, which takes no time.
     Judging { id: ProbeId, since: Instant, limit: Duration },
     /// It has given a sign, or could not be asked.
@@ -72,6 +97,8 @@ enum Reading {
     Life,
     /// Nothing came back from it.
     Nothing,
+    /// There is no such process, says its machine.
+    Refused,
     /// It has not been asked: no address, no socket, no network.
     NotAsked,
 }
@@ -84,16 +111,46 @@ pub fn limit(floor: Duration, average: Option<Duration>) -> Duration {
 impl Topology {
     /// Takes from a server's pool that a command has been waiting for its reply for [`UNANSWERED_AFTER`].
     ///
-    /// The server is asked for a sign of life if its monitor has heard nothing for as long, unless it has just given one.
+    /// The server is asked for a sign of life if its monitor has heard nothing for as long, unless it has just given one. The
+    /// pool of a server that has left says that too, and there is no monitor any more.
     pub fn handle_unanswered(&mut self, host: &HostKey, now: Instant) {
-        let Some(known) = self.watched(host) else { return };
-        let heard = known.last_update.filter(|_| known.is_known());
-        if heard.is_some_and(|heard| heard + UNANSWERED_AFTER > now) {
+        if !self.has_monitors() {
             return;
         }
-        let limit = limit(UNANSWERED_FLOOR, known.round_trip_time);
+        let (limit, why) = match self.current.server(host) {
+            None => (DEPOSED_FLOOR, LEFT),
+            Some(known) => {
+                let heard = known.last_update.filter(|_| known.is_known());
+                if heard.is_some_and(|heard| heard + UNANSWERED_AFTER > now) {
+                    return;
+                }
+                (limit(UNANSWERED_FLOOR, known.round_trip_time), "a command is unanswered, and the monitor is silent")
+            }
+        };
         if let Some(id) = self.signs.begin(host, limit, now) {
-            self.ask(host, id, "a command is unanswered, and the monitor is silent", limit);
+            self.ask(host, id, why, limit);
+        }
+    }
+
+    /// Takes, at once after the order to close the pool of a server that has left, whether commands are in flight on it.
+    ///
+    /// If so, it is asked for a sign of life as long as it owes them an answer; a question that is under way goes on.
+    pub fn handle_pool_closed(&mut self, host: &HostKey, in_use: bool, now: Instant) {
+        let average = self.signs.leaving.remove(host);
+        if !self.has_monitors() || self.current.server(host).is_some() {
+            return;
+        }
+        if !in_use {
+            return self.end_probe(host);
+        }
+        let limit = limit(DEPOSED_FLOOR, average);
+        let asked = if average.is_some() { self.signs.hasten(host, limit, now) } else { self.signs.id(host).is_some() };
+        if asked {
+            return;
+        }
+        self.signs.forget(host);
+        if let Some(id) = self.signs.begin(host, limit, now) {
+            self.ask(host, id, LEFT, limit);
         }
     }
 
@@ -102,7 +159,19 @@ impl Topology {
         if let Some(State::Naming { id: own, limit, .. }) = self.signs.get(host)
             && own == id
         {
-            self.signs.put(host, State::Asked { id, since: now, limit, again_at: Some(now + limit / 2) });
+            self.signs.put(host, State::Asked { id, since: now, limit, reached: None, again_at: Some(now + limit / 2) });
+        }
+    }
+
+    /// Takes from a probe that a connection was accepted, and how long that took.
+    ///
+    /// That is no sign of life, but says how far away the server is; only the first time counts.
+    pub fn handle_probe_reached(&mut self, host: &HostKey, id: ProbeId, took: Duration, now: Instant) {
+        if let Some(State::Asked { id: own, since, limit, reached: None, again_at }) = self.signs.get(host)
+            && own == id
+        {
+            let reached = Some(Reached { at: now, took });
+            self.signs.put(host, State::Asked { id, since, limit, reached, again_at });
         }
     }
 
@@ -115,6 +184,11 @@ impl Topology {
         tracing::debug!(%host, ?reading, "outcome of a probe");
         match reading {
             Reading::Life | Reading::NotAsked => self.rest(host, now),
+            // Its kernel has refused the connection, and has been reached.
+            Reading::Refused => {
+                let took = outcome.as_ref().err().and_then(|error| error.elapsed()).unwrap_or_default();
+                self.handle_probe_reached(host, id, took, now);
+            }
             Reading::Nothing => {}
         }
     }
@@ -157,6 +231,28 @@ impl Topology {
         }
     }
 
+    /// Takes that a server leaves. What is asked of it goes on until its pool has said whether anything is in flight.
+    pub(super) fn handle_leaving(&mut self, host: &HostKey, last: Option<&Arc<ServerDescription>>) {
+        if let Some(average) = last.and_then(|server| server.round_trip_time).filter(|_| self.has_monitors()) {
+            self.signs.leaving.insert(host.clone(), average);
+        }
+    }
+
+    /// Takes that a server's monitor has found it silent: what a probe under way would have brought about is done.
+    pub(super) fn take_silence(&mut self, host: &HostKey, error: &Error) {
+        let is_asked = self.signs.id(host).is_some();
+        self.end_probe(host);
+        if is_asked {
+            self.actions.push_back(TopologyAction::InterruptFormer { host: host.clone(), why: interrupted(error) });
+        }
+    }
+
+    /// Ends all probes without a verdict.
+    pub(super) fn end_probes(&mut self) {
+        let hosts: Vec<HostKey> = self.signs.probes.keys().cloned().collect();
+        hosts.iter().for_each(|host| self.end_probe(host));
+    }
+
     /// Ends a server's probe without a verdict.
     pub(super) fn end_probe(&mut self, host: &HostKey) {
         if self.signs.forget(host) {
@@ -169,12 +265,13 @@ impl Topology {
         while let Some((host, state)) = self.signs.due(now) {
             match state {
                 State::Naming { .. } => self.rest(&host, now),
-                State::Asked { id, since, limit, .. } if since + limit <= now => {
+                State::Asked { id, since, limit, reached, .. } if verdict_at(since, limit, reached) <= now => {
+                    let limit = verdict_at(since, limit, reached).saturating_duration_since(since);
                     self.signs.put(&host, State::Judging { id, since, limit });
                     self.actions.push_back(TopologyAction::Overhear { host, id });
                 }
-                State::Asked { id, since, limit, .. } => {
-                    self.signs.put(&host, State::Asked { id, since, limit, again_at: None });
+                State::Asked { id, since, limit, reached, .. } => {
+                    self.signs.put(&host, State::Asked { id, since, limit, reached, again_at: None });
                     self.actions.push_back(TopologyAction::Probe { host, id, again: true });
                 }
                 State::Judging { .. } | State::Resting { .. } => return,
@@ -189,7 +286,10 @@ impl Topology {
 
     fn rest(&mut self, host: &HostKey, now: Instant) {
         self.end_probe(host);
-        self.signs.put(host, State::Resting { until: now + PAUSE });
+        // One that has left is asked again as often as its pool says that a command is unanswered.
+        if self.current.server(host).is_some() {
+            self.signs.put(host, State::Resting { until: now + PAUSE });
+        }
     }
 
     fn handle_silence(&mut self, host: &HostKey, limit: Duration, elapsed: Duration, now: Instant) {
@@ -201,6 +301,10 @@ impl Topology {
             .against("SIGN_OF_LIFE_LIMIT", LimitValue::Time(limit))
             .with_label("RetryableError");
         tracing::info!(%host, %error, "server is silent: what is in flight on it is interrupted");
+        self.actions.push_back(TopologyAction::InterruptFormer { host: host.clone(), why: interrupted(&error) });
+        if self.current.server(host).is_none() {
+            return;
+        }
         let clearing = Clearing { cause: error.clone(), interrupt: true };
         self.submit(ServerDescription::failed(host, error, now), Some(clearing));
         self.actions.push_back(TopologyAction::CancelCheck(host.clone()));
@@ -226,8 +330,8 @@ impl SignsOfLife {
     fn hasten(&mut self, host: &HostKey, shorter: Duration, now: Instant) -> bool {
         let hastened = match self.get(host) {
             Some(State::Naming { id, limit, deadline }) => State::Naming { id, limit: limit.min(shorter), deadline },
-            Some(State::Asked { id, since, limit, again_at }) if now + shorter < since + limit => {
-                State::Asked { id, since: now, limit: shorter, again_at: again_at.map(|at| at.min(now + shorter / 2)) }
+            Some(State::Asked { id, since, limit, reached, again_at }) if now + shorter < since + limit => {
+                State::Asked { id, since: now, limit: shorter, reached, again_at: again_at.map(|at| at.min(now + shorter / 2)) }
             }
             Some(state @ (State::Asked { .. } | State::Judging { .. })) => state,
             Some(State::Resting { .. }) | None => return false,
@@ -275,9 +379,21 @@ impl State {
         match self {
             Self::Naming { deadline, .. } => Some((*deadline, "address of a silent server")),
             Self::Asked { again_at: Some(again_at), .. } => Some((*again_at, "second question")),
-            Self::Asked { since, limit, again_at: None, .. } => Some((*since + *limit, "SIGN_OF_LIFE_LIMIT")),
+            Self::Asked { since, limit, reached, again_at: None, .. } => Some((verdict_at(*since, *limit, *reached), "SIGN_OF_LIFE_LIMIT")),
             Self::Judging { .. } | Self::Resting { .. } => None,
         }
+    }
+}
+
+/// Returns when silence counts: not before the limit, nor so soon after the server was reached that nothing could have come
+/// back.
+fn verdict_at(since: Instant, limit: Duration, reached: Option<Reached>) -> Instant {
+    match reached {
+        Some(Reached { at, took }) => {
+            let way = took.saturating_mul(ROUND_TRIPS).min(CEILING);
+            (since + limit).max(at + way.max(limit / 2))
+        }
+        None => since + limit.max(UNREACHED),
     }
 }
 
@@ -287,12 +403,13 @@ impl State {
 /// said, or closed, after that is the process's doing.
 fn read(error: &Error) -> Reading {
     let refused = |kind| {
-        use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, HostUnreachable};
-        matches!(kind, ConnectionRefused | ConnectionReset | ConnectionAborted | HostUnreachable)
+        use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+        matches!(kind, ConnectionRefused | ConnectionReset | ConnectionAborted)
     };
     match (error.stage(), error.kind()) {
         (Some(Stage::Tcp | Stage::Tls | Stage::Hello), _) if error.is_timeout() => Reading::Nothing,
-        (Some(Stage::Tcp), ErrorKind::Io(kind)) if refused(kind) => Reading::Nothing,
+        (Some(Stage::Tcp), ErrorKind::Io(kind)) if refused(kind) => Reading::Refused,
+        (Some(Stage::Tcp), ErrorKind::Io(std::io::ErrorKind::HostUnreachable)) => Reading::Nothing,
         (Some(Stage::Tls | Stage::Hello), _) => Reading::Life,
         (Some(_) | None, _) => Reading::NotAsked,
     }

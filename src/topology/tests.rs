@@ -122,6 +122,7 @@ fn in_short(action: &TopologyAction) -> String {
             format!("clear {}{}", name(host), if *interrupt { " and interrupt" } else { "" })
         }
         TopologyAction::ClosePool(host) => format!("close {}", name(host)),
+        TopologyAction::InterruptFormer { host, .. } => format!("interrupt former {}", name(host)),
         TopologyAction::CheckNow(host) => format!("check {}", name(host)),
         TopologyAction::CancelCheck(host) => format!("cancel {}", name(host)),
         TopologyAction::Probe { host, again, .. } => format!("ask {}{}", name(host), if *again { " again" } else { "" }),

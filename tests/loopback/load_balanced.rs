@@ -67,7 +67,7 @@ fn of_pool(events: &[Event]) -> Vec<String> {
             PoolEvent::PoolClosed => "closed".to_owned(),
             PoolEvent::ConnectionCreated { connection_id } => format!("{connection_id} created"),
             PoolEvent::ConnectionReady { connection_id, .. } => format!("{connection_id} ready"),
-            PoolEvent::ConnectionClosed { connection_id, reason } => format!("{connection_id} closed {reason:?}"),
+            PoolEvent::ConnectionClosed { connection_id, reason, .. } => format!("{connection_id} closed {reason:?}"),
             PoolEvent::CheckOutFailed { reason, .. } => format!("failed {reason:?}"),
             PoolEvent::CheckedOut { connection_id, .. } => format!("{connection_id} out"),
             PoolEvent::CheckedIn { connection_id } => format!("{connection_id} in"),
@@ -617,7 +617,7 @@ async fn lost_service_costs_its_connections_and_the_other_serves_on() {
         assert!(untouched(&client));
         let events = told(&mut events).await;
         let closed = |event: &Event| {
-            matches!(event, Event::Pool { event: PoolEvent::ConnectionClosed { connection_id: 2, reason: CloseReason::Stale }, .. })
+            matches!(event, Event::Pool { event: PoolEvent::ConnectionClosed { connection_id: 2, reason: CloseReason::Stale, .. }, .. })
         };
         assert!(!events.iter().any(closed));
     })

@@ -74,6 +74,66 @@ async fn commands_on_a_deposed_and_frozen_primary_end_at_once() {
     .await;
 }
 
+/// A set with a command in flight on a secondary that is then taken out of it.
+struct Removed {
+    sandbox: Sandbox,
+    client: Client,
+    member: usize,
+    host: HostKey,
+    call: tokio::task::JoinHandle<mongolink::Result<Document>>,
+}
+
+impl Removed {
+    /// `hold` keeps the member from answering commands.
+    async fn after(hold: impl FnOnce(&Sandbox, usize)) -> Self {
+        let sandbox = Sandbox::builder().members(3).start().await.expect("sandbox");
+        let member = (sandbox.primary().expect("primary") + 1) % 3;
+        let host = HostKey::parse(&sandbox.hosts()[member]).expect("host");
+        // The limit of a monitor's check is far away.
+        let client = Client::new(format!("{}&connectTimeoutMS=60000", sandbox.uri())).expect("client");
+        client.warm_up().await.expect("warm");
+        until("all members are known", || client.topology().servers().iter().all(|server| server.is_known())).await;
+        let ping = client.database("admin").run_command(doc! { "ping": 1 }).on_server(host.clone());
+        ping.await.expect("it answers");
+        hold(&sandbox, member);
+        let (calling, to) = (client.clone(), host.clone());
+        let call = tokio::spawn(async move { calling.database("admin").run_command(doc! { "ping": 1 }).on_server(to).await });
+        let in_use = || client.pool_stats().iter().any(|(key, stats)| *key == host && stats.in_use == 1);
+        until("it is in flight", in_use).await;
+        sandbox.remove(member).expect("it is no primary");
+        until("it has left", || client.topology().server(&host).is_none()).await;
+        Self { sandbox, client, member, host, call }
+    }
+}
+
+#[tokio::test]
+async fn commands_on_a_removed_and_frozen_member_end_at_once() {
+    in_time(async {
+        let removed = Removed::after(|sandbox, member| sandbox.freeze(member)).await;
+        let error = tokio::time::timeout(SOON, removed.call).await.expect("soon").expect("no panic").expect_err("nobody answers");
+        assert_interrupted(&error);
+        assert_eq!(error.host(), Some(&removed.host));
+        assert!(removed.client.topology().server(&removed.host).is_none() && removed.sandbox.connections(removed.member) > 0);
+        ping(&removed.client).await.expect("the primary serves");
+        removed.client.shutdown().await;
+        assert_eq!(removed.client.task_count(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn command_on_a_removed_member_that_lives_runs_on() {
+    in_time(async {
+        let block = doc! { "failCommands": ["ping"], "blockConnection": true, "blockTimeMS": 4000 };
+        let block = doc! { "configureFailPoint": "failCommand", "mode": { "times": 1 }, "data": block };
+        let removed = Removed::after(|sandbox, member| sandbox.fail_point(member, &block).expect("armed")).await;
+        removed.call.await.expect("no panic").expect("answered in its own time");
+        removed.client.shutdown().await;
+        assert_eq!(removed.client.task_count(), 0);
+    })
+    .await;
+}
+
 /// Two members of tests' own: `old`, the first primary, and `new`, the second. The old one's monitor hears no more from it once
 /// it is deposed.
 struct Pair {

@@ -84,6 +84,8 @@ pub(crate) struct Until {
     pub(crate) at: Instant,
     /// Whether that is a limit of waiting in the queue only: while a connection is being opened for him, it does not count.
     pub(crate) in_queue: bool,
+    /// Whether it has passed meanwhile.
+    pub(crate) passed: bool,
 }
 
 /// A connection that failed to open, and who is told so.
@@ -298,10 +300,12 @@ impl Model {
     pub(crate) fn time(&mut self, now: Instant) {
         let coming = self.coming();
         loop {
-            let late = self.askers.iter().filter_map(|asker| Some((asker.until.filter(|until| until.at <= now)?, asker.ticket)));
+            let is_late = |until: &Until| until.at <= now && !until.passed;
+            let late = self.askers.iter().filter_map(|asker| Some((asker.until.filter(is_late)?, asker.ticket)));
             let Some((until, ticket)) = late.min_by_key(|(until, ticket)| (until.at, *ticket)) else { break };
             if until.in_queue && self.askers.iter().filter(|asker| asker.ticket < ticket).count() < coming {
-                self.askers.iter_mut().filter(|asker| asker.ticket == ticket).for_each(|asker| asker.until = None);
+                let passed = Some(Until { passed: true, ..until });
+                self.askers.iter_mut().filter(|asker| asker.ticket == ticket).for_each(|asker| asker.until = passed);
             } else {
                 self.refuse(ticket, ErrorKind::Timeout, CheckOutFailure::Timeout, now);
             }
@@ -321,7 +325,7 @@ impl Model {
 
     /// When time must be looked at next.
     pub(crate) fn timer(&self) -> Option<Instant> {
-        let waits = self.askers.iter().filter_map(|asker| asker.until).map(|until| until.at);
+        let waits = self.askers.iter().filter_map(|asker| asker.until).filter(|until| !until.passed).map(|until| until.at);
         let connections = self.connections.iter().filter_map(|connection| match connection.at {
             At::Idle { since } => self.config.max_idle_time.map(|limit| since + limit),
             At::Opening { since, aborted: false } => self.config.open_timeout.map(|limit| since + limit),
@@ -408,7 +412,7 @@ impl Model {
             let wanted = self.coming() < self.askers.len();
             let below = total < self.config.min_size as usize && self.refill_at.is_none();
             if !room || !(wanted || below) {
-                return;
+                break;
             }
             self.created += 1;
             let at = At::Opening { since: now, aborted: false };
@@ -416,6 +420,15 @@ impl Model {
             self.told.push(Told::Created(self.created));
             self.said.push(Said::Open(self.created));
         }
+        // Whose time has passed, and who has no connection on its way any more, is refused; the last one first.
+        while let Some(ticket) = self.askers.iter().filter(|asker| self.is_passed_over(asker)).map(|asker| asker.ticket).max() {
+            self.refuse(ticket, ErrorKind::Timeout, CheckOutFailure::Timeout, now);
+        }
+    }
+
+    fn is_passed_over(&self, asker: &Asker) -> bool {
+        let before = self.askers.iter().filter(|other| other.ticket < asker.ticket).count();
+        asker.until.is_some_and(|until| until.passed) && before >= self.coming()
     }
 
     /// Counts the connections that are on their way to those who wait. One that was given up for its time, or after a

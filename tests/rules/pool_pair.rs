@@ -68,8 +68,8 @@ pub(crate) struct Pair {
     /// Connections that could not be opened, and of which nothing has been told.
     failed: usize,
     answered: Vec<WaiterId>,
-    /// Those for whom a connection was on its way when the step was taken: no limit of the queue counts for them.
-    spared: Vec<WaiterId>,
+    /// How many connections were on their way when the step was taken: to so many no limit of the queue applies.
+    spared: usize,
     /// Whose limit of the queue has passed while a connection was on its way to him.
     waits_on: Vec<WaiterId>,
     /// When each connection was lent, as long as it is and nobody has stopped it.
@@ -95,7 +95,7 @@ impl Pair {
             failing: Vec::new(),
             failed: 0,
             answered: Vec::new(),
-            spared: Vec::new(),
+            spared: 0,
             waits_on: Vec::new(),
             lent_at: BTreeMap::new(),
             unanswered_at: None,
@@ -120,7 +120,7 @@ impl Pair {
     /// Takes a step, and checks all there is to check.
     pub(crate) fn step(&mut self, op: Op) {
         let coming = self.coming();
-        self.spared = self.waiting.iter().take(coming).map(|place| place.ticket).collect();
+        self.spared = coming;
         self.take(op);
         self.compare();
         self.check();
@@ -416,6 +416,9 @@ impl Pair {
         // After a failure nothing is opened before its error has done its work.
         let stuck = self.failed == 0 && stats.waiting > self.coming() && stats.opening < self.config.max_connecting as usize && !full;
         assert!(!stuck, "somebody waits, and nothing is opened");
+        let past = |place: &&Place| self.waits_on.contains(&place.ticket);
+        let in_vain = self.failed == 0 && self.waiting.iter().skip(self.coming()).any(|place| past(&place));
+        assert!(!in_vain, "somebody waits past his limit, and nothing is on its way to him");
     }
 
     fn check_lent(&self, lease: Lease, connection: u32) {
@@ -435,7 +438,8 @@ impl Pair {
         if kind == ErrorKind::Timeout {
             let deadline = place.deadline.expect("who waits without limit is not timed out");
             assert!(deadline.at <= self.now, "a waiter is timed out too early");
-            let spared = deadline.name == IN_QUEUE && self.spared.contains(&waiter);
+            let before = self.waiting.iter().take_while(|place| place.ticket < waiter).count();
+            let spared = deadline.name == IN_QUEUE && before < self.spared;
             assert!(!spared, "{waiter:?} is timed out in the queue while its connection is being opened");
             let limit = error.limit().map(|limit| (limit.name, limit.value));
             assert_eq!(limit, Some((deadline.name, LimitValue::Time(deadline.limit))));
@@ -451,7 +455,7 @@ impl Pair {
 const IN_QUEUE: &str = "waitQueueTimeoutMS";
 
 fn until(deadline: Deadline) -> Until {
-    Until { at: deadline.at, in_queue: deadline.name == IN_QUEUE }
+    Until { at: deadline.at, in_queue: deadline.name == IN_QUEUE, passed: false }
 }
 
 /// Brings the closed connections that are told one after another, for the same reason, into the order of their numbers:
@@ -484,7 +488,7 @@ fn in_short(event: &PoolEvent) -> Told {
         PoolEvent::PoolClosed => Told::PoolClosed,
         PoolEvent::ConnectionCreated { connection_id } => Told::Created(connection_id),
         PoolEvent::ConnectionReady { connection_id, duration } => Told::Ready(connection_id, duration),
-        PoolEvent::ConnectionClosed { connection_id, reason } => Told::Closed(connection_id, reason),
+        PoolEvent::ConnectionClosed { connection_id, reason, .. } => Told::Closed(connection_id, reason),
         PoolEvent::CheckOutStarted => Told::Started,
         PoolEvent::CheckOutFailed { reason, duration, .. } => Told::Failed(reason, duration),
         PoolEvent::CheckedOut { connection_id, duration } => Told::Out(connection_id, duration),

@@ -11,6 +11,9 @@ use mongolink::topology::ProbeId;
 /// How long an address may be looked up, and a server be silent at the most.
 pub(crate) const CEILING: Duration = Duration::from_secs(30);
 
+/// How long a server may be silent at the least that no connection has reached.
+const UNREACHED: Duration = Duration::from_secs(6);
+
 /// How long a server that has given a sign is not asked again because of an unanswered command.
 const PAUSE: Duration = Duration::from_secs(10);
 
@@ -19,7 +22,19 @@ const PAUSE: Duration = Duration::from_secs(10);
 pub(crate) struct Probe {
     pub(crate) id: ProbeId,
     pub(crate) limit: Duration,
+    /// When a connection was accepted first, and how long that took.
+    pub(crate) reached: Option<(Instant, Duration)>,
     pub(crate) step: Step,
+}
+
+impl Probe {
+    /// When its silence counts that was asked at this time.
+    fn verdict(&self, since: Instant) -> Instant {
+        match self.reached {
+            Some((at, took)) => (since + self.limit).max(at + self.limit / 2).max(at + (8 * took).min(CEILING)),
+            None => (since + self.limit).max(since + UNREACHED),
+        }
+    }
 }
 
 /// How far a probe is.
@@ -38,8 +53,8 @@ pub(crate) struct Signs {
     probes: Vec<(HostKey, Probe)>,
     rested: Vec<(HostKey, Instant)>,
     next: u64,
-    /// The limit of a probe that is expected to begin.
-    expected: Option<(HostKey, Duration)>,
+    /// The limits of probes that are expected to begin.
+    expected: Vec<(HostKey, Duration)>,
 }
 
 impl Signs {
@@ -68,7 +83,7 @@ impl Signs {
 
     /// A probe with this limit is to begin.
     pub(crate) fn expect(&mut self, host: &HostKey, limit: Duration) {
-        self.expected = Some((host.clone(), limit));
+        self.expected.push((host.clone(), limit));
     }
 
     /// A probe under way is to be over sooner.
@@ -91,6 +106,13 @@ impl Signs {
         }
     }
 
+    /// A connection is accepted: the first time says how far away the server is.
+    pub(crate) fn reached(&mut self, host: &HostKey, id: ProbeId, took: Duration, now: Instant) {
+        if let Some(probe) = self.find(host).filter(|probe| probe.id == id && matches!(probe.step, Step::Asked { .. })) {
+            probe.reached.get_or_insert((now, took));
+        }
+    }
+
     /// A server has given a sign, or could not be asked: it is left alone for a while.
     pub(crate) fn rest(&mut self, host: &HostKey, now: Instant) {
         self.forget(host);
@@ -105,18 +127,18 @@ impl Signs {
     /// The order to ask a server.
     pub(crate) fn asked(&mut self, host: &HostKey, id: ProbeId, again: bool, now: Instant) {
         if !again {
-            let (expected, limit) = self.expected.take().expect("nobody has a reason to ask");
-            assert_eq!(*host, expected, "the wrong server is asked");
+            let at = self.expected.iter().position(|(expected, _)| expected == host).expect("nobody has a reason to ask");
+            let (_, limit) = self.expected.remove(at);
             assert!(self.probe(host).is_none(), "{host} is asked while it is being asked");
             assert!(id.0 >= self.next, "the name of an older probe is given to a new one");
             self.next = id.0 + 1;
             self.forget(host);
-            return self.probes.push((host.clone(), Probe { id, limit, step: Step::Naming { since: now } }));
+            return self.probes.push((host.clone(), Probe { id, limit, reached: None, step: Step::Naming { since: now } }));
         }
         let probe = self.find(host).expect("a probe goes on");
         assert_eq!(id, probe.id);
         let Step::Asked { since, again_at: Some(at) } = probe.step else { panic!("{host} is asked once more: {probe:?}") };
-        assert!(at <= now && now < since + probe.limit, "{host} is asked once more too early, or too late");
+        assert!(at <= now && now < probe.verdict(since), "{host} is asked once more too early, or too late");
         probe.step = Step::Asked { since, again_at: None };
     }
 
@@ -125,7 +147,7 @@ impl Signs {
         let probe = self.find(host).expect("a probe that is judged");
         assert_eq!(id, probe.id);
         let Step::Asked { since, .. } = probe.step else { panic!("{host} is judged: {probe:?}") };
-        assert!(since + probe.limit <= now, "{host} is judged too early");
+        assert!(probe.verdict(since) <= now, "{host} is judged too early");
         probe.step = Step::Judging { since };
     }
 
@@ -139,7 +161,7 @@ impl Signs {
     pub(crate) fn timer(&self) -> Option<Instant> {
         let due = |probe: &Probe| match probe.step {
             Step::Naming { since } => Some(since + CEILING),
-            Step::Asked { since, again_at } => Some(again_at.unwrap_or(since + probe.limit)),
+            Step::Asked { since, again_at } => Some(again_at.unwrap_or(probe.verdict(since))),
             Step::Judging { .. } => None,
         };
         self.probes.iter().filter_map(|(_, probe)| due(probe)).min()
@@ -147,7 +169,7 @@ impl Signs {
 
     /// Takes whether something was expected that has not come.
     pub(crate) fn missed(&mut self) -> Option<HostKey> {
-        self.expected.take().map(|(host, _)| host)
+        self.expected.pop().map(|(host, _)| host)
     }
 
     fn find(&mut self, host: &HostKey) -> Option<&mut Probe> {

@@ -3,16 +3,16 @@
 //! The facts of `topology::sign_of_life`, among all the others that `topology_random` makes up, and what each must bring
 //! about.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mongolink::topology::{ProbeId, ServerDescription, TopologyDescription, TopologyType};
 use mongolink::{Error, ErrorKind, HostKey, Stage};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-use crate::signs_model::{CEILING, Step};
+use crate::signs_model::{CEILING, Signs, Step};
 use crate::support::{closed_by_peer, ms};
-use crate::topology_model::{Outcome, Scene};
+use crate::topology_model::{Outcome, Scene, is_busy};
 
 /// How long a command may be unanswered.
 const UNANSWERED: Duration = Duration::from_secs(5);
@@ -25,14 +25,22 @@ pub(crate) fn unanswered(scene: &mut Scene, host: &HostKey) {
     scene.look();
     let topology = scene.topology.description();
     let balanced = topology.kind() == TopologyType::LoadBalanced;
-    let known = topology.server(host).filter(|_| !balanced).cloned();
     let silent = |server: &ServerDescription| {
         let heard = server.last_update.filter(|_| server.is_known());
         heard.is_none_or(|heard| heard + UNANSWERED <= scene.now)
     };
-    let asks = known.filter(|server| silent(server) && scene.signs.probe(host).is_none() && !scene.signs.rests(host, scene.now));
-    if let Some(server) = &asks {
-        scene.signs.expect(host, limit(UNANSWERED, server));
+    // One that has left has no monitor that could have heard anything.
+    let asked_for = match topology.server(host) {
+        Some(server) => Some(limit(UNANSWERED, server)).filter(|_| silent(server)),
+        None => Some(DEPOSED).filter(|_| is_busy(host)),
+    };
+    if asked_for.is_none() && topology.server(host).is_none() {
+        return;
+    }
+    let free = !balanced && scene.signs.probe(host).is_none() && !scene.signs.rests(host, scene.now);
+    let asks = asked_for.filter(|_| free);
+    if let Some(limit) = asks {
+        scene.signs.expect(host, limit);
     }
     scene.topology.handle_unanswered(host, scene.now);
     let outcome = scene.look();
@@ -60,6 +68,14 @@ pub(crate) fn answer(scene: &mut Scene, rng: &mut SmallRng) {
             assert!(outcome.ended.is_empty() && outcome.asked.is_empty());
             nothing_else(&outcome);
         }
+        Step::Naming { .. } | Step::Asked { .. } if rng.random_bool(0.4) => {
+            let took = ms([0, 1, 100, 900, 5_000, 60_000][rng.random_range(0..6)]);
+            scene.signs.reached(host, id, took, scene.now);
+            scene.topology.handle_probe_reached(host, id, took, scene.now);
+            let outcome = scene.look();
+            assert!(outcome.ended.is_empty() && outcome.asked.is_empty());
+            nothing_else(&outcome);
+        }
         Step::Naming { .. } | Step::Asked { .. } if rng.random_bool(0.1) => overheard(scene, host, id, false, false),
         Step::Naming { .. } | Step::Asked { .. } => probed(scene, host, id, own, rng),
     }
@@ -77,9 +93,12 @@ fn probed(scene: &mut Scene, host: &HostKey, id: ProbeId, own: bool, rng: &mut S
         _ => (Err(Error::timeout(Stage::Tcp, "connectTimeoutMS", ms(1), ms(1))), false),
     };
     let ends = ends && own;
+    if outcome.as_ref().is_err_and(|error| error.message() == "refused") {
+        scene.signs.reached(host, id, Duration::ZERO, scene.now);
+    }
     scene.topology.handle_probed(host, id, outcome, scene.now);
     if ends {
-        scene.signs.rest(host, scene.now);
+        scene.rest(host);
     }
     let seen = scene.look();
     assert_eq!(seen.ended.len(), usize::from(ends), "a probe ends with a sign of life");
@@ -89,16 +108,21 @@ fn probed(scene: &mut Scene, host: &HostKey, id: ProbeId, own: bool, rng: &mut S
 /// The server's connections have received something, which is a sign, or nothing: then it is unknown, its pool cleared,
 /// and what is in flight interrupted.
 fn overheard(scene: &mut Scene, host: &HostKey, id: ProbeId, counts: bool, anything: bool) {
-    let generation = scene.topology.generation(host).expect("a pool");
+    let generation = scene.topology.generation(host);
     scene.topology.handle_overheard(host, id, anything, scene.now);
     if counts && anything {
-        scene.signs.rest(host, scene.now);
+        scene.rest(host);
     }
     let outcome = scene.look();
     assert_eq!(outcome.ended.len(), usize::from(counts), "a probe ends with the verdict");
     if !counts || anything {
         return nothing_else(&outcome);
     }
+    assert_eq!(outcome.interrupted, std::slice::from_ref(host), "what its former pools have lent is interrupted");
+    let Some(generation) = generation else {
+        assert!(outcome.actions == 0 && outcome.events == 0, "of a server that has left nothing else is known: {outcome:?}");
+        return;
+    };
     let server = scene.topology.description().server(host).expect("a server");
     assert!(!server.is_known() && server.error.as_ref().is_some_and(|error| error.kind() == ErrorKind::Silent), "{server} is silent");
     assert_eq!(outcome.cleared, [(host.clone(), true)], "what is in flight on a silent server is interrupted");
@@ -122,12 +146,25 @@ pub(crate) fn foretell_deposed(scene: &mut Scene, heard: &HostKey, before: &Topo
     }
 }
 
+/// A server has left, and commands are in flight on it: foretells that it is asked.
+pub(crate) fn foretell_left(signs: &mut Signs, host: &HostKey, average: Option<Duration>, now: Instant) {
+    let limit = average.map_or(DEPOSED, |average| (8 * average).clamp(DEPOSED, CEILING));
+    match (signs.probe(host), average) {
+        (Some(_), Some(_)) => signs.hasten(host, limit, now),
+        // Nobody knows how far away it is: the question goes on as it began.
+        (Some(_), None) => {}
+        (None, _) => signs.expect(host, limit),
+    }
+}
+
 /// Facts about signs of life that come after the end.
 pub(crate) fn after_the_end(scene: &mut Scene, host: &HostKey) {
     scene.topology.handle_unanswered(host, scene.now);
     scene.topology.handle_probe_named(host, ProbeId(0), scene.now);
     scene.topology.handle_probed(host, ProbeId(0), Err(closed_by_peer()), scene.now);
     scene.topology.handle_overheard(host, ProbeId(0), false, scene.now);
+    scene.topology.handle_probe_reached(host, ProbeId(0), ms(1), scene.now);
+    scene.topology.handle_pool_closed(host, true, scene.now);
 }
 
 fn limit(floor: Duration, server: &ServerDescription) -> Duration {
@@ -135,5 +172,6 @@ fn limit(floor: Duration, server: &ServerDescription) -> Duration {
 }
 
 fn nothing_else(outcome: &Outcome) {
+    assert!(outcome.interrupted.is_empty());
     assert!(outcome.actions == 0 && outcome.events == 0, "a question for a sign of life has an effect: {outcome:?}");
 }

@@ -16,6 +16,7 @@ use mongolink::topology::{
 use mongolink::{ErrorKind, HostKey};
 
 use crate::signs_model::Signs;
+use crate::signs_random;
 
 /// A pool, as the orders make it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub(crate) struct Outcome {
     pub(crate) judged: Vec<HostKey>,
     /// Servers of which no sign of life is expected any more.
     pub(crate) ended: Vec<HostKey>,
+    /// Servers whose former pools are interrupted.
+    pub(crate) interrupted: Vec<HostKey>,
     /// Orders, but for those about signs of life.
     pub(crate) actions: usize,
     pub(crate) events: usize,
@@ -67,6 +70,8 @@ pub(crate) struct Scene {
     gone: BTreeMap<HostKey, u64>,
     monitors: Vec<HostKey>,
     published: Option<Arc<TopologyDescription>>,
+    /// The one that was published before.
+    outdated: Option<Arc<TopologyDescription>>,
     waiting: Vec<Waiting>,
     pub(crate) signs: Signs,
     told: Option<Arc<TopologyDescription>>,
@@ -88,6 +93,7 @@ impl Scene {
             gone: BTreeMap::new(),
             monitors: Vec::new(),
             published: None,
+            outdated: None,
             waiting: Vec::new(),
             signs: Signs::default(),
             told: None,
@@ -117,9 +123,18 @@ impl Scene {
         let nameless = self.signs.nameless(self.now);
         self.topology.handle_timeout(self.now);
         for host in nameless {
-            self.signs.rest(&host, self.now);
+            self.rest(&host);
         }
         assert!(self.topology.poll_timeout().is_none_or(|(at, _)| at > self.now), "a timer is due after time was looked at");
+    }
+
+    /// A server has given a sign of life, or could not be asked: it is left alone for a while, unless it has left.
+    pub(crate) fn rest(&mut self, host: &HostKey) {
+        if self.topology.description().server(host).is_some() {
+            self.signs.rest(host, self.now);
+        } else {
+            self.signs.forget(host);
+        }
     }
 
     /// Shuts the topology down: everything ends.
@@ -193,7 +208,17 @@ impl Scene {
             TopologyAction::ClosePool(host) => {
                 let pool = self.pools.remove(&host).expect("a pool that is closed");
                 self.signs.forget(&host);
+                let average = self.outdated.as_ref().and_then(|topology| topology.server(&host)).and_then(|server| server.round_trip_time);
+                if self.monitored && !self.closed && is_busy(&host) {
+                    signs_random::foretell_left(&mut self.signs, &host, average, self.now);
+                }
+                self.topology.handle_pool_closed(&host, is_busy(&host), self.now);
                 self.gone.insert(host, pool.generation);
+            }
+            TopologyAction::InterruptFormer { host, why } => {
+                outcome.actions -= 1;
+                assert!(why.kind() == ErrorKind::Interrupted && why.has_label("RetryableError"), "{why}");
+                outcome.interrupted.push(host);
             }
             TopologyAction::StartMonitor(host) => {
                 assert!(self.monitored && !self.monitors.contains(&host), "{host} is watched twice");
@@ -220,7 +245,7 @@ impl Scene {
                         server.host
                     );
                 }
-                self.published = Some(topology);
+                self.outdated = self.published.replace(topology);
             }
             TopologyAction::Selected(id) => {
                 let waiting = self.answered(id);
@@ -318,7 +343,8 @@ impl Scene {
         let mut monitors: Vec<&HostKey> = self.monitors.iter().collect();
         monitors.sort();
         assert!(!self.monitored || monitors.into_iter().eq(self.pools.keys()), "a monitor for each server");
-        assert!(self.signs.hosts().all(|host| self.monitors.contains(host)), "only servers that are watched are asked for signs of life");
+        let may_be_asked = |host: &HostKey| self.monitors.contains(host) || (self.monitored && is_busy(host) && !self.closed);
+        assert!(self.signs.hosts().all(may_be_asked), "a server is asked for a sign of life of whom nobody wants anything");
         for (host, pool) in &self.pools {
             assert_eq!(self.topology.generation(host), Some(pool.generation), "the generation of {host}'s pool");
         }
@@ -335,6 +361,11 @@ impl Scene {
         let due = first.into_iter().chain(self.signs.timer()).min();
         assert_eq!(self.topology.poll_timeout().map(|(at, _)| at), due, "the next timer");
     }
+}
+
+/// Tells whether commands are always in flight on a server.
+pub(crate) fn is_busy(host: &HostKey) -> bool {
+    host.to_string().starts_with(['b', 'd'])
 }
 
 fn same_servers(one: &TopologyDescription, other: &TopologyDescription) -> bool {

@@ -17,7 +17,7 @@ use rand::rngs::SmallRng;
 
 use crate::signs_random;
 use crate::support::{closed_by_peer, for_seeds, key, ms};
-use crate::topology_model::{Order, Scene};
+use crate::topology_model::{Order, Scene, is_busy};
 
 const SEEDS: u64 = 2_500;
 const STEPS: usize = 80;
@@ -149,7 +149,8 @@ fn hello(scene: &mut Scene, host: &HostKey, world: World, rng: &mut SmallRng) {
     let after = Arc::clone(scene.topology.description());
     signs_random::foretell_deposed(scene, host, &before);
     let mut outcome = scene.look();
-    asked.retain(|asked| after.server(asked).is_none() || asked == host);
+    let leaves = |asked: &HostKey| before.server(asked).is_some() && after.server(asked).is_none() && !is_busy(asked);
+    asked.retain(|asked| leaves(asked) || (asked == host && before.server(host).is_some()));
     asked.sort();
     outcome.ended.sort();
     assert_eq!(outcome.ended, asked, "who is heard, or gone, is not asked for a sign of life any more");
@@ -215,6 +216,7 @@ fn check_failed(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
     }
     let outcome = scene.look();
     assert_eq!(outcome.ended.len(), usize::from(late && asked), "the monitor's time-out is a verdict already");
+    assert_eq!(outcome.interrupted, outcome.ended, "the monitor's time-out has the effect of a verdict");
     if !is_there || balanced {
         assert!(outcome.actions == 0 && outcome.events == 0);
         return;

@@ -175,6 +175,7 @@ impl World {
             self.carry_out(c, action);
         }
         self.note_deposed(c, &previous);
+        self.note_left(c, &previous);
         let client = &self.clients[c];
         if !Arc::ptr_eq(&previous, &client.published) {
             at_most_one_primary(&client.published);
@@ -212,7 +213,17 @@ impl World {
             }
             TopologyAction::ClosePool(host) => {
                 self.on_pool(c, &host, |pool, now| pool.handle_close(&closed(), false, now));
-                self.clients[c].places.remove(&host);
+                let place = self.clients[c].places.remove(&host);
+                let in_use = place.and_then(|id| self.clients[c].pools.get(&id)).is_some_and(|server| server.pool.load() > 0);
+                let now = self.local(c);
+                self.clients[c].topology.handle_pool_closed(&host, in_use, now);
+            }
+            TopologyAction::InterruptFormer { host, why } => {
+                for id in self.pools_of(c, &host) {
+                    if self.clients[c].places.get(&host) != Some(&id) {
+                        self.pool_act(c, id, false, |pool, now| pool.handle_close(&why, true, now));
+                    }
+                }
             }
             TopologyAction::StartMonitor(host) => {
                 let watch = self.start_watch(c, &host, Role::Checks);

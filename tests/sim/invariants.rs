@@ -165,6 +165,14 @@ pub(crate) fn nobody_waits_for_nothing(host: &HostKey, stats: &PoolStats, ledger
     }
 }
 
+/// Whoever waits past the limit of the queue has a connection of his own on the way.
+pub(crate) fn nobody_outstays_the_queue(host: &HostKey, stats: &PoolStats, ledger: &PoolLedger) {
+    let mut in_vain = ledger.waiting.iter().skip(ledger.coming(stats.generation));
+    if let Some((waiter, _)) = in_vain.find(|(waiter, deadline)| deadline.is_none() && ledger.queued.contains(waiter)) {
+        violated("nobody_outstays_the_queue", format!("{host}: waiter {} waits past its limit, and for no connection", waiter.0));
+    }
+}
+
 /// Nobody waits for a server while one suits.
 pub(crate) fn nobody_selects_for_nothing(topology: &TopologyDescription, criteria: &mongolink::selection::Criteria) {
     if mongolink::selection::is_served(topology, criteria).unwrap_or(true) {

@@ -42,6 +42,7 @@ pub(crate) struct Conn {
     pub(crate) client: usize,
     pub(crate) host: HostKey,
     pub(crate) place: Place,
+    pub(crate) dialled: Instant,
     /// Whether the server knows of it.
     pub(crate) accepted: bool,
     pub(crate) server_closed: bool,
@@ -145,6 +146,7 @@ impl World {
             client,
             host: host.clone(),
             place,
+            dialled: self.now,
             accepted: false,
             server_closed: false,
             client_closed: false,

@@ -207,6 +207,12 @@ impl World {
     pub(crate) fn attempt_hears(&mut self, c: usize, id: u64, attempt: AttemptId, conn: u64, parcel: &Parcel) {
         let tls = self.clients[c].settings.tls;
         let failed = |kind| socket_error(Stage::Tcp, kind);
+        if let (Parcel::Accepted, Some(dialled)) = (parcel, self.net.conns.get(&conn).map(|conn| conn.dialled))
+            && let Some(Opening { host, purpose: Purpose::Probe { id }, .. }) = self.clients[c].openings.get(&id)
+        {
+            let (host, probe, took) = (host.clone(), *id, self.now - dialled);
+            self.topology_act(c, false, |topology, now| topology.handle_probe_reached(&host, probe, took, now));
+        }
         match parcel {
             Parcel::Accepted if tls => {
                 self.race_act(c, id, false, |race, now| race.handle_opened(attempt, now));

@@ -14,8 +14,9 @@ use mongolink::{Error, ErrorKind, HelloReply, HostKey};
 use std::time::Duration;
 
 use super::invariants::{
-    PoolLedger, connections_add_up, delivered_is_current, generations_agree, in_order, nobody_is_passed, nobody_waits_for_nothing,
-    nothing_is_open_ended, opening_is_limited, timer_lies_ahead, waiter_still_waits, waiters_are_known, waiting_has_a_timer,
+    PoolLedger, connections_add_up, delivered_is_current, generations_agree, in_order, nobody_is_passed, nobody_outstays_the_queue,
+    nobody_waits_for_nothing, nothing_is_open_ended, opening_is_limited, timer_lies_ahead, waiter_still_waits, waiters_are_known,
+    waiting_has_a_timer,
 };
 use super::net::{Exchange, User};
 use super::openings::Purpose;
@@ -376,6 +377,7 @@ impl World {
             let (opening, draining) = (client.open_timeout() + settings.wake_delay, DRAIN + settings.wake_delay);
             nothing_is_open_ended(&server.host, &server.ledger, opening, draining, now);
             nobody_waits_for_nothing(&server.host, &stats, &server.ledger, settings.max_pool_size, settings.max_connecting);
+            nobody_outstays_the_queue(&server.host, &stats, &server.ledger);
             if client.places.get(&server.host) == Some(id) && !client.is_shut_down {
                 generations_agree(&server.host, client.topology.generation(&server.host), &stats);
             }

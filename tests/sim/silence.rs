@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mongolink::race::STAGGER;
-use mongolink::topology::sign_of_life::{self, DEPOSED_FLOOR};
+use mongolink::topology::sign_of_life::{self, CEILING, DEPOSED_FLOOR, ROUND_TRIPS, UNREACHED};
 use mongolink::topology::{ProbeId, TopologyDescription};
 use mongolink::{Error, ErrorKind, HostKey, TopologyEvent};
 
@@ -18,13 +18,15 @@ use super::openings::Purpose;
 use super::plan::{Fault, Harm, RESEND};
 use super::world::World;
 
-/// Is a former primary that stood still when a newer one was discovered, and still does.
+/// Is a server that stood still when it was deposed by a newer primary, or left, and still does.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deposed {
     pub(crate) member: usize,
-    /// When the newer one was discovered.
+    /// When that was discovered.
     pub(crate) at: Instant,
     pub(crate) limit: Duration,
+    /// Where commands may be in flight on it.
+    pub(crate) pool: u64,
 }
 
 /// Is what lay between a client and a member, as somebody sees who sees everything.
@@ -35,6 +37,10 @@ pub(crate) struct Truth {
     /// Until when what was sent on a slow link may still be under way, and how slow that was.
     pub(crate) slow_until: Instant,
     pub(crate) slow: Duration,
+    /// When that became worse, last.
+    pub(crate) slower_at: Instant,
+    /// Until when the process itself may be slow.
+    pub(crate) busy_until: Instant,
 }
 
 /// How many times something travels from one side to the other while a connection is opened: TCP, TLS, hello.
@@ -44,15 +50,17 @@ impl World {
     /// Starts an attempt of a server's probe.
     pub(crate) fn probe(&mut self, c: usize, host: &HostKey, id: ProbeId, again: bool) {
         self.note(|_| format!("client {c}: asks {host} for a sign of life{}", if again { " again" } else { "" }));
-        if !again && let Some(pool) = self.pool_of(c, host) {
-            pool.listen();
+        if !again {
+            for pool in self.pools_of(c, host) {
+                self.clients[c].pools.get_mut(&pool).expect("a pool stays").listen();
+            }
         }
         self.start_opening(c, host, Purpose::Probe { id });
     }
 
     /// Tells the topology whether the connections of a server's pool have received anything.
     pub(crate) fn overhear(&mut self, c: usize, host: &HostKey, id: ProbeId) {
-        let anything = self.pool_of(c, host).is_some_and(|pool| pool.has_heard());
+        let anything = self.pools_of(c, host).iter().any(|pool| self.clients[c].pools.get(pool).is_some_and(|pool| pool.has_heard()));
         let now = self.local(c);
         self.clients[c].topology.handle_overheard(host, id, anything, now);
     }
@@ -72,9 +80,9 @@ impl World {
         self.topology_act(c, false, |topology, now| topology.handle_probed(host, id, outcome, now));
     }
 
-    fn pool_of(&mut self, c: usize, host: &HostKey) -> Option<&mut super::pools::ServerPool> {
-        let client = &mut self.clients[c];
-        client.pools.get_mut(client.places.get(host)?)
+    /// Returns the pool of a host, and those that it had before.
+    pub(crate) fn pools_of(&self, c: usize, host: &HostKey) -> Vec<u64> {
+        self.clients[c].pools.iter().filter(|(_, server)| server.host == *host).map(|(id, _)| *id).collect()
     }
 
     /// Notes what a fault does to those between whom it stands.
@@ -103,6 +111,7 @@ impl World {
             | Fault::DnsForgets { .. }
             | Fault::Burst { .. } => return,
         };
+        let of_way = matches!(fault, Fault::Slow { .. } | Fault::SlowAccept { .. });
         // Which reply it comes to is not known yet.
         let later = matches!(fault, Fault::Reply { .. } | Fault::FailPoint { .. });
         let until = if later { self.start + self.plan.quiet_at } else { self.now + fault.lasts() };
@@ -111,6 +120,10 @@ impl World {
                 let Some(truth) = self.truths.get_mut(client).and_then(|truths| truths.get_mut(*member)) else { continue };
                 match slow {
                     Some(delay) => {
+                        truth.slower_at = self.now;
+                        if !of_way {
+                            truth.busy_until = truth.busy_until.max(until + delay);
+                        }
                         truth.slow = if truth.slow_until > self.now { truth.slow.max(delay) } else { delay };
                         truth.slow_until = truth.slow_until.max(until + delay);
                     }
@@ -137,8 +150,9 @@ impl World {
         let needed = WAYS * way + staggers;
         // TCP and TLS have the connect time-out together.
         let hopeless = 4 * way + staggers > settings.connect_timeout;
-        // Only what is slower than it was before can't be known: the usual delay is in the measured round trips.
-        let slower = !slow.is_zero() && needed > elapsed;
+        // What became slow before it was asked shows in how long it took to reach it; what does so later can't be known.
+        let unknown = truth.slower_at >= asked || truth.busy_until >= asked || 2 * way + staggers > UNREACHED;
+        let slower = !slow.is_zero() && needed > elapsed && unknown;
         let explained = truth.amiss_until >= asked || slower || hopeless || self.is_moved(member);
         living_is_not_silent(&new.host, explained, elapsed, needed);
     }
@@ -151,9 +165,28 @@ impl World {
             return;
         }
         let Some(member) = self.member_of(&former.host).filter(|member| self.servers.cluster.is_frozen(*member)) else { return };
-        let deposed = Deposed { member, at: self.local(c), limit: sign_of_life::limit(DEPOSED_FLOOR, former.round_trip_time) };
+        let Some(pool) = self.clients[c].places.get(&former.host).copied() else { return };
+        let limit = sign_of_life::limit(DEPOSED_FLOOR, former.round_trip_time);
+        let deposed = Deposed { member, at: self.local(c), limit, pool };
         let host = former.host.clone();
         self.clients[c].deposed.insert(host, deposed);
+    }
+
+    /// Notes servers that stood still when they left, with commands in flight.
+    pub(crate) fn note_left(&mut self, c: usize, previous: &TopologyDescription) {
+        let published = Arc::clone(&self.clients[c].published);
+        if Arc::as_ptr(&published) == std::ptr::from_ref(previous) || self.clients[c].is_shut_down {
+            return;
+        }
+        for server in previous.servers().iter().filter(|server| published.server(&server.host).is_none()) {
+            let frozen = |member: &usize| self.servers.cluster.is_frozen(*member);
+            let Some(member) = self.member_of(&server.host).filter(frozen) else { continue };
+            // Of one that was not known, nobody knows how far away it is.
+            let (Some(average), Some(pool)) = (server.round_trip_time, self.pools_of(c, &server.host).last().copied()) else { continue };
+            let limit = sign_of_life::limit(DEPOSED_FLOOR, Some(average));
+            let left = Deposed { member, at: self.local(c), limit, pool };
+            self.clients[c].deposed.insert(server.host.clone(), left);
+        }
     }
 
     /// Looks whether those are let go who wait for a deposed primary that stands still.
@@ -164,19 +197,30 @@ impl World {
         }
         let slack = 8 * self.plan.dns_delay + 10 * self.clients[c].settings.wake_delay + Duration::from_millis(5);
         let frozen: BTreeSet<usize> = (0..self.plan.members).filter(|member| self.servers.cluster.is_frozen(*member)).collect();
-        let client = &mut self.clients[c];
-        let published = Arc::clone(&client.published);
-        client.deposed.retain(|host, deposed| frozen.contains(&deposed.member) && published.server(host).is_some());
+        self.clients[c].deposed.retain(|_, deposed| frozen.contains(&deposed.member));
         for (host, deposed) in &self.clients[c].deposed {
-            let late = now.saturating_duration_since(deposed.at + deposed.limit + slack);
+            let limit = self.patience(c, deposed);
+            let late = now.saturating_duration_since(deposed.at + limit + slack);
             if late.is_zero() {
                 continue;
             }
-            let Some(pool) = self.clients[c].places.get(host).copied() else { continue };
-            let waits = |call: &Call| call.exchanges_since(pool).is_some_and(|since| since <= deposed.at);
+            let waits = |call: &Call| call.exchanges_since(deposed.pool).is_some_and(|since| since <= deposed.at);
             let waiting = self.clients[c].calls.iter().find(|(_, call)| waits(call));
-            deposed_lets_go(host, waiting.map(|(id, _)| *id), deposed.limit, late);
+            deposed_lets_go(host, waiting.map(|(id, _)| *id), limit, late);
         }
+    }
+
+    /// How long a server may be silent before what is in flight on it is let go: as long as its distance asks for.
+    fn patience(&self, c: usize, deposed: &Deposed) -> Duration {
+        let truth = self.truths[c][deposed.member];
+        let slow = if truth.slow_until >= deposed.at { truth.slow } else { Duration::ZERO };
+        let lost = if self.plan.loss > 0.0 { RESEND } else { Duration::ZERO };
+        let reach = 2 * (self.plan.delay + self.plan.jitter + lost + slow) + 3 * STAGGER;
+        let reached = deposed.limit.max(reach + (ROUND_TRIPS * reach).min(CEILING).max(deposed.limit / 2));
+        if self.plan.has(is_of_links) {
+            return reached.max(UNREACHED + CEILING);
+        }
+        if reach > self.clients[c].settings.connect_timeout { reached.max(UNREACHED) } else { reached }
     }
 
     fn member_of(&self, host: &HostKey) -> Option<usize> {
@@ -195,9 +239,14 @@ impl World {
     /// Makes the books of what happens between clients and members.
     pub(crate) fn truths(clients: usize, members: usize, start: Instant) -> Vec<Vec<Truth>> {
         // Before the beginning nothing was amiss.
-        let truth = Truth { amiss_until: start, slow_until: start, slow: Duration::ZERO };
+        let truth = Truth { amiss_until: start, slow_until: start, slow: Duration::ZERO, slower_at: start, busy_until: start };
         vec![vec![truth; members]; clients]
     }
+}
+
+/// Tells whether a fault may keep connections from being accepted.
+fn is_of_links(fault: &Fault) -> bool {
+    matches!(fault, Fault::CutToServer { .. } | Fault::CutToClient { .. } | Fault::Silence { .. })
 }
 
 fn is_of_dns(fault: &Fault) -> bool {

@@ -61,7 +61,6 @@ impl<P: Borrow<Arc<ServerPool>> + Clone + Send + Sync + 'static> Asked<P> {
                     }
                     let Some(conn) = out.conn.take() else { return Err(gone().on(&pool.host)) };
                     let place = Place { ticket, asked_at, deadline };
-                    pool.causes.note_dead(lease.id);
                     let dead = |guarded: &mut super::Guarded, now| guarded.pool.handle_dead_on_look(lease, conn, place, now);
                     match ServerPool::ask(out.of().clone(), clock::now(), dead) {
                         Ok(out) => return Ok(out),

@@ -50,7 +50,7 @@ impl<C> Pool<C> {
         let told = cause.clone();
         self.event(|| PoolEvent::PoolCleared { interrupt_in_use: false, cause: told, service_id: Some(service) });
         for lease in &opening {
-            self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason: CloseReason::Stale });
+            self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason: CloseReason::Stale, error: None });
         }
         for (lease, connection) in idle {
             self.close(lease, connection, CloseReason::Stale);

@@ -9,6 +9,7 @@ use super::Pool;
 use crate::error::Error;
 use crate::pool::action::Action;
 use crate::pool::event::{CheckOutFailure, CloseReason, PoolEvent};
+use crate::pool::refusal::{found_dead, opened_too_late};
 use crate::pool::slots::{Lease, Opening, Slot};
 use crate::pool::waiters::WaiterId;
 
@@ -18,6 +19,8 @@ pub(super) struct Failure {
     lease: Lease,
     /// `None` if the connection was told as closed when it was aborted.
     reason: Option<CloseReason>,
+    /// `None` if nobody wants to know.
+    cause: Option<Error>,
     told: Option<(WaiterId, Instant, Error)>,
 }
 
@@ -40,16 +43,17 @@ impl<C> Pool<C> {
             told = self.waiters.first().and_then(|id| Some((id, self.waiters.remove(id)?.since, error.clone())));
         }
         let reason = Some(stale.unwrap_or(CloseReason::Error)).filter(|_| !aborted);
-        self.failures.push(Failure { lease, reason, told });
+        let cause = (self.record_events && reason == Some(CloseReason::Error)).then(|| error.clone());
+        self.failures.push(Failure { lease, reason, cause, told });
     }
 
     /// What failed to open has done its work: it is told, and whatever should be opened may be opened.
     pub fn handle_refill(&mut self, now: Instant) {
-        for Failure { lease, reason, told } in std::mem::take(&mut self.failures) {
+        for Failure { lease, reason, cause, told } in std::mem::take(&mut self.failures) {
             self.closed += 1;
             self.leave(lease);
             if let Some(reason) = reason {
-                self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason });
+                self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason, error: cause });
             }
             if let Some((waiter, since, error)) = told {
                 let error = self.checkout_failed(error, CheckOutFailure::ConnectionError, now.saturating_duration_since(since));
@@ -62,9 +66,32 @@ impl<C> Pool<C> {
     /// Gives up connections that are being opened: they are told as closed before those who waited for them are refused.
     pub(super) fn abort(&mut self, reason: CloseReason, wanted: impl Fn(&Slot<C>) -> bool) -> Vec<Lease> {
         let leases = self.slots.interrupt(wanted);
+        let limit = self.config.open_timeout.unwrap_or_default();
         for lease in &leases {
-            self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason });
+            // Only for its time is one given up as failed.
+            let error = || (reason == CloseReason::Error).then(|| opened_too_late(limit));
+            self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason, error: error() });
         }
         leases
+    }
+
+    /// Takes why the connection is broken that comes back next: its closing is told with that, if anybody wants to know.
+    pub fn handle_cause(&mut self, lease: Lease, error: &Error) {
+        if self.record_events {
+            self.cause = Some((lease.id, error.clone()));
+        }
+    }
+
+    /// Notes that a connection was found dead before it was lent.
+    pub(super) fn note_dead(&mut self, lease: Lease) {
+        if self.record_events {
+            self.cause = Some((lease.id, found_dead()));
+        }
+    }
+
+    /// Takes out why a connection failed that is closed for this reason.
+    pub(super) fn cause_of(&mut self, lease: Lease, reason: CloseReason) -> Option<Error> {
+        let (_, error) = self.cause.take_if(|(id, _)| *id == lease.id)?;
+        Some(error).filter(|_| reason == CloseReason::Error)
     }
 }

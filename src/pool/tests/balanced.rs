@@ -99,14 +99,13 @@ fn connection_in_use_goes_on_and_is_closed_when_it_comes_back() {
     bench.back(foreign);
     bench.pool.handle_checkin(failed, failed.id, Health::Broken, bench.now);
     assert_eq!(bench.text(), "close 2 close 1");
-    let reasons: Vec<(u64, CloseReason)> =
-        bench
-            .told()
-            .into_iter()
-            .filter_map(|event| {
-                if let PoolEvent::ConnectionClosed { connection_id, reason } = event { Some((connection_id, reason)) } else { None }
-            })
-            .collect();
+    let reasons: Vec<(u64, CloseReason)> = bench
+        .told()
+        .into_iter()
+        .filter_map(|event| {
+            if let PoolEvent::ConnectionClosed { connection_id, reason, .. } = event { Some((connection_id, reason)) } else { None }
+        })
+        .collect();
     assert_eq!(reasons, [(2, CloseReason::Stale), (1, CloseReason::Error)]);
     assert_eq!(bench.pool.stats().idle, 1);
 }

@@ -34,6 +34,8 @@ struct Scene {
     id: ProbeId,
     /// What the pools are said to have received.
     overheard: bool,
+    /// Whether commands are in flight in pools that are closed.
+    in_use: bool,
 }
 
 impl Scene {
@@ -42,7 +44,8 @@ impl Scene {
         let now = Instant::now();
         let mut config = TopologyConfig::new(["a", "b", "c"].map(key).to_vec());
         config.set_name = Some("rs".into());
-        let mut scene = Self { topology: Topology::new(config, 1, now), now, began: now, id: ProbeId(u64::MAX), overheard: false };
+        let mut scene =
+            Self { topology: Topology::new(config, 1, now), now, began: now, id: ProbeId(u64::MAX), overheard: false, in_use: false };
         scene.topology.handle_hello(&key("a"), primary(1), Some(average), now);
         scene.topology.handle_hello(&key("b"), secondary(), Some(average), now);
         scene.topology.handle_hello(&key("c"), secondary(), Some(average), now);
@@ -67,8 +70,20 @@ impl Scene {
         self.topology.handle_hello(&key("b"), primary(2), None, self.now);
     }
 
+    /// The address of `a` is at hand, and its kernel has accepted a connection at once.
     fn named(&mut self) {
         self.topology.handle_probe_named(&key("a"), self.id, self.now);
+        self.reached(ms(1));
+    }
+
+    fn reached(&mut self, took: Duration) {
+        self.topology.handle_probe_reached(&key("a"), self.id, took, self.now);
+    }
+
+    /// `b` says that it is the primary of a set without `a`.
+    fn leave(&mut self) {
+        let without = HelloReply { hosts: vec![key("b"), key("c")], ..primary(2) };
+        self.topology.handle_hello(&key("b"), without, None, self.now);
     }
 
     fn answer(&mut self, outcome: Result<(), Error>) {
@@ -109,11 +124,18 @@ impl Scene {
                 TopologyAction::EndProbe(host) => orders.push(format!("end {}", name(&host))),
                 TopologyAction::ClearPool { host, interrupt, .. } => orders.push(format!("clear {} {interrupt}", name(&host))),
                 TopologyAction::CancelCheck(host) => orders.push(format!("cancel {}", name(&host))),
+                TopologyAction::ClosePool(host) => self.topology.handle_pool_closed(&host, self.in_use, self.now),
+                TopologyAction::InterruptFormer { host, why } => {
+                    assert!(why.kind() == ErrorKind::Interrupted && why.has_label("RetryableError"), "{why}");
+                    // Of a server that is there, all is interrupted.
+                    if self.topology.description().server(&host).is_none() {
+                        orders.push(format!("interrupt {}", name(&host)));
+                    }
+                }
                 TopologyAction::StartMonitor(_)
                 | TopologyAction::StopMonitor(_)
                 | TopologyAction::CreatePool { .. }
                 | TopologyAction::ReadyPool(_)
-                | TopologyAction::ClosePool(_)
                 | TopologyAction::ClearService { .. }
                 | TopologyAction::CheckNow(_)
                 | TopologyAction::Publish(_)
@@ -271,6 +293,145 @@ fn member_that_was_removed_is_not_judged() {
     scene.topology.handle_overheard(&key("a"), old, false, scene.now);
     assert_eq!(scene.orders(), NOTHING);
     assert_eq!(scene.run(ms(2000)).len(), 4);
+}
+
+#[test]
+fn member_that_leaves_with_commands_in_flight_is_asked_and_its_silence_interrupts_them() {
+    let mut scene = Scene::settled();
+    scene.in_use = true;
+    scene.leave();
+    assert_eq!(scene.orders(), ["ask a"]);
+    scene.named();
+    assert_eq!(scene.run(ms(60_000)), ["750: ask a again", "1500: end a", "1500: interrupt a"]);
+    assert!(scene.topology.description().server(&key("a")).is_none() && scene.topology.description().primary().is_some());
+
+    let mut scene = Scene::with_round_trips(ms(300));
+    scene.in_use = true;
+    scene.leave();
+    scene.orders();
+    scene.named();
+    assert_eq!(scene.run(ms(60_000)), ["1200: ask a again", "2400: end a", "2400: interrupt a"], "as far away as it was");
+}
+
+#[test]
+fn member_that_leaves_while_it_is_asked_is_judged_as_soon() {
+    let mut scene = Scene::deposed();
+    scene.in_use = true;
+    scene.run(ms(1000));
+    scene.leave();
+    assert_eq!(scene.orders(), NOTHING);
+    assert_eq!(scene.run(ms(60_000)), ["1500: end a", "1500: interrupt a"]);
+
+    // One that was asked for less has less time from now on.
+    let mut scene = Scene::settled();
+    scene.in_use = true;
+    scene.run(ms(5000));
+    scene.unanswered();
+    scene.orders();
+    scene.named();
+    scene.leave();
+    assert_eq!(scene.orders(), NOTHING);
+    assert_eq!(scene.run(ms(60_000)), ["5750: ask a again", "6500: end a", "6500: interrupt a"]);
+}
+
+#[test]
+fn member_that_leaves_and_lives_keeps_what_is_in_flight() {
+    let mut scene = Scene::settled();
+    scene.in_use = true;
+    scene.leave();
+    scene.orders();
+    scene.named();
+    scene.run(ms(1000));
+    scene.answer(Ok(()));
+    assert_eq!(scene.orders(), ["end a"]);
+    assert_eq!(scene.run(ms(4000)), NOTHING);
+    // It stands still later: its pool says that a command is unanswered, and there is no monitor that could know.
+    scene.unanswered();
+    assert_eq!(scene.orders(), ["ask a"]);
+    scene.named();
+    assert_eq!(scene.run(ms(60_000)), ["5750: ask a again", "6500: end a", "6500: interrupt a"]);
+}
+
+#[test]
+fn member_that_comes_back_while_it_is_asked_is_judged_as_a_whole() {
+    for silent in [true, false] {
+        let mut scene = Scene::settled();
+        scene.in_use = true;
+        scene.leave();
+        scene.orders();
+        scene.named();
+        scene.topology.handle_hello(&key("b"), primary(2), None, scene.now);
+        assert_eq!(scene.orders(), NOTHING);
+        if silent {
+            assert_eq!(scene.run(ms(60_000)), ["750: ask a again", "1500: end a", "1500: clear a true", "1500: cancel a"]);
+        } else {
+            scene.topology.handle_hello(&key("a"), secondary(), None, scene.now);
+            assert_eq!(scene.orders(), ["end a"]);
+            assert_eq!(scene.run(ms(60_000)), NOTHING);
+        }
+    }
+}
+
+#[test]
+fn network_that_has_become_slow_is_given_its_time() {
+    // The round trips were of a millisecond; TCP, TLS 1.2 and the greeting take four of those that they are now.
+    for millis in (0..=5000).step_by(50) {
+        let mut scene = Scene::settled();
+        scene.elect();
+        scene.orders();
+        scene.topology.handle_probe_named(&key("a"), scene.id, scene.now);
+        assert!(scene.run(ms(millis)).iter().all(|order| order.ends_with("ask a again")), "a round trip of {millis} ms");
+        scene.reached(ms(millis));
+        assert!(scene.run(ms(3 * millis)).iter().all(|order| order.ends_with("ask a again")), "a round trip of {millis} ms");
+        scene.answer(Ok(()));
+        assert_eq!(scene.orders(), ["end a"], "a round trip of {millis} ms");
+        assert_eq!(scene.run(ms(60_000)), NOTHING);
+        assert_eq!(scene.topology.generation(&key("a")), Some(0));
+    }
+}
+
+#[test]
+fn silence_of_a_slow_network_counts_as_many_round_trips_later() {
+    let mut scene = Scene::settled();
+    scene.elect();
+    scene.orders();
+    scene.topology.handle_probe_named(&key("a"), scene.id, scene.now);
+    assert_eq!(scene.run(ms(1000)), ["750: ask a again"]);
+    scene.reached(ms(1000));
+    // That the second one is accepted sooner, or later, changes nothing.
+    scene.reached(ms(1));
+    assert_eq!(scene.run(ms(60_000)), ["9000: end a", "9000: clear a true", "9000: cancel a"]);
+}
+
+#[test]
+fn server_that_nothing_has_reached_is_given_more_time() {
+    let mut scene = Scene::settled();
+    scene.elect();
+    scene.orders();
+    scene.topology.handle_probe_named(&key("a"), scene.id, scene.now);
+    assert_eq!(scene.run(ms(60_000)), ["750: ask a again", "6000: end a", "6000: clear a true", "6000: cancel a"]);
+    assert_eq!(scene.error().limit().map(|limit| limit.value), Some(LimitValue::Time(UNREACHED)));
+    // A refusal has come from it, or from its machine.
+    let refused = Error::io(Stage::Tcp, std::io::Error::from(std::io::ErrorKind::ConnectionRefused)).after(ms(1));
+    let mut scene = Scene::settled();
+    scene.elect();
+    scene.orders();
+    scene.topology.handle_probe_named(&key("a"), scene.id, scene.now);
+    scene.answer(Err(refused));
+    assert_eq!(scene.run(ms(60_000)), ["750: ask a again", "1500: end a", "1500: clear a true", "1500: cancel a"]);
+}
+
+#[test]
+fn false_alarm_ends_with_the_next_reply() {
+    let mut scene = Scene::deposed();
+    scene.run(ms(1500));
+    scene.orders();
+    scene.now += ms(1);
+    scene.topology.handle_hello(&key("a"), secondary(), None, scene.now);
+    let ready = |action| matches!(action, TopologyAction::ReadyPool(host) if host == key("a"));
+    assert!(std::iter::from_fn(|| scene.topology.poll_action()).any(ready), "its pool lends again in the same moment");
+    assert!(scene.topology.description().server(&key("a")).is_some_and(|server| server.kind == ServerType::RsSecondary));
+    assert_eq!((scene.topology.generation(&key("a")), scene.topology.poll_timeout()), (Some(1), None), "nothing is held against it");
 }
 
 #[test]

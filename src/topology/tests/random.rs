@@ -51,7 +51,8 @@ fn step(scene: &mut Scene, rng: &mut SmallRng, ids: &mut u64) {
         7 => scene.topology.handle_unanswered(&key(host), scene.now),
         8 => {
             let (id, now) = (ProbeId(rng.random_range(0..6)), scene.now);
-            match rng.random_range(0..4) {
+            match rng.random_range(0..5) {
+                4 => scene.topology.handle_probe_reached(&key(host), id, Duration::from_millis(rng.random_range(0..2000)), now),
                 0 => scene.topology.handle_probed(&key(host), id, Ok(()), now),
                 1 => scene.topology.handle_probed(&key(host), id, Err(refused()), now),
                 _ => scene.topology.handle_probe_named(&key(host), id, now),
@@ -77,6 +78,7 @@ struct Shell {
     probes: BTreeMap<HostKey, ProbeId>,
     /// What is to be answered at once.
     overhearing: Vec<(HostKey, ProbeId)>,
+    closing: Vec<HostKey>,
 }
 
 impl Shell {
@@ -93,7 +95,9 @@ impl Shell {
             TopologyAction::ClosePool(host) => {
                 self.ready.retain(|other| *other != host);
                 take(&mut self.pools, &host);
+                self.closing.push(host);
             }
+            TopologyAction::InterruptFormer { .. } => {}
             TopologyAction::ReadyPool(host) => {
                 assert!(self.pools.contains(&host) && !self.ready.contains(&host));
                 self.ready.push(host);
@@ -147,6 +151,9 @@ fn any_sequence_keeps_the_invariants() {
                 shell.obey(action);
                 while let Some((host, id)) = shell.overhearing.pop() {
                     scene.topology.handle_overheard(&host, id, rng.random_bool(0.3), scene.now);
+                }
+                while let Some(host) = shell.closing.pop() {
+                    scene.topology.handle_pool_closed(&host, rng.random_bool(0.5), scene.now);
                 }
             }
             let description = scene.topology.description();

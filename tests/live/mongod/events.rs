@@ -90,7 +90,7 @@ fn pool_of_the_primary_lends_and_closes(primary: &HostKey, told: &[Event]) {
         place("CheckedOut", |event| matches!(event, PoolEvent::CheckedOut { connection_id: 1, .. })),
         place("CheckedIn", |event| matches!(event, PoolEvent::CheckedIn { connection_id: 1 })),
         place("ConnectionClosed", |event| {
-            matches!(event, PoolEvent::ConnectionClosed { connection_id: 1, reason: CloseReason::PoolClosed })
+            matches!(event, PoolEvent::ConnectionClosed { connection_id: 1, reason: CloseReason::PoolClosed, .. })
         }),
         place("PoolClosed", |event| matches!(event, PoolEvent::PoolClosed)),
     ];

@@ -483,7 +483,7 @@ fn event(host: &HostKey, event: &PoolEvent) -> Value {
         PoolEvent::ConnectionReady { connection_id, duration } => {
             ("ConnectionReady", json!({ "connectionId": connection_id, "duration": millis(duration) }))
         }
-        PoolEvent::ConnectionClosed { connection_id, reason } => {
+        PoolEvent::ConnectionClosed { connection_id, reason, .. } => {
             ("ConnectionClosed", json!({ "connectionId": connection_id, "reason": close_reason(*reason) }))
         }
         PoolEvent::CheckOutStarted => ("ConnectionCheckOutStarted", json!({})),

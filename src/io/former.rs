@@ -1,0 +1,39 @@
+//! Which pools of servers that are gone are still in use?
+//!
+//! They have been closed; a connection of theirs that is in use keeps its pool. What becomes of them is decided in
+//! `topology::sign_of_life`.
+
+use std::sync::{Arc, Weak};
+
+use super::pool::ServerPool;
+use crate::error::Error;
+use crate::host::HostKey;
+
+/// Knows the pools of servers that are gone, as long as somebody uses a connection of theirs.
+#[derive(Default)]
+pub(super) struct Former(Vec<Weak<ServerPool>>);
+
+impl Former {
+    /// Takes a pool that has been closed.
+    pub(super) fn keep(&mut self, pool: &Arc<ServerPool>) {
+        self.0.retain(|pool| pool.strong_count() > 0);
+        self.0.push(Arc::downgrade(pool));
+    }
+
+    /// Returns the pools that a host had.
+    pub(super) fn of<'a>(&'a self, host: &'a HostKey) -> impl Iterator<Item = Arc<ServerPool>> + 'a {
+        self.0.iter().filter_map(Weak::upgrade).filter(move |pool| pool.host() == host)
+    }
+
+    /// Interrupts what is in flight on the connections that a host's pools have lent.
+    pub(super) fn interrupt(&self, host: &HostKey, why: &Error) {
+        for pool in self.of(host) {
+            pool.close(why, true);
+        }
+    }
+
+    /// Takes all of them out.
+    pub(super) fn take(&mut self) -> impl Iterator<Item = Arc<ServerPool>> {
+        std::mem::take(&mut self.0).into_iter().filter_map(|pool| pool.upgrade())
+    }
+}
