@@ -146,9 +146,10 @@ impl PoolReplay {
                 in_order(!self.ready && !self.closed, || format!("{host}: ready twice, or after the end"));
                 self.ready = true;
             }
-            PoolEvent::PoolCleared { .. } => {
+            PoolEvent::PoolCleared { service_id, .. } => {
                 in_order(self.ready && !self.closed, || format!("{host}: cleared while paused, or after the end"));
-                self.ready = false;
+                // Clearing one service behind a load balancer does not pause the pool.
+                self.ready = service_id.is_some();
             }
             PoolEvent::PoolClosed => {
                 in_order(!self.closed, || format!("{host}: closed twice"));
