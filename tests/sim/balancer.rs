@@ -57,6 +57,9 @@ pub(crate) struct Services {
 const REST_MAX: Duration = Duration::from_millis(100);
 const BATCHES_MAX: u32 = 3;
 
+/// What a server answers that ends: ShutdownInProgress, InterruptedAtShutdown.
+const SHUTTING_DOWN: [i32; 2] = [91, 11600];
+
 /// How many documents a batch has.
 const BATCH: u32 = 2;
 
@@ -178,11 +181,13 @@ impl World {
         }
     }
 
-    /// A connection broke: its service must have been cleared.
+    /// A connection broke, or its server ends: its service must have been cleared.
     pub(crate) fn look_at_failed_service(&self, c: usize, pool: u64, lease: Lease, error: &Error) {
         let Some(server) = self.clients[c].pools.get(&pool).filter(|_| self.plan.is_balanced()) else { return };
-        let proves = error.is_network() && !error.is_timeout() && self.clients[c].places.get(&server.host) == Some(&pool);
-        if let Some(service) = server.services.of(lease.id).filter(|_| proves && !self.clients[c].is_shut_down) {
+        let broke = error.is_network() && !error.is_timeout();
+        let proves = broke || error.command().is_some_and(|failure| SHUTTING_DOWN.contains(&failure.code));
+        let open = self.clients[c].places.get(&server.host) == Some(&pool) && !self.clients[c].is_shut_down;
+        if let Some(service) = server.services.of(lease.id).filter(|_| proves && open) {
             failed_service_is_cleared(&server.host, service, server.services.is_cleared(service, lease.generation));
         }
     }
@@ -207,7 +212,6 @@ impl World {
     ///
     /// Returns whether it goes on.
     pub(crate) fn scroll(&mut self, c: usize, id: u64, (pool, lease, conn): (u64, Lease, u64), message: &Message) -> bool {
-        let rest = REST_MAX.mul_f64(self.random.random_range(0.0..1.0));
         let Some(call) = self.clients[c].calls.get_mut(&id).filter(|call| call.kind == CallKind::Scroll) else { return false };
         let Ok((cursor, _)) = CursorState::parse(message.body().as_bytes().to_vec().into()) else { return false };
         call.batches += 1;
@@ -218,6 +222,7 @@ impl World {
         call.state = State::Resting { pool, lease, conn };
         self.note(|_| format!("client {c}: call {id} keeps conn {conn} for its cursor"));
         self.pool_act(c, pool, false, |pool, _| pool.handle_pinned(lease));
+        let rest = REST_MAX.mul_f64(self.random.random_range(0.0..1.0));
         self.queue.push(self.now + rest, Event::NextBatch { client: c, call: id });
         true
     }

@@ -277,12 +277,12 @@ impl World {
             }
             Err(error) => {
                 self.fault(c, &host, Fault::new(error.clone(), lease.generation).of_service(service));
-                self.look_at_failed_service(c, pool, lease, &error);
                 Err(error)
             }
         };
         if let (Err(error), Some(call)) = (&outcome, self.clients[c].calls.get(&id)) {
             look_at_refusal(id, call.kind, error);
+            self.look_at_failed_service(c, pool, lease, error);
         }
         if let Ok(message) = &outcome
             && self.scroll(c, id, (pool, lease, conn), message)

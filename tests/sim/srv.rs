@@ -82,8 +82,6 @@ pub(crate) struct SrvPoll {
     asked: u64,
     /// When the next question is due, by the answers so far.
     due: Instant,
-    /// Whether the machine has slept since that was known.
-    slept: bool,
     /// The hosts of the last answer with any that may be believed, and those that the client uses of them.
     good: Vec<HostKey>,
     hosts: BTreeSet<HostKey>,
@@ -106,7 +104,7 @@ impl SrvPlan {
         let lives_for = Record::life(random);
         let mut client = || {
             let max_hosts = if limited { pick(random, &[0, 0, 0, 1, 2, 3]) } else { 0 };
-            (max_hosts, pick(random, &[10, 500, 1_000, 2_000, 4_000].map(Duration::from_millis)))
+            (max_hosts, pick(random, &[100, 500, 1_000, 1_000, 2_000, 4_000].map(Duration::from_millis)))
         };
         Self { clients: (0..clients).map(|_| client()).collect(), records: Record::of_all(members, lives_for) }
     }
@@ -138,7 +136,8 @@ impl Record {
         pick(random, &[Duration::ZERO, Duration::from_millis(700), Duration::from_millis(2_000), TTL_MAX])
     }
 
-    fn draw(random: &mut SmallRng, members: usize, lives_for: Duration) -> Self {
+    fn draw(random: &mut SmallRng, members: usize) -> Self {
+        let lives_for = Self::life(random);
         let member = random.random_range(0..members);
         let port = if random.random_bool(0.1) { 27018 } else { 27017 };
         let (target, allowed) = match random.random_range(0..12) {
@@ -172,10 +171,9 @@ impl SrvFault {
             1 => Self::Fails { lasts },
             2 => Self::Hangs { lasts },
             _ => {
-                let lives_for = Record::life(random);
                 // Sometimes none at all, and sometimes one host twice.
                 let count = random.random_range(0..=members + 1);
-                let records = (0..count).map(|_| Record::draw(random, members, lives_for)).collect();
+                let records = (0..count).map(|_| Record::draw(random, members)).collect();
                 Self::Change { records }
             }
         }
@@ -221,7 +219,6 @@ impl World {
                 question: None,
                 asked: 0,
                 due: self.start + lives_for.unwrap_or_default().max(floor),
-                slept: false,
                 good: believable(&self.srv_zone.records),
                 hosts: client.published.servers().iter().map(|server| server.host.clone()).collect(),
             });
@@ -262,7 +259,7 @@ impl World {
         only_routers_are_polled(c, kind, self.clients[c].is_shut_down);
         let Some(poll) = self.clients[c].srv.as_mut() else { return };
         srv_one_query(c, poll.question.is_some());
-        polling_keeps_its_distance(c, poll.due, now, poll.slept);
+        polling_keeps_its_distance(c, poll.due, now);
         poll.asked += 1;
         poll.question = Some(poll.asked);
         let question = poll.asked;
@@ -297,7 +294,6 @@ impl World {
         let follows = self.clients[c].published.kind().follows_srv();
         let Some(poll) = self.clients[c].srv.as_mut().filter(|poll| poll.question == Some(question)) else { return };
         poll.question = None;
-        poll.slept = false;
         poll.due = now + heartbeat;
         if let Ok(records) = &answer
             && !believable(records).is_empty()
@@ -342,7 +338,6 @@ impl World {
         if poll.question.is_none() {
             poll.due = poll.due.checked_sub(gap).map_or(now, |due| due.max(now));
         }
-        poll.slept = true;
         self.srv_act(c, false, |rescan, now| rescan.handle_slept(gap, now));
     }
 
