@@ -21,7 +21,7 @@ use super::calls::State;
 use super::net::Place;
 use super::promises::{
     balancer_is_not_watched, balancer_stays_known, cursor_stays_at_its_service, failed_service_is_cleared, generation_is_new,
-    only_the_service_is_cleared, pinned_add_up, service_is_current,
+    only_the_service_is_cleared, pinned_add_up, service_is_cleared_once, service_is_current,
 };
 use super::queue::{CallKind, Event, Parcel};
 use super::world::World;
@@ -29,8 +29,8 @@ use super::world::World;
 /// Is something that goes wrong with a load balancer itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum BalancerFault {
-    /// All connections through it are reset.
-    Drops,
+    /// All connections through it are reset, or every other one.
+    Drops { half: bool },
     /// It takes no connections, and says nothing.
     Deaf { lasts: Duration },
     /// It takes connections, and closes them at once.
@@ -66,7 +66,7 @@ const BATCH: u32 = 2;
 impl BalancerFault {
     pub(crate) fn draw(random: &mut SmallRng, lasts: Duration) -> Self {
         match random.random_range(0..3) {
-            0 => Self::Drops,
+            0 => Self::Drops { half: random.random_bool(0.6) },
             1 => Self::Deaf { lasts },
             _ => Self::Empty { lasts },
         }
@@ -74,7 +74,7 @@ impl BalancerFault {
 
     pub(crate) fn lasts(self) -> Duration {
         match self {
-            Self::Drops => Duration::ZERO,
+            Self::Drops { .. } => Duration::ZERO,
             Self::Deaf { lasts } | Self::Empty { lasts } => lasts,
         }
     }
@@ -101,9 +101,9 @@ impl World {
         match fault {
             BalancerFault::Deaf { lasts } => self.balancer.deaf_until = Some(self.now + lasts),
             BalancerFault::Empty { lasts } => self.balancer.empty_until = Some(self.now + lasts),
-            BalancerFault::Drops => {
+            BalancerFault::Drops { half } => {
                 let through = self.net.conns.iter().filter(|(_, conn)| conn.accepted && !conn.server_closed && !conn.silent);
-                let ids: Vec<u64> = through.map(|(id, _)| *id).collect();
+                let ids: Vec<u64> = through.map(|(id, _)| *id).step_by(if half { 2 } else { 1 }).collect();
                 for id in ids {
                     self.send_to_client(id, Parcel::Reset, Duration::ZERO);
                     self.reset(id);
@@ -160,13 +160,16 @@ impl World {
             let ledger = world.clients[c].pools.get(&id).map(|pool| &pool.ledger);
             ledger.map(|ledger| ledger.opening.difference(&ledger.interrupted).copied().collect::<BTreeSet<_>>()).unwrap_or_default()
         };
-        let before = (idle(self), opening(self));
+        let told = |world: &Self| world.clients[c].pools.get(&id).map_or(0, |pool| pool.replay.cleared);
+        let (before, told_before) = ((idle(self), opening(self)), told(self));
+        let is_old = self.clients[c].pools.get(&id).is_some_and(|pool| pool.services.is_cleared(service, generation));
         if let Some(pool) = self.clients[c].pools.get_mut(&id) {
             let cleared = pool.services.cleared.entry(service).or_insert(generation);
             *cleared = (*cleared).max(generation);
         }
         self.pool_act(c, id, false, |pool, now| pool.handle_clear_service(service, generation, cause, now));
         let after = (idle(self), opening(self));
+        service_is_cleared_once(host, service, is_old, told(self) - told_before);
         let Some(pool) = self.clients[c].pools.get(&id) else { return };
         let gone = before.0.difference(&after.0).chain(before.1.difference(&after.1));
         for connection in gone {

@@ -149,6 +149,14 @@ pub(crate) fn only_the_service_is_cleared(host: &HostKey, connection: u64, servi
     }
 }
 
+/// A service is cleared once for each of its generations, and not again for late errors of an older one.
+pub(crate) fn service_is_cleared_once(host: &HostKey, service: ObjectId, is_old: bool, times: u64) {
+    if times != u64::from(!is_old) {
+        let of = if is_old { "an old" } else { "the current" };
+        violated("service_is_cleared_once", format!("{host}: {service} is cleared {times} times for an error of {of} generation"));
+    }
+}
+
 /// A broken connection is its service's fault.
 pub(crate) fn failed_service_is_cleared(host: &HostKey, service: ObjectId, is_cleared: bool) {
     if !is_cleared {

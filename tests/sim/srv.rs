@@ -374,7 +374,7 @@ impl World {
 
     /// How much later a client is usable because it may have followed records to hosts that are not there.
     pub(crate) fn astray(&self, c: usize) -> Duration {
-        let strays = self.plan.has(|fault| matches!(fault, Fault::Srv(_)));
+        let strays = !self.plan.is_balanced() && self.plan.has(|fault| matches!(fault, Fault::Srv(SrvFault::Change { .. })));
         if strays { self.convergence_bound(c) } else { Duration::ZERO }
     }
 
