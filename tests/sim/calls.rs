@@ -65,6 +65,19 @@ pub(crate) enum State {
     },
 }
 
+impl State {
+    /// Names it; a moment would differ from run to run.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Going => "going",
+            Self::Selecting { .. } => "selecting",
+            Self::Waiting { .. } => "waiting",
+            Self::Exchanging { .. } => "exchanging",
+            Self::Resting { .. } => "resting",
+        }
+    }
+}
+
 impl Call {
     /// Returns since when a connection of this pool is used.
     pub(crate) fn exchanges_since(&self, of: u64) -> Option<Instant> {
@@ -304,7 +317,7 @@ impl World {
     pub(crate) fn give_up(&mut self, c: usize, id: u64) {
         let Some(call) = self.clients[c].calls.get(&id) else { return };
         let state = call.state;
-        self.note(|_| format!("client {c}: the caller of {id} goes away ({state:?})"));
+        self.note(|_| format!("client {c}: the caller of {id} goes away ({})", state.name()));
         self.forget_call(c, id);
         self.figures.given_up += 1;
         match state {
