@@ -11,7 +11,7 @@ mod good;
 mod limits;
 pub(crate) mod names;
 mod rescan;
-pub(crate) mod srv;
+pub mod srv;
 
 use std::net::IpAddr;
 

@@ -37,7 +37,7 @@ pub(crate) fn srv_query_name(service: &str, host: &str) -> String {
 ///
 /// # Errors
 /// [`ErrorKind::NoAddresses`] for an empty answer, [`ErrorKind::DnsRule`] for one that breaks a rule; stage `srv`.
-pub(crate) fn seeds(host: &str, records: &[SrvRecord]) -> Result<Vec<HostKey>, Error> {
+pub fn seeds(host: &str, records: &[SrvRecord]) -> Result<Vec<HostKey>, Error> {
     let domain = domain_of_answer(host, records)?;
     let mut seeds: Vec<HostKey> = Vec::new();
     for record in records {
@@ -72,7 +72,7 @@ pub(crate) fn shortest_ttl(records: &[SrvRecord]) -> Option<Duration> {
 }
 
 /// Chooses at most `max_hosts` of the seeds at random; 0 stands for all.
-pub(crate) fn choose(mut seeds: Vec<HostKey>, max_hosts: u32, rng: &mut SmallRng) -> Vec<HostKey> {
+pub fn choose(mut seeds: Vec<HostKey>, max_hosts: u32, rng: &mut SmallRng) -> Vec<HostKey> {
     let wanted = usize::try_from(max_hosts).unwrap_or(usize::MAX);
     if wanted == 0 || wanted >= seeds.len() {
         return seeds;

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind};
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
-    /// The set's name; `None` for a standalone, which has one member.
+    /// The set's name; `None` for a standalone, which has one member, and for routers.
     pub set_name: Option<String>,
     /// The members; the first voter is primary at the start.
     pub members: Vec<MemberConfig>,
@@ -28,7 +28,7 @@ pub struct Config {
     pub notice_delay: Duration,
     /// The oldest and newest wire version of every member.
     pub wire_versions: (i32, i32),
-    /// Whether a single server says that it is a router of a sharded cluster.
+    /// Whether the members are routers of a sharded cluster: they share the data, and nothing else.
     pub mongos: bool,
     /// What the wall clocks show at the start, in milliseconds since 1970.
     pub epoch_millis: i64,
@@ -81,6 +81,11 @@ impl Config {
         Self { members: vec![MemberConfig::new(host)], ..Self::empty() }
     }
 
+    /// Describes the routers of a sharded cluster.
+    pub fn sharded<H: Into<String>>(hosts: impl IntoIterator<Item = H>) -> Self {
+        Self { members: hosts.into_iter().map(MemberConfig::new).collect(), mongos: true, ..Self::empty() }
+    }
+
     /// Describes routers behind a load balancer, each a service of its own, all at one address.
     pub fn load_balanced(host: impl Into<String>, services: usize) -> Self {
         let host = host.into();
@@ -119,7 +124,7 @@ impl Config {
         if self.set_name.is_some() && self.load_balanced {
             return refuse("a load balancer with a set name".into());
         }
-        if self.set_name.is_none() && self.members.len() > 1 && !self.load_balanced {
+        if self.set_name.is_none() && self.members.len() > 1 && !self.load_balanced && !self.mongos {
             return refuse(format!("{} members without a set name", self.members.len()));
         }
         if self.set_name.is_some() && self.mongos {

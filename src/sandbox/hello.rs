@@ -121,7 +121,8 @@ impl Cluster {
         let version = self.topology_version(at.member).unwrap_or_default();
         let Some(member) = self.members.get(at.member) else { return Document::new() };
         let writable = if legacy { "ismaster" } else { "isWritablePrimary" };
-        let mut out = doc! { "topologyVersion": version, writable: member.role == Role::Primary };
+        let takes_writes = member.role == Role::Primary || self.config.mongos;
+        let mut out = doc! { "topologyVersion": version, writable: takes_writes };
         if let Some(name) = &self.config.set_name {
             self.describe_set(&mut out, name, member, at.member);
             let written = doc! { "ts": time, "t": member.view.term };

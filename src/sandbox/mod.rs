@@ -3,8 +3,8 @@
 //! A fake mongod, and a fake replica set of them, as pure rules: facts and the time go in, replies and closed connections
 //! come out, so that a simulation can drive it on virtual time and `io::sandbox` can serve it on sockets. Roles,
 //! elections, step-downs, `topologyVersion` with awaitable and exhaust hello, cluster time, a small store, SCRAM and
-//! `failCommand` are served, and services behind a load balancer; replication is instant, and nothing is kept on disk. It does not decide anything for the
-//! client.
+//! `failCommand` are served, and several routers, also as services behind a load balancer; replication is instant, and
+//! nothing is kept on disk. It does not decide anything for the client.
 
 mod admin;
 mod balancer;

@@ -728,3 +728,19 @@ fn services_share_data_and_no_cursors() {
     assert_eq!(world.ask(0, more.clone()).get_i32("code").expect("refusal"), 43);
     assert_eq!(world.ask(1, more).get_f64("ok").expect("ok"), 1.0);
 }
+
+#[test]
+fn routers_take_writes_and_share_data() {
+    let mut world = World::new(Config::sharded(["a:1", "b:1"]));
+    for member in 0..2 {
+        let reply = world.hello(member);
+        assert_eq!((reply.get_str("msg").ok(), reply.get_bool("isWritablePrimary").ok()), (Some("isdbgrid"), Some(true)));
+        assert!(!reply.contains_key("setName") && !reply.contains_key("serviceId"));
+    }
+    let insert = doc! { "insert": "c", "documents": [doc! { "_id": 1 }], "$db": "d" };
+    assert_eq!(world.ask(1, insert).get_i32("n").expect("n"), 1);
+    world.cluster.stop(1, world.now);
+    let reply = world.ask(0, doc! { "find": "c", "$db": "d" });
+    assert_eq!(reply.get_document("cursor").expect("cursor").get_array("firstBatch").expect("batch").len(), 1);
+    assert!(world.cluster.step_down(world.now).is_err() && world.cluster.elect(0, world.now).is_err());
+}

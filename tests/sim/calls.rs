@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bson::{RawDocumentBuf, rawdoc};
+use mongolink::cursor::CursorState;
 use mongolink::op::deadline::Deadline;
 use mongolink::op::{ReplyHead, command_error};
 use mongolink::pool::{Lease, WaiterId};
@@ -16,26 +17,31 @@ use mongolink::{Error, HostKey, ReadPreference, Stage};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
+use super::balancer::{is_batch, look_at_refusal, scroll_command};
 use super::invariants::{call_ends_in_time, reply_is_ones_own};
 use super::net::{Exchange, User};
 use super::pools::{Answer, WAIT_QUEUE_TIMEOUT};
+use super::promises::selected_is_near_and_free;
 use super::queue::{CallKind, Event, Timer};
 use super::world::World;
 
 /// Is one call under way.
 pub(crate) struct Call {
-    kind: CallKind,
+    pub(crate) kind: CallKind,
+    /// Where its cursor stands, and how many batches it had.
+    pub(crate) cursor: Option<CursorState>,
+    pub(crate) batches: u32,
     key: i32,
     criteria: Arc<Criteria>,
     selection: Deadline,
     deadline: Option<Deadline>,
     limit: Option<Deadline>,
     operation: Option<u64>,
-    state: State,
+    pub(crate) state: State,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum State {
+pub(crate) enum State {
     /// Between two waits.
     Going,
     Selecting {
@@ -51,6 +57,25 @@ enum State {
         conn: u64,
         since: Instant,
     },
+    /// Keeps its connection for the next batch.
+    Resting {
+        pool: u64,
+        lease: Lease,
+        conn: u64,
+    },
+}
+
+impl State {
+    /// Names it; a moment would differ from run to run.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Going => "going",
+            Self::Selecting { .. } => "selecting",
+            Self::Waiting { .. } => "waiting",
+            Self::Exchanging { .. } => "exchanging",
+            Self::Resting { .. } => "resting",
+        }
+    }
 }
 
 impl Call {
@@ -58,7 +83,15 @@ impl Call {
     pub(crate) fn exchanges_since(&self, of: u64) -> Option<Instant> {
         match self.state {
             State::Exchanging { pool, since, .. } if pool == of => Some(since),
-            State::Exchanging { .. } | State::Going | State::Selecting { .. } | State::Waiting { .. } => None,
+            State::Exchanging { .. } | State::Going | State::Selecting { .. } | State::Waiting { .. } | State::Resting { .. } => None,
+        }
+    }
+
+    /// Tells whether a cursor keeps a connection of this pool.
+    pub(crate) fn keeps(&self, of: u64) -> bool {
+        match self.state {
+            State::Exchanging { pool, .. } | State::Resting { pool, .. } => pool == of && self.batches > 0,
+            State::Going | State::Selecting { .. } | State::Waiting { .. } => false,
         }
     }
 }
@@ -76,20 +109,23 @@ impl World {
         let id = client.number();
         let deadline = match kind {
             CallKind::Probe => Some(Deadline::new("timeout", limit, now)),
-            CallKind::Ping | CallKind::Insert | CallKind::Find => Deadline::maybe("timeoutMS", client.settings.call_timeout, now),
+            CallKind::Ping | CallKind::Insert | CallKind::Find | CallKind::Scroll => {
+                Deadline::maybe("timeoutMS", client.settings.call_timeout, now)
+            }
         };
         let own = Deadline::new("serverSelectionTimeoutMS", client.settings.selection_timeout, now);
         let selection = Deadline::earliest(Some(own), deadline).unwrap_or(own);
         let key = match kind {
             CallKind::Find => client.acknowledged.last().copied().unwrap_or(-1),
-            CallKind::Ping | CallKind::Insert | CallKind::Probe => (c * 1_000_000) as i32 + id as i32,
+            CallKind::Ping | CallKind::Insert | CallKind::Scroll | CallKind::Probe => (c * 1_000_000) as i32 + id as i32,
         };
         let criteria = Arc::new(match kind {
-            CallKind::Find => Criteria::read(ReadPreference::nearest()),
+            CallKind::Find | CallKind::Scroll => Criteria::read(ReadPreference::nearest()),
             CallKind::Ping => Criteria::read(ReadPreference::primary_preferred()),
             CallKind::Insert | CallKind::Probe => Criteria::write(),
         });
-        let call = Call { kind, key, criteria, selection, deadline, limit: None, operation: None, state: State::Going };
+        let state = State::Going;
+        let call = Call { kind, key, criteria, selection, deadline, limit: None, operation: None, state, cursor: None, batches: 0 };
         client.calls.insert(id, call);
         self.figures.calls += 1;
         self.note(|_| format!("client {c}: call {id}: {kind:?}"));
@@ -108,6 +144,7 @@ impl World {
         let loads = |host: &HostKey| client.snapshot.get(host).and_then(|pool| client.pools.get(pool)).map_or(0, |pool| pool.operations);
         match selection::select(&client.published, &call.criteria, &loads, &mut random) {
             Ok(server) => {
+                selected_is_near_and_free(&client.published, &server.host, &loads);
                 let pool = client.snapshot.get(&server.host).copied();
                 let Some(pool) = pool else {
                     super::invariants::violated("selected_has_a_pool", format!("{} was selected without a pool", server.host));
@@ -176,6 +213,21 @@ impl World {
     }
 
     fn exchange(&mut self, c: usize, id: u64, pool: u64, lease: Lease, conn: u64) {
+        let Some(call) = self.clients[c].calls.get(&id) else { return };
+        let (request, preference) = command(call.kind, call.key);
+        self.exchange_on(c, id, (pool, lease, conn), "sim", &request, preference.as_deref());
+    }
+
+    /// Puts a command on a caller's connection.
+    pub(crate) fn exchange_on(
+        &mut self,
+        c: usize,
+        id: u64,
+        (pool, lease, conn): (u64, Lease, u64),
+        database: &str,
+        request: &Request,
+        preference: Option<&bson::RawDocument>,
+    ) {
         let now = self.local(c);
         let settings = &self.clients[c].settings;
         let socket = settings.socket_timeout.map(|limit| Deadline::new("socketTimeoutMS", limit, now));
@@ -183,14 +235,21 @@ impl World {
         call.state = State::Exchanging { pool, lease, conn, since: now };
         call.limit = call.deadline.or(socket);
         let limit = call.limit;
-        let (request, preference) = command(call.kind, call.key);
         if let Some(conn) = self.net.conns.get_mut(&conn) {
             conn.user = User::Call { pool, lease, call: id };
         }
         self.note(|_| format!("client {c}: call {id} is sent on conn {conn}"));
-        self.send_command(conn, "sim", Flags::default(), &request, preference.as_deref());
+        self.send_command(conn, database, Flags::default(), request, preference);
         // A connection may come so late that there is no time left for it.
         self.arm(c, Timer::Exchange(c, id), limit.map(|limit| limit.at.max(now)));
+    }
+
+    /// The next command of a cursor has the time of a call of its own.
+    pub(crate) fn renew_deadline(&mut self, c: usize, id: u64, now: Instant) {
+        let limit = self.clients[c].settings.call_timeout;
+        if let Some(call) = self.clients[c].calls.get_mut(&id) {
+            call.deadline = Deadline::maybe("timeoutMS", limit, now);
+        }
     }
 
     /// The time of an exchange is over: its own limit keeps the connection, `socketTimeoutMS` costs it.
@@ -214,6 +273,7 @@ impl World {
     }
 
     fn exchange_ends(&mut self, c: usize, id: u64, pool: u64, lease: Lease, conn: u64, outcome: Result<Message, Error>) {
+        let service = self.service_of(c, pool, lease);
         let Some(host) = self.clients[c].pools.get(&pool).map(|pool| pool.host.clone()) else { return };
         let outcome = match outcome {
             Ok(message) => {
@@ -221,7 +281,7 @@ impl World {
                 if (!head.succeeded || head.has_write_concern_error)
                     && let Some(fault) = Fault::in_reply(&host, message.body(), lease.generation)
                 {
-                    self.fault(c, &host, fault);
+                    self.fault(c, &host, fault.of_service(service));
                 }
                 match command_error(message.body()) {
                     Some(error) => Err(error),
@@ -229,10 +289,19 @@ impl World {
                 }
             }
             Err(error) => {
-                self.fault(c, &host, Fault::new(error.clone(), lease.generation));
+                self.fault(c, &host, Fault::new(error.clone(), lease.generation).of_service(service));
                 Err(error)
             }
         };
+        if let (Err(error), Some(call)) = (&outcome, self.clients[c].calls.get(&id)) {
+            look_at_refusal(id, call.kind, error);
+            self.look_at_failed_service(c, pool, lease, error);
+        }
+        if let Ok(message) = &outcome
+            && self.scroll(c, id, (pool, lease, conn), message)
+        {
+            return self.arm(c, Timer::Exchange(c, id), None);
+        }
         self.check_in(c, pool, lease, conn);
         if let (Ok(message), Some(call)) = (&outcome, self.clients[c].calls.get(&id)) {
             check_reply(id, call, message);
@@ -248,7 +317,7 @@ impl World {
     pub(crate) fn give_up(&mut self, c: usize, id: u64) {
         let Some(call) = self.clients[c].calls.get(&id) else { return };
         let state = call.state;
-        self.note(|_| format!("client {c}: the caller of {id} goes away ({state:?})"));
+        self.note(|_| format!("client {c}: the caller of {id} goes away ({})", state.name()));
         self.forget_call(c, id);
         self.figures.given_up += 1;
         match state {
@@ -258,7 +327,7 @@ impl World {
                 self.topology_act(c, false, |topology, _| topology.handle_cancel_select(select));
             }
             State::Waiting { pool, waiter } => self.cancel_waiter(c, pool, waiter),
-            State::Exchanging { pool, lease, conn, .. } => self.check_in(c, pool, lease, conn),
+            State::Exchanging { pool, lease, conn, .. } | State::Resting { pool, lease, conn } => self.check_in(c, pool, lease, conn),
         }
     }
 
@@ -315,6 +384,7 @@ fn command(kind: CallKind, key: i32) -> (Request, Option<RawDocumentBuf>) {
             let body = rawdoc! { "find": "c", "filter": { "_id": key }, "batchSize": 2 };
             (Request::from(body), Some(rawdoc! { "mode": "nearest" }))
         }
+        CallKind::Scroll => (scroll_command(), Some(rawdoc! { "mode": "nearest" })),
         CallKind::Insert | CallKind::Probe => {
             let documents = vec![rawdoc! { "_id": key }.into()];
             (Request { body: rawdoc! { "insert": "c" }.into(), sequences: vec![("documents".to_owned(), documents)] }, None)
@@ -328,6 +398,7 @@ fn check_reply(id: u64, call: &Call, message: &Message) {
     let holds = match call.kind {
         CallKind::Ping => body.get("n").is_ok_and(|n| n.is_none()) && body.get("cursor").is_ok_and(|cursor| cursor.is_none()),
         CallKind::Insert | CallKind::Probe => body.get_i32("n").is_ok_and(|n| n == 1),
+        CallKind::Scroll => is_batch(message),
         CallKind::Find => body.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch")).is_ok_and(|batch| {
             let ids: Vec<Option<i32>> =
                 batch.into_iter().map(|item| item.ok().and_then(|item| item.as_document()?.get_i32("_id").ok())).collect();

@@ -30,6 +30,7 @@ use super::queue::{Event, Timer};
 use super::replay::{ChecksReplay, TopologyReplay};
 use super::resolver::Resolver;
 use super::silence::Deposed;
+use super::srv::SrvPoll;
 use super::world::World;
 
 /// Is one client: the rules, and what the shell keeps for them.
@@ -51,6 +52,7 @@ pub(crate) struct Client {
     pub(crate) calls: BTreeMap<u64, Call>,
     pub(crate) selects: BTreeMap<SelectId, (u64, Instant)>,
     pub(crate) resolver: Resolver,
+    pub(crate) srv: Option<SrvPoll>,
     pub(crate) winners: BTreeMap<HostKey, Address>,
     /// Former primaries, as far as they stand still: a newer one was discovered at that moment.
     pub(crate) deposed: BTreeMap<HostKey, Deposed>,
@@ -93,11 +95,15 @@ const CANCEL_CHECK: u8 = 2;
 const RESUMED: u8 = 4;
 const STOP: u8 = 8;
 
+impl Watch {
+    /// Tells whether it checks a server that is watched no more, and was not told to stop.
+    pub(crate) fn is_stray(&self, id: u64, watched: &BTreeMap<HostKey, u64>) -> bool {
+        self.role == Role::Checks && self.orders & STOP == 0 && watched.get(&self.host) != Some(&id)
+    }
+}
+
 impl Client {
-    pub(crate) fn new(settings: Settings, seeds: Vec<HostKey>, draws: u64, start: Instant) -> Self {
-        let mut config = TopologyConfig::new(seeds);
-        config.heartbeat_frequency = settings.heartbeat_frequency;
-        config.set_name = settings.names_the_set.then(|| "rs0".to_owned());
+    pub(crate) fn new(settings: Settings, config: TopologyConfig, draws: u64, start: Instant) -> Self {
         let topology = Topology::new(config, draws, start);
         Self {
             published: Arc::clone(topology.description()),
@@ -114,6 +120,7 @@ impl Client {
             calls: BTreeMap::new(),
             selects: BTreeMap::new(),
             resolver: Resolver::new(settings.dns_timeout),
+            srv: None,
             winners: BTreeMap::new(),
             deposed: BTreeMap::new(),
             suspension: Suspension::new(start, Duration::ZERO),
@@ -191,6 +198,7 @@ impl World {
     /// The one place where the topology's orders are carried out.
     #[allow(clippy::wildcard_enum_match_arm, reason = "an order that is not named ends the run")]
     fn carry_out(&mut self, c: usize, action: TopologyAction) {
+        self.look_at_order(&action);
         match action {
             TopologyAction::CreatePool { host, generation } => {
                 let client = &mut self.clients[c];
@@ -203,13 +211,18 @@ impl World {
                     open_timeout: Some(client.open_timeout()),
                 };
                 let id = client.number();
-                client.pools.insert(id, ServerPool::new(host.clone(), Pool::new(config, generation)));
+                let pool = Pool::new(config, generation);
+                let pool = if self.plan.is_balanced() { pool.behind_load_balancer() } else { pool };
+                client.pools.insert(id, ServerPool::new(host.clone(), pool, self.plan.is_balanced()));
                 client.places.insert(host, id);
             }
             TopologyAction::ReadyPool(host) => self.on_pool(c, &host, |pool, now| pool.handle_ready(now)),
             TopologyAction::ClearPool { host, cause, interrupt } => {
                 self.note(|_| format!("client {c}: pool of {host} is cleared, interrupt {interrupt}: {cause}"));
                 self.on_pool(c, &host, |pool, now| pool.handle_clear(&cause, interrupt, now));
+            }
+            TopologyAction::ClearService { host, service_id, generation, cause } => {
+                self.clear_service(c, &host, service_id, generation, &cause);
             }
             TopologyAction::ClosePool(host) => {
                 self.on_pool(c, &host, |pool, now| pool.handle_close(&closed(), false, now));
@@ -243,6 +256,7 @@ impl World {
                 let client = &mut self.clients[c];
                 client.published = description;
                 client.snapshot = client.places.clone();
+                self.srv_sees(c);
             }
             TopologyAction::Selected(id) => self.answer_select(c, id, Ok(())),
             TopologyAction::NotSelected(id, error) => self.answer_select(c, id, Err(error)),
@@ -506,6 +520,7 @@ impl World {
         let Some(gap) = self.clients[c].suspension.handle_look(now, boot) else { return };
         self.note(|_| format!("client {c}: notices that it slept {gap:?}"));
         self.resolver_resumed(c);
+        self.srv_slept(c, gap);
         let watches: Vec<u64> = self.clients[c].watched.values().copied().collect();
         for watch in watches {
             self.order(c, watch, RESUMED);

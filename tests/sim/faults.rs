@@ -82,6 +82,8 @@ impl World {
                     self.queue.push(now, Event::Call { client, kind, patience: Some(patience) });
                 }
             }
+            Fault::Srv(fault) => self.strike_srv(fault),
+            Fault::Balancer(fault) => self.strike_balancer(fault),
         }
         self.drain_servers();
     }
@@ -113,6 +115,7 @@ impl World {
         for link in self.net.links.iter_mut().flatten() {
             link.harms.clear();
         }
+        self.mend_srv();
         for c in 0..self.clients.len() {
             self.begin_probing(c);
         }

@@ -44,6 +44,8 @@ pub(crate) struct PoolLedger {
     pub(crate) leaving: BTreeSet<WaiterId>,
     /// Connections that could not be opened, and are to be told as closed in the same moment.
     pub(crate) failing: usize,
+    /// Whether generations belong to services, and every connection that is being opened will do.
+    pub(crate) by_service: bool,
 }
 
 impl PoolLedger {
@@ -55,6 +57,9 @@ impl PoolLedger {
 
     /// Counts the connections on their way to those who wait.
     pub(crate) fn coming(&self, generation: u64) -> usize {
+        if self.by_service {
+            return self.opening.difference(&self.interrupted).count();
+        }
         self.opening.iter().filter(|id| self.generations.get(id) == Some(&generation)).count()
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Link {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Member(usize),
+    /// It decides which member a connection reaches.
+    Balancer,
     NobodyListens,
     Nowhere,
 }
@@ -174,6 +176,10 @@ impl World {
             Place::Nowhere => return,
             Place::NobodyListens => return self.send_to_client(id, Parcel::Refused, Duration::ZERO),
             Place::Member(member) => member,
+            Place::Balancer => match self.route(id) {
+                Some(member) => member,
+                None => return,
+            },
         };
         if self.servers.cluster.is_stopped(member) {
             return self.send_to_client(id, Parcel::Refused, Duration::ZERO);
@@ -277,7 +283,11 @@ impl World {
     fn travel(&mut self, id: u64, to_server: bool, late: Duration) -> Instant {
         let Some(conn) = self.net.conns.get(&id) else { return self.now };
         let (client, place) = (conn.client, conn.place);
-        let mut delay = self.plan.delay + late;
+        let mut delay = late
+            + match place {
+                Place::Member(member) => self.plan.delay_to(member),
+                Place::Balancer | Place::NobodyListens | Place::Nowhere => self.plan.delay,
+            };
         if !self.plan.jitter.is_zero() {
             delay += self.plan.jitter.mul_f64(self.random.random_range(0.0..1.0));
         }

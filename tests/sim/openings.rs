@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bson::oid::ObjectId;
 use mongolink::dns::{Answer, WaiterId, Want};
 use mongolink::handshake::{Conversation, ConversationConfig, Step};
 use mongolink::op::deadline::Deadline;
@@ -237,7 +238,13 @@ impl World {
         let now = self.local(c);
         let limit = self.clients[c].settings.connect_timeout;
         let client = Arc::clone(&self.metadata);
-        let config = ConversationConfig { client, credential: None, hello_ok: false, load_balanced: false, nonce: Default::default() };
+        let config = ConversationConfig {
+            client,
+            credential: None,
+            hello_ok: false,
+            load_balanced: self.plan.is_balanced(),
+            nonce: Default::default(),
+        };
         let (command, conversation) = Conversation::new(config);
         let deadline = Deadline::new("connectTimeoutMS", limit, now);
         let Some(opening) = self.clients[c].openings.get_mut(&id) else { return };
@@ -261,6 +268,9 @@ impl World {
         };
         let (conn, began) = (*conn, deadline.since);
         let conversation = conversation.take().expect("one reply to one hello");
+        if let Some(service) = outcome.as_ref().ok().and_then(|message| conversation.service_in(message.body())) {
+            self.opening_reaches(c, id, service);
+        }
         match outcome.and_then(|message| conversation.handle_reply(message.body())) {
             Ok(Step::Ready(hello)) => self.opening_ends(c, id, Ok((conn, hello, now - began))),
             Ok(step) => unreachable!("nobody logs in: {step:?}"),
@@ -268,6 +278,15 @@ impl World {
                 let error = label_overload(of_hello(&error)).after(now - began);
                 self.opening_ends(c, id, Err(error));
             }
+        }
+    }
+
+    /// Behind a load balancer the pool is told of the service as soon as that is known.
+    fn opening_reaches(&mut self, c: usize, id: u64, service: ObjectId) {
+        let Some(Purpose::Pool { pool, lease }) = self.clients[c].openings.get(&id).map(|opening| opening.purpose) else { return };
+        let lease = self.greeted_by(c, pool, lease, service);
+        if let Some(opening) = self.clients[c].openings.get_mut(&id) {
+            opening.purpose = Purpose::Pool { pool, lease };
         }
     }
 

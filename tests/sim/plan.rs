@@ -10,13 +10,21 @@ use mongolink::sandbox::Config;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use super::balancer::BalancerFault;
+use super::deployments::{Deployment, Variation};
 use super::queue::CallKind;
+use super::srv::{SrvFault, SrvPlan};
 
 /// Is all that a seed decides beforehand; the rest is drawn from the same sequence while it runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) members: usize,
     pub(crate) standalone: bool,
+    pub(crate) deployment: Deployment,
+    /// What clients know of SRV records, if they found the servers by them.
+    pub(crate) srv: Option<SrvPlan>,
+    /// How much farther than the others each member is, where they differ.
+    pub(crate) far: Vec<Duration>,
     pub(crate) election_timeout: Duration,
     pub(crate) step_down_delay: Duration,
     pub(crate) notice_delay: Duration,
@@ -163,6 +171,10 @@ pub(crate) enum Fault {
         callers: u32,
         patience: Duration,
     },
+    /// Something happens to the SRV records.
+    Srv(SrvFault),
+    /// Something happens to the load balancer.
+    Balancer(BalancerFault),
 }
 
 /// What is untrue in a hello.
@@ -190,17 +202,19 @@ pub(crate) enum Harm {
 const KINDS: usize = 21;
 
 /// When the first fault may come.
-const CALM: Duration = Duration::from_millis(500);
+pub(crate) const CALM: Duration = Duration::from_millis(500);
 
 impl Plan {
     pub(crate) fn of(seed: u64) -> Self {
         let mut random = SmallRng::seed_from_u64(seed);
         let random = &mut random;
-        let standalone = random.random_bool(0.08);
+        let mut variation = Variation::of(seed);
+        let standalone = random.random_bool(0.08) && variation.allows_standalone();
         let members = if standalone { 1 } else { pick(random, &[3, 3, 3, 3, 5, 2]) };
         let clients = pick(random, &[1, 1, 1, 2, 3]);
         let span = millis(random, 6_000, 20_000);
         let mut faults = draw_faults(random, members, clients, span);
+        variation.change_faults(&mut faults, members, clients, span);
         faults.sort_by_key(|(at, _)| *at);
         let wire_versions = (0, pick(random, &[21, 21, 17, 13]));
         let mixed = faults.iter().any(|(_, fault)| matches!(fault, Fault::Upgrade { .. }));
@@ -212,6 +226,7 @@ impl Plan {
         }
         let quiet_at = faults.iter().map(|(at, fault)| *at + fault.lasts()).max().unwrap_or(CALM);
         let mut clients: Vec<ClientPlan> = (0..clients).map(|_| ClientPlan::draw(random, quiet_at)).collect();
+        let srv = variation.change_clients(&mut clients, members);
         // Mostly near; sometimes another continent, and now and then a link on which a round trip takes up to five seconds.
         let farthest = match random.random_range(0.0..1.0) {
             0.0..0.03 => 2_500_000,
@@ -222,6 +237,9 @@ impl Plan {
         let plan = Self {
             members,
             standalone,
+            deployment: variation.deployment,
+            srv,
+            far: variation.distances(members),
             election_timeout: millis(random, 100, 2_000),
             step_down_delay: millis(random, 10, 500),
             notice_delay: millis(random, 50, 3_000),
@@ -251,6 +269,9 @@ impl Plan {
         Self {
             members: 3,
             standalone: false,
+            deployment: Deployment::Members,
+            srv: None,
+            far: Vec::new(),
             election_timeout: Duration::from_secs(2),
             step_down_delay: Duration::from_millis(20),
             notice_delay: Duration::from_millis(100),
@@ -269,9 +290,10 @@ impl Plan {
 
     /// Describes the deployment to the sandbox.
     pub(crate) fn config(&self, names: &[&str]) -> Config {
-        let mut config = match (self.standalone, names.first()) {
-            (true, Some(name)) => Config::standalone(*name),
-            (true, None) | (false, _) => Config::replica_set("rs0", names.iter().copied()),
+        let mut config = match (self.config_of_routers(names), self.standalone, names.first()) {
+            (Some(config), ..) => config,
+            (None, true, Some(name)) => Config::standalone(*name),
+            (None, true, None) | (None, false, _) => Config::replica_set("rs0", names.iter().copied()),
         };
         config.election_timeout = self.election_timeout;
         config.step_down_delay = self.step_down_delay;
@@ -283,7 +305,7 @@ impl Plan {
     /// The longest that anything takes from a client to a server and back, after the faults: a lost packet is sent again.
     pub(crate) fn round_trip_max(&self) -> Duration {
         let lost = if self.loss > 0.0 { RESEND } else { Duration::ZERO };
-        2 * (2 * self.delay + self.jitter + lost)
+        2 * (2 * self.delay_max() + self.jitter + lost)
     }
 
     /// How long one attempt to use a client after the faults may take: opening a connection and a command are four round trips.
@@ -418,6 +440,8 @@ impl Fault {
             Self::Slow { delay, lasts, .. } | Self::SlowAccept { delay, lasts, .. } => *delay + *lasts,
             Self::Reply { harm: Harm::Late(by), .. } => *by,
             Self::FailPoint { delay, .. } => *delay,
+            Self::Srv(fault) => fault.lasts(),
+            Self::Balancer(fault) => fault.lasts(),
             Self::StepDown
             | Self::Elect { .. }
             | Self::Rename { .. }
@@ -442,10 +466,10 @@ impl Harm {
     }
 }
 
-fn pick<T: Clone>(random: &mut SmallRng, from: &[T]) -> T {
+pub(crate) fn pick<T: Clone>(random: &mut SmallRng, from: &[T]) -> T {
     from[random.random_range(0..from.len())].clone()
 }
 
-fn millis(random: &mut SmallRng, from: u64, to: u64) -> Duration {
+pub(crate) fn millis(random: &mut SmallRng, from: u64, to: u64) -> Duration {
     Duration::from_millis(random.random_range(from..to))
 }

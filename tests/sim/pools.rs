@@ -13,6 +13,7 @@ use mongolink::wire::Message;
 use mongolink::{Error, ErrorKind, HelloReply, HostKey};
 use std::time::Duration;
 
+use super::balancer::Services;
 use super::invariants::{
     PoolLedger, connections_add_up, delivered_is_current, generations_agree, in_order, nobody_is_passed, nobody_outstays_the_queue,
     nobody_waits_for_nothing, nothing_is_open_ended, opening_is_limited, timer_lies_ahead, waiter_still_waits, waiters_are_known,
@@ -20,6 +21,7 @@ use super::invariants::{
 };
 use super::net::{Exchange, User};
 use super::openings::Purpose;
+use super::promises::service_is_current;
 use super::queue::{Event, Timer};
 use super::replay::PoolReplay;
 use super::world::{DRAIN, World};
@@ -33,6 +35,7 @@ pub(crate) struct ServerPool {
     pub(crate) pool: Pool<u64>,
     pub(crate) ledger: PoolLedger,
     pub(crate) replay: PoolReplay,
+    pub(crate) services: Services,
     pub(crate) operations: u32,
     /// When somebody last asked whose time was over already: it is refused at once, by a timer.
     came_late: Option<Instant>,
@@ -57,12 +60,13 @@ pub(crate) enum Answer {
 }
 
 impl ServerPool {
-    pub(crate) fn new(host: HostKey, mut pool: Pool<u64>) -> Self {
+    pub(crate) fn new(host: HostKey, mut pool: Pool<u64>, by_service: bool) -> Self {
         pool.record_events(true);
         Self {
             host,
             pool,
-            ledger: PoolLedger::default(),
+            ledger: PoolLedger { by_service, ..PoolLedger::default() },
+            services: Services::default(),
             replay: PoolReplay::default(),
             operations: 0,
             came_late: None,
@@ -70,6 +74,16 @@ impl ServerPool {
             waiters: BTreeMap::new(),
             heard: BTreeSet::new(),
         }
+    }
+
+    /// Looks whether what is lent is current: by the pool's generation, or by its service's.
+    fn look_at_lent(&self, lease: Lease) {
+        let mut stats = self.pool.stats();
+        if self.ledger.by_service {
+            service_is_current(&self.host, lease.id, self.services.is_obsolete(lease.id) || self.services.of(lease.id).is_none());
+            stats.generation = lease.generation;
+        }
+        delivered_is_current(&self.host, &stats, lease);
     }
 
     /// Begins to note whether the server's connections receive anything.
@@ -120,7 +134,7 @@ impl World {
         let answer = step(&mut server.pool, now);
         match &answer {
             Checkout::Lent { lease, .. } => {
-                delivered_is_current(&server.host, &server.pool.stats(), *lease);
+                server.look_at_lent(*lease);
                 nobody_is_passed(&server.host, &server.ledger, place.unwrap_or(WaiterId(u64::MAX)));
                 server.ledger.idle.remove(&lease.id);
                 server.ledger.in_use.insert(lease.id);
@@ -194,6 +208,7 @@ impl World {
 
     /// A connection for a pool is open and greeted, or could not be.
     pub(crate) fn pool_opened(&mut self, c: usize, id: u64, lease: Lease, outcome: Result<(u64, Box<HelloReply>, Duration), Error>) {
+        let service = self.service_of(c, id, lease);
         let Some(server) = self.clients[c].pools.get_mut(&id) else { return };
         server.ledger.opening.remove(&lease.id);
         let host = server.host.clone();
@@ -210,7 +225,7 @@ impl World {
                 self.note(|_| format!("client {c}: connection {} to {host} could not be opened: {error}", lease.id));
                 self.fail_to_open(c, id, lease, &error);
                 if error.kind() != ErrorKind::Interrupted && error.kind() != ErrorKind::PoolClosed {
-                    self.fault(c, &host, Fault::new(error, lease.generation).during_handshake());
+                    self.fault(c, &host, Fault::new(error, lease.generation).during_handshake().of_service(service));
                 }
                 if let Some(server) = self.clients[c].pools.get_mut(&id) {
                     server.ledger.failing = 0;
@@ -258,7 +273,7 @@ impl World {
         let Some(server) = self.clients[c].pools.get_mut(&id) else { return };
         while let Some(action) = server.pool.poll_action() {
             if let Action::Deliver { waiter, lease, .. } = &action {
-                delivered_is_current(&server.host, &server.pool.stats(), *lease);
+                server.look_at_lent(*lease);
                 waiter_still_waits(&server.host, &server.ledger, *waiter);
                 nobody_is_passed(&server.host, &server.ledger, *waiter);
             }

@@ -11,6 +11,7 @@ use mongolink::dns::{Family, FlightId};
 use mongolink::pool::Lease;
 
 use super::servers::End;
+use super::srv::SrvEvent;
 
 /// Names the timer of one machine; the first number is the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +24,7 @@ pub(crate) enum Timer {
     Race(usize, u64),
     Greeting(usize, u64),
     Exchange(usize, u64),
+    Rescan(usize),
 }
 
 /// Is what travels between a client and a server.
@@ -128,6 +130,15 @@ pub(crate) enum Event {
         client: usize,
         call: u64,
     },
+    /// A caller goes on with its cursor.
+    NextBatch {
+        client: usize,
+        call: u64,
+    },
+    Srv {
+        client: usize,
+        what: SrvEvent,
+    },
     /// The client's kernel ends a connection on which nothing was heard for too long.
     TcpGivesUp {
         conn: u64,
@@ -156,6 +167,8 @@ pub(crate) enum CallKind {
     Ping,
     Insert,
     Find,
+    /// A cursor of several batches.
+    Scroll,
     /// An insert that shows that the client is usable.
     Probe,
 }
@@ -179,6 +192,8 @@ impl Event {
             | Self::Exchange { client, .. }
             | Self::Call { client, .. }
             | Self::GiveUp { client, .. }
+            | Self::NextBatch { client, .. }
+            | Self::Srv { client, .. }
             | Self::Overdue { client }
             | Self::Probe { client }
             | Self::Shutdown { client }
@@ -199,6 +214,7 @@ impl Timer {
         match self {
             Self::Servers => None,
             Self::Topology(client)
+            | Self::Rescan(client)
             | Self::Cache(client)
             | Self::Pool(client, _)
             | Self::Monitor(client, _)

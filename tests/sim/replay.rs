@@ -136,6 +136,8 @@ pub(crate) struct PoolReplay {
     connections: BTreeMap<u64, (bool, bool)>,
     asked: usize,
     answered: usize,
+    /// How many times it was cleared, or one of its services.
+    pub(crate) cleared: u64,
 }
 
 impl PoolReplay {
@@ -146,9 +148,11 @@ impl PoolReplay {
                 in_order(!self.ready && !self.closed, || format!("{host}: ready twice, or after the end"));
                 self.ready = true;
             }
-            PoolEvent::PoolCleared { .. } => {
+            PoolEvent::PoolCleared { service_id, .. } => {
                 in_order(self.ready && !self.closed, || format!("{host}: cleared while paused, or after the end"));
-                self.ready = false;
+                // Clearing one service behind a load balancer does not pause the pool.
+                self.ready = service_id.is_some();
+                self.cleared += 1;
             }
             PoolEvent::PoolClosed => {
                 in_order(!self.closed, || format!("{host}: closed twice"));

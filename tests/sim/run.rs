@@ -40,6 +40,10 @@ pub(crate) struct Sum {
     pub(crate) failed: u64,
     pub(crate) given_up: u64,
     pub(crate) silent: u64,
+    pub(crate) polls: u64,
+    pub(crate) followed: u64,
+    pub(crate) services_cleared: u64,
+    pub(crate) batches: u64,
     pub(crate) longest_recovery: (Duration, u64),
     /// The longest in relation to its bound.
     pub(crate) tightest_recovery: (Duration, Duration, u64),
@@ -136,6 +140,10 @@ impl Sum {
         self.failed += figures.failed;
         self.given_up += figures.given_up;
         self.silent += figures.silent;
+        self.polls += figures.polls;
+        self.followed += figures.followed;
+        self.services_cleared += figures.services_cleared;
+        self.batches += figures.batches;
         self.longest_recovery = self.longest_recovery.max((figures.recovery, seed));
         self.tighten((figures.recovery, figures.recovery_bound, seed));
     }
@@ -156,6 +164,10 @@ impl Sum {
         self.failed += other.failed;
         self.given_up += other.given_up;
         self.silent += other.silent;
+        self.polls += other.polls;
+        self.followed += other.followed;
+        self.services_cleared += other.services_cleared;
+        self.batches += other.batches;
         self.longest_recovery = self.longest_recovery.max(other.longest_recovery);
         self.tighten(other.tightest_recovery);
         self.failures.extend(other.failures);
@@ -168,6 +180,8 @@ impl fmt::Display for Sum {
         writeln!(f, "{} seeds, {} failed; {hours:.1} h simulated in {} steps", self.seeds, self.failures.len(), self.steps)?;
         writeln!(f, "{} calls: {} succeeded, {} failed, {} given up", self.calls, self.succeeded, self.failed, self.given_up)?;
         writeln!(f, "{} times a server was found silent", self.silent)?;
+        writeln!(f, "SRV records were looked at {} times, and followed {} times", self.polls, self.followed)?;
+        writeln!(f, "{} times a service was cleared, {} times a cursor went on at its own", self.services_cleared, self.batches)?;
         let (longest, seed) = self.longest_recovery;
         writeln!(f, "longest recovery {longest:.2?} (seed {seed})")?;
         let (took, bound, seed) = self.tightest_recovery;

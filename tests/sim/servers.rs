@@ -100,7 +100,8 @@ impl World {
 
     /// Where an address of a member leads from now on: its connections go on, new ones do not.
     pub(crate) fn leave_addresses(&mut self, member: usize, silent: bool) {
-        for place in self.net.places.values_mut().filter(|place| **place == Place::Member(member)) {
+        let left = self.plan.place_of(member);
+        for place in self.net.places.values_mut().filter(|place| **place == left) {
             *place = if silent { Place::Nowhere } else { Place::NobodyListens };
         }
     }

@@ -109,7 +109,9 @@ impl World {
             | Fault::DnsFails { .. }
             | Fault::DnsHangs { .. }
             | Fault::DnsForgets { .. }
-            | Fault::Burst { .. } => return,
+            | Fault::Burst { .. }
+            | Fault::Srv(_)
+            | Fault::Balancer(_) => return,
         };
         let of_way = matches!(fault, Fault::Slow { .. } | Fault::SlowAccept { .. });
         // Which reply it comes to is not known yet.
@@ -144,7 +146,7 @@ impl World {
         let asked = self.now - elapsed;
         let lost = if self.plan.loss > 0.0 { RESEND } else { Duration::ZERO };
         let slow = if truth.slow_until >= asked { truth.slow } else { Duration::ZERO };
-        let way = self.plan.delay + self.plan.jitter + lost + slow;
+        let way = self.plan.delay_to(member) + self.plan.jitter + lost + slow;
         let settings = &self.clients[c].settings;
         let staggers = 3 * STAGGER + 8 * settings.wake_delay;
         let needed = WAYS * way + staggers;

@@ -14,8 +14,10 @@ use mongolink::{Error, ErrorKind, HostKey};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
+use super::balancer::Balancer;
 use super::calls::{PROBE_PAUSE, look_at_selections};
 use super::client::{Client, Role};
+use super::deployments::Deployment;
 use super::invariants::{in_order, nobody_waits_past_a_deadline, nothing_is_left, usable_again};
 use super::net::{Net, Place};
 use super::plan::{Fault, Plan};
@@ -23,6 +25,7 @@ use super::queue::{CallKind, Event, Queue, Timer};
 use super::resolver::Zone;
 use super::servers::{Servers, names};
 use super::silence::Truth;
+use super::srv::SrvZone;
 use super::trace::Trace;
 
 /// Is everything there is in one run.
@@ -35,6 +38,8 @@ pub(crate) struct World {
     pub(crate) servers: Servers,
     pub(crate) net: Net,
     pub(crate) zone: Zone,
+    pub(crate) srv_zone: SrvZone,
+    pub(crate) balancer: Balancer,
     /// By client, then by member.
     pub(crate) truths: Vec<Vec<Truth>>,
     pub(crate) clients: Vec<Client>,
@@ -55,6 +60,12 @@ pub(crate) struct Figures {
     pub(crate) given_up: u64,
     /// How many times a server was found silent.
     pub(crate) silent: u64,
+    /// How many times SRV records were asked for, and followed.
+    pub(crate) polls: u64,
+    pub(crate) followed: u64,
+    /// How many times a service behind a load balancer was cleared, and cursors went on there.
+    pub(crate) services_cleared: u64,
+    pub(crate) batches: u64,
     /// The longest that a client took to be usable after the faults, and what it was allowed.
     pub(crate) recovery: Duration,
     pub(crate) recovery_bound: Duration,
@@ -78,12 +89,13 @@ impl World {
         let clients = plan
             .clients
             .iter()
-            .map(|client| {
+            .enumerate()
+            .map(|(c, client)| {
                 // Some are told of one member only, and learn the others' names.
                 let known = random.random_range(1..=seeds.len());
-                let mut settings = client.settings.clone();
-                settings.names_the_set &= !plan.standalone;
-                Client::new(settings, seeds.iter().take(known).cloned().collect(), random.random(), start)
+                let (settings, draws) = (client.settings.clone(), random.random());
+                let config = plan.topology_config(c, &settings, seeds.iter().take(known).cloned().collect(), draws);
+                Client::new(settings, config, draws, start)
             })
             .collect();
         let mut trace = trace;
@@ -95,6 +107,8 @@ impl World {
             net: Net::new(plan.clients.len(), plan.members, start),
             servers: Servers { cluster, lies: vec![None; plan.members] },
             zone: Zone::default(),
+            srv_zone: SrvZone::default(),
+            balancer: Balancer::default(),
             truths: Self::truths(plan.clients.len(), plan.members, start),
             clients,
             metadata: Arc::new(rawdoc! { "driver": { "name": "mongolink", "version": "sim" } }),
@@ -130,9 +144,10 @@ impl World {
 
     /// One or two addresses that work, and sometimes one that does not.
     pub(crate) fn new_addresses(&mut self, member: usize) -> Vec<std::net::IpAddr> {
-        let mut addresses = vec![self.net.address(false, Place::Member(member))];
+        let own = self.plan.place_of(member);
+        let mut addresses = vec![self.net.address(false, own)];
         if self.random.random_bool(0.3) {
-            addresses.push(self.net.address(true, Place::Member(member)));
+            addresses.push(self.net.address(true, own));
         }
         if self.random.random_bool(0.15) {
             let place = if self.random.random_bool(0.5) { Place::Nowhere } else { Place::NobodyListens };
@@ -156,6 +171,7 @@ impl World {
         for c in 0..self.clients.len() {
             self.topology_act(c, false, |_, _| ());
         }
+        self.begin_polling();
         self.drain_servers();
     }
 
@@ -179,6 +195,8 @@ impl World {
         self.step(event);
         if let Some(c) = client {
             self.look(c);
+            self.look_at_hosts(c);
+            self.look_at_services(c);
             self.look_at_deposed(c);
         }
     }
@@ -209,6 +227,8 @@ impl World {
             Event::Denied { client, call, error } => self.denied(client, call, error),
             Event::Call { client, kind, patience } => self.begin_call(client, kind, patience),
             Event::GiveUp { client, call } => self.give_up(client, call),
+            Event::NextBatch { client, call } => self.next_batch(client, call),
+            Event::Srv { client, what } => self.srv_event(client, what),
             Event::TcpGivesUp { conn } => self.tcp_gives_up(conn),
             Event::Quiet => self.quiet(),
             Event::Overdue { client } => self.overdue(client),
@@ -236,6 +256,7 @@ impl World {
             Timer::Race(c, id) => self.race_act(c, id, true, |race, now| race.handle_timeout(now)),
             Timer::Greeting(c, id) => self.greeting_late(c, id),
             Timer::Exchange(c, id) => self.exchange_late(c, id),
+            Timer::Rescan(c) => self.srv_act(c, true, |rescan, now| rescan.handle_timeout(now)),
         }
     }
 
@@ -270,14 +291,21 @@ impl World {
         let settings = &self.clients[c].settings;
         let (connect, dns) = (settings.connect_timeout, settings.dns_timeout);
         let floor = MIN_HEARTBEAT_FREQUENCY;
-        let election = self.plan.election_timeout + self.plan.notice_delay;
-        let check = (connect + settings.heartbeat_frequency).max(dns + 2 * connect);
+        let (election, check) = match self.plan.deployment {
+            Deployment::Members => {
+                (self.plan.election_timeout + self.plan.notice_delay, (connect + settings.heartbeat_frequency).max(dns + 2 * connect))
+            }
+            Deployment::Routers => (Duration::ZERO, (connect + settings.heartbeat_frequency).max(dns + 2 * connect)),
+            // There is no check: a connection that is being opened is the pool's own.
+            Deployment::Balanced => (self.scrolling(c), dns + 2 * connect),
+        };
         let trips = 7 * self.plan.round_trip_max() + 4 * self.plan.dns_delay + 4 * STAGGER;
         let probe = self.plan.probe_limit();
         // Those who came before are served before, at the worst one after the other.
-        let served = self.clients[c].backlog * (2 * self.plan.delay + self.plan.jitter);
+        let served = self.clients[c].backlog * (2 * self.plan.delay_max() + self.plan.jitter);
         // What was held up on purpose at the last moment may have all of a pool's connections.
-        let mut bound = election + check + floor + trips + probe + served + self.plan.held_up_max() + 8 * settings.wake_delay;
+        let mut bound =
+            election + check + floor + trips + probe + served + self.plan.held_up_max() + 8 * settings.wake_delay + self.astray(c);
         if self.plan.has(|fault| matches!(fault, Fault::DnsFails { .. } | Fault::DnsHangs { .. } | Fault::DnsForgets { .. })) {
             // What DNS said last is believed for a while.
             bound += NOT_THERE + floor;
@@ -310,7 +338,8 @@ impl World {
         for _ in 0..3 {
             self.queue.push(self.now, Event::Call { client: c, kind: CallKind::Find, patience: None });
         }
-        self.queue.push(self.now + AFTERWARDS, Event::Shutdown { client: c });
+        let at = (self.now + AFTERWARDS).max(self.looked_at_until(c));
+        self.queue.push(at, Event::Shutdown { client: c });
     }
 
     fn overdue(&mut self, c: usize) {
@@ -322,6 +351,7 @@ impl World {
     /// Ends a client, as `io/topology.rs` does: monitors, pools, the topology, the rest.
     fn shut_down(&mut self, c: usize) {
         self.note(|_| format!("client {c} is shut down"));
+        self.end_scrolls(c);
         self.clients[c].is_shut_down = true;
         let watches: Vec<u64> = self.clients[c].watches.keys().copied().collect();
         for watch in watches {
@@ -335,6 +365,7 @@ impl World {
             self.pool_act(c, pool, false, |pool, now| pool.handle_close(&over, true, now));
         }
         self.topology_act(c, false, |topology, now| topology.handle_shutdown(now));
+        self.stop_polling(c);
         self.stop_resolver(c);
         let at = self.now + 4 * self.clients[c].settings.wake_delay + Duration::from_micros(1);
         self.queue.push(at, Event::Left { client: c });
