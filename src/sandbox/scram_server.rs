@@ -3,7 +3,7 @@
 //! The server's side of SCRAM-SHA-256 and SCRAM-SHA-1 (RFC 5802, RFC 7677). Keys are derived once, when the deployment
 //! is made; passwords are not kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 
 use base64::Engine;
@@ -17,7 +17,11 @@ use super::config::User;
 use super::failure::{Failure, code};
 
 /// Is who may log in, by name.
-pub(super) struct Users(BTreeMap<String, [Keys; 2]>);
+pub(super) struct Users {
+    keys: BTreeMap<String, [Keys; 2]>,
+    /// Whose logins are refused for a while.
+    barred: BTreeSet<String>,
+}
 
 struct Keys {
     salt: Vec<u8>,
@@ -61,16 +65,24 @@ impl Users {
             let keys = [Scram::Sha1, Scram::Sha256].map(|scram| Keys::derive(scram, user, random));
             (user.name.clone(), keys)
         });
-        Self(derived.collect())
+        Self { keys: derived.collect(), barred: BTreeSet::new() }
     }
 
     /// Tells whether nobody has to log in.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 
     pub(super) fn knows(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        self.keys.contains_key(name) && !self.barred.contains(name)
+    }
+
+    /// Refuses somebody's logins from now on, or takes them again.
+    pub(super) fn bar(&mut self, name: &str, barred: bool) {
+        match barred {
+            true => drop(self.barred.insert(name.to_owned())),
+            false => drop(self.barred.remove(name)),
+        }
     }
 
     /// Begins a login with the client's first message; hands back the server's first.
@@ -100,7 +112,7 @@ impl Users {
     }
 
     fn keys(&self, user: &str, scram: Scram) -> Option<&Keys> {
-        let [sha1, sha256] = self.0.get(user)?;
+        let [sha1, sha256] = self.keys.get(user).filter(|_| !self.barred.contains(user))?;
         Some(match scram {
             Scram::Sha1 => sha1,
             Scram::Sha256 => sha256,

@@ -17,6 +17,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::invariants::{call_ends_in_time, reply_is_ones_own};
+use super::logins::callers_are_logged_in;
 use super::net::{Exchange, User};
 use super::pools::{Answer, WAIT_QUEUE_TIMEOUT};
 use super::queue::{CallKind, Event, Timer};
@@ -224,7 +225,10 @@ impl World {
                     self.fault(c, &host, fault);
                 }
                 match command_error(message.body()) {
-                    Some(error) => Err(error),
+                    Some(error) => {
+                        callers_are_logged_in(&host, &error);
+                        Err(error)
+                    }
                     None => Ok(message),
                 }
             }

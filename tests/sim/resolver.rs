@@ -105,7 +105,11 @@ impl World {
     /// Hands a fact to the cache, and carries out its wishes.
     pub(crate) fn cache_act(&mut self, c: usize, after_timeout: bool, step: impl FnOnce(&mut Cache, Instant)) {
         let now = self.local(c);
+        let arrivals = self.clients[c].resolver.cache.arrivals();
         step(&mut self.clients[c].resolver.cache, now);
+        if self.clients[c].resolver.cache.arrivals() != arrivals {
+            self.tell_races(c);
+        }
         while let Some(action) = self.clients[c].resolver.cache.poll_action() {
             match action {
                 Action::Query(name, flight) => self.query(c, name, flight, now),
@@ -166,6 +170,16 @@ impl World {
             }
             self.clients[c].resolver.answers.insert(waiter.0, outcome.clone());
             self.queue.push(at, Event::Resolved { client: c, opening, waiter: waiter.0 });
+        }
+    }
+
+    /// Looks whether an address may be dialled: none of an expired answer while there is a fresh one.
+    pub(crate) fn look_at_dialled(&self, c: usize, name: &str, address: IpAddr) {
+        let now = self.local(c);
+        let told = self.clients[c].resolver.told.get(name);
+        let good: Vec<_> = told.into_iter().flatten().filter(|(_, told)| told.good_until > now).collect();
+        if good.iter().any(|(_, told)| !told.dead) {
+            dialled_is_fresh(name, &[address], &good.iter().map(|(ip, _)| **ip).collect());
         }
     }
 

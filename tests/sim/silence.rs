@@ -16,6 +16,7 @@ use super::calls::Call;
 use super::invariants::{deposed_lets_go, living_is_not_silent};
 use super::openings::Purpose;
 use super::plan::{Fault, Harm, RESEND};
+use super::requests::RequestHarm;
 use super::world::World;
 
 /// Is a former primary that stood still when a newer one was discovered, and still does.
@@ -90,8 +91,11 @@ impl World {
             Fault::SlowAccept { member, delay, .. } => (clients, vec![*member], Some(*delay)),
             Fault::FailPoint { member, command: "hello" | "isMaster", delay, .. } => (clients, vec![*member], Some(*delay)),
             Fault::Suspend { client, .. } => (vec![*client], members, None),
+            Fault::Request { client, member, harm: RequestHarm::Lengthened } => (vec![*client], vec![*member], None),
             Fault::FailPoint { .. }
             | Fault::Reply { .. }
+            | Fault::Request { .. }
+            | Fault::Login(_)
             | Fault::Remove { .. }
             | Fault::Rename { .. }
             | Fault::StepDown
@@ -104,7 +108,7 @@ impl World {
             | Fault::Burst { .. } => return,
         };
         // Which reply it comes to is not known yet.
-        let later = matches!(fault, Fault::Reply { .. } | Fault::FailPoint { .. });
+        let later = matches!(fault, Fault::Reply { .. } | Fault::Request { .. } | Fault::FailPoint { .. });
         let until = if later { self.start + self.plan.quiet_at } else { self.now + fault.lasts() };
         for client in clients {
             for member in &members {
