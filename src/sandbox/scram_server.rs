@@ -1,10 +1,12 @@
 //! Does this client know the password?
 //!
 //! The server's side of SCRAM-SHA-256 and SCRAM-SHA-1 (RFC 5802, RFC 7677). Keys are derived once, when the deployment
-//! is made; passwords are not kept.
+//! is made or before; passwords are not kept.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,12 +20,13 @@ use super::failure::{Failure, code};
 
 /// Is who may log in, by name.
 pub(super) struct Users {
-    keys: BTreeMap<String, [Keys; 2]>,
+    keys: BTreeMap<String, Arc<[Keys; 2]>>,
     /// Whose logins are refused for a while.
     barred: BTreeSet<String>,
 }
 
-struct Keys {
+/// Is what is kept of a password, for one mechanism.
+pub(super) struct Keys {
     salt: Vec<u8>,
     stored: Vec<u8>,
     server: Vec<u8>,
@@ -62,7 +65,7 @@ impl Users {
     /// Derives everybody's keys.
     pub(super) fn new(users: &[User], random: &mut SmallRng) -> Self {
         let derived = users.iter().map(|user| {
-            let keys = [Scram::Sha1, Scram::Sha256].map(|scram| Keys::derive(scram, user, random));
+            let keys = user.keys.clone().unwrap_or_else(|| Keys::of(user, random));
             (user.name.clone(), keys)
         });
         Self { keys: derived.collect(), barred: BTreeSet::new() }
@@ -112,7 +115,7 @@ impl Users {
     }
 
     fn keys(&self, user: &str, scram: Scram) -> Option<&Keys> {
-        let [sha1, sha256] = self.keys.get(user).filter(|_| !self.barred.contains(user))?;
+        let [sha1, sha256] = self.keys.get(user).filter(|_| !self.barred.contains(user))?.as_ref();
         Some(match scram {
             Scram::Sha1 => sha1,
             Scram::Sha256 => sha256,
@@ -153,6 +156,11 @@ impl Conversation {
 }
 
 impl Keys {
+    /// Derives somebody's keys for both mechanisms.
+    pub(super) fn of(user: &User, random: &mut SmallRng) -> Arc<[Self; 2]> {
+        Arc::new([Scram::Sha1, Scram::Sha256].map(|scram| Self::derive(scram, user, random)))
+    }
+
     fn derive(scram: Scram, user: &User, random: &mut SmallRng) -> Self {
         let mut salt = vec![0_u8; scram.salt_size()];
         random.fill(&mut salt[..]);
@@ -173,6 +181,12 @@ impl Keys {
         let client: Vec<u8> = proof.iter().zip(&signature).map(|(left, right)| left ^ right).collect();
         let hashed = digest::digest(scram.digest(), &client);
         hashed.as_ref().iter().zip(&self.stored).fold(0, |differences, (left, right)| differences | (left ^ right)) == 0
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keys(***)")
     }
 }
 

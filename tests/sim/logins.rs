@@ -4,7 +4,9 @@
 //! the middle of it. Does what `io/open.rs` does between a hello and a connection that can be used. All that is drawn for
 //! it comes from a sequence of its own, so that the other seeds stay what they are.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use mongolink::ConnectionString;
@@ -12,6 +14,7 @@ use mongolink::auth::scram::keys::{Derivation, ScramKeyCache};
 use mongolink::auth::{Credential, Mechanism};
 use mongolink::handshake::{Conversation, Step};
 use mongolink::pool::Lease;
+use mongolink::sandbox::{Config, User};
 use mongolink::{Error, ErrorKind, HostKey, Stage};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -59,20 +62,26 @@ pub(crate) struct LoginState {
     credentials: Vec<Option<Credential>>,
     /// What each client has derived.
     known: Vec<ScramKeyCache>,
-    /// What anybody has derived: the same keys need not be computed twice.
-    computed: ScramKeyCache,
     /// By opening: what is derived, and for whom.
     deriving: BTreeMap<(usize, u64), (Derivation, Conversation)>,
     /// By member.
     snares: BTreeMap<usize, (Snare, Duration)>,
 }
 
-pub(crate) const USER: &str = "ada";
+const USER: &str = "ada";
 
-pub(crate) const PASSWORD: &str = "p3n=cil,9 sharp";
+const PASSWORD: &str = "p3n=cil,9 sharp";
 
-/// The share of seeds with logins: keys are expensive, on purpose.
-const SHARE: f64 = 0.2;
+/// The share of seeds with logins.
+const SHARE: f64 = 0.15;
+
+/// The servers' keys, the same in all runs: to derive them is expensive, on purpose.
+static ACCOUNT: LazyLock<User> = LazyLock::new(|| User::new(USER, PASSWORD).with_keys(1));
+
+thread_local! {
+    /// What clients have derived in earlier runs.
+    static COMPUTED: RefCell<ScramKeyCache> = RefCell::default();
+}
 
 /// The server's code for a command that nobody logged in for.
 const UNAUTHORIZED: i32 = 13;
@@ -104,6 +113,11 @@ impl Logins {
             faults.push((at, fault));
         }
         Some(Self { mechanisms, derivation })
+    }
+
+    /// Makes the one user known to a deployment.
+    pub(crate) fn furnish(&self, config: &mut Config) {
+        config.users.push(ACCOUNT.clone());
     }
 
     /// How much longer than without a login it takes until a connection can be used, in round trips and otherwise.
@@ -149,7 +163,6 @@ impl LoginState {
             random: sequence(!seed),
             known: vec![ScramKeyCache::new(); credentials.len()],
             credentials,
-            computed: ScramKeyCache::new(),
             deriving: BTreeMap::new(),
             snares: BTreeMap::new(),
         }
@@ -192,10 +205,12 @@ impl World {
     /// Keys are there; the connection may be gone.
     pub(crate) fn derived(&mut self, c: usize, opening: u64) {
         let Some((derivation, then)) = self.logins.deriving.remove(&(c, opening)) else { return };
-        let keys = self.logins.computed.get(&derivation).unwrap_or_else(|| {
-            let keys = derivation.run();
-            self.logins.computed.put(&derivation, keys.clone());
-            keys
+        let keys = COMPUTED.with_borrow_mut(|computed| {
+            computed.get(&derivation).unwrap_or_else(|| {
+                let keys = derivation.run();
+                computed.put(&derivation, keys.clone());
+                keys
+            })
         });
         if let Some(known) = self.logins.known.get_mut(c) {
             known.put(&derivation, keys.clone());
@@ -242,10 +257,11 @@ impl World {
     }
 
     /// Looks at what came of a login that failed; `before` is the pool's generation before that was told.
-    pub(crate) fn look_at_failed_login(&self, c: usize, host: &HostKey, lease: Lease, error: &Error, before: Option<u64>) {
+    pub(crate) fn look_at_failed_login(&mut self, c: usize, host: &HostKey, lease: Lease, error: &Error, before: Option<u64>) {
         if error.stage() != Some(Stage::Auth) {
             return;
         }
+        self.figures.logins.1 += 1;
         secrets_are_kept(host, error);
         login_is_no_overload(host, error);
         let client = &self.clients[c];

@@ -226,6 +226,7 @@ impl World {
         let name = host.name().unwrap_or_default().to_owned();
         let Some((number, answer)) = client.resolver.cache.newer(&name, *seen, now) else { return };
         *seen = number;
+        self.figures.overtaken += 1;
         let port = host.port();
         let is_looking = later.is_some();
         if !answer.complete && !is_looking {
@@ -327,6 +328,7 @@ impl World {
         let conn = *conn;
         if matches!(step, Ok(Step::Send(..) | Step::Derive(..))) && talk.stage == Stage::Hello {
             (talk.stage, talk.since) = (Stage::Auth, now);
+            self.figures.logins.0 += 1;
         }
         let talk = *talk;
         match step {

@@ -10,7 +10,7 @@ use mongolink::sandbox::Config;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
-use super::logins::{LoginFault, Logins, PASSWORD, USER};
+use super::logins::{LoginFault, Logins};
 use super::queue::CallKind;
 use super::requests::{self, RequestHarm};
 
@@ -293,10 +293,10 @@ impl Plan {
         config.step_down_delay = self.step_down_delay;
         config.notice_delay = self.notice_delay;
         config.wire_versions = self.wire_versions;
-        match self.logins {
-            Some(_) => config.with_user(USER, PASSWORD),
-            None => config,
+        if let Some(logins) = &self.logins {
+            logins.furnish(&mut config);
         }
+        config
     }
 
     /// The longest that anything takes from a client to a server and back, after the faults: a lost packet is sent again.

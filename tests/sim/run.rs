@@ -40,6 +40,8 @@ pub(crate) struct Sum {
     pub(crate) failed: u64,
     pub(crate) given_up: u64,
     pub(crate) silent: u64,
+    pub(crate) logins: (u64, u64),
+    pub(crate) overtaken: u64,
     pub(crate) longest_recovery: (Duration, u64),
     /// The longest in relation to its bound.
     pub(crate) tightest_recovery: (Duration, Duration, u64),
@@ -136,6 +138,8 @@ impl Sum {
         self.failed += figures.failed;
         self.given_up += figures.given_up;
         self.silent += figures.silent;
+        self.logins = (self.logins.0 + figures.logins.0, self.logins.1 + figures.logins.1);
+        self.overtaken += figures.overtaken;
         self.longest_recovery = self.longest_recovery.max((figures.recovery, seed));
         self.tighten((figures.recovery, figures.recovery_bound, seed));
     }
@@ -156,6 +160,8 @@ impl Sum {
         self.failed += other.failed;
         self.given_up += other.given_up;
         self.silent += other.silent;
+        self.logins = (self.logins.0 + other.logins.0, self.logins.1 + other.logins.1);
+        self.overtaken += other.overtaken;
         self.longest_recovery = self.longest_recovery.max(other.longest_recovery);
         self.tighten(other.tightest_recovery);
         self.failures.extend(other.failures);
@@ -168,6 +174,7 @@ impl fmt::Display for Sum {
         writeln!(f, "{} seeds, {} failed; {hours:.1} h simulated in {} steps", self.seeds, self.failures.len(), self.steps)?;
         writeln!(f, "{} calls: {} succeeded, {} failed, {} given up", self.calls, self.succeeded, self.failed, self.given_up)?;
         writeln!(f, "{} times a server was found silent", self.silent)?;
+        writeln!(f, "{} logins, {} failed; {} times a race was told newer addresses", self.logins.0, self.logins.1, self.overtaken)?;
         let (longest, seed) = self.longest_recovery;
         writeln!(f, "longest recovery {longest:.2?} (seed {seed})")?;
         let (took, bound, seed) = self.tightest_recovery;

@@ -58,6 +58,10 @@ pub(crate) struct Figures {
     pub(crate) given_up: u64,
     /// How many times a server was found silent.
     pub(crate) silent: u64,
+    /// How many logins were begun, and how many of them failed.
+    pub(crate) logins: (u64, u64),
+    /// How many times a race was overtaken by a newer answer of DNS.
+    pub(crate) overtaken: u64,
     /// The longest that a client took to be usable after the faults, and what it was allowed.
     pub(crate) recovery: Duration,
     pub(crate) recovery_bound: Duration,
