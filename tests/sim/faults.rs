@@ -82,6 +82,7 @@ impl World {
             Fault::DnsFails { lasts } => self.zone.fails_until = Some(now + lasts),
             Fault::DnsHangs { lasts } => self.zone.hangs_until = Some(now + lasts),
             Fault::DnsForgets { lasts } => self.zone.forgets_until = Some(now + lasts),
+            Fault::DnsSlow { delay, lasts } => self.zone.slow = Some((delay, now + lasts)),
             Fault::Suspend { client, lasts } => self.suspend(client, lasts),
             Fault::Burst { client, callers, patience } => {
                 for number in 0..callers {

@@ -13,6 +13,7 @@ use rand::{RngExt, SeedableRng};
 use super::logins::{LoginFault, Logins};
 use super::queue::CallKind;
 use super::requests::{self, RequestHarm};
+use super::resolver;
 
 /// Is all that a seed decides beforehand; the rest is drawn from the same sequence while it runs.
 #[derive(Clone, Debug)]
@@ -157,6 +158,11 @@ pub(crate) enum Fault {
     DnsForgets {
         lasts: Duration,
     },
+    /// DNS answers late, so that old answers are gone by meanwhile.
+    DnsSlow {
+        delay: Duration,
+        lasts: Duration,
+    },
     Suspend {
         client: usize,
         lasts: Duration,
@@ -215,6 +221,7 @@ impl Plan {
         let moment = |part: f64| CALM + Duration::from_secs_f64(span.as_secs_f64() * part);
         let logins = Logins::draw(seed, members, clients, moment, &mut faults);
         requests::draw_faults(seed, members, clients, moment, &mut faults);
+        resolver::draw_faults(seed, members, moment, &mut faults);
         faults.sort_by_key(|(at, _)| *at);
         let wire_versions = (0, pick(random, &[21, 21, 17, 13]));
         let mixed = faults.iter().any(|(_, fault)| matches!(fault, Fault::Upgrade { .. }));
@@ -434,7 +441,7 @@ impl Fault {
             | Self::DnsForgets { lasts }
             | Self::Suspend { lasts, .. } => *lasts,
             // What is on its way at the end is slow to the last.
-            Self::Slow { delay, lasts, .. } | Self::SlowAccept { delay, lasts, .. } => *delay + *lasts,
+            Self::Slow { delay, lasts, .. } | Self::DnsSlow { delay, lasts } | Self::SlowAccept { delay, lasts, .. } => *delay + *lasts,
             Self::Login(fault) => fault.lasts(),
             Self::Reply { harm: Harm::Late(by), .. } => *by,
             Self::FailPoint { delay, .. } => *delay,

@@ -105,6 +105,7 @@ impl World {
             | Fault::DnsFails { .. }
             | Fault::DnsHangs { .. }
             | Fault::DnsForgets { .. }
+            | Fault::DnsSlow { .. }
             | Fault::Burst { .. } => return,
         };
         // Which reply it comes to is not known yet.
@@ -205,5 +206,5 @@ impl World {
 }
 
 fn is_of_dns(fault: &Fault) -> bool {
-    matches!(fault, Fault::DnsFails { .. } | Fault::DnsHangs { .. } | Fault::DnsForgets { .. } | Fault::Move { .. })
+    matches!(fault, Fault::DnsFails { .. } | Fault::DnsHangs { .. } | Fault::DnsForgets { .. } | Fault::DnsSlow { .. } | Fault::Move { .. })
 }

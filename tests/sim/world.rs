@@ -294,6 +294,10 @@ impl World {
             // What DNS said last is believed for a while.
             bound += NOT_THERE + floor;
         }
+        if self.plan.has(|fault| matches!(fault, Fault::DnsSlow { .. })) {
+            // A question of the last moment is answered late, or not in its time, which is believed for a while.
+            bound += dns + NOT_THERE + floor;
+        }
         if self.plan.has(|fault| matches!(fault, Fault::Move { .. })) {
             // The old address is tried until it is known to be dead, then DNS is asked.
             bound += connect + floor + dns;
