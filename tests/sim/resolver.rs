@@ -209,6 +209,10 @@ impl World {
 
     /// Looks whether an address may be dialled: none of an expired answer while there is a fresh one.
     pub(crate) fn look_at_dialled(&self, c: usize, name: &str, address: IpAddr) {
+        if self.clients[c].is_shut_down {
+            // Whoever still waited was told the last that was known.
+            return;
+        }
         let now = self.local(c);
         let told = self.clients[c].resolver.told.get(name);
         let good: Vec<_> = told.into_iter().flatten().filter(|(_, told)| told.good_until > now).collect();
