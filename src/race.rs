@@ -6,7 +6,8 @@
 //!
 //! ```text
 //! address:  Queued ──> Dialling ──> Securing ──> Won
-//!                         └─────────────┴──> Failed | Aborted
+//!             │           └─────────────┴──> Failed | Aborted
+//!             └──> Withdrawn
 //! race:     Waiting (no address, no timer) ──> Racing { deadline, next_at } ──> Settled
 //! ```
 
@@ -71,6 +72,8 @@ struct Candidate {
 enum State {
     /// Waits for its turn: `next_at`, or an earlier failure.
     Queued,
+    /// A newer answer came without it before it had its turn.
+    Withdrawn,
     /// The socket is being opened.
     Dialling {
         since: Instant,
@@ -120,11 +123,40 @@ impl Race {
         }
         self.more_to_come = more_to_come;
         for address in addresses {
-            if self.candidates.len() < ADDRESSES_MAX && self.candidates.iter().all(|known| known.address != address) {
+            if let Some(known) = self.candidates.iter_mut().find(|known| known.address == address) {
+                if matches!(known.state, State::Withdrawn) {
+                    known.state = State::Queued;
+                }
+            } else if self.candidates.len() < ADDRESSES_MAX {
                 self.candidates.push(Candidate { address, state: State::Queued });
             }
         }
         self.advance(now);
+    }
+
+    /// Takes a newer answer than the one that the race goes by (RFC 8305 section 6).
+    ///
+    /// What runs goes on. What has not had its turn gives way to the addresses of the answer that were not tried yet.
+    pub fn handle_newer(&mut self, addresses: Vec<Address>, more_to_come: bool, now: Instant) {
+        if matches!(self.phase, Phase::Settled) {
+            return;
+        }
+        let mut untried: Vec<Address> = Vec::new();
+        for address in addresses {
+            let tried = |candidate: &Candidate| candidate.address == address && !candidate.is_untried();
+            if !untried.contains(&address) && !self.candidates.iter().any(tried) {
+                untried.push(address);
+            }
+        }
+        let mut untried = untried.into_iter();
+        // No attempt was named after these places yet.
+        for candidate in self.candidates.iter_mut().filter(|candidate| candidate.is_untried()) {
+            match untried.next() {
+                Some(address) => *candidate = Candidate { address, state: State::Queued },
+                None => candidate.state = State::Withdrawn,
+            }
+        }
+        self.handle_addresses(untried.collect(), more_to_come, now);
     }
 
     /// Notes that an attempt's socket is open and TLS begins.
@@ -269,7 +301,7 @@ impl Race {
                     causes.push(timeout(Stage::Tls).with_address(&candidate.address));
                 }
                 State::Failed(cause) => causes.push(cause.clone()),
-                State::Queued | State::Aborted | State::Won => {}
+                State::Queued | State::Withdrawn | State::Aborted | State::Won => {}
             }
         }
         let error = match causes.as_slice() {
@@ -283,7 +315,7 @@ impl Race {
     fn lose(&mut self, now: Instant) {
         let failed = |candidate: &Candidate| match &candidate.state {
             State::Failed(cause) => Some(cause.clone()),
-            State::Queued | State::Dialling { .. } | State::Securing { .. } | State::Aborted | State::Won => None,
+            State::Queued | State::Withdrawn | State::Dialling { .. } | State::Securing { .. } | State::Aborted | State::Won => None,
         };
         let causes: Vec<Error> = self.candidates.iter().filter_map(failed).collect();
         // `max_by_key` returns the last of equals; the first address is the preferred one.
@@ -313,7 +345,15 @@ impl Candidate {
     fn running_since(&self) -> Option<Instant> {
         match self.state {
             State::Dialling { since } | State::Securing { since } => Some(since),
-            State::Queued | State::Failed(_) | State::Aborted | State::Won => None,
+            State::Queued | State::Withdrawn | State::Failed(_) | State::Aborted | State::Won => None,
+        }
+    }
+
+    /// Tells whether it has not had its turn.
+    fn is_untried(&self) -> bool {
+        match self.state {
+            State::Queued | State::Withdrawn => true,
+            State::Dialling { .. } | State::Securing { .. } | State::Failed(_) | State::Aborted | State::Won => false,
         }
     }
 }

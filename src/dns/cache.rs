@@ -18,6 +18,8 @@ use super::limits::{
 use super::{Answer, Failure, Family, Want};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 
+mod arrivals;
+
 /// Holds what is known of names.
 ///
 /// ```text
@@ -42,12 +44,15 @@ pub struct Cache {
     actions: VecDeque<Action>,
     uses: u64,
     flights: u64,
+    arrivals: u64,
 }
 
 #[derive(Debug)]
 struct Entry {
     state: State,
     used: u64,
+    /// Which arrival of addresses was the last; 0 before the first.
+    arrived: u64,
 }
 
 #[derive(Debug)]
@@ -81,6 +86,7 @@ impl Cache {
             actions: VecDeque::new(),
             uses: 0,
             flights: 0,
+            arrivals: 0,
         }
     }
 
@@ -248,8 +254,10 @@ impl Cache {
 
     /// Starts a flight; `false` if there is no room for another name.
     fn take_off(&mut self, name: &str, now: Instant) -> bool {
-        let last = match self.entries.remove(name).map(|entry| (entry.used, entry.state)) {
-            Some((used, state)) => {
+        let known = self.entries.remove(name);
+        let arrived = known.as_ref().map_or(0, |entry| entry.arrived);
+        let last = match known {
+            Some(Entry { used, state, .. }) => {
                 self.recency.remove(&used);
                 match state {
                     State::Asking { last, .. } => last,
@@ -271,15 +279,19 @@ impl Cache {
         self.flights += 1;
         let flight = Flight::new(FlightId(self.flights), stale_at, self.budget, now);
         self.actions.push_back(Action::Query(name.to_owned(), flight.id));
-        self.entries.insert(name.to_owned(), Entry { state: State::Asking { flight, last }, used: 0 });
+        self.entries.insert(name.to_owned(), Entry { state: State::Asking { flight, last }, used: 0, arrived });
         self.asking.insert(name.to_owned());
         self.touch(name);
         true
     }
 
     fn record(&mut self, name: &str, flight: FlightId, family: Family, outcome: Result<(Vec<IpAddr>, Duration), Failure>, now: Instant) {
+        let is_arrival = outcome.as_ref().is_ok_and(|(addresses, _)| !addresses.is_empty());
         if let Some(own) = self.flight(name, flight) {
             let verdict = own.record(family, outcome, name, now);
+            if is_arrival {
+                self.arrive(name);
+            }
             self.conclude(name, verdict, now);
         }
     }
@@ -302,6 +314,7 @@ impl Cache {
                 let good = Good::new(addresses, valid_until, valid_until + STALE_KEPT);
                 self.answer(waiters, Answer { complete, ..good.answer(now) });
                 self.settle(name, State::Fresh(good));
+                self.arrive(name);
             }
             Verdict::NotThere(error) => {
                 let Some((waiters, _)) = self.land(name) else { return };

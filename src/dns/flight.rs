@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::action::WaiterId;
+use super::good::Good;
 use super::{Answer, BUDGET, Failure, Family, Want};
 use crate::error::{Error, ErrorKind, Stage};
 
@@ -109,6 +110,16 @@ impl Flight {
             (addresses, Some(_)) if last.stale => Answer { addresses, complete: false, stale: false },
             (_, Some(_) | None) => last,
         }
+    }
+
+    /// Returns what has been found so far, and of the last good answer what a family has that is still awaited.
+    pub(super) fn so_far(&self, last: Option<&Good>, now: Instant) -> Option<Answer> {
+        let last = last.map(|good| good.answer(now));
+        let (mut addresses, Some(_)) = self.found() else { return last };
+        let is_found = |family: &IpAddr| addresses.iter().any(|found| found.is_ipv4() == family.is_ipv4());
+        let awaited: Vec<IpAddr> = last.into_iter().flat_map(|last| last.addresses).filter(|old| !is_found(old)).collect();
+        addresses.extend(awaited);
+        Some(Answer { addresses, complete: false, stale: false })
     }
 
     /// Records what DNS said for one family. Only the first word counts.

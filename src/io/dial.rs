@@ -10,7 +10,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt, abortable};
+use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt, OptionFuture, abortable};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::clock;
@@ -87,13 +87,29 @@ impl Dialer {
     /// # Errors
     /// The look-up's error, or that of the race: with the host, and every address's cause.
     pub(crate) async fn dial(&self, host: &HostKey, timeline: &mut Timeline) -> Result<(Stream, Address), Error> {
-        let (addresses, more_to_come) = self.first_addresses(host, timeline).await.map_err(|error| error.on(host))?;
+        let first = self.first_addresses(host, timeline).await.map_err(|error| error.on(host))?;
+        let is_named = matches!(first, First::Found(_));
+        let mut seen = 0;
+        let (addresses, complete) = match first {
+            First::Given(address) => (vec![address], true),
+            // A newer answer may have overtaken it on the way.
+            First::Found(found) => self
+                .newer(host, &mut seen)
+                .map_or_else(|| (with_port(&found, host), found.complete), |newer| (newer.addresses, newer.complete)),
+        };
         let config = RaceConfig { stagger: STAGGER, timeout: self.options.connect_timeout_or_default() };
-        let mut race = Race::new(config, addresses, more_to_come, self.remembered(host), clock::now());
+        let mut race = Race::new(config, addresses, !complete, self.remembered(host), clock::now());
         let mut attempts = Attempts::new(host, self.tls.as_ref());
-        let mut later = pin!(self.all_addresses(host));
-        let mut is_looking = more_to_come;
+        let mut later = (!complete).then(|| self.all_addresses(host).boxed());
         loop {
+            let mut arrived = pin!(self.resolver.arrived());
+            arrived.as_mut().enable();
+            if is_named && let Some(newer) = self.newer(host, &mut seen) {
+                if !newer.complete && later.is_none() {
+                    later = Some(self.all_addresses(host).boxed());
+                }
+                race.handle_newer(newer.addresses, later.is_some(), clock::now());
+            }
             while let Some(action) = race.poll_action() {
                 match action {
                     Action::Dial(id, address) => attempts.open(id, address),
@@ -116,21 +132,25 @@ impl Dialer {
             let timer = race.poll_timeout().map(|(at, _)| at);
             tokio::select! {
                 biased;
+                // First of all, so that nothing is dialled that was overtaken.
+                () = &mut arrived, if is_named => {}
                 Some(step) = attempts.next() => attempts.advance(step, &mut race, timeline),
-                (found, elapsed) = &mut later, if is_looking => {
-                    is_looking = false;
+                Some((found, elapsed)) = OptionFuture::from(later.as_mut()) => {
+                    later = None;
                     let addresses = found.unwrap_or_else(|error| {
                         timeline.push(Stage::Dns, None, elapsed, Some(&error.on(host)));
                         Vec::new()
                     });
-                    race.handle_addresses(addresses, false, clock::now());
+                    match self.newer(host, &mut 0) {
+                        Some(newer) => race.handle_newer(newer.addresses, false, clock::now()),
+                        None => race.handle_addresses(addresses, false, clock::now()),
+                    }
                 }
                 () = clock::sleep_until(timer) => race.handle_timeout(clock::now()),
             }
         }
     }
 
-    /// The addresses that are known first, and whether more are to come.
     /// Looks up a host's address.
     ///
     /// # Errors
@@ -139,27 +159,34 @@ impl Dialer {
         self.first_addresses(host, &mut Timeline::default()).await.map(drop).map_err(|error| error.on(host))
     }
 
-    async fn first_addresses(&self, host: &HostKey, timeline: &mut Timeline) -> Result<(Vec<Address>, bool), Error> {
+    /// The addresses that are known first.
+    async fn first_addresses(&self, host: &HostKey, timeline: &mut Timeline) -> Result<First, Error> {
         if let Some(address) = self.options.resolve_override(host) {
-            return Ok((vec![address.clone()], false));
+            return Ok(First::Given(address.clone()));
         }
         match host.host() {
-            Host::V4(ip) => Ok((vec![Address::Ip(SocketAddr::from((*ip, host.port())))], false)),
+            Host::V4(ip) => Ok(First::Given(Address::Ip(SocketAddr::from((*ip, host.port()))))),
             Host::V6(ip, zone) => {
                 let scope = zone.as_deref().map_or(Ok(0), tcp::scope_id)?;
-                Ok((vec![Address::Ip(SocketAddrV6::new(*ip, host.port(), 0, scope).into())], false))
+                Ok(First::Given(Address::Ip(SocketAddrV6::new(*ip, host.port(), 0, scope).into())))
             }
-            Host::Unix(path) => Ok((vec![Address::Unix(path.clone())], false)),
+            Host::Unix(path) => Ok(First::Given(Address::Unix(path.clone()))),
             Host::Name(name) => {
                 let began = clock::now();
                 let found = self.resolver.lookup(name, Want::First).await.map_err(|error| error.on(host));
                 timeline.push(Stage::Dns, None, since(began), found.as_ref().err());
                 let found = found?;
                 tracing::debug!(%host, addresses = ?found.addresses, stale = found.stale, "resolved");
-                let more_to_come = !found.complete;
-                Ok((with_port(&found, host), more_to_come))
+                Ok(First::Found(found))
             }
         }
+    }
+
+    /// The addresses that have arrived since somebody last looked.
+    fn newer(&self, host: &HostKey, seen: &mut u64) -> Option<Newer> {
+        let (number, answer) = self.resolver.newer(host.name()?, *seen)?;
+        *seen = number;
+        Some(Newer { addresses: with_port(&answer, host), complete: answer.complete })
     }
 
     /// All addresses of a name, and how long the look-up took.
@@ -202,6 +229,19 @@ impl std::fmt::Debug for Dialer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Dialer").field("tls", &self.tls).finish_non_exhaustive()
     }
+}
+
+/// What there is to dial at first.
+enum First {
+    /// The host is an address, or has a fixed one.
+    Given(Address),
+    Found(Answer),
+}
+
+/// A newer answer than the one that is gone by.
+struct Newer {
+    addresses: Vec<Address>,
+    complete: bool,
 }
 
 /// The attempts of one race: what runs, and what has been opened.

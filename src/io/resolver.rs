@@ -22,6 +22,7 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::proto::rr::{RData, RecordType};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
 use flight::{Flight, Source, fly};
@@ -66,6 +67,8 @@ struct Shared {
     questions: Arc<Semaphore>,
     /// Tells those who wait that a timer has become due earlier.
     sooner: Notify,
+    /// Tells those who dial that addresses have arrived.
+    arrived: Notify,
 }
 
 struct State {
@@ -86,6 +89,7 @@ impl Resolver {
             tasks: Mutex::new(None),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
             sooner: Notify::new(),
+            arrived: Notify::new(),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -119,6 +123,16 @@ impl Resolver {
                 }
             }
         }
+    }
+
+    /// Returns a name's addresses if some arrived after the arrival `than`, and the number of the last arrival.
+    pub(crate) fn newer(&self, name: &str, than: u64) -> Option<(u64, Answer)> {
+        self.shared.state().cache.newer(name, than, clock::now())
+    }
+
+    /// Waits until addresses arrive, for any name.
+    pub(crate) fn arrived(&self) -> Notified<'_> {
+        self.shared.arrived.notified()
     }
 
     /// Says that an address of a name stopped answering.
@@ -260,10 +274,11 @@ impl Shared {
     fn act(self: &Arc<Self>, fact: impl FnOnce(&mut Cache, Instant)) {
         let mut deliveries = Vec::new();
         let mut questions = Vec::new();
-        let sooner = {
+        let (sooner, arrived) = {
             let mut guard = self.state();
             let state = &mut *guard;
             let due_before = state.cache.poll_timeout();
+            let arrivals_before = state.cache.arrivals();
             fact(&mut state.cache, clock::now());
             while let Some(action) = state.cache.poll_action() {
                 let (waiters, outcome) = match action {
@@ -282,8 +297,12 @@ impl Shared {
                 deliveries.extend(senders.map(|sender| (sender, outcome.clone())));
             }
             let due = state.cache.poll_timeout();
-            due.is_some_and(|(due, _)| due_before.is_none_or(|(before, _)| due < before))
+            let sooner = due.is_some_and(|(due, _)| due_before.is_none_or(|(before, _)| due < before));
+            (sooner, state.cache.arrivals() != arrivals_before)
         };
+        if arrived {
+            self.arrived.notify_waiters();
+        }
         for (sender, outcome) in deliveries {
             // Whoever asked may be gone.
             drop(sender.send(outcome));

@@ -297,8 +297,9 @@ fn random_race(seed: u64) {
             assert!(running.is_empty() && race.poll_timeout().is_none(), "seed {seed}: something is left over");
         }
         let id = AttemptId(rng.random_range(0..9));
-        match rng.random_range(0..8) {
+        match rng.random_range(0..9) {
             0 => race.handle_addresses(pick(&mut rng), step < 100, now),
+            8 => race.handle_newer(pick(&mut rng), step < 100, now),
             1 => race.handle_opened(id, now),
             2 if rng.random_range(0..4) == 0 => race.handle_connected(id, now),
             3 | 4 => {
@@ -313,6 +314,62 @@ fn random_race(seed: u64) {
         }
     }
     assert_eq!(ends, 1, "seed {seed}: the race does not end");
+}
+
+#[test]
+fn newer_answer_takes_the_place_of_what_was_not_tried() {
+    let t0 = start();
+    let mut race = Race::new(config(), vec![v6(1), v4(1), v6(2), v4(2)], false, None, t0);
+    assert_eq!(dialled(&mut race), [v6(1)]);
+    race.handle_newer(vec![v6(7), v4(2), v4(2), v4(7)], false, t0 + ms(100));
+    // The first attempt is alone until its time is over, and goes on after it.
+    assert!(dialled(&mut race).is_empty());
+    race.handle_timeout(t0 + STAGGER);
+    assert_eq!(dialled(&mut race), [v4(2)]);
+    fail(&mut race, &v4(2), t0 + STAGGER);
+    assert_eq!(dialled(&mut race), [v6(7)]);
+    fail(&mut race, &v6(7), t0 + STAGGER);
+    assert_eq!(dialled(&mut race), [v4(7)]);
+    fail(&mut race, &v4(7), t0 + STAGGER);
+    assert!(dialled(&mut race).is_empty());
+    fail(&mut race, &v6(1), t0 + ms(300));
+    assert_eq!(lost(&mut race).causes().len(), 4);
+}
+
+#[test]
+fn newer_answer_is_dialled_at_once_beside_a_long_silence() {
+    let t0 = start();
+    let mut race = Race::new(config(), vec![v4(1)], false, None, t0);
+    assert_eq!(dialled(&mut race), [v4(1)]);
+    race.handle_newer(vec![v4(2)], false, t0 + ms(600));
+    assert_eq!(dialled(&mut race), [v4(2)]);
+    let winner = id_of(&race, &v4(1));
+    race.handle_connected(winner, t0 + ms(700));
+    let over = std::iter::from_fn(|| race.poll_action()).any(|action| matches!(action, Action::Won(id) if id == winner));
+    assert!(over, "what runs may win all the same");
+}
+
+#[test]
+fn withdrawn_address_comes_back_with_an_answer_that_has_it() {
+    let t0 = start();
+    let mut race = Race::new(config(), vec![v4(1), v4(2)], true, None, t0);
+    assert_eq!(dialled(&mut race), [v4(1)]);
+    race.handle_newer(Vec::new(), true, t0 + ms(10));
+    fail(&mut race, &v4(1), t0 + ms(20));
+    assert!(dialled(&mut race).is_empty());
+    race.handle_addresses(vec![v4(2)], false, t0 + ms(30));
+    assert_eq!(dialled(&mut race), [v4(2)]);
+}
+
+#[test]
+fn newer_answers_never_exceed_the_limit() {
+    let t0 = start();
+    let mut race = Race::new(config(), vec![v6(1)], true, None, t0);
+    for round in 0..100_u16 {
+        let answer = (0..40).map(|number| v6(100 * round + number)).collect();
+        race.handle_newer(answer, true, t0 + ms(1));
+    }
+    assert_eq!(race.candidates.len(), ADDRESSES_MAX);
 }
 
 #[test]
@@ -334,7 +391,7 @@ fn every_state_and_event_is_as_recorded() {
 type Setup = fn() -> (Race, Instant, Instant);
 
 /// One race for each state that the address `b` and the race can be in; `a` is the address before it.
-const SETUPS: [Setup; 9] = [
+const SETUPS: [Setup; 10] = [
     || {
         let t0 = start();
         (Race::new(config(), Vec::new(), true, None, t0), t0, t0 + ms(300))
@@ -346,6 +403,12 @@ const SETUPS: [Setup; 9] = [
     || {
         let t0 = start();
         (Race::new(config(), vec![a(), b()], true, None, t0), t0, t0 + ms(100))
+    },
+    || {
+        let t0 = start();
+        let mut race = Race::new(config(), vec![a(), b()], true, None, t0);
+        race.handle_newer(Vec::new(), true, t0 + ms(50));
+        (race, t0, t0 + ms(100))
     },
     || both_dialling(|_, _, _| {}),
     || both_dialling(|race, b, now| race.handle_opened(b, now)),
@@ -361,7 +424,8 @@ const SETUPS: [Setup; 9] = [
     },
 ];
 
-const EVENTS: [&str; 9] = ["addresses b", "addresses c", "no more", "opened", "connected", "failed", "tick", "stagger", "deadline"];
+const EVENTS: [&str; 11] =
+    ["addresses b", "addresses c", "newer b", "newer c", "no more", "opened", "connected", "failed", "tick", "stagger", "deadline"];
 
 fn a() -> Address {
     v6(0xa)
@@ -390,6 +454,8 @@ fn apply(race: &mut Race, event: &str, t0: Instant, now: Instant) {
     match event {
         "addresses b" => race.handle_addresses(vec![b()], true, now),
         "addresses c" => race.handle_addresses(vec![c()], true, now),
+        "newer b" => race.handle_newer(vec![b()], true, now),
+        "newer c" => race.handle_newer(vec![c()], true, now),
         "no more" => race.handle_addresses(Vec::new(), false, now),
         "opened" => race.handle_opened(id, now),
         "connected" => race.handle_connected(id, now),
@@ -406,6 +472,7 @@ fn name(race: &Race) -> String {
     let state = match race.candidates.iter().find(|known| known.address == b()).map(|known| &known.state) {
         None => "Absent",
         Some(State::Queued) => "Queued",
+        Some(State::Withdrawn) => "Withdrawn",
         Some(State::Dialling { .. }) => "Dialling",
         Some(State::Securing { .. }) => "Securing",
         Some(State::Failed(_)) => "Failed",

@@ -21,6 +21,16 @@ const STEP_DOWN_SECONDS: i64 = 60;
 const STEP_DOWN_SECONDS_MAX: i64 = 24 * 3600;
 
 impl Cluster {
+    /// Refuses a user's logins on all members, until [`admit_user`](Self::admit_user). Who is logged in stays so.
+    pub fn bar_user(&mut self, name: &str) {
+        self.users.bar(name, true);
+    }
+
+    /// Takes a user's logins again.
+    pub fn admit_user(&mut self, name: &str) {
+        self.users.bar(name, false);
+    }
+
     pub(super) fn run_other(&mut self, at: At, database: &str, call: &mut Call, now: Instant) -> Result<Document, Failure> {
         match call.name.as_str() {
             "saslStart" => self.begin_login(at, database, &call.body),

@@ -2,9 +2,14 @@
 //!
 //! Members, users and delays; what they lead to is decided in the other files.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
 use super::MEMBERS_MAX;
+use super::scram_server::Keys;
 use crate::auth::Secret;
 use crate::error::{Error, ErrorKind};
 
@@ -68,6 +73,7 @@ pub struct User {
     pub name: String,
     /// The password.
     pub password: Secret,
+    pub(super) keys: Option<Arc<[Keys; 2]>>,
 }
 
 impl Config {
@@ -96,7 +102,7 @@ impl Config {
     /// Adds somebody who may log in.
     #[must_use]
     pub fn with_user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
-        self.users.push(User { name: name.into(), password: Secret::new(password) });
+        self.users.push(User::new(name, password));
         self
     }
 
@@ -134,6 +140,21 @@ impl Config {
             return refuse("no member can become primary".into());
         }
         Ok(())
+    }
+}
+
+impl User {
+    /// Describes somebody whose keys are derived when the deployment is made.
+    pub fn new(name: impl Into<String>, password: impl Into<String>) -> Self {
+        Self { name: name.into(), password: Secret::new(password), keys: None }
+    }
+
+    /// Derives the keys now, so that many deployments can share them; that takes some milliseconds. The salts are drawn
+    /// from `seed`.
+    #[must_use]
+    pub fn with_keys(mut self, seed: u64) -> Self {
+        self.keys = Some(Keys::of(&self, &mut SmallRng::seed_from_u64(seed)));
+        self
     }
 }
 

@@ -1,10 +1,12 @@
 //! Does this client know the password?
 //!
 //! The server's side of SCRAM-SHA-256 and SCRAM-SHA-1 (RFC 5802, RFC 7677). Keys are derived once, when the deployment
-//! is made; passwords are not kept.
+//! is made or before; passwords are not kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,9 +19,14 @@ use super::config::User;
 use super::failure::{Failure, code};
 
 /// Is who may log in, by name.
-pub(super) struct Users(BTreeMap<String, [Keys; 2]>);
+pub(super) struct Users {
+    keys: BTreeMap<String, Arc<[Keys; 2]>>,
+    /// Whose logins are refused for a while.
+    barred: BTreeSet<String>,
+}
 
-struct Keys {
+/// Is what is kept of a password, for one mechanism.
+pub(super) struct Keys {
     salt: Vec<u8>,
     stored: Vec<u8>,
     server: Vec<u8>,
@@ -58,19 +65,27 @@ impl Users {
     /// Derives everybody's keys.
     pub(super) fn new(users: &[User], random: &mut SmallRng) -> Self {
         let derived = users.iter().map(|user| {
-            let keys = [Scram::Sha1, Scram::Sha256].map(|scram| Keys::derive(scram, user, random));
+            let keys = user.keys.clone().unwrap_or_else(|| Keys::of(user, random));
             (user.name.clone(), keys)
         });
-        Self(derived.collect())
+        Self { keys: derived.collect(), barred: BTreeSet::new() }
     }
 
     /// Tells whether nobody has to log in.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 
     pub(super) fn knows(&self, name: &str) -> bool {
-        self.0.contains_key(name)
+        self.keys.contains_key(name) && !self.barred.contains(name)
+    }
+
+    /// Refuses somebody's logins from now on, or takes them again.
+    pub(super) fn bar(&mut self, name: &str, barred: bool) {
+        match barred {
+            true => drop(self.barred.insert(name.to_owned())),
+            false => drop(self.barred.remove(name)),
+        }
     }
 
     /// Begins a login with the client's first message; hands back the server's first.
@@ -100,7 +115,7 @@ impl Users {
     }
 
     fn keys(&self, user: &str, scram: Scram) -> Option<&Keys> {
-        let [sha1, sha256] = self.0.get(user)?;
+        let [sha1, sha256] = self.keys.get(user).filter(|_| !self.barred.contains(user))?.as_ref();
         Some(match scram {
             Scram::Sha1 => sha1,
             Scram::Sha256 => sha256,
@@ -141,6 +156,11 @@ impl Conversation {
 }
 
 impl Keys {
+    /// Derives somebody's keys for both mechanisms.
+    pub(super) fn of(user: &User, random: &mut SmallRng) -> Arc<[Self; 2]> {
+        Arc::new([Scram::Sha1, Scram::Sha256].map(|scram| Self::derive(scram, user, random)))
+    }
+
     fn derive(scram: Scram, user: &User, random: &mut SmallRng) -> Self {
         let mut salt = vec![0_u8; scram.salt_size()];
         random.fill(&mut salt[..]);
@@ -161,6 +181,12 @@ impl Keys {
         let client: Vec<u8> = proof.iter().zip(&signature).map(|(left, right)| left ^ right).collect();
         let hashed = digest::digest(scram.digest(), &client);
         hashed.as_ref().iter().zip(&self.stored).fold(0, |differences, (left, right)| differences | (left ^ right)) == 0
+    }
+}
+
+impl fmt::Debug for Keys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keys(***)")
     }
 }
 

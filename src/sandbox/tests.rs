@@ -598,6 +598,22 @@ fn wrong_password_and_unknown_user_are_refused_alike() {
 }
 
 #[test]
+fn barred_user_is_refused_like_a_stranger_until_admitted() {
+    let mut world = with_user();
+    let (early, late) = (world.connect(0), world.connect(0));
+    assert!(log_in(&mut world, early, "pencil", true).1);
+    world.cluster.bar_user("ada");
+    let start = doc! { "saslStart": 1, "mechanism": "SCRAM-SHA-256", "payload": binary("n,,n=ada,r=x"), "$db": "admin" };
+    assert_eq!(code(&world.on(0, late, start)), 18);
+    let hello = world.on(0, late, doc! { "hello": 1, "saslSupportedMechs": "admin.ada", "$db": "admin" });
+    assert!(!hello.contains_key("saslSupportedMechs"));
+    // Who is logged in stays so.
+    assert!(is_ok(&world.on(0, early, insert([1]))));
+    world.cluster.admit_user("ada");
+    assert!(log_in(&mut world, late, "pencil", false).1);
+}
+
+#[test]
 fn standalone_has_no_set_and_no_cluster_time() {
     let mut world = World::new(Config::standalone("a:1"));
     let hello = world.hello(0);

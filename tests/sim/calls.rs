@@ -19,6 +19,7 @@ use rand::rngs::SmallRng;
 
 use super::balancer::{is_batch, look_at_refusal, scroll_command};
 use super::invariants::{call_ends_in_time, reply_is_ones_own};
+use super::logins::callers_are_logged_in;
 use super::net::{Exchange, User};
 use super::pools::{Answer, WAIT_QUEUE_TIMEOUT};
 use super::promises::selected_is_near_and_free;
@@ -284,7 +285,10 @@ impl World {
                     self.fault(c, &host, fault.of_service(service));
                 }
                 match command_error(message.body()) {
-                    Some(error) => Err(error),
+                    Some(error) => {
+                        callers_are_logged_in(&host, &error);
+                        Err(error)
+                    }
                     None => Ok(message),
                 }
             }

@@ -552,7 +552,7 @@ impl World {
         let mut bytes = Outgoing::default();
         let fields = mongolink::op::CommandFields { database, read_preference: preference, ..Default::default() };
         mongolink::wire::encode_message(&mut bytes, number, 0, flags, request, |body| fields.write(body));
-        self.send_to_server(id, super::queue::Parcel::Bytes(bytes.to_bytes()));
+        self.send_request(id, bytes.to_bytes());
         // What lies there already is read first.
         let at = self.soon(client);
         self.queue.push(at, Event::Exchange { client, conn: id });

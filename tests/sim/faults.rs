@@ -14,6 +14,11 @@ impl World {
     /// Does what the plan has at this place.
     pub(crate) fn strike(&mut self, index: usize) {
         let Some((_, fault)) = self.plan.faults.get(index).cloned() else { return };
+        self.befall(fault);
+    }
+
+    /// Does what a fault does.
+    pub(crate) fn befall(&mut self, fault: Fault) {
         self.note(|_| format!("fault: {fault:?}"));
         self.note_truth(&fault);
         let now = self.now;
@@ -71,10 +76,13 @@ impl World {
                 }
             }
             Fault::Reply { client, member, harm } => self.net.links[client][member].harms.push_back(harm),
+            Fault::Request { client, member, harm } => self.net.links[client][member].request_harms.push_back(harm),
+            Fault::Login(fault) => self.disturb_logins(fault),
             Fault::Move { member, silent } => self.relocate(member, silent),
             Fault::DnsFails { lasts } => self.zone.fails_until = Some(now + lasts),
             Fault::DnsHangs { lasts } => self.zone.hangs_until = Some(now + lasts),
             Fault::DnsForgets { lasts } => self.zone.forgets_until = Some(now + lasts),
+            Fault::DnsSlow { delay, lasts } => self.zone.slow = Some((delay, now + lasts)),
             Fault::Suspend { client, lasts } => self.suspend(client, lasts),
             Fault::Burst { client, callers, patience } => {
                 for number in 0..callers {
@@ -114,8 +122,10 @@ impl World {
         }
         for link in self.net.links.iter_mut().flatten() {
             link.harms.clear();
+            link.request_harms.clear();
         }
         self.mend_srv();
+        self.clear_snares();
         for c in 0..self.clients.len() {
             self.begin_probing(c);
         }

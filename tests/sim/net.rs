@@ -14,6 +14,7 @@ use rand::RngExt;
 
 use super::plan::{Harm, RESEND};
 use super::queue::{Event, Parcel};
+use super::requests::RequestHarm;
 use super::world::World;
 use mongolink::pool::Lease;
 use mongolink::race::AttemptId;
@@ -27,6 +28,8 @@ pub(crate) struct Link {
     pub(crate) to_client_cut_until: Instant,
     /// What happens to the next replies.
     pub(crate) harms: VecDeque<Harm>,
+    /// And to the next requests.
+    pub(crate) request_harms: VecDeque<RequestHarm>,
 }
 
 /// Says where an address leads.
@@ -113,8 +116,14 @@ pub(crate) struct Net {
 
 impl Net {
     pub(crate) fn new(clients: usize, members: usize, now: Instant) -> Self {
-        let link =
-            Link { extra: Duration::ZERO, slow_until: now, to_server_cut_until: now, to_client_cut_until: now, harms: VecDeque::new() };
+        let link = Link {
+            extra: Duration::ZERO,
+            slow_until: now,
+            to_server_cut_until: now,
+            to_client_cut_until: now,
+            harms: VecDeque::new(),
+            request_harms: VecDeque::new(),
+        };
         Self {
             links: vec![vec![link; members]; clients],
             places: BTreeMap::new(),
@@ -242,6 +251,10 @@ impl World {
                 self.net.conns.remove(&id);
             }
             _ if !accepted || closed => {}
+            Parcel::Cut { reset } => {
+                self.reset(id);
+                self.send_to_client(id, if reset { Parcel::Reset } else { Parcel::Fin }, Duration::ZERO);
+            }
             Parcel::Bytes(bytes) => self.servers.cluster.handle_bytes(member, id, &bytes, now),
             // A process that stands still answers no greeting, its kernel does.
             Parcel::Tls if !self.servers.cluster.is_frozen(member) => self.send_to_client(id, Parcel::Tls, Duration::ZERO),

@@ -20,7 +20,7 @@ use mongolink::{Address, Error, ErrorKind, HelloReply, HostKey, Stage};
 use super::client::socket_error;
 use super::invariants::{timer_lies_ahead, waiting_has_a_timer};
 use super::net::User;
-use super::queue::{Parcel, Timer};
+use super::queue::{Event, Parcel, Timer};
 use super::world::World;
 
 /// Is a connection that is being opened.
@@ -58,13 +58,26 @@ enum Progress {
         race: Box<Race>,
         attempts: BTreeMap<AttemptId, (u64, Address)>,
         later: Option<WaiterId>,
+        /// The last arrival of addresses that it knows.
+        seen: u64,
     },
     Greeting {
         conn: u64,
+        /// It has a reply to come; none while keys are derived.
         conversation: Option<Box<Conversation>>,
         deadline: Deadline,
+        talk: Talk,
     },
     Over,
+}
+
+/// How far a conversation has come.
+#[derive(Clone, Copy)]
+struct Talk {
+    stage: Stage,
+    since: Instant,
+    /// How long the hello took.
+    round_trip: Option<Duration>,
 }
 
 /// A connection, what its server said, and how long that took; or why there is none.
@@ -114,11 +127,13 @@ impl World {
             },
             Progress::Resolving { waiter: own } if *own == waiter => match outcome {
                 Ok(answer) => {
+                    // A newer answer may have overtaken it on the way.
+                    let name = opening.host.name().unwrap_or_default().to_owned();
+                    let (seen, answer) = client.resolver.cache.newer(&name, 0, now).unwrap_or((0, answer));
                     let remembered = client.winners.get(&opening.host).cloned();
                     let config = RaceConfig { stagger: STAGGER, timeout: Some(timeout) };
                     let race = Race::new(config, with_port(&answer), !answer.complete, remembered, now);
-                    let name = opening.host.name().unwrap_or_default().to_owned();
-                    opening.stage = Progress::Racing { race: Box::new(race), attempts: BTreeMap::new(), later: None };
+                    opening.stage = Progress::Racing { race: Box::new(race), attempts: BTreeMap::new(), later: None, seen };
                     if !answer.complete {
                         let waiter = self.look_up(c, &name, Want::All, id);
                         if let Some(Opening { stage: Progress::Racing { later, .. }, .. }) = self.clients[c].openings.get_mut(&id) {
@@ -134,8 +149,13 @@ impl World {
             },
             Progress::Racing { later, .. } if *later == Some(waiter) => {
                 *later = None;
+                let newer =
+                    client.resolver.cache.newer(opening.host.name().unwrap_or_default(), 0, now).map(|(_, answer)| with_port(&answer));
                 let addresses = outcome.as_ref().map(with_port).unwrap_or_default();
-                self.race_act(c, id, false, |race, now| race.handle_addresses(addresses, false, now));
+                self.race_act(c, id, false, |race, now| match newer {
+                    Some(newer) => race.handle_newer(newer, false, now),
+                    None => race.handle_addresses(addresses, false, now),
+                });
             }
             Progress::Naming { .. } | Progress::Resolving { .. } | Progress::Racing { .. } | Progress::Greeting { .. } | Progress::Over => {
             }
@@ -145,6 +165,7 @@ impl World {
     /// Hands a fact to a race, and carries out its wishes.
     pub(crate) fn race_act(&mut self, c: usize, id: u64, after_timeout: bool, step: impl FnOnce(&mut Race, Instant)) {
         let now = self.local(c);
+        self.bring_up_to_date(c, id);
         let Some(opening) = self.clients[c].openings.get_mut(&id) else { return };
         let host = opening.host.clone();
         let Progress::Racing { race, .. } = &mut opening.stage else { return };
@@ -158,6 +179,7 @@ impl World {
             match action {
                 Action::Dial(attempt, address) => {
                     let Address::Ip(ip) = &address else { unreachable!("no unix sockets here") };
+                    self.look_at_dialled(c, host.name().unwrap_or_default(), ip.ip());
                     let conn = self.dial(c, &host, ip.ip(), User::Attempt { opening: id, attempt });
                     if let Some(attempts) = self.attempts(c, id) {
                         attempts.insert(attempt, (conn, address));
@@ -197,6 +219,42 @@ impl World {
         }
     }
 
+    /// Hands a race the addresses that have arrived meanwhile, before anything else happens to it.
+    fn bring_up_to_date(&mut self, c: usize, id: u64) {
+        let now = self.local(c);
+        let client = &mut self.clients[c];
+        let Some(Opening { host, stage: Progress::Racing { later, seen, .. }, .. }) = client.openings.get_mut(&id) else { return };
+        let name = host.name().unwrap_or_default().to_owned();
+        let Some((number, answer)) = client.resolver.cache.newer(&name, *seen, now) else { return };
+        *seen = number;
+        self.figures.overtaken += 1;
+        let port = host.port();
+        let is_looking = later.is_some();
+        if !answer.complete && !is_looking {
+            let waiter = self.look_up(c, &name, Want::All, id);
+            if let Some(Opening { stage: Progress::Racing { later, .. }, .. }) = self.clients[c].openings.get_mut(&id) {
+                *later = Some(waiter);
+            }
+        }
+        let addresses = answer.addresses.iter().map(|ip| Address::Ip(SocketAddr::new(*ip, port))).collect();
+        if let Some(Opening { stage: Progress::Racing { race, .. }, .. }) = self.clients[c].openings.get_mut(&id) {
+            race.handle_newer(addresses, is_looking || !answer.complete, now);
+        }
+    }
+
+    /// Addresses have arrived: the races that do not know them are told.
+    pub(crate) fn tell_races(&mut self, c: usize) {
+        let now = self.local(c);
+        let client = &self.clients[c];
+        let at = self.now + client.settings.wake_delay;
+        for (id, opening) in &client.openings {
+            let Progress::Racing { seen, .. } = &opening.stage else { continue };
+            if client.resolver.cache.newer(opening.host.name().unwrap_or_default(), *seen, now).is_some() {
+                self.queue.push(at, Event::Overtaken { client: c, opening: *id });
+            }
+        }
+    }
+
     fn attempts(&mut self, c: usize, id: u64) -> Option<&mut BTreeMap<AttemptId, (u64, Address)>> {
         match &mut self.clients[c].openings.get_mut(&id)?.stage {
             Progress::Racing { attempts, .. } => Some(attempts),
@@ -221,7 +279,7 @@ impl World {
             }
             Parcel::Accepted | Parcel::Tls => self.race_act(c, id, false, |race, now| race.handle_connected(attempt, now)),
             Parcel::Refused => self.attempt_fails(c, id, attempt, failed(std::io::ErrorKind::ConnectionRefused)),
-            Parcel::Fin | Parcel::Reset | Parcel::Bytes(_) => {
+            Parcel::Fin | Parcel::Reset | Parcel::Cut { .. } | Parcel::Bytes(_) => {
                 self.attempt_fails(c, id, attempt, failed(std::io::ErrorKind::ConnectionReset));
             }
         }
@@ -238,13 +296,9 @@ impl World {
         let now = self.local(c);
         let limit = self.clients[c].settings.connect_timeout;
         let client = Arc::clone(&self.metadata);
-        let config = ConversationConfig {
-            client,
-            credential: None,
-            hello_ok: false,
-            load_balanced: self.plan.is_balanced(),
-            nonce: Default::default(),
-        };
+        let Some(purpose) = self.clients[c].openings.get(&id).map(|opening| opening.purpose) else { return };
+        let (credential, nonce) = self.credential_for(c, purpose);
+        let config = ConversationConfig { client, credential, hello_ok: false, load_balanced: self.plan.is_balanced(), nonce };
         let (command, conversation) = Conversation::new(config);
         let deadline = Deadline::new("connectTimeoutMS", limit, now);
         let Some(opening) = self.clients[c].openings.get_mut(&id) else { return };
@@ -252,7 +306,8 @@ impl World {
             self.cancel_look_up(c, waiter);
         }
         let Some(opening) = self.clients[c].openings.get_mut(&id) else { return };
-        opening.stage = Progress::Greeting { conn, conversation: Some(Box::new(conversation)), deadline };
+        let talk = Talk { stage: Stage::Hello, since: now, round_trip: None };
+        opening.stage = Progress::Greeting { conn, conversation: Some(Box::new(conversation)), deadline, talk };
         if let Some(conn) = self.net.conns.get_mut(&conn) {
             conn.user = User::Greeting { opening: id };
         }
@@ -263,19 +318,43 @@ impl World {
     /// A reply to the greeting, or none.
     pub(crate) fn greeting_read(&mut self, c: usize, id: u64, outcome: Result<Message, Error>) {
         let now = self.local(c);
-        let Some(Opening { stage: Progress::Greeting { conn, conversation, deadline }, .. }) = self.clients[c].openings.get_mut(&id) else {
+        let Some(Opening { stage: Progress::Greeting { conversation, talk, .. }, .. }) = self.clients[c].openings.get_mut(&id) else {
             return;
         };
-        let (conn, began) = (*conn, deadline.since);
-        let conversation = conversation.take().expect("one reply to one hello");
+        talk.round_trip.get_or_insert(now - talk.since);
+        let conversation = conversation.take().expect("one reply to one command");
         if let Some(service) = outcome.as_ref().ok().and_then(|message| conversation.service_in(message.body())) {
             self.opening_reaches(c, id, service);
         }
-        match outcome.and_then(|message| conversation.handle_reply(message.body())) {
-            Ok(Step::Ready(hello)) => self.opening_ends(c, id, Ok((conn, hello, now - began))),
-            Ok(step) => unreachable!("nobody logs in: {step:?}"),
+        self.greeting_goes_on(c, id, outcome.and_then(|message| conversation.handle_reply(message.body())));
+    }
+
+    /// What comes next in a conversation, or why nothing does.
+    pub(crate) fn greeting_goes_on(&mut self, c: usize, id: u64, step: Result<Step, Error>) {
+        let now = self.local(c);
+        let Some(Opening { stage: Progress::Greeting { conn, conversation, talk, .. }, .. }) = self.clients[c].openings.get_mut(&id) else {
+            return;
+        };
+        let conn = *conn;
+        if matches!(step, Ok(Step::Send(..) | Step::Derive(..))) && talk.stage == Stage::Hello {
+            (talk.stage, talk.since) = (Stage::Auth, now);
+            self.figures.logins.0 += 1;
+        }
+        let talk = *talk;
+        match step {
+            Ok(Step::Ready(hello)) => self.opening_ends(c, id, Ok((conn, hello, talk.round_trip.unwrap_or_default()))),
+            Ok(Step::Send(command, then)) => {
+                *conversation = Some(Box::new(then));
+                self.send_command(conn, &command.database, Flags::default(), &Request::from(command.body), None);
+                self.spring_snare(c, conn);
+            }
+            Ok(Step::Derive(derivation, then)) => {
+                if let Some(step) = self.derive(c, id, derivation, then) {
+                    self.greeting_goes_on(c, id, step);
+                }
+            }
             Err(error) => {
-                let error = label_overload(of_hello(&error)).after(now - began);
+                let error = label_overload(as_of(&error, talk.stage)).after(now - talk.since);
                 self.opening_ends(c, id, Err(error));
             }
         }
@@ -293,8 +372,8 @@ impl World {
     /// The time for a greeting is over.
     pub(crate) fn greeting_late(&mut self, c: usize, id: u64) {
         let now = self.local(c);
-        if let Some(Opening { stage: Progress::Greeting { deadline, .. }, .. }) = self.clients[c].openings.get(&id) {
-            let error = label_overload(deadline.error(Stage::Hello, now));
+        if let Some(Opening { stage: Progress::Greeting { deadline, talk, .. }, .. }) = self.clients[c].openings.get(&id) {
+            let error = label_overload(deadline.error(talk.stage, now));
             self.opening_ends(c, id, Err(error));
         }
     }
@@ -347,10 +426,10 @@ impl World {
 }
 
 /// Names the stage of the conversation instead of the socket's.
-fn of_hello(error: &Error) -> Error {
+fn as_of(error: &Error, stage: Stage) -> Error {
     match (error.stage(), error.kind()) {
-        (Some(Stage::Read | Stage::Write) | None, ErrorKind::Io(kind)) => socket_error(Stage::Hello, kind),
-        (Some(Stage::Read | Stage::Write) | None, kind) => Error::new(kind, error.message()).at(Stage::Hello),
+        (Some(Stage::Read | Stage::Write) | None, ErrorKind::Io(kind)) => socket_error(stage, kind),
+        (Some(Stage::Read | Stage::Write) | None, kind) => Error::new(kind, error.message()).at(stage),
         _ => error.clone(),
     }
 }

@@ -12,7 +12,10 @@ use rand::{RngExt, SeedableRng};
 
 use super::balancer::BalancerFault;
 use super::deployments::{Deployment, Variation};
+use super::logins::{LoginFault, Logins};
 use super::queue::CallKind;
+use super::requests::{self, RequestHarm};
+use super::resolver;
 use super::srv::{SrvFault, SrvPlan};
 
 /// Is all that a seed decides beforehand; the rest is drawn from the same sequence while it runs.
@@ -41,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) time_to_live: Duration,
     pub(crate) dns_delay: Duration,
     pub(crate) faults: Vec<(Duration, Fault)>,
+    /// How clients log in, if they have to.
+    pub(crate) logins: Option<Logins>,
     /// When the last fault is over.
     pub(crate) quiet_at: Duration,
 }
@@ -161,10 +166,22 @@ pub(crate) enum Fault {
     DnsForgets {
         lasts: Duration,
     },
+    /// DNS answers late, so that old answers are gone by meanwhile.
+    DnsSlow {
+        delay: Duration,
+        lasts: Duration,
+    },
     Suspend {
         client: usize,
         lasts: Duration,
     },
+    /// Something happens to the next request.
+    Request {
+        client: usize,
+        member: usize,
+        harm: RequestHarm,
+    },
+    Login(LoginFault),
     /// Callers come at once, and give up at once.
     Burst {
         client: usize,
@@ -215,6 +232,10 @@ impl Plan {
         let span = millis(random, 6_000, 20_000);
         let mut faults = draw_faults(random, members, clients, span);
         variation.change_faults(&mut faults, members, clients, span);
+        let moment = |part: f64| CALM + Duration::from_secs_f64(span.as_secs_f64() * part);
+        let logins = Logins::draw(seed, members, clients, moment, &mut faults);
+        requests::draw_faults(seed, members, clients, moment, &mut faults);
+        resolver::draw_faults(seed, members, moment, &mut faults);
         faults.sort_by_key(|(at, _)| *at);
         let wire_versions = (0, pick(random, &[21, 21, 17, 13]));
         let mixed = faults.iter().any(|(_, fault)| matches!(fault, Fault::Upgrade { .. }));
@@ -252,6 +273,7 @@ impl Plan {
             time_to_live: pick(random, &[Duration::ZERO, Duration::from_secs(5), Duration::from_secs(8), Duration::from_secs(60)]),
             dns_delay: Duration::from_micros(random.random_range(100..40_000)),
             faults,
+            logins,
             quiet_at,
         };
         // Nobody can use servers that are farther away than the time there is to connect to them: TCP and TLS have it together,
@@ -284,6 +306,7 @@ impl Plan {
             time_to_live: Duration::from_secs(60),
             dns_delay: Duration::from_millis(5),
             faults: Vec::new(),
+            logins: None,
             quiet_at: CALM,
         }
     }
@@ -299,6 +322,9 @@ impl Plan {
         config.step_down_delay = self.step_down_delay;
         config.notice_delay = self.notice_delay;
         config.wire_versions = self.wire_versions;
+        if let Some(logins) = &self.logins {
+            logins.furnish(&mut config);
+        }
         config
     }
 
@@ -437,7 +463,8 @@ impl Fault {
             | Self::DnsForgets { lasts }
             | Self::Suspend { lasts, .. } => *lasts,
             // What is on its way at the end is slow to the last.
-            Self::Slow { delay, lasts, .. } | Self::SlowAccept { delay, lasts, .. } => *delay + *lasts,
+            Self::Slow { delay, lasts, .. } | Self::DnsSlow { delay, lasts } | Self::SlowAccept { delay, lasts, .. } => *delay + *lasts,
+            Self::Login(fault) => fault.lasts(),
             Self::Reply { harm: Harm::Late(by), .. } => *by,
             Self::FailPoint { delay, .. } => *delay,
             Self::Srv(fault) => fault.lasts(),
@@ -448,6 +475,7 @@ impl Fault {
             | Self::Upgrade { .. }
             | Self::Silence { .. }
             | Self::Reply { .. }
+            | Self::Request { .. }
             | Self::Move { .. }
             | Self::Burst { .. } => Duration::ZERO,
         }

@@ -225,7 +225,9 @@ impl World {
                 self.note(|_| format!("client {c}: connection {} to {host} could not be opened: {error}", lease.id));
                 self.fail_to_open(c, id, lease, &error);
                 if error.kind() != ErrorKind::Interrupted && error.kind() != ErrorKind::PoolClosed {
-                    self.fault(c, &host, Fault::new(error, lease.generation).during_handshake().of_service(service));
+                    let before = self.clients[c].topology.generation(&host);
+                    self.fault(c, &host, Fault::new(error.clone(), lease.generation).during_handshake().of_service(service));
+                    self.look_at_failed_login(c, &host, lease, &error, before);
                 }
                 if let Some(server) = self.clients[c].pools.get_mut(&id) {
                     server.ledger.failing = 0;

@@ -41,6 +41,10 @@ pub(crate) enum Parcel {
     Fin,
     /// The connection is gone.
     Reset,
+    /// It is broken off on its way: the server hears of it, and so does the client.
+    Cut {
+        reset: bool,
+    },
 }
 
 /// Is something that happens at a moment.
@@ -89,6 +93,18 @@ pub(crate) enum Event {
         opening: u64,
         waiter: u64,
     },
+    /// Addresses have arrived that a race does not know.
+    Overtaken {
+        client: usize,
+        opening: u64,
+    },
+    /// Keys for a login are derived.
+    Derived {
+        client: usize,
+        opening: u64,
+    },
+    /// A user's logins are taken again.
+    Admit,
     Interrupted {
         client: usize,
         conn: u64,
@@ -184,6 +200,8 @@ impl Event {
             | Self::FlightEnds { client, .. }
             | Self::Orders { client, .. }
             | Self::Resolved { client, .. }
+            | Self::Overtaken { client, .. }
+            | Self::Derived { client, .. }
             | Self::Interrupted { client, .. }
             | Self::OpeningInterrupted { client, .. }
             | Self::Selected { client, .. }
@@ -200,6 +218,7 @@ impl Event {
             | Self::Left { client } => Some(*client),
             Self::Fault(_)
             | Self::Mend(_)
+            | Self::Admit
             | Self::Knock { .. }
             | Self::ToServer { .. }
             | Self::TcpGivesUp { .. }

@@ -97,7 +97,7 @@ fn next_reply(conn: &mut Conn) -> Option<Result<Message, Error>> {
             Parcel::Bytes(bytes) => conn.decoder.buffer().extend_from_slice(&bytes),
             Parcel::Fin => return Some(Err(Error::new(ErrorKind::Closed, "connection closed by the server").at(Stage::Read))),
             Parcel::Reset => return Some(Err(socket_error(Stage::Read, std::io::ErrorKind::ConnectionReset))),
-            Parcel::Accepted | Parcel::Refused | Parcel::Tls => {}
+            Parcel::Accepted | Parcel::Refused | Parcel::Tls | Parcel::Cut { .. } => {}
         }
     }
 }

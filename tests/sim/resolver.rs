@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use mongolink::dns::{Action, Answer, Cache, Failure, Family, FlightId, WaiterId, Want};
 use mongolink::{Error, ErrorKind, Stage};
-use rand::RngExt;
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
 
 use super::invariants::{dialled_is_fresh, expired_is_asked_again, one_query_for_a_name, timer_lies_ahead, waiting_has_a_timer};
+use super::plan::Fault;
 use super::queue::{Event, Timer};
 use super::world::{NOT_THERE, World};
 
@@ -44,10 +46,41 @@ pub(crate) struct Zone {
     pub(crate) fails_until: Option<Instant>,
     pub(crate) hangs_until: Option<Instant>,
     pub(crate) forgets_until: Option<Instant>,
+    /// By how much answers are late, and until when.
+    pub(crate) slow: Option<(Duration, Instant)>,
 }
 
 /// No answer is used for a shorter time than this, whatever its records say.
 const TTL_MIN: Duration = Duration::from_secs(5);
+
+/// The share of seeds with late answers.
+const SHARE: f64 = 0.08;
+
+/// Draws late answers, and members that move meanwhile, from a sequence of their own: the other seeds stay what they are.
+pub(crate) fn draw_faults(seed: u64, members: usize, moment: impl Fn(f64) -> Duration, faults: &mut Vec<(Duration, Fault)>) {
+    let mut random = SmallRng::seed_from_u64(seed ^ 0x0d25_510e_u64);
+    if !random.random_bool(SHARE) {
+        return;
+    }
+    for _ in 0..random.random_range(1..3) {
+        let at = moment(random.random_range(0.0..1.0));
+        let lasts = Duration::from_millis(random.random_range(3_000..9_000));
+        // Mostly a little later than the last good answer is served.
+        let delay = Duration::from_millis(if random.random_bool(0.7) {
+            random.random_range(1_800..2_100)
+        } else {
+            random.random_range(100..3_000)
+        });
+        faults.push((at, Fault::DnsSlow { delay, lasts }));
+        for member in 0..members {
+            let silent = random.random_bool(0.7);
+            let moved = at + lasts.mul_f64(random.random_range(0.0..1.0));
+            faults.push((moved, Fault::Move { member, silent }));
+            // All have to dial anew.
+            faults.push((moved, Fault::Crash { member, lasts: Duration::from_millis(random.random_range(1..300)) }));
+        }
+    }
+}
 
 impl Resolver {
     pub(crate) fn new(budget: Duration) -> Self {
@@ -105,7 +138,11 @@ impl World {
     /// Hands a fact to the cache, and carries out its wishes.
     pub(crate) fn cache_act(&mut self, c: usize, after_timeout: bool, step: impl FnOnce(&mut Cache, Instant)) {
         let now = self.local(c);
+        let arrivals = self.clients[c].resolver.cache.arrivals();
         step(&mut self.clients[c].resolver.cache, now);
+        if self.clients[c].resolver.cache.arrivals() != arrivals {
+            self.tell_races(c);
+        }
         while let Some(action) = self.clients[c].resolver.cache.poll_action() {
             match action {
                 Action::Query(name, flight) => self.query(c, name, flight, now),
@@ -132,7 +169,8 @@ impl World {
         self.trace.note(self.now, || format!("client {c}: asks DNS for {name}"));
         let budget = self.clients[c].settings.dns_timeout;
         for family in [Family::V6, Family::V4] {
-            let delay = self.plan.dns_delay.mul_f64(self.random.random_range(0.5..2.0));
+            let slow = self.zone.slow.filter(|(_, until)| *until > self.now).map_or(Duration::ZERO, |(delay, _)| delay);
+            let delay = slow + self.plan.dns_delay.mul_f64(self.random.random_range(0.5..2.0));
             self.queue.push(self.now + delay, Event::DnsAnswer { client: c, name: name.clone(), flight, family });
         }
         self.queue.push(self.now + budget, Event::FlightEnds { client: c, name, flight });
@@ -166,6 +204,20 @@ impl World {
             }
             self.clients[c].resolver.answers.insert(waiter.0, outcome.clone());
             self.queue.push(at, Event::Resolved { client: c, opening, waiter: waiter.0 });
+        }
+    }
+
+    /// Looks whether an address may be dialled: none of an expired answer while there is a fresh one.
+    pub(crate) fn look_at_dialled(&self, c: usize, name: &str, address: IpAddr) {
+        if self.clients[c].is_shut_down {
+            // Whoever still waited was told the last that was known.
+            return;
+        }
+        let now = self.local(c);
+        let told = self.clients[c].resolver.told.get(name);
+        let good: Vec<_> = told.into_iter().flatten().filter(|(_, told)| told.good_until > now).collect();
+        if good.iter().any(|(_, told)| !told.dead) {
+            dialled_is_fresh(name, &[address], &good.iter().map(|(ip, _)| **ip).collect());
         }
     }
 

@@ -44,6 +44,8 @@ pub(crate) struct Sum {
     pub(crate) followed: u64,
     pub(crate) services_cleared: u64,
     pub(crate) batches: u64,
+    pub(crate) logins: (u64, u64),
+    pub(crate) overtaken: u64,
     pub(crate) longest_recovery: (Duration, u64),
     /// The longest in relation to its bound.
     pub(crate) tightest_recovery: (Duration, Duration, u64),
@@ -144,6 +146,8 @@ impl Sum {
         self.followed += figures.followed;
         self.services_cleared += figures.services_cleared;
         self.batches += figures.batches;
+        self.logins = (self.logins.0 + figures.logins.0, self.logins.1 + figures.logins.1);
+        self.overtaken += figures.overtaken;
         self.longest_recovery = self.longest_recovery.max((figures.recovery, seed));
         self.tighten((figures.recovery, figures.recovery_bound, seed));
     }
@@ -168,6 +172,8 @@ impl Sum {
         self.followed += other.followed;
         self.services_cleared += other.services_cleared;
         self.batches += other.batches;
+        self.logins = (self.logins.0 + other.logins.0, self.logins.1 + other.logins.1);
+        self.overtaken += other.overtaken;
         self.longest_recovery = self.longest_recovery.max(other.longest_recovery);
         self.tighten(other.tightest_recovery);
         self.failures.extend(other.failures);
@@ -182,6 +188,7 @@ impl fmt::Display for Sum {
         writeln!(f, "{} times a server was found silent", self.silent)?;
         writeln!(f, "SRV records were looked at {} times, and followed {} times", self.polls, self.followed)?;
         writeln!(f, "{} times a service was cleared, {} times a cursor went on at its own", self.services_cleared, self.batches)?;
+        writeln!(f, "{} logins, {} failed; {} times a race was told newer addresses", self.logins.0, self.logins.1, self.overtaken)?;
         let (longest, seed) = self.longest_recovery;
         writeln!(f, "longest recovery {longest:.2?} (seed {seed})")?;
         let (took, bound, seed) = self.tightest_recovery;

@@ -16,6 +16,7 @@ use super::calls::Call;
 use super::invariants::{deposed_lets_go, living_is_not_silent};
 use super::openings::Purpose;
 use super::plan::{Fault, Harm, RESEND};
+use super::requests::RequestHarm;
 use super::world::World;
 
 /// Is a server that stood still when it was deposed by a newer primary, or left, and still does.
@@ -98,8 +99,11 @@ impl World {
             Fault::SlowAccept { member, delay, .. } => (clients, vec![*member], Some(*delay)),
             Fault::FailPoint { member, command: "hello" | "isMaster", delay, .. } => (clients, vec![*member], Some(*delay)),
             Fault::Suspend { client, .. } => (vec![*client], members, None),
+            Fault::Request { client, member, harm: RequestHarm::Lengthened } => (vec![*client], vec![*member], None),
             Fault::FailPoint { .. }
             | Fault::Reply { .. }
+            | Fault::Request { .. }
+            | Fault::Login(_)
             | Fault::Remove { .. }
             | Fault::Rename { .. }
             | Fault::StepDown
@@ -109,13 +113,14 @@ impl World {
             | Fault::DnsFails { .. }
             | Fault::DnsHangs { .. }
             | Fault::DnsForgets { .. }
+            | Fault::DnsSlow { .. }
             | Fault::Burst { .. }
             | Fault::Srv(_)
             | Fault::Balancer(_) => return,
         };
         let of_way = matches!(fault, Fault::Slow { .. } | Fault::SlowAccept { .. });
         // Which reply it comes to is not known yet.
-        let later = matches!(fault, Fault::Reply { .. } | Fault::FailPoint { .. });
+        let later = matches!(fault, Fault::Reply { .. } | Fault::Request { .. } | Fault::FailPoint { .. });
         let until = if later { self.start + self.plan.quiet_at } else { self.now + fault.lasts() };
         for client in clients {
             for member in &members {
@@ -252,5 +257,5 @@ fn is_of_links(fault: &Fault) -> bool {
 }
 
 fn is_of_dns(fault: &Fault) -> bool {
-    matches!(fault, Fault::DnsFails { .. } | Fault::DnsHangs { .. } | Fault::DnsForgets { .. } | Fault::Move { .. })
+    matches!(fault, Fault::DnsFails { .. } | Fault::DnsHangs { .. } | Fault::DnsForgets { .. } | Fault::DnsSlow { .. } | Fault::Move { .. })
 }

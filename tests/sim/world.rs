@@ -19,9 +19,11 @@ use super::calls::{PROBE_PAUSE, look_at_selections};
 use super::client::{Client, Role};
 use super::deployments::Deployment;
 use super::invariants::{in_order, nobody_waits_past_a_deadline, nothing_is_left, usable_again};
+use super::logins::LoginState;
 use super::net::{Net, Place};
 use super::plan::{Fault, Plan};
 use super::queue::{CallKind, Event, Queue, Timer};
+use super::requests::RequestHarm;
 use super::resolver::Zone;
 use super::servers::{Servers, names};
 use super::silence::Truth;
@@ -44,6 +46,7 @@ pub(crate) struct World {
     pub(crate) truths: Vec<Vec<Truth>>,
     pub(crate) clients: Vec<Client>,
     pub(crate) metadata: Arc<RawDocumentBuf>,
+    pub(crate) logins: LoginState,
     pub(crate) trace: Trace,
     pub(crate) figures: Figures,
     over: bool,
@@ -66,6 +69,10 @@ pub(crate) struct Figures {
     /// How many times a service behind a load balancer was cleared, and cursors went on there.
     pub(crate) services_cleared: u64,
     pub(crate) batches: u64,
+    /// How many logins were begun, and how many of them failed.
+    pub(crate) logins: (u64, u64),
+    /// How many times a race was overtaken by a newer answer of DNS.
+    pub(crate) overtaken: u64,
     /// The longest that a client took to be usable after the faults, and what it was allowed.
     pub(crate) recovery: Duration,
     pub(crate) recovery_bound: Duration,
@@ -112,6 +119,7 @@ impl World {
             truths: Self::truths(plan.clients.len(), plan.members, start),
             clients,
             metadata: Arc::new(rawdoc! { "driver": { "name": "mongolink", "version": "sim" } }),
+            logins: LoginState::new(seed, plan.logins.as_ref()),
             trace,
             figures: Figures::default(),
             random,
@@ -220,6 +228,9 @@ impl World {
             Event::FlightEnds { client, name, flight } => self.flight_ends(client, name, flight),
             Event::Orders { client, watch } => self.obey(client, watch),
             Event::Resolved { client, opening, waiter } => self.resolved(client, opening, mongolink::dns::WaiterId(waiter)),
+            Event::Overtaken { client, opening } => self.race_act(client, opening, false, |_, _| ()),
+            Event::Derived { client, opening } => self.derived(client, opening),
+            Event::Admit => self.admit(),
             Event::Interrupted { client, conn } | Event::Exchange { client, conn } => self.read(client, conn),
             Event::OpeningInterrupted { client, opening, error } => self.opening_interrupted(client, opening, error),
             Event::Selected { client, call, select, outcome } => self.selected(client, call, select, outcome),
@@ -300,6 +311,7 @@ impl World {
             Deployment::Balanced => (self.scrolling(c), dns + 2 * connect),
         };
         let trips = 7 * self.plan.round_trip_max() + 4 * self.plan.dns_delay + 4 * STAGGER;
+        let trips = trips + self.plan.logins.as_ref().map_or(Duration::ZERO, |logins| logins.extra(self.plan.round_trip_max()));
         let probe = self.plan.probe_limit();
         // Those who came before are served before, at the worst one after the other.
         let served = self.clients[c].backlog * (2 * self.plan.delay_max() + self.plan.jitter);
@@ -310,9 +322,18 @@ impl World {
             // What DNS said last is believed for a while.
             bound += NOT_THERE + floor;
         }
+        if self.plan.has(|fault| matches!(fault, Fault::DnsSlow { .. })) {
+            // A question of the last moment is answered late, or not in its time, which is believed for a while.
+            bound += dns + NOT_THERE + floor;
+        }
         if self.plan.has(|fault| matches!(fault, Fault::Move { .. })) {
             // The old address is tried until it is known to be dead, then DNS is asked.
             bound += connect + floor + dns;
+        }
+        if self.plan.has(|fault| matches!(fault, Fault::Request { harm: RequestHarm::Lengthened, .. })) {
+            // A server waits for the rest of a request: whoever awaits its reply waits as long as may be, then the pool.
+            let limit = settings.call_timeout.max(settings.socket_timeout).unwrap_or_default();
+            bound += limit.max(connect) + DRAIN + floor;
         }
         if self.plan.has(|fault| matches!(fault, Fault::Silence { .. })) {
             // One after the other of a pool's connections is found to be dead by whoever gets it, and given up as late.

@@ -455,6 +455,41 @@ fn too_many_callers_are_refused() {
 
 /// Every state meets every event; the flight of the two Asking states is the one last started.
 #[test]
+fn newer_addresses_are_known_as_they_arrive() {
+    let mut scene = Scene::new();
+    let newer = |scene: &Scene, than: u64| scene.cache.newer(NAME, than, scene.now);
+    scene.ask(1, Want::First);
+    assert_eq!(newer(&scene, 0), None);
+    scene.found(1, &["::1"]);
+    let (first, answer) = newer(&scene, 0).expect("half an answer");
+    assert_eq!((answer.addresses, answer.complete), (ips(&["::1"]), false));
+    assert_eq!(newer(&scene, first), None);
+    scene.found(1, &["10.0.0.1"]);
+    let (second, answer) = newer(&scene, first).expect("the whole");
+    assert_eq!((answer.addresses, answer.complete), (ips(&["::1", "10.0.0.1"]), true));
+    // What is past its time is not known any more.
+    scene.pass(seconds(60));
+    assert_eq!(newer(&scene, 0), None);
+    scene.ask(2, Want::All).found(2, &["::2"]);
+    let (third, answer) = newer(&scene, second).expect("half of the next");
+    assert_eq!((answer.addresses, answer.complete), (ips(&["::2"]), false));
+    scene.failed(2, Family::V4, Failure::NoAddresses);
+    let (fourth, answer) = newer(&scene, third).expect("the next");
+    assert_eq!((answer.addresses, answer.complete), (ips(&["::2"]), true));
+    assert_eq!(scene.cache.arrivals(), fourth);
+}
+
+#[test]
+fn half_an_answer_leaves_the_other_family_as_it_was_while_that_is_good() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::All).found(1, &["::1"]).found(1, &["10.0.0.1"]);
+    // The question is asked again because an address is dead, and not because of the time.
+    scene.dead("::1").ask(2, Want::All).found(2, &["::2"]);
+    let answer = scene.cache.newer(NAME, 0, scene.now).expect("addresses").1;
+    assert_eq!((answer.addresses, answer.complete), (ips(&["::2", "10.0.0.1"]), false));
+}
+
+#[test]
 fn every_state_knows_every_event() {
     type Event = fn(&mut Scene, FlightId);
     let events: [(&str, Event); 8] = [

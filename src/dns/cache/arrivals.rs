@@ -1,0 +1,35 @@
+//! Has anything newer come for a name since somebody last looked?
+//!
+//! For those who go by an answer for a while, and are to know if it is overtaken. When DNS is asked, and who waits for its
+//! answer, is decided in `cache`.
+
+use std::time::Instant;
+
+use super::{Answer, Cache, State};
+
+impl Cache {
+    /// Counts how many times addresses have arrived, for any name.
+    pub fn arrivals(&self) -> u64 {
+        self.arrivals
+    }
+
+    /// Returns a name's addresses if some arrived after the arrival `than`, with the number of the last one; 0 comes before
+    /// all. Nothing that is past its time is among them: none are returned if all are.
+    pub fn newer(&self, name: &str, than: u64, now: Instant) -> Option<(u64, Answer)> {
+        let entry = self.entries.get(name).filter(|entry| entry.arrived > than)?;
+        let answer = match &entry.state {
+            State::Asking { flight, last } => flight.so_far(last.as_ref().filter(|good| now < good.valid_until), now)?,
+            State::Fresh(good) | State::Stale { good, .. } if now < good.valid_until => good.answer(now),
+            State::Fresh(_) | State::Stale { .. } | State::Failed { .. } => return None,
+        };
+        Some((entry.arrived, answer))
+    }
+
+    /// Notes that addresses have arrived.
+    pub(super) fn arrive(&mut self, name: &str) {
+        self.arrivals += 1;
+        if let Some(entry) = self.entries.get_mut(name) {
+            entry.arrived = self.arrivals;
+        }
+    }
+}
