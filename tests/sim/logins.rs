@@ -265,7 +265,8 @@ impl World {
         secrets_are_kept(host, error);
         login_is_no_overload(host, error);
         let client = &self.clients[c];
-        if before != Some(lease.generation) {
+        // Behind a load balancer it is the service that is cleared.
+        if before != Some(lease.generation) || self.plan.is_balanced() {
             return;
         }
         let after = client.topology.generation(host);

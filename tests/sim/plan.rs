@@ -231,11 +231,11 @@ impl Plan {
         let clients = pick(random, &[1, 1, 1, 2, 3]);
         let span = millis(random, 6_000, 20_000);
         let mut faults = draw_faults(random, members, clients, span);
-        variation.change_faults(&mut faults, members, clients, span);
         let moment = |part: f64| CALM + Duration::from_secs_f64(span.as_secs_f64() * part);
         let logins = Logins::draw(seed, members, clients, moment, &mut faults);
         requests::draw_faults(seed, members, clients, moment, &mut faults);
         resolver::draw_faults(seed, members, moment, &mut faults);
+        variation.change_faults(&mut faults, members, clients, span);
         faults.sort_by_key(|(at, _)| *at);
         let wire_versions = (0, pick(random, &[21, 21, 17, 13]));
         let mixed = faults.iter().any(|(_, fault)| matches!(fault, Fault::Upgrade { .. }));
