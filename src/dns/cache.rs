@@ -312,7 +312,7 @@ impl Cache {
                 let Some((waiters, last)) = self.land(name) else { return };
                 match last.filter(|good| now < good.kept_until) {
                     Some(good) => {
-                        self.answer(waiters, Answer { stale: true, ..good.answer(now) });
+                        self.answer(waiters, good.answer(now));
                         self.settle(name, State::Stale { good, retry_at: now + STALE_RETRY });
                     }
                     None => {

@@ -105,5 +105,6 @@ mod tests {
     #[test]
     fn hosts_file_may_be_unicode() {
         assert_eq!(hosts_addresses("10.0.0.1 bücher.example", "xn--bcher-kva.example").len(), 1);
+        assert_eq!(hosts_addresses("10.0.0.1 bücher.example", "db.example"), [] as [IpAddr; 0]);
     }
 }

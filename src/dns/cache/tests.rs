@@ -212,6 +212,15 @@ fn without_dns_servers_the_system_is_asked() {
 }
 
 #[test]
+fn system_that_knows_a_name_without_addresses_refuses_it() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).both_failed(1, &Failure::NoSuchName);
+    scene.cache.handle_system(NAME, FlightId(2), Ok(Vec::new()), scene.now);
+    assert_eq!(scene.wishes()[1..], ["system db.example #2", "1 refused NoAddresses"]);
+    assert_eq!(scene.state(), "Failed");
+}
+
+#[test]
 fn name_without_addresses_never_goes_to_the_system() {
     let mut scene = Scene::new();
     scene.ask(1, Want::First).failed(1, Family::V4, Failure::NoAddresses).failed(1, Family::V6, Failure::NoSuchName);
@@ -317,6 +326,22 @@ fn last_good_answer_is_gone_after_a_day() {
     let mut scene = Scene::stale();
     scene.pass(STALE_KEPT).ask(2, Want::First).both_failed(2, &down());
     assert_eq!(scene.wishes(), ["query db.example #2", "2 refused DnsFailed"]);
+}
+
+#[test]
+fn last_good_answer_ends_exactly_though_dns_was_asked_before() {
+    for (left, outcome) in [(Duration::from_nanos(1), "2 gets ::1 10.0.0.1 10.0.0.2 stale"), (Duration::ZERO, "2 refused DnsFailed")] {
+        let mut scene = Scene::stale();
+        scene.pass(STALE_KEPT - seconds(1)).ask(2, Want::First).pass(seconds(1) - left).both_failed(2, &down());
+        assert_eq!(scene.wishes(), ["query db.example #2", outcome]);
+    }
+}
+
+#[test]
+fn fresh_answer_without_its_dead_is_served_before_half_a_new_one() {
+    let mut scene = Scene::fresh();
+    scene.dead("10.0.0.1").ask(2, Want::All).found(2, &["10.0.0.7"]).ask(3, Want::All);
+    assert_eq!(scene.wishes(), ["query db.example #2", "2 gets ::1 10.0.0.2", "3 gets ::1 10.0.0.2"]);
 }
 
 #[test]

@@ -74,6 +74,23 @@ fn clearing_a_service_closes_its_connections_only() {
 }
 
 #[test]
+fn opening_that_is_given_up_is_named_by_the_lease_of_its_greeting() {
+    let mut bench = Bench::balanced(four());
+    let first = bench.lend_of(1);
+    bench.clear(first, 1);
+    bench.text();
+    let greeted = bench.greeted(1);
+    assert_eq!(greeted.generation, first.generation + 1);
+    bench.clear(greeted, 1);
+    let interrupted: Vec<_> = bench
+        .actions()
+        .into_iter()
+        .filter_map(|action| if let Action::Interrupt(lease, _) = action { Some(lease) } else { None })
+        .collect();
+    assert_eq!(interrupted, [greeted]);
+}
+
+#[test]
 fn clearing_a_service_neither_pauses_the_pool_nor_empties_the_queue() {
     let mut bench = Bench::balanced(PoolConfig { max_size: Some(1), ..config() });
     let lease = bench.lend_of(1);
