@@ -1,6 +1,8 @@
+mod description;
 mod faults;
 mod random;
 mod srv;
+mod update;
 mod waiting;
 
 use std::sync::Arc;
@@ -401,6 +403,17 @@ fn hello_with_too_many_members_is_a_failed_check() {
     assert_eq!((scene.type_of("a"), scene.kind()), (Some(ServerType::Unknown), TopologyType::ReplicaSetNoPrimary));
     let server = scene.topology.description().server(&key("a")).expect("a").clone();
     assert!(server.error.as_ref().is_some_and(|error| error.to_string().contains("limit SERVERS_MAX of 1024")));
+}
+
+#[test]
+fn members_of_every_kind_count_and_the_limit_itself_is_allowed() {
+    let names = |range: std::ops::Range<usize>| range.map(|number| key(&format!("host-{number}"))).collect::<Vec<_>>();
+    for count in [SERVERS_MAX, SERVERS_MAX + 1] {
+        let mut scene = Scene::settled();
+        let (hosts, passives, arbiters) = (names(10..count), names(0..5), names(5..10));
+        scene.hello("b", HelloReply { hosts, passives, arbiters, ..secondary(&[]) });
+        assert_eq!(scene.type_of("b"), Some(if count > SERVERS_MAX { ServerType::Unknown } else { ServerType::RsSecondary }));
+    }
 }
 
 #[test]

@@ -158,9 +158,7 @@ fn adopt_election(topology: &mut TopologyDescription, server: &ServerDescription
         }
         topology.max_election_id = Some(election);
     }
-    if version > topology.max_set_version {
-        topology.max_set_version = version;
-    }
+    topology.max_set_version = topology.max_set_version.max(version);
     true
 }
 

@@ -74,6 +74,16 @@ fn clearing_a_service_closes_its_connections_only() {
 }
 
 #[test]
+fn service_whose_last_connection_is_closed_comes_back_with_a_newer_generation() {
+    let mut bench = Bench::balanced(four());
+    let (gone, other) = (bench.lend_of(1), bench.lend_of(2));
+    bench.pool.handle_checkin(gone, gone.id, Health::Broken, bench.now);
+    bench.clear(other, 2);
+    bench.text();
+    assert_eq!((gone.generation, bench.greeted(1).generation), (0, 1));
+}
+
+#[test]
 fn opening_that_is_given_up_is_named_by_the_lease_of_its_greeting() {
     let mut bench = Bench::balanced(four());
     let first = bench.lend_of(1);

@@ -353,6 +353,18 @@ fn newer_primary_hastens_a_probe_that_is_under_way() {
 }
 
 #[test]
+fn newer_primary_gives_no_probe_more_time() {
+    let mut scene = Scene::settled();
+    scene.run(ms(5000));
+    scene.unanswered();
+    assert_eq!(scene.orders(), ["ask a"]);
+    scene.named();
+    assert_eq!(scene.run(ms(4000)), ["7500: ask a again"]);
+    scene.elect();
+    assert_eq!(scene.run(ms(10_000)), ["10000: end a", "10000: clear a true", "10000: cancel a"]);
+}
+
+#[test]
 fn check_that_times_out_meanwhile_has_the_last_word() {
     let mut scene = Scene::deposed();
     scene.topology.handle_check_failed(&key("a"), timeout(Stage::Hello), scene.now);

@@ -33,6 +33,31 @@ fn srv_hosts_that_stay_are_left_alone() {
 }
 
 #[test]
+fn srv_hosts_may_only_go_or_only_come() {
+    let mut scene = routers(&["a", "b"], 0, 1);
+    scene.topology.handle_srv_hosts(keys(&["b"]), scene.now);
+    assert_eq!(
+        (hosts(&scene), scene.orders()),
+        (vec!["b".to_owned()], vec!["publish Sharded".into(), "unwatch a".into(), "close a".into()])
+    );
+    scene.topology.handle_srv_hosts(keys(&["b", "c"]), scene.now);
+    assert_eq!(scene.orders(), ["create c", "publish Sharded", "watch c"]);
+}
+
+#[test]
+fn srv_hosts_of_a_topology_that_lost_all_are_opened_before_they_are_described() {
+    let mut config = TopologyConfig::new(keys(&["a", "b"]));
+    config.srv = true;
+    let mut scene = Scene::new(config);
+    scene.hello("a", standalone());
+    scene.hello("b", standalone());
+    assert_eq!((scene.kind(), hosts(&scene).len()), (TopologyType::Unknown, 0));
+    scene.drain();
+    scene.topology.handle_srv_hosts(keys(&["c"]), scene.now);
+    assert_eq!(scene.told(), ["opening c", "Unknown/0 -> Unknown/1"]);
+}
+
+#[test]
 fn same_srv_hosts_give_no_orders() {
     let mut scene = routers(&["a", "b"], 0, 1);
     scene.topology.handle_srv_hosts(keys(&["b", "a", "b"]), scene.now);

@@ -120,6 +120,27 @@ fn names_that_lead_nowhere_get_a_hint() {
 }
 
 #[test]
+fn names_that_lead_somewhere_get_no_hint() {
+    let broken = Error::new(ErrorKind::Closed, "closed").at(Stage::Hello);
+    for outcome in [Ok(secondary(&["internal"])), Err(Some(broken)), Err(None)] {
+        let mut scene = Scene::of_set(&["a"]);
+        scene.hello("a", secondary(&["internal"]));
+        match outcome {
+            Ok(hello) => scene.hello("internal", hello),
+            Err(Some(error)) => scene.failed("internal", error),
+            Err(None) => {}
+        }
+        scene.failed("a", refused());
+        let deadline = after(&scene, 100);
+        scene.select(1, Some(deadline));
+        scene.drain();
+        scene.topology.handle_timeout(deadline.at);
+        let error = refusal(&mut scene);
+        assert!(!error.message().contains("internal host names"), "{error}");
+    }
+}
+
+#[test]
 fn wrong_set_name_is_told_by_the_refusal() {
     let mut scene = Scene::of_set(&["a"]);
     scene.hello("a", HelloReply { set_name: Some("other".into()), ..primary(&["a"]) });
