@@ -2,6 +2,7 @@ use super::super::flight::RESOLUTION_DELAY;
 use super::*;
 
 const BUDGET: Duration = Duration::from_secs(15);
+const DAY: Duration = Duration::from_secs(86_400);
 const NAME: &str = "db.example";
 
 /// A cache on virtual time, with who got what.
@@ -251,6 +252,14 @@ fn silence_ends_at_the_budget_with_its_name() {
 }
 
 #[test]
+fn endless_budget_is_a_year() {
+    let mut scene = Scene::new();
+    scene.cache = Cache::new(Duration::MAX);
+    scene.ask(1, Want::First);
+    assert_eq!(scene.timer(), Some((365 * DAY, "dnsTimeoutMS")));
+}
+
+#[test]
 fn half_an_answer_is_served_at_the_budget() {
     let mut scene = Scene::new();
     scene.ask(1, Want::All).found(1, &["10.0.0.1"]).pass(BUDGET).timeout();
@@ -324,7 +333,7 @@ fn last_good_answer_is_served_when_dns_is_slow() {
 #[test]
 fn last_good_answer_is_gone_after_a_day() {
     let mut scene = Scene::stale();
-    scene.pass(STALE_KEPT).ask(2, Want::First).both_failed(2, &down());
+    scene.pass(DAY).ask(2, Want::First).both_failed(2, &down());
     assert_eq!(scene.wishes(), ["query db.example #2", "2 refused DnsFailed"]);
 }
 
@@ -332,7 +341,7 @@ fn last_good_answer_is_gone_after_a_day() {
 fn last_good_answer_ends_exactly_though_dns_was_asked_before() {
     for (left, outcome) in [(Duration::from_nanos(1), "2 gets ::1 10.0.0.1 10.0.0.2 stale"), (Duration::ZERO, "2 refused DnsFailed")] {
         let mut scene = Scene::stale();
-        scene.pass(STALE_KEPT - seconds(1)).ask(2, Want::First).pass(seconds(1) - left).both_failed(2, &down());
+        scene.pass(DAY - seconds(1)).ask(2, Want::First).pass(seconds(1) - left).both_failed(2, &down());
         assert_eq!(scene.wishes(), ["query db.example #2", outcome]);
     }
 }
