@@ -151,18 +151,18 @@ impl Cache {
         let Some(entry) = self.entries.get_mut(name) else { return };
         match &mut entry.state {
             State::Asking { last: Some(good), flight } => {
-                good.bury(address, now);
+                good.bury(address);
                 if good.is_dead() {
                     flight.stale_at = flight.deadline;
                 }
             }
             State::Stale { good, retry_at } => {
-                if good.bury(address, now) {
+                if good.bury(address) {
                     *retry_at = now;
                 }
             }
             State::Fresh(good) => {
-                if good.bury(address, now) {
+                if good.bury(address) {
                     let good = good.take();
                     entry.state = State::Stale { good, retry_at: now };
                 }
@@ -415,7 +415,6 @@ impl Cache {
     fn forget(&mut self, name: &str) {
         if let Some(entry) = self.entries.remove(name) {
             self.recency.remove(&entry.used);
-            self.asking.remove(name);
         }
     }
 

@@ -167,6 +167,18 @@ fn load_counts_those_who_have_a_connection_and_those_who_wait() {
 }
 
 #[test]
+fn connection_that_was_idle_for_too_long_is_never_lent_though_no_timer_ran() {
+    let mut bench = Bench::ready(PoolConfig { max_idle_time: Some(ms(500)), ..config() });
+    let lease = bench.lend_new();
+    bench.pool.handle_checkin(lease, lease.id, Health::Good, bench.now);
+    bench.events();
+    bench.now += ms(500);
+    bench.wait();
+    assert_eq!(bench.text(), "close 1 open 2");
+    assert_eq!(bench.events(), "CheckOutStarted ConnectionClosed ConnectionCreated");
+}
+
+#[test]
 fn of_timers_at_one_moment_the_callers_is_named() {
     let mut bench = Bench::ready(PoolConfig { max_size: Some(1), ..config() });
     bench.lend_new();

@@ -72,6 +72,7 @@ impl Scene {
 
     /// The wishes since the last look, as text.
     fn wishes(&mut self) -> Vec<String> {
+        self.holds_nothing_that_is_over();
         let mut wishes = Vec::new();
         while let Some(action) = self.cache.poll_action() {
             let numbers = |waiters: &[WaiterId]| waiters.iter().map(|waiter| waiter.0.to_string()).collect::<Vec<_>>().join("+");
@@ -88,6 +89,14 @@ impl Scene {
             });
         }
         wishes
+    }
+
+    /// Every name has one place in the order of use, and only names that are asked for have callers.
+    fn holds_nothing_that_is_over(&self) {
+        let Cache { entries, asking, recency, waiters, .. } = &self.cache;
+        assert!(entries.iter().all(|(name, entry)| recency.get(&entry.used) == Some(name)) && recency.len() == entries.len());
+        let is_asked = |name: &String| matches!(entries.get(name).map(|entry| &entry.state), Some(State::Asking { .. }));
+        assert!(asking.iter().all(is_asked) && waiters.values().all(|name| asking.contains(name)));
     }
 
     fn timer(&self) -> Option<(Duration, &'static str)> {
@@ -343,6 +352,69 @@ fn last_good_answer_ends_exactly_though_dns_was_asked_before() {
         let mut scene = Scene::stale();
         scene.pass(DAY - seconds(1)).ask(2, Want::First).pass(seconds(1) - left).both_failed(2, &down());
         assert_eq!(scene.wishes(), ["query db.example #2", outcome]);
+    }
+}
+
+#[test]
+fn last_good_answer_whose_last_address_dies_meanwhile_waits_for_dns() {
+    let mut scene = Scene::stale();
+    scene.ask(2, Want::All).dead("10.0.0.1").dead("10.0.0.2").dead("::1");
+    assert_eq!(scene.timer(), Some((seconds(60) + BUDGET, "dnsTimeoutMS")));
+    scene.pass(STALE_ANSWER_DELAY).timeout();
+    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    scene.both_failed(2, &down());
+    assert_eq!(scene.wishes(), ["2 gets ::1 10.0.0.1 10.0.0.2 stale"]);
+}
+
+#[test]
+fn pause_after_an_outage_ends_when_an_address_dies_or_the_machine_slept() {
+    let ends: [fn(&mut Scene); 2] = [
+        |scene| {
+            scene.dead("10.0.0.1");
+        },
+        |scene| scene.cache.handle_resumed(scene.now),
+    ];
+    for end in ends {
+        let mut scene = Scene::stale();
+        scene.ask(2, Want::First).both_failed(2, &down()).ask(3, Want::First);
+        let served = "gets ::1 10.0.0.1 10.0.0.2 stale";
+        assert_eq!(scene.wishes(), ["query db.example #2".to_owned(), format!("2 {served}"), format!("3 {served}")]);
+        end(&mut scene);
+        scene.ask(4, Want::First);
+        assert_eq!(scene.wishes(), ["query db.example #3"]);
+    }
+}
+
+#[test]
+fn what_was_fresh_but_for_its_dead_is_not_fresh_after_the_machine_slept() {
+    let mut scene = Scene::fresh();
+    scene.dead("10.0.0.1");
+    scene.cache.handle_resumed(scene.now);
+    scene.ask(2, Want::First);
+    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    scene.pass(STALE_ANSWER_DELAY).timeout();
+    assert_eq!(scene.wishes(), ["2 gets ::1 10.0.0.2 stale"]);
+}
+
+#[test]
+fn timer_is_the_earliest_of_all_names() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).pass(seconds(1));
+    scene.cache.handle_ask(WaiterId(2), "a.example", Want::First, scene.now);
+    scene.cache.handle_ask(WaiterId(3), "z.example", Want::First, scene.now);
+    assert_eq!(scene.timer(), Some((BUDGET, "dnsTimeoutMS")));
+}
+
+#[test]
+fn nobody_waits_any_more_when_all_questions_are_over() {
+    for end in [Ok(()), Err(down()), Err(Failure::NoAddresses)] {
+        let mut scene = Scene::new();
+        scene.ask(1, Want::First).ask(2, Want::All);
+        match end {
+            Ok(()) => scene.found(1, &["::1"]).found(1, &["10.0.0.1"]),
+            Err(failure) => scene.both_failed(1, &failure),
+        };
+        assert!(scene.cache.asking.is_empty() && scene.cache.waiters.is_empty());
     }
 }
 
