@@ -179,6 +179,21 @@ fn connection_that_was_idle_for_too_long_is_never_lent_though_no_timer_ran() {
 }
 
 #[test]
+fn connection_that_has_been_idle_longest_is_the_timers() {
+    let mut bench = Bench::ready(PoolConfig { max_idle_time: Some(ms(500)), ..config() });
+    let leases = [bench.lend_new(), bench.lend_new()];
+    let began = bench.now;
+    for lease in leases {
+        bench.pool.handle_checkin(lease, lease.id, Health::Good, bench.now);
+        bench.now += ms(100);
+    }
+    assert_eq!(bench.pool.poll_timeout(), Some((began + ms(500), "maxIdleTimeMS")));
+    bench.later(ms(300));
+    assert_eq!(bench.text(), "close 1");
+    assert_eq!(bench.pool.poll_timeout(), Some((began + ms(600), "maxIdleTimeMS")));
+}
+
+#[test]
 fn of_timers_at_one_moment_the_callers_is_named() {
     let mut bench = Bench::ready(PoolConfig { max_size: Some(1), ..config() });
     bench.lend_new();

@@ -332,12 +332,14 @@ fn load_balanced_topology_closes_with_the_fixed_series() {
 fn unusable_name_costs_that_host_and_is_told_once() {
     let mut scene = Scene::of_set(&["a"]);
     scene.drain();
-    let unusable = crate::handshake::UnusableHost { name: "b..c".into(), error: HostKey::parse("b..c").expect_err("invalid") };
-    let reply = HelloReply { unusable_hosts: vec![unusable], ..primary(&["a"]) };
-    scene.hello("a", reply.clone());
+    let unusable = |name: &str| crate::handshake::UnusableHost { name: name.into(), error: HostKey::parse(name).expect_err("invalid") };
+    let reply = |names: &[&str]| HelloReply { unusable_hosts: names.iter().map(|name| unusable(name)).collect(), ..primary(&["a"]) };
+    scene.hello("a", reply(&["b..c"]));
     assert_eq!(scene.told()[0], "a names b..c");
-    scene.hello("a", reply);
+    scene.hello("a", reply(&["b..c"]));
     assert_eq!(scene.told(), [""; 0]);
+    scene.hello("a", reply(&["b..c", "d..e"]));
+    assert_eq!(scene.told(), ["a names d..e"]);
 }
 
 #[test]

@@ -47,10 +47,7 @@ fn update_unknown(topology: &mut TopologyDescription, server: &ServerDescription
         ServerType::Standalone if seeds == 1 => topology.kind = TopologyType::Single,
         ServerType::Standalone => topology.leave_out(server, misplaced("is a standalone, and several seeds were given")),
         ServerType::Mongos => topology.kind = TopologyType::Sharded,
-        ServerType::RsPrimary => {
-            topology.kind = TopologyType::ReplicaSetWithPrimary;
-            from_primary(topology, server);
-        }
+        ServerType::RsPrimary => from_primary(topology, server),
         ServerType::RsSecondary | ServerType::RsArbiter | ServerType::RsOther => {
             topology.kind = TopologyType::ReplicaSetNoPrimary;
             from_member_without_primary(topology, server);
@@ -75,10 +72,7 @@ fn update_without_primary(topology: &mut TopologyDescription, server: &ServerDes
     match server.kind {
         ServerType::Unknown | ServerType::RsGhost => {}
         ServerType::Standalone | ServerType::Mongos | ServerType::LoadBalancer => leave_out_non_member(topology, server),
-        ServerType::RsPrimary => {
-            topology.kind = TopologyType::ReplicaSetWithPrimary;
-            from_primary(topology, server);
-        }
+        ServerType::RsPrimary => from_primary(topology, server),
         ServerType::RsSecondary | ServerType::RsArbiter | ServerType::RsOther => from_member_without_primary(topology, server),
     }
 }

@@ -154,6 +154,14 @@ fn server_that_once_understood_hello_is_greeted_so_from_then_on() {
         monitor.handle_reply(HelloReply { hello_ok, ..plain() }, false, now);
     }
     assert_eq!(greetings, [false, true, true]);
+    // On a new connection it must say so again.
+    now += ms(10_000);
+    monitor.handle_timeout(now);
+    monitor.handle_failed(network(), now);
+    monitor.handle_opened(plain(), ms(3), now);
+    assert_eq!(texts(&mut monitor), "answered Some(0ns), send, close, failed Closed, open, answered Some(3ms)");
+    monitor.handle_timeout(now + ms(10_000));
+    assert!(matches!(monitor.poll_action(), Some(Action::Send { hello_ok: false, .. })));
 }
 
 #[test]

@@ -353,6 +353,42 @@ fn newer_primary_hastens_a_probe_that_is_under_way() {
 }
 
 #[test]
+fn newer_primary_hastens_a_probe_whose_address_is_still_looked_up() {
+    let mut scene = Scene::settled();
+    scene.run(ms(5000));
+    scene.unanswered();
+    scene.elect();
+    assert_eq!(scene.orders(), ["ask a"]);
+    scene.named();
+    assert_eq!(scene.run(ms(10_000)), ["5750: ask a again", "6500: end a", "6500: clear a true", "6500: cancel a"]);
+}
+
+#[test]
+fn newer_primary_asks_though_the_server_has_just_been_asked() {
+    let mut scene = Scene::settled();
+    scene.run(ms(5000));
+    scene.unanswered();
+    assert_eq!(scene.orders(), ["ask a"]);
+    scene.named();
+    scene.answer(Ok(()));
+    assert_eq!(scene.orders(), ["end a"]);
+    scene.unanswered();
+    assert_eq!(scene.orders(), NOTHING);
+    scene.elect();
+    assert_eq!(scene.orders(), ["ask a"]);
+}
+
+#[test]
+fn round_trip_is_a_sign_of_life_while_the_server_is_known() {
+    let mut scene = Scene::settled();
+    scene.run(ms(5000));
+    scene.unanswered();
+    assert_eq!(scene.orders(), ["ask a"]);
+    scene.topology.handle_rtt(&key("a"), ms(1), ms(1));
+    assert_eq!(scene.orders(), ["end a"]);
+}
+
+#[test]
 fn newer_primary_gives_no_probe_more_time() {
     let mut scene = Scene::settled();
     scene.run(ms(5000));

@@ -59,6 +59,17 @@ fn server_that_was_left_out_is_remembered_until_it_belongs() {
 }
 
 #[test]
+fn latest_sixteen_that_were_left_out_are_remembered() {
+    let names: Vec<String> = (10..30).map(|number| format!("host-{number}")).collect();
+    let mut scene = Scene::of_set(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    for name in &names {
+        scene.hello(name, standalone());
+    }
+    let left_out: Vec<_> = scene.topology.description().left_out().iter().map(|reason| name(&reason.host)).collect();
+    assert_eq!(left_out, names[4..]);
+}
+
+#[test]
 fn server_that_is_left_out_again_is_told_once() {
     let mut scene = Scene::of_set(&["a", "b", "c"]);
     scene.hello("c", standalone());

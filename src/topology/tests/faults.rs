@@ -80,6 +80,14 @@ fn write_errors_are_never_looked_at() {
 }
 
 #[test]
+fn reply_without_a_state_change_is_no_fault() {
+    for code in [1, 18, 11000] {
+        let reply = rawdoc! { "ok": 0, "errmsg": "not master", "code": code };
+        assert!(Fault::in_reply(&key("a"), &reply, 0).is_none(), "{code}");
+    }
+}
+
+#[test]
 fn error_of_an_older_generation_changes_nothing() {
     let mut scene = Scene::settled();
     scene.fault("a", Fault::new(broken(), 0));

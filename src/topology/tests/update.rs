@@ -79,3 +79,14 @@ fn lone_seed_that_is_a_standalone_makes_a_single_topology() {
     scene.hello("a", standalone());
     assert_eq!((scene.kind(), scene.type_of("a")), (TopologyType::Single, Some(ServerType::Standalone)));
 }
+
+#[test]
+fn member_of_a_set_makes_an_unknown_topology_a_set() {
+    for (reply, kind) in
+        [(secondary(&["a", "b"]), TopologyType::ReplicaSetNoPrimary), (primary(&["a", "b"]), TopologyType::ReplicaSetWithPrimary)]
+    {
+        let mut scene = Scene::new(TopologyConfig::new(keys(&["a"])));
+        scene.hello("a", reply);
+        assert_eq!((scene.kind(), scene.topology.description().set_name()), (kind, Some("rs")));
+    }
+}
