@@ -112,12 +112,10 @@ fn from_primary(topology: &mut TopologyDescription, server: &ServerDescription) 
     if topology.set_name.is_none() {
         topology.set_name = server.set_name().map(str::to_owned);
     } else if leave_out_of_wrong_set(topology, server) {
-        check_primary(topology);
         return;
     }
     if !adopt_election(topology, server) {
         topology.put(Arc::new(stale(server, "primary marked stale due to electionId/setVersion mismatch")));
-        check_primary(topology);
         return;
     }
     let others = |other: &&Arc<ServerDescription>| other.kind == ServerType::RsPrimary && other.host != server.host;

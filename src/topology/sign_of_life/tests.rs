@@ -1,8 +1,11 @@
+use std::sync::Arc;
+
 use bson::oid::ObjectId;
 
 use super::*;
 use crate::handshake::HelloReply;
-use crate::topology::{ServerType, TopologyConfig, TopologyEvent};
+use crate::selection::Criteria;
+use crate::topology::{SelectId, ServerType, TopologyConfig, TopologyEvent};
 
 fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -416,6 +419,23 @@ fn shutdown_ends_a_probe() {
     scene.unanswered();
     scene.answer(Ok(()));
     assert_eq!((scene.orders().len(), scene.topology.poll_timeout()), (0, None));
+}
+
+#[test]
+fn silence_has_every_server_checked_while_somebody_waits() {
+    let mut scene = Scene::deposed();
+    scene.topology.handle_select(SelectId(1), Arc::new(Criteria::server(key("x"))), None, scene.now);
+    scene.run(ms(1499));
+    scene.topology.handle_timeout(scene.now + ms(1));
+    let mut checked = Vec::new();
+    while let Some(action) = scene.topology.poll_action() {
+        if let TopologyAction::Overhear { host, id } = &action {
+            scene.topology.handle_overheard(host, *id, false, scene.now + ms(1));
+        } else if let TopologyAction::CheckNow(host) = action {
+            checked.push(host);
+        }
+    }
+    assert_eq!(checked, ["a", "b", "c"].map(key));
 }
 
 #[test]

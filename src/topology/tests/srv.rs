@@ -46,17 +46,22 @@ fn srv_hosts_may_only_go_or_only_come() {
 
 #[test]
 fn srv_hosts_of_a_topology_that_lost_all_are_opened_before_they_are_described() {
-    let mut config = TopologyConfig::new(keys(&["a", "b"]));
-    config.srv = true;
-    let mut scene = Scene::new(config);
-    scene.hello("a", standalone());
-    scene.hello("b", standalone());
-    assert_eq!((scene.kind(), hosts(&scene).len()), (TopologyType::Unknown, 0));
-    scene.topology.handle_srv_hosts(keys(&["c"]), scene.now);
-    let told = scene.told();
-    assert_eq!(told[told.len() - 2..], ["opening c", "Unknown/0 -> Unknown/1"]);
-    scene.hello("c", standalone());
-    assert_eq!(scene.kind(), TopologyType::Single, "there is one seed now");
+    for events_were_taken in [true, false] {
+        let mut config = TopologyConfig::new(keys(&["a", "b"]));
+        config.srv = true;
+        let mut scene = Scene::new(config);
+        scene.hello("a", standalone());
+        scene.hello("b", standalone());
+        assert_eq!((scene.kind(), hosts(&scene).len()), (TopologyType::Unknown, 0));
+        if events_were_taken {
+            scene.drain();
+        }
+        scene.topology.handle_srv_hosts(keys(&["c"]), scene.now);
+        let told = scene.told();
+        assert_eq!(told[told.len() - 2..], ["opening c", "Unknown/0 -> Unknown/1"]);
+        scene.hello("c", standalone());
+        assert_eq!(scene.kind(), TopologyType::Single, "there is one seed now");
+    }
 }
 
 #[test]
