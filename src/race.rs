@@ -305,7 +305,7 @@ impl Race {
             }
         }
         let error = match causes.as_slice() {
-            [only] if only.kind() == ErrorKind::Timeout => only.clone(),
+            [only] => only.clone(),
             _ => timeout(stage).with_causes(causes),
         };
         self.abort_running(true);

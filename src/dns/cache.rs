@@ -157,18 +157,18 @@ impl Cache {
         let Some(entry) = self.entries.get_mut(name) else { return };
         match &mut entry.state {
             State::Asking { last: Some(good), flight } => {
-                good.bury(address, now);
+                good.bury(address);
                 if good.is_dead() {
                     flight.stale_at = flight.deadline;
                 }
             }
             State::Stale { good, retry_at } => {
-                if good.bury(address, now) {
+                if good.bury(address) {
                     *retry_at = now;
                 }
             }
             State::Fresh(good) => {
-                if good.bury(address, now) {
+                if good.bury(address) {
                     let good = good.take();
                     entry.state = State::Stale { good, retry_at: now };
                 }
@@ -325,7 +325,7 @@ impl Cache {
                 let Some((waiters, last)) = self.land(name) else { return };
                 match last.filter(|good| now < good.kept_until) {
                     Some(good) => {
-                        self.answer(waiters, Answer { stale: true, ..good.answer(now) });
+                        self.answer(waiters, good.answer(now));
                         self.settle(name, State::Stale { good, retry_at: now + STALE_RETRY });
                     }
                     None => {
@@ -428,7 +428,6 @@ impl Cache {
     fn forget(&mut self, name: &str) {
         if let Some(entry) = self.entries.remove(name) {
             self.recency.remove(&entry.used);
-            self.asking.remove(name);
         }
     }
 

@@ -41,12 +41,9 @@ impl Good {
     }
 
     /// Marks an address; `false` if it is not in the answer, or was marked before.
-    pub(super) fn bury(&mut self, address: IpAddr, now: Instant) -> bool {
+    pub(super) fn bury(&mut self, address: IpAddr) -> bool {
         let Some(held) = self.addresses.iter_mut().find(|held| held.address == address && !held.dead) else { return false };
         held.dead = true;
-        if self.is_dead() {
-            self.valid_until = self.valid_until.min(now);
-        }
         true
     }
 

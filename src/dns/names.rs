@@ -95,15 +95,16 @@ mod tests {
 
     #[test]
     fn hosts_file_knows_names_and_aliases() {
-        let text = "\u{feff}127.0.0.1 localhost # db.example\n10.0.0.1\tother DB.Example\nnonsense db.example\n::5 db.example.\n10.0.0.1 db.example\n";
+        let text = "\u{feff}127.0.0.1 localhost # db.example\n10.0.0.2\tother DB.Example\nnonsense db.example\n::5 db.example.\n10.0.0.1 db.example\n";
         let v6: IpAddr = "::5".parse().expect("address");
-        let v4: IpAddr = "10.0.0.1".parse().expect("address");
-        assert_eq!(hosts_addresses(text, "db.example"), [v6, v4]);
+        let v4 = ["10.0.0.2", "10.0.0.1"].map(|text| text.parse::<IpAddr>().expect("address"));
+        assert_eq!(hosts_addresses(text, "db.example"), [v6, v4[0], v4[1]]);
         assert_eq!(hosts_addresses(text, "example"), [] as [IpAddr; 0]);
     }
 
     #[test]
     fn hosts_file_may_be_unicode() {
         assert_eq!(hosts_addresses("10.0.0.1 bücher.example", "xn--bcher-kva.example").len(), 1);
+        assert_eq!(hosts_addresses("10.0.0.1 bücher.example", "db.example"), [] as [IpAddr; 0]);
     }
 }

@@ -203,6 +203,7 @@ mod tests {
         assert_eq!(seeds("cluster.example.com", &[]).expect_err("empty").kind(), ErrorKind::NoAddresses);
         let error = seeds("cluster.example.com", &answer(&["a.example.com"; SRV_RECORDS_MAX + 1])).expect_err("huge");
         assert_eq!(error.limit().map(|limit| limit.name), Some("SRV_RECORDS_MAX"));
+        assert!(seeds("cluster.example.com", &answer(&["a.example.com"; SRV_RECORDS_MAX])).is_ok(), "the limit itself is allowed");
     }
 
     #[test]

@@ -101,6 +101,19 @@ mod tests {
     }
 
     #[test]
+    fn connection_counts_once_however_often_it_joins_and_is_no_cursors_after_its_end() {
+        let (one, two) = (ObjectId::from_bytes([1; 12]), ObjectId::from_bytes([2; 12]));
+        let mut services = Services::default();
+        services.join(1, one);
+        services.join(1, one);
+        services.join(1, two);
+        assert_eq!(services.services.keys().collect::<Vec<_>>(), [&two]);
+        services.pin(1);
+        services.leave(1);
+        assert!(services.services.is_empty() && services.pinned() == 0);
+    }
+
+    #[test]
     fn generations_are_counted_for_each_service() {
         let (one, two) = (ObjectId::from_bytes([1; 12]), ObjectId::from_bytes([2; 12]));
         let mut services = Services::default();

@@ -139,6 +139,71 @@ fn closed_pool_interrupts_later_what_is_still_lent() {
 }
 
 #[test]
+fn closed_pool_is_over_when_the_last_connection_is_back() {
+    let mut bench = Bench::ready(config());
+    assert!(!bench.pool.is_over(), "an empty pool may be used again");
+    let lease = bench.lend_new();
+    assert!(!bench.pool.is_over());
+    bench.pool.handle_close(&closed(), false, bench.now);
+    assert!(bench.pool.is_closed() && !bench.pool.is_over());
+    bench.pool.handle_checkin(lease, lease.id, Health::Good, bench.now);
+    assert!(bench.pool.is_over());
+}
+
+#[test]
+fn load_counts_those_who_have_a_connection_and_those_who_wait() {
+    let mut bench = Bench::ready(config());
+    assert_eq!(bench.pool.load(), 0);
+    let leases = [bench.lend_new(), bench.lend_new()];
+    assert_eq!(bench.pool.load(), 2);
+    for waiting in 1..=3 {
+        bench.wait();
+        assert_eq!(bench.pool.load(), 2 + waiting);
+    }
+    for lease in leases {
+        bench.pool.handle_checkin(lease, lease.id, Health::Good, bench.now);
+    }
+    assert_eq!(bench.pool.load(), 3, "a connection that comes back goes to somebody who waits");
+}
+
+#[test]
+fn connection_that_was_idle_for_too_long_is_never_lent_though_no_timer_ran() {
+    let mut bench = Bench::ready(PoolConfig { max_idle_time: Some(ms(500)), ..config() });
+    let lease = bench.lend_new();
+    bench.pool.handle_checkin(lease, lease.id, Health::Good, bench.now);
+    bench.events();
+    bench.now += ms(500);
+    bench.wait();
+    assert_eq!(bench.text(), "close 1 open 2");
+    assert_eq!(bench.events(), "CheckOutStarted ConnectionClosed ConnectionCreated");
+}
+
+#[test]
+fn connection_that_has_been_idle_longest_is_the_timers() {
+    let mut bench = Bench::ready(PoolConfig { max_idle_time: Some(ms(500)), ..config() });
+    let leases = [bench.lend_new(), bench.lend_new()];
+    let began = bench.now;
+    for lease in leases {
+        bench.pool.handle_checkin(lease, lease.id, Health::Good, bench.now);
+        bench.now += ms(100);
+    }
+    assert_eq!(bench.pool.poll_timeout(), Some((began + ms(500), "maxIdleTimeMS")));
+    bench.later(ms(300));
+    assert_eq!(bench.text(), "close 1");
+    assert_eq!(bench.pool.poll_timeout(), Some((began + ms(600), "maxIdleTimeMS")));
+}
+
+#[test]
+fn of_timers_at_one_moment_the_callers_is_named() {
+    let mut bench = Bench::ready(PoolConfig { max_size: Some(1), ..config() });
+    bench.lend_new();
+    let due = bench.now + UNANSWERED_AFTER;
+    assert_eq!(bench.pool.poll_timeout(), Some((due, "UNANSWERED_AFTER")));
+    bench.wait_until(Some(UNANSWERED_AFTER));
+    assert_eq!(bench.pool.poll_timeout(), Some((due, "waitQueueTimeoutMS")));
+}
+
+#[test]
 fn pause_after_a_failure_ends_though_no_timer_ran() {
     let mut bench = Bench::ready(PoolConfig { min_size: 2, max_size: Some(3), max_connecting: 1, ..config() });
     let mut lent = Vec::new();

@@ -163,6 +163,19 @@ fn failed_race_waits_for_addresses_to_come() {
 }
 
 #[test]
+fn look_up_that_outlasts_the_limit_does_not_hide_why_the_addresses_failed() {
+    let t0 = start();
+    let mut race = Race::new(config(), vec![v6(1), v4(1)], true, None, t0);
+    fail(&mut race, &v6(1), t0 + ms(1));
+    fail(&mut race, &v4(1), t0 + ms(2));
+    assert_eq!(dialled(&mut race), [v6(1), v4(1)]);
+    race.handle_timeout(t0 + LIMIT);
+    let error = lost(&mut race);
+    assert_eq!((error.kind(), error.elapsed()), (ErrorKind::Io(io::ErrorKind::ConnectionRefused), Some(LIMIT)));
+    assert_eq!(error.causes().len(), 2);
+}
+
+#[test]
 fn connect_timer_starts_with_the_first_address() {
     let t0 = start();
     let mut race = Race::new(config(), Vec::new(), true, None, t0);
@@ -254,6 +267,22 @@ fn several_causes_are_kept_and_the_most_telling_is_named() {
     let addresses: Vec<_> = error.causes().iter().filter_map(|cause| cause.address().cloned()).collect();
     assert_eq!(addresses, [v6(1), v4(1), v4(2)]);
     assert!(error.causes()[0].has_label("RetryableError") && error.causes()[1].labels().is_empty());
+}
+
+#[test]
+fn who_got_furthest_tells_most() {
+    use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, HostUnreachable, TimedOut};
+    let ranks: &[(u8, &[ErrorKind])] = &[
+        (5, &[ErrorKind::Certificate, ErrorKind::CertificateName, ErrorKind::CertificateExpired, ErrorKind::CertificateUnknownIssuer]),
+        (4, &[ErrorKind::Tls]),
+        (3, &[ErrorKind::Closed, ErrorKind::Io(ConnectionReset)]),
+        (2, &[ErrorKind::Io(ConnectionRefused)]),
+        (1, &[ErrorKind::Timeout, ErrorKind::Io(TimedOut)]),
+        (0, &[ErrorKind::Io(HostUnreachable), ErrorKind::Io(BrokenPipe), ErrorKind::Shutdown]),
+    ];
+    for (rank, kinds) in ranks {
+        assert!(kinds.iter().all(|kind| telling(*kind) == *rank), "{rank}: {kinds:?}");
+    }
 }
 
 #[test]

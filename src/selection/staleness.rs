@@ -78,5 +78,5 @@ fn span_millis(earlier: Instant, later: Instant) -> i128 {
 }
 
 fn millis(span: Duration) -> i128 {
-    i128::try_from(span.as_millis()).unwrap_or(i128::MAX / 4)
+    i128::from(span.as_secs()) * 1000 + i128::from(span.subsec_millis())
 }

@@ -155,17 +155,39 @@ fn staleness_is_measured_exactly_and_the_limit_is_inclusive() {
         (server.hello, server.last_update) = (Some(Arc::new(hello)), Some(updated));
         server
     };
-    let later = now + Duration::from_secs(3);
+    let (earlier, later) = (now - Duration::from_millis(2500), now + Duration::from_secs(3));
     let servers = [
         written("a", ServerType::RsPrimary, 200_000, now),
         // 3 s later, and 77 s behind: 80 s, and 10 s of heartbeat.
         written("b", ServerType::RsSecondary, 123_000, later),
         written("c", ServerType::RsSecondary, 122_999, later),
+        // 2.5 s earlier, and 82.5 s behind.
+        written("d", ServerType::RsSecondary, 117_500, earlier),
+        written("e", ServerType::RsSecondary, 117_499, earlier),
+        server("f", ServerType::RsSecondary, 5),
     ];
     let topology = TopologyDescription::new(TopologyType::ReplicaSetWithPrimary, servers);
     let criteria = Criteria::read(ReadPreference::secondary().with_max_staleness(Duration::from_secs(90)));
-    let hosts: Vec<_> = suitable_servers(&topology, &criteria).iter().map(|server| server.host.clone()).collect();
-    assert_eq!(hosts, [key("b")]);
+    assert_eq!(fresh(&topology, &criteria), ["b", "d"]);
+
+    // Without a primary, the most advanced secondary is the measure: 80 s behind, and 10 s of heartbeat.
+    let servers = [
+        written("a", ServerType::RsSecondary, 200_000, now),
+        written("b", ServerType::RsSecondary, 120_000, later),
+        written("c", ServerType::RsSecondary, 119_999, later),
+    ];
+    let topology = TopologyDescription::new(TopologyType::ReplicaSetNoPrimary, servers);
+    assert_eq!(fresh(&topology, &criteria), ["a", "b"]);
+}
+
+/// The hosts that suit; of the others, those that are no primary are told to be too stale.
+fn fresh(topology: &TopologyDescription, criteria: &Criteria) -> Vec<String> {
+    let suitable = suitable_servers(topology, criteria);
+    for reason in reasons(topology, criteria).iter().filter(|reason| !matches!(reason.reason, Ineligible::Type("RSPrimary"))) {
+        let suits = suitable.iter().any(|server| server.host == reason.host);
+        assert_eq!(reason.reason, if suits { Ineligible::Eligible } else { Ineligible::TooStale }, "{}", reason.host);
+    }
+    suitable.iter().map(|server| server.host.to_string().replace(":27017", "")).collect()
 }
 
 #[test]
@@ -174,6 +196,9 @@ fn pinned_operation_stays_where_it_is() {
     assert_eq!(selected(&topology, &Criteria::server(key("d")), 1), "d:27017");
     assert!(matches!(refused(&topology, &Criteria::server(key("e"))), Refusal::NoServer(_)));
     assert!(matches!(refused(&topology, &Criteria::server(key("x"))), Refusal::NoServer(_)));
+    let reasons: Vec<_> = reasons(&topology, &Criteria::server(key("d"))).into_iter().map(|reason| reason.reason).collect();
+    let other = Ineligible::Selector;
+    assert_eq!(reasons, [other.clone(), other.clone(), other, Ineligible::Eligible, Ineligible::Unknown]);
 }
 
 #[test]
@@ -253,6 +278,18 @@ fn selector_has_a_say_in_writes_too() {
 }
 
 #[test]
+fn selector_leaves_out_those_only_that_it_does_not_keep() {
+    let topology = with_selector(|_, servers| {
+        assert!(servers.iter().all(|server| server.kind == ServerType::RsSecondary), "only those that suit");
+        servers.retain(|server| server.host != key("c"));
+    });
+    let reasons: Vec<_> =
+        reasons(&topology, &Criteria::read(ReadPreference::secondary())).into_iter().map(|reason| reason.reason).collect();
+    let [eligible, left_out] = [Ineligible::Eligible, Ineligible::Selector];
+    assert_eq!(reasons, [eligible.clone(), Ineligible::Type("RSPrimary"), left_out, eligible, Ineligible::Unknown]);
+}
+
+#[test]
 fn selector_is_not_asked_for_what_lives_on_one_server_or_behind_a_load_balancer() {
     let nobody = ServerSelector::new(|_, servers| servers.clear());
     let topology = replica_set().with_server_selector(Some(nobody.clone()));
@@ -279,4 +316,35 @@ fn primary_with_tags_or_staleness_is_refused() {
         assert!(matches!(refused(&replica_set(), &Criteria::read(preference)), Refusal::Invalid(_)));
     }
     assert!(ReadPreference::primary().with_tag_sets(vec![Vec::new()]).validate().is_ok(), "an empty tag set says nothing");
+}
+
+#[test]
+fn modes_are_read_in_any_case() {
+    let all = [
+        ReadPreference::primary(),
+        ReadPreference::primary_preferred(),
+        ReadPreference::secondary(),
+        ReadPreference::secondary_preferred(),
+        ReadPreference::nearest(),
+    ];
+    let names = all.each_ref().map(|preference| preference.mode.name());
+    assert_eq!(names, ["primary", "primaryPreferred", "secondary", "secondaryPreferred", "nearest"]);
+    for preference in all {
+        for name in [preference.mode.name().to_owned(), preference.mode.name().to_uppercase()] {
+            assert_eq!(ReadPreferenceMode::from_name(&name), Some(preference.mode));
+        }
+    }
+    assert_eq!(ReadPreferenceMode::from_name("second"), None);
+}
+
+#[test]
+fn read_preference_is_shown_and_sent_with_all_that_was_set() {
+    let plain = ReadPreference::secondary_preferred();
+    assert_eq!(plain.to_document(), bson::doc! { "mode": "secondaryPreferred" });
+    assert_eq!(Criteria::read(plain.clone()).to_string(), "a read with preference secondaryPreferred");
+    let full = plain.with_tag_sets(vec![vec![("dc".into(), "x".into())], Vec::new()]).with_max_staleness(Duration::from_secs(120));
+    let tags = bson::bson!([{ "dc": "x" }, {}]);
+    assert_eq!(full.to_document(), bson::doc! { "mode": "secondaryPreferred", "tags": tags, "maxStalenessSeconds": 120_i64 });
+    let text = "a read with preference secondaryPreferred, tags [[(\"dc\", \"x\")], []], maxStalenessSeconds 120";
+    assert_eq!(Criteria::read(full).to_string(), text);
 }

@@ -247,7 +247,6 @@ impl TopologyDescription {
     /// Takes a server out that does not belong, and remembers why.
     pub(super) fn leave_out(&mut self, server: &ServerDescription, error: Error) {
         self.remove(&server.host);
-        self.left_out.retain(|reason| reason.host != server.host);
         if self.left_out.len() >= LEFT_OUT_MAX {
             self.left_out.remove(0);
         }

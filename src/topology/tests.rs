@@ -1,6 +1,8 @@
+mod description;
 mod faults;
 mod random;
 mod srv;
+mod update;
 mod waiting;
 
 use std::sync::Arc;
@@ -331,12 +333,14 @@ fn load_balanced_topology_closes_with_the_fixed_series() {
 fn unusable_name_costs_that_host_and_is_told_once() {
     let mut scene = Scene::of_set(&["a"]);
     scene.drain();
-    let unusable = crate::handshake::UnusableHost { name: "b..c".into(), error: HostKey::parse("b..c").expect_err("invalid") };
-    let reply = HelloReply { unusable_hosts: vec![unusable], ..primary(&["a"]) };
-    scene.hello("a", reply.clone());
+    let unusable = |name: &str| crate::handshake::UnusableHost { name: name.into(), error: HostKey::parse(name).expect_err("invalid") };
+    let reply = |names: &[&str]| HelloReply { unusable_hosts: names.iter().map(|name| unusable(name)).collect(), ..primary(&["a"]) };
+    scene.hello("a", reply(&["b..c"]));
     assert_eq!(scene.told()[0], "a names b..c");
-    scene.hello("a", reply);
+    scene.hello("a", reply(&["b..c"]));
     assert_eq!(scene.told(), [""; 0]);
+    scene.hello("a", reply(&["b..c", "d..e"]));
+    assert_eq!(scene.told(), ["a names d..e"]);
 }
 
 #[test]
@@ -402,6 +406,17 @@ fn hello_with_too_many_members_is_a_failed_check() {
     assert_eq!((scene.type_of("a"), scene.kind()), (Some(ServerType::Unknown), TopologyType::ReplicaSetNoPrimary));
     let server = scene.topology.description().server(&key("a")).expect("a").clone();
     assert!(server.error.as_ref().is_some_and(|error| error.to_string().contains("limit SERVERS_MAX of 1024")));
+}
+
+#[test]
+fn members_of_every_kind_count_and_the_limit_itself_is_allowed() {
+    let names = |range: std::ops::Range<usize>| range.map(|number| key(&format!("host-{number}"))).collect::<Vec<_>>();
+    for count in [SERVERS_MAX, SERVERS_MAX + 1] {
+        let mut scene = Scene::settled();
+        let (hosts, passives, arbiters) = (names(10..count), names(0..5), names(5..10));
+        scene.hello("b", HelloReply { hosts, passives, arbiters, ..secondary(&[]) });
+        assert_eq!(scene.type_of("b"), Some(if count > SERVERS_MAX { ServerType::Unknown } else { ServerType::RsSecondary }));
+    }
 }
 
 #[test]

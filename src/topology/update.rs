@@ -47,10 +47,7 @@ fn update_unknown(topology: &mut TopologyDescription, server: &ServerDescription
         ServerType::Standalone if seeds == 1 => topology.kind = TopologyType::Single,
         ServerType::Standalone => topology.leave_out(server, misplaced("is a standalone, and several seeds were given")),
         ServerType::Mongos => topology.kind = TopologyType::Sharded,
-        ServerType::RsPrimary => {
-            topology.kind = TopologyType::ReplicaSetWithPrimary;
-            from_primary(topology, server);
-        }
+        ServerType::RsPrimary => from_primary(topology, server),
         ServerType::RsSecondary | ServerType::RsArbiter | ServerType::RsOther => {
             topology.kind = TopologyType::ReplicaSetNoPrimary;
             from_member_without_primary(topology, server);
@@ -75,10 +72,7 @@ fn update_without_primary(topology: &mut TopologyDescription, server: &ServerDes
     match server.kind {
         ServerType::Unknown | ServerType::RsGhost => {}
         ServerType::Standalone | ServerType::Mongos | ServerType::LoadBalancer => leave_out_non_member(topology, server),
-        ServerType::RsPrimary => {
-            topology.kind = TopologyType::ReplicaSetWithPrimary;
-            from_primary(topology, server);
-        }
+        ServerType::RsPrimary => from_primary(topology, server),
         ServerType::RsSecondary | ServerType::RsArbiter | ServerType::RsOther => from_member_without_primary(topology, server),
     }
 }
@@ -118,12 +112,10 @@ fn from_primary(topology: &mut TopologyDescription, server: &ServerDescription) 
     if topology.set_name.is_none() {
         topology.set_name = server.set_name().map(str::to_owned);
     } else if leave_out_of_wrong_set(topology, server) {
-        check_primary(topology);
         return;
     }
     if !adopt_election(topology, server) {
         topology.put(Arc::new(stale(server, "primary marked stale due to electionId/setVersion mismatch")));
-        check_primary(topology);
         return;
     }
     let others = |other: &&Arc<ServerDescription>| other.kind == ServerType::RsPrimary && other.host != server.host;
@@ -158,9 +150,7 @@ fn adopt_election(topology: &mut TopologyDescription, server: &ServerDescription
         }
         topology.max_election_id = Some(election);
     }
-    if version > topology.max_set_version {
-        topology.max_set_version = version;
-    }
+    topology.max_set_version = topology.max_set_version.max(version);
     true
 }
 

@@ -87,7 +87,6 @@ impl Waiter {
 
 impl Waiters {
     pub(super) fn insert(&mut self, id: SelectId, waiter: Waiter) {
-        self.remove(id);
         if let Some(deadline) = waiter.deadline {
             self.deadlines.insert((deadline.at, id));
         }

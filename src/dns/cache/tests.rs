@@ -2,6 +2,7 @@ use super::super::flight::RESOLUTION_DELAY;
 use super::*;
 
 const BUDGET: Duration = Duration::from_secs(15);
+const DAY: Duration = Duration::from_secs(86_400);
 const NAME: &str = "db.example";
 
 /// A cache on virtual time, with who got what.
@@ -71,6 +72,7 @@ impl Scene {
 
     /// The wishes since the last look, as text.
     fn wishes(&mut self) -> Vec<String> {
+        self.holds_nothing_that_is_over();
         let mut wishes = Vec::new();
         while let Some(action) = self.cache.poll_action() {
             let numbers = |waiters: &[WaiterId]| waiters.iter().map(|waiter| waiter.0.to_string()).collect::<Vec<_>>().join("+");
@@ -87,6 +89,14 @@ impl Scene {
             });
         }
         wishes
+    }
+
+    /// Every name has one place in the order of use, and only names that are asked for have callers.
+    fn holds_nothing_that_is_over(&self) {
+        let Cache { entries, asking, recency, waiters, .. } = &self.cache;
+        assert!(entries.iter().all(|(name, entry)| recency.get(&entry.used) == Some(name)) && recency.len() == entries.len());
+        let is_asked = |name: &String| matches!(entries.get(name).map(|entry| &entry.state), Some(State::Asking { .. }));
+        assert!(asking.iter().all(is_asked) && waiters.values().all(|name| asking.contains(name)));
     }
 
     fn timer(&self) -> Option<(Duration, &'static str)> {
@@ -212,6 +222,15 @@ fn without_dns_servers_the_system_is_asked() {
 }
 
 #[test]
+fn system_that_knows_a_name_without_addresses_refuses_it() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).both_failed(1, &Failure::NoSuchName);
+    scene.cache.handle_system(NAME, FlightId(2), Ok(Vec::new()), scene.now);
+    assert_eq!(scene.wishes()[1..], ["system db.example #2", "1 refused NoAddresses"]);
+    assert_eq!(scene.state(), "Failed");
+}
+
+#[test]
 fn name_without_addresses_never_goes_to_the_system() {
     let mut scene = Scene::new();
     scene.ask(1, Want::First).failed(1, Family::V4, Failure::NoAddresses).failed(1, Family::V6, Failure::NoSuchName);
@@ -239,6 +258,14 @@ fn silence_ends_at_the_budget_with_its_name() {
     assert_eq!(waiters, [WaiterId(1), WaiterId(2)]);
     assert_eq!(error.to_string(), "dns: timed out after 15.0 s (limit dnsTimeoutMS of 15.0 s)");
     assert_eq!(scene.state(), "Failed");
+}
+
+#[test]
+fn endless_budget_is_a_year() {
+    let mut scene = Scene::new();
+    scene.cache = Cache::new(Duration::MAX);
+    scene.ask(1, Want::First);
+    assert_eq!(scene.timer(), Some((365 * DAY, "dnsTimeoutMS")));
 }
 
 #[test]
@@ -315,8 +342,87 @@ fn last_good_answer_is_served_when_dns_is_slow() {
 #[test]
 fn last_good_answer_is_gone_after_a_day() {
     let mut scene = Scene::stale();
-    scene.pass(STALE_KEPT).ask(2, Want::First).both_failed(2, &down());
+    scene.pass(DAY).ask(2, Want::First).both_failed(2, &down());
     assert_eq!(scene.wishes(), ["query db.example #2", "2 refused DnsFailed"]);
+}
+
+#[test]
+fn last_good_answer_ends_exactly_though_dns_was_asked_before() {
+    for (left, outcome) in [(Duration::from_nanos(1), "2 gets ::1 10.0.0.1 10.0.0.2 stale"), (Duration::ZERO, "2 refused DnsFailed")] {
+        let mut scene = Scene::stale();
+        scene.pass(DAY - seconds(1)).ask(2, Want::First).pass(seconds(1) - left).both_failed(2, &down());
+        assert_eq!(scene.wishes(), ["query db.example #2", outcome]);
+    }
+}
+
+#[test]
+fn last_good_answer_whose_last_address_dies_meanwhile_waits_for_dns() {
+    let mut scene = Scene::stale();
+    scene.ask(2, Want::All).dead("10.0.0.1").dead("10.0.0.2").dead("::1");
+    assert_eq!(scene.timer(), Some((seconds(60) + BUDGET, "dnsTimeoutMS")));
+    scene.pass(STALE_ANSWER_DELAY).timeout();
+    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    scene.both_failed(2, &down());
+    assert_eq!(scene.wishes(), ["2 gets ::1 10.0.0.1 10.0.0.2 stale"]);
+}
+
+#[test]
+fn pause_after_an_outage_ends_when_an_address_dies_or_the_machine_slept() {
+    let ends: [fn(&mut Scene); 2] = [
+        |scene| {
+            scene.dead("10.0.0.1");
+        },
+        |scene| scene.cache.handle_resumed(scene.now),
+    ];
+    for end in ends {
+        let mut scene = Scene::stale();
+        scene.ask(2, Want::First).both_failed(2, &down()).ask(3, Want::First);
+        let served = "gets ::1 10.0.0.1 10.0.0.2 stale";
+        assert_eq!(scene.wishes(), ["query db.example #2".to_owned(), format!("2 {served}"), format!("3 {served}")]);
+        end(&mut scene);
+        scene.ask(4, Want::First);
+        assert_eq!(scene.wishes(), ["query db.example #3"]);
+    }
+}
+
+#[test]
+fn what_was_fresh_but_for_its_dead_is_not_fresh_after_the_machine_slept() {
+    let mut scene = Scene::fresh();
+    scene.dead("10.0.0.1");
+    scene.cache.handle_resumed(scene.now);
+    scene.ask(2, Want::First);
+    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    scene.pass(STALE_ANSWER_DELAY).timeout();
+    assert_eq!(scene.wishes(), ["2 gets ::1 10.0.0.2 stale"]);
+}
+
+#[test]
+fn timer_is_the_earliest_of_all_names() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).pass(seconds(1));
+    scene.cache.handle_ask(WaiterId(2), "a.example", Want::First, scene.now);
+    scene.cache.handle_ask(WaiterId(3), "z.example", Want::First, scene.now);
+    assert_eq!(scene.timer(), Some((BUDGET, "dnsTimeoutMS")));
+}
+
+#[test]
+fn nobody_waits_any_more_when_all_questions_are_over() {
+    for end in [Ok(()), Err(down()), Err(Failure::NoAddresses)] {
+        let mut scene = Scene::new();
+        scene.ask(1, Want::First).ask(2, Want::All);
+        match end {
+            Ok(()) => scene.found(1, &["::1"]).found(1, &["10.0.0.1"]),
+            Err(failure) => scene.both_failed(1, &failure),
+        };
+        assert!(scene.cache.asking.is_empty() && scene.cache.waiters.is_empty());
+    }
+}
+
+#[test]
+fn fresh_answer_without_its_dead_is_served_before_half_a_new_one() {
+    let mut scene = Scene::fresh();
+    scene.dead("10.0.0.1").ask(2, Want::All).found(2, &["10.0.0.7"]).ask(3, Want::All);
+    assert_eq!(scene.wishes(), ["query db.example #2", "2 gets ::1 10.0.0.2", "3 gets ::1 10.0.0.2"]);
 }
 
 #[test]

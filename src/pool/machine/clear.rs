@@ -22,9 +22,8 @@ impl<C> Pool<C> {
             let cause = cause.clone();
             self.event(|| PoolEvent::PoolCleared { interrupt_in_use, cause, service_id: None });
         }
-        let current = self.generation;
         // What is being opened would be stale, and must not hold `maxConnecting` meanwhile.
-        let dials = self.abort(CloseReason::Stale, |slot| matches!(slot, Slot::Opening { generation, .. } if *generation < current));
+        let dials = self.abort(CloseReason::Stale, |slot| matches!(slot, Slot::Opening { .. }));
         let error = cleared(Some(cause));
         for waiter in self.waiters.all() {
             self.refuse(waiter, error.clone(), CheckOutFailure::ConnectionError, now);
@@ -32,7 +31,7 @@ impl<C> Pool<C> {
         self.close_idle(CloseReason::Stale);
         let interrupted = interrupted(cause);
         let leases = self.slots.interrupt(|slot| match slot {
-            Slot::InUse { lease, .. } | Slot::Draining { lease, .. } => interrupt_in_use && lease.generation < current,
+            Slot::InUse { .. } | Slot::Draining { .. } => interrupt_in_use,
             Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } => false,
         });
         self.actions.extend(leases.into_iter().chain(dials).map(|lease| Action::Interrupt(lease, interrupted.clone())));

@@ -74,6 +74,37 @@ fn clearing_a_service_closes_its_connections_only() {
 }
 
 #[test]
+fn service_whose_last_connection_is_closed_comes_back_with_a_newer_generation() {
+    let mut bench = Bench::balanced(four());
+    let (gone, other) = (bench.lend_of(1), bench.lend_of(2));
+    bench.pool.handle_checkin(gone, gone.id, Health::Broken, bench.now);
+    let failed = bench.greeted(3);
+    bench.pool.handle_open_failed(failed, &failure(), bench.now);
+    bench.pool.handle_refill(bench.now);
+    bench.clear(other, 2);
+    bench.text();
+    assert_eq!((gone.generation, bench.greeted(1).generation), (0, 1));
+    assert_eq!((failed.generation, bench.greeted(3).generation), (0, 1));
+}
+
+#[test]
+fn opening_that_is_given_up_is_named_by_the_lease_of_its_greeting() {
+    let mut bench = Bench::balanced(four());
+    let first = bench.lend_of(1);
+    bench.clear(first, 1);
+    bench.text();
+    let greeted = bench.greeted(1);
+    assert_eq!(greeted.generation, first.generation + 1);
+    bench.clear(greeted, 1);
+    let interrupted: Vec<_> = bench
+        .actions()
+        .into_iter()
+        .filter_map(|action| if let Action::Interrupt(lease, _) = action { Some(lease) } else { None })
+        .collect();
+    assert_eq!(interrupted, [greeted]);
+}
+
+#[test]
 fn clearing_a_service_neither_pauses_the_pool_nor_empties_the_queue() {
     let mut bench = Bench::balanced(PoolConfig { max_size: Some(1), ..config() });
     let lease = bench.lend_of(1);
@@ -172,6 +203,23 @@ fn failed_login_clears_its_service_after_it_has_gone() {
     bench.clear(open, 1);
     assert_eq!(bench.cleared(), [Some(service(1))]);
     assert!(bench.pool.stats().ready);
+}
+
+#[test]
+fn lease_that_is_over_neither_joins_a_service_nor_is_a_cursors() {
+    let mut bench = Bench::balanced(four());
+    let over = bench.lend_of(1);
+    bench.clear(over, 1);
+    bench.back(over);
+    bench.text();
+    bench.wait();
+    let next = bench.opens()[0];
+    assert_eq!((next.slot, bench.pool.handle_greeted(over, service(1))), (over.slot, over));
+    let next = bench.pool.handle_greeted(next, service(1));
+    assert_eq!(next.generation, over.generation + 1);
+    bench.pool.handle_opened(next, next.id, bench.now);
+    bench.pool.handle_pinned(over);
+    assert_eq!(bench.pool.stats().pinned, 0);
 }
 
 #[test]

@@ -123,6 +123,48 @@ fn next_check_starts_after_the_outcome_of_the_last_was_taken() {
 }
 
 #[test]
+fn silent_dial_and_silent_check_time_out_exactly() {
+    let now = Instant::now();
+    let mut monitor = Monitor::new(config(), now);
+    assert_eq!(texts(&mut monitor), "open");
+    monitor.handle_timeout(now + ms(19_999));
+    assert_eq!(texts(&mut monitor), "");
+    monitor.handle_timeout(now + ms(20_000));
+    assert_eq!(texts(&mut monitor), "close, failed Timeout");
+
+    let (mut monitor, now) = opened(plain(), config());
+    monitor.handle_timeout(now + ms(10_000));
+    assert_eq!(texts(&mut monitor), "answered Some(3ms), send");
+    monitor.handle_timeout(now + ms(11_999));
+    assert_eq!(texts(&mut monitor), "");
+    monitor.handle_timeout(now + ms(12_000));
+    assert_eq!(texts(&mut monitor), "close, failed Timeout, open");
+}
+
+#[test]
+fn server_that_once_understood_hello_is_greeted_so_from_then_on() {
+    let (mut monitor, mut now) = opened(plain(), config());
+    let mut greetings = Vec::new();
+    for hello_ok in [true, false, false] {
+        now += ms(10_000);
+        monitor.handle_timeout(now);
+        let sent = std::iter::from_fn(|| monitor.poll_action())
+            .find_map(|action| if let Action::Send { hello_ok, .. } = action { Some(hello_ok) } else { None });
+        greetings.extend(sent);
+        monitor.handle_reply(HelloReply { hello_ok, ..plain() }, false, now);
+    }
+    assert_eq!(greetings, [false, true, true]);
+    // On a new connection it must say so again.
+    now += ms(10_000);
+    monitor.handle_timeout(now);
+    monitor.handle_failed(network(), now);
+    monitor.handle_opened(plain(), ms(3), now);
+    assert_eq!(texts(&mut monitor), "answered Some(0ns), send, close, failed Closed, open, answered Some(3ms)");
+    monitor.handle_timeout(now + ms(10_000));
+    assert!(matches!(monitor.poll_action(), Some(Action::Send { hello_ok: false, .. })));
+}
+
+#[test]
 fn silent_stream_times_out_exactly() {
     let (mut monitor, now) = opened(streamable(), config());
     texts(&mut monitor);

@@ -1,8 +1,11 @@
+use std::sync::Arc;
+
 use bson::oid::ObjectId;
 
 use super::*;
 use crate::handshake::HelloReply;
-use crate::topology::{ServerType, TopologyConfig, TopologyEvent};
+use crate::selection::Criteria;
+use crate::topology::{SelectId, ServerType, TopologyConfig, TopologyEvent};
 
 fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
@@ -514,6 +517,54 @@ fn newer_primary_hastens_a_probe_that_is_under_way() {
 }
 
 #[test]
+fn newer_primary_hastens_a_probe_whose_address_is_still_looked_up() {
+    let mut scene = Scene::settled();
+    scene.run(ms(5000));
+    scene.unanswered();
+    scene.elect();
+    assert_eq!(scene.orders(), ["ask a"]);
+    scene.named();
+    assert_eq!(scene.run(ms(10_000)), ["5750: ask a again", "6500: end a", "6500: clear a true", "6500: cancel a"]);
+}
+
+#[test]
+fn newer_primary_asks_though_the_server_has_just_been_asked() {
+    let mut scene = Scene::settled();
+    scene.run(ms(5000));
+    scene.unanswered();
+    assert_eq!(scene.orders(), ["ask a"]);
+    scene.named();
+    scene.answer(Ok(()));
+    assert_eq!(scene.orders(), ["end a"]);
+    scene.unanswered();
+    assert_eq!(scene.orders(), NOTHING);
+    scene.elect();
+    assert_eq!(scene.orders(), ["ask a"]);
+}
+
+#[test]
+fn round_trip_is_a_sign_of_life_while_the_server_is_known() {
+    let mut scene = Scene::settled();
+    scene.run(ms(5000));
+    scene.unanswered();
+    assert_eq!(scene.orders(), ["ask a"]);
+    scene.topology.handle_rtt(&key("a"), ms(1), ms(1));
+    assert_eq!(scene.orders(), ["end a"]);
+}
+
+#[test]
+fn newer_primary_gives_no_probe_more_time() {
+    let mut scene = Scene::settled();
+    scene.run(ms(5000));
+    scene.unanswered();
+    assert_eq!(scene.orders(), ["ask a"]);
+    scene.named();
+    assert_eq!(scene.run(ms(4000)), ["7500: ask a again"]);
+    scene.elect();
+    assert_eq!(scene.run(ms(10_000)), ["10000: end a", "10000: clear a true", "10000: cancel a"]);
+}
+
+#[test]
 fn check_that_times_out_meanwhile_has_the_last_word() {
     let mut scene = Scene::deposed();
     scene.topology.handle_check_failed(&key("a"), timeout(Stage::Hello), scene.now);
@@ -529,6 +580,23 @@ fn shutdown_ends_a_probe() {
     scene.unanswered();
     scene.answer(Ok(()));
     assert_eq!((scene.orders().len(), scene.topology.poll_timeout()), (0, None));
+}
+
+#[test]
+fn silence_has_every_server_checked_while_somebody_waits() {
+    let mut scene = Scene::deposed();
+    scene.topology.handle_select(SelectId(1), Arc::new(Criteria::server(key("x"))), None, scene.now);
+    scene.run(ms(1499));
+    scene.topology.handle_timeout(scene.now + ms(1));
+    let mut checked = Vec::new();
+    while let Some(action) = scene.topology.poll_action() {
+        if let TopologyAction::Overhear { host, id } = &action {
+            scene.topology.handle_overheard(host, *id, false, scene.now + ms(1));
+        } else if let TopologyAction::CheckNow(host) = action {
+            checked.push(host);
+        }
+    }
+    assert_eq!(checked, ["a", "b", "c"].map(key));
 }
 
 #[test]

@@ -61,9 +61,30 @@ fn text_counts_only_without_a_code() {
 }
 
 #[test]
+fn every_code_of_a_state_change_is_known() {
+    let codes = [
+        (StateChange::NotWritablePrimary, vec![10058, 10107, 13435]),
+        (StateChange::Recovering, vec![189, 11602, 13436]),
+        (StateChange::ShuttingDown, vec![91, 11600]),
+    ];
+    for (change, codes) in codes {
+        assert!(codes.iter().all(|code| StateChange::of(Some(*code), "") == Some(change)), "{change:?}");
+    }
+    assert_eq!(StateChange::of(None, "out of memory"), None);
+}
+
+#[test]
 fn write_errors_are_never_looked_at() {
     let reply = rawdoc! { "ok": 1, "writeErrors": [{ "code": 10107, "errmsg": "not master", "index": 0 }] };
     assert!(Fault::in_reply(&key("a"), &reply, 0).is_none());
+}
+
+#[test]
+fn reply_without_a_state_change_is_no_fault() {
+    for code in [1, 18, 11000] {
+        let reply = rawdoc! { "ok": 0, "errmsg": "not master", "code": code };
+        assert!(Fault::in_reply(&key("a"), &reply, 0).is_none(), "{code}");
+    }
 }
 
 #[test]
@@ -145,6 +166,11 @@ fn errors_of_our_own_never_count() {
     ];
     for kind in kinds {
         assert_eq!(orders_after(Fault::new(Error::new(kind, "x"), 0).during_handshake()), IGNORED, "{kind:?}");
+    }
+    // What is the network's on a socket is the caller's elsewhere.
+    for kind in [ErrorKind::Timeout, ErrorKind::Protocol, ErrorKind::Tls] {
+        let at = |stage| orders_after(Fault::new(Error::new(kind, "x").at(stage), 0).during_handshake());
+        assert_eq!((at(Stage::Checkout), at(Stage::Hello).len()), (vec![], 3), "{kind:?}");
     }
 }
 

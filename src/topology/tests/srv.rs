@@ -33,6 +33,58 @@ fn srv_hosts_that_stay_are_left_alone() {
 }
 
 #[test]
+fn srv_hosts_may_only_go_or_only_come() {
+    let mut scene = routers(&["a", "b"], 0, 1);
+    scene.topology.handle_srv_hosts(keys(&["b"]), scene.now);
+    assert_eq!(
+        (hosts(&scene), scene.orders()),
+        (vec!["b".to_owned()], vec!["publish Sharded".into(), "unwatch a".into(), "close a".into()])
+    );
+    scene.topology.handle_srv_hosts(keys(&["b", "c"]), scene.now);
+    assert_eq!(scene.orders(), ["create c", "publish Sharded", "watch c"]);
+}
+
+#[test]
+fn srv_hosts_of_a_topology_that_lost_all_are_opened_before_they_are_described() {
+    for events_were_taken in [true, false] {
+        let mut config = TopologyConfig::new(keys(&["a", "b"]));
+        config.srv = true;
+        let mut scene = Scene::new(config);
+        scene.hello("a", standalone());
+        scene.hello("b", standalone());
+        assert_eq!((scene.kind(), hosts(&scene).len()), (TopologyType::Unknown, 0));
+        if events_were_taken {
+            scene.drain();
+        }
+        scene.topology.handle_srv_hosts(keys(&["c"]), scene.now);
+        let told = scene.told();
+        assert_eq!(told[told.len() - 2..], ["opening c", "Unknown/0 -> Unknown/1"]);
+        scene.hello("c", standalone());
+        assert_eq!(scene.kind(), TopologyType::Single, "there is one seed now");
+    }
+}
+
+#[test]
+fn what_follows_from_the_servers_follows_from_the_srv_hosts_that_stay() {
+    let mut scene = routers(&["a", "b"], 0, 1);
+    scene.hello("a", HelloReply { is_mongos: true, max_wire_version: 7, ..HelloReply::default() });
+    assert!(!scene.topology.description().is_compatible());
+    scene.topology.handle_srv_hosts(keys(&["b"]), scene.now);
+    assert!(scene.topology.description().is_compatible());
+}
+
+#[test]
+fn srv_hosts_are_checked_for_those_who_wait() {
+    let mut config = TopologyConfig::new(keys(&["a", "b"]));
+    config.srv = true;
+    let mut scene = Scene::new(config);
+    scene.select(1, None);
+    scene.drain();
+    scene.topology.handle_srv_hosts(keys(&["a", "c"]), scene.now);
+    assert_eq!(scene.orders(), ["create c", "publish Unknown", "unwatch b", "close b", "watch c", "check a", "check c"]);
+}
+
+#[test]
 fn same_srv_hosts_give_no_orders() {
     let mut scene = routers(&["a", "b"], 0, 1);
     scene.topology.handle_srv_hosts(keys(&["b", "a", "b"]), scene.now);

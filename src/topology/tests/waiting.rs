@@ -62,6 +62,26 @@ fn cancelled_caller_is_forgotten() {
 }
 
 #[test]
+fn every_server_is_checked_after_every_change_while_somebody_waits() {
+    let mut scene = Scene::settled();
+    scene.failed("a", refused());
+    scene.select(1, None);
+    scene.drain();
+    scene.failed("b", refused());
+    assert_eq!(scene.orders(), ["publish ReplicaSetNoPrimary", "clear b", "check a", "check b"]);
+}
+
+#[test]
+fn caller_that_asks_for_something_else_is_answered_once() {
+    let mut scene = Scene::settled();
+    scene.failed("a", refused());
+    scene.select(1, None);
+    scene.drain();
+    scene.topology.handle_select(SelectId(1), Arc::new(Criteria::any_readable()), None, scene.now);
+    assert_eq!((scene.orders(), scene.topology.waiting()), (vec!["selected 1".to_owned()], 0));
+}
+
+#[test]
 fn deadline_is_exact() {
     let mut scene = Scene::of_set(&["a"]);
     let (first, second) = (after(&scene, 100), after(&scene, 200));
@@ -106,17 +126,45 @@ fn refusal_says_who_why_and_how_long() {
 
 #[test]
 fn names_that_lead_nowhere_get_a_hint() {
-    let mut scene = Scene::of_set(&["a"]);
-    scene.hello("a", secondary(&["internal-1", "internal-2"]));
-    scene.failed("a", refused());
-    for name in ["internal-1", "internal-2"] {
-        scene.failed(name, Error::new(ErrorKind::NoSuchName, "no such name").at(Stage::Dns));
+    for seed_fails in [true, false] {
+        let mut scene = Scene::of_set(&["a"]);
+        scene.hello("a", secondary(&["internal-1", "internal-2"]));
+        if seed_fails {
+            scene.failed("a", refused());
+        }
+        for name in ["internal-1", "internal-2"] {
+            scene.failed(name, Error::new(ErrorKind::NoSuchName, "no such name").at(Stage::Dns));
+        }
+        let deadline = after(&scene, 100);
+        scene.select(1, Some(deadline));
+        scene.drain();
+        scene.topology.handle_timeout(deadline.at);
+        let text = "no server for a write in a topology of type ReplicaSetNoPrimary (\"rs\"); \
+                    is the replica set configured with internal host names?";
+        assert_eq!(refusal(&mut scene).message(), text);
     }
-    let deadline = after(&scene, 100);
-    scene.select(1, Some(deadline));
-    scene.drain();
-    scene.topology.handle_timeout(deadline.at);
-    assert!(refusal(&mut scene).message().ends_with("is the replica set configured with internal host names?"));
+}
+
+#[test]
+fn names_that_lead_somewhere_get_no_hint() {
+    let broken = Error::new(ErrorKind::Closed, "closed").at(Stage::Hello);
+    for outcome in [Ok(secondary(&["internal"])), Err(Some(broken)), Err(None)] {
+        let mut scene = Scene::of_set(&["a"]);
+        scene.hello("a", secondary(&["internal", "lost"]));
+        scene.failed("lost", Error::new(ErrorKind::NoSuchName, "no such name").at(Stage::Dns));
+        match outcome {
+            Ok(hello) => scene.hello("internal", hello),
+            Err(Some(error)) => scene.failed("internal", error),
+            Err(None) => {}
+        }
+        scene.failed("a", refused());
+        let deadline = after(&scene, 100);
+        scene.select(1, Some(deadline));
+        scene.drain();
+        scene.topology.handle_timeout(deadline.at);
+        let error = refusal(&mut scene);
+        assert!(!error.message().contains("internal host names"), "{error}");
+    }
 }
 
 #[test]
