@@ -196,9 +196,11 @@ impl ServerPool {
         let mut guarded = self.lock();
         guarded.pool.record_events(self.events.pools_wanted());
         let outcome = step(&mut guarded, now);
-        let mut deeds = Vec::new();
+        // Mostly there is one at the most, and no list is made.
+        let (mut first, mut more) = (None, Vec::new());
         while let Some(action) = guarded.pool.poll_action() {
-            deeds.extend(self.deed(&mut guarded, action, now));
+            let deed = self.deed(&mut guarded, action, now);
+            if first.is_none() { first = deed } else { more.extend(deed) }
         }
         while let Some(event) = guarded.pool.poll_event() {
             self.events.pool(&self.host, event);
@@ -215,8 +217,9 @@ impl ServerPool {
         if earlier || is_over {
             self.timer.notify_one();
         }
-        if !deeds.is_empty() {
-            deeds.into_iter().for_each(|deed| self.perform(deed));
+        if let Some(first) = first {
+            self.perform(first);
+            more.into_iter().for_each(|deed| self.perform(deed));
         }
         outcome
     }

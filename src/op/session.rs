@@ -44,7 +44,8 @@ impl ServerSession {
     }
 
     fn expires(&self, timeout: Option<Duration>, now: Instant) -> bool {
-        timeout.is_none_or(|timeout| now.saturating_duration_since(self.last_use) + MARGIN >= timeout)
+        let Some(timeout) = timeout else { return true };
+        self.last_use.checked_add(timeout.saturating_sub(MARGIN)).is_some_and(|end| now >= end)
     }
 }
 
