@@ -50,6 +50,13 @@ fn primary_that_repeats_itself_stays_primary() {
 }
 
 #[test]
+fn newest_configuration_that_was_seen_never_gets_older() {
+    let version = |version| HelloReply { election_id: None, ..elected(1, version, BEFORE_ELECTION_IDS) };
+    let scene = after(&[("a", version(2)), ("a", version(1))]);
+    assert_eq!((primary_of(&scene).as_deref(), scene.topology.description().max_set_version()), (Some("a"), Some(2)));
+}
+
+#[test]
 fn failed_server_keeps_the_time_when_that_was_noticed() {
     let mut scene = Scene::settled();
     scene.failed("a", refused());
