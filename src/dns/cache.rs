@@ -206,6 +206,11 @@ impl Cache {
         }
     }
 
+    /// Returns by when the question for a name that is under way is to be answered.
+    pub fn deadline(&self, name: &str) -> Option<Instant> {
+        if let State::Asking { flight, .. } = &self.entries.get(name)?.state { Some(flight.deadline) } else { None }
+    }
+
     /// A timer may have run out.
     pub fn handle_timeout(&mut self, now: Instant) {
         let asking: Vec<String> = self.asking.iter().cloned().collect();

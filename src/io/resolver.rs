@@ -283,11 +283,11 @@ impl Shared {
             while let Some(action) = state.cache.poll_action() {
                 let (waiters, outcome) = match action {
                     Action::Query(name, id) => {
-                        questions.push((Flight::new(self, name, id), Source::Dns));
+                        questions.push((state.cache.deadline(&name), Flight::new(self, name, id), Source::Dns));
                         continue;
                     }
                     Action::QuerySystem(name, id) => {
-                        questions.push((Flight::new(self, name, id), Source::System));
+                        questions.push((state.cache.deadline(&name), Flight::new(self, name, id), Source::System));
                         continue;
                     }
                     Action::Answer(waiters, answer) => (waiters, Ok(answer)),
@@ -307,15 +307,15 @@ impl Shared {
             // Whoever asked may be gone.
             drop(sender.send(outcome));
         }
-        for (flight, source) in questions {
-            self.start(flight, source);
+        for (by, flight, source) in questions {
+            self.start(flight, source, by);
         }
         if sooner {
             self.sooner.notify_waiters();
         }
     }
 
-    fn start(&self, flight: Flight, source: Source) {
+    fn start(&self, flight: Flight, source: Source, by: Option<Instant>) {
         let tasks = {
             let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
             if !tasks.as_ref().is_some_and(|tasks| tasks.is_alive()) {
@@ -325,7 +325,7 @@ impl Shared {
         };
         // Without tasks the flight is dropped, and with that abandoned.
         if let Some(tasks) = tasks {
-            tasks.spawn("dns", fly(flight, source, self.budget));
+            tasks.spawn("dns", fly(flight, source, by, self.budget));
         }
     }
 }

@@ -325,12 +325,15 @@ impl<C> Pool<C> {
 
     fn lend(&mut self, lease: Lease, connection: C, since: Instant, now: Instant) -> Checkout<C> {
         self.slots.lend(lease, now);
-        if now.saturating_duration_since(since) > LOOK_AFTER {
-            let look = Some(self.waiters.ticket());
-            return Checkout::Lent { lease, connection, look };
+        let look = (now.saturating_duration_since(since) > LOOK_AFTER).then(|| self.waiters.ticket());
+        if look.is_none() {
+            self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration: Duration::ZERO });
         }
-        self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration: Duration::ZERO });
-        Checkout::Lent { lease, connection, look: None }
+        // Others may have been closed on the way to this one.
+        if self.below_min() {
+            self.fill(now);
+        }
+        Checkout::Lent { lease, connection, look }
     }
 
     /// Refuses whoever asks a pool that lends nothing.

@@ -526,6 +526,22 @@ fn min_size_is_kept_and_failures_pause_it() {
 }
 
 #[test]
+fn min_size_is_kept_when_the_dead_are_passed_over_for_one_that_is_lent() {
+    let mut bench = Bench::ready(PoolConfig { min_size: 2, ..config() });
+    for (connection, open) in (1..).zip(bench.opens()) {
+        bench.pool.handle_opened(open, connection, bench.now);
+    }
+    // Perished ones are found on the way to a connection, dead ones by a look at it.
+    bench.pool.record_events(true);
+    bench.later(ms(1001));
+    let (dead, connection, look) = bench.lent();
+    let place = Place { ticket: look.expect("looked at"), asked_at: bench.now, deadline: None };
+    assert!(matches!(bench.pool.handle_dead_on_look(dead, connection, place, bench.now), Checkout::Lent { connection: 1, .. }));
+    assert_eq!(bench.text(), "close 2 open 3");
+    assert_eq!(bench.pool.poll_timeout().map(|(at, _)| at > bench.now), Some(true));
+}
+
+#[test]
 fn idle_connections_perish_and_are_replaced() {
     let mut bench = Bench::ready(PoolConfig { min_size: 1, max_idle_time: Some(ms(500)), ..config() });
     let open = bench.opens()[0];

@@ -101,9 +101,15 @@ fn from_member_without_primary(topology: &mut TopologyDescription, server: &Serv
 }
 
 /// "updateRSWithPrimaryFromMember": the primary's list of members is the only one that counts.
+///
+/// Beyond the specification: if the member was the last server, known by a name that it has no more, its own list counts.
+/// Nobody else could ever be found.
 fn from_member_with_primary(topology: &mut TopologyDescription, server: &ServerDescription) {
     if !leave_out_of_wrong_set(topology, server) {
         leave_out_if_misnamed(topology, server);
+        if topology.servers().is_empty() {
+            topology.add_missing(server.members());
+        }
     }
 }
 

@@ -305,7 +305,7 @@ impl World {
             orders: 0,
             measuring: None,
             trips: RoundTrips::default(),
-            replay: ChecksReplay::default(),
+            replay: ChecksReplay::since(now),
         };
         client.watches.insert(id, watch);
         // Its task begins when it is first polled.

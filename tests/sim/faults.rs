@@ -127,7 +127,8 @@ impl World {
         self.mend_srv();
         self.clear_snares();
         for c in 0..self.clients.len() {
-            self.begin_probing(c);
+            // After those whom the end of a sleep lets in at this moment.
+            self.queue.push(self.now, Event::Recovering { client: c });
         }
     }
 

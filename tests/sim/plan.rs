@@ -245,6 +245,13 @@ impl Plan {
                 *lie = Lie::OldElection;
             }
         }
+        // Without an election an older server's version is taken for true, and then a newer election that never was.
+        let blind = wire_versions.1 < 17 && faults.iter().any(|(_, fault)| matches!(fault, Fault::Lie { lie: Lie::NoElection, .. }));
+        for (_, fault) in faults.iter_mut().filter(|_| blind) {
+            if let Fault::Lie { lie: lie @ Lie::Swapped, .. } = fault {
+                *lie = Lie::OldElection;
+            }
+        }
         let quiet_at = faults.iter().map(|(at, fault)| *at + fault.lasts()).max().unwrap_or(CALM);
         let mut clients: Vec<ClientPlan> = (0..clients).map(|_| ClientPlan::draw(random, quiet_at)).collect();
         let srv = variation.change_clients(&mut clients, members);

@@ -160,6 +160,10 @@ pub(crate) enum Event {
         conn: u64,
     },
     Quiet,
+    /// The faults are over: from now on it counts how long the client takes.
+    Recovering {
+        client: usize,
+    },
     /// The client must be usable by now.
     Overdue {
         client: usize,
@@ -212,6 +216,7 @@ impl Event {
             | Self::GiveUp { client, .. }
             | Self::NextBatch { client, .. }
             | Self::Srv { client, .. }
+            | Self::Recovering { client }
             | Self::Overdue { client }
             | Self::Probe { client }
             | Self::Shutdown { client }

@@ -90,6 +90,8 @@ pub(crate) struct ChecksReplay {
     /// Whether a check is under way, and whether it waits for a change.
     running: Option<bool>,
     last_polled: Option<Instant>,
+    /// When the monitor was made, until its first check.
+    made_at: Option<Instant>,
     /// When the last check failed, if the one before it had succeeded.
     retry_at: Option<Instant>,
     /// When the machine was last found to have slept.
@@ -98,6 +100,10 @@ pub(crate) struct ChecksReplay {
 }
 
 impl ChecksReplay {
+    pub(crate) fn since(made_at: Instant) -> Self {
+        Self { made_at: Some(made_at), ..Self::default() }
+    }
+
     pub(crate) fn take(&mut self, host: &HostKey, event: &MonitorEvent, now: Instant) {
         match event {
             MonitorEvent::HeartbeatStarted { awaited } => {
@@ -106,7 +112,8 @@ impl ChecksReplay {
                 if !awaited {
                     let since = self.last_polled.map_or(Duration::MAX, |last| now - last);
                     checks_keep_their_distance(host, since, self.retry_at.take() == Some(now), self.resumed_at == Some(now));
-                    self.last_polled = Some(now);
+                    // The first begins with the monitor, and is told when its task is first polled.
+                    self.last_polled = Some(self.made_at.take().unwrap_or(now));
                 }
             }
             MonitorEvent::HeartbeatSucceeded { awaited, .. } => self.end(host, *awaited, true, now),

@@ -167,13 +167,13 @@ impl World {
         resolver.flights.insert(name.clone(), (flight, BTreeSet::new()));
         resolver.asked.insert(name.clone(), now);
         self.trace.note(self.now, || format!("client {c}: asks DNS for {name}"));
-        let budget = self.clients[c].settings.dns_timeout;
+        let left = self.clients[c].resolver.cache.deadline(&name).map_or(Duration::ZERO, |by| by.saturating_duration_since(now));
         for family in [Family::V6, Family::V4] {
             let slow = self.zone.slow.filter(|(_, until)| *until > self.now).map_or(Duration::ZERO, |(delay, _)| delay);
             let delay = slow + self.plan.dns_delay.mul_f64(self.random.random_range(0.5..2.0));
             self.queue.push(self.now + delay, Event::DnsAnswer { client: c, name: name.clone(), flight, family });
         }
-        self.queue.push(self.now + budget, Event::FlightEnds { client: c, name, flight });
+        self.queue.push(self.now + left, Event::FlightEnds { client: c, name, flight });
     }
 
     fn give(&mut self, c: usize, waiters: &[WaiterId], outcome: &Result<Answer, Error>) {

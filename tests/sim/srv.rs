@@ -282,6 +282,9 @@ impl World {
         if let Some(until) = zone.hangs_until.filter(|until| *until > self.now) {
             return self.queue.push(until, Event::Srv { client: c, what: SrvEvent::Answer { question } });
         }
+        // The task looks at the description first, and may be too late for the answer.
+        self.srv_act(c, false, |_, _| ());
+        let zone = &self.srv_zone;
         let is_on = |until: Option<Instant>| until.is_some_and(|until| until > self.now);
         let answer = if is_on(zone.fails_until) {
             Err(Error::new(ErrorKind::DnsFailed, "SERVFAIL").at(Stage::Srv))

@@ -243,6 +243,7 @@ impl World {
             Event::TcpGivesUp { conn } => self.tcp_gives_up(conn),
             Event::Quiet => self.quiet(),
             Event::Overdue { client } => self.overdue(client),
+            Event::Recovering { client } => self.begin_probing(client),
             Event::Probe { client } => self.begin_call(client, CallKind::Probe, None),
             Event::Shutdown { client } => self.shut_down(client),
             Event::Left { client } => self.look_for_rests(client),

@@ -480,6 +480,8 @@ fn restarted_question_keeps_its_deadline() {
     scene.ask(1, Want::First).pass(seconds(10));
     scene.cache.handle_resumed(scene.now);
     assert_eq!(scene.timer(), Some((BUDGET, "dnsTimeoutMS")));
+    let left = |name: &str| scene.cache.deadline(name).map(|by| by.saturating_duration_since(scene.now));
+    assert_eq!((left("db.example"), left("other.example")), (Some(BUDGET - seconds(10)), None));
 }
 
 #[test]

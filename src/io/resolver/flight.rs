@@ -58,13 +58,12 @@ impl Drop for Flight {
     }
 }
 
-/// Carries a question to its end, or to its deadline.
-pub(super) async fn fly(flight: Flight, source: Source, budget: Duration) {
-    let deadline = clock::now().checked_add(budget);
+/// Carries a question to its end, or to its deadline; one that is asked again has what is left of its budget.
+pub(super) async fn fly(flight: Flight, source: Source, by: Option<Instant>, budget: Duration) {
     tokio::select! {
         () = ask(&flight, source, budget) => {}
-        // The cache's own deadline is not later: nobody may be left who would tell it.
-        () = clock::sleep_until(deadline) => flight.tell(|cache, _, _, now| cache.handle_timeout(now)),
+        // Nobody may be left who would tell it.
+        () = clock::sleep_until(by) => flight.tell(|cache, _, _, now| cache.handle_timeout(now)),
     }
 }
 

@@ -42,6 +42,15 @@ fn election_counts_before_the_configuration_from_wire_version_seventeen_on() {
 }
 
 #[test]
+fn last_server_that_goes_by_another_name_leaves_its_list_behind() {
+    let mut scene = Scene::of_set(&["a"]);
+    scene.hello("a", primary(&["a"]));
+    scene.hello("a", HelloReply { me: Some(key("b")), ..secondary(&["b", "c"]) });
+    let hosts: Vec<String> = scene.topology.description().servers().iter().map(|server| name(&server.host)).collect();
+    assert_eq!((hosts, scene.topology.description().kind()), (vec!["b".to_owned(), "c".to_owned()], TopologyType::ReplicaSetNoPrimary));
+}
+
+#[test]
 fn primary_that_repeats_itself_stays_primary() {
     for wire in [BEFORE_ELECTION_IDS, 21] {
         let hello = elected(1, 1, wire);
