@@ -341,9 +341,11 @@ impl Plan {
         2 * (2 * self.delay_max() + self.jitter + lost)
     }
 
-    /// How long one attempt to use a client after the faults may take: opening a connection and a command are four round trips.
+    /// How long one attempt to use a client after the faults may take: opening a connection and a command are four round trips,
+    /// and a login is some more.
     pub(crate) fn probe_limit(&self) -> Duration {
-        PROBE_LIMIT.max(2 * self.round_trip_max())
+        let login = self.logins.as_ref().map_or(Duration::ZERO, |logins| logins.extra(self.round_trip_max()));
+        PROBE_LIMIT.max(2 * self.round_trip_max()) + login
     }
 
     /// The longest that a command is held up on purpose.
