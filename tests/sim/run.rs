@@ -33,19 +33,8 @@ pub(crate) const LINES_SHOWN: usize = 60;
 #[derive(Default)]
 pub(crate) struct Sum {
     pub(crate) seeds: u64,
-    pub(crate) simulated: Duration,
-    pub(crate) steps: u64,
-    pub(crate) calls: u64,
-    pub(crate) succeeded: u64,
-    pub(crate) failed: u64,
-    pub(crate) given_up: u64,
-    pub(crate) silent: u64,
-    pub(crate) polls: u64,
-    pub(crate) followed: u64,
-    pub(crate) services_cleared: u64,
-    pub(crate) batches: u64,
-    pub(crate) logins: (u64, u64),
-    pub(crate) overtaken: u64,
+    /// What all of them counted.
+    counts: Figures,
     pub(crate) longest_recovery: (Duration, u64),
     /// The longest in relation to its bound.
     pub(crate) tightest_recovery: (Duration, Duration, u64),
@@ -135,19 +124,7 @@ pub(crate) fn run_seeds(first: u64, count: u64, threads: usize, failures_max: us
 
 impl Sum {
     fn add(&mut self, seed: u64, figures: &Figures) {
-        self.simulated += figures.simulated;
-        self.steps += figures.steps;
-        self.calls += figures.calls;
-        self.succeeded += figures.succeeded;
-        self.failed += figures.failed;
-        self.given_up += figures.given_up;
-        self.silent += figures.silent;
-        self.polls += figures.polls;
-        self.followed += figures.followed;
-        self.services_cleared += figures.services_cleared;
-        self.batches += figures.batches;
-        self.logins = (self.logins.0 + figures.logins.0, self.logins.1 + figures.logins.1);
-        self.overtaken += figures.overtaken;
+        self.counts.count(figures);
         self.longest_recovery = self.longest_recovery.max((figures.recovery, seed));
         self.tighten((figures.recovery, figures.recovery_bound, seed));
     }
@@ -161,19 +138,7 @@ impl Sum {
 
     fn join(&mut self, other: Self) {
         self.seeds += other.seeds;
-        self.simulated += other.simulated;
-        self.steps += other.steps;
-        self.calls += other.calls;
-        self.succeeded += other.succeeded;
-        self.failed += other.failed;
-        self.given_up += other.given_up;
-        self.silent += other.silent;
-        self.polls += other.polls;
-        self.followed += other.followed;
-        self.services_cleared += other.services_cleared;
-        self.batches += other.batches;
-        self.logins = (self.logins.0 + other.logins.0, self.logins.1 + other.logins.1);
-        self.overtaken += other.overtaken;
+        self.counts.count(&other.counts);
         self.longest_recovery = self.longest_recovery.max(other.longest_recovery);
         self.tighten(other.tightest_recovery);
         self.failures.extend(other.failures);
@@ -182,13 +147,14 @@ impl Sum {
 
 impl fmt::Display for Sum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let hours = self.simulated.as_secs_f64() / 3600.0;
-        writeln!(f, "{} seeds, {} failed; {hours:.1} h simulated in {} steps", self.seeds, self.failures.len(), self.steps)?;
-        writeln!(f, "{} calls: {} succeeded, {} failed, {} given up", self.calls, self.succeeded, self.failed, self.given_up)?;
-        writeln!(f, "{} times a server was found silent", self.silent)?;
-        writeln!(f, "SRV records were looked at {} times, and followed {} times", self.polls, self.followed)?;
-        writeln!(f, "{} times a service was cleared, {} times a cursor went on at its own", self.services_cleared, self.batches)?;
-        writeln!(f, "{} logins, {} failed; {} times a race was told newer addresses", self.logins.0, self.logins.1, self.overtaken)?;
+        let counts = &self.counts;
+        let hours = counts.simulated.as_secs_f64() / 3600.0;
+        writeln!(f, "{} seeds, {} failed; {hours:.1} h simulated in {} steps", self.seeds, self.failures.len(), counts.steps)?;
+        writeln!(f, "{} calls: {} succeeded, {} failed, {} given up", counts.calls, counts.succeeded, counts.failed, counts.given_up)?;
+        writeln!(f, "{} times a server was found silent", counts.silent)?;
+        writeln!(f, "SRV records were looked at {} times, and followed {} times", counts.polls, counts.followed)?;
+        writeln!(f, "{} times a service was cleared, {} times a cursor went on at its own", counts.services_cleared, counts.batches)?;
+        writeln!(f, "{} logins, {} failed; {} times a race was told newer addresses", counts.logins.0, counts.logins.1, counts.overtaken)?;
         let (longest, seed) = self.longest_recovery;
         writeln!(f, "longest recovery {longest:.2?} (seed {seed})")?;
         let (took, bound, seed) = self.tightest_recovery;

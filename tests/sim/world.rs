@@ -78,6 +78,25 @@ pub(crate) struct Figures {
     pub(crate) recovery_bound: Duration,
 }
 
+impl Figures {
+    /// Adds what another run has counted; a recovery is not counted, but compared.
+    pub(crate) fn count(&mut self, other: &Self) {
+        self.simulated += other.simulated;
+        self.steps += other.steps;
+        self.calls += other.calls;
+        self.succeeded += other.succeeded;
+        self.failed += other.failed;
+        self.given_up += other.given_up;
+        self.silent += other.silent;
+        self.polls += other.polls;
+        self.followed += other.followed;
+        self.services_cleared += other.services_cleared;
+        self.batches += other.batches;
+        self.logins = (self.logins.0 + other.logins.0, self.logins.1 + other.logins.1);
+        self.overtaken += other.overtaken;
+    }
+}
+
 /// More steps than any run needs: one that takes more goes in circles.
 const STEPS_MAX: u64 = 400_000;
 
