@@ -147,7 +147,7 @@ impl Inner {
 
     /// Takes a session back that was part of nothing unfinished.
     pub(super) fn put_session(&self, Lent { session, timeout }: Lent, now: Instant) {
-        self.sessions.own().put(session, Some(timeout), now);
+        self.sessions.own().put(session, timeout, now);
     }
 
     /// Makes the deadline of a call: its own limit, or the client's.

@@ -6,10 +6,9 @@
 //! The future is made by hand: a call that need not wait for a server or a connection asks for no memory, and is moved as
 //! little as can be. What has to wait is boxed, which is rare.
 
-use std::future::poll_fn;
-use std::pin::Pin;
+use std::future::{poll_fn, ready};
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{self, Context, Poll};
 use std::time::Instant;
 
 use super::call::{Call, Outcome};
@@ -18,7 +17,7 @@ use super::running::Inner;
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::io::clock;
 use crate::io::log;
-use crate::io::pool::{CheckedOut, ServerPool};
+use crate::io::pool::{CheckedOut, Lending, ServerPool};
 use crate::io::snapshot::Selected;
 use crate::op::deadline::Deadline;
 use crate::op::{check_name, command_name};
@@ -39,16 +38,12 @@ enum Step {
     /// Nothing is done yet.
     Start,
     /// A server or a connection is waited for, by the call's deadline.
-    Waiting(Waiting, Option<Box<Deadline>>),
-    /// There is a connection.
-    Ready(Conn, Option<Box<Deadline>>),
+    Waiting(Lending<Selected>, Option<Box<Deadline>>),
     /// The command is sent, and the reply on its way.
     Exchanging(Conn, Exchange),
     /// It is over; this is the connection, if it is kept.
     Over(Option<Conn>),
 }
-
-type Waiting = Pin<Box<dyn Future<Output = Result<Conn>> + Send>>;
 
 impl Run {
     pub(super) fn new(call: Call) -> Self {
@@ -57,14 +52,14 @@ impl Run {
 
     /// Makes a call on a connection that its caller keeps: [`take_conn`](Self::take_conn) gives it back.
     pub(super) fn on(conn: Conn, deadline: Option<Deadline>, call: Call) -> Self {
-        Self { call, step: Step::Ready(conn, deadline.map(Box::new)), keeps: true }
+        Self { call, step: Step::Waiting(Box::pin(ready(Ok(conn))), deadline.map(Box::new)), keeps: true }
     }
 
     /// Takes the connection that a call which is over has kept.
     pub(super) fn take_conn(&mut self) -> Option<Conn> {
         match &mut self.step {
             Step::Over(conn) => conn.take(),
-            Step::Start | Step::Waiting(..) | Step::Ready(..) | Step::Exchanging(..) => None,
+            Step::Start | Step::Waiting(..) | Step::Exchanging(..) => None,
         }
     }
 
@@ -73,16 +68,15 @@ impl Run {
         loop {
             let next = match &mut self.step {
                 Step::Start => self.start(inner, database),
-                Step::Waiting(waiting, deadline) => match ready!(waiting.as_mut().poll(context)) {
+                Step::Waiting(waiting, deadline) => match task::ready!(waiting.as_mut().poll(context)) {
                     Ok(conn) => {
-                        let (began, deadline) = (conn.lent_at(), deadline.take());
-                        self.send(inner, database, conn, deadline.map(|deadline| *deadline), began)
+                        let deadline = deadline.take().map(|deadline| *deadline);
+                        self.send(inner, database, conn, deadline)
                     }
                     Err(error) => Err(error),
                 },
-                Step::Ready(..) => self.send_on_own(inner, database),
                 Step::Exchanging(conn, exchange) => {
-                    let told = ready!(exchange.poll(conn, context));
+                    let told = task::ready!(exchange.poll(conn, context));
                     let now = clock::now();
                     let ended = exchange.finish(inner, &self.call, conn, told, now);
                     self.end(ended.is_ok(), now);
@@ -91,7 +85,7 @@ impl Run {
                 Step::Over(_) => Err(Error::new(ErrorKind::Internal, "a call that is over goes on").at(Stage::Read)),
             };
             if let Err(error) = next {
-                if matches!(self.step, Step::Start | Step::Waiting(..)) {
+                if !matches!(self.step, Step::Over(_)) {
                     self.step = Step::Over(None);
                 }
                 return Poll::Ready(Err(error));
@@ -123,10 +117,7 @@ impl Run {
             inner.log_selection(command_name(body), criteria, &found);
         }
         match check_out(inner, found?, deadline) {
-            Ok(conn) => {
-                let began = conn.lent_at();
-                self.send(inner, database, conn, deadline, began)
-            }
+            Ok(conn) => self.send(inner, database, conn, deadline),
             Err(later) => {
                 self.step = Step::Waiting(later, deadline.map(Box::new));
                 Ok(())
@@ -134,19 +125,10 @@ impl Run {
         }
     }
 
-    /// Sends the command on a connection that its caller keeps.
-    fn send_on_own(&mut self, inner: &Arc<Inner>, database: &Arc<str>) -> Result<()> {
-        match std::mem::replace(&mut self.step, Step::Over(None)) {
-            Step::Ready(conn, deadline) => self.send(inner, database, conn, deadline.map(|deadline| *deadline), clock::now()),
-            step @ (Step::Start | Step::Waiting(..) | Step::Exchanging(..) | Step::Over(_)) => {
-                self.step = step;
-                Ok(())
-            }
-        }
-    }
-
     /// Puts the command into the connection's buffer.
-    fn send(&mut self, inner: &Arc<Inner>, database: &Arc<str>, mut conn: Conn, deadline: Option<Deadline>, began: Instant) -> Result<()> {
+    fn send(&mut self, inner: &Arc<Inner>, database: &Arc<str>, mut conn: Conn, deadline: Option<Deadline>) -> Result<()> {
+        // One that its caller keeps was lent for an earlier call.
+        let began = if self.keeps { clock::now() } else { conn.lent_at() };
         match Exchange::new(inner, database, &mut self.call, &mut conn, deadline, began) {
             Ok(exchange) => {
                 self.step = Step::Exchanging(conn, exchange);
@@ -198,7 +180,7 @@ impl Inner {
 }
 
 /// Asks the selected server's pool for a connection: there is one, or it is waited for.
-pub(super) fn check_out(inner: &Inner, selected: Selected, deadline: Option<Deadline>) -> std::result::Result<Conn, Waiting> {
+pub(super) fn check_out(inner: &Inner, selected: Selected, deadline: Option<Deadline>) -> std::result::Result<Conn, Lending<Selected>> {
     let now = clock::now();
     selected.cluster().look_at_clocks(now);
     let deadline = inner.checkout_deadline(deadline, now);

@@ -75,6 +75,19 @@ macro_rules! debug_of_pool {
     }};
 }
 
+/// Logs a message of a selection: what is looked for and where, and what the message has besides.
+macro_rules! debug_of_selection {
+    ($operation:expr, $criteria:expr, $topology:expr, $($rest:tt)+) => {
+        tracing::debug!(
+            target: SELECTION,
+            operation = $operation,
+            selector = %$criteria,
+            topologyDescription = %$topology,
+            $($rest)+
+        )
+    };
+}
+
 impl Subject {
     /// Names a topology.
     pub(crate) fn new(id: u64, options: &ClientOptions, environment: &Environment) -> Self {
@@ -226,13 +239,7 @@ impl CheckedOn {
 
 /// Logs that a server is looked for.
 pub(crate) fn selection_started(operation: &str, criteria: &Criteria, topology: &TopologyDescription) {
-    tracing::debug!(
-        target: SELECTION,
-        operation,
-        selector = %criteria,
-        topologyDescription = %topology,
-        "Server selection started"
-    );
+    debug_of_selection!(operation, criteria, topology, "Server selection started");
 }
 
 /// Logs that a server is waited for; a user notices.
@@ -250,27 +257,12 @@ pub(crate) fn selection_waits(operation: &str, criteria: &Criteria, topology: &T
 /// Logs that a server was found.
 pub(crate) fn selection_succeeded(operation: &str, criteria: &Criteria, topology: &TopologyDescription, host: &HostKey) {
     let (name, port) = place(host);
-    tracing::debug!(
-        target: SELECTION,
-        operation,
-        selector = %criteria,
-        topologyDescription = %topology,
-        serverHost = %name,
-        serverPort = port,
-        "Server selection succeeded"
-    );
+    debug_of_selection!(operation, criteria, topology, serverHost = %name, serverPort = port, "Server selection succeeded");
 }
 
 /// Logs that no server was found.
 pub(crate) fn selection_failed(operation: &str, criteria: &Criteria, topology: &TopologyDescription, error: &Error) {
-    tracing::debug!(
-        target: SELECTION,
-        operation,
-        selector = %criteria,
-        topologyDescription = %topology,
-        failure = %error,
-        "Server selection failed"
-    );
+    debug_of_selection!(operation, criteria, topology, failure = %error, "Server selection failed");
 }
 
 /// Returns the two fields of a host; a unix socket has no port.

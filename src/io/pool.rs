@@ -15,6 +15,7 @@ use std::time::Instant;
 use bson::oid::ObjectId;
 use tokio::sync::{Notify, oneshot};
 
+pub(crate) use asked::Lending;
 use asked::{Asked, Waiting};
 pub(crate) use checked_out::CheckedOut;
 use timer::Keeper;

@@ -43,8 +43,7 @@ impl ServerSession {
         &self.lsid
     }
 
-    fn expires(&self, timeout: Option<Duration>, now: Instant) -> bool {
-        let Some(timeout) = timeout else { return true };
+    fn expires(&self, timeout: Duration, now: Instant) -> bool {
         self.last_use.checked_add(timeout.saturating_sub(MARGIN)).is_some_and(|end| now >= end)
     }
 }
@@ -53,7 +52,7 @@ impl SessionPool {
     /// Takes the session that came back last, if it lives for a while yet; `timeout` is the servers'.
     pub fn take(&mut self, timeout: Duration, now: Instant) -> Option<ServerSession> {
         while let Some(session) = self.sessions.pop() {
-            if !session.expires(Some(timeout), now) {
+            if !session.expires(timeout, now) {
                 return Some(session);
             }
         }
@@ -61,7 +60,7 @@ impl SessionPool {
     }
 
     /// Takes a session back, which must not have taken part in a network error.
-    pub fn put(&mut self, mut session: ServerSession, timeout: Option<Duration>, now: Instant) {
+    pub fn put(&mut self, mut session: ServerSession, timeout: Duration, now: Instant) {
         session.last_use = now;
         let expired = self.sessions.iter().take_while(|session| session.expires(timeout, now)).count();
         self.sessions.drain(..expired);

@@ -49,8 +49,8 @@ fn sessions_are_last_in_first_out_and_expire_a_minute_early() {
     let timeout = Duration::from_secs(1800);
     let (one, two) = (ServerSession::new([1; 16], now), ServerSession::new([2; 16], now));
     let mut pool = SessionPool::default();
-    pool.put(one.clone(), Some(timeout), now);
-    pool.put(two.clone(), Some(timeout), now);
+    pool.put(one.clone(), timeout, now);
+    pool.put(two.clone(), timeout, now);
     assert_eq!(pool.take(timeout, now).expect("session").lsid(), two.lsid());
     assert_eq!(pool.len(), 1, "one that is not put back is gone");
     assert!(pool.take(timeout, now + Duration::from_secs(1740)).is_none());
@@ -62,9 +62,9 @@ fn session_behind_a_load_balancer_never_expires() {
     let now = Instant::now();
     let mut pool = SessionPool::default();
     let (one, two) = (ServerSession::new([1; 16], now), ServerSession::new([2; 16], now));
-    pool.put(one.clone(), Some(Duration::MAX), now);
+    pool.put(one.clone(), Duration::MAX, now);
     let much_later = now + Duration::from_secs(1_000_000);
-    pool.put(two, Some(Duration::MAX), much_later);
+    pool.put(two, Duration::MAX, much_later);
     assert_eq!(pool.len(), 2, "none is pruned");
     assert!(pool.take(Duration::MAX, much_later).is_some());
     assert_eq!(pool.take(Duration::MAX, much_later).expect("kept").lsid(), one.lsid());
