@@ -135,8 +135,9 @@ impl Cache {
 
     /// Whoever carried the question is gone without a word.
     pub fn handle_abandoned(&mut self, name: &str, flight: FlightId, now: Instant) {
-        if self.flight(name, flight).is_none() {
-            return;
+        let Some(own) = self.flight(name, flight) else { return };
+        if let Some(verdict) = own.half() {
+            return self.conclude(name, verdict, now);
         }
         let Some((waiters, last)) = self.land(name) else { return };
         match last {

@@ -159,10 +159,15 @@ impl Flight {
 
     /// Says what is made of the flight at its deadline.
     pub(super) fn time_out(&self, budget: Duration, now: Instant) -> Verdict {
+        self.half().unwrap_or_else(|| Verdict::Down(Error::timeout(Stage::Dns, BUDGET, budget, self.elapsed(now))))
+    }
+
+    /// Says what is made of a flight that ends before both families are known, if one of them is.
+    pub(super) fn half(&self) -> Option<Verdict> {
         match self.found() {
             // The other family may have addresses: this answer is not for long.
-            (addresses, Some(_)) => Verdict::Found { addresses, ttl: Duration::ZERO, complete: false },
-            (_, None) => Verdict::Down(Error::timeout(Stage::Dns, BUDGET, budget, self.elapsed(now))),
+            (addresses, Some(_)) => Some(Verdict::Found { addresses, ttl: Duration::ZERO, complete: false }),
+            (_, None) => None,
         }
     }
 

@@ -526,6 +526,19 @@ fn abandoned_question_refuses_and_leaves_no_trace() {
 }
 
 #[test]
+fn abandoned_question_with_one_family_known_serves_it_shortly() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::First).found(1, &["10.0.0.1"]).failed(1, Family::V6, Failure::NoAddresses);
+    scene.pass(seconds(61)).ask(2, Want::All).found(2, &["10.0.0.2"]);
+    assert_eq!(scene.wishes(), ["query db.example #1", "1 gets 10.0.0.1", "query db.example #2"]);
+    scene.cache.handle_abandoned(NAME, FlightId(2), scene.now);
+    assert_eq!(scene.wishes(), ["2 gets 10.0.0.2 so far"]);
+    // The other family may have addresses.
+    scene.pass(TTL_MIN).ask(3, Want::All);
+    assert_eq!(scene.wishes(), ["query db.example #3"]);
+}
+
+#[test]
 fn least_recently_used_name_makes_room() {
     let mut scene = Scene::new();
     for number in 0..NAMES_MAX {
