@@ -31,9 +31,15 @@ pub(super) struct Exchange {
     is_cursors: bool,
     began: Instant,
     request_id: i32,
-    /// Whether its start has been told, and not yet its end: each start has one end, also when its caller goes away.
-    told: bool,
+    /// Its start has been told, and not yet its end: each start has one end, also when its caller goes away.
+    told: Option<Told>,
     limit: Option<Limit>,
+}
+
+/// Is what the end of a command is told by.
+struct Told {
+    name: Arc<str>,
+    is_secret: bool,
 }
 
 /// Is the limit of an exchange, which ends when it is over.
@@ -65,7 +71,7 @@ impl Exchange {
         let queued = limit(inner, deadline, began).and_then(|limit| Ok((limit, queue(inner, database, call, conn, session.as_ref())?)));
         match queued {
             Ok((limit, request_id)) => {
-                let mut exchange = Self { session, is_cursors, began, request_id, told: false, limit };
+                let mut exchange = Self { session, is_cursors, began, request_id, told: None, limit };
                 exchange.tell_start(conn, database, &call.request);
                 Ok(exchange)
             }
@@ -135,23 +141,23 @@ impl Exchange {
                 return Err(error);
             }
         }
-        self.tell_success(conn, call, &reply, now);
+        self.tell_success(conn, &reply, now);
         Ok(Outcome { reply, session })
     }
 
     /// Sees that its caller goes away.
     pub(super) fn abandon(&mut self, conn: &Conn, call: &Call) {
-        if self.told {
-            let error = Error::new(ErrorKind::Interrupted, "the caller went away").at(Stage::Read).on(conn.host());
-            self.tell_failure(conn, call, &error, clock::now());
-        }
+        let error = Error::new(ErrorKind::Interrupted, "the caller went away").at(Stage::Read).on(conn.host());
+        self.tell_failure(conn, call, &error, clock::now());
     }
 
     fn tell_start(&mut self, conn: &Conn, database: &Arc<str>, request: &Request) {
-        self.told = true;
         tracing::debug!(host = %conn.host(), command = %name_of(request), request = self.request_id, "command sent");
         conn.of().pool().events().send(|| {
-            let sent = if is_secret(request) { None } else { sent_command(conn, request) };
+            let name = name_of(request);
+            let (name, is_secret) = (Arc::from(name), is_sensitive(name, request.body.document()));
+            self.told = Some(Told { name: Arc::clone(&name), is_secret });
+            let sent = if is_secret { None } else { sent_command(conn, request) };
             Event::Command(CommandEvent::Started {
                 host: conn.host().clone(),
                 connection_id: conn.id(),
@@ -159,44 +165,40 @@ impl Exchange {
                 server_connection_id: conn.facts().connection_id,
                 request_id: self.request_id,
                 database: Arc::clone(database),
-                name: Arc::from(name_of(request)),
+                name,
                 command: sent.unwrap_or_default(),
             })
         });
     }
 
-    fn tell_success(&mut self, conn: &Conn, call: &Call, reply: &Reply, now: Instant) {
-        self.told = false;
+    fn tell_success(&mut self, conn: &Conn, reply: &Reply, now: Instant) {
+        let Some(Told { name, is_secret }) = self.told.take() else { return };
         conn.of().pool().events().send(|| {
+            let is_left_out = is_secret || reply.bytes().len() > EVENT_DOCUMENT_SIZE_MAX;
             Event::Command(CommandEvent::Succeeded {
                 host: conn.host().clone(),
                 connection_id: conn.id(),
                 service_id: conn.facts().service_id,
                 request_id: self.request_id,
-                name: Arc::from(name_of(&call.request)),
+                name,
                 duration: now.saturating_duration_since(self.began),
-                reply: if is_secret(&call.request) || reply.bytes().len() > EVENT_DOCUMENT_SIZE_MAX {
-                    RawDocumentBuf::new()
-                } else {
-                    reply.document().to_owned()
-                },
+                reply: if is_left_out { RawDocumentBuf::new() } else { reply.document().to_owned() },
             })
         });
     }
 
     fn tell_failure(&mut self, conn: &Conn, call: &Call, error: &Error, now: Instant) {
-        self.told = false;
-        let name = name_of(&call.request);
         let redacted = is_secret(&call.request).then(|| error.redacted());
         let error = redacted.as_ref().unwrap_or(error);
-        tracing::debug!(host = %conn.host(), command = %name, request = self.request_id, %error, "command failed");
+        tracing::debug!(host = %conn.host(), command = %name_of(&call.request), request = self.request_id, %error, "command failed");
+        let Some(Told { name, .. }) = self.told.take() else { return };
         conn.of().pool().events().send(|| {
             Event::Command(CommandEvent::Failed {
                 host: conn.host().clone(),
                 connection_id: conn.id(),
                 service_id: conn.facts().service_id,
                 request_id: self.request_id,
-                name: Arc::from(name),
+                name,
                 duration: now.saturating_duration_since(self.began),
                 error: error.clone(),
             })

@@ -2,17 +2,15 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use futures_util::{Stream, StreamExt, stream};
-use tokio::sync::broadcast::error::RecvError;
-
-use crate::io::events::{Event, EventHub};
+use crate::io::events::{Event, EventHub, Listener};
 use crate::io::topology::Cluster;
 use crate::topology::{TopologyDescription, TopologyEvent};
+use futures_util::{Stream, StreamExt, stream};
 
 /// Is a stream of a client's events; ends with the client, or when it has been shut down.
-pub struct Events(Pin<Box<dyn Stream<Item = Event> + Send + Sync>>);
+pub struct Events(Option<Listener>);
 
 /// Is a stream of what is known of the servers: the present state first, then the newest after each change.
 ///
@@ -21,24 +19,12 @@ pub struct TopologyWatch(Pin<Box<dyn Stream<Item = Arc<TopologyDescription>> + S
 
 impl Events {
     pub(super) fn new(hub: &EventHub) -> Self {
-        let events = stream::unfold(Some(hub.subscribe()), |listener| async move {
-            let mut listener = listener?;
-            match listener.receiver.recv().await {
-                Ok(event) => {
-                    let event = Arc::unwrap_or_clone(event);
-                    let last = matches!(event, Event::Topology(TopologyEvent::TopologyClosed));
-                    Some((event, Some(listener).filter(|_| !last)))
-                }
-                Err(RecvError::Lagged(missed)) => Some((Event::Missed(missed), Some(listener))),
-                Err(RecvError::Closed) => None,
-            }
-        });
-        Self(Box::pin(events.fuse()))
+        Self(Some(hub.subscribe()))
     }
 
-    /// Waits for the next event.
+    /// Waits for the next event. Can be dropped at any moment; no event is lost by it.
     pub async fn next(&mut self) -> Option<Event> {
-        self.0.next().await
+        StreamExt::next(self).await
     }
 }
 
@@ -64,7 +50,12 @@ impl Stream for Events {
     type Item = Event;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
-        self.0.poll_next_unpin(context)
+        let Some(listener) = &mut self.0 else { return Poll::Ready(None) };
+        let event = ready!(listener.poll_next(context));
+        if matches!(event, None | Some(Event::Topology(TopologyEvent::TopologyClosed))) {
+            self.0 = None;
+        }
+        Poll::Ready(event)
     }
 }
 

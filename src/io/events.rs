@@ -1,12 +1,16 @@
 //! How do events reach those who want them?
 //!
-//! A bounded ring: whoever reads too slowly is told how many events were missed, and nobody waits for a reader. Without
-//! readers none is sent. What of it is logged is decided in `log`.
+//! Each listener has a queue: a writer puts an event at its end, a reader takes all that is there at once, so that it seldom
+//! meets the writers. The queues are bounded: whoever reads too slowly is told how many events were missed, and nobody waits
+//! for a reader. Without listeners no event is made. What of it is logged is decided in `log`.
 
+use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 
-use tokio::sync::broadcast;
+use tokio::task::coop;
 
 use super::log::{self, CheckedOn, Subject};
 use crate::host::HostKey;
@@ -40,19 +44,16 @@ pub enum Event {
     Missed(u64),
 }
 
-/// How many events wait for a slow reader.
+/// How many events wait for a slow reader, besides as many that it has taken already.
 pub const EVENTS_MAX: usize = 4096;
 
 /// Commands and replies that are larger, in bytes, are left out of events: a slow reader must not hold them all in memory.
 pub const EVENT_DOCUMENT_SIZE_MAX: usize = 64 * 1024;
 
-/// Hands events out.
+/// Hands events out. The last one that goes ends what its listeners hear.
 #[derive(Clone, Debug)]
 pub(crate) struct EventHub {
-    /// The ring, made for the first who listens: it is large.
-    ring: Arc<OnceLock<broadcast::Sender<Arc<Event>>>>,
-    /// How many listen: asked at every step of every command, and therefore not behind the ring's lock.
-    listeners: Arc<AtomicUsize>,
+    speaker: Arc<Speaker>,
     /// What is logged beside them is about this.
     subject: Subject,
 }
@@ -60,13 +61,46 @@ pub(crate) struct EventHub {
 /// Listens until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    pub(crate) receiver: broadcast::Receiver<Arc<Event>>,
-    listeners: Arc<AtomicUsize>,
+    hall: Arc<Hall>,
+    id: u64,
+    /// What was taken out of its queue, and is not read yet.
+    taken: VecDeque<Event>,
+}
+
+/// Is what all hubs of a client share.
+#[derive(Debug, Default)]
+struct Speaker(Arc<Hall>);
+
+/// Is where listeners and hubs meet.
+#[derive(Debug, Default)]
+struct Hall {
+    /// How many listen: asked at every step of every command, and therefore not behind the lock.
+    listeners: AtomicUsize,
+    queues: Mutex<Queues>,
+}
+
+#[derive(Debug, Default)]
+struct Queues {
+    all: Vec<Queue>,
+    next_id: u64,
+    /// Nobody is left to tell anything.
+    is_over: bool,
+}
+
+/// Is what waits for one listener.
+#[derive(Debug)]
+struct Queue {
+    id: u64,
+    events: VecDeque<Event>,
+    /// How many were dropped before the first that waits.
+    missed: u64,
+    /// Who waits for the next.
+    reader: Option<Waker>,
 }
 
 impl EventHub {
     pub(crate) fn new() -> Self {
-        Self { ring: Arc::default(), listeners: Arc::default(), subject: Subject::default() }
+        Self { speaker: Arc::default(), subject: Subject::default() }
     }
 
     /// Hands out to the same readers what happens to one topology.
@@ -76,20 +110,23 @@ impl EventHub {
 
     /// Tells whether anybody listens.
     pub(crate) fn wanted(&self) -> bool {
-        self.listeners.load(Ordering::Relaxed) > 0
+        self.hall().listeners.load(Ordering::Relaxed) > 0
     }
 
     pub(crate) fn subscribe(&self) -> Listener {
-        let ring = self.ring.get_or_init(|| broadcast::Sender::new(EVENTS_MAX));
-        let listener = Listener { receiver: ring.subscribe(), listeners: Arc::clone(&self.listeners) };
-        self.listeners.fetch_add(1, Ordering::Relaxed);
-        listener
+        let hall = Arc::clone(self.hall());
+        let mut queues = hall.lock();
+        let id = queues.next_id;
+        queues.next_id += 1;
+        queues.all.push(Queue { id, events: VecDeque::new(), missed: 0, reader: None });
+        hall.listeners.store(queues.all.len(), Ordering::Relaxed);
+        drop(queues);
+        Listener { hall, id, taken: VecDeque::new() }
     }
 
     pub(crate) fn send(&self, make: impl FnOnce() -> Event) {
-        if let Some(ring) = self.ring.get().filter(|_| self.wanted()) {
-            // Fails only if the last reader has just gone.
-            drop(ring.send(Arc::new(make())));
+        if self.wanted() {
+            self.hall().tell([make()]);
         }
     }
 
@@ -109,13 +146,104 @@ impl EventHub {
     }
 
     pub(crate) fn pool(&self, host: &HostKey, event: PoolEvent) {
-        self.subject.pool(host, &event);
-        self.send(|| Event::Pool { host: host.clone(), event });
+        self.pools(host, [event]);
+    }
+
+    /// Tells several in one go.
+    pub(crate) fn pools(&self, host: &HostKey, events: impl IntoIterator<Item = PoolEvent>) {
+        let mut events = events.into_iter().inspect(|event| self.subject.pool(host, event)).peekable();
+        if self.wanted() && events.peek().is_some() {
+            self.hall().tell(events.map(|event| Event::Pool { host: host.clone(), event }));
+        } else {
+            events.for_each(drop);
+        }
+    }
+
+    fn hall(&self) -> &Arc<Hall> {
+        &self.speaker.0
+    }
+}
+
+impl Hall {
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts events into every queue. Who waits for them is woken when the lock is free again.
+    fn tell(&self, events: impl IntoIterator<Item = Event>) {
+        let mut queues = self.lock();
+        for event in events {
+            let Some((last, others)) = queues.all.split_last_mut() else { return };
+            others.iter_mut().for_each(|queue| queue.push(event.clone()));
+            last.push(event);
+        }
+        self.wake(queues);
+    }
+
+    fn wake(&self, mut queues: MutexGuard<'_, Queues>) {
+        let mut readers = queues.all.iter_mut().filter_map(|queue| queue.reader.take());
+        // Mostly there is none, and seldom more than one.
+        let Some(first) = readers.next() else { return };
+        let more: Vec<Waker> = readers.collect();
+        drop(queues);
+        first.wake();
+        more.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl Queue {
+    fn push(&mut self, event: Event) {
+        if self.events.len() == EVENTS_MAX {
+            self.events.pop_front();
+            self.missed += 1;
+        }
+        self.events.push_back(event);
+    }
+}
+
+impl Listener {
+    /// Waits for the next event; there is none after the last hub has gone.
+    pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        if let Some(event) = self.taken.pop_front() {
+            return Poll::Ready(Some(event));
+        }
+        // Others are to have their turn, however much there is to hear.
+        ready!(pin!(coop::consume_budget()).poll(context));
+        let mut queues = self.hall.lock();
+        let is_over = queues.is_over;
+        let Some(own) = queues.all.iter_mut().find(|queue| queue.id == self.id) else { return Poll::Ready(None) };
+        if own.missed > 0 {
+            return Poll::Ready(Some(Event::Missed(std::mem::take(&mut own.missed))));
+        }
+        std::mem::swap(&mut own.events, &mut self.taken);
+        match self.taken.pop_front() {
+            Some(event) => Poll::Ready(Some(event)),
+            None if is_over => Poll::Ready(None),
+            None => {
+                match &mut own.reader {
+                    Some(reader) => reader.clone_from(context.waker()),
+                    none => *none = Some(context.waker().clone()),
+                }
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Speaker {
+    fn drop(&mut self) {
+        let mut queues = self.0.lock();
+        queues.is_over = true;
+        self.0.wake(queues);
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        self.listeners.fetch_sub(1, Ordering::Relaxed);
+        let mut queues = self.hall.lock();
+        let own = queues.all.iter().position(|queue| queue.id == self.id).map(|index| queues.all.remove(index));
+        self.hall.listeners.store(queues.all.len(), Ordering::Relaxed);
+        drop(queues);
+        drop(own);
     }
 }

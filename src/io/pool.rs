@@ -203,9 +203,7 @@ impl ServerPool {
             let deed = self.deed(&mut guarded, action, now);
             if first.is_none() { first = deed } else { more.extend(deed) }
         }
-        while let Some(event) = guarded.pool.poll_event() {
-            self.events.pool(&self.host, event);
-        }
+        self.events.pools(&self.host, std::iter::from_fn(|| guarded.pool.poll_event()));
         let due = guarded.pool.poll_timeout().map(|(at, _)| at);
         let earlier = due.is_some_and(|due| guarded.armed.is_none_or(|armed| due < armed));
         if earlier {

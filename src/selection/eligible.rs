@@ -14,11 +14,13 @@ use crate::topology::{ServerDescription, ServerType, TopologyDescription, Topolo
 pub(super) enum Shortcut<'a> {
     /// This server, or none.
     Settled(Option<&'a Arc<ServerDescription>>),
+    /// Any router within the latency window, which the description knows.
+    NearRouter,
     /// It has to be looked for.
     Open,
 }
 
-/// Decides what needs no look at every server: one server only, a pinned one, the primary.
+/// Decides what needs no look at every server: one server only, a pinned one, the primary, a router.
 pub(super) fn shortcut<'a>(topology: &'a TopologyDescription, criteria: &Criteria) -> Shortcut<'a> {
     match (topology.kind(), &criteria.target) {
         (TopologyType::Unknown, _) => Shortcut::Settled(None),
@@ -27,6 +29,7 @@ pub(super) fn shortcut<'a>(topology: &'a TopologyDescription, criteria: &Criteri
         (TopologyType::Single | TopologyType::LoadBalanced, _) => {
             Shortcut::Settled(topology.servers().first().filter(|server| server.is_known()))
         }
+        (TopologyType::Sharded, _) if criteria.deprioritized.is_empty() => Shortcut::NearRouter,
         (TopologyType::Sharded, _) => Shortcut::Open,
         (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::Write) => Shortcut::Settled(topology.primary()),
         (TopologyType::ReplicaSetNoPrimary | TopologyType::ReplicaSetWithPrimary, Target::AnyReadable) => Shortcut::Open,

@@ -4,7 +4,8 @@
 //! waits if none suits is decided in `topology`. The steps are `eligible` (type, staleness, tags, the application's own
 //! `selector`), then `window` (latency, two random picks, fewer operations).
 //!
-//! A write or a read from the primary allocates nothing, and costs the same however many servers there are.
+//! A write, a read from the primary and a command for any router allocate nothing, and cost the same however many servers
+//! there are.
 
 mod criteria;
 mod eligible;
@@ -29,6 +30,8 @@ use crate::error::{Error, ServerReason};
 use crate::host::HostKey;
 use crate::topology::{ServerDescription, TopologyDescription};
 use eligible::Shortcut;
+pub(crate) use window::Window;
+use window::pick_of;
 
 /// Says why a selection gave no server.
 #[derive(Clone, Debug)]
@@ -52,6 +55,7 @@ pub fn select<'a>(
     check(topology, criteria).map_err(Refusal::Invalid)?;
     let selected = match eligible::shortcut(topology, criteria) {
         Shortcut::Settled(server) => server,
+        Shortcut::NearRouter => pick_of(topology.near_routers(), |at| topology.near_router(at), loads, rng),
         Shortcut::Open => {
             let suitable = suitable_servers(topology, criteria);
             pick(&in_latency_window(suitable, topology.local_threshold()), loads, rng)
@@ -68,6 +72,7 @@ pub fn is_served(topology: &TopologyDescription, criteria: &Criteria) -> Result<
     check(topology, criteria)?;
     Ok(match eligible::shortcut(topology, criteria) {
         Shortcut::Settled(server) => server.is_some(),
+        Shortcut::NearRouter => topology.near_routers() > 0,
         Shortcut::Open => !suitable_servers(topology, criteria).is_empty(),
     })
 }

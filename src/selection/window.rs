@@ -16,11 +16,26 @@ use crate::topology::ServerDescription;
 ///
 /// A server whose round-trip time has not been measured is kept: nothing speaks against it.
 pub fn in_latency_window(mut servers: Vec<&Arc<ServerDescription>>, threshold: Duration) -> Vec<&Arc<ServerDescription>> {
-    if let Some(nearest) = servers.iter().filter_map(|server| server.round_trip_time).min() {
-        let limit = nearest.saturating_add(threshold);
-        servers.retain(|server| server.round_trip_time.is_none_or(|average| average <= limit));
-    }
+    let window = Window::of(servers.iter().copied(), threshold);
+    servers.retain(|server| window.admits(server));
     servers
+}
+
+/// Is the latency window of some servers.
+#[derive(Clone, Copy)]
+pub(crate) struct Window(Option<Duration>);
+
+impl Window {
+    pub(crate) fn of<'a>(servers: impl Iterator<Item = &'a Arc<ServerDescription>>, threshold: Duration) -> Self {
+        Self(servers.filter_map(|server| server.round_trip_time).min().map(|nearest| nearest.saturating_add(threshold)))
+    }
+
+    pub(crate) fn admits(self, server: &ServerDescription) -> bool {
+        match (self.0, server.round_trip_time) {
+            (Some(limit), Some(average)) => average <= limit,
+            (Some(_) | None, _) => true,
+        }
+    }
 }
 
 /// Picks two at random, and takes the one with fewer operations in hand.
@@ -29,12 +44,22 @@ pub fn pick<'a>(
     loads: &dyn Fn(&HostKey) -> u32,
     rng: &mut SmallRng,
 ) -> Option<&'a Arc<ServerDescription>> {
-    if servers.len() < 2 {
-        return servers.first().copied();
+    pick_of(servers.len(), |at| servers.get(at).copied(), loads, rng)
+}
+
+/// Does what [`pick`] does, with servers that are known by their number.
+pub(super) fn pick_of<'a>(
+    count: usize,
+    server: impl Fn(usize) -> Option<&'a Arc<ServerDescription>>,
+    loads: &dyn Fn(&HostKey) -> u32,
+    rng: &mut SmallRng,
+) -> Option<&'a Arc<ServerDescription>> {
+    if count < 2 {
+        return server(0);
     }
-    let first = rng.random_range(0..servers.len());
-    let other = rng.random_range(0..servers.len() - 1);
+    let first = rng.random_range(0..count);
+    let other = rng.random_range(0..count - 1);
     let second = if other < first { other } else { other + 1 };
-    let (first, second) = (*servers.get(first)?, *servers.get(second)?);
+    let (first, second) = (server(first)?, server(second)?);
     Some(if loads(&second.host) < loads(&first.host) { second } else { first })
 }

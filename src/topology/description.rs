@@ -13,7 +13,7 @@ use super::server::{ServerDescription, ServerType};
 use super::{MAX_WIRE_VERSION, MIN_SERVER_VERSION, MIN_WIRE_VERSION, SERVERS_MAX};
 use crate::error::{Error, ErrorKind, Ineligible, ServerReason, Stage};
 use crate::host::HostKey;
-use crate::selection::ServerSelector;
+use crate::selection::{ServerSelector, Window};
 
 /// How many servers that were found not to belong are remembered, to be named by a failed selection.
 const LEFT_OUT_MAX: usize = 16;
@@ -48,6 +48,8 @@ pub struct TopologyDescription {
     servers: Vec<Arc<ServerDescription>>,
     /// The primary's place in `servers`.
     primary: Option<usize>,
+    /// The places in `servers` of a sharded cluster's routers within the latency window.
+    near_routers: Vec<usize>,
     left_out: Vec<ServerReason>,
     compatibility_error: Option<Error>,
     logical_session_timeout: Option<Duration>,
@@ -92,6 +94,7 @@ impl TopologyDescription {
             max_election_id: None,
             servers: Vec::new(),
             primary: None,
+            near_routers: Vec::new(),
             left_out: Vec::new(),
             compatibility_error: None,
             logical_session_timeout: None,
@@ -117,6 +120,7 @@ impl TopologyDescription {
     #[must_use]
     pub fn with_local_threshold(mut self, threshold: Duration) -> Self {
         self.local_threshold = threshold;
+        self.settle();
         self
     }
 
@@ -167,6 +171,16 @@ impl TopologyDescription {
     /// Returns the primary of the replica set; its cost does not grow with the number of servers.
     pub fn primary(&self) -> Option<&Arc<ServerDescription>> {
         self.primary.and_then(|at| self.servers.get(at))
+    }
+
+    /// Counts a sharded cluster's routers within the latency window.
+    pub(crate) fn near_routers(&self) -> usize {
+        self.near_routers.len()
+    }
+
+    /// Returns one of them.
+    pub(crate) fn near_router(&self, number: usize) -> Option<&Arc<ServerDescription>> {
+        self.near_routers.get(number).and_then(|at| self.servers.get(*at))
     }
 
     /// Returns the servers that were found and do not belong, the latest sixteen, each with the reason.
@@ -259,8 +273,15 @@ impl TopologyDescription {
         self.servers.retain(|server| admit(&server.host));
     }
 
-    /// Derives what follows from the servers alone: the primary's place, compatibility, the sessions' lifetime.
+    /// Derives what follows from the servers: the primary's place, the routers that are near, compatibility, the sessions'
+    /// lifetime.
     pub(super) fn settle(&mut self) {
+        self.near_routers.clear();
+        if self.kind == TopologyType::Sharded {
+            let routers = || self.servers.iter().enumerate().filter(|(_, server)| server.kind == ServerType::Mongos);
+            let window = Window::of(routers().map(|(_, router)| router), self.local_threshold);
+            self.near_routers = routers().filter(|(_, router)| window.admits(router)).map(|(at, _)| at).collect();
+        }
         self.primary = self.servers.iter().position(|server| server.kind == ServerType::RsPrimary);
         self.compatibility_error = self.servers.iter().find_map(|server| incompatibility(server));
         let mut data_bearing = self.servers.iter().filter(|server| server.kind.is_data_bearing());

@@ -153,6 +153,7 @@ impl Topology {
         server.min_round_trip_time = min;
         let mut next = TopologyDescription::clone(&self.current);
         next.put(Arc::new(server));
+        next.settle();
         self.commit(next, None);
     }
 

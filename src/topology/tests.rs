@@ -5,15 +5,19 @@ mod srv;
 mod update;
 mod waiting;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
 
 use super::*;
 use crate::error::{Error, Stage};
 use crate::handshake::HelloReply;
 use crate::host::HostKey;
 use crate::op::deadline::Deadline;
-use crate::selection::Criteria;
+use crate::selection::{Criteria, select};
 
 fn key(text: &str) -> HostKey {
     HostKey::parse(text).expect(text)
@@ -206,6 +210,31 @@ fn round_trip_times_are_published_without_an_event() {
     scene.topology.handle_hello(&key("a"), primary(&["a", "b"]), None, scene.now);
     let server = scene.topology.description().primary().expect("primary").clone();
     assert_eq!((server.round_trip_time, server.min_round_trip_time), (Some(Duration::from_millis(9)), Duration::from_millis(3)));
+}
+
+/// Where writes go, each of fifty draws taken.
+fn taken(topology: &TopologyDescription) -> BTreeSet<String> {
+    let draw = |seed| select(topology, &Criteria::write(), &|_| 0, &mut SmallRng::seed_from_u64(seed));
+    (0..50).map(|seed| draw(seed).expect("a router").host.to_string()).collect()
+}
+
+#[test]
+fn router_that_is_found_far_away_is_left_alone() {
+    let mut scene = Scene::new(TopologyConfig::new(keys(&["a", "b", "c"])));
+    for host in ["a", "b", "c"] {
+        scene.hello(host, HelloReply { is_mongos: true, max_wire_version: 21, ..HelloReply::default() });
+    }
+    assert_eq!(taken(scene.topology.description()).len(), 3);
+    let rtt = |scene: &mut Scene, millis| scene.topology.handle_rtt(&key("b"), Duration::from_millis(millis), Duration::ZERO);
+    rtt(&mut scene, 21);
+    assert!(taken(scene.topology.description()).into_iter().eq(["a:27017", "c:27017"]), "the window is 15 ms wide");
+    rtt(&mut scene, 20);
+    assert_eq!(taken(scene.topology.description()).len(), 3);
+    scene.failed("a", refused());
+    assert!(taken(scene.topology.description()).into_iter().eq(["b:27017", "c:27017"]));
+    let wide = TopologyDescription::clone(scene.topology.description());
+    let narrow = wide.with_local_threshold(Duration::from_millis(14));
+    assert!(taken(&narrow).into_iter().eq(["c:27017"]));
 }
 
 #[test]

@@ -225,8 +225,9 @@ impl Scene {
         let Some(question) = self.names[name].question.clone() else { return };
         if rng.random_bool(0.5) {
             self.names[name].question = None;
+            let step = if self.names[name].keep_half(&question, self.now) { Step::Other } else { Step::Down(name) };
             self.cache.handle_abandoned(NAMES[name], question.id, self.now);
-            self.look(Step::Down(name));
+            self.look(step);
         }
         self.stale_facts(name, &question);
     }
@@ -262,16 +263,12 @@ impl Scene {
         }
     }
 
-    /// Ends the questions whose time is over: what one family has said is kept for a short time.
+    /// Ends the questions whose time is over.
     fn end_late_questions(&mut self) {
         for own in &mut self.names {
             let Some(question) = own.question.take_if(|question| question.asked_at + BUDGET <= self.now) else { continue };
-            let [v4, v6] = question.families;
-            let found: Vec<IpAddr> = [v6, v4].into_iter().flatten().flatten().flat_map(|(addresses, _)| addresses).collect();
-            if found.is_empty() || question.system {
+            if !own.keep_half(&question, self.now) {
                 own.failed_at = Some(self.now);
-            } else {
-                own.learn(found, Duration::ZERO, self.now);
             }
         }
     }
@@ -388,6 +385,17 @@ impl Scene {
 }
 
 impl Name {
+    /// Keeps for a short time what one family has said to a question that is over; says whether there is anything.
+    fn keep_half(&mut self, question: &Question, now: Instant) -> bool {
+        let [v4, v6] = question.families.clone();
+        let found: Vec<IpAddr> = [v6, v4].into_iter().flatten().flatten().flat_map(|(addresses, _)| addresses).collect();
+        let is_kept = !found.is_empty() && !question.system;
+        if is_kept {
+            self.learn(found, Duration::ZERO, now);
+        }
+        is_kept
+    }
+
     fn learn(&mut self, addresses: Vec<IpAddr>, ttl: Duration, now: Instant) {
         let valid_until = now + ttl.clamp(TTL_MIN, TTL_MAX);
         self.known = Some(Known { addresses, dead: Vec::new(), valid_until, kept_until: valid_until + STALE_KEPT });
