@@ -79,7 +79,7 @@ pub(crate) struct Interrupt {
 const PIECES_AT_ONCE: usize = 16;
 
 /// How many bytes are read at once, at the least; also what a resting connection keeps room for.
-const READ_BYTES: usize = 2048;
+const READ_BYTES: usize = 1536;
 
 /// How many bytes of a message are made room for before they have arrived, at the most.
 const AHEAD_BYTES_MAX: usize = 1024 * 1024;

@@ -247,3 +247,98 @@ impl Drop for Listener {
         drop(own);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn listen(listener: &mut Listener) -> Option<Option<Event>> {
+        std::future::poll_fn(|context| listener.poll_next(context)).now_or_never()
+    }
+
+    fn send(hub: &EventHub, numbers: std::ops::Range<u64>) {
+        for connection_id in numbers {
+            hub.send(|| Event::Pool { host: host(), event: PoolEvent::ConnectionCreated { connection_id } });
+        }
+    }
+
+    fn host() -> HostKey {
+        HostKey::parse("a.example").expect("a host")
+    }
+
+    /// The numbers that were heard, and in brackets how many were missed.
+    fn heard(listener: &mut Listener) -> String {
+        let mut heard = String::new();
+        while let Some(Some(event)) = listen(listener) {
+            match event {
+                Event::Pool { event: PoolEvent::ConnectionCreated { connection_id }, .. } => heard += &format!("{connection_id} "),
+                Event::Missed(count) => heard += &format!("({count}) "),
+                other => panic!("nobody told {other:?}"),
+            }
+        }
+        heard
+    }
+
+    #[test]
+    fn each_listener_hears_everything_from_when_it_began() {
+        let hub = EventHub::new();
+        send(&hub, 0..1);
+        let mut first = hub.subscribe();
+        send(&hub, 1..3);
+        let mut second = hub.subscribe();
+        hub.about(Subject::default()).pools(&host(), [3, 4].map(|connection_id| PoolEvent::ConnectionCreated { connection_id }));
+        assert_eq!((heard(&mut first), heard(&mut second)), ("1 2 3 4 ".to_owned(), "3 4 ".to_owned()));
+        send(&hub, 5..6);
+        assert_eq!((heard(&mut first), heard(&mut second)), ("5 ".to_owned(), "5 ".to_owned()));
+    }
+
+    #[test]
+    fn nothing_is_made_for_nobody() {
+        let hub = EventHub::new();
+        let (first, second) = (hub.subscribe(), hub.subscribe());
+        drop(first);
+        assert!(hub.wanted());
+        drop(second);
+        assert!(!hub.wanted());
+        hub.send(|| panic!("nobody listens"));
+    }
+
+    #[test]
+    fn who_is_too_slow_is_told_where_how_many_are_missing() {
+        let hub = EventHub::new();
+        let mut slow = hub.subscribe();
+        let max = EVENTS_MAX as u64;
+        send(&hub, 0..max + 7);
+        let all = heard(&mut slow);
+        assert!(all.starts_with("(7) 7 8 ") && all.ends_with(&format!(" {} ", max + 6)), "{}", &all[..40]);
+        // What was taken out comes before what is missing.
+        send(&hub, 0..2);
+        assert!(matches!(listen(&mut slow), Some(Some(Event::Pool { .. }))));
+        send(&hub, 2..max + 5);
+        let all = heard(&mut slow);
+        assert!(all.starts_with("1 (3) 5 6 "), "{}", &all[..40]);
+        send(&hub, 0..max);
+        assert!(heard(&mut slow).starts_with("0 1 "), "nothing is missing of as many as may wait");
+    }
+
+    #[tokio::test]
+    async fn who_waits_is_woken_and_told_of_the_end() {
+        let hub = EventHub::new();
+        let mut listener = hub.subscribe();
+        let mut next = Box::pin(async move {
+            let first = std::future::poll_fn(|context| listener.poll_next(context)).await;
+            (first.is_some(), std::future::poll_fn(|context| listener.poll_next(context)).await.is_none())
+        });
+        assert!(futures_util::poll!(Pin::new(&mut next)).is_pending());
+        let other = hub.clone();
+        let task = tokio::spawn(next);
+        tokio::task::yield_now().await;
+        send(&other, 0..1);
+        drop((hub, other));
+        assert_eq!(task.await.expect("no panic"), (true, true), "what was told before the end is heard before it");
+    }
+}
