@@ -44,6 +44,7 @@ const LABEL_SIZE_MAX: usize = 63;
 #[derive(Clone)]
 pub struct HostKey(Arc<Parts>);
 
+#[derive(Clone)]
 struct Parts {
     host: Host,
     port: u16,
@@ -86,6 +87,11 @@ impl HostKey {
         }
         let (host, port) = split_port(text)?;
         Self::new(host, port.unwrap_or(DEFAULT_PORT))
+    }
+
+    /// Returns the same key with a count of its own: cores that count its clones do not meet those that count others.
+    pub(crate) fn apart(&self) -> Self {
+        Self(Arc::new(Parts::clone(&self.0)))
     }
 
     /// Makes a key of a host without port, and a port.

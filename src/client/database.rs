@@ -21,11 +21,11 @@ use crate::selection::{Criteria, ReadPreference};
 use crate::wire::{Given, Request};
 
 /// Names a database of a client's deployment.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Database(Arc<Named>);
 
-/// Is what all clones of a database share.
-#[derive(Debug)]
+/// Is what all commands on a database share.
+#[derive(Clone, Debug)]
 struct Named {
     client: Client,
     name: Arc<str>,
@@ -65,6 +65,13 @@ pub struct Running<T> {
     run: Run,
     invalid: Option<Error>,
     form: PhantomData<fn() -> T>,
+}
+
+impl Clone for Database {
+    /// Every clone has a count of its own: cores whose tasks have a clone each do not meet at it with every command.
+    fn clone(&self) -> Self {
+        Self(Arc::new(Named::clone(&self.0)))
+    }
 }
 
 impl Database {

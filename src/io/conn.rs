@@ -130,7 +130,8 @@ impl Conn {
             last_request: 0,
             interrupt,
             listening: false,
-            host,
+            // Every reply has a clone of it.
+            host: host.apart(),
             address,
             facts: Facts {
                 connection_id: None,
