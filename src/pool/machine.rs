@@ -365,9 +365,7 @@ impl<C> Pool<C> {
 
     /// Opens what is missing: for those who wait first, then for `minPoolSize`.
     fn fill(&mut self, now: Instant) {
-        if self.refill_at.is_some_and(|at| at <= now) {
-            self.refill_at = None;
-        }
+        self.end_pause(now);
         if !matches!(self.state, State::Ready) {
             return;
         }

@@ -627,6 +627,24 @@ fn dial_across_a_suspension_is_told_as_closed_once() {
 }
 
 #[test]
+fn pause_that_is_over_is_no_timer_when_a_dial_from_before_a_suspension_ends() {
+    let mut bench = Bench::ready(PoolConfig { min_size: 1, ..config() });
+    let refused = Error::new(ErrorKind::Io(std::io::ErrorKind::ConnectionRefused), "refused");
+    let first = bench.opens()[0];
+    bench.pool.handle_open_failed(first, &refused, bench.now);
+    bench.pool.handle_refill(bench.now);
+    bench.later(ms(900));
+    bench.wait();
+    let second = bench.opens()[0];
+    bench.pool.handle_resumed(bench.now);
+    bench.now += ms(101);
+    bench.pool.handle_open_failed(second, &Error::new(ErrorKind::Interrupted, "suspended"), bench.now);
+    assert_eq!(bench.pool.poll_timeout(), None);
+    bench.pool.handle_refill(bench.now);
+    assert_eq!(bench.text(), format!("interrupt {} open 3", second.id));
+}
+
+#[test]
 fn opening_is_given_up_in_the_end() {
     let mut bench = Bench::ready(PoolConfig { open_timeout: Some(ms(2000)), ..config() });
     bench.wait();

@@ -36,6 +36,7 @@ impl<C> Pool<C> {
         let Some(Opening { aborted, .. }) = self.slots.take_opening(lease) else {
             return tracing::error!(id = lease.id, "a connection failed to open that was not being opened");
         };
+        self.end_pause(now);
         let stale = self.obsolete(lease);
         let mut told = None;
         if stale.is_none() {
@@ -61,6 +62,11 @@ impl<C> Pool<C> {
             }
         }
         self.fill(now);
+    }
+
+    /// Ends the pause after an earlier failure, if it is over: it is no timer any more.
+    pub(super) fn end_pause(&mut self, now: Instant) {
+        self.refill_at = self.refill_at.filter(|at| now < *at);
     }
 
     /// Gives up connections that are being opened: they are told as closed before those who waited for them are refused.
