@@ -61,6 +61,8 @@ pub(crate) struct Client {
     /// Keys whose insert was acknowledged.
     pub(crate) acknowledged: Vec<i32>,
     pub(crate) recovered_after: Option<Duration>,
+    /// Within what time it is to be usable.
+    pub(crate) recovery_bound: Duration,
     /// How many callers were there when the faults were over: they are served first.
     pub(crate) backlog: u32,
     pub(crate) draws: u64,
@@ -127,6 +129,7 @@ impl Client {
             replay: TopologyReplay::default(),
             acknowledged: Vec::new(),
             recovered_after: None,
+            recovery_bound: Duration::ZERO,
             backlog: 0,
             draws,
             next: 0,

@@ -307,6 +307,7 @@ impl World {
     pub(crate) fn begin_probing(&mut self, c: usize) {
         self.clients[c].backlog = self.clients[c].calls.len() as u32;
         let bound = self.recovery_bound(c);
+        self.clients[c].recovery_bound = bound;
         self.queue.push(self.now, Event::Probe { client: c });
         self.queue.push(self.now + bound, Event::Overdue { client: c });
     }
@@ -318,7 +319,7 @@ impl World {
     /// server was to stream, at `dnsTimeoutMS` and twice `connectTimeoutMS` (TCP with TLS, hello) if it was being connected
     /// to. Because somebody waits, the next one follows after 500 ms at the latest, not after `heartbeatFrequencyMS`. It, the
     /// pool's connection and the command take seven round trips, and a stagger for each address that leads nowhere.
-    pub(crate) fn recovery_bound(&self, c: usize) -> Duration {
+    fn recovery_bound(&self, c: usize) -> Duration {
         let settings = &self.clients[c].settings;
         let (connect, dns) = (settings.connect_timeout, settings.dns_timeout);
         let floor = MIN_HEARTBEAT_FREQUENCY;
@@ -371,7 +372,7 @@ impl World {
         let took = (self.now - self.start).saturating_sub(self.plan.quiet_at);
         self.note(|_| format!("client {c} is usable again after {took:?}"));
         self.clients[c].recovered_after = Some(took);
-        let bound = self.recovery_bound(c);
+        let bound = self.clients[c].recovery_bound;
         let old = &mut self.figures;
         if took.as_secs_f64() / bound.as_secs_f64() >= old.recovery.as_secs_f64() / old.recovery_bound.as_secs_f64().max(1e-9) {
             (old.recovery, old.recovery_bound) = (took, bound);
@@ -385,7 +386,7 @@ impl World {
 
     fn overdue(&mut self, c: usize) {
         if self.clients[c].recovered_after.is_none() {
-            usable_again(c, self.recovery_bound(c));
+            usable_again(c, self.clients[c].recovery_bound);
         }
     }
 
