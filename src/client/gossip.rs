@@ -8,38 +8,42 @@ use std::sync::{Mutex, PoisonError};
 
 use bson::RawDocument;
 
-use crate::io::stripes::Striped;
+use crate::io::stripes::{Apart, Striped};
 use crate::op::cluster_time::ClusterTime;
 
 /// Passes cluster times on.
 pub(super) struct Gossip {
-    /// The stamp of the newest.
-    stamp: AtomicU64,
-    newest: Mutex<ClusterTime>,
+    newest: Apart<Newest>,
     copies: Striped<ClusterTime>,
+}
+
+#[derive(Default)]
+struct Newest {
+    stamp: AtomicU64,
+    time: Mutex<ClusterTime>,
 }
 
 impl Gossip {
     pub(super) fn new() -> Self {
-        Self { stamp: AtomicU64::new(0), newest: Mutex::default(), copies: Striped::new(|_| ClusterTime::default()) }
+        Self { newest: Apart::default(), copies: Striped::new(|_| ClusterTime::default()) }
     }
 
     /// Takes the `$clusterTime` of a reply, if it is newer than all before.
     pub(super) fn hear(&self, document: &[u8]) {
-        if ClusterTime::stamp_of(document).is_none_or(|stamp| stamp <= self.stamp.load(Ordering::Relaxed)) {
+        if ClusterTime::stamp_of(document).is_none_or(|stamp| stamp <= self.newest.stamp.load(Ordering::Relaxed)) {
             return;
         }
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut newest = self.newest.time.lock().unwrap_or_else(PoisonError::into_inner);
         if newest.hear(document) {
-            self.stamp.store(newest.stamp(), Ordering::Release);
+            self.newest.stamp.store(newest.stamp(), Ordering::Release);
         }
     }
 
     /// Gives the newest to whoever writes a command.
     pub(super) fn tell<R>(&self, write: impl FnOnce(Option<&RawDocument>) -> R) -> R {
         let mut copy = self.copies.own();
-        if copy.stamp() < self.stamp.load(Ordering::Acquire) {
-            copy.clone_from(&self.newest.lock().unwrap_or_else(PoisonError::into_inner));
+        if copy.stamp() < self.newest.stamp.load(Ordering::Acquire) {
+            copy.clone_from(&self.newest.time.lock().unwrap_or_else(PoisonError::into_inner));
         }
         write(copy.document())
     }

@@ -135,8 +135,10 @@ impl Cache {
 
     /// Whoever carried the question is gone without a word.
     pub fn handle_abandoned(&mut self, name: &str, flight: FlightId, now: Instant) {
-        let Some(own) = self.flight(name, flight) else { return };
-        if let Some(verdict) = own.half() {
+        if self.flight(name, flight).is_none() {
+            return;
+        }
+        if let Some(verdict) = self.half(name, now) {
             return self.conclude(name, verdict, now);
         }
         let Some((waiters, last)) = self.land(name) else { return };
@@ -205,11 +207,6 @@ impl Cache {
                 State::Failed { .. } => self.forget(&name),
             }
         }
-    }
-
-    /// Returns by when the question for a name that is under way is to be answered.
-    pub fn deadline(&self, name: &str) -> Option<Instant> {
-        if let State::Asking { flight, .. } = &self.entries.get(name)?.state { Some(flight.deadline) } else { None }
     }
 
     /// A timer may have run out.

@@ -13,6 +13,7 @@ use std::task::{Context, Poll, Waker, ready};
 use tokio::task::coop;
 
 use super::log::{self, CheckedOn, Subject};
+use super::stripes::Apart;
 use crate::host::HostKey;
 use crate::op::CommandEvent;
 use crate::pool::PoolEvent;
@@ -44,8 +45,11 @@ pub enum Event {
     Missed(u64),
 }
 
-/// How many events wait for a slow reader, besides as many that it has taken already.
+/// How many events wait for a slow reader, those that it has taken out of its queue included.
 pub const EVENTS_MAX: usize = 4096;
+
+/// How many wait in its queue; as many may have been taken out.
+const QUEUED_MAX: usize = EVENTS_MAX / 2;
 
 /// Commands and replies that are larger, in bytes, are left out of events: a slow reader must not hold them all in memory.
 pub const EVENT_DOCUMENT_SIZE_MAX: usize = 64 * 1024;
@@ -64,7 +68,7 @@ pub(crate) struct Listener {
     hall: Arc<Hall>,
     id: u64,
     /// What was taken out of its queue, and is not read yet.
-    taken: VecDeque<Event>,
+    taken: VecDeque<Held>,
 }
 
 /// Is what all hubs of a client share.
@@ -76,7 +80,7 @@ struct Speaker(Arc<Hall>);
 struct Hall {
     /// How many listen: asked at every step of every command, and therefore not behind the lock.
     listeners: AtomicUsize,
-    queues: Mutex<Queues>,
+    queues: Apart<Mutex<Queues>>,
 }
 
 #[derive(Debug, Default)]
@@ -91,11 +95,18 @@ struct Queues {
 #[derive(Debug)]
 struct Queue {
     id: u64,
-    events: VecDeque<Event>,
+    events: VecDeque<Held>,
     /// How many were dropped before the first that waits.
     missed: u64,
     /// Who waits for the next.
     reader: Option<Waker>,
+}
+
+/// Is an event that waits: mostly for one listener only, and then it is not shared.
+#[derive(Debug)]
+enum Held {
+    Own(Event),
+    Shared(Arc<Event>),
 }
 
 impl EventHub {
@@ -126,7 +137,7 @@ impl EventHub {
 
     pub(crate) fn send(&self, make: impl FnOnce() -> Event) {
         if self.wanted() {
-            self.hall().tell([make()]);
+            self.hall().tell([make()].into_iter());
         }
     }
 
@@ -149,11 +160,19 @@ impl EventHub {
         self.pools(host, [event]);
     }
 
-    /// Tells several in one go.
+    /// Tells several; in one go if none of them is logged, for a log may take its time.
     pub(crate) fn pools(&self, host: &HostKey, events: impl IntoIterator<Item = PoolEvent>) {
-        let mut events = events.into_iter().inspect(|event| self.subject.pool(host, event)).peekable();
-        if self.wanted() && events.peek().is_some() {
-            self.hall().tell(events.map(|event| Event::Pool { host: host.clone(), event }));
+        let about = |event| Event::Pool { host: host.clone(), event };
+        let mut events = events.into_iter();
+        if log::wants_pools() {
+            for event in events {
+                self.subject.pool(host, &event);
+                self.send(|| about(event));
+            }
+        } else if self.wanted() {
+            if let Some(first) = events.next() {
+                self.hall().tell([first].into_iter().chain(events).map(about));
+            }
         } else {
             events.for_each(drop);
         }
@@ -169,13 +188,19 @@ impl Hall {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts events into every queue. Who waits for them is woken when the lock is free again.
-    fn tell(&self, events: impl IntoIterator<Item = Event>) {
+    /// Puts events into every queue. When the lock is free again, who waits for them is woken, and what had no room dropped.
+    fn tell(&self, events: impl Iterator<Item = Event>) {
         let mut queues = self.lock();
+        let mut dropped = Vec::new();
         for event in events {
-            let Some((last, others)) = queues.all.split_last_mut() else { return };
-            others.iter_mut().for_each(|queue| queue.push(event.clone()));
-            last.push(event);
+            match queues.all.as_mut_slice() {
+                [] => dropped.push(Held::Own(event)),
+                [only] => dropped.extend(only.push(Held::Own(event))),
+                all => {
+                    let event = Arc::new(event);
+                    dropped.extend(all.iter_mut().filter_map(|queue| queue.push(Held::Shared(Arc::clone(&event)))));
+                }
+            }
         }
         self.wake(queues);
     }
@@ -192,23 +217,34 @@ impl Hall {
 }
 
 impl Queue {
-    fn push(&mut self, event: Event) {
-        if self.events.len() == EVENTS_MAX {
-            self.events.pop_front();
-            self.missed += 1;
-        }
+    /// Returns what had to make room.
+    fn push(&mut self, event: Held) -> Option<Held> {
+        let oldest = if self.events.len() == QUEUED_MAX { self.events.pop_front() } else { None };
+        self.missed += u64::from(oldest.is_some());
         self.events.push_back(event);
+        oldest
+    }
+}
+
+impl Held {
+    fn event(self) -> Event {
+        match self {
+            Self::Own(event) => event,
+            Self::Shared(event) => Arc::unwrap_or_clone(event),
+        }
     }
 }
 
 impl Listener {
     /// Waits for the next event; there is none after the last hub has gone.
     pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
-        if let Some(event) = self.taken.pop_front() {
-            return Poll::Ready(Some(event));
-        }
         // Others are to have their turn, however much there is to hear.
         ready!(pin!(coop::consume_budget()).poll(context));
+        if let Some(held) = self.taken.pop_front() {
+            return Poll::Ready(Some(held.event()));
+        }
+        // Wakers are strangers: they are cloned and dropped without the lock.
+        let waker = context.waker().clone();
         let mut queues = self.hall.lock();
         let is_over = queues.is_over;
         let Some(own) = queues.all.iter_mut().find(|queue| queue.id == self.id) else { return Poll::Ready(None) };
@@ -216,17 +252,14 @@ impl Listener {
             return Poll::Ready(Some(Event::Missed(std::mem::take(&mut own.missed))));
         }
         std::mem::swap(&mut own.events, &mut self.taken);
-        match self.taken.pop_front() {
-            Some(event) => Poll::Ready(Some(event)),
-            None if is_over => Poll::Ready(None),
-            None => {
-                match &mut own.reader {
-                    Some(reader) => reader.clone_from(context.waker()),
-                    none => *none = Some(context.waker().clone()),
-                }
-                Poll::Pending
-            }
+        if self.taken.is_empty() && !is_over {
+            let previous = own.reader.replace(waker);
+            drop(queues);
+            drop(previous);
+            return Poll::Pending;
         }
+        drop(queues);
+        Poll::Ready(self.taken.pop_front().map(Held::event))
     }
 }
 
@@ -311,7 +344,7 @@ mod tests {
     fn who_is_too_slow_is_told_where_how_many_are_missing() {
         let hub = EventHub::new();
         let mut slow = hub.subscribe();
-        let max = EVENTS_MAX as u64;
+        let max = QUEUED_MAX as u64;
         send(&hub, 0..max + 7);
         let all = heard(&mut slow);
         assert!(all.starts_with("(7) 7 8 ") && all.ends_with(&format!(" {} ", max + 6)), "{}", &all[..40]);

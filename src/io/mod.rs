@@ -11,6 +11,7 @@ pub(crate) mod environment;
 pub(crate) mod events;
 mod former;
 pub(crate) mod log;
+mod looks;
 mod monitor;
 pub(crate) mod open;
 mod os_lookup;

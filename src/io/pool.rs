@@ -24,6 +24,7 @@ use super::clock;
 use super::conn::{Conn, Interrupt};
 use super::events::EventHub;
 use super::open::{Opener, Purpose};
+use super::stripes::Apart;
 use super::tasks::Tasks;
 use super::topology::Cluster;
 use crate::error::{Error, ErrorKind, Stage};
@@ -34,12 +35,16 @@ use crate::pool::{Action, Checkout, Health, Lease, Pool, PoolEvent, PoolStats, Q
 /// Carries out one server's pool.
 pub(crate) struct ServerPool {
     host: HostKey,
-    guarded: Mutex<Guarded>,
+    shared: Apart<Shared>,
     timer: Arc<Notify>,
     opener: Arc<Opener>,
     tasks: Weak<Tasks>,
     cluster: Weak<Cluster>,
     events: EventHub,
+}
+
+struct Shared {
+    guarded: Mutex<Guarded>,
     /// How many callers have, or wait for, a connection; for selection.
     load: AtomicU32,
 }
@@ -68,13 +73,12 @@ impl ServerPool {
         let guarded = Guarded { pool: rules, waiters: Queue::default(), abandoned: false, interrupts: Vec::new(), armed: None };
         let pool = Arc::new(Self {
             host,
-            guarded: Mutex::new(guarded),
+            shared: Apart(Shared { guarded: Mutex::new(guarded), load: AtomicU32::new(0) }),
             timer: Arc::default(),
             opener,
             tasks: Arc::downgrade(tasks),
             cluster,
             events,
-            load: AtomicU32::new(0),
         });
         tasks.spawn("pool timer", timer::run(Keeper(Arc::downgrade(&pool)), Arc::clone(&pool.timer)));
         pool
@@ -94,7 +98,7 @@ impl ServerPool {
 
     /// Returns how many callers have, or wait for, a connection.
     pub(crate) fn load(&self) -> u32 {
-        self.load.load(Ordering::Relaxed)
+        self.shared.load.load(Ordering::Relaxed)
     }
 
     /// Asks for a connection: there is one, or what was asked for is [pursued](Asked::pursue).
@@ -181,7 +185,7 @@ impl ServerPool {
     }
 
     fn lock(&self) -> MutexGuard<'_, Guarded> {
-        self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shared.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lent(self: &Arc<Self>, lease: Lease, connection: Box<Conn>, now: Instant) -> CheckedOut {
@@ -211,7 +215,7 @@ impl ServerPool {
         }
         let is_over = guarded.pool.is_over();
         // Written by whoever holds the lock.
-        self.load.store(guarded.pool.load(), Ordering::Relaxed);
+        self.shared.load.store(guarded.pool.load(), Ordering::Relaxed);
         drop(guarded);
         if earlier || is_over {
             self.timer.notify_one();

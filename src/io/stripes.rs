@@ -3,18 +3,20 @@
 //! Each thread has a stripe of its own, as far as they suffice: a lock that nobody else holds costs little, and memory that
 //! no other core writes to stays near. What is in a stripe, and when it is out of date, its owner decides.
 
+use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Is something that exists once for each of a few groups of threads.
 #[derive(Debug)]
 pub(crate) struct Striped<T> {
-    stripes: Box<[Stripe<T>]>,
+    stripes: Box<[Apart<Mutex<T>>]>,
 }
 
-/// Fills what cores exchange at once, on all common machines.
-#[derive(Debug)]
+/// Fills what cores exchange at once, on all common machines: what is written with every command stands apart from what is
+/// only read.
+#[derive(Debug, Default)]
 #[repr(align(128))]
-struct Stripe<T>(Mutex<T>);
+pub(crate) struct Apart<T>(pub(crate) T);
 
 /// How many stripes there are: about as many as there are threads that run tasks, on common machines.
 const STRIPES: usize = 16;
@@ -27,18 +29,26 @@ thread_local! {
 impl<T> Striped<T> {
     /// Makes all stripes.
     pub(crate) fn new(mut make: impl FnMut(usize) -> T) -> Self {
-        Self { stripes: (0..STRIPES).map(|index| Stripe(Mutex::new(make(index)))).collect() }
+        Self { stripes: (0..STRIPES).map(|index| Apart(Mutex::new(make(index)))).collect() }
     }
 
     /// Locks the stripe of this thread.
     pub(crate) fn own(&self) -> MutexGuard<'_, T> {
         let stripe = self.stripes.get(own_index()).or(self.stripes.first()).expect("there are stripes");
-        stripe.0.lock().unwrap_or_else(PoisonError::into_inner)
+        stripe.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Locks one stripe after the other.
     pub(crate) fn each(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
-        self.stripes.iter().map(|stripe| stripe.0.lock().unwrap_or_else(PoisonError::into_inner))
+        self.stripes.iter().map(|stripe| stripe.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl<T> Deref for Apart<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
     }
 }
 

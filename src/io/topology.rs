@@ -17,12 +17,14 @@ use super::clock::{self, BootClock};
 use super::events::EventHub;
 use super::former::Former;
 use super::log;
+use super::looks::Looks;
 use super::monitor::{self, MonitorOrders, Watch};
 use super::open::Opener;
 use super::pool::ServerPool;
 use super::resolver::Resolver;
 use super::sign_of_life::Probes;
 use super::snapshot::{Route, Selected, Snapshot};
+use super::stripes::Apart;
 use super::tasks::{Lifeline, Tasks};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::HelloReply;
@@ -31,7 +33,7 @@ use crate::op::deadline::Deadline;
 use crate::options::ClientOptions;
 use crate::pool::{Pool, PoolConfig, closed};
 use crate::selection::Criteria;
-use crate::topology::{Fault, MonitorConfig, SelectId, Suspension, Topology, TopologyAction, TopologyConfig};
+use crate::topology::{Fault, MonitorConfig, SelectId, Topology, TopologyAction, TopologyConfig};
 
 /// Carries out what the topology orders, and knows every server's pool and monitor.
 pub(crate) struct Cluster {
@@ -41,10 +43,7 @@ pub(crate) struct Cluster {
     next_select: AtomicU64,
     draws: AtomicU64,
     lifeline: Lifeline,
-    suspension: Mutex<Suspension>,
-    began: Instant,
-    /// When somebody last looked at the clocks, in microseconds since it began.
-    looked_at: AtomicU64,
+    looks: Apart<Looks>,
     /// How long the machine has slept, as far as anybody noticed.
     slept: watch::Sender<Duration>,
     parts: Parts,
@@ -77,9 +76,6 @@ struct State {
     armed: Option<Instant>,
 }
 
-/// How many microseconds lie between two looks at the clocks, at the least: a busy client need not look for every command.
-const LOOK_EVERY_MICROS: u64 = 50;
-
 /// How long shutting down waits for the monitors to end by themselves; they have nothing to wait for.
 const MONITORS_LIMIT: Duration = Duration::from_secs(1);
 
@@ -104,9 +100,7 @@ impl Cluster {
             next_select: AtomicU64::new(0),
             draws: AtomicU64::new(parts.seed),
             lifeline: parts.tasks.lifeline(),
-            suspension: Mutex::new(Suspension::new(now, parts.boot_clock.now())),
-            began: now,
-            looked_at: AtomicU64::new(0),
+            looks: Apart(Looks::new(now, &*parts.boot_clock)),
             slept: watch::Sender::new(Duration::ZERO),
             parts,
         });
@@ -216,19 +210,8 @@ impl Cluster {
     }
 
     /// Sees whether the machine was suspended; if so, servers are checked at once and idle connections not trusted.
-    ///
-    /// Looks no more often than every [`LOOK_EVERY_MICROS`] that the machine is awake.
     pub(crate) fn look_at_clocks(&self, now: Instant) {
-        let elapsed = u64::try_from(now.saturating_duration_since(self.began).as_micros()).unwrap_or(u64::MAX);
-        if elapsed < self.looked_at.load(Ordering::Relaxed).saturating_add(LOOK_EVERY_MICROS) {
-            return;
-        }
-        // Whoever finds somebody else looking need not look as well.
-        let Ok(mut suspension) = self.suspension.try_lock() else { return };
-        self.looked_at.store(elapsed, Ordering::Relaxed);
-        let (now, boot) = (clock::now(), self.parts.boot_clock.now());
-        let Some(gap) = suspension.handle_look(now, boot) else { return };
-        drop(suspension);
+        let Some(gap) = self.looks.look(now, &*self.parts.boot_clock) else { return };
         tracing::info!(seconds = gap.as_secs(), "the machine was suspended: servers are checked, idle connections dropped");
         self.parts.resolver.resumed();
         self.slept.send_modify(|slept| *slept = slept.saturating_add(gap));

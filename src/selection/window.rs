@@ -60,6 +60,13 @@ pub(super) fn pick_of<'a>(
     let first = rng.random_range(0..count);
     let other = rng.random_range(0..count - 1);
     let second = if other < first { other } else { other + 1 };
-    let (first, second) = (server(first)?, server(second)?);
-    Some(if loads(&second.host) < loads(&first.host) { second } else { first })
+    Some(less_loaded(server(first)?, server(second)?, loads))
+}
+
+fn less_loaded<'a>(
+    first: &'a Arc<ServerDescription>,
+    second: &'a Arc<ServerDescription>,
+    loads: &dyn Fn(&HostKey) -> u32,
+) -> &'a Arc<ServerDescription> {
+    if loads(&second.host) < loads(&first.host) { second } else { first }
 }

@@ -225,7 +225,9 @@ impl Scene {
         let Some(question) = self.names[name].question.clone() else { return };
         if rng.random_bool(0.5) {
             self.names[name].question = None;
-            let step = if self.names[name].keep_half(&question, self.now) { Step::Other } else { Step::Down(name) };
+            // An answer that is still good is worth more.
+            let is_known = self.names[name].known.as_ref().is_some_and(|known| known.is_fresh(self.now));
+            let step = if !is_known && self.names[name].keep_half(&question, self.now) { Step::Other } else { Step::Down(name) };
             self.cache.handle_abandoned(NAMES[name], question.id, self.now);
             self.look(step);
         }

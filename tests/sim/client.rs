@@ -26,6 +26,7 @@ use super::net::{Exchange, User};
 use super::openings::{Opening, Purpose};
 use super::plan::Settings;
 use super::pools::ServerPool;
+use super::promises::every_near_router_is_had;
 use super::queue::{Event, Timer};
 use super::replay::{ChecksReplay, TopologyReplay};
 use super::resolver::Resolver;
@@ -189,6 +190,7 @@ impl World {
         let client = &self.clients[c];
         if !Arc::ptr_eq(&previous, &client.published) {
             at_most_one_primary(&client.published);
+            every_near_router_is_had(&client.published);
             elections_never_go_back(&previous, &client.published);
             replay_is_the_description(&client.published, client.replay.kind, &client.replay.servers);
         }

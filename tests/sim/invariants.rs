@@ -180,7 +180,8 @@ pub(crate) fn nobody_outstays_the_queue(host: &HostKey, stats: &PoolStats, ledge
 
 /// Nobody waits for a server while one suits.
 pub(crate) fn nobody_selects_for_nothing(topology: &TopologyDescription, criteria: &mongolink::selection::Criteria) {
-    if mongolink::selection::is_served(topology, criteria).unwrap_or(true) {
+    let suits = || !mongolink::selection::suitable_servers(topology, criteria).is_empty();
+    if mongolink::selection::check(topology, criteria).is_err() || suits() {
         violated("nobody_selects_for_nothing", format!("a caller still waits for {criteria}, and there is {topology}"));
     }
 }

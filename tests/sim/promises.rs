@@ -6,8 +6,11 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use bson::oid::ObjectId;
+use mongolink::selection::{self, Criteria};
 use mongolink::topology::{ServerType, TopologyAction, TopologyDescription, TopologyType};
 use mongolink::{HostKey, PoolStats};
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
 
 use super::invariants::{PoolLedger, violated};
 
@@ -26,6 +29,28 @@ pub(crate) fn selected_is_near_and_free(topology: &TopologyDescription, selected
         violated("selected_is_near_and_free", format!("{selected} has {load} operations, all others have less: {topology}"));
     }
 }
+
+/// Whoever may go to any router may go to each that suits and is near, and to no other.
+pub(crate) fn every_near_router_is_had(topology: &TopologyDescription) {
+    if topology.kind() != TopologyType::Sharded || !topology.is_compatible() {
+        return;
+    }
+    let criteria = Criteria::write();
+    let near = selection::in_latency_window(selection::suitable_servers(topology, &criteria), topology.local_threshold());
+    let mut random = SmallRng::seed_from_u64(7);
+    for wanted in topology.servers() {
+        // It has the least to do: whenever it is drawn, it is taken.
+        let loads = |host: &HostKey| u32::from(*host != wanted.host);
+        let mut draw = || selection::select(topology, &criteria, &loads, &mut random).is_ok_and(|taken| taken.host == wanted.host);
+        let is_had = (0..DRAWS).any(|_| draw());
+        if is_had != near.iter().any(|server| server.host == wanted.host) {
+            violated("every_near_router_is_had", format!("{} of {topology}: drawn {is_had}", wanted.host));
+        }
+    }
+}
+
+/// With so many draws of two, each of a dozen is drawn.
+const DRAWS: usize = 200;
 
 /// SRV records are looked at again when it is time, not before, and not later.
 pub(crate) fn polling_keeps_its_distance(client: usize, due: Instant, now: Instant) {

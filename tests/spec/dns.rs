@@ -2,7 +2,7 @@
 //!
 //! Runs the case format of initial-dns-seedlist-discovery on the way that the client takes: connection string, look-up from
 //! a DNS server on loopback, rules, TXT options, validation; then a client of the deployment that the case's folder asks
-//! for, with TLS behind the zone's names (`deployment`, which needs the feature `sandbox`). Every key of a case is checked,
+//! for, with TLS behind the zone's names (`deployment`). Every key of a case is checked,
 //! an unknown one is a failure.
 
 use std::collections::BTreeSet;
@@ -15,7 +15,6 @@ use mongolink::{ClientOptions, ConnectionString, DnsConfig, Error, HostKey};
 use serde_json::{Map, Value};
 use tokio::runtime::{Builder, Runtime};
 
-#[cfg(feature = "sandbox")]
 use crate::deployment::{Deployments, Outcome};
 use crate::report::{Report, json_files};
 use crate::zone_server::ZoneServer;
@@ -26,9 +25,6 @@ const DNS_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) fn run(folder: &Path, report: &mut Report) {
     let mut suite = report.suite_in(folder);
     let setting = Setting::set(folder);
-    if cfg!(not(feature = "sandbox")) {
-        println!("WITHOUT the feature sandbox: the outcomes hosts, numHosts and ping of {} are not checked", folder.display());
-    }
     let mut folders = vec![folder.to_owned()];
     folders.extend(subfolders(folder));
     for sub in folders {
@@ -44,7 +40,6 @@ pub(crate) fn run(folder: &Path, report: &mut Report) {
 struct Setting {
     runtime: Runtime,
     zone: ZoneServer,
-    #[cfg(feature = "sandbox")]
     deployments: Deployments,
 }
 
@@ -53,14 +48,8 @@ impl Setting {
         let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(|error| error.to_string())?;
         let file = zone_file(folder).ok_or("there is no spec-dns.zone above the folder")?;
         let zone = runtime.block_on(ZoneServer::start(&file))?;
-        #[cfg(feature = "sandbox")]
         let deployments = runtime.block_on(Deployments::start(zone.hosts()))?;
-        Ok(Self {
-            runtime,
-            zone,
-            #[cfg(feature = "sandbox")]
-            deployments,
-        })
+        Ok(Self { runtime, zone, deployments })
     }
 }
 
@@ -76,7 +65,6 @@ fn subfolders(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Checks a case of a folder, whose name says which deployment it is about.
-#[cfg_attr(not(feature = "sandbox"), allow(unused_variables, reason = "there is no deployment"))]
 fn check(test: &Value, folder: &str, setting: &Setting) -> Result<(), String> {
     let test = test.as_object().ok_or("the case is no object")?;
     let uri = test.get("uri").and_then(Value::as_str).ok_or("there is no text \"uri\"")?;
@@ -109,17 +97,14 @@ fn check(test: &Value, folder: &str, setting: &Setting) -> Result<(), String> {
     }
     check_options(test, "options", |name| option(&options, name))?;
     check_options(test, "parsed_options", |name| parsed_option(&options, name))?;
-    #[cfg(feature = "sandbox")]
-    {
-        let outcome = Outcome {
-            seeds: test.get("seeds").map(hosts).transpose()?,
-            seed_count: number(test, "numSeeds")?,
-            hosts: test.get("hosts").map(hosts).transpose()?,
-            host_count: number(test, "numHosts")?,
-            pings: test.get("ping") != Some(&Value::Bool(false)),
-        };
-        runtime.block_on(setting.deployments.play(folder, uri, dns, &answer, &outcome))?;
-    }
+    let outcome = Outcome {
+        seeds: test.get("seeds").map(hosts).transpose()?,
+        seed_count: number(test, "numSeeds")?,
+        hosts: test.get("hosts").map(hosts).transpose()?,
+        host_count: number(test, "numHosts")?,
+        pings: test.get("ping") != Some(&Value::Bool(false)),
+    };
+    runtime.block_on(setting.deployments.play(folder, uri, dns, &answer, &outcome))?;
     Ok(())
 }
 

@@ -4,13 +4,10 @@
 //! suite's folder are run. An argument that is no switch runs only the cases whose suite or name contains it.
 #![allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 
-#[cfg(feature = "sandbox")]
 mod cmap;
 mod concerns;
-#[cfg(feature = "sandbox")]
 mod deployment;
 mod dns;
-#[cfg(feature = "sandbox")]
 #[path = "../loopback/peers.rs"]
 #[allow(dead_code, reason = "shared with the tests on loopback, which need more of it")]
 mod peers;
@@ -41,7 +38,6 @@ const SUITES: &[(&str, Runner)] = &[
     ("server-discovery-and-monitoring/tests/load-balanced", sdam::run),
     ("server-discovery-and-monitoring/tests/errors", sdam::run),
     ("server-discovery-and-monitoring/tests/monitoring", sdam::run),
-    #[cfg(feature = "sandbox")]
     ("connection-monitoring-and-pooling/tests/cmap-format", cmap::run),
     ("server-selection/tests/server_selection", selection::run),
     ("server-selection/tests/in_window", selection::run),

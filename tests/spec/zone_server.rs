@@ -22,7 +22,6 @@ type Zone = InMemoryZoneHandler<TokioRuntimeProvider>;
 /// Answers by UDP and TCP on one port until it is dropped.
 pub(crate) struct ZoneServer {
     address: SocketAddr,
-    #[cfg_attr(not(feature = "sandbox"), allow(dead_code, reason = "for deployments, which need the feature"))]
     hosts: Vec<String>,
     _server: Server<Catalog>,
 }
@@ -49,7 +48,6 @@ impl ZoneServer {
     }
 
     /// Returns the names that have addresses in the zone.
-    #[cfg(feature = "sandbox")]
     pub(crate) fn hosts(&self) -> &[String] {
         &self.hosts
     }

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use super::{Answer, Cache, State};
+use super::{Answer, Cache, State, Verdict};
 
 impl Cache {
     /// Counts how many times addresses have arrived, for any name.
@@ -23,6 +23,20 @@ impl Cache {
             State::Fresh(_) | State::Stale { .. } | State::Failed { .. } => return None,
         };
         Some((entry.arrived, answer))
+    }
+
+    /// Returns by when the question for a name that is under way is to be answered.
+    pub fn deadline(&self, name: &str) -> Option<Instant> {
+        if let State::Asking { flight, .. } = &self.entries.get(name)?.state { Some(flight.deadline) } else { None }
+    }
+
+    /// Returns what is made of a name's question that is given up, if one family has answered: that is worth more than an answer
+    /// that is past its time, and less than one that is not.
+    pub(super) fn half(&self, name: &str, now: Instant) -> Option<Verdict> {
+        match &self.entries.get(name)?.state {
+            State::Asking { flight, last } if last.as_ref().is_none_or(|good| good.answer(now).stale) => flight.half(),
+            State::Asking { .. } | State::Fresh(_) | State::Stale { .. } | State::Failed { .. } => None,
+        }
     }
 
     /// Notes that addresses have arrived.

@@ -539,6 +539,16 @@ fn abandoned_question_with_one_family_known_serves_it_shortly() {
 }
 
 #[test]
+fn abandoned_question_with_one_family_known_leaves_an_answer_that_is_still_good() {
+    let mut scene = Scene::new();
+    scene.ask(1, Want::All).found(1, &["10.0.0.1", "10.0.0.2"]).found(1, &["::1"]).dead("10.0.0.1");
+    scene.ask(2, Want::All).found(2, &["10.0.0.3"]).wishes();
+    scene.cache.handle_abandoned(NAME, FlightId(2), scene.now);
+    scene.ask(3, Want::All);
+    assert_eq!(scene.wishes(), ["query db.example #3", "3 gets ::1 10.0.0.2"]);
+}
+
+#[test]
 fn least_recently_used_name_makes_room() {
     let mut scene = Scene::new();
     for number in 0..NAMES_MAX {
