@@ -20,7 +20,7 @@ pub(crate) struct Looks {
 
 /// How many microseconds that the machine is awake lie between two looks, at the least: a busy client need not look for every
 /// command.
-const LOOK_EVERY_MICROS: u64 = 500;
+const LOOK_EVERY_MICROS: u64 = 50;
 
 impl Looks {
     /// Takes the first look.
