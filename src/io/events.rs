@@ -238,11 +238,11 @@ impl Held {
 impl Listener {
     /// Waits for the next event; there is none after the last hub has gone.
     pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
-        // Others are to have their turn, however much there is to hear.
-        ready!(pin!(coop::consume_budget()).poll(context));
         if let Some(held) = self.taken.pop_front() {
             return Poll::Ready(Some(held.event()));
         }
+        // Others are to have their turn in the end, but not so soon that a reader falls behind those who are many.
+        ready!(pin!(coop::consume_budget()).poll(context));
         // Wakers are strangers: they are cloned and dropped without the lock.
         let waker = context.waker().clone();
         let mut queues = self.hall.lock();
