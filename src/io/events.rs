@@ -1,6 +1,6 @@
 //! How do events reach those who want them?
 //!
-//! Each listener has a queue: a writer puts an event at its end, a reader takes all that is there at once, so that it seldom
+//! Each listener has a queue: a writer puts an event at its end, a reader takes many at once, so that it seldom
 //! meets the writers. The queues are bounded: whoever reads too slowly is told how many events were missed, and nobody waits
 //! for a reader. Without listeners no event is made. What of it is logged is decided in `log`.
 
@@ -48,8 +48,11 @@ pub enum Event {
 /// How many events wait for a slow reader, those that it has taken out of its queue included.
 pub const EVENTS_MAX: usize = 4096;
 
-/// How many wait in its queue; as many may have been taken out.
-const QUEUED_MAX: usize = EVENTS_MAX / 2;
+/// How many are taken out at once.
+const TAKEN_MAX: usize = EVENTS_MAX / 8;
+
+/// How many wait in the queue.
+const QUEUED_MAX: usize = EVENTS_MAX - TAKEN_MAX;
 
 /// Commands and replies that are larger, in bytes, are left out of events: a slow reader must not hold them all in memory.
 pub const EVENT_DOCUMENT_SIZE_MAX: usize = 64 * 1024;
@@ -251,7 +254,11 @@ impl Listener {
         if own.missed > 0 {
             return Poll::Ready(Some(Event::Missed(std::mem::take(&mut own.missed))));
         }
-        std::mem::swap(&mut own.events, &mut self.taken);
+        if own.events.len() > TAKEN_MAX {
+            self.taken.extend(own.events.drain(..TAKEN_MAX));
+        } else {
+            std::mem::swap(&mut own.events, &mut self.taken);
+        }
         if self.taken.is_empty() && !is_over {
             let previous = own.reader.replace(waker);
             drop(queues);
