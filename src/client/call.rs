@@ -135,6 +135,7 @@ impl Drop for Session {
 
 impl Inner {
     /// Takes the session that this thread used last, or else another thread did, or makes one.
+    #[inline]
     pub(super) fn take_session(&self, timeout: Duration, now: Instant) -> Result<Lent> {
         let own = self.sessions.own().take(timeout, now);
         let kept = own.or_else(|| self.sessions.each().find_map(|mut sessions| sessions.take(timeout, now)));
@@ -146,6 +147,7 @@ impl Inner {
     }
 
     /// Takes a session back that was part of nothing unfinished.
+    #[inline]
     pub(super) fn put_session(&self, Lent { session, timeout }: Lent, now: Instant) {
         self.sessions.own().put(session, timeout, now);
     }

@@ -51,6 +51,7 @@ struct Limit {
 
 impl Exchange {
     /// Takes a session, where the server has sessions, and encodes the command into the connection's buffer.
+    #[inline]
     pub(super) fn new(
         inner: &Arc<Inner>,
         database: &Arc<str>,
@@ -84,6 +85,7 @@ impl Exchange {
     }
 
     /// Sends it and waits for the reply, until its limit.
+    #[inline]
     pub(super) fn poll(&mut self, conn: &mut Conn, context: &mut Context<'_>) -> Poll<Result<Message>> {
         if let Poll::Ready(outcome) = conn.poll_exchange(context) {
             return Poll::Ready(outcome);
@@ -98,6 +100,7 @@ impl Exchange {
     }
 
     /// Sees what came of it.
+    #[inline]
     pub(super) fn finish(
         &mut self,
         inner: &Arc<Inner>,
@@ -151,6 +154,7 @@ impl Exchange {
         self.tell_failure(conn, call, &error, clock::now());
     }
 
+    #[inline]
     fn tell_start(&mut self, conn: &Conn, database: &Arc<str>, request: &Request) {
         tracing::debug!(host = %conn.host(), command = %name_of(request), request = self.request_id, "command sent");
         conn.of().pool().events().send(|| {
@@ -171,6 +175,7 @@ impl Exchange {
         });
     }
 
+    #[inline]
     fn tell_success(&mut self, conn: &Conn, reply: &Reply, now: Instant) {
         let Some(Told { name, is_secret }) = self.told.take() else { return };
         conn.of().pool().events().send(|| {
@@ -215,6 +220,7 @@ fn is_secret(request: &Request) -> bool {
 }
 
 /// Makes the limit of one exchange: `socketTimeoutMS` costs the connection; the call's own deadline, which it yields to, does not.
+#[inline]
 fn limit(inner: &Inner, deadline: Option<Deadline>, now: Instant) -> Result<Option<Limit>> {
     let Some(limit) = inner.exchange_deadline(deadline, now) else { return Ok(None) };
     if tokio::runtime::Handle::try_current().is_err() {
@@ -228,6 +234,7 @@ fn limit(inner: &Inner, deadline: Option<Deadline>, now: Instant) -> Result<Opti
 }
 
 /// Encodes a command into the connection's buffer; returns its number.
+#[inline]
 fn queue(inner: &Inner, database: &Arc<str>, call: &Call, conn: &mut Conn, session: Option<&Lent>) -> Result<i32> {
     let selected = conn.of();
     let preference = match &call.preference {
@@ -271,6 +278,7 @@ fn sent_command(conn: &Conn, request: &Request) -> Option<RawDocumentBuf> {
     Some(command)
 }
 
+#[inline]
 fn check_message_size(conn: &mut Conn) -> Result<()> {
     let limit = conn.facts().message_size_bytes_max;
     let size = conn.queued().len() as u64;

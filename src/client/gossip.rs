@@ -29,6 +29,7 @@ impl Gossip {
     }
 
     /// Takes the `$clusterTime` of a reply, if it is newer than all before.
+    #[inline]
     pub(super) fn hear(&self, document: &[u8]) {
         if ClusterTime::stamp_of(document).is_none_or(|stamp| stamp <= self.newest.stamp.load(Ordering::Relaxed)) {
             return;
@@ -40,6 +41,7 @@ impl Gossip {
     }
 
     /// Gives the newest to whoever writes a command.
+    #[inline]
     pub(super) fn tell<R>(&self, write: impl FnOnce(Option<&RawDocument>) -> R) -> R {
         let mut copy = self.copies.own();
         if copy.stamp() < self.newest.stamp.load(Ordering::Acquire) {

@@ -94,6 +94,7 @@ impl Run {
     }
 
     /// Selects a server and asks for a connection.
+    #[inline]
     fn start(&mut self, inner: &Arc<Inner>, database: &Arc<str>) -> Result<()> {
         let body = self.call.request.body.document();
         // Found out before anybody waits for anything.
@@ -126,6 +127,7 @@ impl Run {
     }
 
     /// Puts the command into the connection's buffer.
+    #[inline]
     fn send(&mut self, inner: &Arc<Inner>, database: &Arc<str>, mut conn: Conn, deadline: Option<Deadline>) -> Result<()> {
         // One that its caller keeps was lent for an earlier call.
         let began = if self.keeps { clock::now() } else { conn.lent_at() };
@@ -180,6 +182,7 @@ impl Inner {
 }
 
 /// Asks the selected server's pool for a connection: there is one, or it is waited for.
+#[inline]
 pub(super) fn check_out(inner: &Inner, selected: Selected, deadline: Option<Deadline>) -> std::result::Result<Conn, Lending<Selected>> {
     let now = clock::now();
     selected.cluster().look_at_clocks(now);

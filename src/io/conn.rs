@@ -169,6 +169,7 @@ impl Conn {
     }
 
     /// Encodes a command; [`exchange`](Self::exchange) sends it. Returns the number of the message.
+    #[inline]
     pub(crate) fn queue(&mut self, flags: Flags, request: &Request, fields: &CommandFields<'_>) -> i32 {
         if self.exchange != Exchange::Idle {
             tracing::error!(host = %self.host, exchange = ?self.exchange, "a command while another is under way");
@@ -204,6 +205,7 @@ impl Conn {
     }
 
     /// Is [`exchange`](Self::exchange), for futures made by hand.
+    #[inline]
     pub(crate) fn poll_exchange(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, Error>> {
         ready!(self.poll_flush(context))?;
         self.poll_receive(context)
@@ -304,6 +306,7 @@ impl Conn {
     }
 
     /// Makes it ready to rest: nothing half done, no large buffers.
+    #[inline]
     pub(crate) fn rest(&mut self) {
         self.unqueue();
         self.out.clear();

@@ -138,6 +138,7 @@ impl EventHub {
         Listener { hall, id, taken: VecDeque::new() }
     }
 
+    #[inline]
     pub(crate) fn send(&self, make: impl FnOnce() -> Event) {
         if self.wanted() {
             self.hall().tell([make()].into_iter());
@@ -145,6 +146,7 @@ impl EventHub {
     }
 
     /// Tells whether anybody wants to know what happens in a pool.
+    #[inline]
     pub(crate) fn pools_wanted(&self) -> bool {
         self.wanted() || log::wants_pools()
     }
@@ -164,6 +166,7 @@ impl EventHub {
     }
 
     /// Tells several; in one go if none of them is logged, for a log may take its time.
+    #[inline]
     pub(crate) fn pools(&self, host: &HostKey, events: impl IntoIterator<Item = PoolEvent>) {
         let about = |event| Event::Pool { host: host.clone(), event };
         let mut events = events.into_iter();
@@ -298,6 +301,7 @@ mod tests {
         std::future::poll_fn(|context| listener.poll_next(context)).now_or_never()
     }
 
+    #[inline]
     fn send(hub: &EventHub, numbers: std::ops::Range<u64>) {
         for connection_id in numbers {
             hub.send(|| Event::Pool { host: host(), event: PoolEvent::ConnectionCreated { connection_id } });

@@ -29,6 +29,7 @@ impl Looks {
     }
 
     /// Looks, if it is time to, and returns how long the machine slept since the last time, if it did.
+    #[inline]
     pub(crate) fn look(&self, now: Instant, boot_clock: &dyn BootClock) -> Option<Duration> {
         let elapsed = u64::try_from(now.saturating_duration_since(self.began).as_micros()).unwrap_or(u64::MAX);
         if elapsed < self.looked_at.load(Ordering::Relaxed).saturating_add(LOOK_EVERY_MICROS) {

@@ -102,10 +102,12 @@ impl ServerPool {
     }
 
     /// Asks for a connection: there is one, or what was asked for is [pursued](Asked::pursue).
+    #[inline]
     pub(crate) fn checkout<P: Borrow<Arc<Self>>>(of: P, deadline: Option<Deadline>, now: Instant) -> Result<CheckedOut<P>, Asked<P>> {
         Self::ask(of, now, |guarded, now| guarded.pool.handle_checkout(deadline, now))
     }
 
+    #[inline]
     fn ask<P: Borrow<Arc<Self>>>(
         of: P,
         now: Instant,
@@ -170,6 +172,7 @@ impl ServerPool {
         self.lock().interrupts.iter().flatten().any(|interrupt| interrupt.has_heard())
     }
 
+    #[inline]
     fn checkin(self: &Arc<Self>, lease: Lease, mut conn: Box<Conn>, now: Instant) {
         conn.forget_task();
         let health = conn.health();
@@ -197,6 +200,7 @@ impl ServerPool {
     }
 
     /// Lock, decide, unlock, act.
+    #[inline]
     fn act_at<R>(self: &Arc<Self>, now: Instant, step: impl FnOnce(&mut Guarded, Instant) -> R) -> R {
         let mut guarded = self.lock();
         guarded.pool.record_events(self.events.pools_wanted());

@@ -19,6 +19,7 @@ const SIZE_BYTES_MAX: usize = 4096;
 
 impl ClusterTime {
     /// Reads the time itself: seconds in the upper half, increment in the lower. Nothing if it is no cluster time.
+    #[inline]
     pub fn stamp_of(bytes: &[u8]) -> Option<u64> {
         let value = match bytes.get(4..).and_then(|fields| fields.strip_prefix(b"\x11clusterTime\0")) {
             // As all servers write it: in the first place.
@@ -34,6 +35,7 @@ impl ClusterTime {
     }
 
     /// Takes a server's, if it is newer; says whether it is.
+    #[inline]
     pub fn hear(&mut self, document: &[u8]) -> bool {
         let newer = Self::stamp_of(document).filter(|stamp| *stamp > self.stamp && RawDocument::from_bytes(document).is_ok());
         let Some(stamp) = newer else { return false };

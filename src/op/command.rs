@@ -21,6 +21,7 @@ pub struct CommandFields<'a> {
 
 impl CommandFields<'_> {
     /// Appends the fields to the body that is being written.
+    #[inline]
     pub fn write(&self, body: &mut BodyWriter<'_>) {
         body.string("$db", self.database);
         if let Some(lsid) = self.lsid {
@@ -62,6 +63,7 @@ fn not_bson(why: String) -> Error {
 ///
 /// # Errors
 /// [`ErrorKind::InvalidArgument`] naming the size and the limit.
+#[inline]
 pub fn check_size(request: &Request, document_size_bytes_max: u32) -> Result<(), Error> {
     let size = request.body.size_bytes() as u64;
     let limit = u64::from(document_size_bytes_max) + u64::from(COMMAND_OVERHEAD_MAX);

@@ -50,6 +50,7 @@ impl ServerSession {
 
 impl SessionPool {
     /// Takes the session that came back last, if it lives for a while yet; `timeout` is the servers'.
+    #[inline]
     pub fn take(&mut self, timeout: Duration, now: Instant) -> Option<ServerSession> {
         while let Some(session) = self.sessions.pop() {
             if !session.expires(timeout, now) {
@@ -60,6 +61,7 @@ impl SessionPool {
     }
 
     /// Takes a session back, which must not have taken part in a network error.
+    #[inline]
     pub fn put(&mut self, mut session: ServerSession, timeout: Duration, now: Instant) {
         session.last_use = now;
         let expired = self.sessions.iter().take_while(|session| session.expires(timeout, now)).count();

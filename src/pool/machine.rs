@@ -97,6 +97,7 @@ impl<C> Pool<C> {
     }
 
     /// Somebody asks for a connection.
+    #[inline]
     pub fn handle_checkout(&mut self, deadline: Option<Deadline>, now: Instant) -> Checkout<C> {
         self.event(|| PoolEvent::CheckOutStarted);
         if let Some(refusal) = self.refusal() {
@@ -172,6 +173,7 @@ impl<C> Pool<C> {
     }
 
     /// A connection comes back, from a caller or from the draining of a late reply.
+    #[inline]
     pub fn handle_checkin(&mut self, lease: Lease, connection: C, health: Health, now: Instant) {
         let Some(Lent { since, interrupted, in_use }) = self.slots.take_lent(lease) else {
             tracing::error!(id = lease.id, "a connection comes back that was not lent");
@@ -310,6 +312,7 @@ impl<C> Pool<C> {
     }
 
     /// Gives a connection that is good to the first waiter, or lets it rest.
+    #[inline]
     fn settle(&mut self, lease: Lease, connection: C, now: Instant) {
         let first = self.waiters.first();
         match first.and_then(|waiter| Some((waiter, self.waiters.remove(waiter)?))) {
@@ -323,6 +326,7 @@ impl<C> Pool<C> {
         }
     }
 
+    #[inline]
     fn lend(&mut self, lease: Lease, connection: C, since: Instant, now: Instant) -> Checkout<C> {
         self.slots.lend(lease, now);
         let look = (now.saturating_duration_since(since) > LOOK_AFTER).then(|| self.waiters.ticket());
@@ -352,6 +356,7 @@ impl<C> Pool<C> {
     }
 
     /// Takes the newest idle connection that has not been idle for too long.
+    #[inline]
     fn take_usable(&mut self, now: Instant) -> Option<(Lease, C, Instant)> {
         loop {
             let (lease, connection, since) = self.slots.newest()?;
@@ -364,6 +369,7 @@ impl<C> Pool<C> {
     }
 
     /// Opens what is missing: for those who wait first, then for `minPoolSize`.
+    #[inline]
     fn fill(&mut self, now: Instant) {
         self.end_pause(now);
         if !matches!(self.state, State::Ready) {
@@ -401,6 +407,7 @@ impl<C> Pool<C> {
         self.slots.opening_of(self.services.is_none().then_some(self.generation))
     }
 
+    #[inline]
     fn obsolete(&self, lease: Lease) -> Option<CloseReason> {
         match self.state {
             State::Closed { .. } => Some(CloseReason::PoolClosed),

@@ -135,6 +135,7 @@ impl<C> Slots<C> {
     }
 
     /// Takes out the slot of a connection that is lent or drained; any other is left alone.
+    #[inline]
     pub(super) fn take_lent(&mut self, lease: Lease) -> Option<Lent> {
         let lent = match self.table.get(lease.slot)? {
             Slot::InUse { lease: own, since, interrupted } if *own == lease => {
@@ -154,12 +155,14 @@ impl<C> Slots<C> {
     }
 
     /// Moves a connection that is not in the table as Idle into the idle ones.
+    #[inline]
     pub(super) fn rest(&mut self, lease: Lease, connection: C, since: Instant) {
         self.occupy(lease.slot);
         self.idle.push_back(lease.slot);
         self.put(lease.slot, Slot::Idle { lease, connection, since });
     }
 
+    #[inline]
     pub(super) fn lend(&mut self, lease: Lease, since: Instant) {
         self.occupy(lease.slot);
         self.unanswered.lent(self.in_use + self.draining, since);
@@ -175,6 +178,7 @@ impl<C> Slots<C> {
     }
 
     /// Takes the connection that came back last.
+    #[inline]
     pub(super) fn newest(&mut self) -> Option<(Lease, C, Instant)> {
         let slot = self.idle.pop_back()?;
         self.take_idle(slot)
@@ -235,6 +239,7 @@ impl<C> Slots<C> {
         lease.id >= self.trusted_from
     }
 
+    #[inline]
     fn take_idle(&mut self, slot: usize) -> Option<(Lease, C, Instant)> {
         let place = self.table.get_mut(slot)?;
         match std::mem::replace(place, Slot::Free) {
@@ -249,12 +254,14 @@ impl<C> Slots<C> {
         }
     }
 
+    #[inline]
     fn vacate(&mut self, slot: usize) {
         self.put(slot, Slot::Free);
         self.free.push(slot);
     }
 
     /// A slot that was just taken is at the end of the free list: taking it back is constant time.
+    #[inline]
     fn occupy(&mut self, slot: usize) {
         match self.free.iter().rposition(|free| *free == slot) {
             Some(place) => {
@@ -264,6 +271,7 @@ impl<C> Slots<C> {
         }
     }
 
+    #[inline]
     fn put(&mut self, slot: usize, state: Slot<C>) {
         if let Some(place) = self.table.get_mut(slot) {
             *place = state;

@@ -12,6 +12,7 @@ impl<C> Pool<C> {
     }
 
     /// Says when `handle_timeout` is due, and for what.
+    #[inline]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let mut due = self.waiters.next_deadline().map(|at| (at, WAIT_QUEUE_TIMEOUT));
         let mut consider = |at: Instant, name| {

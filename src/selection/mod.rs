@@ -46,6 +46,7 @@ pub enum Refusal {
 ///
 /// # Errors
 /// [`Refusal::NoServer`] with a reason for every server, or [`Refusal::Invalid`] if none could ever suit.
+#[inline]
 pub fn select<'a>(
     topology: &'a TopologyDescription,
     criteria: &Criteria,
@@ -83,6 +84,7 @@ pub fn is_served(topology: &TopologyDescription, criteria: &Criteria) -> Result<
 /// [`ErrorKind::Incompatible`](crate::ErrorKind::Incompatible) if a server's wire versions don't fit;
 /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) for a read preference that contradicts itself, or a
 /// limit of staleness that is too small for a replica set.
+#[inline]
 pub fn check(topology: &TopologyDescription, criteria: &Criteria) -> Result<(), Error> {
     if let Some(error) = topology.compatibility_error() {
         return Err(error.clone());

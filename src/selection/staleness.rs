@@ -27,6 +27,7 @@ pub(super) enum Staleness {
 }
 
 /// Checks a limit of staleness, which has a minimum in replica sets only.
+#[inline]
 pub(super) fn check_limit(topology: &TopologyDescription, limit: Option<Duration>) -> Result<(), Error> {
     let Some(limit) = limit.filter(|_| topology.kind().is_replica_set()) else { return Ok(()) };
     let least = MAX_STALENESS_MIN.max(topology.heartbeat_frequency() + IDLE_WRITE_PERIOD);

@@ -90,6 +90,7 @@ impl Decoder {
     ///
     /// # Errors
     /// [`ErrorKind::Protocol`] if the length is below 16, negative, or above the limit.
+    #[inline]
     pub fn next_frame(&mut self) -> Result<Option<Frame>, Error> {
         let Some(length) = self.announced() else { return Ok(None) };
         let size = i64::from(length.cast_signed());
@@ -148,6 +149,7 @@ impl Message {
     /// # Errors
     /// [`ErrorKind::Protocol`] for another op code, an unknown required flag or section kind, a missing or second body,
     /// a repeated identifier, or a length that doesn't fit; [`ErrorKind::Unsupported`] for a compressed message.
+    #[inline]
     pub fn parse(frame: Frame) -> Result<Self, Error> {
         if frame.op_code == op_code::COMPRESSED {
             return Err(Error::new(ErrorKind::Unsupported, "compressed message, none was negotiated").at(Stage::Read));
@@ -196,6 +198,7 @@ impl Message {
     }
 
     /// Returns the body's bytes, which share the buffer they were read into.
+    #[inline]
     pub fn into_body(self) -> Bytes {
         self.body
     }

@@ -173,6 +173,7 @@ struct Start {
 /// Writes an OP_MSG behind what `out` holds; `extra` appends the driver's own fields to the body.
 ///
 /// Lengths are those of the data given; whether they are within the server's limits is the caller's to check.
+#[inline]
 pub fn encode_message(
     out: &mut Outgoing,
     request_id: i32,

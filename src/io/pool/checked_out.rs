@@ -41,6 +41,7 @@ impl<P: Borrow<Arc<ServerPool>>> CheckedOut<P> {
     }
 
     /// Gives it back.
+    #[inline]
     pub(crate) fn give_back(mut self, now: Instant) {
         if let Some(conn) = self.conn.take() {
             self.pool.borrow().checkin(self.lease, conn, now);
