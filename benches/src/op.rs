@@ -82,7 +82,7 @@ pub fn encoded(document: &Document) -> RawDocumentBuf {
 /// Makes the whole message of a command, as a client without sessions sends it.
 pub fn message(command: RawDocumentBuf, database: &str) -> Vec<u8> {
     let mut out = Outgoing::default();
-    encode_message(&mut out, 1, 0, Flags::default(), &Request::from(command), |body| body.string("$db", database));
+    encode_message(&mut out, 1, 0, Flags::default(), &Request::from(command), |body| body.string(c"$db", database));
     out.to_bytes()
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use bson::RawDocument;
 
 use crate::io::stripes::{Apart, Striped};
-use crate::op::cluster_time::ClusterTime;
+use crate::op::cluster_time::{ClusterTime, Heard};
 
 /// Passes cluster times on.
 pub(super) struct Gossip {
@@ -31,11 +31,12 @@ impl Gossip {
     /// Takes the `$clusterTime` of a reply, if it is newer than all before.
     #[inline]
     pub(super) fn hear(&self, document: &[u8]) {
-        if ClusterTime::stamp_of(document).is_none_or(|stamp| stamp <= self.newest.stamp.load(Ordering::Relaxed)) {
+        let Some(heard) = Heard::read(document) else { return };
+        if heard.stamp <= self.newest.stamp.load(Ordering::Relaxed) {
             return;
         }
         let mut newest = self.newest.time.lock().unwrap_or_else(PoisonError::into_inner);
-        if newest.hear(document) {
+        if newest.hear(heard) {
             self.newest.stamp.store(newest.stamp(), Ordering::Release);
         }
     }

@@ -175,12 +175,8 @@ impl EventHub {
                 self.subject.pool(host, &event);
                 self.send(|| about(event));
             }
-        } else if self.wanted() {
-            if let Some(first) = events.next() {
-                self.hall().tell([first].into_iter().chain(events).map(about));
-            }
-        } else {
-            events.for_each(drop);
+        } else if let Some(first) = events.next() {
+            self.hall().tell([first].into_iter().chain(events).map(about));
         }
     }
 
@@ -301,7 +297,6 @@ mod tests {
         std::future::poll_fn(|context| listener.poll_next(context)).now_or_never()
     }
 
-    #[inline]
     fn send(hub: &EventHub, numbers: std::ops::Range<u64>) {
         for connection_id in numbers {
             hub.send(|| Event::Pool { host: host(), event: PoolEvent::ConnectionCreated { connection_id } });

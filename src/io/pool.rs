@@ -203,7 +203,8 @@ impl ServerPool {
     #[inline]
     fn act_at<R>(self: &Arc<Self>, now: Instant, step: impl FnOnce(&mut Guarded, Instant) -> R) -> R {
         let mut guarded = self.lock();
-        guarded.pool.record_events(self.events.pools_wanted());
+        let is_told = self.events.pools_wanted();
+        guarded.pool.record_events(is_told);
         let outcome = step(&mut guarded, now);
         // Mostly there is one at the most, and no list is made.
         let (mut first, mut more) = (None, Vec::new());
@@ -211,7 +212,9 @@ impl ServerPool {
             let deed = self.deed(&mut guarded, action, now);
             if first.is_none() { first = deed } else { more.extend(deed) }
         }
-        self.events.pools(&self.host, std::iter::from_fn(|| guarded.pool.poll_event()));
+        if is_told {
+            self.events.pools(&self.host, std::iter::from_fn(|| guarded.pool.poll_event()));
+        }
         let due = guarded.pool.poll_timeout().map(|(at, _)| at);
         let earlier = due.is_some_and(|due| guarded.armed.is_none_or(|armed| due < armed));
         if earlier {

@@ -66,7 +66,7 @@ impl Route {
             Err(Refusal::NoServer(_)) => return Ok(None),
             Err(Refusal::Invalid(error)) => return Err(error.at(Stage::Selection)),
         };
-        match snapshot.place(&server.host).filter(|place| snapshot.pools.get(*place).is_some_and(Option::is_some)) {
+        match snapshot.description.place_of(server).filter(|place| snapshot.pools.get(*place).is_some_and(Option::is_some)) {
             Some(place) => Ok(Some(Selected { route: self, place })),
             None => {
                 let error = Error::new(ErrorKind::Internal, "a server without a pool was selected");

@@ -14,13 +14,21 @@ pub struct ClusterTime {
     document: Vec<u8>,
 }
 
+/// Is a server's `$clusterTime`, which may be newer or not.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard<'a> {
+    /// The time itself: seconds in the upper half, increment in the lower.
+    pub stamp: u64,
+    document: &'a RawDocument,
+}
+
 /// The largest `$clusterTime` that is kept, in bytes; a server's has about 150.
 const SIZE_BYTES_MAX: usize = 4096;
 
-impl ClusterTime {
-    /// Reads the time itself: seconds in the upper half, increment in the lower. Nothing if it is no cluster time.
+impl<'a> Heard<'a> {
+    /// Reads a document's bytes. Nothing if they are no cluster time.
     #[inline]
-    pub fn stamp_of(bytes: &[u8]) -> Option<u64> {
+    pub fn read(bytes: &'a [u8]) -> Option<Self> {
         let value = match bytes.get(4..).and_then(|fields| fields.strip_prefix(b"\x11clusterTime\0")) {
             // As all servers write it: in the first place.
             Some(value) => value,
@@ -31,17 +39,21 @@ impl ClusterTime {
         };
         let (increment, seconds) = value.split_first_chunk::<4>()?;
         let (seconds, increment) = (u32::from_le_bytes(*seconds.first_chunk()?), u32::from_le_bytes(*increment));
-        (bytes.len() <= SIZE_BYTES_MAX).then(|| u64::from(seconds) << 32 | u64::from(increment))
+        let document = RawDocument::from_bytes(bytes).ok().filter(|_| bytes.len() <= SIZE_BYTES_MAX)?;
+        Some(Self { stamp: u64::from(seconds) << 32 | u64::from(increment), document })
     }
+}
 
+impl ClusterTime {
     /// Takes a server's, if it is newer; says whether it is.
     #[inline]
-    pub fn hear(&mut self, document: &[u8]) -> bool {
-        let newer = Self::stamp_of(document).filter(|stamp| *stamp > self.stamp && RawDocument::from_bytes(document).is_ok());
-        let Some(stamp) = newer else { return false };
-        self.stamp = stamp;
+    pub fn hear(&mut self, heard: Heard<'_>) -> bool {
+        if heard.stamp <= self.stamp {
+            return false;
+        }
+        self.stamp = heard.stamp;
         self.document.clear();
-        self.document.extend_from_slice(document);
+        self.document.extend_from_slice(heard.document.as_bytes());
         true
     }
 

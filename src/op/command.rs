@@ -23,15 +23,15 @@ impl CommandFields<'_> {
     /// Appends the fields to the body that is being written.
     #[inline]
     pub fn write(&self, body: &mut BodyWriter<'_>) {
-        body.string("$db", self.database);
+        body.string(c"$db", self.database);
         if let Some(lsid) = self.lsid {
-            body.document("lsid", lsid);
+            body.document(c"lsid", lsid);
         }
         if let Some(time) = self.cluster_time {
-            body.document("$clusterTime", time);
+            body.document(c"$clusterTime", time);
         }
         if let Some(preference) = self.read_preference {
-            body.document("$readPreference", preference);
+            body.document(c"$readPreference", preference);
         }
     }
 }

@@ -104,9 +104,9 @@ impl<C> Pool<C> {
             return Checkout::Refused(refusal);
         }
         if self.waiters.is_empty()
-            && let Some((lease, connection, since)) = self.take_usable(now)
+            && let Some(lent) = self.lend_newest(now)
         {
-            return self.lend(lease, connection, since, now);
+            return lent;
         }
         if self.waiters.len() >= WAITERS_MAX {
             let error = too_many(WAITERS_MAX);
@@ -134,8 +134,8 @@ impl<C> Pool<C> {
         if let Some(refusal) = self.refusal() {
             return Checkout::Refused(refusal);
         }
-        if let Some((lease, connection, since)) = self.take_usable(now) {
-            return self.lend(lease, connection, since, now);
+        if let Some(lent) = self.lend_newest(now) {
+            return lent;
         }
         self.waiters.insert(place.ticket, Waiter { since: place.asked_at, deadline: place.deadline });
         self.fill(now);
@@ -160,6 +160,7 @@ impl<C> Pool<C> {
             // It was told as closed when it was aborted.
             _ if aborted => {
                 self.closed += 1;
+                self.slots.vacate(lease);
                 self.actions.push_back(Action::Close(lease, connection));
             }
             Some(reason) => self.close(lease, connection, reason),
@@ -326,18 +327,26 @@ impl<C> Pool<C> {
         }
     }
 
+    /// Lends the newest idle connection that has not been idle for too long.
     #[inline]
-    fn lend(&mut self, lease: Lease, connection: C, since: Instant, now: Instant) -> Checkout<C> {
-        self.slots.lend(lease, now);
-        let look = (now.saturating_duration_since(since) > LOOK_AFTER).then(|| self.waiters.ticket());
-        if look.is_none() {
-            self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration: Duration::ZERO });
+    fn lend_newest(&mut self, now: Instant) -> Option<Checkout<C>> {
+        loop {
+            let (lease, connection, since) = self.slots.newest()?;
+            if self.config.max_idle_time.is_some_and(|limit| since + limit <= now) {
+                self.close(lease, connection, CloseReason::Idle);
+                continue;
+            }
+            self.slots.lend(lease, now);
+            let look = (since + LOOK_AFTER < now).then(|| self.waiters.ticket());
+            if look.is_none() {
+                self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration: Duration::ZERO });
+            }
+            // Others may have been closed on the way to this one.
+            if self.below_min() {
+                self.fill(now);
+            }
+            return Some(Checkout::Lent { lease, connection, look });
         }
-        // Others may have been closed on the way to this one.
-        if self.below_min() {
-            self.fill(now);
-        }
-        Checkout::Lent { lease, connection, look }
     }
 
     /// Refuses whoever asks a pool that lends nothing.
@@ -353,19 +362,6 @@ impl<C> Pool<C> {
     fn release(&mut self, lease: Lease) {
         let lent = self.slots.take_lent(lease);
         debug_assert!(lent.is_some(), "connection {} was not lent", lease.id);
-    }
-
-    /// Takes the newest idle connection that has not been idle for too long.
-    #[inline]
-    fn take_usable(&mut self, now: Instant) -> Option<(Lease, C, Instant)> {
-        loop {
-            let (lease, connection, since) = self.slots.newest()?;
-            let perished = self.config.max_idle_time.is_some_and(|limit| since + limit <= now);
-            if !perished {
-                return Some((lease, connection, since));
-            }
-            self.close(lease, connection, CloseReason::Idle);
-        }
     }
 
     /// Opens what is missing: for those who wait first, then for `minPoolSize`.
@@ -425,6 +421,7 @@ impl<C> Pool<C> {
 
     fn close(&mut self, lease: Lease, connection: C, reason: CloseReason) {
         self.closed += 1;
+        self.slots.vacate(lease);
         self.leave(lease);
         let error = self.cause_of(lease, reason);
         self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason, error });

@@ -48,7 +48,8 @@ pub(super) struct Lent {
     pub(super) in_use: bool,
 }
 
-/// Holds the slots, the order of the idle ones, and counts.
+/// Holds the slots, the order of the idle ones, and counts. Whoever takes a connection out keeps its slot, and either puts
+/// it back or [vacates](Slots::vacate) the slot.
 #[derive(Debug)]
 pub(super) struct Slots<C> {
     table: Vec<Slot<C>>,
@@ -111,6 +112,12 @@ impl<C> Slots<C> {
         matches!(self.table.get(lease.slot), Some(Slot::InUse { lease: own, .. }) if *own == lease)
     }
 
+    /// Gives up the place of a connection that was taken out and does not come back.
+    pub(super) fn vacate(&mut self, lease: Lease) {
+        debug_assert!(matches!(self.table.get(lease.slot), Some(Slot::Free)), "slot {} is occupied", lease.slot);
+        self.free.push(lease.slot);
+    }
+
     /// Gives a connection that is being opened another generation, and returns its new lease.
     pub(super) fn renew(&mut self, lease: Lease, renewed: u64) -> Lease {
         if let Some(Slot::Opening { id, generation, .. }) = self.table.get_mut(lease.slot)
@@ -121,20 +128,20 @@ impl<C> Slots<C> {
         Lease { generation: renewed, ..lease }
     }
 
-    /// Takes out a slot that is opening this connection; any other is left alone.
+    /// Takes out a connection that is being opened; any other is left alone.
     pub(super) fn take_opening(&mut self, lease: Lease) -> Option<Opening> {
         match self.table.get(lease.slot)? {
             Slot::Opening { id, since, aborted, .. } if *id == lease.id => {
                 let opening = Opening { since: *since, aborted: *aborted };
                 self.opening -= 1;
-                self.vacate(lease.slot);
+                self.put(lease.slot, Slot::Free);
                 Some(opening)
             }
             Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } | Slot::InUse { .. } | Slot::Draining { .. } => None,
         }
     }
 
-    /// Takes out the slot of a connection that is lent or drained; any other is left alone.
+    /// Takes out a connection that is lent or drained; any other is left alone.
     #[inline]
     pub(super) fn take_lent(&mut self, lease: Lease) -> Option<Lent> {
         let lent = match self.table.get(lease.slot)? {
@@ -150,21 +157,19 @@ impl<C> Slots<C> {
             true => self.in_use -= 1,
             false => self.draining -= 1,
         }
-        self.vacate(lease.slot);
+        self.put(lease.slot, Slot::Free);
         Some(lent)
     }
 
-    /// Moves a connection that is not in the table as Idle into the idle ones.
+    /// Puts a connection that was taken out among the idle ones.
     #[inline]
     pub(super) fn rest(&mut self, lease: Lease, connection: C, since: Instant) {
-        self.occupy(lease.slot);
         self.idle.push_back(lease.slot);
         self.put(lease.slot, Slot::Idle { lease, connection, since });
     }
 
     #[inline]
     pub(super) fn lend(&mut self, lease: Lease, since: Instant) {
-        self.occupy(lease.slot);
         self.unanswered.lent(self.in_use + self.draining, since);
         self.in_use += 1;
         self.put(lease.slot, Slot::InUse { lease, since, interrupted: false });
@@ -172,7 +177,6 @@ impl<C> Slots<C> {
 
     /// Lets a late reply be waited for; `since` is when the connection was lent.
     pub(super) fn drain(&mut self, lease: Lease, since: Instant, deadline: Instant) {
-        self.occupy(lease.slot);
         self.draining += 1;
         self.put(lease.slot, Slot::Draining { lease, since, deadline, interrupted: false });
     }
@@ -243,31 +247,11 @@ impl<C> Slots<C> {
     fn take_idle(&mut self, slot: usize) -> Option<(Lease, C, Instant)> {
         let place = self.table.get_mut(slot)?;
         match std::mem::replace(place, Slot::Free) {
-            Slot::Idle { lease, connection, since } => {
-                self.free.push(slot);
-                Some((lease, connection, since))
-            }
+            Slot::Idle { lease, connection, since } => Some((lease, connection, since)),
             other @ (Slot::Free | Slot::Opening { .. } | Slot::InUse { .. } | Slot::Draining { .. }) => {
                 *place = other;
                 None
             }
-        }
-    }
-
-    #[inline]
-    fn vacate(&mut self, slot: usize) {
-        self.put(slot, Slot::Free);
-        self.free.push(slot);
-    }
-
-    /// A slot that was just taken is at the end of the free list: taking it back is constant time.
-    #[inline]
-    fn occupy(&mut self, slot: usize) {
-        match self.free.iter().rposition(|free| *free == slot) {
-            Some(place) => {
-                self.free.swap_remove(place);
-            }
-            None => debug_assert!(false, "slot {slot} is occupied"),
         }
     }
 

@@ -173,6 +173,15 @@ impl TopologyDescription {
         self.primary.and_then(|at| self.servers.get(at))
     }
 
+    /// Returns the place in [`servers`](Self::servers) of one of them.
+    #[inline]
+    pub(crate) fn place_of(&self, server: &Arc<ServerDescription>) -> Option<usize> {
+        match self.primary {
+            Some(at) if self.servers.get(at).is_some_and(|primary| Arc::ptr_eq(primary, server)) => Some(at),
+            Some(_) | None => self.place(&server.host).ok(),
+        }
+    }
+
     /// Counts a sharded cluster's routers within the latency window.
     pub(crate) fn near_routers(&self) -> usize {
         self.near_routers.len()

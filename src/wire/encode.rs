@@ -3,6 +3,8 @@
 //! A request is written straight into the connection's own buffer: header, flags, body, the driver's fields behind the
 //! user's, and its document sequences. Large documents of the user's are not copied there, but written from where they are.
 
+use std::ffi::CStr;
+
 use bson::{RawDocument, RawDocumentBuf};
 use bytes::Bytes;
 
@@ -149,9 +151,13 @@ impl Outgoing {
 
     /// Leaves room for a length, and remembers from where it counts.
     fn begin(&mut self) -> Start {
-        let start = Start { place: self.own.len(), len: self.len() };
+        let start = self.here();
         self.own.extend_from_slice(&[0; 4]);
         start
+    }
+
+    fn here(&self) -> Start {
+        Start { place: self.own.len(), len: self.len() }
     }
 
     /// Writes how long it has become.
@@ -183,11 +189,11 @@ pub fn encode_message(
     extra: impl FnOnce(&mut BodyWriter<'_>),
 ) {
     out.own.reserve(request.copied_bytes() + EXTRA_BYTES);
-    let message = out.begin();
-    out.own.extend_from_slice(&request_id.to_le_bytes());
-    out.own.extend_from_slice(&response_to.to_le_bytes());
-    out.own.extend_from_slice(&op_code::MSG.to_le_bytes());
-    debug_assert_eq!(out.len() - message.len, HEADER_SIZE);
+    let message = out.here();
+    // The first is the length, which is not known yet.
+    let head = [0, request_id, response_to, op_code::MSG].map(i32::to_le_bytes);
+    debug_assert_eq!(head.as_flattened().len(), HEADER_SIZE);
+    out.own.extend_from_slice(head.as_flattened());
     out.own.extend_from_slice(&flags.0.to_le_bytes());
     out.own.push(0);
     let body = out.begin();
@@ -216,7 +222,7 @@ pub struct BodyWriter<'a> {
 impl BodyWriter<'_> {
     /// Appends a string.
     #[inline]
-    pub fn string(&mut self, key: &str, value: &str) {
+    pub fn string(&mut self, key: &CStr, value: &str) {
         self.key(0x02, key);
         let length = u32::try_from(value.len() + 1).unwrap_or(u32::MAX);
         self.out.extend_from_slice(&length.to_le_bytes());
@@ -226,15 +232,14 @@ impl BodyWriter<'_> {
 
     /// Appends a document.
     #[inline]
-    pub fn document(&mut self, key: &str, value: &RawDocument) {
+    pub fn document(&mut self, key: &CStr, value: &RawDocument) {
         self.key(0x03, key);
         self.out.extend_from_slice(value.as_bytes());
     }
 
     #[inline]
-    fn key(&mut self, kind: u8, key: &str) {
+    fn key(&mut self, kind: u8, key: &CStr) {
         self.out.push(kind);
-        self.out.extend_from_slice(key.as_bytes());
-        self.out.push(0);
+        self.out.extend_from_slice(key.to_bytes_with_nul());
     }
 }

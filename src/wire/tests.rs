@@ -6,8 +6,8 @@ use crate::error::{Error, ErrorKind};
 fn encoded(request: &Request, flags: Flags) -> Vec<u8> {
     let mut out = Outgoing::default();
     encode_message(&mut out, 7, 3, flags, request, |body| {
-        body.string("$db", "admin");
-        body.document("lsid", &rawdoc! { "id": 1 });
+        body.string(c"$db", "admin");
+        body.document(c"lsid", &rawdoc! { "id": 1 });
     });
     assert_eq!(out.pieces().map(<[u8]>::len).sum::<usize>(), out.len());
     out.to_bytes()
@@ -49,7 +49,7 @@ fn large_documents_are_written_from_where_they_are() {
     let large = || Given::from(rawdoc! { "text": text.as_str() });
     let request = Request { body: large(), sequences: vec![("documents".to_owned(), vec![small(), large(), large(), small()])] };
     let mut out = Outgoing::default();
-    encode_message(&mut out, 7, 3, Flags::default(), &request, |body| body.string("$db", "admin"));
+    encode_message(&mut out, 7, 3, Flags::default(), &request, |body| body.string(c"$db", "admin"));
     assert!(out.own_mut().len() < 200 && out.whole().is_none());
     assert!(out.pieces().all(|piece| !piece.is_empty()));
     let Given::Large(shared) = &request.body else { panic!("copied") };

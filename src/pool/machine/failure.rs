@@ -36,6 +36,7 @@ impl<C> Pool<C> {
         let Some(Opening { aborted, .. }) = self.slots.take_opening(lease) else {
             return tracing::error!(id = lease.id, "a connection failed to open that was not being opened");
         };
+        self.slots.vacate(lease);
         self.end_pause(now);
         let stale = self.obsolete(lease);
         let mut told = None;

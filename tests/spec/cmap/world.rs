@@ -373,7 +373,7 @@ impl World {
 
     fn send(&mut self, connection: u64, body: RawDocumentBuf, database: &str) {
         let mut bytes = Outgoing::default();
-        encode_message(&mut bytes, self.next_request, 0, Flags::default(), &Request::from(body), |body| body.string("$db", database));
+        encode_message(&mut bytes, self.next_request, 0, Flags::default(), &Request::from(body), |body| body.string(c"$db", database));
         self.next_request += 1;
         self.server.handle_bytes(0, connection, &bytes.to_bytes(), self.now);
     }
