@@ -13,7 +13,6 @@ use super::running::Inner;
 use crate::error::{Error, Result, Stage};
 use crate::host::HostKey;
 use crate::io::clock;
-use crate::io::entropy::entropy;
 use crate::op::deadline::Deadline;
 use crate::op::session::{END_SESSIONS_MAX, ServerSession};
 use crate::selection::{Criteria, ReadPreference};
@@ -134,32 +133,14 @@ impl Drop for Session {
 }
 
 impl Inner {
-    /// Takes the session that this thread used last, or else another thread did, or makes one.
-    #[inline]
-    pub(super) fn take_session(&self, timeout: Duration, now: Instant) -> Result<Lent> {
-        let own = self.sessions.own().take(timeout, now);
-        let kept = own.or_else(|| self.sessions.each().find_map(|mut sessions| sessions.take(timeout, now)));
-        let session = match kept {
-            Some(session) => session,
-            None => ServerSession::new(entropy()?, now),
-        };
-        Ok(Lent { session, timeout })
-    }
-
-    /// Takes a session back that was part of nothing unfinished.
-    #[inline]
-    pub(super) fn put_session(&self, Lent { session, timeout }: Lent, now: Instant) {
-        self.sessions.own().put(session, timeout, now);
-    }
-
     /// Makes the deadline of a call: its own limit, or the client's.
-    pub(super) fn call_deadline(&self, time: &Time) -> Option<Deadline> {
+    pub(super) fn call_deadline(&self, time: &Time, now: Instant) -> Option<Deadline> {
         let (name, limit) = match time {
             Time::Limit(limit) => ("timeout", *limit),
             Time::Default => ("timeoutMS", self.options().timeout_or_default()?),
             Time::Until(deadline) => return Some(**deadline),
         };
-        Some(Deadline::new(name, limit, clock::now()))
+        Some(Deadline::new(name, limit, now))
     }
 
     /// Makes the deadline of a selection: the earlier of its own and the call's.
@@ -180,7 +161,7 @@ impl Inner {
 
     /// Tells the servers which sessions are used no more (sessions, "endSessions"); what they answer does not matter.
     pub(super) async fn end_sessions(self: &Arc<Self>) {
-        let sessions: Vec<_> = self.sessions.each().flat_map(|mut sessions| sessions.drain()).collect();
+        let sessions: Vec<_> = self.desks.each().flat_map(|mut desk| desk.sessions.drain()).collect();
         if sessions.is_empty() {
             return;
         }

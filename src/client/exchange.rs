@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use bson::RawDocumentBuf;
+use bson::{RawDocument, RawDocumentBuf};
 
 use super::call::{Call, InSession, Lent, Outcome, Preference, Reply, Session};
 use super::run::Conn;
@@ -61,17 +61,25 @@ impl Exchange {
         began: Instant,
     ) -> Result<Self> {
         let is_cursors = call.pins || matches!(call.session, InSession::Cursor(_));
+        let limit = limit(inner, deadline, began).map_err(|error| error.on(conn.host()))?;
+        let mut desk = inner.desks.own();
         let mut session = match std::mem::replace(&mut call.session, InSession::None) {
             InSession::Cursor(session) => session.and_then(|mut session| session.lent.take()),
             InSession::Implicit => match (conn.of().description().session_timeout(), conn.facts().has_sessions) {
-                (Some(timeout), true) => Some(inner.take_session(timeout, began)?),
+                (Some(timeout), true) => {
+                    let (same, lent) = inner.take_session(desk, timeout, began)?;
+                    desk = same;
+                    Some(lent)
+                }
                 _ => None,
             },
             InSession::None => None,
         };
-        let queued = limit(inner, deadline, began).and_then(|limit| Ok((limit, queue(inner, database, call, conn, session.as_ref())?)));
+        inner.gossip.tell(&mut desk.cluster_time);
+        let queued = queue(database, call, conn, session.as_ref(), desk.cluster_time.document());
+        drop(desk);
         match queued {
-            Ok((limit, request_id)) => {
+            Ok(request_id) => {
                 let mut exchange = Self { session, is_cursors, began, request_id, told: None, limit };
                 exchange.tell_start(conn, database, &call.request);
                 Ok(exchange)
@@ -235,7 +243,7 @@ fn limit(inner: &Inner, deadline: Option<Deadline>, now: Instant) -> Result<Opti
 
 /// Encodes a command into the connection's buffer; returns its number.
 #[inline]
-fn queue(inner: &Inner, database: &Arc<str>, call: &Call, conn: &mut Conn, session: Option<&Lent>) -> Result<i32> {
+fn queue(database: &Arc<str>, call: &Call, conn: &mut Conn, session: Option<&Lent>, cluster_time: Option<&RawDocument>) -> Result<i32> {
     let selected = conn.of();
     let preference = match &call.preference {
         Preference::Untold => None,
@@ -245,10 +253,8 @@ fn queue(inner: &Inner, database: &Arc<str>, call: &Call, conn: &mut Conn, sessi
     };
     check_size(&call.request, conn.facts().document_size_bytes_max)?;
     let lsid = session.map(|lent| lent.session.lsid().as_ref());
-    let request_id = inner.gossip.tell(|cluster_time| {
-        let fields = CommandFields { database, lsid, cluster_time, read_preference: preference.as_deref() };
-        conn.queue(Flags::default(), &call.request, &fields)
-    });
+    let fields = CommandFields { database, lsid, cluster_time, read_preference: preference.as_deref() };
+    let request_id = conn.queue(Flags::default(), &call.request, &fields);
     check_message_size(conn)?;
     Ok(request_id)
 }

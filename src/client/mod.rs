@@ -7,6 +7,7 @@ mod builder;
 mod call;
 mod cursor;
 mod database;
+mod desk;
 mod exchange;
 mod gossip;
 mod pin;

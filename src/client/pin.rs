@@ -10,6 +10,7 @@ use super::call::{Call, Outcome, within};
 use super::run::{Conn, Run};
 use super::running::{Inner, no_runtime};
 use crate::error::{Result, Stage};
+use crate::io::clock;
 use crate::pool::Health;
 
 /// Is a connection that a cursor keeps; goes back to its pool when dropped.
@@ -46,7 +47,7 @@ impl Inner {
         }
         // A getMore that was given up comes first, or is taken back if nothing of it was sent.
         pinned.0.unqueue();
-        let deadline = self.call_deadline(&call.time);
+        let deadline = self.call_deadline(&call.time, clock::now());
         if let Err(error) = within(deadline, Stage::Read, pinned.0.drain()).await {
             return (Err(error), Some(pinned));
         }

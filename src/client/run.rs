@@ -99,13 +99,14 @@ impl Run {
         let body = self.call.request.body.document();
         // Found out before anybody waits for anything.
         check_name(body)?;
-        let deadline = inner.call_deadline(&self.call.time);
+        let now = clock::now();
+        let deadline = inner.call_deadline(&self.call.time, now);
         let criteria = self.call.criteria.as_ref().unwrap_or(&inner.primary);
         let is_logged = log::wants_selections();
         if is_logged {
             log::selection_started(command_name(body), criteria, &inner.description());
         }
-        let found = match inner.select_now(criteria) {
+        let found = match inner.select_now(criteria, now) {
             Ok(Some(selected)) => Ok(selected),
             Ok(None) => {
                 let later = select_and_check_out(Arc::clone(inner), command_name(body).to_owned(), Arc::clone(criteria), deadline);
@@ -117,7 +118,7 @@ impl Run {
         if is_logged {
             inner.log_selection(command_name(body), criteria, &found);
         }
-        match check_out(inner, found?, deadline) {
+        match check_out(inner, found?, deadline, now) {
             Ok(conn) => self.send(inner, database, conn, deadline),
             Err(later) => {
                 self.step = Step::Waiting(later, deadline.map(Box::new));
@@ -183,9 +184,12 @@ impl Inner {
 
 /// Asks the selected server's pool for a connection: there is one, or it is waited for.
 #[inline]
-pub(super) fn check_out(inner: &Inner, selected: Selected, deadline: Option<Deadline>) -> std::result::Result<Conn, Lending<Selected>> {
-    let now = clock::now();
-    selected.cluster().look_at_clocks(now);
+pub(super) fn check_out(
+    inner: &Inner,
+    selected: Selected,
+    deadline: Option<Deadline>,
+    now: Instant,
+) -> std::result::Result<Conn, Lending<Selected>> {
     let deadline = inner.checkout_deadline(deadline, now);
     ServerPool::checkout(selected, deadline, now).map_err(|asked| asked.pursue(deadline))
 }
@@ -196,7 +200,9 @@ async fn select_and_check_out(inner: Arc<Inner>, operation: String, criteria: Ar
     if log::wants_selections() {
         inner.log_selection(&operation, &criteria, &found);
     }
-    match check_out(&inner, found?, deadline) {
+    let selected = found?;
+    selected.cluster().look_at_clocks();
+    match check_out(&inner, selected, deadline, clock::now()) {
         Ok(conn) => Ok(conn),
         Err(later) => later.await,
     }

@@ -7,12 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
-use rand::rngs::SmallRng;
-use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 
 use super::builder::Extras;
 use super::call::{Time, within};
+use super::desk::Desk;
 use super::gossip::Gossip;
 use super::run::check_out;
 use crate::dns::{Rescan, RescanConfig};
@@ -27,14 +26,13 @@ use crate::io::events::EventHub;
 use crate::io::log::Subject;
 use crate::io::open::{Introduction, Opener};
 use crate::io::resolver::{Resolver, SeedList, resolve_seeds};
-use crate::io::snapshot::{Route, Selected};
+use crate::io::snapshot::Selected;
 use crate::io::srv_poll::SrvPoll;
-use crate::io::stripes::Striped;
+use crate::io::stripes::{Apart, Striped};
 use crate::io::tasks::Tasks;
 use crate::io::tls::TlsConnector;
 use crate::io::topology::{Cluster, Parts};
 use crate::op::deadline::Deadline;
-use crate::op::session::SessionPool;
 use crate::options::{ClientOptions, ServerMonitoringMode, Warning};
 use crate::pool::PoolStats;
 use crate::selection::{Criteria, ReadPreference};
@@ -49,22 +47,13 @@ pub(super) struct Inner {
     events: EventHub,
     state: RwLock<State>,
     /// Counts the changes of the state and of the topology: what a desk keeps is out of date when it has grown.
-    epoch: Arc<AtomicU64>,
-    desks: Striped<Desk>,
-    pub(super) sessions: Striped<SessionPool>,
-    pub(super) gossip: Gossip,
+    pub(super) epoch: Arc<AtomicU64>,
+    pub(super) desks: Striped<Desk>,
+    pub(super) gossip: Apart<Gossip>,
     /// What most commands ask for.
     pub(super) primary: Arc<Criteria>,
     /// The libraries that new connections name.
     libraries: Arc<Mutex<DriverInfos>>,
-}
-
-/// Is where a thread's calls find the way to the servers.
-struct Desk {
-    epoch: u64,
-    route: Option<Arc<Route>>,
-    /// Numbers the choices.
-    draws: u64,
 }
 
 enum State {
@@ -90,9 +79,8 @@ impl Inner {
             events: EventHub::new(),
             state: RwLock::new(State::Resting),
             epoch: Arc::default(),
-            desks: Striped::new(|_| Desk { epoch: u64::MAX, route: None, draws: 0 }),
-            sessions: Striped::new(|_| SessionPool::default()),
-            gossip: Gossip::new(),
+            desks: Striped::new(|_| Desk::new()),
+            gossip: Apart::default(),
             primary: Arc::new(Criteria::read(ReadPreference::primary())),
             libraries: Arc::new(Mutex::new(libraries)),
         }
@@ -110,30 +98,6 @@ impl Inner {
         &self.events
     }
 
-    /// Chooses a server, if the client runs and one suits now.
-    pub(super) fn select_now(&self, criteria: &Criteria) -> Result<Option<Selected>> {
-        let epoch = self.epoch.load(Ordering::Acquire);
-        let mut locked = self.desks.own();
-        let Desk { epoch: kept, route, draws } = &mut *locked;
-        if *kept != epoch {
-            *kept = epoch;
-            *route = self.running().map(|cluster| {
-                // Threads choose apart from each other.
-                *draws = SmallRng::seed_from_u64(cluster.draw()).next_u64();
-                let snapshot = cluster.snapshot();
-                Arc::new(Route { cluster, snapshot })
-            });
-        }
-        *draws = draws.wrapping_add(1);
-        let (route, mut random) = (route.clone(), SmallRng::seed_from_u64(*draws));
-        // Not under the lock: an application's selector may take its time.
-        drop(locked);
-        match route {
-            Some(route) if route.cluster.tasks().is_alive() => route.choose(criteria, &mut random),
-            Some(_) | None => Ok(None),
-        }
-    }
-
     /// Waits until the client runs and a server suits.
     pub(super) async fn select_later(
         self: &Arc<Self>,
@@ -146,14 +110,6 @@ impl Inner {
         }
         let cluster = within(deadline, Stage::Selection, self.cluster()).await?;
         cluster.select(operation, criteria, self.selection_deadline(deadline)).await
-    }
-
-    /// Makes what the desks keep out of date, and lets go of it.
-    fn clear_desks(&self) {
-        self.epoch.fetch_add(1, Ordering::Release);
-        for mut desk in self.desks.each() {
-            desk.route = None;
-        }
     }
 
     pub(super) fn append_metadata(&self, library: DriverInfo) -> Result<()> {
@@ -206,13 +162,14 @@ impl Inner {
     }
 
     pub(super) async fn warm_up(self: &Arc<Self>) -> Result<()> {
-        let deadline = self.call_deadline(&Time::Default);
+        let now = clock::now();
+        let deadline = self.call_deadline(&Time::Default, now);
         let criteria = Criteria::write();
-        let selected = match self.select_now(&criteria)? {
+        let selected = match self.select_now(&criteria, now)? {
             Some(selected) => selected,
             None => Box::pin(self.select_later("warm_up", &Arc::new(criteria), deadline)).await?,
         };
-        match check_out(self, selected, deadline) {
+        match check_out(self, selected, deadline, clock::now()) {
             Ok(_) => Ok(()),
             Err(later) => later.await.map(drop),
         }
@@ -261,7 +218,7 @@ impl Inner {
         }
     }
 
-    fn running(&self) -> Option<Arc<Cluster>> {
+    pub(super) fn running(&self) -> Option<Arc<Cluster>> {
         match &*self.state() {
             State::Running(cluster) => Some(Arc::clone(cluster)),
             State::Resting | State::Starting { .. } | State::Ended(_) => None,

@@ -11,7 +11,6 @@ pub(crate) mod environment;
 pub(crate) mod events;
 mod former;
 pub(crate) mod log;
-mod looks;
 mod monitor;
 pub(crate) mod open;
 mod os_lookup;

@@ -158,7 +158,7 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
             () = clock::sleep_until(due) => monitor.handle_timeout(clock::now()),
         }
         if let Some(cluster) = watch.cluster.upgrade() {
-            cluster.look_at_clocks(clock::now());
+            cluster.look_at_clocks();
         }
     }
     watch.tell(role, &on, &mut monitor);

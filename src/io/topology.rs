@@ -17,14 +17,12 @@ use super::clock::{self, BootClock};
 use super::events::EventHub;
 use super::former::Former;
 use super::log;
-use super::looks::Looks;
 use super::monitor::{self, MonitorOrders, Watch};
 use super::open::Opener;
 use super::pool::ServerPool;
 use super::resolver::Resolver;
 use super::sign_of_life::Probes;
 use super::snapshot::{Route, Selected, Snapshot};
-use super::stripes::Apart;
 use super::tasks::{Lifeline, Tasks};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::HelloReply;
@@ -33,7 +31,7 @@ use crate::op::deadline::Deadline;
 use crate::options::ClientOptions;
 use crate::pool::{Pool, PoolConfig, closed};
 use crate::selection::Criteria;
-use crate::topology::{Fault, MonitorConfig, SelectId, Topology, TopologyAction, TopologyConfig};
+use crate::topology::{Fault, MonitorConfig, SelectId, Suspension, Topology, TopologyAction, TopologyConfig};
 
 /// Carries out what the topology orders, and knows every server's pool and monitor.
 pub(crate) struct Cluster {
@@ -43,7 +41,7 @@ pub(crate) struct Cluster {
     next_select: AtomicU64,
     draws: AtomicU64,
     lifeline: Lifeline,
-    looks: Apart<Looks>,
+    suspension: Mutex<Suspension>,
     /// How long the machine has slept, as far as anybody noticed.
     slept: watch::Sender<Duration>,
     parts: Parts,
@@ -100,7 +98,7 @@ impl Cluster {
             next_select: AtomicU64::new(0),
             draws: AtomicU64::new(parts.seed),
             lifeline: parts.tasks.lifeline(),
-            looks: Apart(Looks::new(now, &*parts.boot_clock)),
+            suspension: Mutex::new(Suspension::new(now, parts.boot_clock.now())),
             slept: watch::Sender::new(Duration::ZERO),
             parts,
         });
@@ -210,8 +208,11 @@ impl Cluster {
     }
 
     /// Sees whether the machine was suspended; if so, servers are checked at once and idle connections not trusted.
-    pub(crate) fn look_at_clocks(&self, now: Instant) {
-        let Some(gap) = self.looks.look(now, &*self.parts.boot_clock) else { return };
+    pub(crate) fn look_at_clocks(&self) {
+        // Whoever finds somebody else looking need not look as well.
+        let Ok(mut suspension) = self.suspension.try_lock() else { return };
+        let Some(gap) = suspension.handle_look(clock::now(), self.parts.boot_clock.now()) else { return };
+        drop(suspension);
         tracing::info!(seconds = gap.as_secs(), "the machine was suspended: servers are checked, idle connections dropped");
         self.parts.resolver.resumed();
         self.slept.send_modify(|slept| *slept = slept.saturating_add(gap));

@@ -1,0 +1,113 @@
+//! What does a thread keep at hand for its calls?
+//!
+//! The way to the servers, sessions, and a copy of the newest cluster time: threads meet only when there is news.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, MutexGuard};
+use std::time::{Duration, Instant};
+
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+use super::call::Lent;
+use super::running::Inner;
+use crate::error::Result;
+use crate::io::entropy::entropy;
+use crate::io::snapshot::{Route, Selected};
+use crate::op::cluster_time::ClusterTime;
+use crate::op::session::{ServerSession, SessionPool};
+use crate::selection::Criteria;
+
+/// Is what the calls of a thread find without another's help.
+pub(super) struct Desk {
+    epoch: u64,
+    route: Option<Arc<Route>>,
+    /// Numbers the choices.
+    draws: u64,
+    /// When the clocks are looked at again.
+    look_due: Option<Instant>,
+    pub(super) sessions: SessionPool,
+    pub(super) cluster_time: ClusterTime,
+}
+
+/// How long nobody looks at the clocks again who shares a desk: a busy client need not look for every command.
+const LOOK_EVERY: Duration = Duration::from_micros(50);
+
+impl Desk {
+    pub(super) fn new() -> Self {
+        Self {
+            epoch: u64::MAX,
+            route: None,
+            draws: 0,
+            look_due: None,
+            sessions: SessionPool::default(),
+            cluster_time: ClusterTime::default(),
+        }
+    }
+}
+
+impl Inner {
+    /// Chooses a server, if the client runs and one suits now.
+    pub(super) fn select_now(&self, criteria: &Criteria, now: Instant) -> Result<Option<Selected>> {
+        let epoch = self.epoch.load(Ordering::Acquire);
+        let mut desk = self.desks.own();
+        if desk.epoch != epoch {
+            desk.epoch = epoch;
+            desk.route = self.running().map(|cluster| {
+                // Threads choose apart from each other.
+                desk.draws = SmallRng::seed_from_u64(cluster.draw()).next_u64();
+                let snapshot = cluster.snapshot();
+                Arc::new(Route { cluster, snapshot })
+            });
+        }
+        desk.draws = desk.draws.wrapping_add(1);
+        let is_look_due = desk.look_due.is_none_or(|due| due <= now);
+        if is_look_due {
+            desk.look_due = Some(now + LOOK_EVERY);
+        }
+        let (route, mut random) = (desk.route.clone(), SmallRng::seed_from_u64(desk.draws));
+        // Not under the lock: an application's selector may take its time.
+        drop(desk);
+        let Some(route) = route.filter(|route| route.cluster.tasks().is_alive()) else { return Ok(None) };
+        if is_look_due {
+            route.cluster.look_at_clocks();
+        }
+        route.choose(criteria, &mut random)
+    }
+
+    /// Makes what the desks know of the servers out of date, and lets go of it.
+    pub(super) fn clear_desks(&self) {
+        self.epoch.fetch_add(1, Ordering::Release);
+        for mut desk in self.desks.each() {
+            desk.route = None;
+        }
+    }
+
+    /// Takes the session that came back last to this desk, or else to another, or makes one.
+    #[inline]
+    pub(super) fn take_session<'a>(
+        &'a self,
+        mut desk: MutexGuard<'a, Desk>,
+        timeout: Duration,
+        now: Instant,
+    ) -> Result<(MutexGuard<'a, Desk>, Lent)> {
+        match desk.sessions.take(timeout, now) {
+            Some(session) => Ok((desk, Lent { session, timeout })),
+            None => {
+                drop(desk);
+                let kept = self.desks.each().find_map(|mut desk| desk.sessions.take(timeout, now));
+                let session = match kept {
+                    Some(session) => session,
+                    None => ServerSession::new(entropy()?, now),
+                };
+                Ok((self.desks.own(), Lent { session, timeout }))
+            }
+        }
+    }
+
+    /// Takes a session back that was part of nothing unfinished.
+    #[inline]
+    pub(super) fn put_session(&self, Lent { session, timeout }: Lent, now: Instant) {
+        self.desks.own().sessions.put(session, timeout, now);
+    }
+}
