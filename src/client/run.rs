@@ -7,6 +7,7 @@
 //! little as can be. What has to wait is boxed, which is rare.
 
 use std::future::{poll_fn, ready};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Context, Poll};
 use std::time::Instant;
@@ -52,7 +53,7 @@ impl Run {
 
     /// Makes a call on a connection that its caller keeps: [`take_conn`](Self::take_conn) gives it back.
     pub(super) fn on(conn: Conn, deadline: Option<Deadline>, call: Call) -> Self {
-        Self { call, step: Step::Waiting(Box::pin(ready(Ok(conn))), deadline.map(Box::new)), keeps: true }
+        Self { call, step: Step::Waiting(Lending::Boxed(Box::pin(ready(Ok(conn)))), deadline.map(Box::new)), keeps: true }
     }
 
     /// Takes the connection that a call which is over has kept.
@@ -68,7 +69,7 @@ impl Run {
         loop {
             let next = match &mut self.step {
                 Step::Start => self.start(inner, database),
-                Step::Waiting(waiting, deadline) => match task::ready!(waiting.as_mut().poll(context)) {
+                Step::Waiting(waiting, deadline) => match task::ready!(Pin::new(waiting).poll(context)) {
                     Ok(conn) => {
                         let deadline = deadline.take().map(|deadline| *deadline);
                         self.send(inner, database, conn, deadline)
@@ -110,7 +111,7 @@ impl Run {
             Ok(Some(selected)) => Ok(selected),
             Ok(None) => {
                 let later = select_and_check_out(Arc::clone(inner), command_name(body).to_owned(), Arc::clone(criteria), deadline);
-                self.step = Step::Waiting(Box::pin(later), deadline.map(Box::new));
+                self.step = Step::Waiting(Lending::Boxed(Box::pin(later)), deadline.map(Box::new));
                 return Ok(());
             }
             Err(error) => Err(error),

@@ -164,12 +164,11 @@ impl Inner {
     pub(super) async fn warm_up(self: &Arc<Self>) -> Result<()> {
         let now = clock::now();
         let deadline = self.call_deadline(&Time::Default, now);
-        let criteria = Criteria::write();
-        let selected = match self.select_now(&criteria, now)? {
-            Some(selected) => selected,
-            None => Box::pin(self.select_later("warm_up", &Arc::new(criteria), deadline)).await?,
+        let (selected, now) = match self.select_now(&self.primary, now)? {
+            Some(selected) => (selected, now),
+            None => (Box::pin(self.select_later("warm_up", &self.primary, deadline)).await?, clock::now()),
         };
-        match check_out(self, selected, deadline, clock::now()) {
+        match check_out(self, selected, deadline, now) {
             Ok(_) => Ok(()),
             Err(later) => later.await.map(drop),
         }

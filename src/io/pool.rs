@@ -132,7 +132,7 @@ impl ServerPool {
                     Some(ticket) => Err(Asked::Look(out, ticket)),
                 }
             }
-            Answer::Wait(waiter, receiver) => Err(Asked::Wait(Waiting { of, waiter, answered: false }, receiver)),
+            Answer::Wait(waiter, answer) => Err(Asked::Wait(Waiting { of, waiter, answer, answered: false })),
             Answer::Refused(error) => Err(Asked::Refused(error.on(&of.borrow().host))),
         }
     }

@@ -285,12 +285,10 @@ impl TopologyDescription {
     /// Derives what follows from the servers: the primary's place, the routers that are near, compatibility, the sessions'
     /// lifetime.
     pub(super) fn settle(&mut self) {
-        self.near_routers.clear();
-        if self.kind == TopologyType::Sharded {
-            let routers = || self.servers.iter().enumerate().filter(|(_, server)| server.kind == ServerType::Mongos);
-            let window = Window::of(routers().map(|(_, router)| router), self.local_threshold);
-            self.near_routers = routers().filter(|(_, router)| window.admits(router)).map(|(at, _)| at).collect();
-        }
+        let is_sharded = self.kind == TopologyType::Sharded;
+        let routers = || self.servers.iter().enumerate().filter(|(_, server)| is_sharded && server.kind == ServerType::Mongos);
+        let window = Window::of(routers().map(|(_, router)| router), self.local_threshold);
+        self.near_routers = routers().filter(|(_, router)| window.admits(router)).map(|(at, _)| at).collect();
         self.primary = self.servers.iter().position(|server| server.kind == ServerType::RsPrimary);
         self.compatibility_error = self.servers.iter().find_map(|server| incompatibility(server));
         let mut data_bearing = self.servers.iter().filter(|server| server.kind.is_data_bearing());

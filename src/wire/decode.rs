@@ -102,13 +102,14 @@ impl Decoder {
                 protocol(format!("message of {size} bytes")).against("maxMessageSizeBytes", LimitValue::Bytes(self.size_bytes_max.into()))
             );
         }
-        if self.buffer.len() < length as usize {
-            return Ok(None);
-        }
         let size = length as usize;
-        let mut bytes = if size <= COPIED_BYTES_MAX {
+        let Some((header, payload)) = self.buffer.get(..size).and_then(<[u8]>::split_first_chunk::<HEADER_SIZE>) else {
+            return Ok(None);
+        };
+        let [_, request_id, response_to, op_code] = words(header);
+        let payload = if size <= COPIED_BYTES_MAX {
             // A copy of a small message is cheaper than a buffer that is shared with it, and has to be replaced.
-            let copy = self.buffer.get(..size).map(Bytes::copy_from_slice).unwrap_or_default();
+            let copy = Bytes::copy_from_slice(payload);
             if size == self.buffer.len() {
                 // The room stays where it is.
                 self.buffer.clear();
@@ -117,13 +118,11 @@ impl Decoder {
             }
             copy
         } else {
-            self.buffer.split_to(size).freeze()
+            let mut frame = self.buffer.split_to(size).freeze();
+            frame.advance(HEADER_SIZE);
+            frame
         };
-        bytes.advance(4);
-        let request_id = bytes.get_i32_le();
-        let response_to = bytes.get_i32_le();
-        let op_code = bytes.get_i32_le();
-        Ok(Some(Frame { request_id, response_to, op_code, payload: bytes }))
+        Ok(Some(Frame { request_id, response_to, op_code, payload }))
     }
 
     /// Gives a large buffer back, if nothing waits in it.
@@ -202,6 +201,12 @@ impl Message {
     pub fn into_body(self) -> Bytes {
         self.body
     }
+}
+
+fn words(header: &[u8; HEADER_SIZE]) -> [i32; 4] {
+    let (words, _) = header.as_chunks::<4>();
+    let mut words = words.iter().map(|word| i32::from_le_bytes(*word));
+    std::array::from_fn(|_| words.next().unwrap_or_default())
 }
 
 const EMPTY_DOCUMENT: &[u8] = &[5, 0, 0, 0, 0];

@@ -190,11 +190,10 @@ pub fn encode_message(
 ) {
     out.own.reserve(request.copied_bytes() + EXTRA_BYTES);
     let message = out.here();
-    // The first is the length, which is not known yet.
-    let head = [0, request_id, response_to, op_code::MSG].map(i32::to_le_bytes);
-    debug_assert_eq!(head.as_flattened().len(), HEADER_SIZE);
+    // The header, whose first number is the length, which is not known yet; then the flags.
+    let head = [0, request_id, response_to, op_code::MSG, flags.0.cast_signed()].map(i32::to_le_bytes);
+    debug_assert_eq!(head.as_flattened().len(), HEADER_SIZE + 4);
     out.own.extend_from_slice(head.as_flattened());
-    out.own.extend_from_slice(&flags.0.to_le_bytes());
     out.own.push(0);
     let body = out.begin();
     out.document(&request.body, 4, 1);

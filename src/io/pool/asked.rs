@@ -6,6 +6,7 @@
 use std::borrow::Borrow;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
 
@@ -20,31 +21,33 @@ pub(crate) enum Asked<P: Borrow<Arc<ServerPool>>> {
     /// It may be dead; whoever finds it so has a place in the queue.
     Look(CheckedOut<P>, WaiterId),
     /// It will be told.
-    Wait(Waiting<P>, Receiver),
+    Wait(Waiting<P>),
     /// It will not be had.
     Refused(Error),
 }
 
-/// Takes a waiter out of the queue when its caller goes away.
+/// Is a place in the queue, which is given up when its caller goes away.
 pub(crate) struct Waiting<P: Borrow<Arc<ServerPool>>> {
     pub(super) of: P,
     pub(super) waiter: WaiterId,
+    pub(super) answer: oneshot::Receiver<Result<CheckedOut, Error>>,
     pub(super) answered: bool,
 }
 
-type Receiver = oneshot::Receiver<Result<CheckedOut, Error>>;
-
 /// Is the wait for a connection.
-pub(crate) type Lending<P> = Pin<Box<dyn Future<Output = Result<CheckedOut<P>, Error>> + Send>>;
+pub(crate) enum Lending<P: Borrow<Arc<ServerPool>>> {
+    /// Only for the answer: it is small, for there may be many.
+    Queued(Waiting<P>),
+    /// For whatever it takes.
+    Boxed(Pin<Box<dyn Future<Output = Result<CheckedOut<P>, Error>> + Send>>),
+}
 
-impl<P: Borrow<Arc<ServerPool>> + Clone + Send + Sync + 'static> Asked<P> {
+impl<P: Borrow<Arc<ServerPool>> + Clone + Send + Sync + Unpin + 'static> Asked<P> {
     /// Waits for it.
-    ///
-    /// Without a deadline nothing but the answer is waited for, which keeps the wait small: there may be many.
     pub(crate) fn pursue(self, deadline: Option<Deadline>) -> Lending<P> {
         match (self, deadline) {
-            (Self::Wait(waiting, receiver), None) => Box::pin(waiting.answer(receiver)),
-            (asked, deadline) => Box::pin(asked.look_or_wait(deadline)),
+            (Self::Wait(waiting), None) => Lending::Queued(waiting),
+            (asked, deadline) => Lending::Boxed(Box::pin(asked.look_or_wait(deadline))),
         }
     }
 
@@ -67,10 +70,10 @@ impl<P: Borrow<Arc<ServerPool>> + Clone + Send + Sync + 'static> Asked<P> {
                         Err(asked) => self = asked,
                     }
                 }
-                Self::Wait(waiting, receiver) => {
+                Self::Wait(waiting) => {
                     return match deadline {
-                        Some(deadline) => waiting.answer_until(receiver, deadline).await,
-                        None => waiting.answer(receiver).await,
+                        Some(deadline) => waiting.until(deadline).await,
+                        None => waiting.await,
                     };
                 }
                 Self::Refused(error) => return Err(error),
@@ -79,32 +82,44 @@ impl<P: Borrow<Arc<ServerPool>> + Clone + Send + Sync + 'static> Asked<P> {
     }
 }
 
-impl<P: Borrow<Arc<ServerPool>> + Clone> Waiting<P> {
-    async fn answer(self, receiver: Receiver) -> Result<CheckedOut<P>, Error> {
-        self.told(receiver.await.unwrap_or_else(|_| Err(gone())))
-    }
-
+impl<P: Borrow<Arc<ServerPool>> + Clone + Unpin> Waiting<P> {
     /// The caller keeps its own time: it must not depend on the runtime that the pool's tasks run on.
-    async fn answer_until(self, mut receiver: Receiver, deadline: Deadline) -> Result<CheckedOut<P>, Error> {
+    async fn until(mut self, deadline: Deadline) -> Result<CheckedOut<P>, Error> {
+        let pool = Arc::clone(self.of.borrow());
         let mut due = Some(deadline.at);
-        let told = loop {
+        loop {
             tokio::select! {
                 biased;
-                told = &mut receiver => break told.unwrap_or_else(|_| Err(gone())),
+                told = &mut self => return told,
                 () = clock::sleep_until(due) => {
                     due = None;
-                    self.of.borrow().act(|guarded, now| guarded.pool.handle_timeout(now));
+                    pool.act(|guarded, now| guarded.pool.handle_timeout(now));
                 }
             }
-        };
-        self.told(told)
+        }
     }
+}
 
-    fn told(mut self, told: Result<CheckedOut, Error>) -> Result<CheckedOut<P>, Error> {
+impl<P: Borrow<Arc<ServerPool>> + Clone + Unpin> Future for Waiting<P> {
+    type Output = Result<CheckedOut<P>, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let told = ready!(Pin::new(&mut self.answer).poll(context));
         self.answered = true;
-        match told {
+        Poll::Ready(match told.unwrap_or_else(|_| Err(gone())) {
             Ok(out) => Ok(out.hand_to(self.of.clone())),
             Err(error) => Err(error.on(&self.of.borrow().host)),
+        })
+    }
+}
+
+impl<P: Borrow<Arc<ServerPool>> + Clone + Unpin> Future for Lending<P> {
+    type Output = Result<CheckedOut<P>, Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Queued(waiting) => Pin::new(waiting).poll(context),
+            Self::Boxed(future) => future.as_mut().poll(context),
         }
     }
 }

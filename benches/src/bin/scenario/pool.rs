@@ -22,6 +22,9 @@ const FEW: usize = 100;
 const MANY: usize = 10_000;
 const POOL: usize = 100;
 
+/// How long a crowd asks at once.
+const CROWD_TIME: Duration = Duration::from_millis(800);
+
 /// How long each measurement of a few nanoseconds takes.
 const LONG_ENOUGH: Duration = Duration::from_millis(400);
 
@@ -31,12 +34,41 @@ const CONTENDERS: usize = 64;
 /// A hundred and ten thousand callers on a pool of a hundred: a row for each.
 pub async fn queue(setting: &Setting) {
     let mock = Mock::start(1, None);
-    for callers in [FEW, MANY] {
-        let uri = mock.uri(&format!("maxPoolSize={POOL}&maxConnecting=10"));
-        let driver = Driver::new(setting.kind, &uri).await.expect("a driver");
-        let figures = crowd(&driver, callers, Duration::from_secs(setting.pick(2, 5))).await;
-        print(&format!("queue-{callers}"), setting.kind, &figures);
-        driver.shutdown().await;
+    let uri = mock.uri(&format!("maxPoolSize={POOL}&maxConnecting=10"));
+    let driver = Driver::new(setting.kind, &uri).await.expect("a driver");
+    let (mut few, mut many) = (Vec::new(), Vec::new());
+    // In turns, as the machine is not the same from second to second.
+    for _ in 0..setting.pick(3, 9) {
+        few.push(crowd(&driver, FEW, CROWD_TIME).await);
+        many.push(crowd(&driver, MANY, CROWD_TIME).await);
+    }
+    driver.shutdown().await;
+    let rates = few.iter().zip(&many).map(|(few, many)| many.throughput / few.throughput);
+    let mut figures = Crowd::to_json(&many);
+    figures["throughput_to_few"] = json!(median(rates.collect()));
+    print(&format!("queue-{FEW}"), setting.kind, &Crowd::to_json(&few));
+    print(&format!("queue-{MANY}"), setting.kind, &figures);
+}
+
+/// What came of a crowd; times in milliseconds.
+struct Crowd {
+    throughput: f64,
+    median_caller: f64,
+    slowest_caller: f64,
+    longest: f64,
+}
+
+impl Crowd {
+    /// Takes the medians of several rounds, and the longest of all.
+    fn to_json(rounds: &[Self]) -> Value {
+        let middle = |figure: fn(&Self) -> f64| median(rounds.iter().map(figure).collect());
+        json!({
+            "throughput": middle(|crowd| crowd.throughput),
+            "median_caller_ms": middle(|crowd| crowd.median_caller),
+            "slowest_caller_ms": middle(|crowd| crowd.slowest_caller),
+            "slowest_to_median": middle(|crowd| crowd.slowest_caller / crowd.median_caller),
+            "longest_ms": rounds.iter().map(|crowd| crowd.longest).fold(0.0, f64::max),
+        })
     }
 }
 
@@ -47,7 +79,7 @@ struct Seen {
     longest: Duration,
 }
 
-async fn crowd(driver: &Driver, callers: usize, time: Duration) -> Value {
+async fn crowd(driver: &Driver, callers: usize, time: Duration) -> Crowd {
     let (start, stop) = (Arc::new(Barrier::new(callers + 1)), Arc::<AtomicBool>::default());
     let tasks: Vec<_> = (0..callers)
         .map(|_| {
@@ -81,16 +113,9 @@ async fn crowd(driver: &Driver, callers: usize, time: Duration) -> Value {
     let seconds = began.elapsed().as_secs_f64();
     let ops: usize = all.iter().map(|seen| seen.ops).sum();
     let means: Vec<f64> = all.iter().map(|seen| seen.mean.as_secs_f64() * 1e3).collect();
-    let slowest = means.iter().copied().fold(0.0, f64::max);
-    let middle = median(means);
+    let slowest_caller = means.iter().copied().fold(0.0, f64::max);
     let longest = all.iter().map(|seen| seen.longest.as_secs_f64() * 1e3).fold(0.0, f64::max);
-    json!({
-        "throughput": ops as f64 / seconds,
-        "median_caller_ms": middle,
-        "slowest_caller_ms": slowest,
-        "slowest_to_median": slowest / middle,
-        "longest_ms": longest,
-    })
+    Crowd { throughput: ops as f64 / seconds, median_caller: median(means), slowest_caller, longest }
 }
 
 /// Check-out and check-in alone: the rules, the rules behind a lock that two threads share, and through the client.
