@@ -1,9 +1,9 @@
 //! What does a thread keep at hand for its calls?
 //!
-//! The way to the servers, sessions, and a copy of the newest cluster time: threads meet only when there is news.
+//! The way to the servers, sessions, and a copy of the newest cluster time: threads seldom meet, but for news.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, MutexGuard};
 use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
@@ -83,24 +83,18 @@ impl Inner {
         }
     }
 
-    /// Takes the session that came back last to this desk, or else to another, or makes one.
+    /// Takes the session that came back last to this desk, or else to another that is not in use, or makes one.
     #[inline]
-    pub(super) fn take_session<'a>(
-        &'a self,
-        mut desk: MutexGuard<'a, Desk>,
-        timeout: Duration,
-        now: Instant,
-    ) -> Result<(MutexGuard<'a, Desk>, Lent)> {
+    pub(super) fn take_session(&self, desk: &mut Desk, timeout: Duration, now: Instant) -> Result<Lent> {
         match desk.sessions.take(timeout, now) {
-            Some(session) => Ok((desk, Lent { session, timeout })),
+            Some(session) => Ok(Lent { session, timeout }),
             None => {
-                drop(desk);
-                let kept = self.desks.each().find_map(|mut desk| desk.sessions.take(timeout, now));
+                let kept = self.desks.idle().find_map(|mut other| other.sessions.take(timeout, now));
                 let session = match kept {
                     Some(session) => session,
                     None => ServerSession::new(entropy()?, now),
                 };
-                Ok((self.desks.own(), Lent { session, timeout }))
+                Ok(Lent { session, timeout })
             }
         }
     }
@@ -109,5 +103,32 @@ impl Inner {
     #[inline]
     pub(super) fn put_session(&self, Lent { session, timeout }: Lent, now: Instant) {
         self.desks.own().sessions.put(session, timeout, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Client;
+    use crate::io::clock;
+
+    const TIMEOUT: Duration = Duration::from_secs(1800);
+
+    fn taken(inner: &Inner, now: Instant) -> Lent {
+        inner.take_session(&mut inner.desks.own(), TIMEOUT, now).expect("a session")
+    }
+
+    #[test]
+    fn session_that_came_back_to_another_desk_is_found() {
+        let client = Client::new("mongodb://a.example/").expect("client");
+        let (inner, now) = (client.inner(), clock::now());
+        let lent = taken(inner, now);
+        let first = lent.session.clone();
+        std::thread::scope(|scope| scope.spawn(|| inner.put_session(lent, now)).join()).expect("put");
+        let lent = taken(inner, now);
+        assert_eq!(lent.session.lsid(), first.lsid());
+        assert_ne!(taken(inner, now).session.lsid(), first.lsid(), "it is in use");
+        inner.put_session(lent, now);
+        assert_eq!(taken(inner, now).session.lsid(), first.lsid());
     }
 }

@@ -66,11 +66,7 @@ impl Exchange {
         let mut session = match std::mem::replace(&mut call.session, InSession::None) {
             InSession::Cursor(session) => session.and_then(|mut session| session.lent.take()),
             InSession::Implicit => match (conn.of().description().session_timeout(), conn.facts().has_sessions) {
-                (Some(timeout), true) => {
-                    let (same, lent) = inner.take_session(desk, timeout, began)?;
-                    desk = same;
-                    Some(lent)
-                }
+                (Some(timeout), true) => Some(inner.take_session(&mut desk, timeout, began)?),
                 _ => None,
             },
             InSession::None => None,

@@ -37,3 +37,31 @@ impl Gossip {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bson::{RawDocumentBuf, Timestamp, rawdoc};
+
+    use super::*;
+
+    fn time(time: u32) -> RawDocumentBuf {
+        rawdoc! { "clusterTime": Timestamp { time, increment: 1 } }
+    }
+
+    #[test]
+    fn copies_catch_up_with_the_newest_and_never_go_back() {
+        let gossip = Gossip::default();
+        let mut copy = ClusterTime::default();
+        gossip.tell(&mut copy);
+        assert_eq!(copy.document(), None);
+        for (heard, newest) in [(5, 5), (4, 5), (5, 5), (7, 7)] {
+            gossip.hear(time(heard).as_bytes());
+            gossip.tell(&mut copy);
+            assert_eq!(copy.document(), Some(time(newest).as_ref()));
+        }
+        gossip.hear(rawdoc! { "ok": 1 }.as_bytes());
+        let mut late = ClusterTime::default();
+        gossip.tell(&mut late);
+        assert_eq!(late, copy);
+    }
+}

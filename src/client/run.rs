@@ -4,7 +4,7 @@
 //! that goes back by itself, and a session that is not used again. Nothing is retried here: that is left to the caller.
 //!
 //! The future is made by hand: a call that need not wait for a server or a connection asks for no memory, and is moved as
-//! little as can be. What has to wait is boxed, which is rare.
+//! little as can be. What has to wait is boxed, which is rare, or has a place in the pool's queue.
 
 use std::future::{poll_fn, ready};
 use std::pin::Pin;
@@ -119,7 +119,9 @@ impl Run {
         if is_logged {
             inner.log_selection(command_name(body), criteria, &found);
         }
-        match check_out(inner, found?, deadline, now) {
+        let selected = found?;
+        let now = selected_at(&selected, is_logged, now);
+        match check_out(inner, selected, deadline, now) {
             Ok(conn) => self.send(inner, database, conn, deadline),
             Err(later) => {
                 self.step = Step::Waiting(later, deadline.map(Box::new));
@@ -181,6 +183,12 @@ impl Inner {
             Err(error) => log::selection_failed(operation, criteria, &self.description(), error),
         }
     }
+}
+
+/// Says when a server was selected at once: when its caller came, unless others had a say, who may have taken their time.
+#[inline]
+pub(super) fn selected_at(selected: &Selected, is_logged: bool, now: Instant) -> Instant {
+    if is_logged || selected.description().server_selector().is_some() { clock::now() } else { now }
 }
 
 /// Asks the selected server's pool for a connection: there is one, or it is waited for.

@@ -13,7 +13,7 @@ use super::builder::Extras;
 use super::call::{Time, within};
 use super::desk::Desk;
 use super::gossip::Gossip;
-use super::run::check_out;
+use super::run::{check_out, selected_at};
 use crate::dns::{Rescan, RescanConfig};
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::handshake::{ClientMetadata, DriverInfo, DriverInfos};
@@ -46,7 +46,7 @@ pub(super) struct Inner {
     extras: Extras,
     events: EventHub,
     state: RwLock<State>,
-    /// Counts the changes of the state and of the topology: what a desk keeps is out of date when it has grown.
+    /// Counts the changes of the state and of the topology: the route that a desk keeps is out of date when it has grown.
     pub(super) epoch: Arc<AtomicU64>,
     pub(super) desks: Striped<Desk>,
     pub(super) gossip: Apart<Gossip>,
@@ -165,7 +165,10 @@ impl Inner {
         let now = clock::now();
         let deadline = self.call_deadline(&Time::Default, now);
         let (selected, now) = match self.select_now(&self.primary, now)? {
-            Some(selected) => (selected, now),
+            Some(selected) => {
+                let now = selected_at(&selected, false, now);
+                (selected, now)
+            }
             None => (Box::pin(self.select_later("warm_up", &self.primary, deadline)).await?, clock::now()),
         };
         match check_out(self, selected, deadline, now) {

@@ -180,7 +180,6 @@ impl Conn {
         self.out.clear();
         encode_message(&mut self.out, self.last_request, 0, flags, request, |body| fields.write(body));
         self.exchange = Exchange::Writing { written: 0, request: self.last_request };
-        tracing::trace!(host = %self.host, request = self.last_request, bytes = self.out.len(), "frame out");
         self.last_request
     }
 
@@ -214,6 +213,7 @@ impl Conn {
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
         while let Exchange::Writing { written, request } = self.exchange {
             if written >= self.out.len() {
+                tracing::trace!(host = %self.host, request, bytes = written, "frame out");
                 self.exchange = Exchange::Awaiting { request };
                 break;
             }

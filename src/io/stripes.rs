@@ -1,11 +1,11 @@
 //! How do threads share something that each of them needs for every command?
 //!
-//! Each thread has a stripe of its own, as far as they suffice: a lock that nobody else holds costs little, and memory that
+//! Each thread has a stripe of its own, as far as they suffice and few threads come and go: a lock that nobody else holds costs little, and memory that
 //! no other core writes to stays near. What is in a stripe, and when it is out of date, its owner decides.
 
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 /// Is something that exists once for each of a few groups of threads.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ const STRIPES: usize = 16;
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// Threads take the stripes in turn: as long as they suffice, no two have the same.
+    /// Threads take the stripes in turn.
     static OWN: usize = THREADS.fetch_add(1, Ordering::Relaxed) % STRIPES;
 }
 
@@ -40,6 +40,15 @@ impl<T> Striped<T> {
     pub(crate) fn own(&self) -> MutexGuard<'_, T> {
         let stripe = self.stripes.get(OWN.with(|own| *own)).or(self.stripes.first()).expect("there are stripes");
         stripe.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Locks one stripe after the other, but for those that are locked already.
+    pub(crate) fn idle(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
+        self.stripes.iter().filter_map(|stripe| match stripe.try_lock() {
+            Ok(locked) => Some(locked),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        })
     }
 
     /// Locks one stripe after the other.

@@ -128,9 +128,13 @@ impl<C> Pool<C> {
     ///
     /// Returns what [`handle_checkout`](Self::handle_checkout) would.
     pub fn handle_dead_on_look(&mut self, lease: Lease, connection: C, place: Place, now: Instant) -> Checkout<C> {
-        self.release(lease);
-        self.note_dead(lease);
-        self.close(lease, connection, CloseReason::Error);
+        match self.slots.take_lent(lease) {
+            Some(_) => {
+                self.note_dead(lease);
+                self.close(lease, connection, CloseReason::Error);
+            }
+            None => self.disown(lease, connection),
+        }
         if let Some(refusal) = self.refusal() {
             return Checkout::Refused(refusal);
         }
@@ -153,8 +157,7 @@ impl<C> Pool<C> {
     /// A connection is open, greeted and authenticated.
     pub fn handle_opened(&mut self, lease: Lease, connection: C, now: Instant) {
         let Some(Opening { since, aborted }) = self.slots.take_opening(lease) else {
-            tracing::error!(id = lease.id, "a connection is open that was not being opened");
-            return self.actions.push_back(Action::Close(lease, connection));
+            return self.disown(lease, connection);
         };
         match self.obsolete(lease) {
             // It was told as closed when it was aborted.
@@ -177,8 +180,7 @@ impl<C> Pool<C> {
     #[inline]
     pub fn handle_checkin(&mut self, lease: Lease, connection: C, health: Health, now: Instant) {
         let Some(Lent { since, interrupted, in_use }) = self.slots.take_lent(lease) else {
-            tracing::error!(id = lease.id, "a connection comes back that was not lent");
-            return self.actions.push_back(Action::Close(lease, connection));
+            return self.disown(lease, connection);
         };
         if in_use {
             self.event(|| PoolEvent::CheckedIn { connection_id: lease.id });
@@ -357,11 +359,6 @@ impl<C> Pool<C> {
             State::Closed { why } => (why.clone(), CheckOutFailure::PoolClosed),
         };
         Some(self.checkout_failed(error, reason, Duration::ZERO))
-    }
-
-    fn release(&mut self, lease: Lease) {
-        let lent = self.slots.take_lent(lease);
-        debug_assert!(lent.is_some(), "connection {} was not lent", lease.id);
     }
 
     /// Opens what is missing: for those who wait first, then for `minPoolSize`.

@@ -84,6 +84,7 @@ impl<C> Slots<C> {
 
     pub(super) fn open(&mut self, id: u64, generation: u64, since: Instant, deadline: Option<Instant>) -> Lease {
         let slot = self.free.pop().unwrap_or_else(|| {
+            debug_assert_eq!(self.total(), self.table.len(), "a slot was not vacated");
             self.table.push(Slot::Free);
             self.table.len() - 1
         });
@@ -115,6 +116,7 @@ impl<C> Slots<C> {
     /// Gives up the place of a connection that was taken out and does not come back.
     pub(super) fn vacate(&mut self, lease: Lease) {
         debug_assert!(matches!(self.table.get(lease.slot), Some(Slot::Free)), "slot {} is occupied", lease.slot);
+        debug_assert!(!self.free.contains(&lease.slot), "slot {} is vacated twice", lease.slot);
         self.free.push(lease.slot);
     }
 

@@ -49,6 +49,18 @@ fn refused(topology: &TopologyDescription, criteria: &Criteria) -> Refusal {
 }
 
 #[test]
+fn every_server_is_found_in_its_place() {
+    let kinds = [ServerType::RsSecondary, ServerType::RsPrimary, ServerType::RsSecondary];
+    let servers = ["b", "c", "a"].into_iter().zip(kinds).map(|(host, kind)| server(host, kind, 5));
+    let topology = TopologyDescription::new(TopologyType::ReplicaSetWithPrimary, servers);
+    for (place, server) in topology.servers().iter().enumerate() {
+        assert_eq!(topology.place_of(server), Some(place));
+        assert_eq!(topology.place_of(&Arc::new(ServerDescription::clone(server))), Some(place), "the host counts");
+    }
+    assert_eq!(topology.place_of(&Arc::new(server("d", ServerType::RsPrimary, 5))), None);
+}
+
+#[test]
 fn write_goes_to_the_primary_even_if_it_is_deprioritized() {
     let topology = replica_set();
     assert_eq!(selected(&topology, &Criteria::write(), 1), "b:27017");

@@ -83,6 +83,31 @@ fn every_split_of_the_bytes_gives_the_same_frames() {
     }
 }
 
+/// Up to 1024 bytes a message is copied out of the buffer, above it shares it.
+#[test]
+fn small_and_large_frames_follow_each_other_in_any_split() {
+    let frame = |size: usize, id: i32| {
+        let words = [i32::try_from(size).expect("short"), id, -id, op_code::MSG].map(i32::to_le_bytes);
+        [words.as_flattened(), &vec![0xa5; size - HEADER_SIZE]].concat()
+    };
+    let sizes = [16, 1024, 1025, 17, 3000, 1024];
+    let bytes: Vec<u8> = sizes.iter().zip(1..).flat_map(|(size, id)| frame(*size, id)).collect();
+    for chunk_size in (1..70).chain([1023, 1024, 1025, bytes.len()]) {
+        let mut decoder = Decoder::new(5000);
+        let mut frames = Vec::new();
+        for chunk in bytes.chunks(chunk_size) {
+            decoder.buffer().extend_from_slice(chunk);
+            while let Some(frame) = decoder.next_frame().expect("frames") {
+                assert!(frame.op_code == op_code::MSG && frame.payload.iter().all(|byte| *byte == 0xa5));
+                frames.push((frame.payload.len() + HEADER_SIZE, frame.request_id, frame.response_to));
+            }
+        }
+        let expected: Vec<_> = sizes.iter().zip(1..).map(|(size, id)| (*size, id, -id)).collect();
+        assert_eq!(frames, expected, "chunks of {chunk_size}");
+        assert!(decoder.is_empty());
+    }
+}
+
 #[test]
 fn lengths_are_checked_before_anything_is_allocated() {
     for (length, text) in

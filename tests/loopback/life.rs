@@ -1,15 +1,15 @@
 //! Beginnings and ends: starting, waiting, shutting down, on one runtime and on another.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mongolink::bson::doc;
-use mongolink::{Client, ErrorKind, Event, Sandbox, TopologyEvent};
+use mongolink::{Client, ErrorKind, Event, Sandbox, ServerDescription, TopologyDescription, TopologyEvent};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::peers::{Authority, Turn, scripted, silent, silent_dns, standalone_hello};
-use crate::support::{Names, at_rest, in_time, ping, until};
+use crate::support::{Names, at_rest, in_time, ping, totals, until};
 
 fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
@@ -107,6 +107,93 @@ fn call_ends_in_time_when_the_tasks_runtime_stands_still() {
     }));
     assert_eq!(outcomes.len(), 4);
     other.block_on(in_time(client.shutdown()));
+}
+
+/// A standalone server, and a client of it with one connection, which a ping holds for a while.
+async fn one_connection_held() -> (Sandbox, Client, tokio::task::JoinHandle<mongolink::Result<mongolink::bson::Document>>) {
+    let sandbox = Sandbox::builder().standalone().start().await.expect("sandbox");
+    let client = Client::new(format!("mongodb://{}/?maxPoolSize=1", sandbox.addresses()[0])).expect("client");
+    client.warm_up().await.expect("a connection");
+    let slow = doc! {
+        "configureFailPoint": "failCommand", "mode": { "times": 1 },
+        "data": { "failCommands": ["ping"], "blockConnection": true, "blockTimeMS": 300 },
+    };
+    sandbox.fail_point(0, &slow).expect("a fail point");
+    let held = tokio::spawn({
+        let client = client.clone();
+        async move { ping(&client).await }
+    });
+    until("the connection is held", || totals(&client).in_use == 1).await;
+    (sandbox, client, held)
+}
+
+/// Without a limit the place in the queue is part of the call itself.
+#[tokio::test]
+async fn connection_on_its_way_to_a_caller_who_leaves_goes_to_the_next() {
+    in_time(async {
+        let (_sandbox, client, held) = one_connection_held().await;
+        let mut waiting = Box::pin(ping(&client));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        assert_eq!(totals(&client).waiting, 1);
+        held.await.expect("no panic").expect("answered late");
+        // It is the other's now, who does not know it yet.
+        assert_eq!((totals(&client).waiting, totals(&client).in_use), (0, 1));
+        drop(waiting);
+        ping(&client).await.expect("the connection is free again");
+        assert_eq!((totals(&client).created, totals(&client).in_use), (1, 0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn caller_in_the_queue_who_leaves_gives_up_the_place() {
+    in_time(async {
+        let (_sandbox, client, held) = one_connection_held().await;
+        let mut waiting = Box::pin(ping(&client));
+        let mut next = Box::pin(ping(&client));
+        assert!(futures_util::poll!(&mut waiting).is_pending() && futures_util::poll!(&mut next).is_pending());
+        drop(waiting);
+        assert_eq!(totals(&client).waiting, 1);
+        next.await.expect("it has the connection next");
+        held.await.expect("no panic").expect("answered late");
+        assert_eq!((totals(&client).created, totals(&client).waiting), (1, 0));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn callers_in_the_queue_are_refused_when_the_client_ends() {
+    in_time(async {
+        let (_sandbox, client, held) = one_connection_held().await;
+        let mut waiting = Box::pin(ping(&client));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        client.shutdown().await;
+        let error = waiting.await.expect_err("the client has ended");
+        assert!(matches!(error.kind(), ErrorKind::Shutdown | ErrorKind::PoolClosed), "{error}");
+        drop(held.await.expect("no panic"));
+    })
+    .await;
+}
+
+/// What the application's selector takes counts against no limit of the queue or the socket.
+#[tokio::test]
+async fn slow_selector_does_not_eat_up_the_sockets_time() {
+    in_time(async {
+        let sandbox = Sandbox::builder().members(1).start().await.expect("sandbox");
+        let is_slow = Arc::<AtomicBool>::default();
+        let slow = Arc::clone(&is_slow);
+        let selector = move |_: &TopologyDescription, _: &mut Vec<&Arc<ServerDescription>>| {
+            if slow.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(1500));
+            }
+        };
+        let uri = format!("{}&socketTimeoutMS=1000&waitQueueTimeoutMS=1000", sandbox.uri());
+        let client = Client::builder(uri).expect("uri").server_selector(selector).build().expect("client");
+        client.warm_up().await.expect("a connection");
+        is_slow.store(true, Ordering::SeqCst);
+        ping(&client).await.expect("the server answers at once");
+    })
+    .await;
 }
 
 /// Callers who give up don't end a start: they all wait for the same one.

@@ -30,7 +30,7 @@ impl<P: Borrow<Arc<ServerPool>>> CheckedOut<P> {
         self.lease.generation
     }
 
-    /// Returns when it was lent.
+    /// Returns when it was lent: if at once, when its caller asked.
     pub(crate) fn lent_at(&self) -> Instant {
         self.lent_at
     }

@@ -65,6 +65,12 @@ impl<C> Pool<C> {
         self.fill(now);
     }
 
+    /// Closes a connection that was not expected: a bug of ours.
+    pub(super) fn disown(&mut self, lease: Lease, connection: C) {
+        tracing::error!(id = lease.id, "a connection comes that was neither lent nor being opened");
+        self.actions.push_back(Action::Close(lease, connection));
+    }
+
     /// Ends the pause after an earlier failure, if it is over: it is no timer any more.
     pub(super) fn end_pause(&mut self, now: Instant) {
         self.refill_at = self.refill_at.filter(|at| now < *at);
