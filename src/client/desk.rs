@@ -86,17 +86,13 @@ impl Inner {
     /// Takes the session that came back last to this desk, or else to another that is not in use, or makes one.
     #[inline]
     pub(super) fn take_session(&self, desk: &mut Desk, timeout: Duration, now: Instant) -> Result<Lent> {
-        match desk.sessions.take(timeout, now) {
-            Some(session) => Ok(Lent { session, timeout }),
-            None => {
-                let kept = self.desks.idle().find_map(|mut other| other.sessions.take(timeout, now));
-                let session = match kept {
-                    Some(session) => session,
-                    None => ServerSession::new(entropy()?, now),
-                };
-                Ok(Lent { session, timeout })
-            }
-        }
+        let own = desk.sessions.take(timeout, now);
+        let kept = own.or_else(|| self.desks.idle().find_map(|mut other| other.sessions.take(timeout, now)));
+        let session = match kept {
+            Some(session) => session,
+            None => ServerSession::new(entropy()?, now),
+        };
+        Ok(Lent { session, timeout })
     }
 
     /// Takes a session back that was part of nothing unfinished.

@@ -164,12 +164,12 @@ impl Inner {
     pub(super) async fn warm_up(self: &Arc<Self>) -> Result<()> {
         let now = clock::now();
         let deadline = self.call_deadline(&Time::Default, now);
-        let (selected, now) = match self.select_now(&self.primary, now)? {
-            Some(selected) => {
-                let now = selected_at(&selected, false, now);
-                (selected, now)
+        let (now, selected) = match self.select_now(&self.primary, now)? {
+            Some(selected) => (selected_at(&selected, false, now), selected),
+            None => {
+                let selected = Box::pin(self.select_later("warm_up", &self.primary, deadline)).await?;
+                (clock::now(), selected)
             }
-            None => (Box::pin(self.select_later("warm_up", &self.primary, deadline)).await?, clock::now()),
         };
         match check_out(self, selected, deadline, now) {
             Ok(_) => Ok(()),
