@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use mongolink::{ClientBuilder, ReadPreference, ServerMonitoringMode};
 
-use load::{CALLERS, Load};
+use load::{BESIDE, CALLERS, Load};
 use proxy::{Flow, Links, Rules, Welcome};
 use site::{Site, alone, totals};
 use support::{Authority, CHANGE, Folder, eventually};
@@ -46,14 +46,16 @@ enum Effect {
 /// Lets callers call while the rules hold one after the other, and sees that all is well a second later.
 async fn endure(site: &Site, callers: usize, faults: &[(Rules, Duration)], effect: Effect) {
     let load = Load::start(&site.client, callers, ReadPreference::primary());
-    let before = load.rate().await;
+    let beside = Load::start(&site.beside, BESIDE, ReadPreference::primary());
+    let before = load.rate(&beside).await;
     let closed = totals(&site.client).closed;
     for (rules, lasts) in faults {
         site.proxy.set(*rules);
         tokio::time::sleep(*lasts).await;
     }
     site.proxy.set(Rules::default());
-    load.is_back(before, Instant::now()).await;
+    load.is_back(before, Instant::now(), &beside).await;
+    assert_eq!(beside.end().await, 0, "their way was well");
     let failures = load.end().await;
     let lost = totals(&site.client).closed - closed;
     match effect {
@@ -64,7 +66,7 @@ async fn endure(site: &Site, callers: usize, faults: &[(Rules, Duration)], effec
 }
 
 /// Runs a scenario of one fault.
-fn survives(faults: &[(Rules, Duration)], effect: Effect, change: impl FnOnce(ClientBuilder) -> ClientBuilder) {
+fn survives(faults: &[(Rules, Duration)], effect: Effect, change: impl Fn(ClientBuilder) -> ClientBuilder) {
     alone(async |program| {
         let site = Site::start(program, &[], change).await;
         endure(&site, CALLERS, faults, effect).await;

@@ -1,7 +1,8 @@
 //! What do callers see while luck is bad?
 //!
 //! They call all the time, and each call carries a number of its own, which must come back with the document it asked for.
-//! Each notes when its calls began and ended, and how.
+//! Each notes when its calls began and ended, and how. Whether they are served as often as before is a matter of the machine
+//! too, which others use: so it is compared with what callers get at the same time whose way is well.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,9 @@ use crate::support::{CALL, CHANGE, eventually};
 
 /// How many callers there are, unless a scenario says otherwise.
 pub(crate) const CALLERS: usize = 30;
+
+/// How many callers there are beside them whose way is well.
+pub(crate) const BESIDE: usize = 6;
 
 /// How long each call may take, by its own deadline.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(1);
@@ -31,6 +35,9 @@ const RECOVERY: Duration = Duration::from_secs(1);
 /// For how long the rate is measured.
 const WINDOW: Duration = Duration::from_secs(1);
 
+/// Into how many parts the time is divided in which the rate is measured, so that a failure says when nobody was served.
+const PARTS: usize = 10;
+
 /// How many documents there are to ask for.
 const THINGS: i64 = 100;
 
@@ -39,6 +46,23 @@ const THINGS: i64 = 100;
 struct Call {
     began: Instant,
     outcome: Result<(), String>,
+}
+
+/// Is how many calls began in each part of a window, and how many of those whose way is well.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rate {
+    here: [usize; PARTS],
+    beside: [usize; PARTS],
+}
+
+impl Rate {
+    /// Tells whether callers are served half as often as they were, had the machine as much time for them.
+    ///
+    /// Half of it leaves room for chance.
+    fn is_half_of(&self, before: &Self) -> bool {
+        let sum = |parts: &[usize; PARTS]| parts.iter().sum::<usize>();
+        2 * sum(&self.here) * sum(&before.beside) >= sum(&before.here) * sum(&self.beside)
+    }
 }
 
 /// Is callers at work.
@@ -71,18 +95,22 @@ impl Load {
         Self { shared, tasks }
     }
 
-    /// Returns how many calls succeed in a time without faults, once every caller has begun well.
-    pub(crate) async fn rate(&self) -> usize {
-        let well = |calls: &[Call]| calls.iter().filter(|call| call.outcome.is_ok()).count() >= 3;
-        eventually("every caller is served", CHANGE, async || self.each().all(|calls| well(&calls))).await;
-        self.window(Instant::now()).await
+    /// Sees that every caller is served in a time without faults.
+    pub(crate) async fn goes_well(&self) {
+        self.has_begun().await;
+        self.window(Instant::now()).await;
+    }
+
+    /// Returns how often callers are served in a time without faults.
+    pub(crate) async fn rate(&self, beside: &Self) -> Rate {
+        tokio::join!(self.has_begun(), beside.has_begun());
+        self.rate_from(Instant::now(), beside).await
     }
 
     /// Sees that from a second after the end of a fault everybody is served, about as often as before.
-    pub(crate) async fn is_back(&self, before: usize, ended: Instant) {
-        let now = self.window(ended + RECOVERY).await;
-        // Half of it leaves room for what else the machine does.
-        assert!(now * 2 >= before, "{now} calls succeeded in the time in which {before} did before the fault");
+    pub(crate) async fn is_back(&self, before: Rate, ended: Instant, beside: &Self) {
+        let now = self.rate_from(ended + RECOVERY, beside).await;
+        assert!(now.is_half_of(&before), "calls that began in each tenth of a second, before the fault and after it:\n{before:?}\n{now:?}");
     }
 
     /// Counts the calls that have failed.
@@ -101,24 +129,36 @@ impl Load {
         self.failures()
     }
 
-    /// Waits until all calls that began within a window have ended; all of them have succeeded. Returns how many there were.
-    async fn window(&self, from: Instant) -> usize {
+    async fn has_begun(&self) {
+        let well = |calls: &[Call]| calls.iter().filter(|call| call.outcome.is_ok()).count() >= 3;
+        eventually("every caller is served", CHANGE, async || self.each().all(|calls| well(&calls))).await;
+    }
+
+    async fn rate_from(&self, from: Instant, beside: &Self) -> Rate {
+        let (here, beside) = tokio::join!(self.window(from), beside.window(from));
+        Rate { here, beside }
+    }
+
+    /// Waits until all calls that began within a window have ended; all of them have succeeded. Returns when they began.
+    async fn window(&self, from: Instant) -> [usize; PARTS] {
         let to = from + WINDOW;
         tokio::time::sleep_until(to.into()).await;
         let passed = |calls: &[Call]| calls.last().is_some_and(|call| call.began >= to);
         eventually("every caller goes on", CHANGE, async || !self.is_at_work() || self.each().all(|calls| passed(&calls))).await;
         assert!(self.is_at_work(), "a caller has ended: see its panic");
-        let mut sum = 0;
+        let mut parts = [0; PARTS];
         for (number, calls) in self.each().enumerate() {
-            let within = || calls.iter().filter(|call| (from..to).contains(&call.began));
-            assert!(within().count() > 0, "caller {number} was not served");
-            for call in within() {
+            let mut served = false;
+            for call in calls.iter().filter(|call| (from..to).contains(&call.began)) {
                 let at = call.began.saturating_duration_since(from);
                 assert_eq!(call.outcome, Ok(()), "caller {number}, begun {at:?} into the window");
+                let part = at.as_millis() * PARTS as u128 / WINDOW.as_millis();
+                *parts.get_mut(part as usize).expect("within the window") += 1;
+                served = true;
             }
-            sum += within().count();
+            assert!(served, "caller {number} was not served");
         }
-        sum
+        parts
     }
 
     /// Tells whether all callers live; one that panics has ended.

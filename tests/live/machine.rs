@@ -17,7 +17,7 @@ use hickory_server::zone_handler::{AxfrPolicy, Catalog, ZoneType};
 use mongolink::{BootClock, Client, CloseReason, DnsConfig, Event, Events, MonitorEvent, PoolEvent, ReadPreference};
 use tokio::net::{TcpListener, UdpSocket};
 
-use crate::load::{CALLERS, Load, insert_things};
+use crate::load::{BESIDE, CALLERS, Load, insert_things};
 use crate::proxy::{Flow, Links, Proxy, Rules};
 use crate::site::{Census, Guests, POOL, Site, alone, descriptors, totals};
 use crate::support::{CALL, CHANGE, Folder, Server, eventually, ping, within};
@@ -42,7 +42,7 @@ const SELDOM: Duration = Duration::from_secs(600);
 /// Starts a client whose boot clock is in the test's hand, with many idle connections.
 async fn well_rested(program: &Path, hand: &Hand) -> Site {
     let clock = hand.clone();
-    let site = Site::start(program, &[], |builder| builder.boot_clock(clock).heartbeat_frequency(SELDOM)).await;
+    let site = Site::start(program, &[], |builder| builder.boot_clock(clock.clone()).heartbeat_frequency(SELDOM)).await;
     site.proxy.set(Rules::up(Flow::Delayed(MOMENT)));
     let load = Load::start(&site.client, CALLERS, ReadPreference::primary());
     eventually("all connections are open", CHANGE, async || totals(&site.client).total() == POOL as usize).await;
@@ -97,7 +97,7 @@ fn suspension_that_idle_connections_did_not_survive() {
         assert!(site.client.topology().servers().iter().all(|server| server.is_known()), "the server is not forgotten");
 
         let load = Load::start(&site.client, CALLERS, ReadPreference::primary());
-        load.rate().await;
+        load.goes_well().await;
         assert_eq!(load.end().await, 0, "no call met a connection from before");
         site.end().await;
     });
@@ -111,13 +111,15 @@ fn suspension_in_the_middle_of_calls() {
         let hand = Hand::default();
         let site = well_rested(program, &hand).await;
         let load = Load::start(&site.client, CALLERS, ReadPreference::primary());
-        let before = load.rate().await;
+        let beside = Load::start(&site.beside, BESIDE, ReadPreference::primary());
+        let before = load.rate(&beside).await;
         site.proxy.set(Rules::both(Flow::Frozen));
         eventually("all connections are in use", CHANGE, async || totals(&site.client).in_use == POOL as usize).await;
         site.proxy.strand();
         site.proxy.set(Rules::default());
         hand.0.store(NIGHT.as_secs(), Ordering::SeqCst);
-        load.is_back(before, Instant::now()).await;
+        load.is_back(before, Instant::now(), &beside).await;
+        assert_eq!(beside.end().await, 0, "their way was well");
         assert!(load.end().await > 0, "calls were under way");
         site.end().await;
     });
@@ -201,14 +203,18 @@ async fn network_changes(program: &Path, old_names: OldNames, lasts: Duration) {
     insert_things(&client, 1).await;
     let census = Census::take(&client, fewer, &proxies, Guests::Client).await;
     let load = Load::start(&client, CALLERS, ReadPreference::primary());
-    let before = load.rate().await;
+    let straight = Client::new(format!("mongodb://{target}/")).expect("a client");
+    let beside = Load::start(&straight, BESIDE, ReadPreference::primary());
+    let before = load.rate(&beside).await;
     assert_eq!(new_proxy.accepted(), 0);
 
     old_proxy.set(Rules::links(Links::Reset));
     let silence = silenced(old, old_dns, old_names).await;
     tokio::time::sleep(lasts).await;
     configure(&folder, new_dns);
-    load.is_back(before, Instant::now()).await;
+    load.is_back(before, Instant::now(), &beside).await;
+    assert_eq!(beside.end().await, 0, "their way was well");
+    straight.shutdown().await;
     assert_eq!((old_proxy.open(), new_proxy.open() > 0), (0, true), "all goes the new way");
     assert!(load.end().await > 0, "the old way was closed");
     drop(silence);

@@ -61,11 +61,11 @@ impl Pair {
     async fn endure(&self, hurt: &Proxy, preference: ReadPreference, others: ReadPreference, rules: Rules) {
         let load = Load::start(&self.client, CALLERS, preference);
         let untouched = Load::start(&self.client, CALLERS, others);
-        let before = load.rate().await;
+        let before = load.rate(&untouched).await;
         hurt.set(rules);
         tokio::time::sleep(LASTS).await;
         hurt.set(Rules::default());
-        load.is_back(before, Instant::now()).await;
+        load.is_back(before, Instant::now(), &untouched).await;
         assert!(load.end().await > 0, "calls failed");
         assert_eq!(untouched.end().await, 0, "the other member was well");
     }

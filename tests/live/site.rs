@@ -26,25 +26,32 @@ pub(crate) fn alone(scenario: impl AsyncFnOnce(&Path)) {
 pub(crate) struct Site {
     pub(crate) client: Client,
     pub(crate) proxy: Proxy,
+    /// Goes straight to the server.
+    pub(crate) beside: Client,
     _server: Server,
     census: Census,
 }
 
 impl Site {
     /// Starts a server and a client of it, with options in code.
-    pub(crate) async fn start(program: &Path, further: &[String], change: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Self {
+    pub(crate) async fn start(program: &Path, further: &[String], change: impl Fn(ClientBuilder) -> ClientBuilder) -> Self {
         let server = Server::mongod(program, further).await;
-        let proxy = Proxy::new(SocketAddr::from(([127, 0, 0, 1], server.port()))).await;
+        let address = SocketAddr::from(([127, 0, 0, 1], server.port()));
+        let proxy = Proxy::new(address).await;
         let descriptors = descriptors(&[&proxy]);
-        let builder = Client::builder(format!("mongodb://{}/", proxy.address())).expect("a connection string");
-        let client = change(builder.max_pool_size(POOL)).build().expect("a client");
+        let client_of = |address: SocketAddr| {
+            let builder = Client::builder(format!("mongodb://{address}/")).expect("a connection string");
+            change(builder.max_pool_size(POOL)).build().expect("a client")
+        };
+        let (client, beside) = (client_of(proxy.address()), client_of(address));
         insert_things(&client, 1).await;
         let census = Census::take(&client, descriptors, &[&proxy], Guests::Client).await;
-        Self { client, proxy, _server: server, census }
+        Self { client, proxy, beside, _server: server, census }
     }
 
     /// Sees that nothing is left: first of the faults, then of the client.
     pub(crate) async fn end(self) {
+        self.beside.shutdown().await;
         self.census.compare(&self.client, &[&self.proxy]).await;
     }
 }
