@@ -35,6 +35,9 @@ const RECOVERY: Duration = Duration::from_secs(1);
 /// For how long the rate is measured.
 const WINDOW: Duration = Duration::from_secs(1);
 
+/// How long a pause has to be for the machine to have stood still: calls may fail for it.
+const STILL: Duration = Duration::from_millis(200);
+
 /// Into how many parts the time is divided in which the rate is measured, so that a failure says when nobody was served.
 const PARTS: usize = 10;
 
@@ -65,6 +68,33 @@ impl Rate {
     }
 }
 
+/// Notes whether the machine stands still.
+struct Pulse {
+    longest: Arc<Mutex<Duration>>,
+    _beats: JoinSet<()>,
+}
+
+impl Pulse {
+    fn start() -> Self {
+        let longest = Arc::<Mutex<Duration>>::default();
+        let noted = Arc::clone(&longest);
+        let mut beats = JoinSet::new();
+        beats.spawn(async move {
+            loop {
+                let before = Instant::now();
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                let mut longest = noted.lock().unwrap_or_else(PoisonError::into_inner);
+                *longest = before.elapsed().max(*longest);
+            }
+        });
+        Self { longest, _beats: beats }
+    }
+
+    fn longest_pause(&self) -> Duration {
+        *self.longest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Is callers at work.
 pub(crate) struct Load {
     shared: Arc<Shared>,
@@ -74,6 +104,7 @@ pub(crate) struct Load {
 struct Shared {
     client: Client,
     preference: ReadPreference,
+    deadline: Duration,
     stop: AtomicBool,
     next: AtomicI64,
     calls: Vec<Mutex<Vec<Call>>>,
@@ -81,9 +112,15 @@ struct Shared {
 
 impl Load {
     pub(crate) fn start(client: &Client, callers: usize, preference: ReadPreference) -> Self {
+        Self::with_deadline(client, callers, preference, DEADLINE)
+    }
+
+    /// Starts callers whose calls may take so long.
+    pub(crate) fn with_deadline(client: &Client, callers: usize, preference: ReadPreference, deadline: Duration) -> Self {
         let shared = Arc::new(Shared {
             client: client.clone(),
             preference,
+            deadline,
             stop: AtomicBool::new(false),
             next: AtomicI64::new(0),
             calls: (0..callers).map(|_| Mutex::default()).collect(),
@@ -98,7 +135,7 @@ impl Load {
     /// Sees that every caller is served in a time without faults.
     pub(crate) async fn goes_well(&self) {
         self.has_begun().await;
-        self.window(Instant::now()).await;
+        self.window(Instant::now()).await.expect("all is well");
     }
 
     /// Returns how often callers are served in a time without faults.
@@ -134,13 +171,20 @@ impl Load {
         eventually("every caller is served", CHANGE, async || self.each().all(|calls| well(&calls))).await;
     }
 
-    async fn rate_from(&self, from: Instant, beside: &Self) -> Rate {
-        let (here, beside) = tokio::join!(self.window(from), beside.window(from));
-        Rate { here, beside }
+    /// Counts the calls of a window. One in which a call fails is judged only if the machine did not stand still; else the next.
+    async fn rate_from(&self, mut from: Instant, beside: &Self) -> Rate {
+        loop {
+            let pulse = Pulse::start();
+            match tokio::join!(self.window(from), beside.window(from)) {
+                (Ok(here), Ok(beside)) => return Rate { here, beside },
+                (Err(why), _) | (_, Err(why)) => assert!(pulse.longest_pause() > STILL, "{why}"),
+            }
+            from = Instant::now() + RECOVERY;
+        }
     }
 
-    /// Waits until all calls that began within a window have ended; all of them have succeeded. Returns when they began.
-    async fn window(&self, from: Instant) -> [usize; PARTS] {
+    /// Waits until all calls that began within a window have ended, and returns when they began, or which of them failed.
+    async fn window(&self, from: Instant) -> Result<[usize; PARTS], String> {
         let to = from + WINDOW;
         tokio::time::sleep_until(to.into()).await;
         let passed = |calls: &[Call]| calls.last().is_some_and(|call| call.began >= to);
@@ -151,14 +195,16 @@ impl Load {
             let mut served = false;
             for call in calls.iter().filter(|call| (from..to).contains(&call.began)) {
                 let at = call.began.saturating_duration_since(from);
-                assert_eq!(call.outcome, Ok(()), "caller {number}, begun {at:?} into the window");
+                call.outcome.as_ref().map_err(|why| format!("caller {number}, begun {at:?} into the window: {why}"))?;
                 let part = at.as_millis() * PARTS as u128 / WINDOW.as_millis();
                 *parts.get_mut(part as usize).expect("within the window") += 1;
                 served = true;
             }
-            assert!(served, "caller {number} was not served");
+            if !served {
+                return Err(format!("caller {number} was not served"));
+            }
         }
-        parts
+        Ok(parts)
     }
 
     /// Tells whether all callers live; one that panics has ended.
@@ -186,9 +232,9 @@ impl Shared {
         let find = doc! { "find": "things", "filter": { "_id": thing }, "projection": { "text": 1, "number": { "$literal": number } } };
         let began = Instant::now();
         let find = self.client.database("luck").run_command(find).read_preference(self.preference.clone());
-        let outcome = find.timeout(DEADLINE).await;
+        let outcome = find.timeout(self.deadline).await;
         let took = began.elapsed();
-        assert!(took <= DEADLINE + GRACE, "a call took {took:?}, its deadline was {DEADLINE:?}: {outcome:?}");
+        assert!(took <= self.deadline + GRACE, "a call took {took:?}, its deadline was {:?}: {outcome:?}", self.deadline);
         let outcome = match outcome {
             Ok(reply) => {
                 let wanted = doc! { "_id": thing, "text": text(thing), "number": number };

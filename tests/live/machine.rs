@@ -119,7 +119,7 @@ fn suspension_in_the_middle_of_calls() {
         site.proxy.set(Rules::default());
         hand.0.store(NIGHT.as_secs(), Ordering::SeqCst);
         load.is_back(before, Instant::now(), &beside).await;
-        assert_eq!(beside.end().await, 0, "their way was well");
+        beside.end().await;
         assert!(load.end().await > 0, "calls were under way");
         site.end().await;
     });
@@ -213,7 +213,7 @@ async fn network_changes(program: &Path, old_names: OldNames, lasts: Duration) {
     tokio::time::sleep(lasts).await;
     configure(&folder, new_dns);
     load.is_back(before, Instant::now(), &beside).await;
-    assert_eq!(beside.end().await, 0, "their way was well");
+    beside.end().await;
     straight.shutdown().await;
     assert_eq!((old_proxy.open(), new_proxy.open() > 0), (0, true), "all goes the new way");
     assert!(load.end().await > 0, "the old way was closed");
