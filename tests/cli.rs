@@ -209,6 +209,38 @@ fn watch_shows_the_servers_as_json() {
     assert_eq!(state["servers"].as_array().map(Vec::len), Some(2), "{state:#}");
 }
 
+/// A program that is stopped for longer than a check may take (a debugger, a container that is paused) finds, when it goes
+/// on, that its time is over, and that the answers have come: they count.
+#[test]
+#[cfg(unix)]
+fn client_that_was_stopped_does_not_blame_the_servers() {
+    let (_sandbox, uri) = sandbox(&["--standalone"]);
+    // A check may take 800 ms.
+    let uri = format!("{uri}{}connectTimeoutMS=300&heartbeatFrequencyMS=500", if uri.contains('?') { '&' } else { '?' });
+    let mut guard = start(&["watch", &uri, "--json"]);
+    let mut lines = BufReader::new(guard.0.stdout.take().expect("piped"));
+    let mut known = String::new();
+    while !known.contains("Standalone") {
+        known.clear();
+        assert!(lines.read_line(&mut known).expect("a line") > 0, "it ended");
+    }
+    let later = drain(lines);
+    let signal = |name: &str| {
+        let status = Command::new("kill").args([name, &guard.0.id().to_string()]).status();
+        assert!(status.expect("kill runs").success(), "it ended");
+    };
+    // It may be stopped at another moment of its work each time.
+    for pause in [1200, 1350, 1500, 1650] {
+        signal("-STOP");
+        std::thread::sleep(Duration::from_millis(pause));
+        signal("-CONT");
+        std::thread::sleep(Duration::from_millis(700));
+    }
+    drop(guard);
+    let later = later.join().expect("read");
+    assert!(!later.contains("Unknown"), "{later}");
+}
+
 #[test]
 fn reader_that_goes_away_causes_no_panic() {
     for arguments in [&["doctor"][..], &["doctor", "--json"], &["--help"]] {

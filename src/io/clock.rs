@@ -20,11 +20,22 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
+/// How late it must be for a wait to be over late: the process was stopped, or starved.
+const LATE: Duration = Duration::from_millis(50);
+
+/// Is so short that only the runtime's next look at sockets and timers lies in between.
+const NEXT_LOOK: Duration = Duration::from_millis(1);
+
 /// Waits until a moment; for ever if there is none.
+///
+/// A process that was stopped may be told that the moment is past before it is told what has arrived meanwhile. So who is
+/// late lets the runtime look at the sockets again, as it does before it ends a wait: whoever waits for both hears of what
+/// has arrived first.
 pub(crate) async fn sleep_until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(tokio::time::Instant::from_std(moment)).await,
-        None => std::future::pending().await,
+    let Some(moment) = moment else { return std::future::pending().await };
+    tokio::time::sleep_until(tokio::time::Instant::from_std(moment)).await;
+    if now().saturating_duration_since(moment) > LATE {
+        tokio::time::sleep(NEXT_LOOK).await;
     }
 }
 

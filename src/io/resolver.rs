@@ -166,6 +166,7 @@ impl Resolver {
         };
         let timeout = || Error::timeout(Stage::Srv, BUDGET, budget, elapsed());
         let outcome = tokio::select! {
+            biased;
             outcome = async { tokio::try_join!(services, texts) } => outcome,
             () = clock::sleep_until(asked_at.checked_add(budget)) => Err(timeout()),
         };

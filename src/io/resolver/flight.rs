@@ -61,6 +61,7 @@ impl Drop for Flight {
 /// Carries a question to its end, or to its deadline; one that is asked again has what is left of its budget.
 pub(super) async fn fly(flight: Flight, source: Source, by: Option<Instant>, budget: Duration) {
     tokio::select! {
+        biased;
         () = ask(&flight, source, budget) => {}
         // Nobody may be left who would tell it.
         () = clock::sleep_until(by) => flight.tell(|cache, _, _, now| cache.handle_timeout(now)),
