@@ -216,7 +216,7 @@ fn watch_shows_the_servers_as_json() {
 fn client_that_was_stopped_does_not_blame_the_servers() {
     let (_sandbox, uri) = sandbox(&["--standalone"]);
     // A check may take 800 ms.
-    let uri = format!("{uri}{}connectTimeoutMS=300&heartbeatFrequencyMS=500", if uri.contains('?') { '&' } else { '?' });
+    let uri = format!("{uri}?connectTimeoutMS=300&heartbeatFrequencyMS=500");
     let mut guard = start(&["watch", &uri, "--json"]);
     let mut lines = BufReader::new(guard.0.stdout.take().expect("piped"));
     let mut known = String::new();

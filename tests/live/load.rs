@@ -4,6 +4,7 @@
 //! Each notes when its calls began and ended, and how. Whether they are served as often as before is a matter of the machine
 //! too, which others use: so it is compared with what callers get at the same time whose way is well.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ pub(crate) const CALLERS: usize = 30;
 pub(crate) const BESIDE: usize = 6;
 
 /// How long each call may take, by its own deadline.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(1);
+const DEADLINE: Duration = Duration::from_secs(1);
 
 /// How much later than its deadline a call may end on a busy machine.
 const GRACE: Duration = Duration::from_secs(1);
@@ -36,7 +37,7 @@ const RECOVERY: Duration = Duration::from_secs(1);
 const WINDOW: Duration = Duration::from_secs(1);
 
 /// How long a pause has to be for the machine to have stood still: calls may fail for it.
-const STILL: Duration = Duration::from_millis(200);
+pub(crate) const STILL: Duration = Duration::from_millis(200);
 
 /// Into how many parts the time is divided in which the rate is measured, so that a failure says when nobody was served.
 const PARTS: usize = 10;
@@ -68,33 +69,6 @@ impl Rate {
     }
 }
 
-/// Notes whether the machine stands still.
-struct Pulse {
-    longest: Arc<Mutex<Duration>>,
-    _beats: JoinSet<()>,
-}
-
-impl Pulse {
-    fn start() -> Self {
-        let longest = Arc::<Mutex<Duration>>::default();
-        let noted = Arc::clone(&longest);
-        let mut beats = JoinSet::new();
-        beats.spawn(async move {
-            loop {
-                let before = Instant::now();
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                let mut longest = noted.lock().unwrap_or_else(PoisonError::into_inner);
-                *longest = before.elapsed().max(*longest);
-            }
-        });
-        Self { longest, _beats: beats }
-    }
-
-    fn longest_pause(&self) -> Duration {
-        *self.longest.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Is callers at work.
 pub(crate) struct Load {
     shared: Arc<Shared>,
@@ -104,7 +78,6 @@ pub(crate) struct Load {
 struct Shared {
     client: Client,
     preference: ReadPreference,
-    deadline: Duration,
     stop: AtomicBool,
     next: AtomicI64,
     calls: Vec<Mutex<Vec<Call>>>,
@@ -112,15 +85,9 @@ struct Shared {
 
 impl Load {
     pub(crate) fn start(client: &Client, callers: usize, preference: ReadPreference) -> Self {
-        Self::with_deadline(client, callers, preference, DEADLINE)
-    }
-
-    /// Starts callers whose calls may take so long.
-    pub(crate) fn with_deadline(client: &Client, callers: usize, preference: ReadPreference, deadline: Duration) -> Self {
         let shared = Arc::new(Shared {
             client: client.clone(),
             preference,
-            deadline,
             stop: AtomicBool::new(false),
             next: AtomicI64::new(0),
             calls: (0..callers).map(|_| Mutex::default()).collect(),
@@ -174,10 +141,10 @@ impl Load {
     /// Counts the calls of a window. One in which a call fails is judged only if the machine did not stand still; else the next.
     async fn rate_from(&self, mut from: Instant, beside: &Self) -> Rate {
         loop {
-            let pulse = Pulse::start();
-            match tokio::join!(self.window(from), beside.window(from)) {
+            let (counted, pause) = with_pause(async { tokio::join!(self.window(from), beside.window(from)) }).await;
+            match counted {
                 (Ok(here), Ok(beside)) => return Rate { here, beside },
-                (Err(why), _) | (_, Err(why)) => assert!(pulse.longest_pause() > STILL, "{why}"),
+                (Err(why), _) | (_, Err(why)) => assert!(pause > STILL, "{why}"),
             }
             from = Instant::now() + RECOVERY;
         }
@@ -232,9 +199,9 @@ impl Shared {
         let find = doc! { "find": "things", "filter": { "_id": thing }, "projection": { "text": 1, "number": { "$literal": number } } };
         let began = Instant::now();
         let find = self.client.database("luck").run_command(find).read_preference(self.preference.clone());
-        let outcome = find.timeout(self.deadline).await;
+        let outcome = find.timeout(DEADLINE).await;
         let took = began.elapsed();
-        assert!(took <= self.deadline + GRACE, "a call took {took:?}, its deadline was {:?}: {outcome:?}", self.deadline);
+        assert!(took <= DEADLINE + GRACE, "a call took {took:?}, its deadline was {DEADLINE:?}: {outcome:?}");
         let outcome = match outcome {
             Ok(reply) => {
                 let wanted = doc! { "_id": thing, "text": text(thing), "number": number };
@@ -248,6 +215,19 @@ impl Shared {
             }
         };
         Call { began, outcome }
+    }
+}
+
+/// Returns also the longest time for which nothing went on meanwhile.
+pub(crate) async fn with_pause<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let (mut work, mut longest) = (pin!(work), Duration::ZERO);
+    loop {
+        let before = Instant::now();
+        let outcome = tokio::time::timeout(Duration::from_millis(10), &mut work).await;
+        longest = longest.max(before.elapsed());
+        if let Ok(outcome) = outcome {
+            return (outcome, longest);
+        }
     }
 }
 

@@ -52,6 +52,11 @@ async fn well_rested(program: &Path, hand: &Hand) -> Site {
     site
 }
 
+/// Makes a client whose way and clock are well.
+fn straight(server: &Server) -> Client {
+    Client::new(format!("mongodb://{}/", server.address())).expect("a client")
+}
+
 /// Reads events until one is found.
 async fn find_event(events: &mut Events, mut wanted: impl FnMut(&Event) -> bool) {
     within(CALL, async {
@@ -111,7 +116,9 @@ fn suspension_in_the_middle_of_calls() {
         let hand = Hand::default();
         let site = well_rested(program, &hand).await;
         let load = Load::start(&site.client, CALLERS, ReadPreference::primary());
-        let beside = Load::start(&site.beside, BESIDE, ReadPreference::primary());
+        // Its clock does not jump.
+        let straight = straight(&site.server);
+        let beside = Load::start(&straight, BESIDE, ReadPreference::primary());
         let before = load.rate(&beside).await;
         site.proxy.set(Rules::both(Flow::Frozen));
         eventually("all connections are in use", CHANGE, async || totals(&site.client).in_use == POOL as usize).await;
@@ -120,6 +127,7 @@ fn suspension_in_the_middle_of_calls() {
         hand.0.store(NIGHT.as_secs(), Ordering::SeqCst);
         load.is_back(before, Instant::now(), &beside).await;
         beside.end().await;
+        straight.shutdown().await;
         assert!(load.end().await > 0, "calls were under way");
         site.end().await;
     });
@@ -186,10 +194,9 @@ async fn network_changes(program: &Path, old_names: OldNames, lasts: Duration) {
         }
     };
     let server = Server::mongod(program, &[]).await;
-    let target = SocketAddr::from(([127, 0, 0, 1], server.port()));
-    let old_proxy = Proxy::at(SocketAddr::new(IpAddr::V4(old_way), 0), target).await.expect("a port");
+    let old_proxy = Proxy::at(SocketAddr::new(IpAddr::V4(old_way), 0), server.address()).await.expect("a port");
     let port = old_proxy.address().port();
-    let new_proxy = Proxy::at(SocketAddr::new(IpAddr::V4(new_way), port), target).await.expect("the same port");
+    let new_proxy = Proxy::at(SocketAddr::new(IpAddr::V4(new_way), port), server.address()).await.expect("the same port");
     let proxies = [&old_proxy, &new_proxy];
     let folder = Folder::new();
     let settings = configure(&folder, old_dns);
@@ -203,7 +210,7 @@ async fn network_changes(program: &Path, old_names: OldNames, lasts: Duration) {
     insert_things(&client, 1).await;
     let census = Census::take(&client, fewer, &proxies, Guests::Client).await;
     let load = Load::start(&client, CALLERS, ReadPreference::primary());
-    let straight = Client::new(format!("mongodb://{target}/")).expect("a client");
+    let straight = straight(&server);
     let beside = Load::start(&straight, BESIDE, ReadPreference::primary());
     let before = load.rate(&beside).await;
     assert_eq!(new_proxy.accepted(), 0);

@@ -3,7 +3,6 @@
 //! The members' names in the set's configuration are the proxies' addresses, so that nobody goes another way, the other
 //! member included. Only the first may become primary, and it needs no other's vote: what changes is the network alone.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Instant;
 
@@ -32,7 +31,7 @@ impl Pair {
     async fn start(program: &Path) -> Self {
         let further = ["--replSet", NAME].map(str::to_owned);
         let (one, other) = tokio::join!(Server::mongod(program, &further), Server::mongod(program, &further));
-        let behind = async |server: &Server| Proxy::new(SocketAddr::from(([127, 0, 0, 1], server.port()))).await;
+        let behind = async |server: &Server| Proxy::new(server.address()).await;
         let (primary, secondary) = (behind(&one).await, behind(&other).await);
         let members = [
             doc! { "_id": 0, "host": primary.address().to_string() },

@@ -18,7 +18,7 @@ async fn with_server(scenario: impl AsyncFnOnce(&Server)) {
 }
 
 fn client(server: &Server, options: &str) -> Client {
-    Client::new(format!("mongodb://127.0.0.1:{}/?{options}", server.port())).expect("a client")
+    Client::new(format!("mongodb://{}/?{options}", server.address())).expect("a client")
 }
 
 /// Arms `failCommand` for the commands of an application, by way of another client.

@@ -12,7 +12,7 @@ const DOCUMENTS: i32 = 250;
 
 /// Returns the connection string: it calls itself a replica set of one.
 fn uri(server: &Server) -> String {
-    format!("mongodb://127.0.0.1:{}/?replicaSet=secantus", server.port())
+    format!("mongodb://{}/?replicaSet=secantus", server.address())
 }
 
 /// Inserts documents and finds them again, in batches.

@@ -28,7 +28,7 @@ pub(crate) struct Site {
     pub(crate) proxy: Proxy,
     /// Goes straight to the server.
     pub(crate) beside: Client,
-    _server: Server,
+    pub(crate) server: Server,
     census: Census,
 }
 
@@ -36,17 +36,16 @@ impl Site {
     /// Starts a server and a client of it, with options in code.
     pub(crate) async fn start(program: &Path, further: &[String], change: impl Fn(ClientBuilder) -> ClientBuilder) -> Self {
         let server = Server::mongod(program, further).await;
-        let address = SocketAddr::from(([127, 0, 0, 1], server.port()));
-        let proxy = Proxy::new(address).await;
+        let proxy = Proxy::new(server.address()).await;
         let descriptors = descriptors(&[&proxy]);
         let client_of = |address: SocketAddr| {
             let builder = Client::builder(format!("mongodb://{address}/")).expect("a connection string");
             change(builder.max_pool_size(POOL)).build().expect("a client")
         };
-        let (client, beside) = (client_of(proxy.address()), client_of(address));
+        let (client, beside) = (client_of(proxy.address()), client_of(server.address()));
         insert_things(&client, 1).await;
         let census = Census::take(&client, descriptors, &[&proxy], Guests::Client).await;
-        Self { client, proxy, beside, _server: server, census }
+        Self { client, proxy, beside, server, census }
     }
 
     /// Sees that nothing is left: first of the faults, then of the client.

@@ -18,7 +18,7 @@ async fn with_client(scenario: impl AsyncFnOnce(&Client, &Server)) {
     let Some(program) = mongod() else { return };
     within(TEST, async {
         let server = Server::mongod(&program, &[]).await;
-        let client = Client::new(format!("mongodb://127.0.0.1:{}", server.port())).expect("a client");
+        let client = Client::new(format!("mongodb://{}", server.address())).expect("a client");
         scenario(&client, &server).await;
         client.shutdown().await;
         assert_eq!(client.task_count(), 0, "nothing is left of the client");
@@ -157,7 +157,7 @@ async fn call_that_runs_out_of_time_costs_the_connection_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn standalone_is_no_member_of_a_replica_set() {
     with_client(async |_, server| {
-        let uri = format!("mongodb://127.0.0.1:{}/?replicaSet=wanted&serverSelectionTimeoutMS=1000", server.port());
+        let uri = format!("mongodb://{}/?replicaSet=wanted&serverSelectionTimeoutMS=1000", server.address());
         let client = Client::new(uri).expect("a client");
         let error = ping(&client).await.expect_err("not selected");
         assert_eq!(error.kind(), ErrorKind::ServerSelection, "{error}");

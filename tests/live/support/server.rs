@@ -1,7 +1,7 @@
 //! How is a real server started, hurt and ended?
 
 use std::fs::{self, File};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -59,6 +59,11 @@ impl Server {
         }
         let tail: Vec<&str> = log.lines().rev().take(20).collect();
         panic!("{} does not start, its last words, the last first:\n{}", program.display(), tail.join("\n"));
+    }
+
+    /// Returns the address.
+    pub(crate) fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
     /// Returns the port on 127.0.0.1.
