@@ -223,8 +223,18 @@ impl fmt::Display for Address {
 /// Normalises a domain name as [`HostKey`] does, without a port: the form in which names are resolved and compared.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidHost`], naming the label that can't be normalised.
+/// [`ErrorKind::InvalidHost`], naming the label that can't be normalised, or for a name that ends in a number: it could be
+/// read as an IPv4 address.
 pub fn normalize_name(name: &str) -> Result<String, Error> {
+    let ascii = to_labels(name)?;
+    if ends_in_number(&ascii) {
+        return Err(invalid(name, "the last label is a number: this is an IPv4 address, or looks like one, and not a name".into()));
+    }
+    Ok(ascii)
+}
+
+/// Converts a name to A-labels in lower case and checks their sizes.
+fn to_labels(name: &str) -> Result<String, Error> {
     let bare = name.strip_suffix('.').unwrap_or(name);
     if bare.is_empty() {
         return Err(invalid(name, "empty host".into()));
@@ -237,7 +247,7 @@ pub fn normalize_name(name: &str) -> Result<String, Error> {
             return Err(invalid(name, "empty label".into()));
         }
         if label.len() > LABEL_SIZE_MAX {
-            return Err(invalid(name, format!("label {label:?} has {} bytes, the limit is {LABEL_SIZE_MAX}", label.len())));
+            return Err(invalid(name, format!("label {} has {} bytes, the limit is {LABEL_SIZE_MAX}", shown(label), label.len())));
         }
     }
     if ascii.len() > NAME_SIZE_MAX {
@@ -262,7 +272,9 @@ fn to_ascii(name: &str, bare: &str) -> Result<String, Error> {
     };
     convert(bare).ok_or_else(|| {
         let label = bare.split('.').find(|label| !label.is_empty() && convert(label).is_none()).unwrap_or(bare);
-        invalid(name, format!("label {label:?} is not a valid domain label (UTS-46)"))
+        // The label of a host that is not shown in full could be the part that is left out.
+        let label = if hidden_from(name) == name.len() { format!("label {}", shown(label)) } else { "a label".to_owned() };
+        invalid(name, format!("{label} is not a valid domain label (UTS-46)"))
     })
 }
 
@@ -278,11 +290,11 @@ fn parse_host(host: &str) -> Result<Host, Error> {
             Some((address, zone)) => (address, Some(zone)),
             None => (numeric, None),
         };
-        let parsed: Ipv6Addr = address.parse().map_err(|_| invalid(host, format!("{address:?} is not an IPv6 address")))?;
+        let parsed: Ipv6Addr = address.parse().map_err(|_| invalid(host, "not an IPv6 address".into()))?;
         if let Some(zone) = zone
             && (zone.is_empty() || !zone.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~')))
         {
-            return Err(invalid(host, format!("{zone:?} is not a zone id")));
+            return Err(invalid(host, "the zone id is empty, or has characters other than letters, digits, '-', '_', '.' and '~'".into()));
         }
         return Ok(Host::V6(parsed, zone.map(str::to_owned)));
     }
@@ -292,10 +304,35 @@ fn parse_host(host: &str) -> Result<Host, Error> {
     if let Ok(address) = host.parse::<Ipv4Addr>() {
         return Ok(Host::V4(address));
     }
-    normalize_name(host).map(|name| match name.parse::<Ipv4Addr>() {
-        Ok(address) => Host::V4(address),
-        Err(_) => Host::Name(name),
-    })
+    let name = to_labels(host)?;
+    if let Ok(address) = name.parse::<Ipv4Addr>() {
+        return Ok(Host::V4(address));
+    }
+    if ends_in_number(&name) && !resembles_address(&name) {
+        return Err(invalid(
+            host,
+            "the last label is a number: an IPv4 address is written as four decimal numbers, such as 127.0.0.1".into(),
+        ));
+    }
+    Ok(Host::Name(name))
+}
+
+/// Tells whether the last label of a name is a decimal or hexadecimal number (URL standard, "ends in a number"): operating
+/// systems read `2130706433`, `127.1`, `0x7f.1` and `0177.0.0.1` as addresses.
+fn ends_in_number(name: &str) -> bool {
+    let last = name.rsplit('.').next().unwrap_or(name);
+    match last.strip_prefix("0x").or_else(|| last.strip_prefix("0X")) {
+        Some(digits) => digits.bytes().all(|byte| byte.is_ascii_hexdigit()),
+        None => !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()),
+    }
+}
+
+/// Tells whether a name has the form of an IPv4 address without being one, such as `256.0.0.1`: a host name by the
+/// connection-string specification, and no address to any operating system.
+fn resembles_address(name: &str) -> bool {
+    let labels = || name.split('.');
+    let is_decimal = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit()) && (label == "0" || !label.starts_with('0'));
+    labels().count() == 4 && labels().all(is_decimal) && labels().any(|label| label.parse::<u8>().is_err())
 }
 
 /// Only a path is a unix socket: what merely ends in `.sock` is a domain name.
@@ -313,7 +350,7 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), Error> {
         return match rest.strip_prefix(':') {
             Some(port) => Ok((host, Some(parse_port(text, port)?))),
             None if rest.is_empty() => Ok((host, None)),
-            None => Err(invalid(text, format!("{rest:?} after ']' is not a port"))),
+            None => Err(invalid(text, "what follows the ']' is not a port".into())),
         };
     }
     match text.rsplit_once(':') {
@@ -328,20 +365,72 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), Error> {
 
 fn parse_port(text: &str, port: &str) -> Result<u16, Error> {
     let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
-    digits
-        .then(|| port.parse::<u16>().ok())
-        .flatten()
-        .filter(|port| *port > 0)
-        .ok_or_else(|| invalid(text, format!("port {port:?} is not a number from 1 to 65535")))
+    digits.then(|| port.parse::<u16>().ok()).flatten().filter(|port| *port > 0).ok_or_else(|| {
+        let port = if is_short_number(port) { format!("port {port:?}") } else { "the port".to_owned() };
+        invalid(text, format!("{port} is not a number from 1 to 65535"))
+    })
 }
 
+/// Tells whether a text could be meant as a port.
+fn is_short_number(text: &str) -> bool {
+    (1..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Tells whether a character is an `@`, or becomes one by the mapping of host names (UTS-46).
+pub(crate) fn is_at_sign(character: char) -> bool {
+    matches!(character, '@' | '\u{fe6b}' | '\u{ff20}')
+}
+
+/// Tells whether a character is a `:`, or becomes one by the mapping of host names (UTS-46).
+pub(crate) fn is_colon(character: char) -> bool {
+    matches!(character, ':' | '\u{fe13}' | '\u{fe55}' | '\u{ff1a}')
+}
+
+/// Shows the beginning of a host in an error, in quotation marks.
+///
+/// A host that can't be read may be user information: nothing is shown of a text with an `@`, and nothing from the first
+/// `:` on unless a port follows, or the text can only be an IPv6 address.
+pub(crate) fn shown(host: &str) -> String {
+    if host.contains(is_at_sign) {
+        return "(not shown, it has an '@')".to_owned();
+    }
+    let (start, end) = host.split_at_checked(hidden_from(host)).unwrap_or_default();
+    let clipped: String = start.chars().take(SHOWN_CHARS_MAX).collect();
+    let rest = if !end.is_empty() || clipped.len() < start.len() { "..." } else { "" };
+    format!("{clipped:?}{rest}")
+}
+
+/// Returns where the part of a host begins that is not shown; its length if all is.
+fn hidden_from(host: &str) -> usize {
+    if host.contains(is_at_sign) {
+        return 0;
+    }
+    let at = host.find(|character| is_colon(character) || character == '%').unwrap_or(host.len());
+    let is_port = host.get(at..).and_then(|rest| rest.strip_prefix(':')).is_some_and(is_short_number);
+    if is_port { host.len() } else { v6_end(host).unwrap_or(at) }
+}
+
+/// Returns where the address of a text ends that begins like an IPv6 address in brackets.
+fn v6_end(host: &str) -> Option<usize> {
+    let inner = host.strip_prefix('[')?;
+    let end = inner.find(['%', ']']).unwrap_or(inner.len());
+    let address = inner.get(..end)?;
+    let is_v6 = address.contains("::") && address.bytes().all(|byte| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'.'));
+    (is_v6 && end <= V6_SIZE_MAX).then_some(end + 1)
+}
+
+/// How much of a host an error shows, in characters.
+const SHOWN_CHARS_MAX: usize = 60;
+
+/// The longest text of an IPv6 address.
+const V6_SIZE_MAX: usize = 45;
+
 fn too_long(host: &str) -> Error {
-    let start: String = host.chars().take(40).collect();
-    invalid(&start, format!("{} bytes", host.len())).against("HOST_SIZE_MAX", LimitValue::Bytes(HOST_SIZE_MAX as u64))
+    invalid(host, format!("{} bytes", host.len())).against("HOST_SIZE_MAX", LimitValue::Bytes(HOST_SIZE_MAX as u64))
 }
 
 fn invalid(host: &str, why: String) -> Error {
-    Error::new(ErrorKind::InvalidHost, format!("invalid host {host:?}: {why}")).at(Stage::Uri)
+    Error::new(ErrorKind::InvalidHost, format!("invalid host {}: {why}", shown(host))).at(Stage::Uri)
 }
 
 #[cfg(test)]
@@ -428,5 +517,76 @@ mod tests {
         assert!(refusal("sp ace").contains("sp ace"));
         assert!(refusal("[127.0.0.1]").contains("brackets"));
         assert!(refusal("[::1]x").contains("not a port"));
+    }
+
+    #[test]
+    fn odd_numeric_forms_are_no_hosts() {
+        let odd = [
+            "2130706433",
+            "0x7f000001",
+            "0X7F000001",
+            "017700000001",
+            "127.1",
+            "127.0.1",
+            "0177.0.0.1",
+            "127.0.0.01",
+            "0x7f.0.0.1",
+            "127.0.0.0x1",
+            "1.2.3.4.5",
+            "127.0.0.1.5",
+            "db.1",
+            "db.0x",
+            "db.example.0x1f",
+            "\u{ff11}27.1",
+            "127\u{3002}1",
+            "127.1.",
+            "00.0.0.256",
+        ];
+        for text in odd {
+            assert!(refusal(text).contains("last label is a number"), "{text}: {}", refusal(text));
+            assert!(refusal(&format!("{text}:27017")).contains("last label is a number"), "{text}");
+            assert!(normalize_name(text).is_err(), "{text}");
+        }
+        assert_eq!(key("256.0.0.1").name(), Some("256.0.0.1"), "a name by the connection-string specification");
+        for name in ["1db", "0xdb.example", "1.db", "0x7g", "db-1", "1_2"] {
+            assert_eq!(key(name).name(), Some(name));
+        }
+        for address in ["127.0.0.1", "127.0.0.1.", "256.0.0.1"] {
+            assert!(normalize_name(address).is_err(), "{address} is not the name of records");
+        }
+    }
+
+    #[test]
+    fn errors_show_nothing_that_could_be_a_password() {
+        let texts = [
+            "u:PW",
+            "u:PW@h",
+            "u:PW@h:27017",
+            "PW@h",
+            "u:PW:27017",
+            "u:PW:PW",
+            "[u:PW",
+            "[u:PW]",
+            "[::1]PW",
+            "[::1]:PW",
+            "[fe80::1%PW!]:1",
+            "u\u{ff1a}PW",
+            "u:PW\u{ff20}h",
+            "PW\u{fe6b}h",
+            "u%3APW%40h",
+            "a b:PW",
+            "u.:PW",
+        ];
+        for text in texts {
+            let error = HostKey::parse(text).expect_err(text);
+            assert!(!format!("{error} {error:?}").contains("PW"), "{text}: {error:?}");
+            if let Err(error) = HostKey::new(text, 1) {
+                assert!(!format!("{error} {error:?}").contains("PW"), "{text}: {error:?}");
+            }
+            let long = HostKey::parse(&format!("{text}{}", "a".repeat(2000))).expect_err(text);
+            assert!(!format!("{long:?}").contains("PW"), "{text}: {long:?}");
+        }
+        assert!(refusal("h:123456").contains("\"h\"..."), "{}", refusal("h:123456"));
+        assert!(refusal("h:99999").contains("\"h:99999\": port \"99999\""), "{}", refusal("h:99999"));
     }
 }
