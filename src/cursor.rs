@@ -7,6 +7,7 @@ use bson::{Bson, RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
 use bytes::Bytes;
 
 use crate::error::{Error, ErrorKind, Stage};
+use crate::wire::scan::Fields;
 
 /// Is one batch of a cursor's documents, within the reply it came in.
 #[derive(Debug)]
@@ -48,26 +49,21 @@ impl CursorState {
     /// [`ErrorKind::Protocol`] if the reply has no `cursor`, or one that can't be read.
     pub fn parse(reply: Bytes) -> Result<(Self, Batch), Error> {
         let document = RawDocument::from_bytes(&reply).map_err(|error| malformed(error.to_string()))?;
-        let cursor = document.get_document("cursor").map_err(|error| malformed(error.to_string()))?;
-        let id = match cursor.get("id") {
-            Ok(Some(id)) => id.as_i64().or(id.as_i32().map(i64::from)).ok_or_else(|| malformed("cursor.id is not an integer"))?,
-            Ok(None) => return Err(malformed("cursor.id is missing")),
-            Err(error) => return Err(malformed(error.to_string())),
-        };
-        let namespace = cursor.get_str("ns").map_err(|error| malformed(error.to_string()))?;
+        let cursor = Fields::find(document, "cursor").and_then(|cursor| cursor.document()).ok_or_else(|| malformed("no cursor"))?;
+        let field = |key: &str| Fields::find(cursor, key).ok_or_else(|| malformed(format!("cursor.{key} is missing")));
+        let id = field("id")?.integer().ok_or_else(|| malformed("cursor.id is not a number"))?;
+        let namespace = field("ns")?.text().ok_or_else(|| malformed("cursor.ns is not a string"))?;
         let (database, collection) = namespace.split_once('.').ok_or_else(|| malformed("cursor.ns has no dot"))?;
         let state = Self { id, database: database.to_owned(), collection: collection.to_owned() };
-        let batch =
-            cursor.get_array("firstBatch").or_else(|_| cursor.get_array("nextBatch")).map_err(|error| malformed(error.to_string()))?;
+        let batch = field("firstBatch").or_else(|_| field("nextBatch"))?;
         let mut remaining = 0;
-        for element in batch {
-            let element = element.map_err(|error| malformed(error.to_string()))?;
-            element.as_document().ok_or_else(|| malformed("an element of the batch is not a document"))?;
+        for element in batch.elements().ok_or_else(|| malformed("the batch is not an array"))? {
+            let element = element.map_err(|_| malformed("the batch is not valid BSON"))?;
+            element.document().ok_or_else(|| malformed("an element of the batch is not a document"))?;
             remaining += 1;
         }
-        let bytes = batch.as_bytes();
-        let start = offset(&reply, bytes).ok_or_else(|| malformed("the batch lies outside of its reply"))?;
-        Ok((state, Batch { next: start + 4, end: start + bytes.len(), remaining, reply }))
+        let start = offset(&reply, batch.value).ok_or_else(|| malformed("the batch lies outside of its reply"))?;
+        Ok((state, Batch { next: start + 4, end: start + batch.value.len(), remaining, reply }))
     }
 
     /// Makes the getMore command.
@@ -171,6 +167,16 @@ mod tests {
             rawdoc! { "getMore": 7_i64, "collection": "some.things" }
         );
         assert_eq!(state.kill(), rawdoc! { "killCursors": "some.things", "cursors": [7_i64] });
+    }
+
+    #[test]
+    fn cursor_is_read_whatever_stands_beside_it() {
+        let mut bytes = rawdoc! { "QQ": "QQ", "ok": 1, "cursor": { "x": "QQ", "id": 7.0, "ns": "db.things", "firstBatch": [{ "x": "QQ" }, { "n": 1 }] } }.into_bytes();
+        while let Some(place) = bytes.windows(2).position(|bytes| bytes == b"QQ") {
+            bytes[place] = 0xff;
+        }
+        let (state, batch) = CursorState::parse(Bytes::from(bytes)).expect("cursor");
+        assert_eq!((state.id, batch.len()), (7, 2));
     }
 
     #[test]

@@ -221,7 +221,7 @@ impl Error {
     }
 
     /// Returns the numeric code of the server's error reply, if this is one and it has one.
-    pub fn code(&self) -> Option<i32> {
+    pub fn code(&self) -> Option<i64> {
         self.0.command.as_ref().map(|failure| failure.code).filter(|code| *code != 0)
     }
 

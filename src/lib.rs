@@ -70,6 +70,7 @@ pub use io::resolver::{DnsConfig, Resolve, ResolveFuture};
 pub use io::sandbox::{Sandbox, SandboxBuilder};
 pub use op::CommandEvent;
 pub use op::concern::{ReadConcern, W, WriteConcern};
+pub use op::write_error::{WriteConcernFailure, WriteError};
 pub use options::{ClientOptions, ServerMonitoringMode, Warning};
 pub use pool::{CheckOutFailure, CloseReason, PoolConfig, PoolEvent, PoolStats};
 pub use selection::{ReadPreference, ReadPreferenceMode, ServerSelector, TagSet};

@@ -9,16 +9,21 @@ use bson::RawDocument;
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
+use super::decode::decode;
 use super::running::Inner;
 use crate::error::{Error, Result, Stage};
 use crate::host::HostKey;
 use crate::io::clock;
 use crate::op::deadline::Deadline;
 use crate::op::session::{END_SESSIONS_MAX, ServerSession};
+use crate::op::write_error::{WriteConcernFailure, WriteError, write_concern_failure, write_errors};
 use crate::selection::{Criteria, ReadPreference};
 use crate::wire::Request;
 
 /// Is a server's reply: its bytes as they came, and where they came from.
+///
+/// A reply says that the command was run. Writes in it may have been refused all the same: see
+/// [`write_errors`](Self::write_errors) and [`write_concern_error`](Self::write_concern_error).
 #[derive(Clone, Debug)]
 pub struct Reply {
     body: Bytes,
@@ -48,10 +53,25 @@ impl Reply {
 
     /// Reads the document as a type.
     ///
+    /// What nests deeper than a few levels is read on a thread of its own, whose stack suffices, unless the type is
+    /// [`Document`](bson::Document).
+    ///
     /// # Errors
-    /// [`Bson`](crate::ErrorKind::Bson) if it doesn't fit.
-    pub fn deserialize<T: DeserializeOwned>(&self) -> Result<T> {
-        bson::deserialize_from_slice(&self.body).map_err(|error| Error::from(error).at(Stage::Read).on(&self.host))
+    /// [`Bson`](crate::ErrorKind::Bson) if it doesn't fit; [`Protocol`](crate::ErrorKind::Protocol) if it nests deeper than
+    /// `NESTING_DEPTH_MAX`.
+    pub fn deserialize<T: DeserializeOwned + Send + 'static>(&self) -> Result<T> {
+        decode(&self.body).map_err(|error: Error| error.at(Stage::Read).on(&self.host))
+    }
+
+    /// Returns the writes that the server refused (`writeErrors`), which a reply with `ok: 1` may have.
+    pub fn write_errors(&self) -> Vec<WriteError> {
+        write_errors(self.document())
+    }
+
+    /// Returns why the writes were not acknowledged as their write concern asks for (`writeConcernError`), which a reply with
+    /// `ok: 1` may have.
+    pub fn write_concern_error(&self) -> Option<WriteConcernFailure> {
+        write_concern_failure(self.document())
     }
 }
 

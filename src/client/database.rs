@@ -91,6 +91,10 @@ impl Database {
     /// The read preference is `primary` unless [`read_preference`](RunCommand::read_preference) says otherwise; nothing
     /// is retried.
     ///
+    /// `Ok` says that the server ran the command, not that it carried out every write in it: the reply to an insert, update or
+    /// delete may have `writeErrors`, one for each write that was refused, and a `writeConcernError`. Read them with
+    /// [`raw`](RunCommand::raw) and [`Reply::write_errors`], [`Reply::write_concern_error`], or as fields of the document.
+    ///
     /// # Errors
     /// Of every stage; [`Command`](ErrorKind::Command) if the server answers with an error.
     pub fn run_command(&self, command: impl IntoCommand) -> RunCommand {

@@ -7,6 +7,7 @@ mod builder;
 mod call;
 mod cursor;
 mod database;
+mod decode;
 mod desk;
 mod exchange;
 mod gossip;

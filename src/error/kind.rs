@@ -159,7 +159,7 @@ pub enum Ineligible {
 #[derive(Clone, Debug)]
 pub struct CommandFailure {
     /// The numeric code; 0 if the server sent none.
-    pub code: i32,
+    pub code: i64,
     /// The code's name; empty if the server sent none.
     pub code_name: String,
     /// The server's message.

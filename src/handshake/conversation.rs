@@ -28,6 +28,7 @@ use crate::auth::scram::keys::{Derivation, ScramKeys};
 use crate::auth::scram::{NONCE_SIZE, ServerFirst};
 use crate::auth::{Credential, Mechanism};
 use crate::error::{Error, ErrorKind, Stage};
+use crate::wire::scan::Fields;
 
 /// Says what a conversation is opened with.
 pub struct ConversationConfig {
@@ -183,7 +184,7 @@ impl fmt::Debug for Conversation {
 }
 
 fn log_in(hello: Box<HelloReply>, login: Login, speculation: Option<(Mechanism, Exchange)>, reply: &RawDocument) -> Result<Step, Error> {
-    let answer = crate::op::reply::field(reply, "speculativeAuthenticate").and_then(|value| value.as_document());
+    let answer = Fields::find(reply, "speculativeAuthenticate").and_then(|field| field.document());
     if let (Some((mechanism, exchange)), Some(answer)) = (speculation, answer) {
         return advance(Attempt { hello, login, mechanism }, exchange, answer);
     }

@@ -3,16 +3,17 @@
 //! Reads a hello reply into typed values; every name in it passes through [`HostKey`] here. What the reply means for
 //! the topology is decided in `topology`.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bson::oid::ObjectId;
-use bson::raw::RawBsonRef;
 use bson::{RawDocument, RawDocumentBuf};
 
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::HostKey;
-use crate::op::reply::{command_error_at, integer, truth};
+use crate::op::reply::command_error_at;
 use crate::selection::TagSet;
+use crate::wire::scan::{Field, Fields, Unreadable};
 
 /// How many entries of each list in a reply are read; what is beyond is left out.
 pub const NAMES_MAX: usize = 1000;
@@ -113,52 +114,51 @@ impl HelloReply {
             return Err(error);
         }
         let mut parsed = Self::default();
-        for element in reply {
-            let (key, value) = element.map_err(malformed)?;
-            parsed.take(key.as_str(), value)?;
+        for field in Fields::of(reply.as_bytes()) {
+            parsed.take(field.map_err(malformed)?)?;
         }
         Ok(parsed)
     }
 
-    fn take(&mut self, key: &str, value: RawBsonRef<'_>) -> Result<(), Error> {
-        match key {
-            "isWritablePrimary" | "ismaster" => self.is_writable_primary |= truth(value),
-            "secondary" => self.secondary = truth(value),
-            "arbiterOnly" => self.arbiter_only = truth(value),
-            "hidden" => self.hidden = truth(value),
-            "isreplicaset" => self.is_replica_set = truth(value),
-            "msg" => self.is_mongos = value.as_str() == Some("isdbgrid"),
-            "helloOk" => self.hello_ok = truth(value),
-            "setName" => self.set_name = value.as_str().map(str::to_owned),
-            "setVersion" => self.set_version = integer(value),
-            "electionId" => self.election_id = value.as_object_id(),
-            "hosts" => self.hosts = self.names(value)?,
-            "passives" => self.passives = self.names(value)?,
-            "arbiters" => self.arbiters = self.names(value)?,
-            "primary" => self.primary = self.name(value),
-            "me" => self.me = self.name(value),
-            "tags" => self.tags = tags(value)?,
-            "minWireVersion" => self.min_wire_version = wire_version(value),
-            "maxWireVersion" => self.max_wire_version = wire_version(value),
-            "maxBsonObjectSize" => self.max_bson_object_size = size(value),
-            "maxMessageSizeBytes" => self.max_message_size_bytes = size(value),
-            "maxWriteBatchSize" => self.max_write_batch_size = size(value),
-            "logicalSessionTimeoutMinutes" => self.logical_session_timeout = minutes(value),
-            "lastWrite" => self.last_write_date_millis = last_write_date(value)?,
-            "topologyVersion" => self.topology_version = value.as_document().and_then(TopologyVersion::parse),
-            "connectionId" => self.connection_id = integer(value),
-            "serviceId" => self.service_id = value.as_object_id(),
-            "saslSupportedMechs" => self.sasl_supported_mechs = strings(value)?,
-            "compression" => self.compressors = strings(value)?.unwrap_or_default(),
+    fn take(&mut self, value: Field<'_>) -> Result<(), Error> {
+        match value.key {
+            b"isWritablePrimary" | b"ismaster" => self.is_writable_primary |= value.truth(),
+            b"secondary" => self.secondary = value.truth(),
+            b"arbiterOnly" => self.arbiter_only = value.truth(),
+            b"hidden" => self.hidden = value.truth(),
+            b"isreplicaset" => self.is_replica_set = value.truth(),
+            b"msg" => self.is_mongos = value.text_bytes() == Some(b"isdbgrid"),
+            b"helloOk" => self.hello_ok = value.truth(),
+            b"setName" => self.set_name = value.text().map(Cow::into_owned),
+            b"setVersion" => self.set_version = value.integer(),
+            b"electionId" => self.election_id = value.object_id(),
+            b"hosts" => self.hosts = self.names(value)?,
+            b"passives" => self.passives = self.names(value)?,
+            b"arbiters" => self.arbiters = self.names(value)?,
+            b"primary" => self.primary = self.name(value),
+            b"me" => self.me = self.name(value),
+            b"tags" => self.tags = tags(value)?,
+            b"minWireVersion" => self.min_wire_version = wire_version(value),
+            b"maxWireVersion" => self.max_wire_version = wire_version(value),
+            b"maxBsonObjectSize" => self.max_bson_object_size = size(value),
+            b"maxMessageSizeBytes" => self.max_message_size_bytes = size(value),
+            b"maxWriteBatchSize" => self.max_write_batch_size = size(value),
+            b"logicalSessionTimeoutMinutes" => self.logical_session_timeout = minutes(value),
+            b"lastWrite" => self.last_write_date_millis = last_write_date(value),
+            b"topologyVersion" => self.topology_version = value.document().and_then(TopologyVersion::parse),
+            b"connectionId" => self.connection_id = value.integer(),
+            b"serviceId" => self.service_id = value.object_id(),
+            b"saslSupportedMechs" => self.sasl_supported_mechs = strings(value)?,
+            b"compression" => self.compressors = strings(value)?.unwrap_or_default(),
             _ => {}
         }
         Ok(())
     }
 
-    fn names(&mut self, value: RawBsonRef<'_>) -> Result<Vec<HostKey>, Error> {
+    fn names(&mut self, value: Field<'_>) -> Result<Vec<HostKey>, Error> {
         let mut names = Vec::new();
-        if let Some(array) = value.as_array() {
-            for (count, item) in array.into_iter().enumerate() {
+        if let Some(items) = value.elements() {
+            for (count, item) in items.enumerate() {
                 if count == NAMES_MAX {
                     let error = Error::new(ErrorKind::Protocol, "a list of members is too long").at(Stage::Hello);
                     return Err(error.against("NAMES_MAX", LimitValue::Count(NAMES_MAX as u64)));
@@ -169,9 +169,9 @@ impl HelloReply {
         Ok(names)
     }
 
-    fn name(&mut self, value: RawBsonRef<'_>) -> Option<HostKey> {
-        let text = value.as_str()?;
-        match HostKey::parse(text) {
+    fn name(&mut self, value: Field<'_>) -> Option<HostKey> {
+        let text = value.text()?;
+        match HostKey::parse(&text) {
             Ok(key) => Some(key),
             Err(error) => {
                 let error = error.restage(Stage::Hello);
@@ -199,8 +199,8 @@ impl TopologyVersion {
 
     /// Reads a `topologyVersion` document; `None` if a part is missing or of a wrong type.
     pub fn parse(document: &RawDocument) -> Option<Self> {
-        let process_id = document.get("processId").ok()??.as_object_id()?;
-        let counter = document.get("counter").ok()?.and_then(integer)?;
+        let process_id = Fields::find(document, "processId")?.object_id()?;
+        let counter = Fields::find(document, "counter")?.integer()?;
         Some(Self { process_id, counter })
     }
 
@@ -213,47 +213,45 @@ impl TopologyVersion {
     }
 }
 
-fn tags(value: RawBsonRef<'_>) -> Result<TagSet, Error> {
+fn tags(value: Field<'_>) -> Result<TagSet, Error> {
     let mut tags = TagSet::new();
-    if let Some(document) = value.as_document() {
-        for element in document.into_iter().take(NAMES_MAX) {
-            let (name, value) = element.map_err(malformed)?;
-            tags.extend(value.as_str().map(|value| (name.as_str().to_owned(), value.to_owned())));
+    if let Some(document) = value.document() {
+        for tag in Fields::of(document.as_bytes()).take(NAMES_MAX) {
+            let tag = tag.map_err(malformed)?;
+            tags.extend(tag.text().map(|value| (tag.name().into_owned(), value.into_owned())));
         }
     }
     tags.sort();
     Ok(tags)
 }
 
-fn strings(value: RawBsonRef<'_>) -> Result<Option<Vec<String>>, Error> {
-    let Some(array) = value.as_array() else { return Ok(None) };
+fn strings(value: Field<'_>) -> Result<Option<Vec<String>>, Error> {
+    let Some(items) = value.elements() else { return Ok(None) };
     let mut strings = Vec::new();
-    for item in array.into_iter().take(NAMES_MAX) {
-        strings.extend(item.map_err(malformed)?.as_str().map(str::to_owned));
+    for item in items.take(NAMES_MAX) {
+        strings.extend(item.map_err(malformed)?.text().map(Cow::into_owned));
     }
     Ok(Some(strings))
 }
 
-fn last_write_date(value: RawBsonRef<'_>) -> Result<Option<i64>, Error> {
-    let Some(document) = value.as_document() else { return Ok(None) };
-    let date = document.get("lastWriteDate").map_err(malformed)?;
-    Ok(date.and_then(|date| date.as_datetime().map(|date| date.timestamp_millis()).or_else(|| integer(date))))
+fn last_write_date(value: Field<'_>) -> Option<i64> {
+    Fields::find(value.document()?, "lastWriteDate")?.date_millis()
 }
 
-fn wire_version(value: RawBsonRef<'_>) -> i32 {
-    integer(value).and_then(|version| i32::try_from(version).ok()).unwrap_or(0)
+fn wire_version(value: Field<'_>) -> i32 {
+    value.integer().and_then(|version| i32::try_from(version).ok()).unwrap_or(0)
 }
 
-fn size(value: RawBsonRef<'_>) -> Option<u32> {
-    integer(value).and_then(|size| u32::try_from(size).ok()).filter(|size| *size > 0)
+fn size(value: Field<'_>) -> Option<u32> {
+    value.integer().and_then(|size| u32::try_from(size).ok()).filter(|size| *size > 0)
 }
 
-fn minutes(value: RawBsonRef<'_>) -> Option<Duration> {
-    integer(value).and_then(|minutes| u64::try_from(minutes).ok()).and_then(|minutes| minutes.checked_mul(60)).map(Duration::from_secs)
+fn minutes(value: Field<'_>) -> Option<Duration> {
+    value.integer().and_then(|minutes| u64::try_from(minutes).ok()).and_then(|minutes| minutes.checked_mul(60)).map(Duration::from_secs)
 }
 
-fn malformed(error: bson::error::Error) -> Error {
-    Error::new(ErrorKind::Protocol, "hello reply is not valid BSON").at(Stage::Hello).because(error)
+fn malformed(_: Unreadable) -> Error {
+    Error::new(ErrorKind::Protocol, "hello reply is not valid BSON").at(Stage::Hello)
 }
 
 #[cfg(test)]
@@ -350,10 +348,28 @@ mod tests {
     #[test]
     fn malformed_bson_is_a_protocol_error() {
         let mut bytes = rawdoc! { "ok": 1, "me": "a:1" }.into_bytes();
-        let place = bytes.len() - 3;
-        bytes[place] = 0xff;
+        let place = bytes.len() - 13;
+        bytes[place] = 0x20;
         let error = HelloReply::parse(RawDocument::from_bytes(&bytes).expect("frame")).expect_err("refusal");
         assert_eq!((error.kind(), error.stage()), (ErrorKind::Protocol, Some(Stage::Hello)));
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_costs_that_text() {
+        let mut bytes =
+            rawdoc! { "ok": 1, "odd": "QQ", "setName": "r\u{e9}", "hosts": ["QQ:1", "b:2"], "tags": { "QQ": "x" }, "me": "b:2" }
+                .into_bytes();
+        while let Some(place) = bytes.windows(2).position(|bytes| bytes == b"QQ") {
+            bytes[place] = 0xff;
+        }
+        let hello = parsed(RawDocument::from_bytes(&bytes).expect("framed"));
+        let b = HostKey::parse("b:2").expect("name");
+        assert_eq!(
+            (hello.hosts.as_slice(), hello.me.as_ref(), hello.set_name.as_deref()),
+            ([b.clone()].as_slice(), Some(&b), Some("r\u{e9}"))
+        );
+        assert_eq!(hello.tags, [("\u{fffd}Q".to_owned(), "x".to_owned())]);
+        assert_eq!(hello.unusable_hosts.iter().map(|host| host.name.as_str()).collect::<Vec<_>>(), ["\u{fffd}Q:1"]);
     }
 
     #[test]

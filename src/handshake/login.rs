@@ -15,7 +15,7 @@ use crate::error::{Error, ErrorKind, Stage};
 use crate::op::reply::command_error_at;
 
 /// The server's code for a user or password that it does not accept.
-const AUTHENTICATION_FAILED: i32 = 18;
+const AUTHENTICATION_FAILED: i64 = 18;
 
 /// Is what a connection logs in with.
 pub(super) struct Login {

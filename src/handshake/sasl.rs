@@ -7,7 +7,7 @@ use bson::spec::BinarySubtype;
 use bson::{RawDocument, RawDocumentBuf};
 
 use crate::auth::Mechanism;
-use crate::op::reply::{field, truth};
+use crate::wire::scan::Fields;
 
 /// Is what a server says in a SASL exchange.
 pub(super) struct SaslAnswer<'a> {
@@ -45,11 +45,13 @@ pub(super) fn proceed(conversation_id: &RawBson, payload: &[u8]) -> RawDocumentB
 impl<'a> SaslAnswer<'a> {
     /// Reads what can be read; a field of a wrong type is missing.
     pub(super) fn parse(document: &'a RawDocument) -> Self {
-        let payload = field(document, "payload");
+        let payload = Fields::find(document, "payload");
+        // A field before it that can't be read is passed over.
+        let conversation_id = document.iter_elements().map_while(Result::ok).find(|element| element.key() == "conversationId");
         Self {
-            done: field(document, "done").is_some_and(truth),
-            payload: payload.and_then(|value| value.as_binary().map(|binary| binary.bytes).or_else(|| value.as_str().map(str::as_bytes))),
-            conversation_id: field(document, "conversationId").map(RawBson::from),
+            done: Fields::find(document, "done").is_some_and(|field| field.truth()),
+            payload: payload.and_then(|field| field.binary().or_else(|| field.text_bytes())),
+            conversation_id: conversation_id.and_then(|element| element.value().ok()).map(RawBson::from),
         }
     }
 }

@@ -32,6 +32,8 @@ pub(crate) struct Conn {
     /// What broke it, if it was an error.
     cause: Option<Error>,
     last_request: i32,
+    /// Whether the request allows several replies.
+    is_streaming: bool,
     interrupt: Arc<Interrupt>,
     /// Whether the interrupt knows a waker of ours.
     listening: bool,
@@ -128,6 +130,7 @@ impl Conn {
             exchange: Exchange::Idle,
             cause: None,
             last_request: 0,
+            is_streaming: false,
             interrupt,
             listening: false,
             // Every reply has a clone of it.
@@ -177,6 +180,7 @@ impl Conn {
             return self.last_request;
         }
         self.last_request = self.last_request.wrapping_add(1) & i32::MAX;
+        self.is_streaming = flags.has(Flags::EXHAUST_ALLOWED);
         self.out.clear();
         encode_message(&mut self.out, self.last_request, 0, flags, request, |body| fields.write(body));
         self.exchange = Exchange::Writing { written: 0, request: self.last_request };
@@ -344,10 +348,17 @@ impl Conn {
             let text = format!("reply to request {}, expected one to {expected}", message.response_to);
             return Err(self.broken(Error::new(ErrorKind::Protocol, text).at(Stage::Read)));
         }
-        // The next reply of a stream answers this one (OP_MSG, "moreToCome").
-        self.exchange =
-            if message.flags.has(Flags::MORE_TO_COME) { Exchange::Awaiting { request: message.request_id } } else { Exchange::Idle };
+        self.exchange = if message.flags.has(Flags::MORE_TO_COME) { self.stream_on(&message)? } else { Exchange::Idle };
         Ok(message)
+    }
+
+    /// Expects the next reply of a stream, which answers this one (OP_MSG, "moreToCome").
+    #[cold]
+    fn stream_on(&mut self, message: &Message) -> Result<Exchange, Error> {
+        if self.is_streaming {
+            return Ok(Exchange::Awaiting { request: message.request_id });
+        }
+        Err(self.broken(Error::new(ErrorKind::Protocol, "moreToCome on a reply that was not asked to stream").at(Stage::Read)))
     }
 
     fn broken(&mut self, error: Error) -> Error {

@@ -1,17 +1,22 @@
 //! How does a document read as text?
 //!
-//! Relaxed Extended JSON, for people and logs, in the order of the document's fields. Nothing is read back here.
+//! Extended JSON, for logs and for the program, in the order of the document's fields. Written from the bytes, without
+//! recursion: what is not UTF-8 is shown with replacement characters, and every document that can be received can be shown.
+//! Nothing is read back here.
 
 use std::fmt::{self, Display, Write as _};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use bson::raw::RawBsonRef;
-use bson::{Binary, RawDocument};
+use bson::oid::ObjectId;
+use bson::{DateTime, Decimal128, RawDocument};
 
-/// Prints a document as relaxed Extended JSON, on one line.
+use crate::wire::depth::NESTING_DEPTH_MAX;
+use crate::wire::scan::{Field, Fields, kind};
+
+/// Prints a document as Extended JSON, on one line: relaxed, unless [`canonical`](Self::canonical) asks for the other form.
 ///
-/// Malformed bytes end the text where they are met.
+/// Malformed bytes end the document or array that they stand in. What nests deeper than [`NESTING_DEPTH_MAX`] is left out.
 ///
 /// ```
 /// use mongolink::bson::rawdoc;
@@ -19,11 +24,22 @@ use bson::{Binary, RawDocument};
 /// let document = rawdoc! { "ok": 1.0, "hosts": ["a:27017"] };
 /// assert_eq!(Json::of(&document).to_string(), r#"{"ok":1.0,"hosts":["a:27017"]}"#);
 /// assert_eq!(Json::of(&document).cut(8).to_string(), r#"{"ok":1...."#);
+/// assert_eq!(Json::of(&document).canonical().cut(30).to_string(), r#"{"ok":{"$numberDouble":"1.0"},..."#);
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Json<'a> {
     document: &'a RawDocument,
     chars_max: usize,
+    form: Form,
+}
+
+/// Which Extended JSON is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// Readable: plain numbers, dates as text.
+    Relaxed,
+    /// With the type of every number.
+    Canonical,
 }
 
 /// Lets so many characters pass, and three dots in place of the rest.
@@ -33,10 +49,18 @@ struct Cut<'a, 'f> {
     is_cut: bool,
 }
 
+/// A document or array that is being written.
+struct Open<'a> {
+    fields: Fields<'a>,
+    has_keys: bool,
+    is_empty: bool,
+    end: &'static str,
+}
+
 impl<'a> Json<'a> {
     /// Prints the whole document.
     pub fn of(document: &'a RawDocument) -> Self {
-        Self { document, chars_max: usize::MAX }
+        Self { document, chars_max: usize::MAX, form: Form::Relaxed }
     }
 
     /// Prints no more than this many characters of it, and three dots where that is not all.
@@ -44,12 +68,18 @@ impl<'a> Json<'a> {
     pub fn cut(self, chars_max: usize) -> Self {
         Self { chars_max, ..self }
     }
+
+    /// Prints the type of every number.
+    #[must_use]
+    pub fn canonical(self) -> Self {
+        Self { form: Form::Canonical, ..self }
+    }
 }
 
 impl Display for Json<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut cut = Cut { out: f, left: self.chars_max, is_cut: false };
-        let outcome = put_document(&mut cut, self.document, 0);
+        let outcome = put_document(&mut cut, self.document, self.form);
         // An error that only says "enough" is none.
         if cut.is_cut { f.write_str("...") } else { outcome }
     }
@@ -72,95 +102,138 @@ impl fmt::Write for Cut<'_, '_> {
     }
 }
 
-fn put_document(out: &mut Cut<'_, '_>, document: &RawDocument, depth: usize) -> fmt::Result {
-    if depth > DEPTH_MAX {
-        return out.write_str("{}");
+impl<'a> Open<'a> {
+    fn new(fields: &'a [u8], has_keys: bool, end: &'static str) -> Self {
+        Self { fields: Fields::of(fields), has_keys, is_empty: true, end }
     }
+}
+
+fn put_document(out: &mut Cut<'_, '_>, document: &RawDocument, form: Form) -> fmt::Result {
     out.write_char('{')?;
-    for (index, element) in document.iter().map_while(Result::ok).enumerate() {
-        let (key, value) = element;
-        if index > 0 {
+    let mut levels = vec![Open::new(document.as_bytes(), true, "}")];
+    while let Some(open) = levels.last_mut() {
+        let Some(Ok(field)) = open.fields.next() else {
+            out.write_str(open.end)?;
+            levels.pop();
+            continue;
+        };
+        if !std::mem::take(&mut open.is_empty) {
             out.write_char(',')?;
         }
-        put_text(out, key.as_str())?;
-        out.write_char(':')?;
-        put(out, value, depth)?;
+        if open.has_keys {
+            put_text(out, field.key)?;
+            out.write_char(':')?;
+        }
+        let nested = match field.kind {
+            kind::DOCUMENT => Open::new(field.value, true, "}"),
+            kind::ARRAY => Open::new(field.value, false, "]"),
+            kind::CODE_WITH_SCOPE => {
+                put_named(out, "$code", string(field.value.get(4..).unwrap_or_default()))?;
+                Open::new(field.nested().unwrap_or_default(), true, "}}")
+            }
+            _ => {
+                put(out, &field, form)?;
+                continue;
+            }
+        };
+        out.write_str(match field.kind {
+            kind::ARRAY => "[",
+            kind::CODE_WITH_SCOPE => r#","$scope":{"#,
+            _ => "{",
+        })?;
+        if levels.len() < NESTING_DEPTH_MAX {
+            levels.push(nested);
+        } else {
+            out.write_str(nested.end)?;
+        }
     }
-    out.write_char('}')
+    Ok(())
 }
 
-fn put(out: &mut Cut<'_, '_>, value: RawBsonRef<'_>, depth: usize) -> fmt::Result {
-    match value {
-        RawBsonRef::Double(number) if number.is_finite() => write!(out, "{number:?}"),
-        RawBsonRef::Double(number) if number.is_nan() => out.write_str(r#"{"$numberDouble":"NaN"}"#),
-        RawBsonRef::Double(number) => {
-            write!(out, r#"{{"$numberDouble":"{}Infinity"}}"#, if number.is_sign_negative() { "-" } else { "" })
+/// Prints a value that holds no others.
+fn put(out: &mut Cut<'_, '_>, field: &Field<'_>, form: Form) -> fmt::Result {
+    let value = field.value;
+    match field.kind {
+        kind::DOUBLE => put_double(out, f64::from_le_bytes(first(value)), form),
+        kind::INT32 => put_integer(out, "$numberInt", i32::from_le_bytes(first(value)).into(), form),
+        kind::INT64 => put_integer(out, "$numberLong", i64::from_le_bytes(first(value)), form),
+        kind::STRING => put_text(out, string(value)),
+        kind::BOOLEAN => write!(out, "{}", field.truth()),
+        kind::NULL => out.write_str("null"),
+        kind::DATE => put_date(out, i64::from_le_bytes(first(value)), form),
+        kind::TIMESTAMP => {
+            let (increment, time) = (u32::from_le_bytes(first(value)), u32::from_le_bytes(first(value.get(4..).unwrap_or_default())));
+            write!(out, r#"{{"$timestamp":{{"t":{time},"i":{increment}}}}}"#)
         }
-        RawBsonRef::String(text) => put_text(out, text),
-        RawBsonRef::Array(items) => {
-            out.write_char('[')?;
-            for (index, item) in items.into_iter().map_while(Result::ok).enumerate() {
-                if index > 0 {
-                    out.write_char(',')?;
-                }
-                put_deeper(out, item, depth)?;
-            }
-            out.write_char(']')
-        }
-        RawBsonRef::Document(document) => put_document(out, document, depth + 1),
-        RawBsonRef::Boolean(truth) => write!(out, "{truth}"),
-        RawBsonRef::Null => out.write_str("null"),
-        RawBsonRef::RegularExpression(regex) => {
+        kind::BINARY => put_binary(out, value),
+        kind::OBJECT_ID => write!(out, r#"{{"$oid":"{}"}}"#, ObjectId::from_bytes(first(value))),
+        kind::DECIMAL128 => write!(out, r#"{{"$numberDecimal":"{}"}}"#, Decimal128::from_bytes(first(value))),
+        kind::REGEX => {
+            let mut parts = value.split(|byte| *byte == 0);
             out.write_str(r#"{"$regularExpression":{"pattern":"#)?;
-            put_text(out, regex.pattern.as_str())?;
+            put_text(out, parts.next().unwrap_or_default())?;
             out.write_str(r#","options":"#)?;
-            put_text(out, regex.options.as_str())?;
+            put_text(out, parts.next().unwrap_or_default())?;
             out.write_str("}}")
         }
-        RawBsonRef::JavaScriptCode(code) => put_named(out, "$code", code),
-        RawBsonRef::JavaScriptCodeWithScope(code) => {
-            out.write_str(r#"{"$code":"#)?;
-            put_text(out, code.code)?;
-            out.write_str(r#","$scope":"#)?;
-            put_document(out, code.scope, depth + 1)?;
-            out.write_char('}')
+        kind::CODE => put_named(out, "$code", string(value)).and_then(|()| out.write_char('}')),
+        kind::SYMBOL => put_named(out, "$symbol", string(value)).and_then(|()| out.write_char('}')),
+        kind::DB_POINTER => {
+            let (namespace, id) = value.split_last_chunk().unwrap_or((value, &[0; 12]));
+            out.write_str(r#"{"$dbPointer":"#)?;
+            put_named(out, "$ref", string(namespace))?;
+            write!(out, r#","$id":{{"$oid":"{}"}}}}}}"#, ObjectId::from_bytes(*id))
         }
-        RawBsonRef::Int32(number) => write!(out, "{number}"),
-        RawBsonRef::Int64(number) => write!(out, "{number}"),
-        RawBsonRef::Timestamp(stamp) => write!(out, r#"{{"$timestamp":{{"t":{},"i":{}}}}}"#, stamp.time, stamp.increment),
-        RawBsonRef::Binary(binary) => {
-            let Binary { subtype, bytes } = binary.to_binary();
-            write!(out, r#"{{"$binary":{{"base64":"{}","subType":"{:02x}"}}}}"#, STANDARD.encode(bytes), u8::from(subtype))
-        }
-        RawBsonRef::ObjectId(id) => write!(out, r#"{{"$oid":"{id}"}}"#),
-        RawBsonRef::DateTime(date) => match date.try_to_rfc3339_string() {
-            Ok(text) if (0..=DATE_MILLIS_MAX).contains(&date.timestamp_millis()) => put_named(out, "$date", &text),
-            Ok(_) | Err(_) => write!(out, r#"{{"$date":{{"$numberLong":"{}"}}}}"#, date.timestamp_millis()),
-        },
-        RawBsonRef::Symbol(text) => put_named(out, "$symbol", text),
-        RawBsonRef::Decimal128(number) => write!(out, r#"{{"$numberDecimal":"{number}"}}"#),
-        RawBsonRef::Undefined => out.write_str(r#"{"$undefined":true}"#),
-        RawBsonRef::MaxKey => out.write_str(r#"{"$maxKey":1}"#),
-        RawBsonRef::MinKey => out.write_str(r#"{"$minKey":1}"#),
-        // The crate that reads BSON does not show its parts.
-        RawBsonRef::DbPointer(_) => out.write_str(r#"{"$dbPointer":{}}"#),
+        kind::UNDEFINED => out.write_str(r#"{"$undefined":true}"#),
+        kind::MAX_KEY => out.write_str(r#"{"$maxKey":1}"#),
+        kind::MIN_KEY => out.write_str(r#"{"$minKey":1}"#),
+        // The walk ends before a type that there isn't.
+        _ => out.write_str("null"),
     }
 }
 
-/// Prints what lies in an array, unless it lies too deep.
-fn put_deeper(out: &mut Cut<'_, '_>, value: RawBsonRef<'_>, depth: usize) -> fmt::Result {
-    if depth >= DEPTH_MAX { out.write_str("{}") } else { put(out, value, depth + 1) }
+fn put_double(out: &mut Cut<'_, '_>, number: f64, form: Form) -> fmt::Result {
+    match form {
+        Form::Relaxed if number.is_finite() => write!(out, "{number:?}"),
+        Form::Relaxed | Form::Canonical if number.is_nan() => out.write_str(r#"{"$numberDouble":"NaN"}"#),
+        Form::Relaxed | Form::Canonical if number.is_infinite() => {
+            write!(out, r#"{{"$numberDouble":"{}Infinity"}}"#, if number.is_sign_negative() { "-" } else { "" })
+        }
+        Form::Relaxed | Form::Canonical => write!(out, r#"{{"$numberDouble":"{number:?}"}}"#),
+    }
 }
 
-fn put_named(out: &mut Cut<'_, '_>, name: &str, text: &str) -> fmt::Result {
+fn put_integer(out: &mut Cut<'_, '_>, name: &str, number: i64, form: Form) -> fmt::Result {
+    match form {
+        Form::Relaxed => write!(out, "{number}"),
+        Form::Canonical => write!(out, r#"{{"{name}":"{number}"}}"#),
+    }
+}
+
+fn put_date(out: &mut Cut<'_, '_>, millis: i64, form: Form) -> fmt::Result {
+    let text = DateTime::from_millis(millis).try_to_rfc3339_string();
+    match text {
+        Ok(text) if form == Form::Relaxed && (0..=DATE_MILLIS_MAX).contains(&millis) => write!(out, r#"{{"$date":"{text}"}}"#),
+        Ok(_) | Err(_) => write!(out, r#"{{"$date":{{"$numberLong":"{millis}"}}}}"#),
+    }
+}
+
+fn put_binary(out: &mut Cut<'_, '_>, value: &[u8]) -> fmt::Result {
+    let subtype = value.get(4).copied().unwrap_or_default();
+    // The old binary subtype repeats the length.
+    let bytes = value.get(if subtype == BINARY_OLD { 9 } else { 5 }..).unwrap_or_default();
+    write!(out, r#"{{"$binary":{{"base64":"{}","subType":"{subtype:02x}"}}}}"#, STANDARD.encode(bytes))
+}
+
+/// Prints an object's first member, and leaves the object open.
+fn put_named(out: &mut Cut<'_, '_>, name: &str, text: &[u8]) -> fmt::Result {
     write!(out, r#"{{"{name}":"#)?;
-    put_text(out, text)?;
-    out.write_char('}')
+    put_text(out, text)
 }
 
-fn put_text(out: &mut Cut<'_, '_>, text: &str) -> fmt::Result {
+fn put_text(out: &mut Cut<'_, '_>, text: &[u8]) -> fmt::Result {
     out.write_char('"')?;
-    for character in text.chars() {
+    for character in String::from_utf8_lossy(text).chars() {
         match character {
             '"' => out.write_str("\\\"")?,
             '\\' => out.write_str("\\\\")?,
@@ -174,8 +247,20 @@ fn put_text(out: &mut Cut<'_, '_>, text: &str) -> fmt::Result {
     out.write_char('"')
 }
 
-/// Documents within documents are printed this deep, as deep as servers take them.
-const DEPTH_MAX: usize = 200;
+/// Returns the bytes of a string behind its length, without its closing byte.
+fn string(value: &[u8]) -> &[u8] {
+    let length = usize::try_from(u32::from_le_bytes(first(value))).unwrap_or(0);
+    let text = value.get(4..).and_then(|text| text.get(..length)).unwrap_or_default();
+    text.strip_suffix(b"\0").unwrap_or(text)
+}
+
+/// Returns the first bytes of a value, which has as many: the walk has seen to it.
+fn first<const N: usize>(value: &[u8]) -> [u8; N] {
+    value.first_chunk().copied().unwrap_or([0; N])
+}
+
+/// The binary subtype whose data begins with their length.
+const BINARY_OLD: u8 = 2;
 
 /// The last moment of the year 9999: later dates, and those before 1970, are printed as numbers.
 const DATE_MILLIS_MAX: i64 = 253_402_300_799_999;
@@ -185,7 +270,7 @@ mod tests {
     use super::*;
     use bson::oid::ObjectId;
     use bson::spec::BinarySubtype;
-    use bson::{Bson, DateTime, JavaScriptCodeWithScope, RawDocumentBuf, Regex, Timestamp, doc};
+    use bson::{Binary, Bson, DateTime, JavaScriptCodeWithScope, RawDocumentBuf, Regex, Timestamp, doc};
 
     fn text(value: impl Into<Bson>) -> String {
         let document = RawDocumentBuf::try_from(&doc! { "x": value.into() }).expect("a document");
@@ -251,14 +336,44 @@ mod tests {
         let broken = RawDocument::from_bytes(b"\x0f\0\0\0\x10a\0\x01\0\0\0\x20b\0\0").expect("its length is right");
         assert_eq!(Json::of(broken).to_string(), r#"{"a":1}"#);
         let mut deep = Bson::Array(Vec::new());
-        for _ in 0..DEPTH_MAX + 50 {
+        for _ in 0..NESTING_DEPTH_MAX + 50 {
             deep = Bson::Array(vec![deep]);
         }
-        assert!(text(deep).contains("[{}]"));
-        let mut deep = Bson::Document(doc! {});
-        for _ in 0..DEPTH_MAX + 50 {
-            deep = Bson::Document(doc! { "a": deep });
+        assert_eq!(text(deep), ["[".repeat(NESTING_DEPTH_MAX), "]".repeat(NESTING_DEPTH_MAX)].concat());
+    }
+
+    #[test]
+    fn canonical_form_has_the_type_of_every_number() {
+        let document = doc! { "a": 1, "b": 2_i64, "c": [-0.0, f64::INFINITY], "d": DateTime::from_millis(1000), "e": { "f": 1e100 } };
+        let document = RawDocumentBuf::try_from(&document).expect("a document");
+        assert_eq!(
+            Json::of(&document).canonical().to_string(),
+            r#"{"a":{"$numberInt":"1"},"b":{"$numberLong":"2"},"c":[{"$numberDouble":"-0.0"},{"$numberDouble":"Infinity"}],"d":{"$date":{"$numberLong":"1000"}},"e":{"f":{"$numberDouble":"1e100"}}}"#
+        );
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_is_shown_with_replacements() {
+        let mut bytes = RawDocumentBuf::try_from(&doc! { "QQ": "aQQ", "b": Bson::DbPointer(pointer()) }).expect("a document").into_bytes();
+        while let Some(place) = bytes.windows(2).position(|bytes| bytes == b"QQ") {
+            bytes[place] = 0xff;
         }
-        assert!(text(deep).contains(r#"{"a":{}}"#));
+        let document = RawDocument::from_bytes(&bytes).expect("framed");
+        assert_eq!(
+            Json::of(document).to_string(),
+            "{\"\u{fffd}Q\":\"a\u{fffd}Q\",\"b\":{\"$dbPointer\":{\"$ref\":\"d.c\",\"$id\":{\"$oid\":\"070707070707070707070707\"}}}}"
+        );
+    }
+
+    fn pointer() -> bson::DbPointer {
+        let mut bytes = vec![0; 4];
+        bytes.extend_from_slice(b"\x0cp\0\x04\0\0\0d.c\0");
+        bytes.extend_from_slice(&[7; 12]);
+        bytes.push(0);
+        let length = u32::try_from(bytes.len()).expect("short").to_le_bytes();
+        bytes[..4].copy_from_slice(&length);
+        let document = crate::op::document::read(RawDocument::from_bytes(&bytes).expect("framed")).expect("a document");
+        let Some(Bson::DbPointer(pointer)) = document.get("p") else { panic!("{document:?}") };
+        pointer.clone()
     }
 }

@@ -7,10 +7,12 @@ pub mod cluster_time;
 mod command;
 pub mod concern;
 pub mod deadline;
+pub mod document;
 mod event;
 pub mod json;
 pub mod reply;
 pub mod session;
+pub mod write_error;
 
 pub use command::{CommandFields, check_name, check_size, command_name};
 pub use event::{CommandEvent, is_sensitive};

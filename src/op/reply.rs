@@ -4,11 +4,12 @@
 //! `writeConcernError`) from bytes that may be anything. What a failure means for the topology is decided in
 //! `topology::fault`; whether the command is tried again is left to its caller.
 
+use std::borrow::Cow;
+
 use bson::RawDocument;
-use bson::raw::RawBsonRef;
 
 use crate::error::{CommandFailure, Error, ErrorKind, Stage};
-use crate::wire::scan::{Field, Fields, kind};
+use crate::wire::scan::{Fields, kind};
 
 /// How many error labels of one reply are kept.
 pub const ERROR_LABELS_MAX: usize = 100;
@@ -27,31 +28,23 @@ pub struct ReplyHead<'a> {
 }
 
 impl<'a> ReplyHead<'a> {
-    /// Reads a reply, a document's bytes.
+    /// Reads a reply, a document's bytes. The first field of a name counts.
     pub fn read(reply: &'a [u8]) -> Self {
         let mut head = Self::default();
+        let mut ok = None;
         for field in Fields::of(reply) {
             let Ok(field) = field else { return Self::default() };
             // Most fields are told apart by the lengths of their names.
             match (field.key.len(), field.key) {
-                (2, b"ok") => head.succeeded = is_one(field),
+                (2, b"ok") => ok = ok.or(Some(field.is_one())),
                 (6, b"cursor") => head.has_cursor = true,
                 (17, b"writeConcernError") => head.has_write_concern_error = true,
-                (12, b"$clusterTime") if field.kind == kind::DOCUMENT => head.cluster_time = Some(field.value),
+                (12, b"$clusterTime") if field.kind == kind::DOCUMENT => head.cluster_time = head.cluster_time.or(Some(field.value)),
                 _ => {}
             }
         }
+        head.succeeded = ok == Some(true);
         head
-    }
-}
-
-fn is_one(field: Field<'_>) -> bool {
-    match (field.kind, field.value) {
-        (kind::DOUBLE, value) => value.first_chunk().is_some_and(|bytes| f64::from_le_bytes(*bytes) == 1.0),
-        (kind::INT32, value) => value.first_chunk().is_some_and(|bytes| i32::from_le_bytes(*bytes) == 1),
-        (kind::INT64, value) => value.first_chunk().is_some_and(|bytes| i64::from_le_bytes(*bytes) == 1),
-        (kind::BOOLEAN, value) => value == [1],
-        _ => false,
     }
 }
 
@@ -64,64 +57,61 @@ pub fn command_error(reply: &RawDocument) -> Option<Error> {
 
 /// Does what [`command_error`] does, and names the stage of a reply that can't be one.
 pub(crate) fn command_error_at(reply: &RawDocument, stage: Stage) -> Option<Error> {
-    match reply.get("ok") {
-        Ok(Some(ok)) if ok.as_bool() == Some(true) || integer(ok) == Some(1) => None,
-        Ok(Some(_)) => {
-            let error = Error::command_failure(failure(reply, reply));
-            Some(error_labels(reply).iter().fold(error, |error, label| error.with_label(label)))
-        }
-        Ok(None) => Some(Error::new(ErrorKind::Protocol, "reply without the field ok").at(stage)),
-        Err(error) => Some(Error::new(ErrorKind::Protocol, "reply is not valid BSON").at(stage).because(error)),
+    if ReplyHead::read(reply.as_bytes()).succeeded {
+        return None;
     }
+    if Fields::find(reply, "ok").is_some_and(|ok| !ok.is_one()) {
+        let error = Error::command_failure(failure(reply, reply));
+        return Some(error_labels(reply).iter().fold(error, |error, label| error.with_label(label)));
+    }
+    if Fields::of(reply.as_bytes()).all(|field| field.is_ok()) {
+        return Some(Error::new(ErrorKind::Protocol, "reply without the field ok").at(stage));
+    }
+    let error = Error::new(ErrorKind::Protocol, "reply is not valid BSON").at(stage);
+    // The careful reader says what is wrong.
+    Some(match reply.iter_elements().find_map(Result::err) {
+        Some(cause) => error.because(cause),
+        None => error,
+    })
 }
 
 /// Returns the failure in `writeConcernError`: the command was carried out, and not acknowledged as it was to be.
 pub fn write_concern_error(reply: &RawDocument) -> Option<CommandFailure> {
-    let document = field(reply, "writeConcernError")?.as_document()?;
+    let document = Fields::find(reply, "writeConcernError")?.document()?;
     Some(failure(document, reply))
 }
 
 /// Returns the error labels of a reply: its own, then those of its `writeConcernError`.
 pub fn error_labels(reply: &RawDocument) -> Vec<String> {
-    let concern = field(reply, "writeConcernError").and_then(|value| value.as_document());
-    let lists = [Some(reply), concern].into_iter().flatten().filter_map(|holder| field(holder, "errorLabels")?.as_array());
-    lists
-        .flat_map(|list| list.into_iter().map_while(Result::ok))
-        .filter_map(|label| label.as_str().map(str::to_owned))
-        .take(ERROR_LABELS_MAX)
-        .collect()
+    let concern = Fields::find(reply, "writeConcernError").and_then(|field| field.document());
+    let lists = [Some(reply), concern].into_iter().flatten().filter_map(|holder| Fields::find(holder, "errorLabels")?.elements());
+    lists.flat_map(|list| list.map_while(Result::ok)).filter_map(|label| label.text().map(Cow::into_owned)).take(ERROR_LABELS_MAX).collect()
 }
 
 fn failure(document: &RawDocument, reply: &RawDocument) -> CommandFailure {
-    let text = |key: &str| field(document, key).and_then(|value| value.as_str()).map(str::to_owned);
-    CommandFailure {
-        code: field(document, "code").and_then(integer).and_then(|code| i32::try_from(code).ok()).unwrap_or(0),
-        code_name: text("codeName").unwrap_or_default(),
-        message: text("errmsg").unwrap_or_else(|| "the server gave no message".to_owned()),
-        reply: reply.to_owned(),
+    let ErrorFields { code, code_name, message } = ErrorFields::read(document);
+    CommandFailure { code, code_name, message, reply: reply.to_owned() }
+}
+
+/// The fields that every error in a reply has: the reply itself, its `writeConcernError`, and each of its `writeErrors`.
+pub(super) struct ErrorFields {
+    /// 0 if the server sent none.
+    pub(super) code: i64,
+    /// Empty if the server sent none.
+    pub(super) code_name: String,
+    pub(super) message: String,
+}
+
+impl ErrorFields {
+    /// Reads what can be read.
+    pub(super) fn read(document: &RawDocument) -> Self {
+        let text = |key: &str| Fields::find(document, key).and_then(|field| field.text()).map(Cow::into_owned);
+        Self {
+            code: Fields::find(document, "code").and_then(|field| field.integer()).unwrap_or(0),
+            code_name: text("codeName").unwrap_or_default(),
+            message: text("errmsg").unwrap_or_else(|| "the server gave no message".to_owned()),
+        }
     }
-}
-
-/// Returns a field's value, if it is there and can be read.
-pub(crate) fn field<'a>(document: &'a RawDocument, key: &str) -> Option<RawBsonRef<'a>> {
-    document.get(key).ok().flatten()
-}
-
-/// Reads a number of any numeric type; the fraction of a double is cut off.
-pub(crate) fn integer(value: RawBsonRef<'_>) -> Option<i64> {
-    value.as_i32().map(i64::from).or_else(|| value.as_i64()).or_else(|| value.as_f64().and_then(whole))
-}
-
-/// Reads a boolean, or a number as one: all but 0 is true.
-pub(crate) fn truth(value: RawBsonRef<'_>) -> bool {
-    value
-        .as_bool()
-        .unwrap_or_else(|| integer(value).is_some_and(|number| number != 0) || value.as_f64().is_some_and(|number| number != 0.0))
-}
-
-fn whole(number: f64) -> Option<i64> {
-    // Within this range the integer part of every double is exact; NaN is not within it.
-    (number.abs() <= 9_007_199_254_740_992.0).then_some(number as i64)
 }
 
 #[cfg(test)]
@@ -155,6 +145,42 @@ mod tests {
         }
         let error = command_error(&rawdoc! { "code": 1 }).expect("error");
         assert_eq!((error.kind(), error.stage()), (ErrorKind::Protocol, Some(Stage::Read)));
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_costs_nothing_else() {
+        let mut reply = rawdoc! { "bad": "QQQ", "errmsg": "no QQQ", "code": 4_294_967_296_i64, "codeName": "QQQ", "errorLabels": ["QQQ", "X"], "ok": 0 }.into_bytes();
+        while let Some(place) = reply.windows(3).position(|bytes| bytes == b"QQQ") {
+            reply[place..place + 3].fill(0xff);
+        }
+        let error = command_error(RawDocument::from_bytes(&reply).expect("framed")).expect("error");
+        let lossy = "\u{fffd}\u{fffd}\u{fffd}";
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Command, Some(4_294_967_296)));
+        assert_eq!(error.message(), format!("no {lossy} (code 4294967296 {lossy})"));
+        assert_eq!(error.labels(), [lossy, "X"]);
+    }
+
+    /// Both readers of `ok` see the same in every reply.
+    #[test]
+    fn success_is_the_same_for_both_readers() {
+        let twice = |first: i32, second: i32| {
+            let mut reply = rawdoc! { "ok": first };
+            reply.append(bson::raw::cstr!("ok"), second);
+            reply
+        };
+        let mut torn = rawdoc! { "ok": 1, "x": 1 }.into_bytes();
+        let place = torn.len() - 8;
+        torn[place] = 0x20;
+        for (reply, succeeded) in [
+            (twice(1, 0), true),
+            (twice(0, 1), false),
+            (rawdoc! { "ok": 1.5 }, false),
+            (rawdoc! { "ok": bson::Decimal128::from_bytes(*b"\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\x40\x30") }, true),
+            (RawDocumentBuf::from_bytes(torn).expect("framed"), false),
+            (rawdoc! {}, false),
+        ] {
+            assert_eq!((ReplyHead::read(reply.as_bytes()).succeeded, command_error(&reply).is_none()), (succeeded, succeeded), "{reply:?}");
+        }
     }
 
     #[test]

@@ -2,10 +2,12 @@
 //!
 //! Bytes become a typed call here, or an error that costs the connection. What the command does is decided elsewhere.
 
-use bson::{Bson, Document, JavaScriptCodeWithScope, RawBsonRef, RawDocument};
+use bson::{Bson, Document, RawDocument};
 
 use super::DEPTH_MAX;
 use crate::error::{Error, ErrorKind, LimitValue};
+use crate::op::document;
+use crate::wire::depth::is_deeper;
 use crate::wire::legacy::Query;
 use crate::wire::{Flags, Frame, Message, op_code};
 
@@ -50,10 +52,10 @@ impl Call {
             return Self::parse_legacy(&frame);
         }
         let message = Message::parse(frame)?;
-        let body = document(message.body(), DEPTH_MAX)?;
+        let body = read(message.body())?;
         let mut sequences = Vec::with_capacity(message.sequences.len());
         for sequence in &message.sequences {
-            let documents = sequence.documents.iter().map(|bytes| read(bytes)).collect::<Result<Vec<_>, _>>()?;
+            let documents = sequence.documents.iter().map(|bytes| read(RawDocument::from_bytes(bytes)?)).collect::<Result<Vec<_>, _>>()?;
             sequences.push((sequence.identifier.clone(), documents));
         }
         let form = if message.flags.has(Flags::MORE_TO_COME) {
@@ -71,7 +73,7 @@ impl Call {
 
     fn parse_legacy(frame: &Frame) -> Result<Self, Error> {
         let query = Query::parse(frame).ok_or_else(|| protocol("OP_QUERY that is no command"))?;
-        let body = read(&query.body)?;
+        let body = read(RawDocument::from_bytes(&query.body)?)?;
         // Mongos style: the command travels in `$query`, beside `$readPreference`.
         let wrapped = body.get_document("$query").ok().cloned();
         let body = wrapped.unwrap_or(body);
@@ -129,42 +131,13 @@ pub(super) fn binary(value: &Bson) -> Option<&[u8]> {
 /// Up to here every whole number has a double of its own.
 const DOUBLE_INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
 
-fn read(bytes: &[u8]) -> Result<Document, Error> {
-    document(RawDocument::from_bytes(bytes)?, DEPTH_MAX)
-}
-
-/// Reads a document to its leaves; the depth is counted so that nesting can't use up the stack.
-fn document(raw: &RawDocument, depth: usize) -> Result<Document, Error> {
-    let depth = deeper(depth)?;
-    let mut out = Document::new();
-    for element in raw {
-        let (key, value) = element?;
-        out.insert(key.as_str(), leaf_or_deeper(value, depth)?);
-    }
-    Ok(out)
-}
-
-fn leaf_or_deeper(raw: RawBsonRef<'_>, depth: usize) -> Result<Bson, Error> {
-    if let Some(inner) = raw.as_document() {
-        return Ok(Bson::Document(document(inner, depth)?));
-    }
-    if let Some(inner) = raw.as_array() {
-        let depth = deeper(depth)?;
-        let values = inner.into_iter().map(|value| leaf_or_deeper(value?, depth)).collect::<Result<Vec<_>, Error>>()?;
-        return Ok(Bson::Array(values));
-    }
-    if let Some(code) = raw.as_javascript_with_scope() {
-        let scope = document(code.scope, depth)?;
-        return Ok(Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope { code: code.code.to_owned(), scope }));
-    }
-    Ok(Bson::try_from(raw)?)
-}
-
-fn deeper(depth: usize) -> Result<usize, Error> {
-    depth.checked_sub(1).ok_or_else(|| {
+/// Reads a document whose depth leaves room for the fields around it in a reply.
+fn read(raw: &RawDocument) -> Result<Document, Error> {
+    if is_deeper(raw.as_bytes(), DEPTH_MAX)? {
         let limit = u64::try_from(DEPTH_MAX).unwrap_or(u64::MAX);
-        protocol("document nested too deep").against("DEPTH_MAX", LimitValue::Count(limit))
-    })
+        return Err(protocol("document nested too deep").against("DEPTH_MAX", LimitValue::Count(limit)));
+    }
+    document::read(raw)
 }
 
 fn protocol(message: &str) -> Error {

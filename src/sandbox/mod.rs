@@ -52,8 +52,8 @@ pub const CURSORS_MAX: usize = 10_000;
 /// How many sessions with retryable writes are remembered; the one that wrote first is forgotten first.
 pub const SESSIONS_MAX: usize = 10_000;
 
-/// How deep documents may nest.
-pub const DEPTH_MAX: usize = 180;
+/// How many levels a command and its documents may have: with what a reply puts around them, no more than clients take.
+pub const DEPTH_MAX: usize = 190;
 
 /// How many names of commands are counted for each member.
 pub const COMMAND_NAMES_MAX: usize = 256;

@@ -11,18 +11,19 @@ use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::TopologyVersion;
 use crate::host::HostKey;
 use crate::op::{command_error, write_concern_error};
+use crate::wire::scan::Fields;
 
 /// The label of an error that shows an overloaded server, not a broken one (client-backpressure).
 const OVERLOADED: &str = "SystemOverloadedError";
 
 /// The codes of a server that is no primary, or not any more: LegacyNotPrimary, NotWritablePrimary, NotPrimaryNoSecondaryOk.
-const NOT_PRIMARY: [i32; 3] = [10058, 10107, 13435];
+const NOT_PRIMARY: [i64; 3] = [10058, 10107, 13435];
 
 /// The codes of a server that recovers: PrimarySteppedDown, InterruptedDueToReplStateChange, NotPrimaryOrSecondary.
-const RECOVERING: [i32; 3] = [189, 11602, 13436];
+const RECOVERING: [i64; 3] = [189, 11602, 13436];
 
 /// The codes of a server that ends: ShutdownInProgress, InterruptedAtShutdown.
-const SHUTTING_DOWN: [i32; 2] = [91, 11600];
+const SHUTTING_DOWN: [i64; 2] = [91, 11600];
 
 /// Is an error that an application's connection met, with what is needed to judge it.
 #[derive(Clone, Debug)]
@@ -71,7 +72,7 @@ pub(super) enum Verdict {
 
 impl StateChange {
     /// Reads an error's code, and its text if there is no code: "not master", "node is recovering".
-    pub fn of(code: Option<i32>, message: &str) -> Option<Self> {
+    pub fn of(code: Option<i64>, message: &str) -> Option<Self> {
         match code {
             Some(code) if SHUTTING_DOWN.contains(&code) => Some(Self::ShuttingDown),
             Some(code) if RECOVERING.contains(&code) => Some(Self::Recovering),
@@ -227,5 +228,5 @@ pub(super) fn is_outdated(version: Option<TopologyVersion>, known: Option<Topolo
 }
 
 fn topology_version(reply: &RawDocument) -> Option<TopologyVersion> {
-    TopologyVersion::parse(reply.get("topologyVersion").ok()??.as_document()?)
+    TopologyVersion::parse(Fields::find(reply, "topologyVersion")?.document()?)
 }

@@ -54,6 +54,13 @@ pub struct Sequence {
     pub documents: Vec<Bytes>,
 }
 
+/// How many kind-1 sections a message may have: commands have two at the most, replies none. Each is compared with all others.
+pub const SEQUENCES_MAX: usize = 16;
+
+/// How many documents a kind-1 section may have: as many as servers take in a batch (`maxWriteBatchSize`), and some more, so
+/// that a server can refuse a batch that is too large.
+pub const SEQUENCE_DOCUMENTS_MAX: usize = 200_000;
+
 /// Messages up to this size are copied out of the buffer, larger ones share it.
 const COPIED_BYTES_MAX: usize = 1024;
 
@@ -147,7 +154,7 @@ impl Message {
     ///
     /// # Errors
     /// [`ErrorKind::Protocol`] for another op code, an unknown required flag or section kind, a missing or second body,
-    /// a repeated identifier, or a length that doesn't fit; [`ErrorKind::Unsupported`] for a compressed message.
+    /// a repeated identifier, too many kind-1 sections or documents in one, or a length that doesn't fit; [`ErrorKind::Unsupported`] for a compressed message.
     #[inline]
     pub fn parse(frame: Frame) -> Result<Self, Error> {
         if frame.op_code == op_code::COMPRESSED {
@@ -177,6 +184,9 @@ impl Message {
                     }
                 }
                 1 => {
+                    if sequences.len() == SEQUENCES_MAX {
+                        return Err(protocol("message with too many sequences".into()).against("SEQUENCES_MAX", count(SEQUENCES_MAX)));
+                    }
                     let sequence = take_sequence(&mut rest)?;
                     if sequences.iter().any(|other| other.identifier == sequence.identifier) {
                         return Err(protocol(format!("message with two sequences {:?}", sequence.identifier)));
@@ -242,9 +252,17 @@ fn take_sequence(rest: &mut Bytes) -> Result<Sequence, Error> {
     section.advance(1);
     let mut documents = Vec::new();
     while !section.is_empty() {
+        if documents.len() == SEQUENCE_DOCUMENTS_MAX {
+            let error = protocol(format!("too many documents in a sequence of {} bytes", length));
+            return Err(error.against("SEQUENCE_DOCUMENTS_MAX", count(SEQUENCE_DOCUMENTS_MAX)));
+        }
         documents.push(take_document(&mut section)?);
     }
     Ok(Sequence { identifier, documents })
+}
+
+fn count(limit: usize) -> LimitValue {
+    LimitValue::Count(limit as u64)
 }
 
 fn protocol(message: String) -> Error {

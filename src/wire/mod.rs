@@ -4,11 +4,13 @@
 //! checked before anything is allocated. What a reply means is not decided here.
 
 mod decode;
+pub mod depth;
 mod encode;
 pub mod legacy;
 pub mod scan;
+mod value;
 
-pub use decode::{Decoder, Frame, Message, Sequence};
+pub use decode::{Decoder, Frame, Message, SEQUENCE_DOCUMENTS_MAX, SEQUENCES_MAX, Sequence};
 pub use encode::{BodyWriter, Given, Outgoing, Request, encode_message};
 
 /// The largest message a peer may announce, in bytes, until its hello says otherwise (`maxMessageSizeBytes`).

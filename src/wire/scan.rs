@@ -3,6 +3,8 @@
 //! On the path of every command: keys and values as slices, lengths checked, nothing validated that is not used. What
 //! can't be walked ends the walk with an error; the careful reader (`bson`) then says what is wrong.
 
+use bson::RawDocument;
+
 /// Is one field of a document: its type, its key, and the bytes of its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field<'a> {
@@ -28,22 +30,57 @@ pub struct Unreadable;
 pub mod kind {
     /// A 64-bit float.
     pub const DOUBLE: u8 = 0x01;
+    /// A string.
+    pub const STRING: u8 = 0x02;
     /// A document.
     pub const DOCUMENT: u8 = 0x03;
+    /// An array: a document whose keys are numbers.
+    pub const ARRAY: u8 = 0x04;
+    /// Binary data.
+    pub const BINARY: u8 = 0x05;
+    /// A value that BSON has given up.
+    pub const UNDEFINED: u8 = 0x06;
+    /// An object id.
+    pub const OBJECT_ID: u8 = 0x07;
     /// A truth value.
     pub const BOOLEAN: u8 = 0x08;
+    /// A date: milliseconds since 1970.
+    pub const DATE: u8 = 0x09;
+    /// No value.
+    pub const NULL: u8 = 0x0a;
+    /// A regular expression: pattern and options.
+    pub const REGEX: u8 = 0x0b;
+    /// A namespace and an object id.
+    pub const DB_POINTER: u8 = 0x0c;
+    /// Code.
+    pub const CODE: u8 = 0x0d;
+    /// A symbol, which is text.
+    pub const SYMBOL: u8 = 0x0e;
+    /// Code, and a document of the variables that it uses.
+    pub const CODE_WITH_SCOPE: u8 = 0x0f;
     /// A 32-bit integer.
     pub const INT32: u8 = 0x10;
     /// A timestamp: increment, then seconds.
     pub const TIMESTAMP: u8 = 0x11;
     /// A 64-bit integer.
     pub const INT64: u8 = 0x12;
+    /// A 128-bit decimal number.
+    pub const DECIMAL128: u8 = 0x13;
+    /// What sorts after everything.
+    pub const MAX_KEY: u8 = 0x7f;
+    /// What sorts before everything.
+    pub const MIN_KEY: u8 = 0xff;
 }
 
 impl<'a> Fields<'a> {
     /// Starts to walk a whole document, length and closing byte included.
     pub fn of(document: &'a [u8]) -> Self {
         Self { rest: document.get(4..).unwrap_or_default() }
+    }
+
+    /// Returns the first field with a key, unless the walk ends before it.
+    pub fn find(document: &'a RawDocument, key: &str) -> Option<Field<'a>> {
+        Self::of(document.as_bytes()).map_while(Result::ok).find(|field| field.key == key.as_bytes())
     }
 
     #[inline]

@@ -151,6 +151,22 @@ fn broken_sections_are_refused() {
 }
 
 #[test]
+fn sequences_are_counted() {
+    let with = |sequences: usize, documents: usize| {
+        let list = || (0..documents).map(|_| Given::from(rawdoc! {})).collect();
+        let sequences = (0..sequences).map(|number| (number.to_string(), list())).collect();
+        let bytes = encoded(&Request { body: rawdoc! { "x": 1 }.into(), sequences }, Flags::default());
+        let mut decoder = Decoder::new(MESSAGE_SIZE_MAX);
+        decoder.buffer().extend_from_slice(&bytes);
+        Message::parse(decoder.next_frame().expect("a frame").expect("whole")).map(|message| message.sequences.len())
+    };
+    assert_eq!(with(SEQUENCES_MAX, 1).expect("as many as may be"), SEQUENCES_MAX);
+    assert!(with(80_000, 0).expect_err("too many").to_string().contains("limit SEQUENCES_MAX of 16"));
+    let error = with(1, SEQUENCE_DOCUMENTS_MAX + 1).expect_err("too many");
+    assert!(error.to_string().contains("limit SEQUENCE_DOCUMENTS_MAX of 200000"), "{error}");
+}
+
+#[test]
 fn random_bytes_never_panic() {
     use rand::{RngExt, SeedableRng};
     let mut random = rand::rngs::SmallRng::seed_from_u64(1);

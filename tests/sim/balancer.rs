@@ -58,7 +58,7 @@ const REST_MAX: Duration = Duration::from_millis(100);
 const BATCHES_MAX: u32 = 3;
 
 /// What a server answers that ends: ShutdownInProgress, InterruptedAtShutdown.
-const SHUTTING_DOWN: [i32; 2] = [91, 11600];
+const SHUTTING_DOWN: [i64; 2] = [91, 11600];
 
 /// How many documents a batch has.
 const BATCH: u32 = 2;

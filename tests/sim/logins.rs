@@ -84,7 +84,7 @@ thread_local! {
 }
 
 /// The server's code for a command that nobody logged in for.
-const UNAUTHORIZED: i32 = 13;
+const UNAUTHORIZED: i64 = 13;
 
 fn sequence(seed: u64) -> SmallRng {
     SmallRng::seed_from_u64(seed ^ 0x0106_1051_u64)

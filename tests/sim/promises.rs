@@ -197,10 +197,10 @@ pub(crate) fn pinned_add_up(host: &HostKey, told: usize, kept: usize) {
 }
 
 /// A cursor's commands reach the service that knows it.
-pub(crate) fn cursor_stays_at_its_service(call: u64, code: Option<i32>) {
+pub(crate) fn cursor_stays_at_its_service(call: u64, code: Option<i64>) {
     if code == Some(CURSOR_NOT_FOUND) {
         violated("cursor_stays_at_its_service", format!("call {call}: its cursor is not known where the command went"));
     }
 }
 
-const CURSOR_NOT_FOUND: i32 = 43;
+const CURSOR_NOT_FOUND: i64 = 43;

@@ -1,0 +1,106 @@
+//! How do bytes become a [`Document`]?
+//!
+//! Without recursion: the reader of the `bson` crate needs some 26 KB of stack a level in a debug build, and 2 MiB are what
+//! a worker thread has. What can't be read is named by its path.
+
+use bson::raw::{RawBsonRef, RawIter};
+use bson::{Bson, Document, JavaScriptCodeWithScope, RawDocument};
+
+use crate::error::{Error, ErrorKind};
+use crate::wire::depth::{NESTING_DEPTH_MAX, too_deep};
+
+/// How many characters of a field's path an error shows.
+const PATH_CHARS_MAX: usize = 200;
+
+/// A document or array that is being read.
+struct Open<'a> {
+    /// Its key in the one that it stands in.
+    key: &'a str,
+    elements: RawIter<'a>,
+    read: Read,
+}
+
+/// What has been read of a document or array so far.
+enum Read {
+    Document(Document),
+    Array(Vec<Bson>),
+    Scope(String, Document),
+}
+
+/// Reads a document to its leaves.
+///
+/// # Errors
+/// [`ErrorKind::Bson`], with the path of the field that can't be read; [`ErrorKind::Protocol`] against `NESTING_DEPTH_MAX`.
+pub fn read(raw: &RawDocument) -> Result<Document, Error> {
+    let mut outer: Vec<Open<'_>> = Vec::new();
+    let mut open = Open::new("", raw, Read::Document(Document::new()));
+    loop {
+        let Some(element) = open.elements.next() else {
+            let Some(next) = outer.pop() else { return Ok(open.read.into_document()) };
+            let done = std::mem::replace(&mut open, next);
+            open.read.put(done.key, done.read.into_bson());
+            continue;
+        };
+        let key = element.as_ref().map_or("", |element| element.key().as_str());
+        let value = element.and_then(|element| element.value()).map_err(|error| unreadable(&outer, &open, key, error))?;
+        let (nested, read) = match value {
+            RawBsonRef::Document(nested) => (nested.as_bytes(), Read::Document(Document::new())),
+            RawBsonRef::Array(nested) => (nested.as_bytes(), Read::Array(Vec::new())),
+            RawBsonRef::JavaScriptCodeWithScope(code) => (code.scope.as_bytes(), Read::Scope(code.code.to_owned(), Document::new())),
+            leaf => {
+                let leaf = Bson::try_from(leaf).map_err(|error| unreadable(&outer, &open, key, error))?;
+                open.read.put(key, leaf);
+                continue;
+            }
+        };
+        if outer.len() + 2 > NESTING_DEPTH_MAX {
+            return Err(too_deep());
+        }
+        let nested = RawDocument::from_bytes(nested).map_err(|error| unreadable(&outer, &open, key, error))?;
+        outer.push(std::mem::replace(&mut open, Open::new(key, nested, read)));
+    }
+}
+
+impl<'a> Open<'a> {
+    fn new(key: &'a str, raw: &'a RawDocument, read: Read) -> Self {
+        Self { key, elements: raw.iter_elements(), read }
+    }
+}
+
+impl Read {
+    /// Adds a value; the last of a key counts, as for the reader of the `bson` crate.
+    fn put(&mut self, key: &str, value: Bson) {
+        match self {
+            Self::Document(document) | Self::Scope(_, document) => {
+                document.insert(key, value);
+            }
+            Self::Array(values) => values.push(value),
+        }
+    }
+
+    fn into_bson(self) -> Bson {
+        match self {
+            Self::Document(document) => Bson::Document(document),
+            Self::Array(values) => Bson::Array(values),
+            Self::Scope(code, scope) => Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope { code, scope }),
+        }
+    }
+
+    fn into_document(self) -> Document {
+        match self {
+            Self::Document(document) | Self::Scope(_, document) => document,
+            Self::Array(_) => Document::new(),
+        }
+    }
+}
+
+/// Makes the error of a field that can't be read.
+#[cold]
+fn unreadable(outer: &[Open<'_>], open: &Open<'_>, key: &str, error: bson::error::Error) -> Error {
+    // The key of an element whose value has no possible length is known to the error alone.
+    let last = if key.is_empty() { error.key.as_deref().unwrap_or_default() } else { key };
+    let keys = outer.iter().chain([open]).skip(1).map(|open| open.key).chain([last]);
+    let path: String = keys.collect::<Vec<_>>().join(".").chars().take(PATH_CHARS_MAX).collect();
+    let why = error.message.clone().unwrap_or_else(|| error.kind.to_string());
+    Error::new(ErrorKind::Bson, format!("the field {path:?} can't be read: {why}")).because(error)
+}
