@@ -94,7 +94,7 @@ mod tests {
     #[derive(Deserialize)]
     #[serde(untagged)]
     enum Tree {
-        Node { a: Box<Tree> },
+        Node { a: Box<Self> },
         Leaf { x: i32 },
     }
 

@@ -3,7 +3,7 @@
 //! Without recursion: the reader of the `bson` crate needs some 26 KB of stack a level in a debug build, and 2 MiB are what
 //! a worker thread has. What can't be read is named by its path.
 
-use bson::raw::{RawBsonRef, RawIter};
+use bson::raw::RawIter;
 use bson::{Bson, Document, JavaScriptCodeWithScope, RawDocument};
 
 use crate::error::{Error, ErrorKind};
@@ -43,15 +43,16 @@ pub fn read(raw: &RawDocument) -> Result<Document, Error> {
         };
         let key = element.as_ref().map_or("", |element| element.key().as_str());
         let value = element.and_then(|element| element.value()).map_err(|error| unreadable(&outer, &open, key, error))?;
-        let (nested, read) = match value {
-            RawBsonRef::Document(nested) => (nested.as_bytes(), Read::Document(Document::new())),
-            RawBsonRef::Array(nested) => (nested.as_bytes(), Read::Array(Vec::new())),
-            RawBsonRef::JavaScriptCodeWithScope(code) => (code.scope.as_bytes(), Read::Scope(code.code.to_owned(), Document::new())),
-            leaf => {
-                let leaf = Bson::try_from(leaf).map_err(|error| unreadable(&outer, &open, key, error))?;
-                open.read.put(key, leaf);
-                continue;
-            }
+        let (nested, read) = if let Some(nested) = value.as_document() {
+            (nested.as_bytes(), Read::Document(Document::new()))
+        } else if let Some(nested) = value.as_array() {
+            (nested.as_bytes(), Read::Array(Vec::new()))
+        } else if let Some(code) = value.as_javascript_with_scope() {
+            (code.scope.as_bytes(), Read::Scope(code.code.to_owned(), Document::new()))
+        } else {
+            let leaf = Bson::try_from(value).map_err(|error| unreadable(&outer, &open, key, error))?;
+            open.read.put(key, leaf);
+            continue;
         };
         if outer.len() + 2 > NESTING_DEPTH_MAX {
             return Err(too_deep());
