@@ -12,6 +12,8 @@
 //! Everything outside `io`, `client` and `cli` is pure: handed facts and the time, it hands back wishes. Those modules are
 //! public for the project's own tests only; what users need is re-exported here.
 
+#![forbid(unsafe_code)]
+
 #[doc(hidden)]
 pub mod auth;
 mod client;

@@ -4,11 +4,12 @@
 //! connection, and when, is decided in `handshake`.
 
 pub(crate) mod plain;
+mod saslprep;
 pub mod scram;
 mod secret;
 pub(crate) mod x509;
 
-pub use secret::Secret;
+pub use secret::{Secret, SecretDocument};
 
 /// Names an authentication mechanism of the specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -1,11 +1,12 @@
 //! What is said on a fresh connection, and in which order?
 //!
 //! Hello, then the login: the opening of mongodb-handshake and auth, strictly in turns. Each step consumes the
-//! conversation and hands back what comes next. A monitor's connection has no credential, and is ready after hello.
+//! conversation and hands back what comes next. A monitor's connection has no credential, and is ready after hello. With a
+//! credential, a connection is ready after a login only: a server that can't be logged in to, an arbiter, is an error.
 //! The deadline is one, over the whole, and is kept by whoever carries the commands.
 //!
 //! ```text
-//! ExpectHello ── no credential, an arbiter, or X509 accepted with hello ─────────────────────► Ready
+//! ExpectHello ── no credential, or X509 accepted with hello ─────────────────────────────────► Ready
 //!      │ speculation answered                │ not answered: saslStart, authenticate
 //!      ▼                                     ▼
 //!  server's first message ◄──────────── ExpectAuth ── authenticate, PLAIN accepted ──────────► Ready
@@ -22,11 +23,11 @@ use bson::raw::RawBson;
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::command::{FirstHello, hello_command};
-use super::login::{Attempt, Exchange, Login};
+use super::login::{Attempt, Exchange, Login, Nonces, no_users_here};
 use super::{HelloReply, sasl};
 use crate::auth::scram::keys::{Derivation, ScramKeys};
 use crate::auth::scram::{NONCE_SIZE, ServerFirst};
-use crate::auth::{Credential, Mechanism};
+use crate::auth::{Credential, Mechanism, SecretDocument};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::wire::scan::Fields;
 
@@ -40,8 +41,8 @@ pub struct ConversationConfig {
     pub hello_ok: bool,
     /// Whether the server is a load balancer.
     pub load_balanced: bool,
-    /// Entropy for the login, never used before.
-    pub nonce: [u8; NONCE_SIZE],
+    /// Random bytes for the login, never used before: for the exchange sent along with hello, and for the one after it.
+    pub nonces: [[u8; NONCE_SIZE]; 2],
 }
 
 /// Is a command to be sent; `$db` is appended where it becomes bytes.
@@ -49,7 +50,7 @@ pub struct Command {
     /// The database it is for.
     pub database: String,
     /// The command. May hold a proof or a password, so it belongs into no log and no event.
-    pub body: RawDocumentBuf,
+    pub body: SecretDocument,
     /// The stage that its failure belongs to: hello or auth.
     pub stage: Stage,
     /// The command's name.
@@ -83,7 +84,8 @@ enum State {
 impl Conversation {
     /// Opens a conversation with a socket's first hello.
     pub fn new(config: ConversationConfig) -> (Command, Self) {
-        let login = config.credential.map(|credential| Login { credential, nonce: config.nonce });
+        let [speculative, own] = config.nonces;
+        let login = config.credential.map(|credential| Login { credential, nonces: Nonces { speculative, own } });
         let speculation = login.as_ref().and_then(Login::speculate);
         let negotiating = login.as_ref().and_then(Login::negotiating_user);
         let hello = FirstHello {
@@ -91,9 +93,9 @@ impl Conversation {
             hello_ok: config.hello_ok,
             load_balanced: config.load_balanced,
             sasl_supported_mechs: negotiating.as_deref(),
-            speculative: speculation.as_ref().map(|opening| opening.body.as_ref()),
+            speculative: speculation.as_ref().map(|opening| &*opening.body),
         };
-        let command = Command { database: "admin".to_owned(), body: hello_command(&hello), stage: Stage::Hello, name: hello.name() };
+        let command = Command { database: "admin".to_owned(), body: hello_command(&hello).into(), stage: Stage::Hello, name: hello.name() };
         let speculation = speculation.map(|opening| (opening.mechanism, opening.exchange));
         (command, Self { state: State::ExpectHello { login, speculation, load_balanced: config.load_balanced } })
     }
@@ -101,8 +103,8 @@ impl Conversation {
     /// Takes the reply to the command sent last.
     ///
     /// # Errors
-    /// The server's own error if it refused hello; [`ErrorKind::Auth`] if it refused the login or failed to prove that it
-    /// knows the password; [`ErrorKind::Protocol`] for what can't be a reply; [`ErrorKind::Unsupported`] for a mechanism
+    /// The server's own error if it refused hello; [`ErrorKind::Auth`] if it refused the login, failed to prove that it
+    /// knows the password, or says that it is an arbiter, where nobody can log in; [`ErrorKind::Protocol`] for what can't be a reply; [`ErrorKind::Unsupported`] for a mechanism
     /// that is not served; [`ErrorKind::InvalidOption`] for a credential that the mechanism can't use.
     pub fn handle_reply(self, reply: &RawDocument) -> Result<Step, Error> {
         match self.state {
@@ -113,8 +115,9 @@ impl Conversation {
                     return Err(Error::new(ErrorKind::Incompatible, text).at(Stage::Hello));
                 }
                 match login {
-                    Some(login) if !hello.arbiter_only => log_in(hello, login, speculation, reply),
-                    Some(_) | None => Ok(Step::Ready(hello)),
+                    Some(login) if hello.arbiter_only => Err(no_users_here(&login.credential)),
+                    Some(login) => log_in(hello, login, speculation, reply),
+                    None => Ok(Step::Ready(hello)),
                 }
             }
             State::ExpectAuth { attempt, exchange } => {
@@ -231,7 +234,7 @@ fn advance(attempt: Attempt, exchange: Exchange, answer: &RawDocument) -> Result
     }
 }
 
-fn send(attempt: Attempt, name: &'static str, body: RawDocumentBuf, exchange: Exchange) -> Step {
+fn send(attempt: Attempt, name: &'static str, body: SecretDocument, exchange: Exchange) -> Step {
     let command = Command { database: attempt.login.credential.source.clone(), body, stage: Stage::Auth, name };
     Step::Send(command, Conversation { state: State::ExpectAuth { attempt, exchange } })
 }

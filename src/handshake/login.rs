@@ -3,14 +3,13 @@
 //! The choice of auth ("Defaults", "Speculative authentication", "Mechanism negotiation") and the texts of a refused login.
 //! In which order things are said is decided in `conversation`.
 
+use bson::RawDocument;
 use bson::raw::cstr;
-use bson::{RawDocument, RawDocumentBuf};
-use ring::digest;
 
 use super::{HelloReply, sasl};
 use crate::auth::scram::keys::ScramHash;
 use crate::auth::scram::{ClientFinal, ClientFirst, NONCE_SIZE};
-use crate::auth::{Credential, Mechanism, Secret, plain, x509};
+use crate::auth::{Credential, Mechanism, Secret, SecretDocument, plain, x509};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::op::reply::command_error_at;
 
@@ -20,7 +19,15 @@ const AUTHENTICATION_FAILED: i64 = 18;
 /// Is what a connection logs in with.
 pub(super) struct Login {
     pub(super) credential: Credential,
-    pub(super) nonce: [u8; NONCE_SIZE],
+    pub(super) nonces: Nonces,
+}
+
+/// Random bytes for the two exchanges that a login may take, which share nothing.
+pub(super) struct Nonces {
+    /// For the exchange that is sent along with hello.
+    pub(super) speculative: [u8; NONCE_SIZE],
+    /// For the exchange after hello.
+    pub(super) own: [u8; NONCE_SIZE],
 }
 
 /// Is a login under way, with the hello that it belongs to.
@@ -34,7 +41,7 @@ pub(super) struct Attempt {
 pub(super) struct Opening {
     pub(super) mechanism: Mechanism,
     pub(super) name: &'static str,
-    pub(super) body: RawDocumentBuf,
+    pub(super) body: SecretDocument,
     pub(super) exchange: Exchange,
 }
 
@@ -73,7 +80,7 @@ impl Login {
             Some(Mechanism::Plain | Mechanism::Gssapi | Mechanism::Aws | Mechanism::Oidc) => return None,
         };
         // What can't be opened is reported after hello, by the same call from `start`.
-        let mut opening = self.open(mechanism, self.nonce).ok()?;
+        let mut opening = self.open(mechanism, self.nonces.speculative).ok()?;
         opening.body.append(cstr!("db"), self.credential.source.as_str());
         Some(opening)
     }
@@ -89,14 +96,14 @@ impl Login {
     /// Opens the login after hello, with the mechanism given or negotiated.
     pub(super) fn start(&self, offered: Option<&[String]>) -> Result<Opening, Error> {
         let mechanism = self.credential.mechanism.unwrap_or_else(|| negotiate(offered));
-        self.open(mechanism, next_nonce(self.nonce))
+        self.open(mechanism, self.nonces.own)
     }
 
     fn open(&self, mechanism: Mechanism, nonce: [u8; NONCE_SIZE]) -> Result<Opening, Error> {
         let (name, body, exchange) = match mechanism {
             Mechanism::ScramSha1 => self.open_scram(ScramHash::Sha1, nonce)?,
             Mechanism::ScramSha256 => self.open_scram(ScramHash::Sha256, nonce)?,
-            Mechanism::X509 => ("authenticate", x509::authenticate(self.credential.username.as_deref()), Exchange::X509),
+            Mechanism::X509 => ("authenticate", x509::authenticate(self.credential.username.as_deref()).into(), Exchange::X509),
             Mechanism::Plain => {
                 let (user, password) = self.user_and_password(mechanism)?;
                 ("saslStart", sasl::start(mechanism, &plain::payload(user, password)?), Exchange::Plain)
@@ -108,7 +115,7 @@ impl Login {
         Ok(Opening { mechanism, name, body, exchange })
     }
 
-    fn open_scram(&self, hash: ScramHash, nonce: [u8; NONCE_SIZE]) -> Result<(&'static str, RawDocumentBuf, Exchange), Error> {
+    fn open_scram(&self, hash: ScramHash, nonce: [u8; NONCE_SIZE]) -> Result<(&'static str, SecretDocument, Exchange), Error> {
         let mechanism = hash.mechanism();
         let (user, password) = self.user_and_password(mechanism)?;
         let first = ClientFirst::new(hash, user, password, nonce);
@@ -169,18 +176,21 @@ impl Attempt {
     }
 }
 
+/// Makes the error of a user who would have to log in to a server that keeps no users (auth, "Authentication handshake").
+pub(super) fn no_users_here(credential: &Credential) -> Error {
+    let user = match &credential.username {
+        Some(user) => format!("user {user:?}"),
+        None => "the certificate's subject".to_owned(),
+    };
+    let text = format!(
+        "the server says that it is an arbiter, where {user} can't log in; no command is sent without the login: talk to another member, or \
+         to this one with a client without a user"
+    );
+    Error::new(ErrorKind::Auth, text).at(Stage::Auth)
+}
+
 /// Chooses between the SCRAMs: SHA-1 even where the server does not list it, and nothing else ever.
 fn negotiate(offered: Option<&[String]>) -> Mechanism {
     let listed = offered.is_some_and(|names| names.iter().any(|name| name == Mechanism::ScramSha256.name()));
     if listed { Mechanism::ScramSha256 } else { Mechanism::ScramSha1 }
-}
-
-/// Makes another nonce of one that hello may have used up: each exchange has its own.
-fn next_nonce(nonce: [u8; NONCE_SIZE]) -> [u8; NONCE_SIZE] {
-    let hash = digest::digest(&digest::SHA256, &nonce);
-    let mut next = nonce;
-    for (byte, hashed) in next.iter_mut().zip(hash.as_ref()) {
-        *byte = *hashed;
-    }
-    next
 }

@@ -6,7 +6,7 @@ use bson::raw::{RawBinaryRef, RawBson, cstr};
 use bson::spec::BinarySubtype;
 use bson::{RawDocument, RawDocumentBuf};
 
-use crate::auth::Mechanism;
+use crate::auth::{Mechanism, SecretDocument};
 use crate::wire::scan::Fields;
 
 /// Is what a server says in a SASL exchange.
@@ -20,25 +20,30 @@ pub(super) struct SaslAnswer<'a> {
 }
 
 /// Builds `saslStart`. A SCRAM asks to skip the empty exchange at the end; servers may ignore that.
-pub(super) fn start(mechanism: Mechanism, payload: &[u8]) -> RawDocumentBuf {
+pub(super) fn start(mechanism: Mechanism, payload: &[u8]) -> SecretDocument {
     let mut body = RawDocumentBuf::new();
     body.append(cstr!("saslStart"), 1_i32);
     body.append(cstr!("mechanism"), mechanism.name());
-    body.append(cstr!("payload"), binary(payload));
     if matches!(mechanism, Mechanism::ScramSha1 | Mechanism::ScramSha256) {
         let mut options = RawDocumentBuf::new();
         options.append(cstr!("skipEmptyExchange"), true);
         body.append(cstr!("options"), options);
     }
-    body
+    with_payload(&body, payload)
 }
 
 /// Builds `saslContinue`.
-pub(super) fn proceed(conversation_id: &RawBson, payload: &[u8]) -> RawDocumentBuf {
+pub(super) fn proceed(conversation_id: &RawBson, payload: &[u8]) -> SecretDocument {
     let mut body = RawDocumentBuf::new();
     body.append(cstr!("saslContinue"), 1_i32);
     body.append(cstr!("conversationId"), conversation_id);
-    body.append(cstr!("payload"), binary(payload));
+    with_payload(&body, payload)
+}
+
+/// Appends the payload, which may hold a secret.
+fn with_payload(public: &RawDocument, payload: &[u8]) -> SecretDocument {
+    let mut body = SecretDocument::behind(public, payload.len() + FIELD_BYTES);
+    body.append(cstr!("payload"), RawBinaryRef { subtype: BinarySubtype::Generic, bytes: payload });
     body
 }
 
@@ -56,6 +61,5 @@ impl<'a> SaslAnswer<'a> {
     }
 }
 
-fn binary(bytes: &[u8]) -> RawBinaryRef<'_> {
-    RawBinaryRef { subtype: BinarySubtype::Generic, bytes }
-}
+/// What the field `payload` takes beside its bytes, and more: type, name, length and subtype.
+const FIELD_BYTES: usize = 32;

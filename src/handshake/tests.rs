@@ -33,7 +33,7 @@ fn config(credential: Option<Credential>) -> ConversationConfig {
         credential,
         hello_ok: false,
         load_balanced: false,
-        nonce: [7; 24],
+        nonces: [[7; 24], [8; 24]],
     }
 }
 
@@ -142,7 +142,7 @@ fn monitor_is_ready_after_hello() {
     assert_eq!((command.name, command.database.as_str(), command.stage), ("isMaster", "admin", Stage::Hello));
     let expected =
         rawdoc! { "isMaster": 1, "helloOk": true, "client": { "driver": { "name": "x" } }, "compression": [], "backpressure": "2" };
-    assert_eq!(command.body, expected);
+    assert_eq!(*command.body, *expected);
     assert!(ready(conversation.handle_reply(&hello())).hello_ok);
 }
 
@@ -234,7 +234,9 @@ fn ignored_speculation_leads_to_the_negotiated_mechanism() {
         let (command, conversation) = derived(conversation.handle_reply(&server.first(&command.body)));
         ready(conversation.handle_reply(&server.last(&command.body, true)));
         let speculated = payload(first.body.get_document("speculativeAuthenticate").expect("speculation"));
-        assert!(!speculated.contains(&server.bare), "each exchange has a nonce of its own");
+        assert_eq!(speculated, format!("n,,n=ann,r={}", BASE64_STANDARD.encode([7; 24])));
+        let own = BASE64_STANDARD.encode([8; 24]);
+        assert_eq!(server.bare, format!("n=ann,r={own}"), "nothing of the second nonce follows from the first");
     }
 }
 
@@ -336,8 +338,13 @@ fn steps_out_of_turn_are_refused() {
 }
 
 #[test]
-fn arbiter_is_ready_without_login() {
-    let (_, conversation) = begun(None);
+fn arbiter_is_ready_for_nobody_with_a_credential() {
+    for mechanism in [None, Some(Mechanism::ScramSha1), Some(Mechanism::Plain), Some(Mechanism::X509)] {
+        let error = begun(mechanism).1.handle_reply(&hello_with("arbiterOnly", true)).map(drop).expect_err("no login");
+        assert_eq!((error.kind(), error.stage()), (ErrorKind::Auth, Some(Stage::Auth)));
+        assert!(error.to_string().contains("arbiter, where user \"ann\" can't log in"), "{error}");
+    }
+    let (_, conversation) = Conversation::new(config(None));
     assert!(ready(conversation.handle_reply(&hello_with("arbiterOnly", true))).arbiter_only);
 }
 
@@ -354,7 +361,7 @@ fn certificate_logs_in_with_hello_or_after_it() {
     ready(conversation.handle_reply(&hello_with("speculativeAuthenticate", rawdoc! { "dbname": "$external", "user": "CN=x" })));
     let (command, conversation) = sent(with_certificate().1.handle_reply(&hello()));
     assert_eq!((command.name, command.database.as_str()), ("authenticate", "$external"));
-    assert_eq!(command.body, rawdoc! { "authenticate": 1, "mechanism": "MONGODB-X509" });
+    assert_eq!(*command.body, *rawdoc! { "authenticate": 1, "mechanism": "MONGODB-X509" });
     ready(conversation.handle_reply(&rawdoc! { "ok": 1 }));
     let (_, conversation) = sent(with_certificate().1.handle_reply(&hello()));
     let error = conversation.handle_reply(&rawdoc! { "ok": 0, "errmsg": "no", "code": 18 }).map(drop).expect_err("refusal");

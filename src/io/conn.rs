@@ -16,12 +16,13 @@ use tokio::io::{AsyncReadExt, AsyncWrite};
 use zeroize::Zeroize;
 
 use super::stream::Stream;
+use crate::auth::SecretDocument;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::HelloReply;
 use crate::host::{Address, HostKey};
 use crate::op::CommandFields;
 use crate::pool::Health;
-use crate::wire::{self, DOCUMENT_SIZE_MAX, Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
+use crate::wire::{self, DOCUMENT_SIZE_MAX, Decoder, Flags, Given, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
 
 /// Is an open connection.
 pub(crate) struct Conn {
@@ -85,6 +86,9 @@ const READ_BYTES: usize = 1536;
 
 /// How many bytes of a message are made room for before they have arrived, at the most.
 const AHEAD_BYTES_MAX: usize = 1024 * 1024;
+
+/// What a message of one document takes beside that and the name of its database, and more.
+const MESSAGE_BYTES: usize = 512;
 
 /// Buffers larger than this are given back when a connection rests.
 const IDLE_BYTES_MAX: usize = READ_BYTES;
@@ -185,6 +189,18 @@ impl Conn {
         encode_message(&mut self.out, self.last_request, 0, flags, request, |body| fields.write(body));
         self.exchange = Exchange::Writing { written: 0, request: self.last_request };
         self.last_request
+    }
+
+    /// Encodes a command that may hold a secret: no copy of it is left but the one that [`wipe`](Self::wipe) wipes.
+    pub(crate) fn queue_secret(&mut self, mut body: SecretDocument, fields: &CommandFields<'_>) {
+        self.out.clear();
+        // The buffer must not move while the secret is in it.
+        self.out.own_mut().reserve(body.as_bytes().len() + fields.database.len() + MESSAGE_BYTES);
+        let request = Request { body: Given::Small(body.take()), sequences: Vec::new() };
+        self.queue(Flags::default(), &request, fields);
+        if let Given::Small(document) = request.body {
+            drop(SecretDocument::from(document));
+        }
     }
 
     /// Forgets a command of which nothing was sent.

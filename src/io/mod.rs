@@ -5,6 +5,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod conn;
+pub(crate) mod derive;
 pub(crate) mod dial;
 pub(crate) mod entropy;
 pub(crate) mod environment;

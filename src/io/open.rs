@@ -1,7 +1,7 @@
 //! How does an address become a connection that can be used?
 //!
 //! A dial, then the conversation: hello, and for application connections the login. One deadline over the conversation;
-//! deriving keys happens off the async threads. What is said is decided in `handshake`.
+//! keys are derived in `derive`. What is said is decided in `handshake`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,11 +11,11 @@ use bson::oid::ObjectId;
 
 use super::clock;
 use super::conn::{Conn, Interrupt};
+use super::derive::Derivations;
 use super::dial::{Dialer, Timeline};
 use super::entropy::entropy;
 use super::log;
 use crate::auth::Credential;
-use crate::auth::scram::keys::{Derivation, ScramKeyCache, ScramKeys};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::{ClientMetadata, Command, Conversation, ConversationConfig, DriverInfos, HelloReply, Step};
 use crate::host::HostKey;
@@ -31,7 +31,7 @@ pub(crate) struct Opener {
     options: Arc<ClientOptions>,
     introduction: Introduction,
     credential: Option<Credential>,
-    keys: Mutex<ScramKeyCache>,
+    keys: Derivations,
 }
 
 /// Is what new connections say of the client; the libraries can become more while it is in use.
@@ -52,7 +52,7 @@ pub(crate) enum Purpose {
 
 impl Opener {
     pub(crate) fn new(dialer: Dialer, options: Arc<ClientOptions>, introduction: Introduction, credential: Option<Credential>) -> Self {
-        Self { dialer, options, introduction, credential, keys: Mutex::default() }
+        Self { dialer, options, introduction, credential, keys: Derivations::new() }
     }
 
     /// Looks up a host's address, which opening then has at hand. Can be dropped at any moment.
@@ -127,13 +127,13 @@ impl Opener {
         let credential = self.credential.clone().filter(|_| purpose == Purpose::Application);
         let client = self.introduction.document();
         let load_balanced = self.options.load_balanced == Some(true);
-        let config = ConversationConfig { client, credential, hello_ok: false, load_balanced, nonce: entropy()? };
+        let config = ConversationConfig { client, credential, hello_ok: false, load_balanced, nonces: [entropy()?, entropy()?] };
         let (mut command, mut conversation) = Conversation::new(config);
         loop {
             if command.stage != talk.stage {
                 talk.next(command.stage, conn, timeline);
             }
-            let reply = say(conn, &command).await?;
+            let reply = say(conn, command).await?;
             talk.round_trip.get_or_insert_with(|| clock::now().saturating_duration_since(talk.began));
             if let Some(service) = conversation.service_in(&reply) {
                 (talk.greeted)(service);
@@ -152,7 +152,7 @@ impl Opener {
                         if talk.stage != Stage::Auth {
                             talk.next(Stage::Auth, conn, timeline);
                         }
-                        step = then.handle_keys(self.derive(derivation).await?)?;
+                        step = then.handle_keys(self.keys.derive(&derivation).await?)?;
                     }
                     Step::Ready(hello) => {
                         talk.next(Stage::Read, conn, timeline);
@@ -161,27 +161,6 @@ impl Opener {
                 }
             }
         }
-    }
-
-    /// Derives keys on a thread of the runtime's blocking pool, unless they are known.
-    async fn derive(&self, derivation: Derivation) -> Result<ScramKeys, Error> {
-        if let Some(keys) = self.lock_keys().get(&derivation) {
-            return Ok(keys);
-        }
-        #[allow(clippy::disallowed_methods, reason = "ends by itself, and is awaited here")]
-        let outcome = tokio::task::spawn_blocking(move || {
-            let keys = derivation.run();
-            (derivation, keys)
-        })
-        .await;
-        let (derivation, keys) =
-            outcome.map_err(|error| Error::new(ErrorKind::Shutdown, "the runtime ends").at(Stage::Auth).because(error))?;
-        self.lock_keys().put(&derivation, keys.clone());
-        Ok(keys)
-    }
-
-    fn lock_keys(&self) -> std::sync::MutexGuard<'_, ScramKeyCache> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -221,14 +200,22 @@ impl Talk<'_> {
     }
 }
 
-async fn say(conn: &mut Conn, command: &Command) -> Result<RawDocumentBuf, Error> {
-    let fields = CommandFields { database: &command.database, ..CommandFields::default() };
-    conn.queue(Flags::default(), &command.body.clone().into(), &fields);
-    let outcome = conn.exchange().await;
-    if command.stage == Stage::Auth {
-        conn.wipe();
+/// Wipes what is sent on a connection, also if its sender goes away.
+struct Wiping<'a>(&'a mut Conn);
+
+impl Drop for Wiping<'_> {
+    fn drop(&mut self) {
+        self.0.wipe();
     }
-    Ok(outcome?.body().to_owned())
+}
+
+async fn say(conn: &mut Conn, command: Command) -> Result<RawDocumentBuf, Error> {
+    let fields = CommandFields { database: &command.database, ..CommandFields::default() };
+    let wiping = Wiping(conn);
+    wiping.0.queue_secret(command.body, &fields);
+    let message = wiping.0.exchange().await?;
+    drop(wiping);
+    Ok(message.body().to_owned())
 }
 
 /// Names the stage of the conversation instead of the socket's.

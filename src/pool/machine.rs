@@ -5,6 +5,7 @@
 mod balanced;
 mod clear;
 mod failure;
+mod look;
 mod overdue;
 
 use std::collections::VecDeque;
@@ -12,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use super::action::{Action, Checkout, Health, PoolConfig};
 use super::event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
+use super::login::Logins;
 use super::refusal::{cleared, drained_too_late, opened_too_late, suspended, too_many};
 use super::services::Services;
 use super::slots::{Lease, Lent, Opening, Slot, Slots};
-use super::waiters::{Place, Waiter, WaiterId, Waiters};
+use super::waiters::{Waiter, WaiterId, Waiters};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::op::deadline::Deadline;
 use failure::Failure;
@@ -37,6 +39,7 @@ pub struct Pool<C> {
     pub(super) waiters: Waiters,
     /// No connection is opened for `minPoolSize` before this moment, after one has failed.
     pub(super) refill_at: Option<Instant>,
+    pub(super) logins: Logins,
     /// What failed to open, until its error has done its work on the server's state.
     failures: Vec<Failure>,
     /// Why the connection is broken that comes back next.
@@ -80,6 +83,7 @@ impl<C> Pool<C> {
             slots: Slots::new(),
             waiters: Waiters::default(),
             refill_at: None,
+            logins: Logins::default(),
             failures: Vec::new(),
             cause: None,
             actions: VecDeque::new(),
@@ -108,6 +112,9 @@ impl<C> Pool<C> {
         {
             return lent;
         }
+        if let Some(refusal) = self.refused_login(now) {
+            return Checkout::Refused(refusal);
+        }
         if self.waiters.len() >= WAITERS_MAX {
             let error = too_many(WAITERS_MAX);
             return Checkout::Refused(self.checkout_failed(error, CheckOutFailure::ConnectionError, Duration::ZERO));
@@ -116,34 +123,6 @@ impl<C> Pool<C> {
         self.waiters.insert(waiter, Waiter { since: now, deadline });
         self.fill(now);
         Checkout::Waiting(waiter)
-    }
-
-    /// A connection that was lent to be looked at is alive: it is lent for good. `asked_at` is when its caller came.
-    pub fn handle_alive(&mut self, lease: Lease, asked_at: Instant, now: Instant) {
-        let duration = now.saturating_duration_since(asked_at);
-        self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration });
-    }
-
-    /// A connection that was lent to be looked at is dead: its caller goes on asking, in the place it had.
-    ///
-    /// Returns what [`handle_checkout`](Self::handle_checkout) would.
-    pub fn handle_dead_on_look(&mut self, lease: Lease, connection: C, place: Place, now: Instant) -> Checkout<C> {
-        match self.slots.take_lent(lease) {
-            Some(_) => {
-                self.note_dead(lease);
-                self.close(lease, connection, CloseReason::Error);
-            }
-            None => self.disown(lease, connection),
-        }
-        if let Some(refusal) = self.refusal() {
-            return Checkout::Refused(refusal);
-        }
-        if let Some(lent) = self.lend_newest(now) {
-            return lent;
-        }
-        self.waiters.insert(place.ticket, Waiter { since: place.asked_at, deadline: place.deadline });
-        self.fill(now);
-        Checkout::Waiting(place.ticket)
     }
 
     /// A waiter went away.
@@ -159,6 +138,7 @@ impl<C> Pool<C> {
         let Some(Opening { since, aborted }) = self.slots.take_opening(lease) else {
             return self.disown(lease, connection);
         };
+        self.logins.handle_succeeded();
         match self.obsolete(lease) {
             // It was told as closed when it was aborted.
             _ if aborted => {
@@ -206,7 +186,7 @@ impl<C> Pool<C> {
         match self.state {
             State::Paused { .. } => {
                 self.state = State::Ready;
-                self.refill_at = None;
+                self.refill_at = self.logins.paused_until(now);
                 self.event(|| PoolEvent::PoolReady);
                 self.fill(now);
             }
@@ -374,7 +354,7 @@ impl<C> Pool<C> {
         while self.slots.opening < self.config.max_connecting as usize && self.slots.total() < max {
             let for_waiter = coming < self.waiters.len();
             let for_min = self.below_min() && self.refill_at.is_none();
-            if !for_waiter && !for_min {
+            if !for_waiter && !for_min || self.logins.refusal(now).is_some() {
                 break;
             }
             let id = self.next_id;

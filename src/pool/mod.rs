@@ -6,6 +6,7 @@
 
 mod action;
 mod event;
+mod login;
 mod machine;
 mod refusal;
 mod services;
@@ -16,6 +17,7 @@ mod waiters;
 
 pub use action::{Action, Checkout, Health, PoolConfig};
 pub use event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
+pub use login::{LOGIN_PAUSE_MAX, LOGIN_PAUSE_MIN};
 pub use machine::Pool;
 pub use refusal::{closed, interrupted};
 pub use slots::Lease;

@@ -3,12 +3,16 @@
 use std::time::{Duration, Instant};
 
 use super::event::PoolStats;
+use super::login::is_refused_login;
 use crate::error::{Error, ErrorKind, LimitValue, Span, Stage};
 use crate::op::deadline::Deadline;
 
 /// The error of those who asked a pool that is paused (CMAP, "PoolClearedError"): retryable, and no fault of the server's.
+///
+/// A refused login is told as it is: another attempt would have the same outcome.
 pub(super) fn cleared(cause: Option<&Error>) -> Error {
     let error = match cause {
+        Some(cause) if is_refused_login(cause) => return cause.clone(),
         Some(cause) => Error::new(ErrorKind::PoolCleared, format!("the pool was cleared because of: {cause}")).because(cause.clone()),
         None => Error::new(ErrorKind::PoolCleared, "the pool is paused: its server has not been checked yet"),
     };

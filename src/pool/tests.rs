@@ -7,6 +7,7 @@ use crate::error::{Error, ErrorKind};
 use crate::op::deadline::Deadline;
 
 mod balanced;
+mod login;
 
 type Number = u64;
 

@@ -175,7 +175,12 @@ impl Topology {
                 self.submit(unknown, Some(clearing));
                 self.actions.push_back(TopologyAction::CancelCheck(host.clone()));
             }
-            Verdict::Refused => self.submit(unknown, Some(clearing)),
+            Verdict::Refused => {
+                // A monitor that streams would not tell of the server again for `heartbeatFrequencyMS`.
+                let is_login = clearing.cause.stage() == Some(Stage::Auth);
+                self.submit(unknown, Some(clearing));
+                self.actions.extend(is_login.then(|| TopologyAction::CancelCheck(host.clone())));
+            }
             Verdict::ServiceFailed(service_id) => {
                 let Clearing { cause, .. } = clearing;
                 let generation = fault.generation;

@@ -95,7 +95,7 @@ fn read_user_info(options: &mut ClientOptions, user_info: &str) -> Result<(), Er
     }
     let decoded = |what: &str, text: &str| decode(text).map_err(|why| unreadable(format!("the {what} {why}: {ENCODE}")));
     options.username = Some(decoded("user name", user)?.to_string());
-    options.password = password.map(|password| decoded("password", password)).transpose()?.map(|password| Secret::new(password.as_str()));
+    options.password = password.map(|password| decoded("password", password)).transpose()?.map(Secret::from);
     Ok(())
 }
 

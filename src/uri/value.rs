@@ -336,8 +336,14 @@ pub(super) fn decode(text: &str) -> Result<Zeroizing<String>, &'static str> {
     if !text.match_indices('%').all(|(at, _)| escaped(at)) {
         return Err("has a '%' without two hexadecimal digits after it (write a '%' itself as %25)");
     }
-    match percent_decode_str(text).decode_utf8() {
-        Ok(decoded) => Ok(Zeroizing::new(decoded.into_owned())),
-        Err(_) => Err("is not UTF-8 when its percent-escapes are decoded"),
+    // It may be a secret: it never grows, which would leave copies behind.
+    let mut decoded = Zeroizing::new(Vec::with_capacity(text.len()));
+    decoded.extend(percent_decode_str(text));
+    match String::from_utf8(std::mem::take(&mut *decoded)) {
+        Ok(text) => Ok(Zeroizing::new(text)),
+        Err(error) => {
+            drop(Zeroizing::new(error.into_bytes()));
+            Err("is not UTF-8 when its percent-escapes are decoded")
+        }
     }
 }

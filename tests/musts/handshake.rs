@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use bson::{RawBsonRef, RawDocumentBuf, rawdoc};
+use bson::{RawBsonRef, RawDocument, rawdoc};
 use mongolink::handshake::{Command, Conversation, ConversationConfig, Step, monitor_hello};
 use mongolink::op::is_sensitive;
 use mongolink::{ConnectionString, Credential, ErrorKind, Stage};
 
 fn first(credential: Option<Credential>, hello_ok: bool, load_balanced: bool) -> (Command, Conversation) {
     let client = Arc::new(rawdoc! { "driver": { "name": "x" } });
-    Conversation::new(ConversationConfig { client, credential, hello_ok, load_balanced, nonce: [7; 24] })
+    Conversation::new(ConversationConfig { client, credential, hello_ok, load_balanced, nonces: [[7; 24], [8; 24]] })
 }
 
 fn ann(mechanism: &str) -> Credential {
@@ -17,7 +17,7 @@ fn ann(mechanism: &str) -> Credential {
     ConnectionString::parse(&text).expect("options").options.credential().expect("credential").expect("a user")
 }
 
-fn keys(body: &RawDocumentBuf) -> Vec<&str> {
+fn keys(body: &RawDocument) -> Vec<&str> {
     body.iter().map(|field| field.expect("field").0.as_str()).collect()
 }
 

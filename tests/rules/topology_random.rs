@@ -232,8 +232,6 @@ enum Effect {
     Nothing,
     /// Unknown, cleared, the running check cancelled.
     Broken,
-    /// Unknown, cleared.
-    Refused,
     /// Unknown, to be checked, cleared if it ends.
     StateChanged {
         clear: bool,
@@ -256,7 +254,7 @@ fn fault(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
     let (mut fault, mut effect) = match rng.random_range(0..6) {
         0 => (Fault::new(closed_by_peer(), own), Effect::Broken),
         1 => (Fault::new(Error::timeout(Stage::Read, "socketTimeoutMS", ms(1), ms(1)), own), Effect::Nothing),
-        2 => (Fault::new(Error::new(ErrorKind::Auth, "refused").at(Stage::Auth), own).during_handshake(), Effect::Refused),
+        2 => (Fault::new(Error::new(ErrorKind::Auth, "refused").at(Stage::Auth), own).during_handshake(), Effect::Broken),
         3 => (Fault::new(Error::timeout(Stage::Hello, "connectTimeoutMS", ms(1), ms(1)), own).during_handshake(), Effect::Broken),
         4 => {
             let overloaded = closed_by_peer().with_label("SystemOverloadedError");
@@ -290,7 +288,6 @@ fn fault(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
             assert_eq!(outcome.cancelled, std::slice::from_ref(host), "the running check is cancelled");
             true
         }
-        Effect::Refused => true,
         Effect::StateChanged { clear } => {
             assert!(outcome.checks.contains(host), "{host} is to be checked at once");
             clear

@@ -7,10 +7,10 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mongolink::ConnectionString;
-use mongolink::auth::scram::keys::{Derivation, ScramKeyCache};
+use mongolink::auth::scram::keys::{CacheKey, Derivation, ScramKeyCache};
 use mongolink::auth::{Credential, Mechanism};
 use mongolink::handshake::{Conversation, Step};
 use mongolink::pool::Lease;
@@ -64,6 +64,8 @@ pub(crate) struct LoginState {
     known: Vec<ScramKeyCache>,
     /// By opening: what is derived, and for whom.
     deriving: BTreeMap<(usize, u64), (Derivation, Conversation)>,
+    /// What each client derives, and until when.
+    flights: Vec<(usize, CacheKey, Instant)>,
     /// By member.
     snares: BTreeMap<usize, (Snare, Duration)>,
 }
@@ -164,6 +166,7 @@ impl LoginState {
             known: vec![ScramKeyCache::new(); credentials.len()],
             credentials,
             deriving: BTreeMap::new(),
+            flights: Vec::new(),
             snares: BTreeMap::new(),
         }
     }
@@ -181,24 +184,32 @@ fn credential(mechanism: Option<Mechanism>) -> Credential {
 
 impl World {
     /// Whom a connection logs in as: none that watches does.
-    pub(crate) fn credential_for(&mut self, c: usize, purpose: Purpose) -> (Option<Credential>, [u8; 24]) {
+    pub(crate) fn credential_for(&mut self, c: usize, purpose: Purpose) -> (Option<Credential>, [[u8; 24]; 2]) {
         let credential = self.logins.credentials.get(c).cloned().flatten();
         let credential = credential.filter(|_| matches!(purpose, Purpose::Pool { .. }));
-        let mut nonce = [0; 24];
+        let mut nonces = [[0; 24]; 2];
         if credential.is_some() {
-            self.logins.random.fill(&mut nonce[..]);
+            self.logins.random.fill(nonces.as_flattened_mut());
         }
-        (credential, nonce)
+        (credential, nonces)
     }
 
     /// Finds a derivation's keys if the client has them, else derives them, which takes a while.
     pub(crate) fn derive(&mut self, c: usize, opening: u64, derivation: Derivation, then: Conversation) -> Option<Result<Step, Error>> {
-        if let Some(keys) = self.logins.known.get(c).and_then(|known| known.get(&derivation)) {
+        let key = derivation.cache_key();
+        if let Some(keys) = self.logins.known.get(c).and_then(|known| known.get(&key)) {
             return Some(then.handle_keys(keys));
         }
         let takes = self.plan.logins.as_ref().map_or(Duration::ZERO, |logins| logins.derivation);
+        // Whoever wants the same keys meanwhile shares the derivation.
+        self.logins.flights.retain(|(.., ends)| self.now <= *ends);
+        let shared = self.logins.flights.iter().find(|(own, known, _)| *own == c && *known == key).map(|(.., ends)| *ends);
+        let ends = shared.unwrap_or(self.now + takes);
+        if shared.is_none() {
+            self.logins.flights.push((c, key, ends));
+        }
         self.logins.deriving.insert((c, opening), (derivation, then));
-        self.queue.push(self.now + takes, Event::Derived { client: c, opening });
+        self.queue.push(ends, Event::Derived { client: c, opening });
         None
     }
 
@@ -206,14 +217,14 @@ impl World {
     pub(crate) fn derived(&mut self, c: usize, opening: u64) {
         let Some((derivation, then)) = self.logins.deriving.remove(&(c, opening)) else { return };
         let keys = COMPUTED.with_borrow_mut(|computed| {
-            computed.get(&derivation).unwrap_or_else(|| {
+            computed.get(&derivation.cache_key()).unwrap_or_else(|| {
                 let keys = derivation.run();
-                computed.put(&derivation, keys.clone());
+                computed.put(derivation.cache_key(), keys.clone());
                 keys
             })
         });
         if let Some(known) = self.logins.known.get_mut(c) {
-            known.put(&derivation, keys.clone());
+            known.put(derivation.cache_key(), keys.clone());
         }
         if self.clients[c].openings.contains_key(&opening) {
             self.greeting_goes_on(c, opening, then.handle_keys(keys));

@@ -297,9 +297,9 @@ impl World {
         let limit = self.clients[c].settings.connect_timeout;
         let client = Arc::clone(&self.metadata);
         let Some(purpose) = self.clients[c].openings.get(&id).map(|opening| opening.purpose) else { return };
-        let (credential, nonce) = self.credential_for(c, purpose);
-        let config = ConversationConfig { client, credential, hello_ok: false, load_balanced: self.plan.is_balanced(), nonce };
-        let (command, conversation) = Conversation::new(config);
+        let (credential, nonces) = self.credential_for(c, purpose);
+        let config = ConversationConfig { client, credential, hello_ok: false, load_balanced: self.plan.is_balanced(), nonces };
+        let (mut command, conversation) = Conversation::new(config);
         let deadline = Deadline::new("connectTimeoutMS", limit, now);
         let Some(opening) = self.clients[c].openings.get_mut(&id) else { return };
         if let Progress::Racing { later: Some(waiter), .. } = opening.stage {
@@ -312,7 +312,7 @@ impl World {
             conn.user = User::Greeting { opening: id };
         }
         self.arm(c, Timer::Greeting(c, id), Some(deadline.at));
-        self.send_command(conn, &command.database, Flags::default(), &Request::from(command.body), None);
+        self.send_command(conn, &command.database, Flags::default(), &Request::from(command.body.take()), None);
     }
 
     /// A reply to the greeting, or none.
@@ -343,9 +343,9 @@ impl World {
         let talk = *talk;
         match step {
             Ok(Step::Ready(hello)) => self.opening_ends(c, id, Ok((conn, hello, talk.round_trip.unwrap_or_default()))),
-            Ok(Step::Send(command, then)) => {
+            Ok(Step::Send(mut command, then)) => {
                 *conversation = Some(Box::new(then));
-                self.send_command(conn, &command.database, Flags::default(), &Request::from(command.body), None);
+                self.send_command(conn, &command.database, Flags::default(), &Request::from(command.body.take()), None);
                 self.spring_snare(c, conn);
             }
             Ok(Step::Derive(derivation, then)) => {

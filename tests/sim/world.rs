@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use bson::{RawDocumentBuf, rawdoc};
 use mongolink::options::MIN_HEARTBEAT_FREQUENCY;
+use mongolink::pool::LOGIN_PAUSE_MAX;
 use mongolink::race::STAGGER;
 use mongolink::sandbox::Cluster;
 use mongolink::{Error, ErrorKind, HostKey};
@@ -339,6 +340,10 @@ impl World {
         // What was held up on purpose at the last moment may have all of a pool's connections.
         let mut bound =
             election + check + floor + trips + probe + served + self.plan.held_up_max() + 8 * settings.wake_delay + self.astray(c);
+        if self.plan.logins.is_some() {
+            // A login that was refused at the last moment is not tried again for a while.
+            bound += LOGIN_PAUSE_MAX;
+        }
         if self.plan.has(|fault| matches!(fault, Fault::DnsFails { .. } | Fault::DnsHangs { .. } | Fault::DnsForgets { .. })) {
             // What DNS said last is believed for a while.
             bound += NOT_THERE + floor;

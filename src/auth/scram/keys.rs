@@ -1,21 +1,26 @@
 //! How does a password become keys, and how long are they kept?
 //!
-//! The derivation (PBKDF2) is the expensive part of SCRAM, on purpose. It is a value of its own, so that the shell can
-//! run it where it keeps nobody waiting, and its outcome is cached without the password.
+//! The derivation (PBKDF2) is the expensive part of SCRAM, on purpose. It is a value that is worked off in slices, so that the
+//! shell can run it beside other work and stop it, and its outcome is cached without the password.
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::fmt::Write as _;
+use std::hint::black_box;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use ring::{digest, hmac, pbkdf2};
+use ring::{digest, hmac};
 use zeroize::Zeroizing;
 
-use crate::auth::{Mechanism, Secret};
+use crate::auth::{Mechanism, Secret, saslprep};
 use crate::error::{Error, ErrorKind, Stage};
 
 /// How many derived keys a cache holds; the oldest makes room.
 pub const KEYS_MAX: usize = 32;
+
+/// How many hexadecimal digits an MD5 digest has.
+const MD5_DIGITS: usize = 32;
 
 /// Names the hash that a SCRAM mechanism is built on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +40,17 @@ pub struct Derivation {
     password: Secret,
     salt: Vec<u8>,
     iterations: NonZeroU32,
+}
+
+/// A derivation under way. Its intermediate results are overwritten when it is dropped.
+pub struct Deriving {
+    hash: ScramHash,
+    key: hmac::Key,
+    /// The last link of the chain.
+    link: hmac::Tag,
+    /// The sum of all links so far.
+    salted: Zeroizing<Vec<u8>>,
+    left: u32,
 }
 
 /// Holds the client's and the server's key: shared, never printed, wiped when the last holder drops them.
@@ -79,13 +95,6 @@ impl ScramHash {
             Self::Sha256 => hmac::HMAC_SHA256,
         }
     }
-
-    fn pbkdf2(self) -> pbkdf2::Algorithm {
-        match self {
-            Self::Sha1 => pbkdf2::PBKDF2_HMAC_SHA1,
-            Self::Sha256 => pbkdf2::PBKDF2_HMAC_SHA256,
-        }
-    }
 }
 
 impl Derivation {
@@ -98,13 +107,26 @@ impl Derivation {
         Ok(Self { hash, user: user.to_owned(), password, salt, iterations })
     }
 
-    /// Runs it: some milliseconds of processor time for each few thousand iterations.
+    /// Begins it: the first of its iterations is done.
+    pub fn begin(&self) -> Deriving {
+        let key = hmac::Key::new(self.hash.hmac(), self.password.reveal().as_bytes());
+        let mut first = hmac::Context::with_key(&key);
+        first.update(&self.salt);
+        // The keys are as long as the hash, so there is one block (RFC 8018 section 5.2).
+        first.update(&1_u32.to_be_bytes());
+        let link = first.sign();
+        let salted = Zeroizing::new(link.as_ref().to_vec());
+        Deriving { hash: self.hash, key, link, salted, left: self.iterations.get() - 1 }
+    }
+
+    /// Runs it at once: some milliseconds of processor time for each few thousand iterations.
     pub fn run(&self) -> ScramKeys {
-        let mut salted = Zeroizing::new(vec![0_u8; self.hash.digest().output_len()]);
-        pbkdf2::derive(self.hash.pbkdf2(), self.iterations, &self.salt, self.password.reveal().as_bytes(), &mut salted);
-        let salted = hmac::Key::new(self.hash.hmac(), &salted);
-        let key = |name: &[u8]| Zeroizing::new(hmac::sign(&salted, name).as_ref().to_vec());
-        ScramKeys(Arc::new(Keys { hash: self.hash, client: key(b"Client Key"), server: key(b"Server Key") }))
+        let mut deriving = self.begin();
+        loop {
+            if let Some(keys) = deriving.advance(u32::MAX) {
+                return keys;
+            }
+        }
     }
 
     /// Returns what the outcome may be remembered by: a SHA-256 over mechanism, salt, iterations, user and password.
@@ -134,22 +156,62 @@ impl Derivation {
     }
 }
 
+impl Deriving {
+    /// Does up to so many iterations, and returns the keys when all are done.
+    pub fn advance(&mut self, iterations: u32) -> Option<ScramKeys> {
+        let slice = self.left.min(iterations);
+        for _ in 0..slice {
+            self.link = hmac::sign(&self.key, self.link.as_ref());
+            for (sum, byte) in self.salted.iter_mut().zip(self.link.as_ref()) {
+                *sum ^= byte;
+            }
+        }
+        self.left -= slice;
+        (self.left == 0).then(|| self.keys())
+    }
+
+    fn keys(&self) -> ScramKeys {
+        let salted = hmac::Key::new(self.hash.hmac(), &self.salted);
+        let key = |name: &[u8]| Zeroizing::new(hmac::sign(&salted, name).as_ref().to_vec());
+        ScramKeys(Arc::new(Keys { hash: self.hash, client: key(b"Client Key"), server: key(b"Server Key") }))
+    }
+}
+
+impl Drop for Deriving {
+    /// The types of `ring` can't be wiped, but overwritten.
+    fn drop(&mut self) {
+        self.key = hmac::Key::new(self.hash.hmac(), &[]);
+        self.link = hmac::sign(&self.key, &[]);
+        black_box((&self.key, &self.link));
+    }
+}
+
 impl ScramKeys {
     /// Returns the hash that they were derived with.
     pub fn hash(&self) -> ScramHash {
         self.0.hash
     }
 
+    /// Tells whether these are the same keys, and not merely equal ones.
+    #[cfg(test)]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// Returns the client's proof over an exchange.
-    pub(super) fn proof(&self, auth_message: &[u8]) -> Vec<u8> {
+    pub(super) fn proof(&self, auth_message: &[u8]) -> Zeroizing<Vec<u8>> {
         let hash = self.0.hash;
         let stored = digest::digest(hash.digest(), &self.0.client);
         let signature = hmac::sign(&hmac::Key::new(hash.hmac(), stored.as_ref()), auth_message);
-        self.0.client.iter().zip(signature.as_ref()).map(|(key, signature)| key ^ signature).collect()
+        let mut proof = self.0.client.clone();
+        for (byte, signature) in proof.iter_mut().zip(signature.as_ref()) {
+            *byte ^= signature;
+        }
+        proof
     }
 
     /// Tells, in constant time, whether a signature over an exchange is the server's.
-    pub(super) fn signed(&self, auth_message: &[u8], signature: &[u8]) -> bool {
+    pub(in crate::auth) fn signed(&self, auth_message: &[u8], signature: &[u8]) -> bool {
         hmac::verify(&hmac::Key::new(self.0.hash.hmac(), &self.0.server), auth_message, signature).is_ok()
     }
 }
@@ -161,25 +223,29 @@ impl ScramKeyCache {
     }
 
     /// Returns the keys of a derivation that was run before.
-    pub fn get(&self, derivation: &Derivation) -> Option<ScramKeys> {
-        let key = derivation.cache_key();
-        self.entries.iter().find(|(own, _)| *own == key).map(|(_, keys)| keys.clone())
+    pub fn get(&self, derivation: &CacheKey) -> Option<ScramKeys> {
+        self.entries.iter().find(|(own, _)| own == derivation).map(|(_, keys)| keys.clone())
     }
 
     /// Remembers the keys of a derivation; the oldest entry makes room.
-    pub fn put(&mut self, derivation: &Derivation, keys: ScramKeys) {
-        let key = derivation.cache_key();
-        self.entries.retain(|(own, _)| *own != key);
+    pub fn put(&mut self, derivation: CacheKey, keys: ScramKeys) {
+        self.entries.retain(|(own, _)| *own != derivation);
         while self.entries.len() >= KEYS_MAX {
             self.entries.pop_front();
         }
-        self.entries.push_back((key, keys));
+        self.entries.push_back((derivation, keys));
     }
 }
 
 impl fmt::Debug for Derivation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Derivation").field("hash", &self.hash).field("iterations", &self.iterations).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Deriving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Deriving").field("hash", &self.hash).field("left", &self.left).finish_non_exhaustive()
     }
 }
 
@@ -203,10 +269,13 @@ fn prepare(hash: ScramHash, user: &str, password: &Secret) -> Result<Secret, Err
             for part in [user, ":mongo:", password.reveal()] {
                 text.push_str(part);
             }
-            Ok(Secret::new(format!("{:x}", md5::compute(text.as_bytes()))))
+            let mut digest = Zeroizing::new(String::with_capacity(MD5_DIGITS));
+            // Writing to a string never fails.
+            write!(digest, "{:x}", md5::compute(text.as_bytes())).unwrap_or_default();
+            Ok(Secret::from(digest))
         }
-        // The cause names characters of the password, and is left out for that.
-        ScramHash::Sha256 => stringprep::saslprep(password.reveal()).map(|prepared| Secret::new(prepared.into_owned())).map_err(|_| {
+        // Which characters these are is not said: they are the password's.
+        ScramHash::Sha256 => saslprep::prepare(password.reveal()).map(Secret::from).ok_or_else(|| {
             Error::new(ErrorKind::InvalidOption, "the password has characters that SCRAM-SHA-256 can't carry (SASLprep)").at(Stage::Auth)
         }),
     }

@@ -10,8 +10,9 @@ use std::fmt;
 use std::num::NonZeroU32;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
+use zeroize::Zeroizing;
 
-pub use keys::{Derivation, ScramHash, ScramKeyCache, ScramKeys};
+pub use keys::{Derivation, Deriving, ScramHash, ScramKeyCache, ScramKeys};
 
 use super::Secret;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
@@ -19,8 +20,8 @@ use crate::error::{Error, ErrorKind, LimitValue, Stage};
 /// The fewest iterations that a server may ask for: fewer make the exchange cheap to crack.
 pub const ITERATIONS_MIN: u32 = 4096;
 
-/// The most iterations that a server may ask for: more would only keep the client's processor busy.
-pub const ITERATIONS_MAX: u32 = 10_000_000;
+/// The most iterations that a server may ask for: 60 times a server's default, and a second of processor time at the most.
+pub const ITERATIONS_MAX: u32 = 1_000_000;
 
 /// The longest message that a server may send, in bytes.
 pub const MESSAGE_SIZE_MAX: usize = 4096;
@@ -30,6 +31,9 @@ pub const NONCE_SIZE: usize = 24;
 
 /// The GS2 header: no channel binding, no authorisation identity.
 const GS2_HEADER: &str = "n,,";
+
+/// What stands before the proof.
+const PROOF_KEY: &str = ",p=";
 
 /// The errors that RFC 5802 lets a server name in its final message.
 const SERVER_ERRORS: [&str; 12] = [
@@ -126,12 +130,15 @@ impl ServerFirst {
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] for keys of another mechanism.
-    pub fn handle_keys(self, keys: ScramKeys) -> Result<(String, ClientFinal), Error> {
+    pub fn handle_keys(self, keys: ScramKeys) -> Result<(Zeroizing<String>, ClientFinal), Error> {
         if keys.hash() != self.hash {
             return Err(fault(ErrorKind::Internal, "keys of another mechanism were handed in"));
         }
-        let proof = BASE64_STANDARD.encode(keys.proof(self.auth_message.as_bytes()));
-        let message = format!("{},p={proof}", self.without_proof);
+        let proof = Zeroizing::new(BASE64_STANDARD.encode(keys.proof(self.auth_message.as_bytes())));
+        let mut message = Zeroizing::new(String::with_capacity(self.without_proof.len() + PROOF_KEY.len() + proof.len()));
+        for part in [&self.without_proof, PROOF_KEY, &proof] {
+            message.push_str(part);
+        }
         Ok((message, ClientFinal { keys, auth_message: self.auth_message }))
     }
 }

@@ -33,15 +33,16 @@ impl<C> Pool<C> {
     /// Tells and opens nothing itself, so that the error can first do its work on the server's state: a pool is cleared
     /// before the connection is closed that it is cleared for. `handle_refill` follows.
     pub fn handle_open_failed(&mut self, lease: Lease, error: &Error, now: Instant) {
-        let Some(Opening { aborted, .. }) = self.slots.take_opening(lease) else {
+        let Some(Opening { since, aborted }) = self.slots.take_opening(lease) else {
             return tracing::error!(id = lease.id, "a connection failed to open that was not being opened");
         };
         self.slots.vacate(lease);
         self.end_pause(now);
+        self.logins.handle_failed(error, since, now);
         let stale = self.obsolete(lease);
         let mut told = None;
         if stale.is_none() {
-            self.refill_at = Some(now + REFILL_PAUSE);
+            self.refill_at = self.logins.paused_until(now).max(Some(now + REFILL_PAUSE));
             told = self.waiters.first().and_then(|id| Some((id, self.waiters.remove(id)?.since, error.clone())));
         }
         let reason = Some(stale.unwrap_or(CloseReason::Error)).filter(|_| !aborted);
@@ -62,7 +63,23 @@ impl<C> Pool<C> {
                 self.actions.push_back(Action::Refuse(waiter, error));
             }
         }
+        self.refuse_for_login(now);
         self.fill(now);
+    }
+
+    /// Refuses whoever would need a new connection while none is opened, because the last login was refused.
+    #[inline]
+    pub(super) fn refused_login(&mut self, now: Instant) -> Option<Error> {
+        let error = self.logins.refusal(now)?.clone();
+        Some(self.checkout_failed(error, CheckOutFailure::ConnectionError, Duration::ZERO))
+    }
+
+    /// Refuses all who wait, if the last login was refused.
+    fn refuse_for_login(&mut self, now: Instant) {
+        let Some(error) = self.logins.refusal(now).cloned() else { return };
+        for waiter in self.waiters.all() {
+            self.refuse(waiter, error.clone(), CheckOutFailure::ConnectionError, now);
+        }
     }
 
     /// Closes a connection that was not expected: a bug of ours.

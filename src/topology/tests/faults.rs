@@ -139,12 +139,17 @@ fn connection_that_cannot_be_set_up_makes_the_server_unknown() {
         (ErrorKind::Timeout, Stage::Dns),
         (ErrorKind::CertificateName, Stage::Tls),
         (ErrorKind::CertificateExpired, Stage::Tls),
-        (ErrorKind::Auth, Stage::Auth),
     ];
     for (kind, stage) in kinds {
         let fault = Fault::new(Error::new(kind, "no").at(stage), 0).during_handshake();
         assert_eq!(orders_after(fault), [NO_PRIMARY, "clear a"], "{kind:?}");
     }
+}
+
+#[test]
+fn server_that_refuses_a_login_is_checked_anew_as_soon_as_somebody_waits_for_it() {
+    let fault = Fault::new(Error::new(ErrorKind::Auth, "no").at(Stage::Auth), 0).during_handshake();
+    assert_eq!(orders_after(fault), [NO_PRIMARY, "clear a", "cancel a"]);
 }
 
 #[test]

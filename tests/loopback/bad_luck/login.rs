@@ -1,8 +1,12 @@
 //! Logins that are refused, or not answered.
 
 use std::error::Error as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use mongolink::bson::doc;
+use mongolink::bson::oid::ObjectId;
 use mongolink::{Client, Error, ErrorKind, Sandbox, Stage};
 
 use super::{CALM, Guest, Limits, PATIENT, assert_placed, assert_timed_out, assert_told, soon};
@@ -103,5 +107,74 @@ async fn password_of_reserved_characters_logs_in_when_it_is_encoded() {
     let status = guest.client.database("admin").run_command(doc! { "connectionStatus": 1 });
     let status = soon("a login", status.into_future()).await.expect("logged in");
     assert!(format!("{status}").contains("a@n:n"), "{status}");
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn server_that_says_it_is_an_arbiter_gets_no_command_without_a_login() {
+    let inserts = Arc::<AtomicUsize>::default();
+    let seen = Arc::clone(&inserts);
+    let peer = peers::scripted(move |heard| {
+        let mut hello = peers::standalone_hello();
+        if heard.is_hello() {
+            // A monitor's hello asks for no mechanisms.
+            if heard.body.contains_key("saslSupportedMechs") {
+                hello.insert("arbiterOnly", true);
+            }
+            return Turn::Reply(hello);
+        }
+        seen.fetch_add(usize::from(heard.name == "insert"), Ordering::SeqCst);
+        Turn::Reply(doc! { "ok": 1, "n": 1 })
+    })
+    .await;
+    let guest = Guest::new(format!("ann:pencil@{}", peer.address()), PATIENT, "");
+    let insert = guest.client.database("shop").run_command(doc! { "insert": "orders", "documents": [{ "card": "4711" }] });
+    let error = soon("an insert", insert.into_future()).await.expect_err("no login");
+    assert_told(&error, ErrorKind::Auth, Stage::Auth, &peer.host(), "an arbiter, where user \"ann\" can't log in");
+    assert_eq!(inserts.load(Ordering::SeqCst), 0, "the insert was sent without a login");
+    guest.end().await;
+}
+
+/// How many logins a pause that doubles admits within a time.
+fn logins_admitted(elapsed: Duration) -> usize {
+    (0..).take_while(|refused| Duration::from_millis(100) * ((1 << refused) - 1) <= elapsed).count()
+}
+
+#[tokio::test]
+async fn refused_login_is_told_at_once_and_not_tried_again_for_a_while() {
+    let logins = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&logins);
+    let peer = peers::scripted(move |heard| {
+        if heard.is_hello() {
+            let mut hello = peers::standalone_hello();
+            hello.insert("serviceId", ObjectId::from([7; 12]));
+            return Turn::Reply(hello);
+        }
+        assert_eq!(heard.name, "saslStart");
+        counted.fetch_add(1, Ordering::SeqCst);
+        Turn::Reply(doc! { "ok": 0, "code": 18, "codeName": "AuthenticationFailed", "errmsg": "Authentication failed." })
+    })
+    .await;
+    let guest = Guest::new(format!("ann:pencil@{}", peer.address()), PATIENT, "loadBalanced=true");
+    let began = Instant::now();
+    for _ in 0..50 {
+        let error = guest.ping().await.expect_err("no login");
+        assert_eq!((error.kind(), error.stage()), (ErrorKind::Auth, Some(Stage::Auth)), "{error}");
+    }
+    let (made, admitted) = (logins.load(Ordering::SeqCst), logins_admitted(began.elapsed()));
+    assert!((1..=admitted).contains(&made), "{made} logins where {admitted} are admitted");
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn caller_after_a_refused_login_is_told_of_the_login_and_not_of_a_time_out() {
+    let sandbox = Sandbox::builder().members(1).user("ann", "pencil").start().await.expect("sandbox");
+    let limits = Limits { connect: 10_000, select: 5_000 };
+    // A monitor that streams would tell of the server again after this time.
+    let guest = Guest::new(format!("ann:wr0ng-pw@{}", sandbox.addresses()[0]), limits, "replicaSet=rs0&heartbeatFrequencyMS=60000");
+    for _ in 0..3 {
+        let error = guest.ping().await.expect_err("no login");
+        assert_eq!((error.kind(), error.stage()), (ErrorKind::Auth, Some(Stage::Auth)), "{error}");
+    }
     guest.end().await;
 }

@@ -380,12 +380,12 @@ impl World {
 
     fn dial(&mut self, lease: Lease) {
         let client = Arc::clone(self.metadata.document());
-        let config = ConversationConfig { client, credential: None, hello_ok: false, load_balanced: false, nonce: Default::default() };
-        let (command, conversation) = Conversation::new(config);
+        let config = ConversationConfig { client, credential: None, hello_ok: false, load_balanced: false, nonces: Default::default() };
+        let (mut command, conversation) = Conversation::new(config);
         let connection = self.connect();
         let deadline = Deadline::maybe("connectTimeoutMS", self.options.connect_timeout_or_default(), self.now);
         self.dials.insert(connection, Dial { lease, conversation, decoder: Decoder::new(MESSAGE_SIZE_MAX), deadline });
-        self.send(connection, command.body, &command.database);
+        self.send(connection, command.body.take(), &command.database);
     }
 
     /// Takes what the server does; only connections that are being opened are of interest.
