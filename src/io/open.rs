@@ -23,7 +23,6 @@ use crate::op::CommandFields;
 use crate::op::deadline::Deadline;
 use crate::options::ClientOptions;
 use crate::race::label_overload;
-use crate::wire::Flags;
 
 /// Opens connections; shared by all pools and monitors of a client.
 pub(crate) struct Opener {
