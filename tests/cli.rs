@@ -2,12 +2,15 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and look at the clock")]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use mongolink::bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
+use mongolink::op::command_name;
+use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, encode_message};
 use serde_json::Value;
 
 /// How long any run of the program may take here.
@@ -196,6 +199,100 @@ fn sandbox_takes_commands() {
     assert_eq!(refused.code, Some(1));
     assert!(refused.stderr.contains("frobnicate"), "{}", refused.stderr);
     assert_eq!(mongolink(&["run", &uri, "test", "{ping:1}"]).code, Some(2));
+}
+
+/// Serves a standalone server that answers every command but hello with a document's bytes; returns its URI.
+fn peer(answer: impl Fn(&str) -> Vec<u8> + Clone + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let uri = format!("mongodb://{}/", listener.local_addr().expect("bound"));
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let answer = answer.clone();
+            std::thread::spawn(move || {
+                let (mut decoder, mut chunk) = (Decoder::new(MESSAGE_SIZE_MAX), [0; 4096]);
+                while let Some(size) = stream.read(&mut chunk).ok().filter(|size| *size > 0) {
+                    decoder.buffer().extend_from_slice(&chunk[..size]);
+                    while let Ok(Some(frame)) = decoder.next_frame() {
+                        let message = Message::parse(frame).expect("a command");
+                        let body = match command_name(message.body()) {
+                            "hello" | "isMaster" => hello().into_bytes(),
+                            name => answer(name),
+                        };
+                        let body = RawDocumentBuf::from_bytes(body).expect("framed");
+                        let mut out = Outgoing::default();
+                        encode_message(&mut out, 1, message.request_id, Flags::default(), &body.into(), |_| {});
+                        drop(stream.write_all(&out.to_bytes()));
+                    }
+                }
+            });
+        }
+    });
+    uri
+}
+
+fn hello() -> RawDocumentBuf {
+    rawdoc! { "isWritablePrimary": true, "helloOk": true, "maxWireVersion": 21, "ok": 1.0 }
+}
+
+/// A document of so many levels in a field of a reply, encoded by hand: what encodes it otherwise is recursive.
+fn nested(levels: usize) -> Vec<u8> {
+    (1..levels).fold(rawdoc! { "ok": 1 }.into_bytes(), |inner, level| {
+        let ok: &[u8] = if level + 1 == levels { b"\x10ok\0\x01\0\0\0" } else { b"" };
+        let length = u32::try_from(inner.len() + 7 + ok.len()).expect("short");
+        [&length.to_le_bytes()[..], ok, b"\x03\0", &inner, b"\0"].concat()
+    })
+}
+
+#[test]
+fn reply_that_nests_too_deep_is_a_named_error() {
+    let uri = peer(|name| if name == "find" { cursor_of(&nested(1000)) } else { nested(1000) });
+    for command in [r#"{"ping":1}"#, r#"{"find":"x"}"#] {
+        let ended = mongolink(&["run", &uri, "admin", command]);
+        assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+        assert!(ended.stderr.contains("limit NESTING_DEPTH_MAX of 200"), "{}", ended.stderr);
+    }
+    // A server that answers is usable, whatever it answers.
+    let ended = mongolink(&["doctor", &uri]);
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+}
+
+fn cursor_of(document: &[u8]) -> Vec<u8> {
+    let mut batch = RawArrayBuf::new();
+    batch.push(rawdoc! { "n": 1 });
+    batch.push(RawDocumentBuf::from_bytes(document.to_vec()).expect("framed"));
+    batch.push(rawdoc! { "n": 3 });
+    rawdoc! { "ok": 1, "cursor": { "id": 0.0, "ns": "admin.x", "firstBatch": batch } }.into_bytes()
+}
+
+#[test]
+fn document_that_cannot_be_read_costs_only_itself() {
+    let uri = peer(|name| {
+        let mut document = rawdoc! { "names": [{ "first": "QQ" }] }.into_bytes();
+        let place = document.windows(2).position(|bytes| bytes == b"QQ").expect("there");
+        document[place] = 0xff;
+        if name == "find" { cursor_of(&document) } else { rawdoc! { "ok": 1 }.into_bytes() }
+    });
+    let ended = mongolink(&["run", &uri, "admin", r#"{"find":"x"}"#]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    assert_eq!(ended.stdout, "{\"n\":1}\n{\"names\":[{\"first\":\"\u{fffd}Q\"}]}\n{\"n\":3}\n");
+    assert!(ended.stderr.contains(r#"error: document 2: the field "names.0.first" can't be read"#), "{}", ended.stderr);
+    assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+}
+
+#[test]
+fn refused_writes_are_told_and_fail() {
+    let (_guard, uri) = sandbox(&["--members", "1"]);
+    let insert = r#"{"insert":"people","documents":[{"_id":1},{"_id":1}]}"#;
+    let ended = mongolink(&["run", &uri, "test", insert]);
+    assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+    let reply: Value = serde_json::from_str(&ended.stdout).expect("the reply");
+    assert_eq!((&reply["ok"], &reply["writeErrors"][0]["code"]), (&Value::from(1.0), &Value::from(11000)));
+    assert!(ended.stderr.starts_with("error: write 1: E11000") && ended.stderr.contains("(code 11000"), "{}", ended.stderr);
+    let uri = peer(|_| {
+        rawdoc! { "ok": 1, "n": 1, "writeConcernError": { "code": 64, "codeName": "WriteConcernFailed", "errmsg": "late" } }.into_bytes()
+    });
+    let ended = mongolink(&["run", &uri, "test", r#"{"insert":"people","documents":[{}]}"#]);
+    assert_eq!((ended.code, ended.stderr.trim_end()), (Some(1), "error: write concern: late (code 64 WriteConcernFailed)"));
 }
 
 #[test]

@@ -34,7 +34,8 @@ pub(super) enum Command {
     /// Runs one command, and prints its reply or its cursor's documents as Extended JSON.
     ///
     /// Documents of find, aggregate, listCollections and listIndexes are printed one a line; of all other commands, the
-    /// reply is. Nothing is retried.
+    /// reply is. Nothing is retried. Exit code 1 if the command failed, a write was refused, or something printed could not
+    /// be read.
     Run(RunArguments),
     /// Prints what is known of the servers, at once and at every change, until Ctrl-C.
     Watch(WatchArguments),

@@ -1,7 +1,8 @@
-//! How is Extended JSON read and written, with its keys in order?
+//! How is Extended JSON read, with its keys in order?
 //!
-//! Documents and arrays are read and written here, because a map of the JSON crate has no order; what a single value looks
-//! like is the bson crate's to say. A number without a type becomes the smallest that holds it: Int32, Int64 or Double.
+//! Documents and arrays are read here, because a map of the JSON crate has no order; what a single value looks like is
+//! decided by the bson crate. A number without a type becomes the smallest that holds it: Int32, Int64 or Double. How it
+//! is written is decided in `op::json`.
 
 use std::fmt;
 
@@ -29,15 +30,6 @@ const TYPES: [&str; 17] = [
     "$undefined",
 ];
 
-/// Says which Extended JSON is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    /// Readable: plain numbers, dates as text.
-    Relaxed,
-    /// With the type of every number.
-    Canonical,
-}
-
 /// Reads a document, relaxed or canonical.
 ///
 /// # Errors
@@ -45,13 +37,6 @@ pub(super) enum Form {
 pub(super) fn parse(text: &str) -> Result<Document, String> {
     let Parsed(value) = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if let Bson::Document(document) = value { Ok(document) } else { Err("not a JSON object".to_owned()) }
-}
-
-/// Writes a document on one line.
-pub(super) fn write(document: &Document, form: Form) -> String {
-    let mut out = String::new();
-    put_document(&mut out, document, form);
-    out
 }
 
 /// Is a value of Extended JSON.
@@ -137,46 +122,4 @@ fn typed(document: Document) -> Result<Bson, String> {
     }
     let fields: serde_json::Map<_, _> = document.into_iter().map(|(key, value)| (key, value.into_relaxed_extjson())).collect();
     Bson::try_from(serde_json::Value::Object(fields)).map_err(|error| error.to_string())
-}
-
-fn put(out: &mut String, value: &Bson, form: Form) {
-    if let Bson::Document(document) = value {
-        put_document(out, document, form);
-    } else if let Bson::Array(items) = value {
-        out.push('[');
-        for (index, item) in items.iter().enumerate() {
-            separate(out, index);
-            put(out, item, form);
-        }
-        out.push(']');
-    } else if let Bson::JavaScriptCodeWithScope(code) = value {
-        out.push_str("{\"$code\":");
-        put(out, &Bson::String(code.code.clone()), form);
-        out.push_str(",\"$scope\":");
-        put_document(out, &code.scope, form);
-        out.push('}');
-    } else {
-        let json = match form {
-            Form::Relaxed => value.clone().into_relaxed_extjson(),
-            Form::Canonical => value.clone().into_canonical_extjson(),
-        };
-        out.push_str(&json.to_string());
-    }
-}
-
-fn put_document(out: &mut String, document: &Document, form: Form) {
-    out.push('{');
-    for (index, (key, value)) in document.iter().enumerate() {
-        separate(out, index);
-        out.push_str(&serde_json::Value::from(key.as_str()).to_string());
-        out.push(':');
-        put(out, value, form);
-    }
-    out.push('}');
-}
-
-fn separate(out: &mut String, index: usize) {
-    if index > 0 {
-        out.push(',');
-    }
 }

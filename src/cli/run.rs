@@ -1,16 +1,20 @@
 //! How does `run` print what a command gives?
+//!
+//! All that can be shown is shown: text that is not UTF-8 with replacement characters. What could not be read, and writes
+//! that were refused, are told afterwards, and make the exit code 1.
 
 use std::process::ExitCode;
 use std::time::Duration;
 
-use bson::Document;
+use bson::{Document, RawDocument};
 use futures_util::FutureExt;
 
 use super::args::RunArguments;
-use super::extjson::{self, Form};
-use super::output::Output;
+use super::extjson;
+use super::output::{Output, complain};
 use super::{Failure, client, goodbye};
-use crate::client::Client;
+use crate::client::{Client, Reply};
+use crate::op::{document, json::Json};
 use crate::selection::ReadPreference;
 
 /// The commands whose reply is a cursor.
@@ -22,7 +26,7 @@ struct Order {
     command: Document,
     preference: ReadPreference,
     timeout: Option<Duration>,
-    form: Form,
+    canonical: bool,
 }
 
 /// Runs one command, and prints its reply or its documents.
@@ -37,17 +41,56 @@ pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Failure> {
         command,
         preference: ReadPreference::new(arguments.read_preference),
         timeout: arguments.timeout,
-        form: if arguments.canonical { Form::Canonical } else { Form::Relaxed },
+        canonical: arguments.canonical,
     };
-    let mut output = Output::new();
-    let outcome =
-        if makes_cursor(&order.command) { documents(&client, order, &mut output).await } else { reply(&client, order, &mut output).await };
+    let (mut output, mut flaws) = (Output::new(), Flaws::default());
+    let outcome = match makes_cursor(&order.command) {
+        true => documents(&client, order, &mut output, &mut flaws).await,
+        false => reply(&client, order, &mut output, &mut flaws).await,
+    };
     // Documents that came before an error are shown before it is told.
     let shown = output.flush();
     goodbye(&client).await;
+    flaws.tell();
     outcome?;
     shown?;
-    Ok(ExitCode::SUCCESS)
+    Ok(if flaws.count == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What is wrong with what was printed.
+#[derive(Default)]
+struct Flaws {
+    /// The first ones.
+    lines: Vec<String>,
+    count: usize,
+}
+
+/// How many flaws are told one by one.
+const FLAWS_MAX: usize = 20;
+
+impl Flaws {
+    fn add(&mut self, flaw: impl std::fmt::Display) {
+        if self.lines.len() < FLAWS_MAX {
+            self.lines.push(flaw.to_string());
+        }
+        self.count += 1;
+    }
+
+    /// Adds what can't be read of a document.
+    fn look_at(&mut self, what: impl std::fmt::Display, raw: &RawDocument) {
+        if let Err(error) = document::read(raw) {
+            self.add(format!("{what}: {error}"));
+        }
+    }
+
+    fn tell(&self) {
+        for line in &self.lines {
+            complain(&format!("error: {line}"));
+        }
+        if self.count > self.lines.len() {
+            complain(&format!("error: and {} more", self.count - self.lines.len()));
+        }
+    }
 }
 
 /// Tells whether a command's reply is a cursor; an explained aggregation has none.
@@ -56,22 +99,25 @@ pub(super) fn makes_cursor(command: &Document) -> bool {
     CURSOR_COMMANDS.contains(&name) && !(name == "aggregate" && command.get_bool("explain").unwrap_or(false))
 }
 
-async fn reply(client: &Client, order: Order, output: &mut Output) -> Result<(), Failure> {
+async fn reply(client: &Client, order: Order, output: &mut Output, flaws: &mut Flaws) -> Result<(), Failure> {
     let mut run = client.database(order.database).run_command(order.command).read_preference(order.preference);
     if let Some(limit) = order.timeout {
         run = run.timeout(limit);
     }
-    let reply = run.await?;
-    Ok(output.line(&extjson::write(&reply, order.form))?)
+    let reply = run.raw().await?;
+    flaws.look_at("the reply", reply.document());
+    reply.write_errors().iter().for_each(|error| flaws.add(error));
+    reply.write_concern_error().iter().for_each(|error| flaws.add(error));
+    Ok(output.line(&text(reply.document(), order.canonical))?)
 }
 
-async fn documents(client: &Client, order: Order, output: &mut Output) -> Result<(), Failure> {
+async fn documents(client: &Client, order: Order, output: &mut Output, flaws: &mut Flaws) -> Result<(), Failure> {
     let mut run = client.database(order.database).run_cursor_command(order.command).read_preference(order.preference);
     if let Some(limit) = order.timeout {
         run = run.timeout(limit);
     }
-    let mut cursor = run.await?;
-    loop {
+    let mut cursor = run.typed::<Reply>().await?;
+    for number in 1_u64.. {
         let next = match cursor.next().now_or_never() {
             Some(next) => next,
             None => {
@@ -80,9 +126,15 @@ async fn documents(client: &Client, order: Order, output: &mut Output) -> Result
                 cursor.next().await
             }
         };
-        match next {
-            Some(document) => output.line(&extjson::write(&document?, order.form))?,
-            None => return Ok(()),
-        }
+        let Some(document) = next else { break };
+        let document = document?;
+        flaws.look_at(format_args!("document {number}"), document.document());
+        output.line(&text(document.document(), order.canonical))?;
     }
+    Ok(())
+}
+
+fn text(document: &RawDocument, canonical: bool) -> String {
+    let json = Json::of(document);
+    if canonical { json.canonical().to_string() } else { json.to_string() }
 }

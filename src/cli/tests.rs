@@ -1,16 +1,23 @@
-use bson::{Bson, doc};
+use bson::{Bson, Document, RawDocumentBuf, doc};
 
-use super::extjson::{Form, parse, write};
+use super::extjson::parse;
 use super::output::{Paint, printable};
 use super::report::{Outcome, Report, StageLine, failed_probe, probe_lines, servers_json, topology_json};
 use super::*;
 use crate::error::Stage;
 use crate::handshake::HelloReply;
 use crate::host::{Address, HostKey};
+use crate::op::json::Json;
 use crate::topology::{ServerDescription, TopologyDescription, TopologyType};
 
 fn key(text: &str) -> HostKey {
     HostKey::parse(text).expect(text)
+}
+
+fn write(document: &Document, canonical: bool) -> String {
+    let raw = RawDocumentBuf::try_from(document).expect("encoded");
+    let json = Json::of(&raw);
+    if canonical { json.canonical().to_string() } else { json.to_string() }
 }
 
 fn arguments(line: &[&str]) -> Result<Arguments, clap::Error> {
@@ -72,7 +79,7 @@ fn quoted_arguments_lose_what_may_be_secret() {
 fn keys_keep_their_order() {
     let command = parse(r#"{"zebra": 1, "apple": {"y": 1, "x": [{"b": 1, "a": 2}]}, "mango": 3}"#).expect("JSON");
     assert_eq!(command.keys().collect::<Vec<_>>(), ["zebra", "apple", "mango"]);
-    assert_eq!(write(&command, Form::Relaxed), r#"{"zebra":1,"apple":{"y":1,"x":[{"b":1,"a":2}]},"mango":3}"#);
+    assert_eq!(write(&command, false), r#"{"zebra":1,"apple":{"y":1,"x":[{"b":1,"a":2}]},"mango":3}"#);
 }
 
 #[test]
@@ -92,19 +99,24 @@ fn extended_values_come_and_go_in_both_forms() {
         r#"{"v":{"$numberDecimal":"1.5"}}"#,
         r#"{"v":{"$date":{"$numberLong":"-1"}}}"#,
         r#"{"v":{"$binary":{"base64":"AQI=","subType":"04"}}}"#,
-        r#"{"v":{"$regularExpression":{"options":"i","pattern":"a"}}}"#,
-        r#"{"v":{"$timestamp":{"i":4294967295,"t":1}}}"#,
+        r#"{"v":{"$regularExpression":{"pattern":"a","options":"i"}}}"#,
+        r#"{"v":{"$timestamp":{"t":1,"i":4294967295}}}"#,
         r#"{"v":{"$code":"f","$scope":{"z":{"$numberInt":"1"},"a":null}}}"#,
         r#"{"v":{"$minKey":1}}"#,
     ];
     for text in canonical {
-        assert_eq!(write(&parse(text).expect(text), Form::Canonical), text);
+        assert_eq!(write(&parse(text).expect(text), true), text);
     }
     let date = parse(r#"{"v": {"$date": "1970-01-01T00:00:01Z"}}"#).expect("a date");
     assert_eq!(date.get("v"), Some(&Bson::DateTime(bson::DateTime::from_millis(1000))));
-    assert_eq!(write(&date, Form::Relaxed), r#"{"v":{"$date":"1970-01-01T00:00:01Z"}}"#);
+    assert_eq!(write(&date, false), r#"{"v":{"$date":"1970-01-01T00:00:01Z"}}"#);
+    // Beyond the years that have four digits, and before 1970.
+    for millis in ["253402300800000", "9223372036854775807", "-1", "-9223372036854775808"] {
+        let text = format!(r#"{{"v":{{"$date":{{"$numberLong":"{millis}"}}}}}}"#);
+        assert_eq!(write(&parse(&text).expect("a date"), false), text);
+    }
     let operator = r#"{"v":{"$regex":"^a","$options":"i"}}"#;
-    assert_eq!(write(&parse(operator).expect("an operator"), Form::Relaxed), operator);
+    assert_eq!(write(&parse(operator).expect("an operator"), false), operator);
 }
 
 #[test]

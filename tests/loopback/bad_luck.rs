@@ -10,6 +10,7 @@ mod login;
 mod names;
 mod pool;
 mod public;
+mod replies;
 mod secrets;
 mod sockets;
 mod tls;

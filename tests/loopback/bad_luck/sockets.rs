@@ -209,6 +209,35 @@ async fn reply_that_is_none_costs_the_connection() {
 }
 
 #[tokio::test]
+async fn reply_that_goes_on_unasked_costs_the_connection() {
+    let stream = |heard: &Heard| {
+        let mut bytes = peers::message(heard.request_id, &doc! { "ok": 1.0 });
+        // The flag moreToCome; more replies follow, each to the one before.
+        bytes[16] = 2;
+        Turn::Raw(bytes.repeat(1000))
+    };
+    let error = fault_in_ping(stream).await;
+    assert!(error.kind() == ErrorKind::Protocol && error.message().contains("moreToCome"), "{error}");
+}
+
+#[tokio::test]
+async fn reply_with_too_many_sequences_is_refused() {
+    let turn = |heard: &Heard| {
+        let mut bytes = peers::message(heard.request_id, &peers::standalone_hello());
+        for number in 0..80_000_u32 {
+            let section = [b"\x01\x0a\0\0\0", format!("{number:05}").as_bytes(), b"\0"].concat();
+            bytes.extend_from_slice(&section);
+        }
+        let length = u32::try_from(bytes.len()).expect("short");
+        bytes[..4].copy_from_slice(&length.to_le_bytes());
+        Turn::Raw(bytes)
+    };
+    for fault in faults_in_hello(turn, "message with too many sequences").await {
+        assert_limit(&fault, "SEQUENCES_MAX", LimitValue::Count(16));
+    }
+}
+
+#[tokio::test]
 async fn silence_instead_of_a_reply_meets_the_limit_of_the_socket() {
     let turn = |heard: &Heard| if heard.is_hello() { Turn::Reply(peers::standalone_hello()) } else { Turn::Silence };
     let peer = peers::scripted(turn).await;
