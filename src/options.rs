@@ -17,7 +17,7 @@ use crate::selection::{ReadPreference, ServerSelector};
 ///
 /// Fields are named after the URI options of the specification (uri-options, connection-string). Lengths of time are
 /// [`Duration`]s; where the specification says that 0 means "no limit", so does a zero duration here.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct ClientOptions {
     /// The seeds. Empty with `srv` until the look-up has been made.
@@ -146,8 +146,9 @@ pub struct ClientOptions {
     /// [`LOG_LENGTH_VARIABLE`] says otherwise.
     pub log_document_chars_max: Option<usize>,
 
-    /// Why no client can be made of the connection string, although it could be read; kept for `uri::validate`.
-    pub(crate) refusal: Option<Error>,
+    /// The option because of which no client can be made of the connection string, although it could be read, and the error
+    /// that says so; kept for `uri::validate`.
+    pub(crate) refusal: Option<(&'static str, Error)>,
 }
 
 /// Says how a server is watched (server-monitoring, `serverMonitoringMode`).
@@ -163,13 +164,13 @@ pub enum ServerMonitoringMode {
     Poll,
 }
 
-/// Tells what was odd in a connection string and had no effect.
+/// An option that has no effect, or not the one that may be expected, or that makes connections less secure.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Warning {
-    /// The option as written.
+    /// The option as written; `number 3` for the third of a connection string if its name is not known, which is not shown.
     pub option: String,
-    /// What was odd about it, and what is done instead.
+    /// What is wrong with it, and what happens instead.
     pub message: String,
 }
 

@@ -228,7 +228,7 @@ impl ClientBuilder {
         self.options.credential()?;
         self.warnings.extend(uri::unserved(&self.options)?);
         for warning in &self.warnings {
-            tracing::warn!(%warning, "connection string");
+            tracing::warn!(%warning, "connection string or options");
         }
         let mut libraries = DriverInfos::default();
         for library in self.libraries {

@@ -107,7 +107,10 @@ impl Client {
         self.inner().options()
     }
 
-    /// Returns what was odd in the connection string and has no effect.
+    /// Returns the options that have no effect, and those that make connections less secure, such as `tlsInsecure` or a login
+    /// without TLS at a host that is not on this machine. They are logged once, when the client is made.
+    ///
+    /// Servers that become known later, from SRV records or from other servers, are not judged.
     pub fn warnings(&self) -> &[Warning] {
         self.inner().warnings()
     }

@@ -3,11 +3,11 @@
 //! Follows the auth specification, "MongoCredential": what each mechanism needs, forbids, and defaults to. How a mechanism
 //! talks is decided in `auth`, which mechanisms are served in `unserved`.
 
-use super::refused;
 use super::table::SESSION_TOKEN;
 use super::value::quote;
+use super::{refused, unsupported};
 use crate::auth::{Credential, Mechanism};
-use crate::error::{Error, ErrorKind, Stage};
+use crate::error::Error;
 use crate::options::ClientOptions;
 
 /// The source of users that the server does not keep itself.
@@ -17,11 +17,11 @@ impl ClientOptions {
     /// Returns what to authenticate with, complete and with defaults filled in; `None` to connect without authentication.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidOption`] for a credential that its mechanism can't use, and [`ErrorKind::Unsupported`] for a
-    /// mechanism that is not known.
+    /// [`ErrorKind::InvalidOption`](crate::error::ErrorKind::InvalidOption) for a credential that its mechanism can't use, and
+    /// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) for a mechanism that is not served.
     pub fn credential(&self) -> Result<Option<Credential>, Error> {
         if let Some(name) = &self.auth_mechanism_other {
-            return Err(Error::new(ErrorKind::Unsupported, format!("authMechanism {} is not known", quote(name))).at(Stage::Uri));
+            return Err(unsupported(format!("option authMechanism: {} is not known", quote(name))));
         }
         let credential = resolve(self)?;
         if let Some(credential) = &credential
@@ -55,11 +55,21 @@ pub(super) fn resolve(options: &ClientOptions) -> Result<Option<Credential>, Err
         Some(mechanism @ (Mechanism::ScramSha1 | Mechanism::ScramSha256)) => in_database(options, Some(mechanism), "admin")?,
         Some(Mechanism::Plain) => in_database(options, Some(Mechanism::Plain), EXTERNAL)?,
         Some(Mechanism::X509) => x509(options)?,
-        Some(Mechanism::Gssapi) => gssapi(options)?,
-        Some(Mechanism::Aws) => aws(options)?,
-        Some(Mechanism::Oidc) => oidc(options)?,
+        Some(Mechanism::Gssapi) => gssapi(options).map_err(|error| in_vain(&error, Mechanism::Gssapi))?,
+        Some(Mechanism::Aws) => aws(options).map_err(|error| in_vain(&error, Mechanism::Aws))?,
+        Some(Mechanism::Oidc) => oidc(options).map_err(|error| in_vain(&error, Mechanism::Oidc))?,
     };
     Ok(Some(credential))
+}
+
+/// Adds to the error of a credential that correcting it would not help.
+fn in_vain(error: &Error, mechanism: Mechanism) -> Error {
+    refused(format!("{}; mongolink does not support {}", error.message(), mechanism.name()))
+}
+
+/// Makes the error of a mechanism that is read, and not served.
+pub(super) fn not_served(mechanism: Mechanism) -> Error {
+    unsupported(format!("option authMechanism: {} is not supported", mechanism.name()))
 }
 
 fn needs_password(credential: &Credential) -> bool {

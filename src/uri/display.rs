@@ -1,8 +1,9 @@
 //! How is a connection string written back?
 //!
-//! What is written reads as the same options; every secret is written as `***`. Which options there are, and their order,
-//! is decided in `table`.
+//! What is written reads as the same options; every secret is written as `***`. What no client can be made of is written so
+//! that none can be made of that either. Which options there are, and their order, is decided in `table`.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -10,7 +11,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::ConnectionString;
 use super::table::TABLE;
 use super::value::OptionValue;
-use crate::host::{Host, HostKey};
+use crate::auth::Mechanism;
+use crate::host::{Host, HostKey, is_colon};
+use crate::options::ClientOptions;
 
 /// What stands for a secret.
 const HIDDEN: &str = "***";
@@ -26,7 +29,11 @@ impl fmt::Display for ConnectionString {
         let options = &self.options;
         f.write_str(if options.srv.is_some() { "mongodb+srv://" } else { "mongodb://" })?;
         if let Some(user) = &options.username {
-            write!(f, "{}", utf8_percent_encode(user, RESERVED))?;
+            let (shown, hidden) = user.split_at(shown_user_size(options, user));
+            write!(f, "{}", utf8_percent_encode(shown, RESERVED))?;
+            if !hidden.is_empty() {
+                write!(f, "%3A{HIDDEN}")?;
+            }
             if options.password.is_some() {
                 write!(f, ":{HIDDEN}")?;
             }
@@ -50,8 +57,57 @@ impl fmt::Display for ConnectionString {
                 delimiter = '&';
             }
         }
+        if let Some((option, _)) = &options.refusal {
+            // Not an option: what was refused must not become a connection string that leaves it out.
+            write!(f, "{delimiter}(refused: {option})")?;
+        }
         Ok(())
     }
+}
+
+/// Shows what was given.
+impl fmt::Debug for ClientOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut out = f.debug_struct("ClientOptions");
+        out.field("hosts", &self.hosts);
+        let mut text = |name: &str, value: Option<Cow<'_, str>>| {
+            if let Some(value) = value {
+                out.field(name, &value);
+            }
+        };
+        text("srv", self.srv.as_deref().map(Cow::from));
+        text("database", self.database.as_deref().map(Cow::from));
+        text("username", self.username.as_deref().map(|user| shown_user(self, user)));
+        text("password", self.password.as_ref().map(|_| Cow::from(HIDDEN)));
+        for entry in TABLE {
+            if let Some(value) = (entry.show)(self) {
+                out.field(entry.name, &value);
+            }
+        }
+        out.field("resolve", &self.resolve);
+        if self.server_selector.is_some() {
+            out.field("server_selector", &format_args!(".."));
+        }
+        if let Some(chars) = self.log_document_chars_max {
+            out.field("log_document_chars_max", &chars);
+        }
+        if let Some((_, error)) = &self.refusal {
+            out.field("refusal", error);
+        }
+        out.finish()
+    }
+}
+
+fn shown_user<'a>(options: &ClientOptions, user: &'a str) -> Cow<'a, str> {
+    let (shown, hidden) = user.split_at(shown_user_size(options, user));
+    if hidden.is_empty() { Cow::from(shown) } else { Cow::from(format!("{shown}:{HIDDEN}")) }
+}
+
+/// Returns how much of a user name is shown, in bytes: one with a `:` and without a password can be both, with the `:`
+/// percent-encoded by mistake. The subject of a certificate may have a `:`.
+fn shown_user_size(options: &ClientOptions, user: &str) -> usize {
+    let is_sole = options.password.is_none() && options.auth_mechanism != Some(Mechanism::X509);
+    user.find(is_colon).filter(|_| is_sole).unwrap_or(user.len())
 }
 
 fn host(key: &HostKey) -> String {

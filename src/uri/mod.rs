@@ -7,7 +7,7 @@
 //!
 //! Two levels settle what the specifications' suites contradict each other about. [`ConnectionString::parse`] reads as
 //! data, and `validate` refuses to make a client of:
-//! - user name and password for MONGODB-AWS (read, and an error, in the auth specification),
+//! - user name and password for MONGODB-AWS (read, and an error, in the auth specification), which is not supported,
 //! - a user name without the password that its mechanism needs (code may add it),
 //! - a negative `w` or `wTimeoutMS` (a warning in uri-options, an error in read-write-concern),
 //! - a value of `tls` that is neither `true` nor `false`, and an empty file name of a TLS option: ignored they would weaken
@@ -21,6 +21,7 @@ mod txt;
 mod unserved;
 mod validate;
 mod value;
+mod weakness;
 
 use std::fmt;
 use std::str::FromStr;
@@ -42,13 +43,14 @@ pub const SEEDS_MAX: usize = 1000;
 
 /// Is a connection string, read: its options, and what was odd about it.
 ///
-/// [`Display`](fmt::Display) prints a connection string that reads as the same options, with every secret as `***`.
+/// [`Display`](fmt::Display) prints a connection string that reads as the same options, with every secret as `***`; one that
+/// no client can be made of is printed as one that none can be made of.
 ///
 /// ```
 /// use mongolink::uri::ConnectionString;
 /// let given = ConnectionString::parse("mongodb://ann:s3cret@db.example/?maxPoolSize=5&colour=red")?;
 /// assert_eq!(given.options.max_pool_size, Some(5));
-/// assert_eq!(given.warnings[0].option, "colour");
+/// assert_eq!(given.warnings[0].option, "number 2");
 /// assert_eq!(given.to_string(), "mongodb://ann:***@db.example:27017/?maxPoolSize=5");
 /// # Ok::<(), mongolink::Error>(())
 /// ```
@@ -57,7 +59,7 @@ pub const SEEDS_MAX: usize = 1000;
 pub struct ConnectionString {
     /// What was given.
     pub options: ClientOptions,
-    /// What was odd, and had no effect.
+    /// The options that have no effect.
     pub warnings: Vec<Warning>,
 }
 
@@ -91,6 +93,11 @@ impl fmt::Debug for ConnectionString {
 /// Makes the error of a connection string that can't be read.
 fn unreadable(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidUri, message).at(Stage::Uri)
+}
+
+/// Makes the error of something that the specifications know and mongolink does not serve.
+fn unsupported(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Unsupported, message).at(Stage::Uri)
 }
 
 /// Makes the error of an option, or of options that contradict each other.

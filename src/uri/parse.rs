@@ -1,19 +1,22 @@
 //! Which parts does a connection string have, and what do they say?
 //!
 //! Follows the connection-string specification: scheme, user info, hosts, database, options. An error quotes the part that
-//! offends, but nothing that could belong to a password. Contradictions between options are found in `validate`.
+//! offends, but nothing that could belong to a password: no name of an option that is not known, nothing of the database,
+//! nothing of a host or a value from its first `:` or `@` on, and no value at all where an `@` stands behind the user
+//! information, because the rest can then be a piece of a password. Contradictions between options are found in `validate`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
-use super::table::{Alias, Entry, Repeat, TABLE, find};
-use super::value::{Fault, clip, decode, quote};
+use super::table::{Alias, Entry, Repeat, TABLE, find, nearest};
+use super::value::{Fault, decode, holds_further_option};
 use super::{ConnectionString, SEEDS_MAX, URI_SIZE_MAX, refused, unreadable};
 use crate::auth::Secret;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
-use crate::host::{HostKey, normalize_name};
+use crate::host::{HostKey, is_at_sign, is_colon, normalize_name, shown};
 use crate::options::{ClientOptions, Warning};
 
 /// What every error about user info says at the end.
@@ -25,6 +28,7 @@ pub(super) fn parse(text: &str) -> Result<ConnectionString, Error> {
         let error = unreadable(format!("the connection string has {} bytes", text.len()));
         return Err(error.against("URI_SIZE_MAX", LimitValue::Bytes(URI_SIZE_MAX as u64)));
     }
+    check_ends(text)?;
     let (is_srv, rest) = split_scheme(text)?;
     let parts = Parts::split(rest)?;
     let mut read = ConnectionString { options: ClientOptions::default(), warnings: Vec::new() };
@@ -32,15 +36,36 @@ pub(super) fn parse(text: &str) -> Result<ConnectionString, Error> {
         read_user_info(&mut read.options, user_info)?;
     }
     let hosts = if is_srv { read_srv(&mut read.options, parts.hosts) } else { read_hosts(&mut read.options, parts.hosts) };
-    hosts.map_err(|error| if parts.quotable { error } else { unquoted(error.kind()) })?;
+    hosts.map_err(|error| if parts.is_quotable { error } else { unquoted(error.kind()) })?;
     if let Some(database) = parts.database {
-        read_database(&mut read.options, database).map_err(|error| if parts.quotable { error } else { unquoted(error.kind()) })?;
+        read_database(&mut read.options, database)?;
     }
     if let Some(query) = parts.query {
-        let given = split_options(query, parts.quotable, &mut read.warnings)?;
-        read_options(&mut read, &given)?;
+        let given = split_options(query, &mut read.warnings)?;
+        read_options(&mut read, &given, parts.is_quotable)?;
     }
     Ok(read)
+}
+
+/// Refuses what comes from copying a connection string: blanks, line ends and quotation marks around it.
+fn check_ends(text: &str) -> Result<(), Error> {
+    let name = |character: char| match character {
+        '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => Some("a line end"),
+        '\u{feff}' => Some("a byte-order mark"),
+        '"' | '\'' | '`' | '\u{ab}' | '\u{bb}' | '\u{2018}'..='\u{201f}' => Some("a quotation mark"),
+        _ if character.is_whitespace() || matches!(character, '\u{200b}'..='\u{200d}' | '\u{2060}') => Some("a blank"),
+        _ => None,
+    };
+    if let Some(what) = text.chars().next().and_then(name) {
+        return Err(unreadable(format!("the connection string begins with {what}")));
+    }
+    if let Some(what) = text.chars().next_back().and_then(name) {
+        return Err(unreadable(format!("the connection string ends with {what}; one that belongs to it is percent-encoded")));
+    }
+    if let Some(at) = text.find(char::is_control) {
+        return Err(unreadable(format!("the connection string has a control character, at byte {}; percent-encode it", at + 1)));
+    }
+    Ok(())
 }
 
 /// Holds the parts between the delimiters, still percent-encoded.
@@ -49,8 +74,9 @@ struct Parts<'a> {
     hosts: &'a str,
     database: Option<&'a str>,
     query: Option<&'a str>,
-    /// Whether hosts and options can be shown: an `@` behind them could mean that they are a piece of a password.
-    quotable: bool,
+    /// Whether hosts and values can be shown: an `@` in or behind them, encoded or not, or a `:` in the database could mean
+    /// that they are a piece of a password.
+    is_quotable: bool,
 }
 
 impl<'a> Parts<'a> {
@@ -61,12 +87,22 @@ impl<'a> Parts<'a> {
         if database.is_some_and(|database| database.contains('@')) {
             return Err(unreadable(format!("there is an '@' after the first '/': {ENCODE}")));
         }
-        let at_in_query = query.is_some_and(|query| query.contains('@'));
-        if database.is_none() && at_in_query {
+        if user_info.is_none() && query.is_some_and(|query| query.contains('@')) {
+            return Err(unreadable(format!("there is an '@' after the first '?', and none before the hosts: {ENCODE}")));
+        }
+        if database.is_none() && query.is_some_and(|query| query.contains('@')) {
             return Err(unreadable(format!("there is an '@' after the first '?', and no '/' before: {ENCODE}")));
         }
-        Ok(Self { user_info, hosts, database: database.filter(|database| !database.is_empty()), query, quotable: !at_in_query })
+        let has_colon = database.is_some_and(|database| percent_decode_str(database).decode_utf8_lossy().contains(is_colon));
+        let is_quotable = !has_colon && ![Some(hosts), database, query].into_iter().flatten().any(has_at_sign);
+        Ok(Self { user_info, hosts, database: database.filter(|database| !database.is_empty()), query, is_quotable })
     }
+}
+
+/// Tells whether a text has an `@`, also one that was encoded once or twice.
+fn has_at_sign(text: &str) -> bool {
+    let once = percent_decode_str(text).decode_utf8_lossy();
+    text.contains(is_at_sign) || once.contains(is_at_sign) || percent_decode_str(&once).decode_utf8_lossy().contains(is_at_sign)
 }
 
 fn split_scheme(text: &str) -> Result<(bool, &str), Error> {
@@ -76,20 +112,23 @@ fn split_scheme(text: &str) -> Result<(bool, &str), Error> {
     if let Some(rest) = text.strip_prefix("mongodb+srv://") {
         return Ok((true, rest));
     }
+    // Anything else before the "://" could be a password.
     let found = match text.split_once("://") {
-        Some((scheme, _)) if scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.')) => {
-            format!(", not with {}", quote(&format!("{scheme}://")))
-        }
-        Some(_) | None => String::new(),
+        Some((scheme, _)) if scheme.eq_ignore_ascii_case("mongodb") || scheme.eq_ignore_ascii_case("mongodb+srv") => ", in lower case",
+        Some(("http" | "https" | "mongo" | "jdbc:mongodb", _)) => ", not with another scheme",
+        Some(_) | None => "",
     };
     Err(unreadable(format!("a connection string begins with mongodb:// or mongodb+srv://{found}")))
 }
 
 fn read_user_info(options: &mut ClientOptions, user_info: &str) -> Result<(), Error> {
-    if user_info.contains('@') {
+    if user_info.contains(is_at_sign) {
         return Err(unreadable(format!("there is more than one '@' before the hosts: {ENCODE}")));
     }
     let (user, password) = user_info.split_once(':').map_or((user_info, None), |(user, password)| (user, Some(password)));
+    if user.contains(is_colon) {
+        return Err(unreadable("there is a ':' of another width before the '@': user name and password are separated by an ASCII ':'"));
+    }
     if password.is_some_and(|password| password.contains(':')) {
         return Err(unreadable(format!("there is more than one ':' before the '@': {ENCODE}")));
     }
@@ -114,41 +153,57 @@ fn read_host(text: &str) -> Result<HostKey, Error> {
     if text.is_empty() {
         return Err(invalid_host("there is an empty host; a unix socket's path is percent-encoded, with %2F for '/'"));
     }
-    let host = decode(text).map_err(|why| invalid_host(format!("host {} {why}; a zone id follows %25", quote(text))))?;
+    let host = decode_host(text)?;
     if host.contains('/') && !host.ends_with(".sock") {
-        return Err(invalid_host(format!("host {} has a '/', but is no path of a unix socket, which ends in .sock", quote(&host))));
+        return Err(invalid_host(format!("host {} has a '/', but is no path of a unix socket, which ends in .sock", shown(&host))));
+    }
+    if host.contains(char::is_control) {
+        return Err(invalid_host(format!("host {} has a control character", shown(&host))));
     }
     if !host.contains('/') && !host.starts_with('[') && host.matches(':').count() > 1 {
-        return Err(invalid_host(format!("host {} has more than one ':'; an IPv6 address stands in brackets", quote(&host))));
+        return Err(invalid_host(format!("host {} has more than one ':'; an IPv6 address stands in brackets", shown(&host))));
     }
     HostKey::parse(&host)
+}
+
+/// Decodes a host. An `@` in it is refused first: the error of what stands beside it would say little.
+fn decode_host(text: &str) -> Result<Zeroizing<String>, Error> {
+    let host = decode(text).map_err(|why| invalid_host(format!("host {} {why}; a zone id follows %25", shown(text))))?;
+    if !host.contains('/') && has_at_sign(&host) {
+        return Err(invalid_host(format!(
+            "a host has an '@' that is percent-encoded, or no ASCII '@': the one between user information and hosts is written as it is; {ENCODE}"
+        )));
+    }
+    Ok(host)
 }
 
 fn read_srv(options: &mut ClientOptions, hosts: &str) -> Result<(), Error> {
     if hosts.contains(',') {
         return Err(unreadable("mongodb+srv:// takes exactly one host name"));
     }
-    let host = decode(hosts).map_err(|why| invalid_host(format!("host {} {why}", quote(hosts))))?;
-    if host.parse::<IpAddr>().is_ok() || host.starts_with('[') {
-        return Err(unreadable(format!("mongodb+srv:// takes a host name, not the address {}", quote(&host))));
+    let host = decode_host(hosts)?;
+    let bare = host.strip_suffix('.').unwrap_or(&host);
+    if bare.parse::<IpAddr>().is_ok() || host.starts_with('[') {
+        return Err(unreadable(format!("mongodb+srv:// takes a host name, not the address {}", shown(&host))));
     }
-    if host.contains(':') {
-        return Err(unreadable(format!("mongodb+srv:// takes a host name without port, not {}", quote(&host))));
+    if host.contains(is_colon) {
+        return Err(unreadable(format!("mongodb+srv:// takes a host name without port, not {}", shown(&host))));
     }
     options.srv = Some(normalize_name(&host)?);
     Ok(())
 }
 
 fn read_database(options: &mut ClientOptions, database: &str) -> Result<(), Error> {
-    let name = decode(database).map_err(|why| unreadable(format!("database {} {why}", quote(database))))?;
-    if let Some(bad) = name.chars().find(|character| matches!(character, '/' | '\\' | ' ' | '"' | '$' | '\0')) {
-        return Err(unreadable(format!("database {} has the character {bad:?}", quote(&name))));
+    let name = decode(database).map_err(|why| unreadable(format!("the database {why}")))?;
+    let bad = |character: &char| matches!(character, '/' | '\\' | ' ' | '"' | '$') || character.is_control();
+    if let Some((at, bad)) = name.chars().enumerate().find(|(_, character)| bad(character)) {
+        return Err(unreadable(format!("the name of the database has {bad:?} as character {}", at + 1)));
     }
     options.database = Some(name.to_string());
     Ok(())
 }
 
-/// Is one option as given.
+/// An option as given.
 struct Given {
     /// The key as written.
     key: String,
@@ -158,31 +213,40 @@ struct Given {
 }
 
 /// Splits the options, by their place in the table; under the option's own name first, then under other names.
-fn split_options(query: &str, quotable: bool, warnings: &mut Vec<Warning>) -> Result<BTreeMap<usize, Vec<Given>>, Error> {
+fn split_options(query: &str, warnings: &mut Vec<Warning>) -> Result<BTreeMap<usize, Vec<Given>>, Error> {
     let mut options: BTreeMap<usize, Vec<Given>> = BTreeMap::new();
-    for (number, piece) in query.split('&').enumerate().filter(|(_, piece)| !piece.is_empty()) {
-        let shown = |text: &str| if quotable { format!("option {}", quote(text)) } else { format!("option number {}", number + 1) };
+    for (number, piece) in (1..).zip(query.split('&')).filter(|(_, piece)| !piece.is_empty()) {
         let Some((key, value)) = piece.split_once('=') else {
-            return Err(unreadable(format!("{} has no '='", shown(piece))));
+            let known = if find(piece).is_some() { format!(", {piece},") } else { String::new() };
+            return Err(unreadable(format!("option number {number}{known} has no '='; an '&' within a value is written as %26")));
         };
         if key.is_empty() {
-            return Err(unreadable(format!("option number {} has no name before its '='", number + 1)));
+            return Err(unreadable(format!("option number {number} has no name before its '='")));
         }
-        let key = decode(key).map_err(|why| unreadable(format!("the name of {} {why}", shown(key))))?.to_string();
-        let Some((place, _, alias)) = find(&key) else {
-            let option = if quotable { clip(&key) } else { format!("number {}", number + 1) };
-            warnings.push(Warning { option, message: "is not an option of a connection string; it is ignored".to_owned() });
+        let key = decode(key).map_err(|why| unreadable(format!("the name of option number {number} {why}")))?;
+        let Some((place, entry, alias)) = find(&key) else {
+            let meant = nearest(&key).map(|name| format!("; {name} may be meant")).unwrap_or_default();
+            let message = format!("is not an option of a connection string, and is ignored{meant}");
+            warnings.push(Warning { option: format!("number {number}"), message });
             continue;
         };
-        let value = decode(value).map_err(|why| unreadable(format!("the value of option {key} {why}")))?;
+        let given = value;
+        let value = decode(given).map_err(|why| unreadable(format!("the value of option {} {why}", *key)))?;
+        if holds_further_option(entry, given, &value) {
+            return Err(refused(format!(
+                "option {}: its value holds what looks like a further option: options are separated by '&', and an '=' within a value is \
+                 percent-encoded",
+                entry.name
+            )));
+        }
         let same = options.entry(place).or_default();
         let at = if alias.is_none() { same.iter().take_while(|given| given.alias.is_none()).count() } else { same.len() };
-        same.insert(at, Given { key, alias, value });
+        same.insert(at, Given { key: key.to_string(), alias, value });
     }
     Ok(options)
 }
 
-fn read_options(read: &mut ConnectionString, options: &BTreeMap<usize, Vec<Given>>) -> Result<(), Error> {
+fn read_options(read: &mut ConnectionString, options: &BTreeMap<usize, Vec<Given>>, is_quotable: bool) -> Result<(), Error> {
     for (place, given) in options {
         let (Some(entry), Some(first)) = (TABLE.get(*place), given.first()) else { continue };
         let repeated = given.len() > 1;
@@ -194,11 +258,11 @@ fn read_options(read: &mut ConnectionString, options: &BTreeMap<usize, Vec<Given
             }
             Repeat::List => {
                 for one in given {
-                    read_option(&mut read.options, &mut read.warnings, entry, one)?;
+                    read_option(read, entry, one, is_quotable)?;
                 }
             }
             Repeat::First | Repeat::Refused | Repeat::Agree => {
-                read_option(&mut read.options, &mut read.warnings, entry, first)?;
+                read_option(read, entry, first, is_quotable)?;
             }
         }
         if entry.repeat == Repeat::First {
@@ -211,31 +275,37 @@ fn read_options(read: &mut ConnectionString, options: &BTreeMap<usize, Vec<Given
     Ok(())
 }
 
-fn read_option(options: &mut ClientOptions, warnings: &mut Vec<Warning>, entry: &Entry, given: &Given) -> Result<(), Error> {
+fn read_option(read: &mut ConnectionString, entry: &Entry, given: &Given, is_quotable: bool) -> Result<(), Error> {
+    let ConnectionString { options, warnings } = read;
     let warning = |message: String| Warning { option: given.key.clone(), message };
+    let told = |message: String| if is_quotable { message } else { NOT_SHOWN.to_owned() };
     if given.alias.is_some_and(|alias| alias.deprecated) {
         warnings.push(warning(format!("is a deprecated name of {}", entry.name)));
     }
     let mut notes = Vec::new();
     let outcome = (entry.read)(options, &given.value, &mut notes);
-    warnings.extend(notes.into_iter().map(warning));
+    warnings.extend(notes.into_iter().map(|note| warning(told(note))));
     match outcome {
         Ok(()) => {}
-        Err(Fault::Warn(message)) => warnings.push(warning(format!("{message}; it is ignored"))),
+        Err(Fault::Warn(message)) => warnings.push(warning(format!("{}; it is ignored", told(message)))),
         Err(Fault::Refuse(message)) => {
-            options.refusal.get_or_insert_with(|| refused(format!("option {}: {message}", entry.name)));
+            let message = told(message);
+            options.refusal.get_or_insert_with(|| (entry.name, refused(format!("option {}: {message}", entry.name))));
             warnings.push(warning(format!("{message}; it is ignored, and no client can be made of it")));
         }
-        Err(Fault::Fail(message)) => return Err(refused(format!("option {}: {message}", entry.name))),
+        Err(Fault::Fail(message)) => return Err(refused(format!("option {}: {}", entry.name, told(message)))),
     }
     Ok(())
 }
+
+/// What is said of a value that could be a piece of a password.
+const NOT_SHOWN: &str = "the value can't be used; it is not shown, because there is an '@' behind the user information";
 
 fn invalid_host(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidHost, message).at(Stage::Uri)
 }
 
-/// Makes the error of a host that is not shown, because an `@` follows it.
+/// Makes the error of a host that is not shown, because there is an `@` in it or behind it.
 fn unquoted(kind: ErrorKind) -> Error {
-    Error::new(kind, format!("a host can't be read, and there is an '@' after the first '?': {ENCODE}")).at(Stage::Uri)
+    Error::new(kind, format!("a host can't be read, and there is an '@' in it or behind it: {ENCODE}")).at(Stage::Uri)
 }

@@ -59,6 +59,34 @@ pub(super) fn find(name: &str) -> Option<(usize, &'static Entry, Option<&'static
     })
 }
 
+/// Returns the name of the option that a name with one or two wrong characters may stand for.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    if name.len() > NAME_SIZE_MAX {
+        return None;
+    }
+    let name = name.to_ascii_lowercase();
+    let distances =
+        TABLE.iter().filter(|entry| entry.name.len() > 4).map(|entry| (distance(&name, &entry.name.to_ascii_lowercase()), entry.name));
+    distances.min().filter(|(distance, _)| *distance <= 2).map(|(_, name)| name)
+}
+
+/// Counts the characters that have to be added, removed or replaced to make one text of another.
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.chars().count()).collect();
+    for (index, left) in one.chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
+        for (column, right) in other.chars().enumerate() {
+            let replaced = diagonal + usize::from(left != right);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+/// The longest name that is compared with those of options, in bytes: no option's name is longer.
+const NAME_SIZE_MAX: usize = 40;
+
 /// Returns the names of all options that a connection string may have.
 pub fn option_names() -> impl Iterator<Item = &'static str> {
     TABLE.iter().map(|entry| entry.name)
@@ -87,7 +115,7 @@ macro_rules! field {
 
 /// Makes the row of an option with functions of its own.
 macro_rules! own {
-    ($name:literal, $read:ident, $show:expr) => {
+    ($name:expr, $read:ident, $show:expr) => {
         Entry { name: $name, aliases: &[], repeat: Repeat::First, read: $read, show: $show }
     };
 }
@@ -101,7 +129,7 @@ pub(super) static TABLE: &[Entry] = &[
     field!("srvMaxHosts", srv_max_hosts: Count<0>),
     field!("authSource", auth_source: Source),
     own!("authMechanism", read_mechanism, show_mechanism),
-    own!("authMechanismProperties", read_properties, show_properties),
+    own!(PROPERTIES, read_properties, show_properties),
     Entry { aliases: &[Alias { name: "ssl", deprecated: false }], repeat: Repeat::Agree, ..field!("tls", tls: StrictFlag) },
     field!("tlsCAFile", tls_ca_file: File),
     field!("tlsCertificateKeyFile", tls_certificate_key_file: File),
@@ -146,8 +174,15 @@ pub(super) static TABLE: &[Entry] = &[
     Entry { repeat: Repeat::Refused, ..field!("proxyPassword", proxy_password: Hidden) },
 ];
 
+/// The option whose value is a list of names and values, one of which is a secret.
+pub(super) const PROPERTIES: &str = "authMechanismProperties";
+
 /// The mechanism property whose value is a secret.
 pub(super) const SESSION_TOKEN: &str = "AWS_SESSION_TOKEN";
+
+/// The mechanism properties whose values are shown.
+const SHOWN_PROPERTIES: [&str; 6] =
+    ["SERVICE_NAME", "SERVICE_REALM", "SERVICE_HOST", "CANONICALIZE_HOST_NAME", "ENVIRONMENT", "TOKEN_RESOURCE"];
 
 /// The compressors of the specification.
 const COMPRESSORS: [&str; 3] = ["snappy", "zlib", "zstd"];
@@ -168,7 +203,7 @@ fn read_properties(options: &mut ClientOptions, text: &str, notes: &mut Vec<Stri
     if text.is_empty() {
         return Err(Fault::Warn("has no value".to_owned()));
     }
-    for part in text.split(',') {
+    for (number, part) in (1..).zip(text.split(',')) {
         let Some((name, value)) = part.split_once(':').filter(|(name, value)| !name.is_empty() && !value.is_empty()) else {
             notes.push("a part between commas is not NAME:value and is ignored; a value with a comma can't be given here".to_owned());
             continue;
@@ -184,6 +219,9 @@ fn read_properties(options: &mut ClientOptions, text: &str, notes: &mut Vec<Stri
             options.aws_session_token = Some(Secret::new(value));
         } else if name.eq_ignore_ascii_case("ALLOWED_HOSTS") {
             return Err(Fault::Fail("ALLOWED_HOSTS can't be given in a connection string".to_owned()));
+        } else if !SHOWN_PROPERTIES.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+            // Its value could be a secret under a misspelled name.
+            return Err(Fault::Fail(format!("property number {number} is not known")));
         } else {
             options.auth_mechanism_properties.push((name.to_owned(), value.to_owned()));
         }

@@ -5,7 +5,7 @@
 
 use super::URI_SIZE_MAX;
 use super::table::find;
-use super::value::{Fault, decode, quote};
+use super::value::{Fault, decode, holds_further_option};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::options::{ClientOptions, Warning};
 
@@ -31,8 +31,8 @@ pub fn apply_txt(options: &mut ClientOptions, warnings: &mut Vec<Warning>, recor
     }
     let text = String::from_utf8(record).map_err(|error| broken("the TXT record is not UTF-8").because(error))?;
     let mut read = ClientOptions::default();
-    for piece in text.split('&').filter(|piece| !piece.is_empty()) {
-        read_piece(&mut read, warnings, piece)?;
+    for (number, piece) in (1..).zip(text.split('&')).filter(|(_, piece)| !piece.is_empty()) {
+        read_piece(&mut read, warnings, number, piece)?;
     }
     options.auth_source = options.auth_source.take().or(read.auth_source);
     options.replica_set = options.replica_set.take().or(read.replica_set);
@@ -40,14 +40,20 @@ pub fn apply_txt(options: &mut ClientOptions, warnings: &mut Vec<Warning>, recor
     Ok(())
 }
 
-fn read_piece(read: &mut ClientOptions, warnings: &mut Vec<Warning>, piece: &str) -> Result<(), Error> {
+fn read_piece(read: &mut ClientOptions, warnings: &mut Vec<Warning>, number: usize, piece: &str) -> Result<(), Error> {
     let Some((key, value)) = piece.split_once('=') else {
-        return Err(broken(format!("the TXT record has the option {} without '='", quote(piece))));
+        return Err(broken(format!("the TXT record has option number {number} without '='")));
     };
-    let Some((_, entry, _)) = find(key).filter(|(_, entry, _)| ALLOWED.contains(&entry.name)) else {
-        return Err(broken(format!("the TXT record has the option {}, only {} are allowed", quote(key), ALLOWED.join(", "))));
+    let known = find(key).map(|(_, entry, _)| entry);
+    let Some(entry) = known.filter(|entry| ALLOWED.contains(&entry.name)) else {
+        let name = known.map_or_else(|| format!("an unknown option, number {number}"), |entry| format!("the option {}", entry.name));
+        return Err(broken(format!("the TXT record has {name}: only {} are allowed", ALLOWED.join(", "))));
     };
-    let value = decode(value).map_err(|why| broken(format!("the TXT record's option {} {why}", entry.name)))?;
+    let given = value;
+    let value = decode(given).map_err(|why| broken(format!("the TXT record's option {} {why}", entry.name)))?;
+    if holds_further_option(entry, given, &value) {
+        return Err(broken(format!("the TXT record's option {} holds what looks like a further option", entry.name)));
+    }
     let mut warn = |message: String| warnings.push(Warning { option: entry.name.to_owned(), message });
     if (entry.show)(read).is_some() {
         warn("is given more than once in the TXT record; the first value holds".to_owned());

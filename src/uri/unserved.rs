@@ -1,18 +1,21 @@
 //! Which options are read, but not served?
 //!
 //! Where ignoring an option would weaken security, no client is made; otherwise a warning says what happens instead.
-//! Whether the options fit together is decided in `validate`.
+//! Whether the options fit together is decided in `validate`, which options weaken security in `weakness`.
 
-use super::refused;
+use super::credential::not_served;
+use super::weakness::weaknesses;
+use super::{refused, unsupported};
 use crate::auth::Mechanism;
-use crate::error::{Error, ErrorKind, Stage};
+use crate::error::Error;
 use crate::options::{ClientOptions, Warning};
 
-/// Returns a warning for every option that has no effect.
+/// Returns a warning for every option that has no effect, or that makes connections less secure.
 ///
 /// # Errors
-/// [`ErrorKind::Unsupported`], naming an option that can't be ignored: a mechanism, a proxy, an encrypted key without
-/// the cargo feature for it. [`ErrorKind::InvalidOption`] for options that only mean anything with TLS, where TLS is off.
+/// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported), naming an option that can't be ignored: a mechanism, a
+/// proxy, an encrypted key without the cargo feature for it. [`ErrorKind::InvalidOption`](crate::error::ErrorKind::InvalidOption)
+/// for options that only mean anything with TLS, where TLS is off.
 pub fn unserved(options: &ClientOptions) -> Result<Vec<Warning>, Error> {
     mechanism(options)?;
     if options.proxy_host.is_some() {
@@ -21,15 +24,13 @@ pub fn unserved(options: &ClientOptions) -> Result<Vec<Warning>, Error> {
     if options.tls_certificate_key_file_password.is_some() && !cfg!(feature = "encrypted-keys") {
         return Err(unsupported("option tlsCertificateKeyFilePassword: mongolink is built without its feature encrypted-keys"));
     }
-    let mut warnings = Vec::new();
+    let mut warnings = weaknesses(options);
     let mut warn = |given: bool, option: &str, message: &str| {
         if given {
             warnings.push(Warning { option: option.to_owned(), message: message.to_owned() });
         }
     };
     tls(options, &mut warn)?;
-    let is_plain = options.auth_mechanism == Some(Mechanism::Plain);
-    warn(is_plain && !options.tls_or_default(), "authMechanism", "PLAIN without TLS sends the password in clear");
     let has_mechanism = options.auth_mechanism.is_some() || options.username.is_some();
     let has_properties = !options.auth_mechanism_properties.is_empty() || options.aws_session_token.is_some();
     warn(has_properties && !has_mechanism, "authMechanismProperties", "has no effect without authMechanism");
@@ -56,9 +57,7 @@ pub fn unserved(options: &ClientOptions) -> Result<Vec<Warning>, Error> {
 
 fn mechanism(options: &ClientOptions) -> Result<(), Error> {
     match options.auth_mechanism {
-        Some(mechanism @ (Mechanism::Gssapi | Mechanism::Aws | Mechanism::Oidc)) => {
-            Err(unsupported(format!("option authMechanism: {} is not supported", mechanism.name())))
-        }
+        Some(mechanism @ (Mechanism::Gssapi | Mechanism::Aws | Mechanism::Oidc)) => Err(not_served(mechanism)),
         Some(Mechanism::X509) if !options.tls_or_default() => Err(refused("authMechanism MONGODB-X509 needs tls=true")),
         Some(Mechanism::X509 | Mechanism::Plain | Mechanism::ScramSha1 | Mechanism::ScramSha256) => Ok(()),
         // A mechanism that is not known is an error of the credential.
@@ -94,8 +93,4 @@ fn tls(options: &ClientOptions, warn: &mut impl FnMut(bool, &str, &str)) -> Resu
         warn(given, name, "has no effect without tls=true");
     }
     Ok(())
-}
-
-fn unsupported(message: impl Into<String>) -> Error {
-    Error::new(ErrorKind::Unsupported, message).at(Stage::Uri)
 }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::credential::resolve;
+use super::credential::{not_served, resolve};
 use super::value::{APP_NAME_SIZE_MAX, NUMBER_MAX, is_service_name, quote};
 use super::{SEEDS_MAX, refused};
 use crate::auth::Mechanism;
@@ -21,14 +21,14 @@ use crate::options::{ClientOptions, MIN_HEARTBEAT_FREQUENCY};
 /// [`ErrorKind::InvalidOption`](crate::error::ErrorKind::InvalidOption), naming the options, and
 /// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) for a mechanism that is not known.
 pub fn validate(options: &ClientOptions) -> Result<(), Error> {
-    if let Some(refusal) = &options.refusal {
+    if let Some((_, refusal)) = &options.refusal {
         return Err(refusal.clone());
     }
     contradictions(options)?;
     ranges(options)?;
     let keys_given = options.username.is_some() || options.password.is_some() || options.aws_session_token.is_some();
     if options.auth_mechanism == Some(Mechanism::Aws) && keys_given {
-        return Err(refused("MONGODB-AWS takes its keys from the environment, not from a connection string or options"));
+        return Err(not_served(Mechanism::Aws));
     }
     options.credential().map(|_| ())
 }

@@ -9,7 +9,9 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
+use super::table::{Entry, PROPERTIES, SESSION_TOKEN};
 use crate::auth::Secret;
+use crate::host::{is_at_sign, is_colon};
 use crate::options::{MIN_HEARTBEAT_FREQUENCY, ServerMonitoringMode};
 
 /// The largest number an option takes: spans of time stay far from the end of the clock.
@@ -316,14 +318,34 @@ pub(super) fn not_within(text: &str, min: i64, max: i64) -> String {
 }
 
 /// Shows the beginning of a text, escaped and in quotation marks.
+///
+/// Nothing is shown from the first delimiter of a connection string on: what follows could be another part of it.
 pub(super) fn quote(text: &str) -> String {
-    let rest = if text.chars().nth(QUOTE_CHARS_MAX).is_some() { "..." } else { "" };
-    format!("\"{}\"{rest}", clip(text))
+    let is_delimiter = |character: char| is_at_sign(character) || is_colon(character) || matches!(character, '&' | ';' | '?' | '=' | '%');
+    let start = text.split(is_delimiter).next().unwrap_or_default();
+    let clipped: String = start.chars().take(QUOTE_CHARS_MAX).flat_map(char::escape_debug).collect();
+    let rest = if start.len() < text.len() || start.chars().nth(QUOTE_CHARS_MAX).is_some() { "..." } else { "" };
+    format!("\"{clipped}\"{rest}")
 }
 
-/// Returns the beginning of a text, escaped.
-pub(super) fn clip(text: &str) -> String {
-    text.chars().take(QUOTE_CHARS_MAX).flat_map(char::escape_debug).collect()
+/// Tells whether a value holds a further option, because something else than an `&` stands before it: the value would be shown
+/// like any other, with a password in it, and the further option would have no effect.
+///
+/// In a value as given, an `=` that is percent-encoded is no such sign; a name that ends in `password` always is.
+pub(super) fn holds_further_option(entry: &Entry, given: &str, decoded: &str) -> bool {
+    if matches!(entry.name, "proxyPassword" | "tlsCertificateKeyFilePassword") {
+        return false;
+    }
+    let lower = decoded.to_ascii_lowercase();
+    let after_password = || lower.split("password").skip(1).any(|rest| rest.trim_start().starts_with(['=', ':']));
+    let has_name = || lower.contains("tlscertificatekeyfilepassword") || lower.contains("proxypassword");
+    let has_token = || entry.name != PROPERTIES && lower.contains(&SESSION_TOKEN.to_ascii_lowercase());
+    let is_option = |piece: &str| {
+        let name = piece.split_once('=').map_or("", |(name, _)| name.trim());
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    };
+    let has_option = || entry.name != PROPERTIES && given.contains('=') && decoded.split([';', '?', ',', '&', ' ']).skip(1).any(is_option);
+    after_password() || has_name() || has_token() || has_option()
 }
 
 /// Decodes percent-escapes; the text is wiped when dropped.
