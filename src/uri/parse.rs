@@ -93,16 +93,17 @@ impl<'a> Parts<'a> {
         if database.is_none() && query.is_some_and(|query| query.contains('@')) {
             return Err(unreadable(format!("there is an '@' after the first '?', and no '/' before: {ENCODE}")));
         }
-        let has_colon = database.is_some_and(|database| percent_decode_str(database).decode_utf8_lossy().contains(is_colon));
-        let is_quotable = !has_colon && ![Some(hosts), database, query].into_iter().flatten().any(has_at_sign);
+        let has_colon = database.is_some_and(|database| holds(database, is_colon));
+        let has_at_sign = [Some(hosts), database, query].into_iter().flatten().any(|part| holds(part, is_at_sign));
+        let is_quotable = !has_colon && !has_at_sign;
         Ok(Self { user_info, hosts, database: database.filter(|database| !database.is_empty()), query, is_quotable })
     }
 }
 
-/// Tells whether a text has an `@`, also one that was encoded once or twice.
-fn has_at_sign(text: &str) -> bool {
+/// Tells whether a text has such a character, also one that was encoded once or twice.
+fn holds(text: &str, is_such: fn(char) -> bool) -> bool {
     let once = percent_decode_str(text).decode_utf8_lossy();
-    text.contains(is_at_sign) || once.contains(is_at_sign) || percent_decode_str(&once).decode_utf8_lossy().contains(is_at_sign)
+    text.contains(is_such) || once.contains(is_such) || percent_decode_str(&once).decode_utf8_lossy().contains(is_such)
 }
 
 fn split_scheme(text: &str) -> Result<(bool, &str), Error> {
@@ -169,7 +170,7 @@ fn read_host(text: &str) -> Result<HostKey, Error> {
 /// Decodes a host. An `@` in it is refused first: the error of what stands beside it would say little.
 fn decode_host(text: &str) -> Result<Zeroizing<String>, Error> {
     let host = decode(text).map_err(|why| invalid_host(format!("host {} {why}; a zone id follows %25", shown(text))))?;
-    if !host.contains('/') && has_at_sign(&host) {
+    if !host.contains('/') && holds(&host, is_at_sign) {
         return Err(invalid_host(format!(
             "a host has an '@' that is percent-encoded, or no ASCII '@': the one between user information and hosts is written as it is; {ENCODE}"
         )));
