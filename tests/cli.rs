@@ -34,14 +34,30 @@ struct Ended {
 }
 
 fn start(arguments: &[&str]) -> Guard {
+    start_with(arguments, None, Stdio::null())
+}
+
+fn start_with(arguments: &[&str], variable: Option<&str>, input: Stdio) -> Guard {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mongolink"));
-    command.args(arguments).env_remove("RUST_LOG").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.args(arguments).env_remove("RUST_LOG").env_remove("MONGOLINK_URI");
+    command.envs(variable.map(|uri| ("MONGOLINK_URI", uri)));
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
     Guard(command.spawn().expect("the program starts"))
 }
 
 fn mongolink(arguments: &[&str]) -> Ended {
+    end(start(arguments))
+}
+
+/// Runs the program with a value of `MONGOLINK_URI`, and with standard input.
+fn with_uri(arguments: &[&str], variable: Option<&str>, input: &str) -> Ended {
+    let mut guard = start_with(arguments, variable, Stdio::piped());
+    guard.0.stdin.take().expect("piped").write_all(input.as_bytes()).expect("room for it in the pipe");
+    end(guard)
+}
+
+fn end(mut guard: Guard) -> Ended {
     let began = Instant::now();
-    let mut guard = start(arguments);
     let stdout = drain(guard.0.stdout.take().expect("piped"));
     let stderr = drain(guard.0.stderr.take().expect("piped"));
     let status = wait(&mut guard);
@@ -169,6 +185,46 @@ fn bad_uri_is_bad_usage_and_keeps_the_password() {
             assert!(!ended.stderr.is_empty(), "{arguments:?}");
             assert!(!ended.stdout.contains("s3cret") && !ended.stderr.contains("s3cret"), "{}{}", ended.stdout, ended.stderr);
         }
+    }
+}
+
+#[test]
+fn uri_comes_from_the_environment_a_file_or_standard_input() {
+    let (_guard, uri) = sandbox(&["--standalone"]);
+    let path = std::env::temp_dir().join(format!("mongolink-uri-{}", std::process::id()));
+    std::fs::write(&path, format!("{uri}\n")).expect("a file");
+    let file = format!("@{}", path.display());
+    let ping = r#"{"ping":1}"#;
+    for (arguments, variable, input) in [
+        (&["run", "test", ping][..], Some(uri.as_str()), ""),
+        (&["run", &uri, "test", ping], Some("mongodb://u:s3cret@:x/"), ""),
+        (&["run", &file, "test", ping], None, ""),
+        (&["run", "-", "test", ping], None, uri.as_str()),
+        (&["doctor", "--json"], Some(uri.as_str()), ""),
+        (&["doctor", "-"], None, uri.as_str()),
+    ] {
+        let ended = with_uri(arguments, variable, input);
+        assert_eq!(ended.code, Some(0), "{arguments:?}: {}{}", ended.stdout, ended.stderr);
+        assert!(!ended.stderr.contains("process list"), "{arguments:?}: {}", ended.stderr);
+    }
+    std::fs::write(&path, "mongodb://u:s3cret@h:x/").expect("a file");
+    for (arguments, variable, input, source) in [
+        (&["watch"][..], Some("mongodb://u:s3cret@h:x/"), "", "MONGOLINK_URI: "),
+        (&["watch", &file], None, "", "the file "),
+        (&["doctor", "-"], None, "mongodb://u:s3cret@h:x/", "standard input: "),
+        (&["watch"], None, "", "set MONGOLINK_URI"),
+        (&["run", "test", ping], None, "", "MONGOLINK_URI is not set"),
+    ] {
+        let ended = with_uri(arguments, variable, input);
+        assert_eq!(ended.code, Some(2), "{arguments:?}: {}{}", ended.stdout, ended.stderr);
+        assert!(ended.stderr.contains(source) && !ended.stderr.contains("s3cret"), "{arguments:?}: {}", ended.stderr);
+    }
+    std::fs::remove_file(&path).expect("the file");
+    let exposed = with_uri(&["doctor", "mongodb://u:s3cret@h:x/"], None, "");
+    assert!(exposed.stderr.contains("visible in the process list") && !exposed.stderr.contains("s3cret"), "{}", exposed.stderr);
+    for arguments in [&["--help"][..], &["run", "--help"], &["doctor", "--help"], &["watch", "--help"]] {
+        let help = mongolink(arguments).stdout;
+        assert!(help.lines().take(3).any(|line| line.contains("MONGOLINK_URI")), "{help}");
     }
 }
 

@@ -334,3 +334,59 @@ fn no_malformed_string_shows_its_password() {
     check(shown);
     assert!(secret > 90_000, "only {secret} strings have a secret");
 }
+
+#[cfg(feature = "cli")]
+mod program {
+    use std::io::Write as _;
+    use std::process::{Command, Output, Stdio};
+
+    use super::{MARK, check, is_no_secret, strings};
+
+    /// How many of the strings the program is given, each several times.
+    const SAMPLE: usize = 40;
+
+    fn mongolink(arguments: &[&str], uri: &str, is_input: bool) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mongolink"));
+        command.args(arguments).env_remove("MONGOLINK_URI").env_remove("RUST_LOG");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        if !is_input && !arguments.contains(&uri) {
+            command.env("MONGOLINK_URI", uri);
+        }
+        let mut child = command.spawn().expect("the program starts");
+        let mut input = child.stdin.take().expect("piped");
+        if is_input {
+            // The program may end without reading all of it.
+            drop(input.write_all(uri.as_bytes()));
+        }
+        drop(input);
+        child.wait_with_output().expect("it ends")
+    }
+
+    #[test]
+    fn program_shows_no_password() {
+        let strings: Vec<String> = strings().into_iter().filter(|text| !text.contains('\0') && !is_no_secret(text)).collect();
+        let mut shown = Vec::new();
+        for text in strings.iter().step_by(strings.len() / SAMPLE) {
+            for (arguments, is_input) in [
+                (&["doctor", "--timeout", "0.2", "-vv"][..], false),
+                (&["doctor", "--timeout", "0.2", "--json", "--", text], false),
+                (&["doctor", "--", text, text], false),
+                (&["run", "--timeout", "0.2", "-vv", "test", "{\"ping\": 1}"], false),
+                (&["run", "--timeout", "0.2", "--", text, "test", text], false),
+                (&["watch", "-"], true),
+            ] {
+                // What can be read is watched for ever.
+                if arguments[0] == "watch" && mongolink::Client::new(text).is_ok() {
+                    continue;
+                }
+                let output = mongolink(arguments, text, is_input);
+                let output = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+                assert!(!output.contains("panicked"), "{arguments:?}: {output}");
+                if output.to_lowercase().contains(MARK) {
+                    shown.push((format!("{arguments:?} {text}"), output));
+                }
+            }
+        }
+        check(shown);
+    }
+}

@@ -8,12 +8,13 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::report::JSON_HELP;
+use super::uri;
 use crate::host::{Address, HostKey};
 use crate::selection::ReadPreferenceMode;
 
 /// Finds, watches and examines MongoDB deployments, and runs commands on them.
 #[derive(Parser)]
-#[command(name = "mongolink", version, after_help = "Exit codes: 0 done, 1 failed or not usable, 2 bad usage.")]
+#[command(name = "mongolink", version, before_help = uri::HELP, after_help = "Exit codes: 0 done, 1 failed or not usable, 2 bad usage.")]
 pub(super) struct Arguments {
     /// Traces to standard error: decisions with -v, every frame with -vv; RUST_LOG, if set, has the last word.
     #[arg(short, long, global = true, action = ArgAction::Count)]
@@ -26,18 +27,20 @@ pub(super) struct Arguments {
 pub(super) enum Command {
     /// Examines a deployment stage by stage, and says what is wrong with it.
     ///
-    /// Connects to every seed and every member found, and does not stop at the first that fails. Without URI, a replica set
-    /// of three is started within the program and examined. Exit code 0 if a primary, standalone or mongos answered a ping,
-    /// 1 if none did, 2 for bad usage.
-    #[command(after_long_help = JSON_HELP)]
+    /// Connects to every seed and every member found, and does not stop at the first that fails. Without URI and
+    /// MONGOLINK_URI, a replica set of three is started within the program and examined. Exit code 0 if a primary, standalone
+    /// or mongos answered a ping, 1 if none did, 2 for bad usage.
+    #[command(before_help = uri::HELP, after_long_help = JSON_HELP)]
     Doctor(DoctorArguments),
     /// Runs one command, and prints its reply or its cursor's documents as Extended JSON.
     ///
     /// Documents of find, aggregate, listCollections and listIndexes are printed one a line; of all other commands, the
     /// reply is. Nothing is retried. Exit code 1 if the command failed, a write was refused, or something printed could not
     /// be read.
+    #[command(before_help = uri::HELP, override_usage = "mongolink run [OPTIONS] [URI] <DATABASE> <COMMAND_JSON>")]
     Run(RunArguments),
     /// Prints what is known of the servers, at once and at every change, until Ctrl-C.
+    #[command(before_help = uri::HELP)]
     Watch(WatchArguments),
     /// Serves a fake deployment on 127.0.0.1 until Ctrl-C; its first line is the URI.
     Sandbox(SandboxArguments),
@@ -45,7 +48,7 @@ pub(super) enum Command {
 
 #[derive(Args)]
 pub(super) struct DoctorArguments {
-    /// The connection string; without, the embedded sandbox is examined.
+    /// The connection string, @FILE or -; without, MONGOLINK_URI, and without that the embedded sandbox is examined.
     pub(super) uri: Option<String>,
     /// Prints one JSON object.
     #[arg(long)]
@@ -59,13 +62,11 @@ pub(super) struct DoctorArguments {
 
 #[derive(Args)]
 pub(super) struct RunArguments {
-    /// The connection string.
-    pub(super) uri: String,
-    /// The database.
-    pub(super) database: String,
-    /// The command as Extended JSON, such as '{"find": "people", "filter": {}}'; its first key is the command's name.
-    #[arg(value_name = "COMMAND_JSON")]
-    pub(super) command: String,
+    /// URI is the connection string, @FILE or -; two arguments are DATABASE and COMMAND_JSON, and MONGOLINK_URI is the
+    /// connection string. COMMAND_JSON is Extended JSON, such as '{"find": "people", "filter": {}}'; its first key is the
+    /// command's name.
+    #[arg(required = true, num_args = 2..=3, value_name = "[URI] DATABASE COMMAND_JSON")]
+    pub(super) positionals: Vec<String>,
     /// Where a read may go: primary, primaryPreferred, secondary, secondaryPreferred or nearest; the connection string's
     /// read preference is not used.
     #[arg(long, value_name = "MODE", default_value = "primary", value_parser = mode)]
@@ -82,8 +83,8 @@ pub(super) struct RunArguments {
 
 #[derive(Args)]
 pub(super) struct WatchArguments {
-    /// The connection string.
-    pub(super) uri: String,
+    /// The connection string, @FILE or -; without, MONGOLINK_URI.
+    pub(super) uri: Option<String>,
     /// Prints a JSON object a line: {"elapsed_ms", "topology", "servers"}, as in `doctor --json`.
     #[arg(long)]
     pub(super) json: bool,

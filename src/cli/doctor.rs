@@ -17,7 +17,7 @@ use super::advice::{Findings, advise};
 use super::args::DoctorArguments;
 use super::output::{Output, Paint, complain, is_watched};
 use super::report::{Outcome, Report, StageLine, failed_probe};
-use super::{Failure, builder, goodbye, is_misuse, since, within};
+use super::{Failure, Given, builder, goodbye, is_misuse, since, within};
 use crate::client::{Client, Probe};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::HostKey;
@@ -36,14 +36,14 @@ const PING_RESERVE: Duration = Duration::from_secs(1);
 const SANDBOX_USER: (&str, &str) = ("doctor", "kept out of sight");
 
 /// Examines a deployment, prints the report, and says by the exit code whether it is usable.
-pub(super) async fn doctor(arguments: DoctorArguments) -> Result<ExitCode, Failure> {
-    let (uri, sandbox) = match &arguments.uri {
-        Some(uri) => (uri.clone(), None),
+pub(super) async fn doctor(mut arguments: DoctorArguments) -> Result<ExitCode, Failure> {
+    let (uri, sandbox) = match Given::read(arguments.uri.take())? {
+        Some(uri) => (uri, None),
         None => {
             let (user, password) = SANDBOX_USER;
             let started = Sandbox::builder().members(3).user(user, password).start().await;
             let sandbox = started.map_err(|error| Failure::Failed(format!("the embedded sandbox can't start: {error}")))?;
-            (sandbox.uri(), Some(sandbox))
+            (Given::own(sandbox.uri()), Some(sandbox))
         }
     };
     let report = examine(&uri, &arguments).await;
@@ -58,7 +58,7 @@ pub(super) async fn doctor(arguments: DoctorArguments) -> Result<ExitCode, Failu
         Ok(())
     };
     if let Some(error) = report.misuse() {
-        return Err(Failure::Usage(error.to_string()));
+        return Err(Failure::Usage(uri.fault(error)));
     }
     // Whoever went away without reading the report may still look at the exit code.
     shown.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })?;
@@ -72,9 +72,9 @@ fn show(text: &str) -> io::Result<()> {
 }
 
 /// Examines a deployment.
-pub(super) async fn examine(uri: &str, arguments: &DoctorArguments) -> Report {
+pub(super) async fn examine(uri: &Given, arguments: &DoctorArguments) -> Report {
     let began = clock::now();
-    let mut report = Report::new(ConnectionString::parse(uri).ok().map(|read| read.to_string()));
+    let mut report = Report::new(ConnectionString::parse(uri.text()).ok().map(|read| read.to_string()));
     let prepared = prepare(uri, arguments);
     report.start.push(StageLine::new(Stage::Uri, since(began), prepared.as_ref().err().cloned()));
     let Ok(client) = prepared else {
@@ -90,7 +90,7 @@ pub(super) async fn examine(uri: &str, arguments: &DoctorArguments) -> Report {
 }
 
 /// Makes the client, with limits that let three stages of a host end within the time there is.
-fn prepare(uri: &str, arguments: &DoctorArguments) -> Result<Client, Error> {
+fn prepare(uri: &Given, arguments: &DoctorArguments) -> Result<Client, Error> {
     let share = arguments.timeout.mul_f64(0.3);
     let least = |given: Option<Duration>| Some(given.map_or(share, |given| given.min(share)));
     builder(uri, &arguments.overrides.resolve)?

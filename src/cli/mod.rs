@@ -11,6 +11,7 @@ mod output;
 mod report;
 mod run;
 mod sandbox;
+mod uri;
 mod watch;
 
 use std::ffi::OsString;
@@ -25,6 +26,7 @@ use crate::error::{Error, ErrorKind};
 use crate::io::clock;
 use args::{Arguments, Command, Override};
 use output::{Output, complain};
+use uri::Given;
 
 /// How long a client may take to say goodbye.
 const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
@@ -115,13 +117,14 @@ fn refuse(error: &clap::Error) -> ExitCode {
     output.text(&error.to_string()).and_then(|()| output.flush()).map_or_else(|error| end(error.into()), |()| ExitCode::SUCCESS)
 }
 
-/// Takes arguments that may hold a password out of a text that quotes arguments.
+/// Takes arguments that may hold a password, or a piece of one, out of a text that quotes arguments.
 fn hidden(mut text: String, arguments: impl Iterator<Item = OsString>) -> String {
+    let is_suspect = |argument: &str| argument.contains(|character: char| !character.is_ascii_alphanumeric() && !"-_.".contains(character));
     for argument in arguments {
         let argument = argument.to_string_lossy();
         let value = if argument.starts_with('-') { argument.split_once('=').map(|(_, value)| value) } else { None };
         for secret in [Some(&*argument), value].into_iter().flatten() {
-            if secret.contains("://") || secret.contains(['@', '{']) {
+            if is_suspect(secret) {
                 text = text.replace(secret, "***");
             }
         }
@@ -130,14 +133,15 @@ fn hidden(mut text: String, arguments: impl Iterator<Item = OsString>) -> String
 }
 
 /// Starts a client from what all commands have in common.
-fn builder(uri: &str, overrides: &[Override]) -> Result<ClientBuilder, Error> {
-    let builder = Client::builder(uri)?;
+fn builder(uri: &Given, overrides: &[Override]) -> Result<ClientBuilder, Error> {
+    let builder = Client::builder(uri.text())?;
     Ok(overrides.iter().fold(builder, |builder, given| builder.resolve(given.host.clone(), given.address.clone())))
 }
 
 /// Makes a client, and tells what was odd in the connection string.
-fn client(uri: &str, overrides: &[Override], change: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Result<Client, Failure> {
-    let client = change(builder(uri, overrides)?).build()?;
+fn client(uri: &Given, overrides: &[Override], change: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Result<Client, Failure> {
+    let built = builder(uri, overrides).and_then(|builder| change(builder).build());
+    let client = built.map_err(|error| if is_misuse(&error) { Failure::Usage(uri.fault(&error)) } else { error.into() })?;
     for warning in client.warnings() {
         complain(&format!("warning: {warning}"));
     }

@@ -12,7 +12,8 @@ use futures_util::FutureExt;
 use super::args::RunArguments;
 use super::extjson;
 use super::output::{Output, complain};
-use super::{Failure, client, goodbye};
+use super::uri::VARIABLE;
+use super::{Failure, Given, client, goodbye};
 use crate::client::{Client, Reply};
 use crate::op::{document, json::Json};
 use crate::selection::ReadPreference;
@@ -29,15 +30,43 @@ struct Order {
     canonical: bool,
 }
 
+/// The arguments that have no name.
+#[derive(Debug)]
+pub(super) struct Positionals {
+    pub(super) uri: Option<String>,
+    pub(super) database: String,
+    pub(super) command: String,
+}
+
+impl Positionals {
+    /// Tells by their number which arguments they are.
+    pub(super) fn of(given: Vec<String>) -> Result<Self, Failure> {
+        let mut given = given.into_iter().rev();
+        let (Some(command), Some(database)) = (given.next(), given.next()) else {
+            return Err(Failure::Usage("DATABASE and COMMAND_JSON are needed".to_owned()));
+        };
+        if database.contains("://") || database.starts_with('@') || database == "-" {
+            return Err(Failure::Usage(
+                "where DATABASE is expected stands a connection string: DATABASE or COMMAND_JSON is missing".to_owned(),
+            ));
+        }
+        Ok(Self { uri: given.next(), database, command })
+    }
+}
+
 /// Runs one command, and prints its reply or its documents.
 pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Failure> {
-    let command = extjson::parse(&arguments.command).map_err(|why| Failure::Usage(format!("COMMAND_JSON: {why}")))?;
+    let Positionals { uri, database, command } = Positionals::of(arguments.positionals)?;
+    let command = extjson::parse(&command).map_err(|why| Failure::Usage(format!("COMMAND_JSON: {why}")))?;
     if command.is_empty() {
         return Err(Failure::Usage("COMMAND_JSON: an empty object is no command".to_owned()));
     }
-    let client = client(&arguments.uri, &arguments.overrides.resolve, |builder| builder)?;
+    let uri = Given::read(uri)?.ok_or_else(|| {
+        Failure::Usage(format!("two arguments are DATABASE and COMMAND_JSON, and {VARIABLE} is not set: set it, or give URI before them"))
+    })?;
+    let client = client(&uri, &arguments.overrides.resolve, |builder| builder)?;
     let order = Order {
-        database: arguments.database,
+        database,
         command,
         preference: ReadPreference::new(arguments.read_preference),
         timeout: arguments.timeout,

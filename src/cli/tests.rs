@@ -52,6 +52,21 @@ fn bad_arguments_are_refused() {
 }
 
 #[test]
+fn number_of_positionals_says_whether_there_is_a_uri() {
+    let of = |line: &[&str]| run::Positionals::of(line.iter().map(ToString::to_string).collect());
+    let read = |line: &[&str]| of(line).ok().map(|read| (read.uri, read.database, read.command));
+    let expected = |uri: Option<&str>| Some((uri.map(str::to_owned), "db".to_owned(), "{}".to_owned()));
+    assert_eq!(read(&["mongodb://h", "db", "{}"]), expected(Some("mongodb://h")));
+    assert_eq!(read(&["-", "db", "{}"]), expected(Some("-")));
+    assert_eq!(read(&["db", "{}"]), expected(None));
+    for line in [&["mongodb://h", "db"][..], &["@file", "db"], &["-", "db"]] {
+        assert!(read(line).is_none(), "{line:?}");
+    }
+    assert!(arguments(&["run", "db"]).is_err() && arguments(&["run", "-", "db", "{}", "more"]).is_err());
+    assert!(arguments(&["run", "-", "db", "{}", "--timeout", "5"]).is_ok() && arguments(&["run", "--canonical", "db", "{}"]).is_ok());
+}
+
+#[test]
 fn override_is_host_port_and_address() {
     let read = |text: &str| args::resolve(text).map(|given| (given.host.canonical().to_owned(), given.address.to_string()));
     let pair = |host: &str, address: &str| Ok((host.to_owned(), address.to_owned()));

@@ -165,9 +165,7 @@ fn what_weakens_security_is_a_warning() {
 
 #[test]
 fn write_concern_that_contradicts_itself_is_refused_in_code() {
-    let mut concern = crate::WriteConcern::default();
-    concern.w = Some(crate::W::Nodes(0));
-    concern.journal = Some(true);
+    let concern = crate::WriteConcern { w: Some(crate::W::Nodes(0)), journal: Some(true), w_timeout: None };
     let built = crate::Client::builder("mongodb://h").expect("string").options(|options| options.write_concern = Some(concern)).build();
     let error = built.expect_err("w=0 with journal=true");
     assert_eq!((error.kind(), error.stage()), (ErrorKind::InvalidOption, Some(Stage::Uri)), "{error}");

@@ -1,0 +1,210 @@
+//! Where does the connection string come from?
+//!
+//! An argument of a program is visible to other users of the machine, so it can also come from the environment, a file or
+//! standard input. No error shows any of its text.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use zeroize::Zeroizing;
+
+use super::Failure;
+use super::output::complain;
+use crate::error::Error;
+use crate::uri::{ConnectionString, URI_SIZE_MAX};
+
+/// The environment variable that holds the connection string where none is given.
+pub(super) const VARIABLE: &str = "MONGOLINK_URI";
+
+/// Explains the argument, for `--help`.
+pub(super) const HELP: &str = "Where the connection string comes from:
+  MONGOLINK_URI   the environment variable, if URI is left out
+  @FILE           the file FILE
+  -               standard input
+  URI             the argument itself; other users of this machine can see it, with its password, in the process list
+One line end after it is ignored. It may have 65,536 bytes.";
+
+/// A connection string, and where it came from.
+pub(super) struct Given {
+    text: Zeroizing<String>,
+    source: Source,
+}
+
+/// Where a connection string came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The argument itself.
+    Argument,
+    /// The environment variable.
+    Variable,
+    /// A file.
+    File(PathBuf),
+    /// Standard input.
+    Input,
+}
+
+impl Given {
+    /// Reads the connection string that an argument stands for; without an argument, that of the environment if there is one.
+    pub(super) fn read(argument: Option<String>) -> Result<Option<Self>, Failure> {
+        let given = Self::read_from(argument, std::env::var_os(VARIABLE), &mut io::stdin().lock())?;
+        if let Some(given) = &given
+            && given.is_exposed()
+        {
+            complain(&format!(
+                "warning: a password on the command line is visible in the process list; give the connection string by {VARIABLE}, @FILE or -"
+            ));
+        }
+        Ok(given)
+    }
+
+    /// As [`read`](Self::read), where the command can't do without one.
+    pub(super) fn require(argument: Option<String>) -> Result<Self, Failure> {
+        Self::read(argument)?.ok_or_else(|| Failure::Usage(format!("no connection string: give URI, @FILE or -, or set {VARIABLE}")))
+    }
+
+    pub(super) fn read_from(
+        argument: Option<String>,
+        variable: Option<std::ffi::OsString>,
+        input: &mut dyn Read,
+    ) -> Result<Option<Self>, Failure> {
+        let (source, bytes) = match argument.map(Zeroizing::new) {
+            Some(argument) if *argument == "-" => (Source::Input, read_all(input)),
+            Some(argument) => match argument.strip_prefix('@') {
+                Some("") => return Err(Failure::Usage("'@' without the path of a file".to_owned())),
+                Some(path) => (Source::File(path.into()), File::open(path).and_then(|mut file| read_all(&mut file))),
+                None => return Ok(Some(Self { text: argument, source: Source::Argument })),
+            },
+            None => match variable.filter(|text| !text.is_empty()) {
+                Some(text) => (Source::Variable, Ok(Zeroizing::new(text.into_encoded_bytes()))),
+                None => return Ok(None),
+            },
+        };
+        let unreadable = |why: String| Failure::Usage(format!("{}: {why}", source.name()));
+        let bytes = bytes.map_err(|error| unreadable(error.to_string()))?;
+        let text = str::from_utf8(&bytes).map_err(|_| unreadable("it is not UTF-8".to_owned()))?;
+        let text = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
+        if text.len() > URI_SIZE_MAX {
+            return Err(unreadable(format!("it has more than {URI_SIZE_MAX} bytes (limit URI_SIZE_MAX)")));
+        }
+        let text = Zeroizing::new(text.to_owned());
+        Ok(Some(Self { text, source }))
+    }
+
+    /// The connection string of the program's own sandbox.
+    pub(super) fn own(text: String) -> Self {
+        Self { text: Zeroizing::new(text), source: Source::Argument }
+    }
+
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// Says what is wrong with it, and where it came from.
+    pub(super) fn fault(&self, error: &Error) -> String {
+        match self.source {
+            Source::Argument => error.to_string(),
+            Source::Variable | Source::File(_) | Source::Input => format!("{}: {error}", self.source.name()),
+        }
+    }
+
+    /// Tells whether other users of the machine can read a password of it.
+    fn is_exposed(&self) -> bool {
+        self.source == Source::Argument
+            && match ConnectionString::parse(&self.text) {
+                Ok(ConnectionString { options, .. }) => {
+                    let secrets = [
+                        &options.password,
+                        &options.proxy_password,
+                        &options.tls_certificate_key_file_password,
+                        &options.aws_session_token,
+                    ];
+                    secrets.into_iter().any(Option::is_some)
+                }
+                // What can't be read may have one.
+                Err(_) => self.text.contains('@') || self.text.contains('='),
+            }
+    }
+}
+
+impl Source {
+    fn name(&self) -> String {
+        match self {
+            Self::Argument => "URI".to_owned(),
+            Self::Variable => VARIABLE.to_owned(),
+            Self::File(path) => format!("the file {path:?}"),
+            Self::Input => "standard input".to_owned(),
+        }
+    }
+}
+
+/// Reads a connection string with its line end, and a little more of one that is too long.
+fn read_all(input: &mut dyn Read) -> io::Result<Zeroizing<Vec<u8>>> {
+    let limit = URI_SIZE_MAX + "\r\n".len() + 1;
+    // All at once, so that no smaller buffer keeps a copy.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(limit));
+    input.take(limit as u64).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(argument: Option<&str>, variable: Option<&str>, input: &[u8]) -> Result<Option<(String, Source)>, String> {
+        let mut input = input;
+        match Given::read_from(argument.map(str::to_owned), variable.map(Into::into), &mut input) {
+            Ok(given) => Ok(given.map(|given| (given.text.to_string(), given.source))),
+            Err(Failure::Usage(text)) => Err(text),
+            Err(_) => panic!("another failure"),
+        }
+    }
+
+    #[test]
+    fn argument_comes_before_the_environment() {
+        let text = |text: &str, source| Ok(Some((text.to_owned(), source)));
+        assert_eq!(read(Some("mongodb://a"), Some("mongodb://b"), b""), text("mongodb://a", Source::Argument));
+        assert_eq!(read(None, Some("mongodb://b\n"), b""), text("mongodb://b", Source::Variable));
+        assert_eq!(read(Some("-"), Some("mongodb://b"), b"mongodb://c\r\n"), text("mongodb://c", Source::Input));
+        assert_eq!(read(None, Some(""), b""), Ok(None));
+        assert_eq!(read(None, None, b"mongodb://c"), Ok(None));
+    }
+
+    #[test]
+    fn one_line_end_is_no_part_of_it() {
+        assert_eq!(read(Some("-"), None, b"mongodb://c\n\n"), Ok(Some(("mongodb://c\n".to_owned(), Source::Input))));
+        assert_eq!(read(Some("-"), None, b""), Ok(Some((String::new(), Source::Input))));
+    }
+
+    #[test]
+    fn size_is_limited() {
+        let longest = "a".repeat(URI_SIZE_MAX) + "\r\n";
+        assert!(read(Some("-"), None, longest.as_bytes()).is_ok());
+        let error = read(Some("-"), None, ("a".to_owned() + &longest).as_bytes()).expect_err("too long");
+        assert!(error.contains("standard input: ") && error.contains("URI_SIZE_MAX"), "{error}");
+        let error = read(Some("-"), None, &b"s3cret".repeat(1_000_000)).expect_err("too long");
+        assert!(error.contains("URI_SIZE_MAX") && !error.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn errors_name_the_source() {
+        assert!(read(Some("@"), None, b"").expect_err("no path").contains("path of a file"));
+        let error = read(Some("@/nowhere/uri"), None, b"").expect_err("no file");
+        assert!(error.starts_with("the file \"/nowhere/uri\": "), "{error}");
+        assert_eq!(read(Some("-"), None, b"s3cret\xff").expect_err("bytes"), "standard input: it is not UTF-8");
+    }
+
+    #[test]
+    fn only_an_argument_exposes_a_password() {
+        let exposed = |argument: Option<&str>, variable: Option<&str>| {
+            let given = Given::read_from(argument.map(str::to_owned), variable.map(Into::into), &mut io::empty());
+            given.ok().flatten().is_some_and(|given| given.is_exposed())
+        };
+        assert!(exposed(Some("mongodb://u:p@h/"), None));
+        assert!(exposed(Some("mongodb://h/?tls=true&tlsCertificateKeyFilePassword=x"), None));
+        assert!(exposed(Some("mongodb:/u:p@h/"), None));
+        assert!(!exposed(Some("mongodb://u@h/"), None));
+        assert!(!exposed(Some("mongodb://h/?tls=true"), None));
+        assert!(!exposed(None, Some("mongodb://u:p@h/")));
+    }
+}
