@@ -353,6 +353,11 @@ impl Sandbox {
         self.shared.lock().cluster.cursors(member)
     }
 
+    /// Returns how many sessions are open in the deployment: all that commands have named, and that were not ended.
+    pub fn sessions(&self) -> usize {
+        self.shared.lock().cluster.sessions()
+    }
+
     /// Returns how often each member was sent a command, by its exact name.
     pub fn commands_seen(&self, name: &str) -> Vec<u64> {
         let core = self.shared.lock();

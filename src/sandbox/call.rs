@@ -101,6 +101,11 @@ impl Call {
         values.into_iter().map(|value| if let Bson::Document(document) = value { Some(document) } else { None }).collect()
     }
 
+    /// Returns the session that it runs in.
+    pub(super) fn session(&self) -> Option<&[u8]> {
+        self.body.get_document("lsid").ok()?.get("id").and_then(binary)
+    }
+
     /// Tells whether this is a write that its client may send again.
     pub(super) fn is_retryable(&self) -> bool {
         self.body.contains_key("txnNumber")

@@ -20,6 +20,7 @@ use super::failpoint::FailPoint;
 use super::member::{Connection, Life, Login, Member, Role, View};
 use super::retried::Retried;
 use super::scram_server::Users;
+use super::sessions::Sessions;
 use super::store::{Store, random_id};
 use super::time::ClusterTime;
 use super::{CONNECTIONS_MAX, READ_AHEAD_MAX};
@@ -43,6 +44,7 @@ pub struct Cluster {
     pub(super) users: Users,
     pub(super) store: Store,
     pub(super) retried: Retried,
+    pub(super) sessions: Sessions,
     pub(super) time: ClusterTime,
     pub(super) random: SmallRng,
     /// Who takes the next connection that comes through a load balancer.
@@ -130,6 +132,7 @@ impl Cluster {
             users,
             store: Store::default(),
             retried: Retried::default(),
+            sessions: Sessions::default(),
             time,
             random,
             next_service: 0,
@@ -354,6 +357,11 @@ impl Cluster {
     /// Returns how many cursors a member has open.
     pub fn cursors(&self, member: usize) -> usize {
         self.members.get(member).map_or(0, |member| member.cursors.len())
+    }
+
+    /// Returns how many sessions are open: all that commands have named, and that were not ended.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
     }
 
     /// Returns how often a member was sent a command, by its exact name.

@@ -14,6 +14,7 @@ use super::failure::{Failure, code};
 use super::hello::WRITE_BATCH_MAX;
 use super::query::{Filter, Sort};
 use super::retried::Retried;
+use super::store::{Cursor, Tail};
 use crate::wire::DOCUMENT_SIZE_MAX;
 
 /// How many documents the first batch has if nobody says otherwise.
@@ -165,7 +166,7 @@ impl Cluster {
 
     fn find(&mut self, at: At, database: &str, call: &Call, now: Instant) -> Result<Document, Failure> {
         let namespace = namespace(database, call, "find")?;
-        for field in ["projection", "collation", "min", "max", "tailable", "awaitData", "returnKey", "showRecordId"] {
+        for field in ["projection", "collation", "min", "max", "awaitData", "returnKey", "showRecordId"] {
             let asked =
                 call.body.get(field).is_some_and(|value| truth(value) || value.as_document().is_some_and(|value| !value.is_empty()));
             if asked {
@@ -183,11 +184,15 @@ impl Cluster {
         if let Some(limit) = limit {
             places.truncate(limit);
         }
+        let last = places.back().copied();
         let first = self.batch(&namespace, &mut places, batch);
         let single = call.body.get("singleBatch").is_some_and(truth);
-        let exhausted = single || (places.is_empty() && batch > 0);
+        let tailable = call.body.get("tailable").is_some_and(truth);
+        let exhausted = single || (places.is_empty() && batch > 0 && !tailable);
+        let mut cursor = Cursor::new(&namespace, places, call.session().map(<[u8]>::to_vec), now);
+        cursor.tail = tailable.then_some(Tail { filter, last });
         let id = match self.members.get_mut(at.member) {
-            Some(member) if !exhausted => member.cursors.open(&namespace, places, &mut self.random, now)?,
+            Some(member) if !exhausted => member.cursors.open(cursor, &mut self.random, now)?,
             Some(_) | None => 0,
         };
         Ok(doc! { "cursor": { "firstBatch": first, "id": id, "ns": namespace }, "ok": 1.0 })
@@ -206,8 +211,18 @@ impl Cluster {
             member.cursors.put_back(id, cursor, now);
             return Err(Failure::new(code::UNAUTHORIZED, text));
         }
+        if cursor.session.as_deref() != call.session() {
+            let text = format!("Cannot run getMore on cursor {id}, which was created in another session");
+            member.cursors.put_back(id, cursor, now);
+            return Err(Failure::new(code::CURSOR_IN_ANOTHER_SESSION, text));
+        }
+        if let Some(tail) = &mut cursor.tail {
+            let found = self.store.select(&namespace, &tail.filter, None);
+            cursor.places.extend(found.into_iter().filter(|place| Some(*place) > tail.last));
+            tail.last = cursor.places.back().copied().or(tail.last);
+        }
         let next = self.batch(&namespace, &mut cursor.places, batch);
-        let open = !cursor.places.is_empty();
+        let open = !cursor.places.is_empty() || cursor.tail.is_some();
         if open && let Some(member) = self.members.get_mut(at.member) {
             member.cursors.put_back(id, cursor, now);
         }

@@ -100,6 +100,7 @@ impl Cluster {
         };
         let Some(member) = self.members.get_mut(at.member) else { return };
         member.count(&call.name);
+        self.sessions.note(&call);
         let known = member.connections.get(&at.conn).and_then(|connection| connection.app_name.as_deref());
         let app_name = call.app_name().or(known);
         let verdict = match &mut member.fail_point {

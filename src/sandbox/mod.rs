@@ -22,6 +22,7 @@ mod query;
 mod reconfigure;
 mod retried;
 mod scram_server;
+mod sessions;
 mod store;
 mod time;
 
@@ -51,6 +52,9 @@ pub const CURSORS_MAX: usize = 10_000;
 
 /// How many sessions with retryable writes are remembered; the one that wrote first is forgotten first.
 pub const SESSIONS_MAX: usize = 10_000;
+
+/// How many open sessions are counted.
+pub const OPEN_SESSIONS_MAX: usize = 100_000;
 
 /// How many levels a command and its documents may have: with what a reply puts around them, no more than clients take.
 pub const DEPTH_MAX: usize = 190;

@@ -175,15 +175,32 @@ pub(super) struct Cursors {
 pub(super) struct Cursor {
     pub(super) namespace: String,
     pub(super) places: VecDeque<u64>,
+    /// What a tailable cursor finds later.
+    pub(super) tail: Option<Tail>,
+    /// The session that it was opened in.
+    pub(super) session: Option<Vec<u8>>,
     idle_since: Instant,
+}
+
+/// The end of a tailable cursor, which stays open there.
+pub(super) struct Tail {
+    pub(super) filter: Filter,
+    /// The last document that it has found.
+    pub(super) last: Option<u64>,
 }
 
 /// How long a cursor lives without being asked, as in mongod.
 pub(super) const CURSOR_IDLE_MAX: Duration = Duration::from_secs(600);
 
+impl Cursor {
+    pub(super) fn new(namespace: &str, places: VecDeque<u64>, session: Option<Vec<u8>>, now: Instant) -> Self {
+        Self { namespace: namespace.to_owned(), places, tail: None, session, idle_since: now }
+    }
+}
+
 impl Cursors {
     /// Opens a cursor; hands back its number.
-    pub(super) fn open(&mut self, namespace: &str, places: VecDeque<u64>, random: &mut SmallRng, now: Instant) -> Result<i64, Failure> {
+    pub(super) fn open(&mut self, cursor: Cursor, random: &mut SmallRng, now: Instant) -> Result<i64, Failure> {
         if self.open.len() >= CURSORS_MAX {
             let text = format!("too many open cursors (limit CURSORS_MAX of {CURSORS_MAX})");
             return Err(Failure::new(code::OUT_OF_DISK_SPACE, text));
@@ -194,7 +211,7 @@ impl Cursors {
                 break id;
             }
         };
-        self.put_back(id, Cursor { namespace: namespace.to_owned(), places, idle_since: now }, now);
+        self.put_back(id, cursor, now);
         Ok(id)
     }
 
