@@ -400,7 +400,7 @@ async fn messages_of_a_selection_name_operation_criteria_and_server() {
     let messages = told(SELECTION, "operation", "logThisOne");
     assert_eq!(texts(&messages), ["Server selection started", "Server selection succeeded"]);
     for message in &messages {
-        assert_eq!((message.level, message.field("selector")), (Level::DEBUG, "a read with preference primary"));
+        assert_eq!((message.level, message.field("selector")), (Level::DEBUG, "an operation on the primary"));
         assert!(message.field("topologyDescription").contains(&port.to_string()), "{message:?}");
     }
     assert_eq!((messages[1].field("serverHost"), messages[1].field("serverPort")), ("127.0.0.1", port.to_string().as_str()));
@@ -446,4 +446,43 @@ async fn waiting_again_for_a_server_is_not_logged_again() {
     let messages = told(SELECTION, "operation", "logTheWaitAgain");
     let expected = ["Server selection started", "Waiting for suitable server to become available", "Server selection succeeded"];
     assert_eq!(texts(&messages), expected);
+}
+
+#[tokio::test]
+async fn callers_that_wait_for_the_same_servers_make_one_line_at_info() {
+    listen();
+    let (_held, port) = refusing();
+    let client = Client::new(format!("mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=300")).expect("client");
+    let database = client.database("test");
+    let calls: Vec<_> = (0..20).map(|_| tokio::spawn(database.run_command(doc! { "logTheCrowd": 1 }).into_future())).collect();
+    for call in calls {
+        in_time(call).await.expect("no panic").expect_err("nobody listens");
+    }
+    let waits: Vec<Level> = told(SELECTION, "operation", "logTheCrowd")
+        .iter()
+        .filter(|message| message.text() == "Waiting for suitable server to become available")
+        .map(|message| message.level)
+        .collect();
+    let at = |level: Level| waits.iter().filter(|own| **own == level).count();
+    assert_eq!((at(Level::INFO), at(Level::DEBUG)), (1, 19));
+}
+
+#[tokio::test]
+async fn shutdown_logs_no_failed_heartbeat() {
+    listen();
+    let sandbox = Sandbox::builder().members(1).start().await.expect("sandbox");
+    let client = Client::new(sandbox.uri()).expect("client");
+    ping(&client).await.expect("ping");
+    let port = sandbox.addresses()[0].port();
+    let began = Instant::now();
+    while !texts(&of_topology(port)).contains(&"Server heartbeat succeeded") {
+        assert!(began.elapsed() < LONG);
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    client.shutdown().await;
+    let messages = of_topology(port);
+    assert!(
+        texts(&messages).contains(&"Stopped topology monitoring") && !texts(&messages).contains(&"Server heartbeat failed"),
+        "{messages:#?}"
+    );
 }

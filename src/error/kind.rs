@@ -149,6 +149,8 @@ pub enum Ineligible {
     TooStale,
     /// Others were preferred after a failure on this one.
     Deprioritized,
+    /// Another server was asked for by name.
+    OtherServer,
     /// The custom selector left it out.
     Selector,
     /// It was eligible when last looked at.

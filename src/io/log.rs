@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bson::RawDocumentBuf;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::handshake::Environment;
 use crate::host::{Host, HostKey};
 use crate::op::deadline::Deadline;
@@ -153,6 +153,17 @@ impl Subject {
                 reply = on.reply.as_ref().map(|reply| tracing::field::display(Json::of(reply).cut(self.document_chars_max))),
                 "Server heartbeat succeeded"
             ),
+            // The client itself has cancelled the check.
+            MonitorEvent::HeartbeatFailed { duration, awaited, error } if error.kind() == ErrorKind::Interrupted => tracing::trace!(
+                target: TOPOLOGY,
+                topologyId = %self.id,
+                serverHost = %name,
+                serverPort = port,
+                awaited,
+                durationMS = millis(*duration),
+                failure = %error,
+                "Server heartbeat cancelled"
+            ),
             MonitorEvent::HeartbeatFailed { duration, awaited, error } => debug_of_check!(
                 awaited,
                 durationMS = millis(*duration),
@@ -242,16 +253,48 @@ pub(crate) fn selection_started(operation: &str, criteria: &Criteria, topology: 
     debug_of_selection!(operation, criteria, topology, "Server selection started");
 }
 
-/// Logs that a server is waited for; a user notices.
-pub(crate) fn selection_waits(operation: &str, criteria: &Criteria, topology: &TopologyDescription, deadline: Deadline, now: Instant) {
-    tracing::info!(
-        target: SELECTION,
-        operation,
-        selector = %criteria,
-        topologyDescription = %topology,
-        remainingTimeMS = millis(deadline.at.saturating_duration_since(now)),
-        "Waiting for suitable server to become available"
-    );
+/// The waits for a server that were logged.
+#[derive(Debug, Default)]
+pub(crate) struct Waits {
+    /// How many servers were known at the last wait; `None` once a server was found.
+    known: Option<usize>,
+}
+
+impl Waits {
+    /// Takes the wait of a caller, while so many servers are known. Tells whether it is news: the first since a server was found
+    /// or became known.
+    pub(crate) fn begin(&mut self, known: usize) -> bool {
+        self.known.replace(known).is_none_or(|before| before < known)
+    }
+
+    /// Takes that a caller has found a server.
+    pub(crate) fn end(&mut self) {
+        self.known = None;
+    }
+}
+
+/// Logs that a server is waited for: at INFO if it is news, so that a thousand callers make one line that users see.
+pub(crate) fn selection_waits(
+    is_news: bool,
+    operation: &str,
+    criteria: &Criteria,
+    topology: &TopologyDescription,
+    deadline: Deadline,
+    now: Instant,
+) {
+    macro_rules! wait {
+        ($level:ident) => {
+            tracing::$level!(
+                target: SELECTION,
+                operation,
+                selector = %criteria,
+                topologyDescription = %topology,
+                remainingTimeMS = millis(deadline.at.saturating_duration_since(now)),
+                "Waiting for suitable server to become available"
+            )
+        };
+    }
+    if is_news { wait!(info) } else { wait!(debug) }
 }
 
 /// Logs that a server was found.
@@ -312,4 +355,18 @@ fn why_refused(reason: CheckOutFailure) -> &'static str {
 /// Milliseconds, with what lies below one.
 fn millis(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Waits;
+
+    #[test]
+    fn wait_is_news_once_until_a_server_is_found_or_becomes_known() {
+        let mut waits = Waits::default();
+        let news: Vec<bool> = [2, 2, 1, 0, 0, 1, 1].into_iter().map(|known| waits.begin(known)).collect();
+        assert_eq!(news, [true, false, false, false, false, true, false]);
+        waits.end();
+        assert!(waits.begin(1) && !waits.begin(1));
+    }
 }

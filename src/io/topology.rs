@@ -71,6 +71,7 @@ struct State {
     monitors: BTreeMap<HostKey, MonitorOrders>,
     selects: BTreeMap<SelectId, oneshot::Sender<Result<(), Error>>>,
     probes: Probes,
+    waits: log::Waits,
     armed: Option<Instant>,
 }
 
@@ -90,7 +91,8 @@ impl Cluster {
         let topology = Topology::new(TopologyConfig::from_options(&parts.options), parts.seed, now);
         let (pools, monitors, selects, probes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Probes::default());
         let first = Snapshot::new(Arc::clone(topology.description()), &pools);
-        let state = State { topology, pools, former: Former::default(), monitors, selects, probes, armed: None };
+        let state =
+            State { topology, pools, former: Former::default(), monitors, selects, probes, waits: log::Waits::default(), armed: None };
         let cluster = Arc::new(Self {
             state: Mutex::new(state),
             snapshots: watch::Sender::new(Arc::new(first)),
@@ -149,7 +151,10 @@ impl Cluster {
                 return Ok(selected);
             }
             if !told {
-                log::selection_waits(operation, criteria, &self.snapshot().description, by, clock::now());
+                let description = Arc::clone(&self.snapshot().description);
+                let known = description.servers().iter().filter(|server| server.is_known()).count();
+                let is_news = self.lock().waits.begin(known);
+                log::selection_waits(is_news, operation, criteria, &description, by, clock::now());
                 told = true;
             }
             let id = SelectId(self.next_select.fetch_add(1, Ordering::Relaxed));
@@ -343,7 +348,10 @@ impl Cluster {
                 self.snapshots.send_replace(Arc::new(Snapshot::new(description, &state.pools)));
                 self.parts.epoch.fetch_add(1, Ordering::Release);
             }
-            TopologyAction::Selected(id) => answer(state, id, Ok(())),
+            TopologyAction::Selected(id) => {
+                state.waits.end();
+                answer(state, id, Ok(()));
+            }
             TopologyAction::NotSelected(id, error) => answer(state, id, Err(error)),
         }
     }

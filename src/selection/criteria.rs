@@ -72,8 +72,10 @@ impl fmt::Display for Criteria {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.target {
             Target::Write => f.write_str("a write"),
-            Target::Server(host) => write!(f, "an operation that lives on {host}"),
+            Target::Server(host) => write!(f, "an operation on {host}"),
             Target::AnyReadable => f.write_str("a read from any server"),
+            // Writes that are given as commands ask for the primary in this way too.
+            Target::Read(preference) if *preference == ReadPreference::primary() => f.write_str("an operation on the primary"),
             Target::Read(preference) => {
                 write!(f, "a read with preference {}", preference.mode.name())?;
                 if !preference.tag_sets.is_empty() {

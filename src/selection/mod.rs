@@ -83,14 +83,17 @@ pub fn is_served(topology: &TopologyDescription, criteria: &Criteria) -> Result<
 /// # Errors
 /// [`ErrorKind::Incompatible`](crate::ErrorKind::Incompatible) if a server's wire versions don't fit;
 /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) for a read preference that contradicts itself, or a
-/// limit of staleness that is too small for a replica set.
+/// limit of staleness that is too small for a replica set;
+/// [`ErrorKind::ServerSelection`](crate::ErrorKind::ServerSelection) for one server that does not belong to a deployment whose
+/// members are all known.
 #[inline]
 pub fn check(topology: &TopologyDescription, criteria: &Criteria) -> Result<(), Error> {
     if let Some(error) = topology.compatibility_error() {
         return Err(error.clone());
     }
     match &criteria.target {
-        Target::Write | Target::Server(_) | Target::AnyReadable => Ok(()),
+        Target::Write | Target::AnyReadable => Ok(()),
+        Target::Server(host) => reason::check_member(topology, host),
         Target::Read(preference) => {
             preference.validate()?;
             staleness::check_limit(topology, preference.max_staleness)

@@ -4,7 +4,8 @@
 
 use super::eligible::{can_be_pinned, has_tags, is_fresh, selector};
 use super::{Criteria, ReadPreference, ReadPreferenceMode, Target};
-use crate::error::{Ineligible, ServerReason};
+use crate::error::{Error, ErrorKind, Ineligible, ServerReason};
+use crate::host::HostKey;
 use crate::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
 
 /// Says for each server of a topology why it does not suit, or that it does.
@@ -32,7 +33,7 @@ fn ineligible(topology: &TopologyDescription, criteria: &Criteria, server: &Serv
         return Ineligible::Unknown;
     }
     let reason = match (topology.kind(), &criteria.target) {
-        (_, Target::Server(host)) if server.host != *host => Ineligible::Selector,
+        (_, Target::Server(host)) if server.host != *host => Ineligible::OtherServer,
         (_, Target::Server(_)) => suits(can_be_pinned(topology, server), server),
         (TopologyType::Unknown, _) => Ineligible::Type(server.kind.name()),
         (TopologyType::Single | TopologyType::LoadBalanced, _) => Ineligible::Eligible,
@@ -75,4 +76,32 @@ fn for_read(topology: &TopologyDescription, preference: &ReadPreference, server:
 
 fn suits(suits: bool, server: &ServerDescription) -> Ineligible {
     if suits { Ineligible::Eligible } else { Ineligible::Type(server.kind.name()) }
+}
+
+/// How many hosts an error names.
+const NAMED_HOSTS_MAX: usize = 10;
+
+/// Checks that a server belongs to the deployment, once its members are all known.
+pub(super) fn check_member(topology: &TopologyDescription, host: &HostKey) -> Result<(), Error> {
+    if topology.server(host).is_some() {
+        return Ok(());
+    }
+    match topology.kind() {
+        // More may become known.
+        TopologyType::Unknown | TopologyType::ReplicaSetNoPrimary => Ok(()),
+        TopologyType::Single | TopologyType::ReplicaSetWithPrimary | TopologyType::Sharded | TopologyType::LoadBalanced => {
+            Err(no_member(topology, host))
+        }
+    }
+}
+
+#[cold]
+fn no_member(topology: &TopologyDescription, host: &HostKey) -> Error {
+    let servers = topology.servers();
+    let mut known: Vec<String> = servers.iter().take(NAMED_HOSTS_MAX).map(|server| server.host.to_string()).collect();
+    if servers.len() > NAMED_HOSTS_MAX {
+        known.push(format!("and {} more", servers.len() - NAMED_HOSTS_MAX));
+    }
+    let text = format!("{host} is no server of this topology of type {}; known hosts: {}", topology.kind().name(), known.join(", "));
+    Error::new(ErrorKind::ServerSelection, text)
 }

@@ -207,10 +207,24 @@ fn pinned_operation_stays_where_it_is() {
     let topology = replica_set();
     assert_eq!(selected(&topology, &Criteria::server(key("d")), 1), "d:27017");
     assert!(matches!(refused(&topology, &Criteria::server(key("e"))), Refusal::NoServer(_)));
-    assert!(matches!(refused(&topology, &Criteria::server(key("x"))), Refusal::NoServer(_)));
     let reasons: Vec<_> = reasons(&topology, &Criteria::server(key("d"))).into_iter().map(|reason| reason.reason).collect();
-    let other = Ineligible::Selector;
+    let other = Ineligible::OtherServer;
     assert_eq!(reasons, [other.clone(), other.clone(), other, Ineligible::Eligible, Ineligible::Unknown]);
+}
+
+#[test]
+fn server_of_another_deployment_is_refused_once_all_members_are_known() {
+    let asked = Criteria::server(key("x"));
+    let topology = replica_set();
+    let Refusal::Invalid(error) = refused(&topology, &asked) else { panic!("waits in vain") };
+    assert_eq!(error.kind(), ErrorKind::ServerSelection);
+    let hosts = topology.servers().iter().map(|server| server.host.to_string()).collect::<Vec<_>>().join(", ");
+    let kind = topology.kind().name();
+    assert_eq!(error.to_string(), format!("x:27017 is no server of this topology of type {kind}; known hosts: {hosts}"));
+    for undecided in [TopologyType::Unknown, TopologyType::ReplicaSetNoPrimary] {
+        let topology = TopologyDescription::new(undecided, []);
+        assert!(matches!(refused(&topology, &asked), Refusal::NoServer(_)), "{undecided:?}");
+    }
 }
 
 #[test]

@@ -343,7 +343,7 @@ impl Topology {
         let next = Arc::new(next);
         let previous = std::mem::replace(&mut self.current, Arc::clone(&next));
         let change = Change::between(&previous, &next, subject);
-        if previous.kind != next.kind {
+        if previous.kind != next.kind && self.state != State::Closed {
             tracing::info!(previous = previous.kind.name(), new = next.kind.name(), "topology type changed");
         }
         for host in &change.added {

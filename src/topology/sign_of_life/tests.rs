@@ -4,7 +4,7 @@ use bson::oid::ObjectId;
 
 use super::*;
 use crate::handshake::HelloReply;
-use crate::selection::Criteria;
+use crate::selection::{Criteria, ReadPreference};
 use crate::topology::{SelectId, ServerType, TopologyConfig, TopologyEvent};
 
 fn ms(millis: u64) -> Duration {
@@ -129,7 +129,7 @@ impl Scene {
                 TopologyAction::CancelCheck(host) => orders.push(format!("cancel {}", name(&host))),
                 TopologyAction::ClosePool(host) => self.topology.handle_pool_closed(&host, self.in_use, self.now),
                 TopologyAction::InterruptFormer { host, why } => {
-                    assert!(why.kind() == ErrorKind::Interrupted && why.has_label("RetryableError"), "{why}");
+                    assert!(why.kind() == ErrorKind::Interrupted && why.labels().is_empty() && why.is_network(), "{why}");
                     // Of a server that is there, all is interrupted.
                     if self.topology.description().server(&host).is_none() {
                         orders.push(format!("interrupt {}", name(&host)));
@@ -178,7 +178,7 @@ fn deposed_primary_is_asked_twice_and_its_silence_interrupts_what_is_in_flight()
     let error = scene.error();
     assert_eq!((error.kind(), error.stage(), error.host()), (ErrorKind::Silent, Some(Stage::Hello), Some(&key("a"))));
     assert_eq!((error.elapsed(), error.limit().map(|limit| limit.value)), (Some(ms(1500)), Some(LimitValue::Time(ms(1500)))));
-    assert!(error.has_label("RetryableError") && error.is_network());
+    assert!(error.labels().is_empty() && error.is_network());
     assert_eq!(error.to_string(), "hello: a:27017: the server gives no sign of life, after 1500 ms (limit SIGN_OF_LIFE_LIMIT of 1500 ms)");
     assert_eq!(scene.topology.poll_timeout(), None);
 }
@@ -585,7 +585,8 @@ fn shutdown_ends_a_probe() {
 #[test]
 fn silence_has_every_server_checked_while_somebody_waits() {
     let mut scene = Scene::deposed();
-    scene.topology.handle_select(SelectId(1), Arc::new(Criteria::server(key("x"))), None, scene.now);
+    let nowhere = ReadPreference::secondary().with_tag_sets(vec![vec![("room".to_owned(), "none".to_owned())]]);
+    scene.topology.handle_select(SelectId(1), Arc::new(Criteria::read(nowhere)), None, scene.now);
     scene.run(ms(1499));
     scene.topology.handle_timeout(scene.now + ms(1));
     let mut checked = Vec::new();
