@@ -3,6 +3,8 @@
 //! run-command ("Cursors"), find_getmore_killcursors_commands: id and namespace are taken from every reply, an empty
 //! batch with an id is not the end.
 
+use std::time::Duration;
+
 use bson::{Bson, RawArrayBuf, RawDocument, RawDocumentBuf, rawdoc};
 use bytes::Bytes;
 
@@ -37,9 +39,41 @@ pub struct GetMoreOptions {
     /// How many documents a batch has at the most.
     pub batch_size: Option<u32>,
     /// How long the server waits for documents, for tailable cursors that await data.
-    pub max_time: Option<std::time::Duration>,
+    pub max_time: Option<Duration>,
     /// A comment.
     pub comment: Option<Bson>,
+}
+
+/// The pace of a cursor's getMore commands while its batches are empty, as those of a tailable cursor are at its end.
+#[derive(Debug, Default)]
+pub struct EmptyBatches {
+    /// The last pause.
+    pause: Option<Duration>,
+}
+
+/// The pause after the first empty batch: longer than a round trip, and hardly noticed.
+pub const EMPTY_BATCH_PAUSE_MIN: Duration = Duration::from_millis(10);
+
+/// The longest pause after an empty batch: two getMore commands a second cost a server nothing.
+pub const EMPTY_BATCH_PAUSE_MAX: Duration = Duration::from_millis(500);
+
+impl EmptyBatches {
+    /// Takes a batch for which the server took so long. Returns how long to wait before the next getMore.
+    ///
+    /// The pause doubles with each empty batch. The time that the server took counts: one that awaits data needs no pause, nor
+    /// does one that waited as long as `max_time` asked for.
+    pub fn handle_batch(&mut self, is_empty: bool, took: Duration, max_time: Option<Duration>) -> Option<Duration> {
+        if !is_empty {
+            self.pause = None;
+            return None;
+        }
+        if max_time.is_some_and(|asked| !asked.is_zero() && took >= asked.max(EMPTY_BATCH_PAUSE_MIN)) {
+            return None;
+        }
+        let pause = self.pause.map_or(EMPTY_BATCH_PAUSE_MIN, |last| (last * 2).min(EMPTY_BATCH_PAUSE_MAX));
+        self.pause = Some(pause);
+        pause.checked_sub(took).filter(|rest| !rest.is_zero())
+    }
 }
 
 impl CursorState {
@@ -64,6 +98,15 @@ impl CursorState {
         }
         let start = offset(&reply, batch.value).ok_or_else(|| malformed("the batch lies outside of its reply"))?;
         Ok((state, Batch { next: start + 4, end: start + batch.value.len(), remaining, reply }))
+    }
+
+    /// Returns the cursor that a reply opens, and that is still open; `None` for the reply of a getMore.
+    pub fn opened_by(reply: &RawDocument) -> Option<Self> {
+        let cursor = Fields::find(reply, "cursor")?.document()?;
+        Fields::find(cursor, "firstBatch")?;
+        let id = Fields::find(cursor, "id")?.integer().filter(|id| *id != 0)?;
+        let (database, collection) = Fields::find(cursor, "ns")?.text()?.split_once('.')?;
+        Some(Self { id, database: database.to_owned(), collection: collection.to_owned() })
     }
 
     /// Makes the getMore command.
@@ -177,6 +220,42 @@ mod tests {
         }
         let (state, batch) = CursorState::parse(Bytes::from(bytes)).expect("cursor");
         assert_eq!((state.id, batch.len()), (7, 2));
+    }
+
+    #[test]
+    fn pause_after_empty_batches_grows_until_a_document_comes() {
+        let (ms, at_once) = (Duration::from_millis, Duration::ZERO);
+        let mut batches = EmptyBatches::default();
+        let pauses = |batches: &mut EmptyBatches| (0..8).map(|_| batches.handle_batch(true, at_once, None)).collect::<Vec<_>>();
+        let grown = [10, 20, 40, 80, 160, 320, 500, 500].map(|pause| Some(ms(pause)));
+        assert_eq!(pauses(&mut batches), grown);
+        assert_eq!(batches.handle_batch(false, at_once, None), None);
+        assert_eq!(pauses(&mut batches), grown);
+    }
+
+    #[test]
+    fn time_that_the_server_waits_is_part_of_the_pause() {
+        let ms = Duration::from_millis;
+        let mut batches = EmptyBatches::default();
+        assert_eq!(batches.handle_batch(true, ms(3), None), Some(ms(7)));
+        assert_eq!(batches.handle_batch(true, ms(1000), None), None);
+        // A server that waits as long as it was asked to is asked again at once; one that does not is not.
+        for _ in 0..100 {
+            assert_eq!(batches.handle_batch(true, ms(50), Some(ms(50))), None);
+        }
+        assert_eq!(batches.handle_batch(true, ms(4), Some(ms(50))), Some(ms(36)));
+        assert_eq!(batches.handle_batch(true, ms(1), Some(ms(1))), Some(ms(79)));
+        assert_eq!(batches.handle_batch(true, ms(0), Some(ms(0))), Some(ms(160)));
+    }
+
+    #[test]
+    fn only_a_reply_that_opens_a_cursor_names_one_to_kill() {
+        let cursor = |reply: &Bytes| CursorState::opened_by(RawDocument::from_bytes(reply).expect("a document"));
+        let opened = CursorState { id: 7, database: "db".into(), collection: "some.things".into() };
+        assert_eq!(cursor(&reply(7, "firstBatch")), Some(opened));
+        for other in [reply(0, "firstBatch"), reply(7, "nextBatch"), Bytes::from(rawdoc! { "ok": 0, "cursor": 1 }.into_bytes())] {
+            assert_eq!(cursor(&other), None);
+        }
     }
 
     #[test]

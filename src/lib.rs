@@ -59,7 +59,7 @@ pub use bson;
 pub use auth::{Credential, Mechanism, Secret};
 pub use client::{
     Client, ClientBuilder, Cursor, Database, Events, FromReply, IntoCommand, Probe, Reply, RunCommand, RunCursorCommand, Running,
-    TopologyWatch,
+    TopologyWatch, TryNext,
 };
 pub use error::{CommandFailure, Error, ErrorKind, Ineligible, Limit, LimitValue, Result, ServerReason, Stage};
 pub use handshake::{DriverInfo, HelloReply, TopologyVersion, UnusableHost};

@@ -20,7 +20,7 @@ use super::Client;
 use super::call::{Call, InSession, Preference, Reply, Session, Time};
 use super::pin::Pinned;
 use super::running::Inner;
-use crate::cursor::{Batch, CursorState, GetMoreOptions};
+use crate::cursor::{Batch, CursorState, EmptyBatches, GetMoreOptions};
 use crate::error::{Error, Result};
 use crate::host::HostKey;
 use crate::io::clock;
@@ -60,7 +60,31 @@ pub struct Cursor<T = Document> {
     client: Client,
     core: Arc<Core>,
     state: State,
+    batches: EmptyBatches,
+    /// What is waited for before the next batch is asked for.
+    /// The lock is never taken: it makes the cursor `Sync`.
+    pause: Option<Pause>,
     form: PhantomData<fn() -> T>,
+}
+
+/// What [`Cursor::try_next`] has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TryNext<T> {
+    /// The next document.
+    Document(T),
+    /// No document now: the server has sent an empty batch, and the cursor is still open.
+    NothingNow,
+    /// The end: the cursor is closed.
+    Ended,
+}
+
+/// A step of a cursor.
+enum Step {
+    Document(Bytes),
+    NothingNow,
+    Ended,
+    Failed(Error),
 }
 
 /// What all batches of a cursor have in common.
@@ -85,6 +109,8 @@ enum State {
     Done,
 }
 
+type Pause = Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>;
+
 type Fetch = Pin<Box<dyn Future<Output = std::result::Result<Fetched, Failed>> + Send>>;
 
 pub(super) struct Fetched {
@@ -92,6 +118,8 @@ pub(super) struct Fetched {
     pub(super) batch: Batch,
     pub(super) session: Option<Box<Session>>,
     pub(super) pin: Option<Box<Pinned>>,
+    /// How long the server took, for a batch after the first.
+    pub(super) took: Option<Duration>,
 }
 
 /// Is why a batch could not be fetched, and the connection on which it was asked for.
@@ -121,7 +149,7 @@ impl<T: FromReply> Cursor<T> {
         let pinned = fetched.pin.is_some();
         let inner = Arc::clone(&client.handle.0);
         let core = Arc::new(Core { inner, host, more, timeout, pinned });
-        Self { client, core, state: State::read(fetched), form: PhantomData }
+        Self { client, core, state: State::read(fetched), batches: EmptyBatches::default(), pause: None, form: PhantomData }
     }
 
     /// Returns the server that holds the cursor.
@@ -131,10 +159,34 @@ impl<T: FromReply> Cursor<T> {
 
     /// Returns the next document, or `None` at the end.
     ///
+    /// A tailable cursor has no end: this waits for a document that is inserted later. While the server's batches are empty, it
+    /// is asked with growing pauses, from `EMPTY_BATCH_PAUSE_MIN` to `EMPTY_BATCH_PAUSE_MAX`; the time that a server awaits data
+    /// is part of the pause.
+    ///
     /// # Errors
     /// Those of fetching the next batch, which end the cursor, and of reading a document, which don't.
     pub async fn next(&mut self) -> Option<Result<T>> {
         std::future::poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await
+    }
+
+    /// Returns the next document if there is one now; asks the server at most once, and without a pause.
+    ///
+    /// For tailable cursors, whose `next` waits. Can be dropped at any moment.
+    ///
+    /// # Errors
+    /// Those of [`next`](Self::next).
+    pub async fn try_next(&mut self) -> Result<TryNext<T>> {
+        let mut has_asked = false;
+        match std::future::poll_fn(|context| self.poll_step(Some(&mut has_asked), context)).await {
+            Step::Document(bytes) => self.document(bytes).map(TryNext::Document),
+            Step::NothingNow => Ok(TryNext::NothingNow),
+            Step::Ended => Ok(TryNext::Ended),
+            Step::Failed(error) => Err(error),
+        }
+    }
+
+    fn document(&self, bytes: Bytes) -> Result<T> {
+        T::from_reply(Reply::new(bytes, self.core.host.clone()))
     }
 
     /// Ends the cursor: kills it on the server if it is still open there, and waits for that.
@@ -151,39 +203,70 @@ impl<T: FromReply> Cursor<T> {
         drop(over.await);
     }
 
-    fn poll_document(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+    /// Goes on to the next document. `has_asked` is for a caller that does not wait for one: whether it has seen a new batch.
+    fn poll_step(&mut self, mut has_asked: Option<&mut bool>, context: &mut Context<'_>) -> Poll<Step> {
         loop {
             match &mut self.state {
                 State::Reading { cursor, batch, session, pin } => {
                     if let Some(document) = batch.next_document() {
-                        return Poll::Ready(Some(Ok(document)));
+                        return Poll::Ready(Step::Document(document));
                     }
                     if cursor.id == 0 {
                         self.state = State::Done;
                         continue;
                     }
+                    match &has_asked {
+                        Some(true) => return Poll::Ready(Step::NothingNow),
+                        Some(false) => {}
+                        None => ready!(poll_pause(&mut self.pause, context)),
+                    }
+                    self.pause = None;
                     let fetch: Fetch = Box::pin(fetch(Arc::clone(&self.core), cursor.clone(), session.take(), pin.take()));
                     self.state = State::Fetching { cursor: cursor.clone(), fetch: Mutex::new(fetch) };
                 }
                 State::Fetching { fetch, .. } => {
                     match ready!(fetch.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(context)) {
-                        Ok(fetched) => self.state = State::read(fetched),
+                        Ok(fetched) => {
+                            let max_time = self.core.more.max_time;
+                            let took = fetched.took.unwrap_or_default();
+                            self.pause = self.batches.handle_batch(fetched.batch.is_empty(), took, max_time).map(pause);
+                            self.state = State::read(fetched);
+                        }
                         Err(Failed { error, pin }) => {
                             self.fail(&error, pin);
-                            return Poll::Ready(Some(Err(error)));
+                            return Poll::Ready(Step::Failed(error));
                         }
                     }
+                    if let Some(has_asked) = &mut has_asked {
+                        **has_asked = true;
+                    }
                 }
-                State::Severed(_) | State::Done => return Poll::Ready(None),
+                State::Severed(_) | State::Done => return Poll::Ready(Step::Ended),
             }
         }
+    }
+}
+
+/// Begins a pause.
+fn pause(span: Duration) -> Pause {
+    let until = clock::now() + span;
+    Mutex::new(Box::pin(clock::sleep_until(Some(until))))
+}
+
+/// Waits for the end of a pause, if there is a runtime that has timers.
+fn poll_pause(pause: &mut Option<Pause>, context: &mut Context<'_>) -> Poll<()> {
+    match pause {
+        Some(pause) if tokio::runtime::Handle::try_current().is_ok() => {
+            pause.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(context)
+        }
+        Some(_) | None => Poll::Ready(()),
     }
 }
 
 impl State {
     /// Session and connection go back at once when the server has closed the cursor.
     fn read(fetched: Fetched) -> Self {
-        let Fetched { cursor, batch, session, pin } = fetched;
+        let Fetched { cursor, batch, session, pin, took: _ } = fetched;
         let open = cursor.id != 0;
         Self::Reading { cursor, batch, session: session.filter(|_| open), pin: pin.filter(|_| open) }
     }
@@ -234,8 +317,11 @@ impl<T: FromReply> Stream for Cursor<T> {
     type Item = Result<T>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<T>>> {
-        let document = ready!(self.poll_document(context));
-        Poll::Ready(document.map(|document| document.and_then(|bytes| T::from_reply(Reply::new(bytes, self.core.host.clone())))))
+        Poll::Ready(match ready!(self.poll_step(None, context)) {
+            Step::Document(bytes) => Some(self.document(bytes)),
+            Step::Failed(error) => Some(Err(error)),
+            Step::NothingNow | Step::Ended => None,
+        })
     }
 }
 
@@ -270,9 +356,11 @@ async fn fetch(
         session: InSession::Cursor(session),
         pins: false,
     };
+    let began = clock::now();
     let (outcome, pin) = inner.run_pinned(pin, &database, call).await;
+    let took = Some(clock::now().saturating_duration_since(began));
     match outcome.and_then(|outcome| read(&outcome.reply).map(|read| (read, outcome.session))) {
-        Ok(((cursor, batch), session)) => Ok(Fetched { cursor, batch, session, pin }),
+        Ok(((cursor, batch), session)) => Ok(Fetched { cursor, batch, session, pin, took }),
         Err(error) => Err(Failed { error, pin }),
     }
 }

@@ -3,6 +3,7 @@
 //! [`Client`], its [`Database`]s and the calls on them. A client does nothing until it is first used: then its servers
 //! are found and watched by tasks of the runtime it is used on.
 
+mod abandoned;
 mod builder;
 mod call;
 mod cursor;
@@ -21,7 +22,7 @@ use std::sync::Arc;
 
 pub use builder::ClientBuilder;
 pub use call::Reply;
-pub use cursor::{Cursor, FromReply};
+pub use cursor::{Cursor, FromReply, TryNext};
 pub use database::{Database, IntoCommand, RunCommand, RunCursorCommand, Running};
 pub use probe::Probe;
 pub use watch::{Events, TopologyWatch};
