@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use crate::host::{Address, HostKey};
 
+mod execution;
 mod kind;
 mod text;
 
+pub(crate) use execution::{Execution, RETRYABLE_ERROR};
 pub use kind::{CommandFailure, ErrorKind, Ineligible, Limit, LimitValue, ServerReason, Stage};
 pub(crate) use text::Span;
 
@@ -37,6 +39,10 @@ struct Facts {
     causes: Vec<Error>,
     servers: Vec<ServerReason>,
     command: Option<CommandFailure>,
+    /// Whether the command may have been executed, where that is known better than from kind and stage.
+    execution: Option<Execution>,
+    /// Whether the command only reads.
+    is_idempotent: bool,
     source: Option<Arc<dyn StdError + Send + Sync>>,
 }
 
@@ -55,6 +61,8 @@ impl Error {
             causes: Vec::new(),
             servers: Vec::new(),
             command: None,
+            execution: None,
+            is_idempotent: false,
             source: None,
         }))
     }
@@ -144,6 +152,15 @@ impl Error {
         self
     }
 
+    /// Adds to the message what the caller can do.
+    #[must_use]
+    pub(crate) fn with_hint(mut self, hint: &str) -> Self {
+        let message = &mut self.facts().message;
+        message.push_str("; ");
+        message.push_str(hint);
+        self
+    }
+
     /// Adds a label, once.
     #[must_use]
     pub fn with_label(mut self, label: &str) -> Self {
@@ -228,18 +245,6 @@ impl Error {
     /// Returns the message alone, without stage, host and limit.
     pub fn message(&self) -> &str {
         &self.0.message
-    }
-
-    /// Tells whether a timer ran out.
-    pub fn is_timeout(&self) -> bool {
-        self.0.kind == ErrorKind::Timeout || self.0.kind == ErrorKind::Io(std::io::ErrorKind::TimedOut)
-    }
-
-    /// Tells whether the network failed: a socket error, a closed connection, or a time-out on a socket.
-    pub fn is_network(&self) -> bool {
-        let on_socket = matches!(self.0.stage, Some(Stage::Tcp | Stage::Tls | Stage::Hello | Stage::Auth | Stage::Write | Stage::Read));
-        let always = matches!(self.0.kind, ErrorKind::Io(_) | ErrorKind::Closed | ErrorKind::Interrupted | ErrorKind::Silent);
-        always || (on_socket && matches!(self.0.kind, ErrorKind::Timeout | ErrorKind::Protocol | ErrorKind::Tls))
     }
 
     fn facts(&mut self) -> &mut Facts {

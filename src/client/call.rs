@@ -181,7 +181,8 @@ impl Inner {
 
     /// Tells the servers which sessions are used no more (sessions, "endSessions"); what they answer does not matter.
     pub(super) async fn end_sessions(self: &Arc<Self>) {
-        let sessions: Vec<_> = self.desks.each().flat_map(|mut desk| desk.sessions.drain()).collect();
+        let mut sessions: Vec<_> = self.desks.each().flat_map(|mut desk| desk.sessions.drain()).collect();
+        sessions.extend(self.unfinished().drain());
         if sessions.is_empty() {
             return;
         }

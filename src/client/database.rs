@@ -15,7 +15,7 @@ use super::cursor::{Cursor, Fetched, FromReply, read};
 use super::pin::Pinned;
 use super::run::Run;
 use crate::cursor::GetMoreOptions;
-use crate::error::{Error, ErrorKind, Result, Stage};
+use crate::error::{Error, ErrorKind, Execution, Result, Stage};
 use crate::host::HostKey;
 use crate::selection::{Criteria, ReadPreference};
 use crate::wire::{Given, Request};
@@ -95,6 +95,10 @@ impl Database {
     /// delete may have `writeErrors`, one for each write that was refused, and a `writeConcernError`. Read them with
     /// [`raw`](RunCommand::raw) and [`Reply::write_errors`], [`Reply::write_concern_error`], or as fields of the document.
     ///
+    /// Each command runs in an implicit session, which differs from call to call. A command that opens a cursor belongs to
+    /// [`run_cursor_command`](Self::run_cursor_command): a `getMore` sent here runs in another session than the cursor's, and
+    /// servers refuse it. A command that brings an `lsid` of its own is refused too, because the driver adds one.
+    ///
     /// # Errors
     /// Of every stage; [`Command`](ErrorKind::Command) if the server answers with an error.
     pub fn run_command(&self, command: impl IntoCommand) -> RunCommand {
@@ -169,9 +173,15 @@ impl Plan {
 impl<T> Running<T> {
     fn poll_outcome(&mut self, context: &mut Context<'_>) -> Poll<Result<Outcome>> {
         if let Some(error) = self.invalid.take() {
-            return Poll::Ready(Err(error));
+            return Poll::Ready(Err(error.of_command(Execution::Never, self.run.is_idempotent_read())));
         }
         self.run.poll(self.database.client.inner(), &self.database.name, context)
+    }
+
+    /// Adds to the error of reading a good reply that the command was executed.
+    #[cold]
+    fn after_success(&self, error: Error) -> Error {
+        error.of_command(Execution::Possible, self.run.is_idempotent_read())
     }
 }
 
@@ -260,7 +270,13 @@ impl<T: FromReply> Future for Running<T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.poll_outcome(context).map(|outcome| T::from_reply(outcome?.reply))
+        self.poll_outcome(context).map(|outcome| T::from_reply(outcome?.reply).map_err(|error| self.after_success(error)))
+    }
+}
+
+impl<T> Drop for Running<T> {
+    fn drop(&mut self) {
+        self.run.abandon(self.database.client.inner());
     }
 }
 
@@ -277,8 +293,8 @@ impl<T: FromReply> IntoFuture for RunCursorCommand<T> {
             };
             let mut running = self.plan.start::<T>();
             let Outcome { reply, session } = poll_fn(|context| running.poll_outcome(context)).await?;
-            let (cursor, batch) = read(&reply)?;
-            let fetched = Fetched { cursor, batch, session, pin: Pinned::of(&mut running.run) };
+            let (cursor, batch) = read(&reply).map_err(|error| running.after_success(error))?;
+            let fetched = Fetched { cursor, batch, session, pin: Pinned::of(&mut running.run), took: None };
             Ok(Cursor::new(running.database.client.clone(), fetched, reply.host().clone(), self.more, timeout))
         })
     }

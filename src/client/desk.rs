@@ -27,7 +27,7 @@ pub(super) struct Desk {
     /// When the clocks are looked at again.
     look_due: Option<Instant>,
     pub(super) sessions: SessionPool,
-    pub(super) cluster_time: ClusterTime,
+    pub(super) cluster_time: Arc<ClusterTime>,
 }
 
 /// How long nobody looks at the clocks again who shares a desk: a busy client need not look for every command.
@@ -35,14 +35,7 @@ const LOOK_EVERY: Duration = Duration::from_micros(50);
 
 impl Desk {
     pub(super) fn new() -> Self {
-        Self {
-            epoch: u64::MAX,
-            route: None,
-            draws: 0,
-            look_due: None,
-            sessions: SessionPool::default(),
-            cluster_time: ClusterTime::default(),
-        }
+        Self { epoch: u64::MAX, route: None, draws: 0, look_due: None, sessions: SessionPool::default(), cluster_time: Arc::default() }
     }
 }
 
@@ -126,5 +119,47 @@ mod tests {
         assert_ne!(taken(inner, now).session.lsid(), first.lsid(), "it is in use");
         inner.put_session(lent, now);
         assert_eq!(taken(inner, now).session.lsid(), first.lsid());
+    }
+
+    /// A command of 100,000 documents, each of which is copied when it is encoded.
+    #[cfg(feature = "sandbox")]
+    #[tokio::test]
+    async fn desk_is_free_while_a_large_command_is_encoded() {
+        use std::sync::atomic::{AtomicBool, AtomicU64};
+        use std::task::Poll;
+
+        use bson::{doc, rawdoc};
+
+        let sandbox = crate::Sandbox::builder().members(1).start().await.expect("sandbox");
+        let client = Client::new(sandbox.uri()).expect("client");
+        client.warm_up().await.expect("warm");
+        let desks = client.inner().desks.each().count();
+        let document = rawdoc! { "text": "x".repeat(100) };
+        let (ends, looks, held) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+        for _ in 0..100 {
+            let insert = client.database("test").run_command(doc! { "insert": "things" });
+            let mut insert = insert.documents("documents", vec![document.clone(); 100_000]).into_future();
+            ends.store(false, Ordering::SeqCst);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !ends.load(Ordering::SeqCst) {
+                        let idle = client.inner().desks.idle().count();
+                        looks.fetch_add(1, Ordering::SeqCst);
+                        held.fetch_add(u64::from(idle < desks), Ordering::SeqCst);
+                    }
+                });
+                let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+                // Goes from the command to the written message, as far as the socket takes it.
+                assert!(matches!(std::pin::Pin::new(&mut insert).poll(&mut context), Poll::Pending));
+                ends.store(true, Ordering::SeqCst);
+            });
+            drop(insert);
+            if looks.load(Ordering::SeqCst) >= 100 {
+                break;
+            }
+        }
+        let (looks, held) = (looks.into_inner(), held.into_inner());
+        assert!(looks >= 100 && held < looks / 4, "held at {held} of {looks} looks");
+        client.shutdown().await;
     }
 }

@@ -14,11 +14,13 @@ use bson::{RawDocument, RawDocumentBuf};
 use super::call::{Call, InSession, Lent, Outcome, Preference, Reply, Session};
 use super::run::Conn;
 use super::running::{Inner, no_runtime};
-use crate::error::{Error, ErrorKind, LimitValue, Result, Stage};
+use crate::error::{Error, ErrorKind, Execution, LimitValue, RETRYABLE_ERROR, Result, Stage};
 use crate::io::clock;
+use crate::io::conn::Sent;
 use crate::io::events::{EVENT_DOCUMENT_SIZE_MAX, Event};
 use crate::io::snapshot::Selected;
 use crate::op::deadline::Deadline;
+use crate::op::execution::{execution_of, hint, is_idempotent_read};
 use crate::op::{CommandEvent, CommandFields, ReplyHead, check_size, command_error, command_name, is_sensitive};
 use crate::selection::{Criteria, ReadPreference, read_preference_to_send};
 use crate::topology::{Fault, TopologyType};
@@ -72,9 +74,10 @@ impl Exchange {
             InSession::None => None,
         };
         inner.gossip.tell(&mut desk.cluster_time);
-        let queued = queue(database, call, conn, session.as_ref(), desk.cluster_time.document());
+        let cluster_time = Arc::clone(&desk.cluster_time);
+        // Other threads use the desk: a large command is not encoded under its lock.
         drop(desk);
-        match queued {
+        match queue(database, call, conn, session.as_ref(), cluster_time.document()) {
             Ok(request_id) => {
                 let mut exchange = Self { session, is_cursors, began, request_id, told: None, limit };
                 exchange.tell_start(conn, database, &call.request);
@@ -119,9 +122,10 @@ impl Exchange {
         let message = match outcome {
             Ok(message) => message,
             Err(error) => {
-                let error = error.on(host).with_address(conn.address()).after(elapsed());
+                let error = unanswered(error.on(host).with_address(conn.address()).after(elapsed()), conn, call);
                 self.tell_failure(conn, call, &error, now);
                 selected.cluster().fault(host, Fault::new(error.clone(), conn.generation()).of_service(service_id));
+                inner.abandon(conn, self.session.take(), now);
                 return Err(error);
             }
         };
@@ -143,7 +147,7 @@ impl Exchange {
                 selected.cluster().fault(host, fault.of_service(service_id));
             }
             if let Some(error) = command_error(reply.document()) {
-                let error = error.on(host).with_address(conn.address()).after(elapsed());
+                let error = refused(error.on(host).with_address(conn.address()).after(elapsed()), &call.request);
                 self.tell_failure(conn, call, &error, now);
                 return Err(error);
             }
@@ -152,10 +156,12 @@ impl Exchange {
         Ok(Outcome { reply, session })
     }
 
-    /// Sees that its caller goes away.
-    pub(super) fn abandon(&mut self, conn: &Conn, call: &Call) {
-        let error = Error::new(ErrorKind::Interrupted, "the caller went away").at(Stage::Read).on(conn.host());
-        self.tell_failure(conn, call, &error, clock::now());
+    /// Records that the caller dropped the future before the reply came.
+    pub(super) fn abandon(&mut self, inner: &Arc<Inner>, conn: &mut Conn, call: &Call) {
+        let error = Error::new(ErrorKind::Interrupted, "the caller went away").at(conn.stage()).on(conn.host());
+        let (error, now) = (unanswered(error, conn, call), clock::now());
+        self.tell_failure(conn, call, &error, now);
+        inner.abandon(conn, self.session.take(), now);
     }
 
     #[inline]
@@ -213,6 +219,26 @@ impl Exchange {
             })
         });
     }
+}
+
+/// Adds to the error of a command without reply whether the server may have executed the command.
+#[cold]
+fn unanswered(error: Error, conn: &Conn, call: &Call) -> Error {
+    let execution = if conn.may_execute() { Execution::Possible } else { Execution::Never };
+    let retryable = conn.sent() == Sent::Nothing && error.is_network() && !error.is_timeout();
+    let error = error.of_command(execution, is_idempotent_read(call.request.body.document()));
+    if retryable { error.with_label(RETRYABLE_ERROR) } else { error }
+}
+
+/// Adds to an error reply what it says of the command's execution, and what its caller can do.
+#[cold]
+fn refused(error: Error, request: &Request) -> Error {
+    let error = match hint(request.body.document(), &error) {
+        Some(hint) => error.with_hint(hint),
+        None => error,
+    };
+    let execution = execution_of(request, &error);
+    error.of_command(execution, is_idempotent_read(request.body.document()))
 }
 
 fn name_of(request: &Request) -> &str {

@@ -4,7 +4,7 @@
 //! time is, and which one is newer, is decided in `op::cluster_time`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::op::cluster_time::{ClusterTime, Heard};
 
@@ -29,11 +29,15 @@ impl Gossip {
         }
     }
 
-    /// Makes a copy the newest.
+    /// Makes a copy the newest; in the same memory, unless a command that is being encoded uses the copy.
     #[inline]
-    pub(super) fn tell(&self, copy: &mut ClusterTime) {
+    pub(super) fn tell(&self, copy: &mut Arc<ClusterTime>) {
         if copy.stamp() < self.stamp.load(Ordering::Acquire) {
-            copy.clone_from(&self.newest.lock().unwrap_or_else(PoisonError::into_inner));
+            let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+            match Arc::get_mut(copy) {
+                Some(copy) => copy.clone_from(&newest),
+                None => *copy = Arc::new(newest.clone()),
+            }
         }
     }
 }
@@ -51,7 +55,7 @@ mod tests {
     #[test]
     fn copies_catch_up_with_the_newest_and_never_go_back() {
         let gossip = Gossip::default();
-        let mut copy = ClusterTime::default();
+        let mut copy = Arc::default();
         gossip.tell(&mut copy);
         assert_eq!(copy.document(), None);
         for (heard, newest) in [(5, 5), (4, 5), (5, 5), (7, 7)] {
@@ -60,8 +64,19 @@ mod tests {
             assert_eq!(copy.document(), Some(time(newest).as_ref()));
         }
         gossip.hear(rawdoc! { "ok": 1 }.as_bytes());
-        let mut late = ClusterTime::default();
+        let mut late = Arc::default();
         gossip.tell(&mut late);
         assert_eq!(late, copy);
+    }
+
+    #[test]
+    fn copy_that_is_in_use_does_not_change() {
+        let (gossip, mut copy) = (Gossip::default(), Arc::default());
+        gossip.hear(time(1).as_bytes());
+        gossip.tell(&mut copy);
+        let in_use = Arc::clone(&copy);
+        gossip.hear(time(2).as_bytes());
+        gossip.tell(&mut copy);
+        assert_eq!((in_use.document(), copy.document()), (Some(time(1).as_ref()), Some(time(2).as_ref())));
     }
 }

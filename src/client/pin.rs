@@ -3,13 +3,12 @@
 //! On the one that made it (load-balancers, "Connection Pooling", "Cursors"): another connection may reach another
 //! service, which knows nothing of it. Until when it is kept is decided in `cursor`.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 
 use super::call::{Call, Outcome, within};
 use super::run::{Conn, Run};
 use super::running::{Inner, no_runtime};
-use crate::error::{Result, Stage};
+use crate::error::{Execution, Result, Stage};
 use crate::io::clock;
 use crate::pool::Health;
 
@@ -49,10 +48,10 @@ impl Inner {
         pinned.0.unqueue();
         let deadline = self.call_deadline(&call.time, clock::now());
         if let Err(error) = within(deadline, Stage::Read, pinned.0.drain()).await {
-            return (Err(error), Some(pinned));
+            return (Err(error.of_command(Execution::Never, false)), Some(pinned));
         }
-        let mut run = Run::on(pinned.0, deadline, call);
-        let outcome = poll_fn(|context| run.poll(self, database, context)).await;
-        (outcome, Pinned::of(&mut run))
+        let mut attended = self.attend(Run::on(pinned.0, deadline, call));
+        let outcome = attended.outcome(database).await;
+        (outcome, Pinned::of(&mut attended.run))
     }
 }

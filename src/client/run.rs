@@ -1,7 +1,7 @@
 //! How does one command go out, and its reply come back?
 //!
-//! Strictly in turns: select, check out, send, receive. Whoever drops the future at any of these leaves a connection
-//! that goes back by itself, and a session that is not used again. Nothing is retried here: that is left to the caller.
+//! Strictly in turns: select, check out, send, receive. A future that is dropped at any of these leaves a connection that goes
+//! back by itself, and a session as `abandoned` says. Nothing is retried here: that is left to the caller.
 //!
 //! The future is made by hand: a call that need not wait for a server or a connection asks for no memory, and is moved as
 //! little as can be. What has to wait is boxed, which is rare, or has a place in the pool's queue.
@@ -15,12 +15,13 @@ use std::time::Instant;
 use super::call::{Call, Outcome};
 use super::exchange::Exchange;
 use super::running::Inner;
-use crate::error::{Error, ErrorKind, Result, Stage};
+use crate::error::{Error, ErrorKind, Execution, Result, Stage};
 use crate::io::clock;
 use crate::io::log;
 use crate::io::pool::{CheckedOut, Lending, ServerPool};
 use crate::io::snapshot::Selected;
 use crate::op::deadline::Deadline;
+use crate::op::execution::is_idempotent_read;
 use crate::op::{check_name, command_name};
 use crate::selection::Criteria;
 
@@ -46,6 +47,18 @@ enum Step {
     Over(Option<Conn>),
 }
 
+/// A run that is abandoned when it is dropped before its end.
+pub(super) struct Attended<'a> {
+    pub(super) run: Run,
+    inner: &'a Arc<Inner>,
+}
+
+impl Attended<'_> {
+    pub(super) async fn outcome(&mut self, database: &Arc<str>) -> Result<Outcome> {
+        poll_fn(|context| self.run.poll(self.inner, database, context)).await
+    }
+}
+
 impl Run {
     pub(super) fn new(call: Call) -> Self {
         Self { call, step: Step::Start, keeps: false }
@@ -54,6 +67,18 @@ impl Run {
     /// Makes a call on a connection that its caller keeps: [`take_conn`](Self::take_conn) gives it back.
     pub(super) fn on(conn: Conn, deadline: Option<Deadline>, call: Call) -> Self {
         Self { call, step: Step::Waiting(Lending::Boxed(Box::pin(ready(Ok(conn)))), deadline.map(Box::new)), keeps: true }
+    }
+
+    /// Ends it early: its caller does not wait for the reply. Does nothing before the command is sent, or after its end.
+    pub(super) fn abandon(&mut self, inner: &Arc<Inner>) {
+        if let Step::Exchanging(conn, exchange) = &mut self.step {
+            exchange.abandon(inner, conn, &self.call);
+        }
+    }
+
+    /// Tells whether repeating the command has no effect on the server.
+    pub(super) fn is_idempotent_read(&self) -> bool {
+        is_idempotent_read(self.call.request.body.document())
     }
 
     /// Takes the connection that a call which is over has kept.
@@ -83,13 +108,16 @@ impl Run {
                     self.end(ended.is_ok(), now);
                     return Poll::Ready(ended);
                 }
-                Step::Over(_) => Err(Error::new(ErrorKind::Internal, "a call that is over goes on").at(Stage::Read)),
+                Step::Over(_) => {
+                    let error = Error::new(ErrorKind::Internal, "a call that is over goes on").at(Stage::Read);
+                    return Poll::Ready(Err(error));
+                }
             };
             if let Err(error) = next {
                 if !matches!(self.step, Step::Over(_)) {
                     self.step = Step::Over(None);
                 }
-                return Poll::Ready(Err(error));
+                return Poll::Ready(Err(error.of_command(Execution::Never, self.is_idempotent_read())));
             }
         }
     }
@@ -161,19 +189,21 @@ impl Run {
     }
 }
 
-impl Drop for Run {
+impl Drop for Attended<'_> {
     fn drop(&mut self) {
-        if let Step::Exchanging(conn, exchange) = &mut self.step {
-            exchange.abandon(conn, &self.call);
-        }
+        self.run.abandon(self.inner);
     }
 }
 
 impl Inner {
     /// Makes a call. Can be dropped at any moment.
     pub(super) async fn run(self: &Arc<Self>, database: &Arc<str>, call: Call) -> Result<Outcome> {
-        let mut run = Run::new(call);
-        poll_fn(|context| run.poll(self, database, context)).await
+        self.attend(Run::new(call)).outcome(database).await
+    }
+
+    /// Makes a run that its future owns.
+    pub(super) fn attend(self: &Arc<Self>, run: Run) -> Attended<'_> {
+        Attended { run, inner: self }
     }
 
     /// Logs what came of looking for a server.

@@ -33,6 +33,7 @@ use crate::io::tasks::Tasks;
 use crate::io::tls::TlsConnector;
 use crate::io::topology::{Cluster, Parts};
 use crate::op::deadline::Deadline;
+use crate::op::session::UnfinishedSessions;
 use crate::options::{ClientOptions, ServerMonitoringMode, Warning};
 use crate::pool::PoolStats;
 use crate::selection::{Criteria, ReadPreference};
@@ -50,6 +51,8 @@ pub(super) struct Inner {
     pub(super) epoch: Arc<AtomicU64>,
     pub(super) desks: Striped<Desk>,
     pub(super) gossip: Apart<Gossip>,
+    /// The sessions that did not come back, or not yet.
+    pub(super) unfinished: Mutex<UnfinishedSessions>,
     /// What most commands ask for.
     pub(super) primary: Arc<Criteria>,
     /// The libraries that new connections name.
@@ -81,6 +84,7 @@ impl Inner {
             epoch: Arc::default(),
             desks: Striped::new(|_| Desk::new()),
             gossip: Apart::default(),
+            unfinished: Mutex::default(),
             primary: Arc::new(Criteria::read(ReadPreference::primary())),
             libraries: Arc::new(Mutex::new(libraries)),
         }

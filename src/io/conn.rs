@@ -3,6 +3,8 @@
 //! Every wait can be abandoned and taken up again: what was written and read so far is kept, so that a caller who goes
 //! away leaves a connection whose late reply can still be read and dropped.
 
+mod late;
+
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
@@ -14,6 +16,8 @@ use bson::oid::ObjectId;
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use zeroize::Zeroize;
+
+pub(crate) use late::{LateReply, Sent};
 
 use super::stream::Stream;
 use crate::auth::SecretDocument;
@@ -41,6 +45,8 @@ pub(crate) struct Conn {
     host: HostKey,
     address: Address,
     facts: Facts,
+    /// What takes the reply of an abandoned command, once it has come.
+    late: Option<Box<dyn LateReply>>,
 }
 
 /// Is what a command needs to know of a connection's server; the rest of its hello is not kept for each connection.
@@ -65,8 +71,8 @@ enum Exchange {
     Writing { written: usize, request: i32 },
     /// The reply is still to come.
     Awaiting { request: i32 },
-    /// An error has left it in an unknown state.
-    Broken,
+    /// An error has left it in an unknown state, with so much of the last command sent.
+    Broken(Sent),
 }
 
 /// Stops whoever waits on a connection, from outside. One task waits at a time.
@@ -147,6 +153,7 @@ impl Conn {
                 document_size_bytes_max: DOCUMENT_SIZE_MAX,
                 message_size_bytes_max: MESSAGE_SIZE_MAX,
             },
+            late: None,
         }
     }
 
@@ -180,7 +187,7 @@ impl Conn {
     pub(crate) fn queue(&mut self, flags: Flags, request: &Request, fields: &CommandFields<'_>) -> i32 {
         if self.exchange != Exchange::Idle {
             tracing::error!(host = %self.host, exchange = ?self.exchange, "a command while another is under way");
-            self.exchange = Exchange::Broken;
+            self.exchange = Exchange::Broken(Sent::Whole);
             return self.last_request;
         }
         self.last_request = self.last_request.wrapping_add(1) & i32::MAX;
@@ -205,7 +212,9 @@ impl Conn {
 
     /// Forgets a command of which nothing was sent.
     pub(crate) fn unqueue(&mut self) {
-        if let Exchange::Writing { written: 0, .. } = self.exchange {
+        if let Exchange::Writing { written: 0, .. } = self.exchange
+            && self.late.is_none()
+        {
             self.exchange = Exchange::Idle;
         }
     }
@@ -244,7 +253,7 @@ impl Conn {
                     );
                 }
                 Poll::Ready(Ok(count)) => self.exchange = Exchange::Writing { written: written + count, request },
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken(Error::io(Stage::Write, error)))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.write_failed(error))),
                 Poll::Pending => return self.poll_interrupted(context, Stage::Write),
             }
         }
@@ -287,17 +296,6 @@ impl Conn {
         self.interrupt.poll_fired(context).map(|error| Err(self.broken(error.at(stage))))
     }
 
-    /// Finishes what was abandoned: writes the rest, reads the replies, drops them.
-    ///
-    /// # Errors
-    /// Those of [`exchange`](Self::exchange).
-    pub(crate) async fn drain(&mut self) -> Result<(), Error> {
-        while self.health() == Health::ReplyOutstanding {
-            self.exchange().await?;
-        }
-        Ok(())
-    }
-
     /// Says what an exchange under way waits for.
     pub(crate) fn stage(&self) -> Stage {
         if matches!(self.exchange, Exchange::Writing { .. }) { Stage::Write } else { Stage::Read }
@@ -307,8 +305,8 @@ impl Conn {
     pub(crate) fn health(&self) -> Health {
         match self.exchange {
             Exchange::Idle if self.decoder.is_empty() => Health::Good,
-            Exchange::Idle | Exchange::Broken => Health::Broken,
-            Exchange::Writing { written: 0, .. } => Health::Good,
+            Exchange::Idle | Exchange::Broken(_) => Health::Broken,
+            Exchange::Writing { written: 0, .. } if self.late.is_none() => Health::Good,
             Exchange::Writing { .. } | Exchange::Awaiting { .. } => Health::ReplyOutstanding,
         }
     }
@@ -349,14 +347,14 @@ impl Conn {
 
     /// Makes it unusable.
     pub(crate) fn spoil(&mut self) {
-        self.exchange = Exchange::Broken;
+        self.exchange = Exchange::Broken(self.sent());
     }
 
     fn accept(&mut self, message: Message) -> Result<Message, Error> {
         tracing::trace!(host = %self.host, response_to = message.response_to, bytes = message.body().as_bytes().len(), "frame in");
         let expected = match self.exchange {
             Exchange::Awaiting { request } => request,
-            Exchange::Idle | Exchange::Writing { .. } | Exchange::Broken => {
+            Exchange::Idle | Exchange::Writing { .. } | Exchange::Broken(_) => {
                 return Err(self.broken(Error::new(ErrorKind::Protocol, "a reply that nobody asked for").at(Stage::Read)));
             }
         };
@@ -377,8 +375,18 @@ impl Conn {
         Err(self.broken(Error::new(ErrorKind::Protocol, "moreToCome on a reply that was not asked to stream").at(Stage::Read)))
     }
 
+    #[cold]
+    fn write_failed(&mut self, error: io::Error) -> Error {
+        let error = self.broken(Error::io(Stage::Write, error));
+        // The TLS layer may have sent the beginning of what it reports as not written.
+        if self.stream.is_encrypted() {
+            self.exchange = Exchange::Broken(self.sent().max(Sent::Partly));
+        }
+        error
+    }
+
     fn broken(&mut self, error: Error) -> Error {
-        self.exchange = Exchange::Broken;
+        self.spoil();
         let error = error.on(&self.host).with_address(&self.address);
         self.cause = Some(error.clone());
         error

@@ -35,6 +35,11 @@ enum Look {
 }
 
 impl Stream {
+    /// Tells whether bytes go through TLS, which keeps them in a buffer of its own.
+    pub(crate) fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
     /// Looks at an idle connection, without waiting: closed, failed, or bytes that nobody asked for mean that it is dead.
     ///
     /// Records of the TLS layer itself, such as session tickets that arrive late, are processed and do not count.

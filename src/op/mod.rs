@@ -9,6 +9,7 @@ pub mod concern;
 pub mod deadline;
 pub mod document;
 mod event;
+pub mod execution;
 pub mod json;
 pub mod reply;
 pub mod session;

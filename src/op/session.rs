@@ -4,6 +4,7 @@
 //! expire within a minute or were part of a network error. Behind a load balancer they never expire: their time-out is
 //! [`Duration::MAX`].
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bson::{Binary, RawDocumentBuf, rawdoc, spec::BinarySubtype};
@@ -21,11 +22,20 @@ pub struct SessionPool {
     sessions: Vec<ServerSession>,
 }
 
+/// The sessions of commands that were abandoned or cut off. They are not used, and end with the client unless they come back.
+#[derive(Debug, Default)]
+pub struct UnfinishedSessions {
+    sessions: BTreeMap<Vec<u8>, ServerSession>,
+}
+
 /// A session that ends within this time is not used any more.
 const MARGIN: Duration = Duration::from_secs(60);
 
 /// How many sessions are named in one endSessions command.
 pub const END_SESSIONS_MAX: usize = 10_000;
+
+/// How many unfinished sessions are remembered; beyond that servers let them expire.
+pub const UNFINISHED_SESSIONS_MAX: usize = END_SESSIONS_MAX;
 
 impl ServerSession {
     /// Makes a session with a number drawn from `entropy`.
@@ -82,5 +92,25 @@ impl SessionPool {
     /// Tells whether there are none.
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
+    }
+}
+
+impl UnfinishedSessions {
+    /// Adds a session; leaves out one if there are too many.
+    pub fn add(&mut self, session: ServerSession) {
+        if self.sessions.len() >= UNFINISHED_SESSIONS_MAX {
+            self.sessions.pop_first();
+        }
+        self.sessions.insert(session.lsid.as_bytes().to_vec(), session);
+    }
+
+    /// Removes a session whose command is finished after all.
+    pub fn remove(&mut self, session: &ServerSession) {
+        self.sessions.remove(session.lsid.as_bytes());
+    }
+
+    /// Takes all sessions, to end them.
+    pub fn drain(&mut self) -> Vec<ServerSession> {
+        std::mem::take(&mut self.sessions).into_values().collect()
     }
 }

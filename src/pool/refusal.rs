@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::event::PoolStats;
 use super::login::is_refused_login;
-use crate::error::{Error, ErrorKind, LimitValue, Span, Stage};
+use crate::error::{Error, ErrorKind, LimitValue, RETRYABLE_ERROR, Span, Stage};
 use crate::op::deadline::Deadline;
 
 /// The error of those who asked a pool that is paused (CMAP, "PoolClearedError"): retryable, and no fault of the server's.
@@ -16,7 +16,7 @@ pub(super) fn cleared(cause: Option<&Error>) -> Error {
         Some(cause) => Error::new(ErrorKind::PoolCleared, format!("the pool was cleared because of: {cause}")).because(cause.clone()),
         None => Error::new(ErrorKind::PoolCleared, "the pool is paused: its server has not been checked yet"),
     };
-    error.at(Stage::Checkout).with_label("RetryableError")
+    error.at(Stage::Checkout).with_label(RETRYABLE_ERROR)
 }
 
 /// The error of those who asked a pool that is closed.
@@ -25,15 +25,15 @@ pub fn closed() -> Error {
 }
 
 /// The error of what was in flight on a server that stopped answering.
+///
+/// Without a label: whether anything was sent is known to the connection only.
 pub fn interrupted(cause: &Error) -> Error {
-    Error::new(ErrorKind::Interrupted, format!("interrupted, because the server stopped answering: {cause}"))
-        .because(cause.clone())
-        .with_label("RetryableError")
+    Error::new(ErrorKind::Interrupted, format!("interrupted, because the server stopped answering: {cause}")).because(cause.clone())
 }
 
 /// The error of what was under way when the machine was suspended, and that nobody uses.
 pub(super) fn suspended() -> Error {
-    Error::new(ErrorKind::Interrupted, "interrupted, because the machine was suspended").with_label("RetryableError")
+    Error::new(ErrorKind::Interrupted, "interrupted, because the machine was suspended")
 }
 
 /// The error of those whose time is up: says what the connections were doing meanwhile (CMAP, "WaitQueueTimeoutError").

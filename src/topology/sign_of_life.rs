@@ -298,8 +298,7 @@ impl Topology {
             .at(Stage::Hello)
             .on(host)
             .after(elapsed)
-            .against("SIGN_OF_LIFE_LIMIT", LimitValue::Time(limit))
-            .with_label("RetryableError");
+            .against("SIGN_OF_LIFE_LIMIT", LimitValue::Time(limit));
         tracing::info!(%host, %error, "server is silent: what is in flight on it is interrupted");
         self.actions.push_back(TopologyAction::InterruptFormer { host: host.clone(), why: interrupted(&error) });
         if self.current.server(host).is_none() {
@@ -407,7 +406,7 @@ fn read(error: &Error) -> Reading {
         matches!(kind, ConnectionRefused | ConnectionReset | ConnectionAborted)
     };
     match (error.stage(), error.kind()) {
-        (Some(Stage::Tcp | Stage::Tls | Stage::Hello), _) if error.is_timeout() => Reading::Nothing,
+        (Some(Stage::Tcp | Stage::Tls | Stage::Hello), kind) if error.is_timeout() && kind != ErrorKind::Command => Reading::Nothing,
         (Some(Stage::Tcp), ErrorKind::Io(kind)) if refused(kind) => Reading::Refused,
         (Some(Stage::Tcp), ErrorKind::Io(std::io::ErrorKind::HostUnreachable)) => Reading::Nothing,
         (Some(Stage::Tls | Stage::Hello), _) => Reading::Life,

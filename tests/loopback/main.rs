@@ -12,6 +12,7 @@ mod monitoring;
 mod official_client;
 mod peers;
 mod prose;
+mod repeat;
 mod silence;
 mod srv_polling;
 mod srv_seeds;

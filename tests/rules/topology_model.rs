@@ -217,7 +217,7 @@ impl Scene {
             }
             TopologyAction::InterruptFormer { host, why } => {
                 outcome.actions -= 1;
-                assert!(why.kind() == ErrorKind::Interrupted && why.has_label("RetryableError"), "{why}");
+                assert!(why.kind() == ErrorKind::Interrupted && why.labels().is_empty(), "{why}");
                 outcome.interrupted.push(host);
             }
             TopologyAction::StartMonitor(host) => {

@@ -24,6 +24,9 @@ const POLLS_MAX: usize = 500;
 
 const POOL_SIZE: usize = 2;
 
+/// How many sessions a client may need: one for each connection, and one for a cursor that is kept or killed meanwhile.
+const SESSIONS_MAX: usize = POOL_SIZE + 1;
+
 const THINGS: i32 = 7;
 
 /// Polls a future so often, then drops it; `None` if it had not completed.
@@ -141,9 +144,13 @@ async fn every_public_future_is_cancel_safe() {
         let guest = guest(&sandbox);
         soon("a connection", guest.client.warm_up()).await.expect("a connection");
         everywhere(what, async |polls: usize, cut: Cut| given_up(&guest, &host, what, call, polls, cut).await).await;
+        // Cursors of replies that nobody has waited for, and those that were dropped, are killed in the background.
+        until("no cursor is left", || sandbox.cursors(0) == 0).await;
         at_rest(&guest.client).await;
         assert!(totals(&guest.client).total() <= POOL_SIZE, "{what}");
+        assert!(sandbox.sessions() <= SESSIONS_MAX, "{what}: {} sessions", sandbox.sessions());
         guest.end().await;
+        assert_eq!(sandbox.sessions(), 0, "{what}");
         until("no connection is left", || sandbox.connections(0) == 0).await;
     }
 }
@@ -157,6 +164,7 @@ async fn every_public_future_can_be_given_up_while_the_client_starts() {
             let guest = guest(&sandbox);
             let completed = given_up(&guest, &host, what, call, polls, cut).await;
             guest.end().await;
+            assert_eq!(sandbox.sessions(), 0, "{what}, given up after {polls} polls, {cut:?}");
             completed
         })
         .await;

@@ -1,0 +1,76 @@
+//! What becomes of a command's session, and of the cursor that it opens, when its caller does not wait for the reply?
+//!
+//! A session in which nothing was sent is free at once (sessions, "Server Session Pool"). One whose reply is still to come
+//! travels with the connection, and is free when the reply has been read; a cursor that the reply opens is killed first, on the
+//! same connection. Only the session of a broken connection is discarded.
+
+use std::sync::{Arc, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
+
+use super::call::Lent;
+use super::running::Inner;
+use crate::cursor::CursorState;
+use crate::io::clock;
+use crate::io::conn::{Conn, LateReply, Sent};
+use crate::op::CommandFields;
+use crate::op::cluster_time::ClusterTime;
+use crate::op::session::UnfinishedSessions;
+use crate::pool::Health;
+use crate::wire::{Message, Request};
+
+/// What an abandoned command leaves on its connection.
+struct Abandoned {
+    inner: Weak<Inner>,
+    session: Option<Lent>,
+    cluster_time: Arc<ClusterTime>,
+    /// The cursor that is being killed.
+    cursor: Option<CursorState>,
+}
+
+impl Inner {
+    /// Decides on the session of a command whose outcome is unknown, and on its reply.
+    #[cold]
+    pub(super) fn abandon(self: &Arc<Self>, conn: &mut Conn, session: Option<Lent>, now: Instant) {
+        if conn.sent() == Sent::Nothing {
+            session.into_iter().for_each(|session| self.put_session(session, now));
+            return;
+        }
+        if let Some(session) = &session {
+            self.unfinished().add(session.session.clone());
+        }
+        if conn.health() == Health::ReplyOutstanding {
+            let cluster_time = Arc::clone(&self.desks.own().cluster_time);
+            conn.leave(Box::new(Abandoned { inner: Arc::downgrade(self), session, cluster_time, cursor: None }));
+        }
+    }
+
+    pub(super) fn unfinished(&self) -> MutexGuard<'_, UnfinishedSessions> {
+        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LateReply for Abandoned {
+    fn handle_reply(&mut self, reply: Message) -> Option<Request> {
+        if self.cursor.is_none()
+            && let Some(cursor) = CursorState::opened_by(reply.body())
+        {
+            let kill = Request::from(cursor.kill());
+            self.cursor = Some(cursor);
+            return Some(kill);
+        }
+        if let (Some(inner), Some(session)) = (self.inner.upgrade(), self.session.take()) {
+            inner.unfinished().remove(&session.session);
+            inner.put_session(session, clock::now());
+        }
+        None
+    }
+
+    fn fields(&self) -> CommandFields<'_> {
+        CommandFields {
+            database: self.cursor.as_ref().map_or("admin", |cursor| &cursor.database),
+            lsid: self.session.as_ref().map(|lent| lent.session.lsid().as_ref()),
+            cluster_time: self.cluster_time.document(),
+            read_preference: None,
+        }
+    }
+}

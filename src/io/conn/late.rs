@@ -1,0 +1,141 @@
+//! What becomes of a command whose caller has gone?
+//!
+//! The connection knows how much of it was sent, and keeps a [`LateReply`] until its reply has come. What the reply leads to
+//! is decided in `client::abandoned`.
+
+use super::{Conn, Exchange};
+use crate::error::Error;
+use crate::op::CommandFields;
+use crate::pool::Health;
+use crate::wire::{Flags, Message, Request};
+
+/// How much of a command was handed to the socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Sent {
+    /// No byte.
+    Nothing,
+    /// Not all of it: the server can't execute it unless the rest follows.
+    Partly,
+    /// All of it.
+    Whole,
+}
+
+/// The receiver of an abandoned command's reply. Dropped if the connection breaks before the reply.
+pub(crate) trait LateReply: Send + Sync {
+    /// Takes a reply. Returns the next command for the same connection, whose reply is taken too; `None` if nothing is left
+    /// to do.
+    fn handle_reply(&mut self, reply: Message) -> Option<Request>;
+
+    /// Returns the driver's fields of the next command.
+    fn fields(&self) -> CommandFields<'_>;
+}
+
+impl Conn {
+    /// Returns how much of the last command was sent.
+    pub(crate) fn sent(&self) -> Sent {
+        match self.exchange {
+            Exchange::Writing { written: 0, .. } => Sent::Nothing,
+            Exchange::Writing { .. } => Sent::Partly,
+            Exchange::Idle | Exchange::Awaiting { .. } => Sent::Whole,
+            Exchange::Broken(sent) => sent,
+        }
+    }
+
+    /// Tells whether the server may execute, or has executed, the last command.
+    ///
+    /// A message that was cut off never executes. Where the connection is kept, the rest of the message follows.
+    pub(crate) fn may_execute(&self) -> bool {
+        match self.sent() {
+            Sent::Nothing => false,
+            Sent::Partly => !self.is_broken(),
+            Sent::Whole => true,
+        }
+    }
+
+    /// Tells whether an error has made it unusable.
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self.exchange, Exchange::Broken(_))
+    }
+
+    /// Sets the receiver of the reply that the abandoned command still gets.
+    pub(crate) fn leave(&mut self, late: Box<dyn LateReply>) {
+        self.late = Some(late);
+    }
+
+    /// Finishes what was abandoned: writes the rest, reads the reply, and does what the reply asks for. Can be abandoned and
+    /// called again.
+    ///
+    /// # Errors
+    /// Those of [`exchange`](Self::exchange).
+    pub(crate) async fn drain(&mut self) -> Result<(), Error> {
+        while self.health() == Health::ReplyOutstanding {
+            let reply = self.exchange().await?;
+            if self.exchange == Exchange::Idle
+                && let Some(mut late) = self.late.take()
+                && let Some(next) = late.handle_reply(reply)
+            {
+                self.queue(Flags::default(), &next, &late.fields());
+                self.late = Some(late);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::task::Poll;
+
+    use bson::rawdoc;
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::host::{Address, HostKey};
+    use crate::io::stream::Stream;
+
+    /// A connection to a peer that reads nothing, and the peer.
+    async fn connection(prepare: impl AsyncFn(&mut TcpStream)) -> (Conn, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let mut tcp = TcpStream::connect(address).await.expect("connected");
+        prepare(&mut tcp).await;
+        let (peer, _) = listener.accept().await.expect("accepted");
+        let host = HostKey::parse("127.0.0.1").expect("a host");
+        (Conn::new(Stream::Tcp(tcp), host, Address::Ip(address), Arc::default()), peer)
+    }
+
+    /// Sends a command of so many bytes, and looks once for the reply.
+    async fn try_send(conn: &mut Conn, bytes: usize) -> Poll<Result<Message, Error>> {
+        let request = Request::from(rawdoc! { "x": "x".repeat(bytes) });
+        conn.queue(Flags::default(), &request, &CommandFields::default());
+        std::future::poll_fn(|context| Poll::Ready(conn.poll_exchange(context))).await
+    }
+
+    #[tokio::test]
+    async fn connection_knows_how_much_was_sent() {
+        let (mut conn, _peer) = connection(async |_| ()).await;
+        assert!(try_send(&mut conn, 100).await.is_pending());
+        assert_eq!((conn.sent(), conn.may_execute(), conn.health()), (Sent::Whole, true, Health::ReplyOutstanding));
+        conn.spoil();
+        assert_eq!((conn.sent(), conn.may_execute(), conn.health()), (Sent::Whole, true, Health::Broken));
+    }
+
+    #[tokio::test]
+    async fn message_that_was_cut_off_executes_only_if_the_rest_follows() {
+        let (mut conn, _peer) = connection(async |_| ()).await;
+        assert!(try_send(&mut conn, 40_000_000).await.is_pending());
+        assert_eq!((conn.sent(), conn.may_execute(), conn.health()), (Sent::Partly, true, Health::ReplyOutstanding));
+        conn.spoil();
+        assert_eq!((conn.sent(), conn.may_execute(), conn.health()), (Sent::Partly, false, Health::Broken));
+    }
+
+    #[tokio::test]
+    async fn message_that_the_socket_refuses_was_not_sent() {
+        let (mut conn, _peer) = connection(async |tcp: &mut TcpStream| tcp.shutdown().await.expect("shut")).await;
+        let Poll::Ready(Err(error)) = try_send(&mut conn, 100).await else { panic!("it was sent") };
+        assert!(error.is_network(), "{error}");
+        assert_eq!((conn.sent(), conn.may_execute(), conn.health()), (Sent::Nothing, false, Health::Broken));
+    }
+}
