@@ -105,7 +105,8 @@ impl CursorState {
         let cursor = Fields::find(reply, "cursor")?.document()?;
         Fields::find(cursor, "firstBatch")?;
         let id = Fields::find(cursor, "id")?.integer().filter(|id| *id != 0)?;
-        let (database, collection) = Fields::find(cursor, "ns")?.text()?.split_once('.')?;
+        let namespace = Fields::find(cursor, "ns")?.text()?;
+        let (database, collection) = namespace.split_once('.')?;
         Some(Self { id, database: database.to_owned(), collection: collection.to_owned() })
     }
 

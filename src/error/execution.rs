@@ -18,7 +18,7 @@ pub(crate) enum Execution {
 pub(crate) const RETRYABLE_ERROR: &str = "RetryableError";
 
 /// The server's code for a command that ran longer than its `maxTimeMS`.
-const MAX_TIME_MS_EXPIRED: i32 = 50;
+const MAX_TIME_MS_EXPIRED: i64 = 50;
 
 impl Error {
     /// Sets whether the command may have been executed, and whether it only reads.
@@ -145,7 +145,7 @@ mod tests {
         Error::io(stage, kind.into())
     }
 
-    fn reply(code: i32) -> Error {
+    fn reply(code: i64) -> Error {
         Error::command_failure(CommandFailure { code, code_name: String::new(), message: "x".into(), reply: RawDocumentBuf::new() })
     }
 

@@ -42,20 +42,20 @@ const READS: [&str; 21] = [
 ///
 /// Unauthorized, CommandNotFound, APIVersionError, APIStrictError, UnsupportedOpQueryCommand, ReauthenticationRequired,
 /// IngressRequestRateLimitExceeded.
-const REFUSED: [i32; 7] = [13, 59, 322, 323, 352, 391, 462];
+const REFUSED: [i64; 7] = [13, 59, 322, 323, 352, 391, 462];
 
 /// Codes with which a write of at most one document fails as a whole; a write of several may have executed a part before.
 ///
 /// Invalid commands: BadValue, FailedToParse, TypeMismatch, IDLDuplicateField, IDLFailedToParse, IDLUnknownField. Refused
 /// documents: ImmutableField, DocumentValidationFailure, BSONObjectTooLarge, DuplicateKey and its two former codes. No primary:
 /// LegacyNotPrimary, NotWritablePrimary, NotPrimaryNoSecondaryOk, NotPrimaryOrSecondary.
-const FAILED_AS_A_WHOLE: [i32; 16] = [2, 9, 14, 66, 121, 10058, 10107, 10334, 11000, 11001, 12582, 13435, 13436, 40413, 40414, 40415];
+const FAILED_AS_A_WHOLE: [i64; 16] = [2, 9, 14, 66, 121, 10058, 10107, 10334, 11000, 11001, 12582, 13435, 13436, 40413, 40414, 40415];
 
 /// The code for a field that occurs twice.
-const DUPLICATE_FIELD: i32 = 40413;
+const DUPLICATE_FIELD: i64 = 40413;
 
 /// The codes for a getMore in another session or transaction than its cursor's.
-const WRONG_SESSION: std::ops::RangeInclusive<i32> = 50736..=50741;
+const WRONG_SESSION: std::ops::RangeInclusive<i64> = 50736..=50741;
 
 /// Tells whether a command only reads, so that repeating it changes nothing on the server.
 ///
@@ -108,8 +108,9 @@ fn writes_one_document(request: &Request) -> bool {
     match command_name(body) {
         "findAndModify" | "findandmodify" => true,
         "insert" => only_statement(request, "documents").is_some(),
-        "update" => only_statement(request, "updates")
-            .is_some_and(|update| !Fields::find(update, "multi").is_some_and(|multi| multi.truth() != Some(false))),
+        "update" => {
+            only_statement(request, "updates").is_some_and(|update| !Fields::find(update, "multi").is_some_and(|multi| multi.truth()))
+        }
         "delete" => only_statement(request, "deletes")
             .is_some_and(|delete| Fields::find(delete, "limit").and_then(|limit| limit.integer()) == Some(1)),
         _ => false,
@@ -136,14 +137,14 @@ mod tests {
     use super::*;
     use crate::op::command_error;
 
-    fn refusal(code: i32, labels: &[&str]) -> Error {
+    fn refusal(code: i64, labels: &[&str]) -> Error {
         let labels: bson::RawArrayBuf = labels.iter().copied().collect();
         let mut reply = rawdoc! { "ok": 0, "errmsg": "x", "code": code };
         reply.append(bson::raw::cstr!("errorLabels"), labels);
         command_error(&reply).expect("an error")
     }
 
-    fn may_have_executed(command: RawDocumentBuf, code: i32, labels: &[&str]) -> bool {
+    fn may_have_executed(command: RawDocumentBuf, code: i64, labels: &[&str]) -> bool {
         execution_of(&Request::from(command), &refusal(code, labels)) == Execution::Possible
     }
 

@@ -6,6 +6,7 @@
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::reply::{ErrorFields, error_labels};
+use crate::error::Error;
 use crate::wire::scan::Fields;
 
 /// How many write errors of one reply are read: as many as a batch has writes (`maxWriteBatchSize`).
@@ -68,6 +69,32 @@ impl WriteError {
     /// Tells whether a unique index has the key already (codes 11000, 11001 and 12582).
     pub fn is_duplicate_key(&self) -> bool {
         matches!(self.code, 11000 | 11001 | 12582)
+    }
+
+    /// Returns the name of the unique index that has the key already, which servers give in their message only.
+    pub fn duplicate_key_index(&self) -> Option<&str> {
+        let (_, rest) = self.message.split_once(" index: ").filter(|_| self.is_duplicate_key())?;
+        let (name, _) = rest.split_once(" dup key")?;
+        // Former servers write the collection before it.
+        Some(name.rsplit_once(".$").map_or(name, |(_, name)| name).trim())
+    }
+}
+
+impl Error {
+    /// Tells whether a unique index has the key of a document already (codes 11000, 11001 and 12582).
+    ///
+    /// For replies with `ok: 1`, see [`Reply::write_errors`](crate::Reply::write_errors).
+    pub fn is_duplicate_key(&self) -> bool {
+        self.duplicate_key().is_some()
+    }
+
+    /// Returns the write whose key a unique index has already, with its place in the command, key pattern and key.
+    ///
+    /// Of several writes, the first.
+    pub fn duplicate_key(&self) -> Option<WriteError> {
+        let failure = self.command()?;
+        let own = WriteError { code: failure.code, message: failure.message.clone(), ..WriteError::parse(&failure.reply) };
+        std::iter::once(own).chain(write_errors(&failure.reply)).find(WriteError::is_duplicate_key)
     }
 }
 
@@ -147,6 +174,34 @@ mod tests {
         );
         assert_eq!((empty.index, empty.code), (0, 0));
         assert!(write_errors(&rawdoc! { "ok": 1, "writeErrors": "x" }).is_empty());
+    }
+
+    #[test]
+    fn duplicate_key_is_found_in_error_replies_and_in_write_errors() {
+        let error = |reply: RawDocumentBuf| crate::op::command_error(&reply).expect("an error");
+        for code in [11000, 11001, 12582] {
+            let text = "E11000 duplicate key error collection: db.things index: a_1_b_1 dup key: { a: 1, b: \"x\" }";
+            let found = error(
+                rawdoc! { "ok": 0, "code": code, "errmsg": text, "keyPattern": { "a": 1, "b": 1 }, "keyValue": { "a": 1, "b": "x" } },
+            );
+            let key = found.duplicate_key().expect("a duplicate key");
+            assert!(found.is_duplicate_key());
+            assert_eq!((key.index, key.code, key.duplicate_key_index()), (0, code.into(), Some("a_1_b_1")));
+            assert_eq!((key.key_pattern, key.key_value), (Some(rawdoc! { "a": 1, "b": 1 }), Some(rawdoc! { "a": 1, "b": "x" })));
+        }
+        let found = error(rawdoc! {
+            "ok": 0, "code": 8, "writeErrors": [
+                { "index": 1, "code": 121 },
+                { "index": 4, "code": 11000, "errmsg": "E11000 duplicate key error index: db.things.$a_1  dup key: { : 1 }" },
+            ],
+        });
+        let key = found.duplicate_key().expect("a duplicate key");
+        assert_eq!((key.index, key.duplicate_key_index(), &key.key_pattern), (4, Some("a_1"), &None));
+        for other in [rawdoc! { "ok": 0, "code": 121, "errmsg": " index: a dup key" }, rawdoc! { "ok": 0 }] {
+            assert!(!error(other.clone()).is_duplicate_key());
+            assert_eq!(WriteError::parse(&other).duplicate_key_index(), None);
+        }
+        assert!(!Error::new(crate::ErrorKind::Closed, "E11000").is_duplicate_key());
     }
 
     #[test]
