@@ -218,7 +218,8 @@ impl Watch {
                         retry = self.known && error.is_network();
                     }
                     // A suspension ends a check without saying anything of the server.
-                    self.known = self.known && error.is_network() && matches!(step, Step::NetworkFailure | Step::Resumed);
+                    let is_about_network = error.is_network() || error.kind() == ErrorKind::Interrupted;
+                    self.known = self.known && is_about_network && matches!(step, Step::NetworkFailure | Step::Resumed);
                 }
                 _ => panic!("an event that is not known: {event:?}"),
             }

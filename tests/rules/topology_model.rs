@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use mongolink::bson::oid::ObjectId;
 use mongolink::op::deadline::Deadline;
-use mongolink::selection::{self, Criteria};
+use mongolink::selection::{self, Criteria, Target};
 use mongolink::topology::{
     SelectId, ServerDescription, ServerType, Topology, TopologyAction, TopologyConfig, TopologyDescription, TopologyEvent, TopologyType,
 };
@@ -255,7 +255,12 @@ impl Scene {
             TopologyAction::NotSelected(id, error) => {
                 let waiting = self.answered(id);
                 let kind = error.kind();
-                if kind == ErrorKind::ServerSelection {
+                if kind == ErrorKind::ServerSelection && error.limit().is_none() {
+                    let topology = self.published.as_ref().expect("a description");
+                    let Target::Server(host) = &waiting.criteria.target else { panic!("refused before its time: {error}") };
+                    let may_grow = matches!(topology.kind(), TopologyType::Unknown | TopologyType::ReplicaSetNoPrimary);
+                    assert!(topology.server(host).is_none() && !may_grow, "{error}");
+                } else if kind == ErrorKind::ServerSelection {
                     let deadline = waiting.deadline.expect("who waits without limit is not timed out");
                     assert!(deadline.at <= self.now, "a caller is refused too early");
                     assert_eq!(error.limit().map(|limit| limit.name), Some(deadline.name));
