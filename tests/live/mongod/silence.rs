@@ -101,7 +101,7 @@ async fn frozen_primary_holds_no_command_once_it_is_deposed() {
     with_set(Security::Open, async |set| {
         let (attempts, old, elected) = strike(set, |set, old| set.member(old).freeze()).await;
         judge(&attempts, &old, elected);
-        let of_silence = |error: &&Error| error.kind() == ErrorKind::Interrupted && error.has_label("RetryableError");
+        let of_silence = |error: &&Error| error.kind() == ErrorKind::Interrupted && error.is_network();
         let errors = attempts.iter().filter_map(|attempt| attempt.outcome.as_ref().err());
         assert!(errors.filter(of_silence).count() > 0, "what was in flight was interrupted");
         set.member(&old).thaw();
