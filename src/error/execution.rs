@@ -56,11 +56,9 @@ impl Error {
     /// Other codes of the server with a time-out in their names, such as 262 `ExceededTimeLimit` and 202
     /// `NetworkInterfaceExceededTimeLimit`, are failures within the deployment, and no limit of the caller's.
     pub fn is_timeout(&self) -> bool {
-        match self.0.kind {
-            ErrorKind::Timeout | ErrorKind::Io(std::io::ErrorKind::TimedOut) => true,
-            ErrorKind::Command => self.code() == Some(MAX_TIME_MS_EXPIRED),
-            _ => false,
-        }
+        let kind = self.0.kind;
+        matches!(kind, ErrorKind::Timeout | ErrorKind::Io(std::io::ErrorKind::TimedOut))
+            || (kind == ErrorKind::Command && self.code() == Some(MAX_TIME_MS_EXPIRED))
     }
 
     /// Tells whether the network failed: a socket error, a closed connection, a time-out on a socket, bytes that are no reply, or
@@ -69,14 +67,12 @@ impl Error {
     /// `false` for errors of this machine, such as no free port, and for commands whose caller went away.
     pub fn is_network(&self) -> bool {
         let on_socket = matches!(self.0.stage, Some(Stage::Tcp | Stage::Tls | Stage::Hello | Stage::Auth | Stage::Write | Stage::Read));
-        match self.0.kind {
-            ErrorKind::Closed | ErrorKind::Silent => true,
+        let kind = self.0.kind;
+        matches!(kind, ErrorKind::Closed | ErrorKind::Silent)
             // Only a silent server is a reason with a cause of its own.
-            ErrorKind::Interrupted => self.0.source.is_some(),
-            ErrorKind::Io(kind) => on_socket && !is_local(kind),
-            ErrorKind::Timeout | ErrorKind::Protocol | ErrorKind::Tls => on_socket,
-            _ => false,
-        }
+            || (kind == ErrorKind::Interrupted && self.0.source.is_some())
+            || (on_socket && matches!(kind, ErrorKind::Timeout | ErrorKind::Protocol | ErrorKind::Tls))
+            || (on_socket && matches!(kind, ErrorKind::Io(io) if !is_local(io)))
     }
 }
 
