@@ -6,7 +6,7 @@
 mod advice;
 mod args;
 mod doctor;
-mod extjson;
+pub mod extjson;
 mod output;
 mod report;
 mod run;

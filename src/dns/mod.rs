@@ -9,7 +9,7 @@ mod cache;
 mod flight;
 mod good;
 mod limits;
-pub(crate) mod names;
+pub mod names;
 mod rescan;
 pub mod srv;
 

@@ -41,7 +41,7 @@ pub(crate) fn is_localhost(name: &str) -> bool {
 pub(crate) const LOCALHOST: [IpAddr; 2] = [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)];
 
 /// Returns a name's addresses in the text of a hosts file, IPv6 first. Lines that can't be read are passed over.
-pub(crate) fn hosts_addresses(text: &str, name: &str) -> Vec<IpAddr> {
+pub fn hosts_addresses(text: &str, name: &str) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for line in text.trim_start_matches('\u{feff}').lines() {
         let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
