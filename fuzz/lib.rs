@@ -173,7 +173,7 @@ fn login_as(credential: Option<Credential>, mut data: &[u8]) {
         credential,
         hello_ok: false,
         load_balanced: false,
-        nonce: [7; NONCE_SIZE],
+        nonces: [[7; NONCE_SIZE], [8; NONCE_SIZE]],
     };
     let (_, mut conversation) = Conversation::new(config);
     loop {
@@ -363,4 +363,3 @@ fn start() -> Instant {
     #[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
     *START.get_or_init(Instant::now)
 }
-
