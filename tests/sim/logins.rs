@@ -14,13 +14,13 @@ use mongolink::auth::scram::keys::{CacheKey, Derivation, ScramKeyCache};
 use mongolink::auth::{Credential, Mechanism};
 use mongolink::handshake::{Conversation, Step};
 use mongolink::pool::Lease;
-use mongolink::sandbox::{Config, User};
+use mongolink::sandbox::{self, Config};
 use mongolink::{Error, ErrorKind, HostKey, Stage};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
 use super::invariants::violated;
-use super::net::Place;
+use super::net::{Place, User};
 use super::openings::Purpose;
 use super::plan::Fault;
 use super::queue::Event;
@@ -42,6 +42,8 @@ pub(crate) enum LoginFault {
     Barred { lasts: Duration },
     /// The next login on a member comes to it in the middle: after the client has sent its proof, or its first message.
     Snare { member: usize, snare: Snare, lasts: Duration },
+    /// The member says that it is an arbiter, to everybody who greets it in order to log in.
+    Disguised { member: usize, lasts: Duration },
 }
 
 /// What happens to a member in the middle of a login.
@@ -68,6 +70,8 @@ pub(crate) struct LoginState {
     flights: Vec<(usize, CacheKey, Instant)>,
     /// By member.
     snares: BTreeMap<usize, (Snare, Duration)>,
+    /// By member: until when it says that it is an arbiter.
+    disguises: BTreeMap<usize, Instant>,
 }
 
 const USER: &str = "ada";
@@ -78,7 +82,7 @@ const PASSWORD: &str = "p3n=cil,9 sharp";
 const SHARE: f64 = 0.15;
 
 /// The servers' keys, the same in all runs: to derive them is expensive, on purpose.
-static ACCOUNT: LazyLock<User> = LazyLock::new(|| User::new(USER, PASSWORD).with_keys(1));
+static ACCOUNT: LazyLock<sandbox::User> = LazyLock::new(|| sandbox::User::new(USER, PASSWORD).with_keys(1));
 
 thread_local! {
     /// What clients have derived in earlier runs.
@@ -113,6 +117,11 @@ impl Logins {
             let at = moment(random.random_range(0.0..1.0));
             let fault = draw_fault(random, members);
             faults.push((at, fault));
+        }
+        let mut disguises = SmallRng::seed_from_u64(seed ^ 0x0d15_6015_u64);
+        for _ in 0..disguises.random_range(0..3) {
+            let (member, lasts) = (disguises.random_range(0..members), Duration::from_millis(disguises.random_range(20..4_000)));
+            faults.push((moment(disguises.random_range(0.0..1.0)), Fault::Login(LoginFault::Disguised { member, lasts })));
         }
         Some(Self { mechanisms, derivation })
     }
@@ -152,7 +161,7 @@ fn draw_fault(random: &mut SmallRng, members: usize) -> Fault {
 impl LoginFault {
     pub(crate) fn lasts(&self) -> Duration {
         match self {
-            Self::Barred { lasts } | Self::Snare { lasts, .. } => *lasts,
+            Self::Barred { lasts } | Self::Snare { lasts, .. } | Self::Disguised { lasts, .. } => *lasts,
         }
     }
 }
@@ -168,6 +177,7 @@ impl LoginState {
             deriving: BTreeMap::new(),
             flights: Vec::new(),
             snares: BTreeMap::new(),
+            disguises: BTreeMap::new(),
         }
     }
 }
@@ -239,6 +249,7 @@ impl World {
                 self.queue.push(self.now + lasts, Event::Admit);
             }
             LoginFault::Snare { member, snare, lasts } => drop(self.logins.snares.insert(member, (snare, lasts))),
+            LoginFault::Disguised { member, lasts } => drop(self.logins.disguises.insert(member, self.now + lasts)),
         }
     }
 
@@ -249,7 +260,20 @@ impl World {
     /// All faults are over, and no snare is left.
     pub(crate) fn clear_snares(&mut self) {
         self.logins.snares.clear();
+        self.logins.disguises.clear();
         self.admit();
+    }
+
+    /// Tells whether a member says to a connection that it is an arbiter.
+    pub(crate) fn is_disguised(&self, member: usize, conn: u64) -> bool {
+        let is_now = self.logins.disguises.get(&member).is_some_and(|until| self.now < *until);
+        is_now && self.net.conns.get(&conn).is_some_and(|conn| self.logs_in(conn.client, conn.user))
+    }
+
+    fn logs_in(&self, c: usize, user: User) -> bool {
+        let User::Greeting { opening } = user else { return false };
+        let purpose = self.clients[c].openings.get(&opening).map(|opening| opening.purpose);
+        matches!(purpose, Some(Purpose::Pool { .. })) && self.logins.credentials.get(c).is_some_and(Option::is_some)
     }
 
     /// A client goes on with a login: a snare may lie there.

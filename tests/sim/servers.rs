@@ -67,7 +67,10 @@ impl World {
         if let Some((lie, until)) = self.servers.lies[member]
             && until > self.now
         {
-            bytes = distort(bytes, lie);
+            bytes = distort(bytes, |body| change_election(body, lie));
+        }
+        if self.is_disguised(member, id) {
+            bytes = distort(bytes, disguise);
         }
         let Some(harm) = self.net.links[client][member].harms.pop_front() else {
             return self.send_bytes_to_client(id, bytes, Duration::ZERO);
@@ -107,33 +110,14 @@ impl World {
     }
 }
 
-/// Changes a hello so that it tells of an older election; all other messages stay as they are.
-fn distort(bytes: Vec<u8>, lie: Lie) -> Vec<u8> {
+/// Changes the body of a message, if the change finds what it looks for.
+fn distort(bytes: Vec<u8>, change: impl FnOnce(&mut Document) -> Option<()>) -> Vec<u8> {
     let changed = (|| {
         let mut decoder = Decoder::new(MESSAGE_SIZE_MAX);
         decoder.buffer().extend_from_slice(&bytes);
         let message = Message::parse(decoder.next_frame().ok()??).ok()?;
         let mut body = Document::try_from(message.body()).ok()?;
-        let election = body.get_object_id("electionId").ok()?;
-        let version = body.get_i32("setVersion").ok()?;
-        let elections_first = body.get_i32("maxWireVersion").is_ok_and(|newest| newest >= 17);
-        match lie {
-            Lie::OldElection => {
-                body.insert("electionId", older(election)?);
-            }
-            Lie::Swapped if elections_first => {
-                body.insert("electionId", older(election)?);
-                body.insert("setVersion", version + 1);
-            }
-            Lie::Swapped => {
-                body.insert("electionId", newer(election)?);
-                body.insert("setVersion", version - 1);
-            }
-            // Without an election an older server's configuration counts alone, and that is the true one.
-            Lie::NoElection => {
-                body.remove("electionId");
-            }
-        }
+        change(&mut body)?;
         let body = RawDocumentBuf::try_from(&body).ok()?;
         let more = if message.flags.has(Flags::MORE_TO_COME) { Flags::MORE_TO_COME } else { Flags::default() };
         let mut out = Outgoing::default();
@@ -141,6 +125,38 @@ fn distort(bytes: Vec<u8>, lie: Lie) -> Vec<u8> {
         Some(out.to_bytes())
     })();
     changed.unwrap_or(bytes)
+}
+
+/// Makes a hello tell of an older election.
+fn change_election(body: &mut Document, lie: Lie) -> Option<()> {
+    let election = body.get_object_id("electionId").ok()?;
+    let version = body.get_i32("setVersion").ok()?;
+    let elections_first = body.get_i32("maxWireVersion").is_ok_and(|newest| newest >= 17);
+    match lie {
+        Lie::OldElection => {
+            body.insert("electionId", older(election)?);
+        }
+        Lie::Swapped if elections_first => {
+            body.insert("electionId", older(election)?);
+            body.insert("setVersion", version + 1);
+        }
+        Lie::Swapped => {
+            body.insert("electionId", newer(election)?);
+            body.insert("setVersion", version - 1);
+        }
+        // Without an election an older server's configuration counts alone, and that is the true one.
+        Lie::NoElection => {
+            body.remove("electionId");
+        }
+    }
+    Some(())
+}
+
+/// Makes a hello that of an arbiter.
+fn disguise(body: &mut Document) -> Option<()> {
+    body.get_i32("maxWireVersion").ok()?;
+    body.insert("arbiterOnly", true);
+    Some(())
 }
 
 fn older(id: ObjectId) -> Option<ObjectId> {
