@@ -34,7 +34,7 @@ const TYPES: [&str; 17] = [
 ///
 /// # Errors
 /// What is wrong with it, and where.
-pub(super) fn parse(text: &str) -> Result<Document, String> {
+pub fn parse(text: &str) -> Result<Document, String> {
     let Parsed(value) = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if let Bson::Document(document) = value { Ok(document) } else { Err("not a JSON object".to_owned()) }
 }

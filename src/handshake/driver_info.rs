@@ -4,7 +4,13 @@
 //! says of itself, given when the client is made or later. Where it stands in the `client` document, and how much of it
 //! fits, is decided in `metadata`.
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, LimitValue, Result};
+
+/// How many libraries a client names at the most: a few wrap each other, and a program that names one for each call has a fault.
+pub const LIBRARIES_MAX: usize = 32;
+
+/// How long each text of a library is at the most, in bytes: twice what all of the metadata has room for.
+pub const LIBRARY_TEXT_SIZE_MAX: usize = 1024;
 
 /// Says which library wraps a client; servers write it into their logs.
 ///
@@ -61,19 +67,23 @@ impl DriverInfo {
         self
     }
 
-    /// Checks that no text can be taken for two.
+    /// Checks that no text can be taken for two, and that none is too long.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for a text with a `|`.
+    /// [`ErrorKind::InvalidArgument`] for a text with a `|`, and for one of more than [`LIBRARY_TEXT_SIZE_MAX`] bytes.
     pub fn check(&self) -> Result<()> {
         let texts = [("name", Some(self.name.as_str())), ("version", self.version.as_deref()), ("platform", self.platform.as_deref())];
-        match texts.into_iter().find(|(_, text)| text.is_some_and(|text| text.contains(Self::DELIMITER))) {
-            Some((field, text)) => {
-                let text = text.unwrap_or_default();
-                Err(Error::new(ErrorKind::InvalidArgument, format!("driver info: the {field} {text:?} must not contain \"|\"")))
+        for (field, text) in texts {
+            let text = text.unwrap_or_default();
+            if text.len() > LIBRARY_TEXT_SIZE_MAX {
+                return Err(Error::new(ErrorKind::InvalidArgument, format!("driver info: the {field} has {} bytes", text.len()))
+                    .against("LIBRARY_TEXT_SIZE_MAX", LimitValue::Bytes(LIBRARY_TEXT_SIZE_MAX as u64)));
             }
-            None => Ok(()),
+            if text.contains(Self::DELIMITER) {
+                return Err(Error::new(ErrorKind::InvalidArgument, format!("driver info: the {field} {text:?} must not contain \"|\"")));
+            }
         }
+        Ok(())
     }
 }
 
@@ -81,12 +91,16 @@ impl DriverInfos {
     /// Takes a library in, unless one that is equal is there already or it says nothing; tells whether it is new.
     ///
     /// # Errors
-    /// Those of [`DriverInfo::check`].
+    /// Those of [`DriverInfo::check`]; [`ErrorKind::InvalidArgument`] for more than [`LIBRARIES_MAX`] libraries.
     pub fn append(&mut self, library: DriverInfo) -> Result<bool> {
         library.check()?;
         let library = library.normalised();
         let is_new = library != DriverInfo::default() && !self.0.contains(&library);
         if is_new {
+            if self.0.len() >= LIBRARIES_MAX {
+                return Err(Error::new(ErrorKind::InvalidArgument, "driver info: too many different libraries; name each once")
+                    .against("LIBRARIES_MAX", LimitValue::Count(LIBRARIES_MAX as u64)));
+            }
             self.0.push(library);
         }
         Ok(is_new)

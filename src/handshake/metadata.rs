@@ -176,7 +176,18 @@ impl fmt::Debug for Environment {
 
 impl Draft {
     /// Leaves out what the specification gives up first, then cuts the platform, then gives up libraries.
-    fn cut_to_size(&self, libraries: &[DriverInfo]) -> RawDocumentBuf {
+    fn cut_to_size(&self, mut libraries: &[DriverInfo]) -> RawDocumentBuf {
+        loop {
+            let document = self.cut_beside(libraries);
+            match libraries.split_last() {
+                Some((_, earlier)) if document.as_bytes().len() > METADATA_SIZE_MAX => libraries = earlier,
+                Some(_) | None => return document,
+            }
+        }
+    }
+
+    /// Leaves out what it can, but no library.
+    fn cut_beside(&self, libraries: &[DriverInfo]) -> RawDocumentBuf {
         let platform = joined(&self.environment.platform, libraries, |library| library.platform.as_deref());
         for detail in [Detail::All, Detail::EnvName, Detail::OsType, Detail::NoEnv] {
             let document = self.document(detail, libraries, &platform);
@@ -185,11 +196,7 @@ impl Draft {
             }
         }
         let over = self.document(Detail::NoEnv, libraries, &platform).as_bytes().len() - METADATA_SIZE_MAX;
-        let cut = self.document(Detail::NoEnv, libraries, shorten(&platform, platform.len().saturating_sub(over)));
-        match libraries.split_last() {
-            Some((_, earlier)) if cut.as_bytes().len() > METADATA_SIZE_MAX => self.cut_to_size(earlier),
-            Some(_) | None => cut,
-        }
+        self.document(Detail::NoEnv, libraries, shorten(&platform, platform.len().saturating_sub(over)))
     }
 
     fn document(&self, detail: Detail, libraries: &[DriverInfo], platform: &str) -> RawDocumentBuf {

@@ -1,6 +1,7 @@
 use bson::Document;
 
 use super::*;
+use crate::handshake::LIBRARIES_MAX;
 
 fn environment(variables: &[(&str, &str)]) -> Environment {
     let variables: Vec<(String, String)> = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -226,6 +227,19 @@ fn delimiter_in_a_library_is_refused_and_changes_nothing() {
         assert!(error.to_string().contains("must not contain \"|\""), "{error}");
     }
     assert!(infos.as_slice().is_empty());
+}
+
+#[test]
+fn libraries_are_bounded_in_number_and_size() {
+    let mut libraries = DriverInfos::default();
+    for number in 0..LIBRARIES_MAX {
+        assert!(libraries.append(DriverInfo::new(format!("library {number}"))).expect("taken"));
+    }
+    let error = libraries.append(DriverInfo::new("one more")).expect_err("too many");
+    assert_eq!((error.kind(), error.limit().map(|limit| limit.name)), (ErrorKind::InvalidArgument, Some("LIBRARIES_MAX")));
+    assert!(!libraries.append(DriverInfo::new("library 3")).expect("known"));
+    let error = DriverInfo::new("x").with_platform("y".repeat(1025)).check().expect_err("too long");
+    assert_eq!(error.to_string(), "driver info: the platform has 1025 bytes (limit LIBRARY_TEXT_SIZE_MAX of 1024 bytes)");
 }
 
 #[test]
