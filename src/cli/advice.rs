@@ -49,6 +49,7 @@ enum Symptom {
     CertificateName,
     CertificateExpired,
     Certificate,
+    CertificateRequired,
     Dropped,
     Foreign,
     Silent,
@@ -214,6 +215,7 @@ fn symptom(error: &Error, tls: bool) -> Option<Symptom> {
         ErrorKind::CertificateName => Some(Symptom::CertificateName),
         ErrorKind::CertificateExpired => Some(Symptom::CertificateExpired),
         ErrorKind::Certificate => Some(Symptom::Certificate),
+        ErrorKind::CertificateRequired => Some(Symptom::CertificateRequired),
         ErrorKind::Incompatible => Some(Symptom::Incompatible),
         ErrorKind::Auth => Some(Symptom::Login),
         ErrorKind::Command if stage == Some(Stage::Auth) => Some(Symptom::Login),
@@ -327,6 +329,10 @@ impl Symptom {
                 format!("The certificate of {hosts} is not valid now: have it renewed, and check this machine's clock.")
             }
             Self::Certificate => format!("The certificate of {hosts} can't be used: have it made anew."),
+            Self::CertificateRequired => format!(
+                "{hosts} demands a client certificate: set tlsCertificateKeyFile to a PEM file with a certificate that it accepts and its \
+                 private key (or have the server run with --tlsAllowConnectionsWithoutCertificates)."
+            ),
             Self::Dropped => format!("{hosts} closed the connection: its log may say why; a proxy or an overloaded server does so too."),
             Self::Foreign => format!("{hosts} does not speak the MongoDB wire protocol: is the port right?"),
             Self::Silent => format!(

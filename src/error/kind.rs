@@ -43,6 +43,8 @@ pub enum ErrorKind {
     CertificateExpired,
     /// Another fault of the certificate.
     Certificate,
+    /// The server demands a client certificate, and none is configured.
+    CertificateRequired,
     /// TLS could not be negotiated; also what a peer that speaks no TLS gets.
     Tls,
     /// Bytes from the peer that are not the wire protocol, or not a possible reply.

@@ -20,6 +20,7 @@ use zeroize::Zeroize;
 pub(crate) use late::{LateReply, Sent};
 
 use super::stream::Stream;
+use super::tls::{Demand, socket_fault};
 use crate::auth::SecretDocument;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::HelloReply;
@@ -182,6 +183,11 @@ impl Conn {
         &self.address
     }
 
+    /// Tells whether the server has asked for a client certificate.
+    pub(crate) fn demand(&self) -> Demand {
+        self.stream.demand()
+    }
+
     /// Encodes a command; [`exchange`](Self::exchange) sends it. Returns the number of the message.
     #[inline]
     pub(crate) fn queue(&mut self, flags: Flags, request: &Request, fields: &CommandFields<'_>) -> i32 {
@@ -259,7 +265,7 @@ impl Conn {
         }
         match Pin::new(&mut self.stream).poll_flush(context) {
             Poll::Ready(Ok(())) => Poll::Ready(Ok(())),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(self.broken(Error::io(Stage::Write, error)))),
+            Poll::Ready(Err(error)) => Poll::Ready(Err(self.broken(socket_fault(Stage::Write, error)))),
             Poll::Pending => self.poll_interrupted(context, Stage::Write),
         }
     }
@@ -284,7 +290,7 @@ impl Conn {
                     return Poll::Ready(Err(self.broken(Error::new(ErrorKind::Closed, text).at(Stage::Read))));
                 }
                 Poll::Ready(Ok(_)) => self.interrupt.heard.store(true, Ordering::Relaxed),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken(Error::io(Stage::Read, error)))),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken(socket_fault(Stage::Read, error)))),
                 Poll::Pending => return self.poll_interrupted(context, Stage::Read),
             }
         }
@@ -377,7 +383,7 @@ impl Conn {
 
     #[cold]
     fn write_failed(&mut self, error: io::Error) -> Error {
-        let error = self.broken(Error::io(Stage::Write, error));
+        let error = self.broken(socket_fault(Stage::Write, error));
         // The TLS layer may have sent the beginning of what it reports as not written.
         if self.stream.is_encrypted() {
             self.exchange = Exchange::Broken(self.sent().max(Sent::Partly));

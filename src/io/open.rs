@@ -15,6 +15,7 @@ use super::derive::Derivations;
 use super::dial::{Dialer, Timeline};
 use super::entropy::entropy;
 use super::log;
+use super::tls::explained;
 use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::{ClientMetadata, Command, Conversation, ConversationConfig, DriverInfos, HelloReply, Step};
@@ -109,8 +110,9 @@ impl Opener {
             Err(error) => {
                 let address = conn.address();
                 let elapsed = clock::now().saturating_duration_since(talk.began);
+                let error = if talk.stage == Stage::Hello { explained(error, conn.demand()) } else { error };
                 let error = label_overload(as_of(error.on(host).with_address(address).after(elapsed), talk.stage));
-                timeline.push(talk.stage, Some(address), elapsed, Some(&error));
+                timeline.push(error.stage().unwrap_or(talk.stage), Some(address), elapsed, Some(&error));
                 Err(error)
             }
         }

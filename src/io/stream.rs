@@ -15,6 +15,8 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 use tokio_rustls::client::TlsStream;
 
+use super::tls::Demand;
+
 /// Is an open connection to a server, before anything is said on it.
 #[derive(Debug)]
 pub(crate) enum Stream {
@@ -24,7 +26,14 @@ pub(crate) enum Stream {
     #[cfg(unix)]
     Unix(UnixStream),
     /// TLS over TCP, its handshake done.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<Secured>),
+}
+
+/// A secured connection, and what is known of it besides.
+#[derive(Debug)]
+pub(crate) struct Secured {
+    pub(crate) tls: TlsStream<TcpStream>,
+    pub(crate) demand: Demand,
 }
 
 /// What a look at a socket's receive queue showed.
@@ -49,9 +58,19 @@ impl Stream {
             #[cfg(unix)]
             Self::Unix(unix) => !matches!(look(&SockRef::from(&*unix)), Look::Quiet),
             Self::Tls(tls) => {
-                let seen = look(&SockRef::from(tls.get_ref().0));
-                matches!(seen, Look::Closed) || is_tls_readable(tls)
+                let seen = look(&SockRef::from(tls.tls.get_ref().0));
+                matches!(seen, Look::Closed) || is_tls_readable(&mut tls.tls)
             }
+        }
+    }
+
+    /// Tells whether the server has asked for a client certificate.
+    pub(crate) fn demand(&self) -> Demand {
+        match self {
+            Self::Tcp(_) => Demand::None,
+            #[cfg(unix)]
+            Self::Unix(_) => Demand::None,
+            Self::Tls(tls) => tls.demand,
         }
     }
 }
@@ -79,7 +98,7 @@ impl AsyncRead for Stream {
             Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buffer),
             #[cfg(unix)]
             Self::Unix(unix) => Pin::new(unix).poll_read(cx, buffer),
-            Self::Tls(tls) => Pin::new(tls).poll_read(cx, buffer),
+            Self::Tls(tls) => Pin::new(&mut tls.tls).poll_read(cx, buffer),
         }
     }
 }
@@ -90,7 +109,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, bytes),
             #[cfg(unix)]
             Self::Unix(unix) => Pin::new(unix).poll_write(cx, bytes),
-            Self::Tls(tls) => Pin::new(tls).poll_write(cx, bytes),
+            Self::Tls(tls) => Pin::new(&mut tls.tls).poll_write(cx, bytes),
         }
     }
 
@@ -99,7 +118,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(tcp) => Pin::new(tcp).poll_write_vectored(cx, slices),
             #[cfg(unix)]
             Self::Unix(unix) => Pin::new(unix).poll_write_vectored(cx, slices),
-            Self::Tls(tls) => Pin::new(tls).poll_write_vectored(cx, slices),
+            Self::Tls(tls) => Pin::new(&mut tls.tls).poll_write_vectored(cx, slices),
         }
     }
 
@@ -108,7 +127,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(tcp) => tcp.is_write_vectored(),
             #[cfg(unix)]
             Self::Unix(unix) => unix.is_write_vectored(),
-            Self::Tls(tls) => tls.is_write_vectored(),
+            Self::Tls(tls) => tls.tls.is_write_vectored(),
         }
     }
 
@@ -117,7 +136,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
             #[cfg(unix)]
             Self::Unix(unix) => Pin::new(unix).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(&mut tls.tls).poll_flush(cx),
         }
     }
 
@@ -126,7 +145,7 @@ impl AsyncWrite for Stream {
             Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
             #[cfg(unix)]
             Self::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(tls).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(&mut tls.tls).poll_shutdown(cx),
         }
     }
 }

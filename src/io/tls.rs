@@ -1,33 +1,44 @@
 //! How is a connection secured?
 //!
-//! rustls with ring: the platform's trust store or `tlsCAFile`, a client certificate, and the three options that forgive
-//! something. PEM files are read in [`pem`]. Which addresses are tried is decided in `race`: an attempt is TCP and TLS.
-//! Certificates are not looked up by OCSP or revocation lists, so the options that switch that off change nothing.
+//! rustls with ring: the platform's trust store or `tlsCAFile`, and a client certificate. PEM files are read in [`pem`], which
+//! server certificates are accepted is decided in [`verify`]. Which addresses are tried is decided in `race`: an attempt is
+//! TCP and TLS. Certificates are not looked up by OCSP or revocation lists, so the options that switch that off change nothing.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use tokio_rustls::rustls::client::danger::ServerCertVerifier;
 use tokio_rustls::rustls::client::{Resumption, WebPkiServerVerifier};
 use tokio_rustls::rustls::crypto::{self, CryptoProvider};
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use tokio_rustls::rustls::{self, CertificateError, ClientConfig, DigitallySignedStruct, InvalidMessage, RootCertStore, SignatureScheme};
+use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_rustls::rustls::{self, AlertDescription, CertificateError, ClientConfig, HandshakeKind, InvalidMessage, RootCertStore};
 
-use super::stream::Stream;
+use super::stream::{Secured, Stream};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::{Host, HostKey};
 use crate::options::ClientOptions;
 
+mod demand;
+mod der;
 mod pem;
+mod sections;
+mod verify;
 
-/// How many servers' sessions are kept for resumption.
+pub(crate) use demand::Demand;
+
+/// How many servers' sessions are kept for resumption, and what these servers ask for.
 const SESSIONS_MAX: usize = 256;
 
 /// Secures connections; made once for a client, so that all its pools resume each other's sessions.
 #[derive(Clone)]
 pub(crate) struct TlsConnector {
     connector: tokio_rustls::TlsConnector,
+    /// What is trusted, in words.
     trust: Arc<str>,
+    has_certificate: bool,
+    /// What the servers asked for in their last full handshakes: resuming a session, they do not ask again.
+    demands: Arc<Mutex<BTreeMap<HostKey, Demand>>>,
 }
 
 impl TlsConnector {
@@ -43,21 +54,21 @@ impl TlsConnector {
             .map_err(|error| Error::new(ErrorKind::Internal, format!("TLS versions: {error}")).at(Stage::Tls))?;
         let (verifier, trust) = verifier(options, provider)?;
         let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
-        let mut config = match &options.tls_certificate_key_file {
-            None => builder.with_no_client_auth(),
-            Some(path) => {
-                let (chain, key) = pem::certificate_and_key(path, options.tls_certificate_key_file_password.as_ref())?;
-                builder.with_client_auth_cert(chain, key).map_err(|error| pem::unusable(pem::KEY_FILE, path, &error))?
-            }
+        let certificate = match &options.tls_certificate_key_file {
+            None => None,
+            Some(path) => Some(Arc::new(pem::certificate_and_key(path, options.tls_certificate_key_file_password.as_ref())?)),
         };
+        let has_certificate = certificate.is_some();
+        let mut config = builder.with_client_cert_resolver(Arc::new(demand::ClientCertificate(certificate)));
         config.resumption = Resumption::in_memory_sessions(SESSIONS_MAX);
-        Ok(Self { connector: Arc::new(config).into(), trust: trust.into() })
+        Ok(Self { connector: Arc::new(config).into(), trust: trust.into(), has_certificate, demands: Arc::default() })
     }
 
     /// Negotiates TLS with a host over an open connection.
     ///
     /// # Errors
-    /// The kinds of certificate errors, [`ErrorKind::Tls`] if no agreement is reached, [`ErrorKind::Closed`] and
+    /// The kinds of certificate errors, [`ErrorKind::CertificateRequired`] if the server asks for one of the client, and none is
+    /// configured; [`ErrorKind::Tls`] if no agreement is reached, [`ErrorKind::Closed`] and
     /// [`ErrorKind::Io`] if the connection fails, [`ErrorKind::Unsupported`] over unix sockets, which have no name to verify.
     pub(crate) async fn connect(&self, host: &HostKey, stream: Stream) -> Result<Stream, Error> {
         let tcp = match stream {
@@ -67,10 +78,36 @@ impl TlsConnector {
             Stream::Tls(_) => return Err(Error::new(ErrorKind::Internal, "TLS within TLS").at(Stage::Tls).on(host)),
         };
         let name = server_name(host)?;
-        match self.connector.connect(name, tcp).await {
-            Ok(tls) => Ok(Stream::Tls(Box::new(tls))),
-            Err(error) => Err(self.fault(error).on(host)),
+        let (outcome, has_asked) = demand::noting(self.connector.connect(name, tcp)).await;
+        let demand = match has_asked {
+            false => Demand::None,
+            true if self.has_certificate => Demand::Met,
+            true => Demand::Unmet,
+        };
+        match outcome {
+            Ok(tls) => {
+                let is_resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+                Ok(Stream::Tls(Box::new(Secured { demand: self.remember(host, demand, is_resumed), tls })))
+            }
+            Err(error) => Err(explained(self.fault(error), demand).on(host)),
         }
+    }
+
+    /// Remembers what a server has asked for, or recalls it for a session that is resumed.
+    fn remember(&self, host: &HostKey, demand: Demand, is_resumed: bool) -> Demand {
+        let mut demands = self.demands.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_resumed {
+            return demands.get(host).copied().unwrap_or(demand);
+        }
+        if demand == Demand::None {
+            demands.remove(host);
+        } else {
+            demands.insert(host.clone(), demand);
+            while demands.len() > SESSIONS_MAX {
+                demands.pop_first();
+            }
+        }
+        demand
     }
 
     fn fault(&self, error: io::Error) -> Error {
@@ -92,19 +129,104 @@ impl TlsConnector {
     }
 
     fn certificate_fault(&self, fault: &CertificateError) -> (ErrorKind, String) {
+        let trust = &self.trust;
+        let text = match fault {
+            CertificateError::Other(other) => other.0.to_string(),
+            fault => fault.to_string(),
+        };
         if matches!(fault, CertificateError::UnknownIssuer) {
-            (ErrorKind::CertificateUnknownIssuer, format!("the certificate's issuer is not in {}", self.trust))
+            (ErrorKind::CertificateUnknownIssuer, format!("the certificate's issuer is not in {trust}"))
         } else if matches!(fault, CertificateError::BadSignature) {
             // What a private authority made anew under its old name looks like.
-            (ErrorKind::CertificateUnknownIssuer, format!("the certificate is not signed by the authority of that name in {}", self.trust))
+            (ErrorKind::CertificateUnknownIssuer, format!("the certificate is not signed by the authority of that name in {trust}"))
+        } else if text.contains("CaUsedAsEndEntity") {
+            let text = format!("the certificate is that of an authority, which a server may show only if it is itself in {trust}");
+            (ErrorKind::CertificateUnknownIssuer, text)
+        } else if let CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { public_key_algorithm_id, .. } = fault {
+            let curve = der::unsupported_algorithm(public_key_algorithm_id).unwrap_or(text);
+            (ErrorKind::Certificate, format!("a certificate of the server's is signed with a key that is not supported: {curve}"))
+        } else if matches!(fault, CertificateError::UnsupportedSignatureAlgorithmContext { .. }) {
+            (ErrorKind::Certificate, format!("the certificate is not valid: {text}; it is to be signed by one in {trust}"))
         } else if is_name_fault(fault) {
-            (ErrorKind::CertificateName, fault.to_string())
+            (ErrorKind::CertificateName, text)
         } else if is_time_fault(fault) {
-            (ErrorKind::CertificateExpired, fault.to_string())
+            (ErrorKind::CertificateExpired, text)
         } else {
-            (ErrorKind::Certificate, format!("the certificate is not valid: {fault}"))
+            (ErrorKind::Certificate, format!("the certificate is not valid: {text}"))
         }
     }
+}
+
+/// Makes the error of a socket, which may be one of TLS.
+#[cold]
+pub(crate) fn socket_fault(stage: Stage, error: io::Error) -> Error {
+    let fault = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match fault {
+        Some(rustls::Error::AlertReceived(alert)) => {
+            let text = format!("the server ended the secured connection: alert {alert:?}");
+            Error::new(ErrorKind::Tls, text).at(stage).because(error)
+        }
+        Some(fault) => Error::new(ErrorKind::Tls, format!("the secured connection failed: {fault}")).at(stage).because(error),
+        // A connection that ends without a word of TLS is as closed as any other.
+        None if error.kind() == io::ErrorKind::UnexpectedEof => {
+            Error::new(ErrorKind::Closed, "connection closed by the server").at(stage).because(error)
+        }
+        None => Error::io(stage, error),
+    }
+}
+
+/// Explains the end of a connection by what the server asked for and got, if that can be the reason.
+///
+/// A server's refusal of a client certificate comes with the handshake in TLS 1.2 and after it in TLS 1.3; some servers just close.
+pub(crate) fn explained(error: Error, demand: Demand) -> Error {
+    let alert = alert_of(&error);
+    let has_ended = alert.is_some() || matches!(error.kind(), ErrorKind::Closed | ErrorKind::Io(_));
+    let how = match alert {
+        Some(alert) => format!("answered with the alert {alert:?}"),
+        None => "closed the connection".to_owned(),
+    };
+    match demand {
+        Demand::Unmet if has_ended => {
+            let text = format!(
+                "the server demands a client certificate, got none, and {how}: set {} to a file with one and its key",
+                pem::KEY_FILE
+            );
+            Error::new(ErrorKind::CertificateRequired, text).at(Stage::Tls).because(error)
+        }
+        Demand::Met if alert.is_some_and(is_about_certificate) => {
+            let text = format!("the server did not accept the client certificate of {}, and {how}", pem::KEY_FILE);
+            Error::new(ErrorKind::Tls, text).at(Stage::Tls).because(error)
+        }
+        Demand::Met if has_ended => {
+            let text = format!("the server got the client certificate of {} and {how}: it may not accept it, see its log", pem::KEY_FILE);
+            Error::new(error.kind(), text).at(Stage::Hello).because(error)
+        }
+        Demand::None | Demand::Unmet | Demand::Met => error,
+    }
+}
+
+/// Returns the alert that an error tells of.
+fn alert_of(error: &Error) -> Option<AlertDescription> {
+    let source = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
+    match source.get_ref()?.downcast_ref::<rustls::Error>()? {
+        rustls::Error::AlertReceived(alert) => Some(*alert),
+        _ => None,
+    }
+}
+
+fn is_about_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::NoCertificate
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::CertificateRequired
+    )
 }
 
 /// The name that the certificate must be for: the A-label form, or the address of a numeric host.
@@ -153,19 +275,21 @@ fn verifier(options: &ClientOptions, provider: Arc<CryptoProvider>) -> Result<(A
         None => None,
     };
     if insecure || options.tls_allow_invalid_certificates == Some(true) {
-        return Ok((Arc::new(AnyCertificate(provider)), "anything".to_owned()));
+        return Ok((Arc::new(verify::AnyCertificate(provider)), "anything".to_owned()));
     }
-    let (roots, trust) = match own {
-        Some(own) => own,
-        None => (platform_authorities()?, "the platform's trust store".to_owned()),
+    let (roots, listed, trust) = match own {
+        Some((own, file)) => {
+            let trust = own.notes().map_or_else(|| file.clone(), |notes| format!("{file} (where {notes})"));
+            (own.roots, own.listed, trust)
+        }
+        None => (platform_authorities()?, Vec::new(), "the platform's trust store".to_owned()),
     };
+    let algorithms = provider.signature_verification_algorithms;
     let strict = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
         .map_err(|error| Error::new(ErrorKind::InvalidOption, format!("{trust}: {error}")).at(Stage::Tls))?;
-    match options.tls_allow_invalid_hostnames {
-        Some(true) => Ok((Arc::new(AnyName(strict)), trust)),
-        Some(false) | None => Ok((strict, trust)),
-    }
+    let any_name = options.tls_allow_invalid_hostnames == Some(true);
+    Ok((Arc::new(verify::Trusted { strict, listed, algorithms, any_name }), trust))
 }
 
 fn platform_authorities() -> Result<RootCertStore, Error> {
@@ -182,89 +306,6 @@ fn platform_authorities() -> Result<RootCertStore, Error> {
         });
     }
     Ok(roots)
-}
-
-/// Accepts every certificate (`tlsInsecure`, `tlsAllowInvalidCertificates`): without a trusted issuer its name says nothing.
-/// The handshake's signature is still verified, so the server holds the certificate's key.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        crypto::verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        crypto::verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// Verifies the chain and forgives the name (`tlsAllowInvalidHostnames`). rustls looks at the name last: an error about it
-/// means that all else is well.
-#[derive(Debug)]
-struct AnyName(Arc<WebPkiServerVerifier>);
-
-impl ServerCertVerifier for AnyName {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-            Err(rustls::Error::InvalidCertificate(fault)) if is_name_fault(&fault) => Ok(ServerCertVerified::assertion()),
-            verdict => verdict,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls12_signature(message, certificate, signature)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.0.verify_tls13_signature(message, certificate, signature)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.supported_verify_schemes()
-    }
 }
 
 impl std::fmt::Debug for TlsConnector {

@@ -185,6 +185,7 @@ fn about(error: &Error) -> About {
         | ErrorKind::CertificateName
         | ErrorKind::CertificateExpired
         | ErrorKind::Certificate
+        | ErrorKind::CertificateRequired
         | ErrorKind::Auth
         | ErrorKind::Incompatible => About::SetUp,
         ErrorKind::Timeout if error.stage() == Some(Stage::Dns) => About::SetUp,

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use mongolink::HostKey;
 use mongolink::bson::{Document, RawDocumentBuf, doc};
 use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message, op_code};
@@ -16,9 +17,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::server::WebPkiClientVerifier;
+use tokio_rustls::rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 
 /// A port of 127.0.0.1 that nobody has yet.
 const FREE: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
@@ -359,17 +361,45 @@ impl Authority {
         self.server_of_names(&[name.to_owned()], last_year)
     }
 
-    /// Makes the configuration of a server that shows a certificate for several names.
-    pub(crate) fn server_of_names(&self, names: &[String], last_year: i32) -> Arc<ServerConfig> {
+    /// Makes the configuration of a server that asks for a client certificate of this authority, and may go on without.
+    pub(crate) fn asking_server(&self, name: &str, version: &'static SupportedProtocolVersion, goes_on_without: bool) -> Arc<ServerConfig> {
+        let provider = Arc::new(ring::default_provider());
+        let mut roots = RootCertStore::empty();
+        roots.add(self.issuer.der().clone()).expect("an authority");
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider));
+        let verifier = if goes_on_without { verifier.allow_unauthenticated() } else { verifier };
+        let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[version]).expect("a version");
+        let config = builder.with_client_cert_verifier(verifier.build().expect("a verifier"));
+        let (certificate, key) = self.identity(&[name.to_owned()], 4000);
+        Arc::new(config.with_single_cert(vec![certificate], key).expect("a configuration"))
+    }
+
+    /// Writes a client's certificate of this authority, and its key, into a file.
+    pub(crate) fn client_file(&self) -> Self {
+        let (certificate, key) = self.identity(&["client".to_owned()], 4000);
+        let text = [("CERTIFICATE", certificate.as_ref()), ("PRIVATE KEY", key.secret_der())]
+            .map(|(label, der)| format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", BASE64_STANDARD.encode(der)));
+        let own = Self::new("client");
+        std::fs::write(&own.file, text.concat()).expect("written");
+        own
+    }
+
+    fn identity(&self, names: &[String], last_year: i32) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let mut params = CertificateParams::new(names).expect("params");
         params.not_before = date_time_ymd(2000, 1, 1);
         params.not_after = date_time_ymd(last_year, 1, 1);
         params.distinguished_name.push(DnType::CommonName, names.concat());
         let key = KeyPair::generate().expect("a key");
         let certificate = params.signed_by(&key, &self.issuer).expect("signed").der().clone();
+        (certificate, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+    }
+
+    /// Makes the configuration of a server that shows a certificate for several names.
+    pub(crate) fn server_of_names(&self, names: &[String], last_year: i32) -> Arc<ServerConfig> {
+        let (certificate, key) = self.identity(names, last_year);
         let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions();
         let config = builder.expect("versions").with_no_client_auth();
-        Arc::new(config.with_single_cert(vec![certificate], PrivatePkcs8KeyDer::from(key.serialize_der()).into()).expect("a configuration"))
+        Arc::new(config.with_single_cert(vec![certificate], key).expect("a configuration"))
     }
 }
 

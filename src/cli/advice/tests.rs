@@ -137,6 +137,9 @@ fn certificates_are_told_apart() {
     let uri = "mongodb://db.example/?tls=true";
     assert!(only(uri, failure(ErrorKind::CertificateUnknownIssuer, Stage::Tls)).contains("tlsCAFile"));
     assert!(only(uri, failure(ErrorKind::CertificateName, Stage::Tls)).contains("another name"));
+    assert!(
+        only(uri, failure(ErrorKind::CertificateRequired, Stage::Tls)).contains("demands a client certificate: set tlsCertificateKeyFile")
+    );
     assert!(only(uri, failure(ErrorKind::CertificateExpired, Stage::Tls)).contains("clock"));
 }
 

@@ -1,16 +1,21 @@
 //! What stands in the certificate and key files?
 //!
 //! `tlsCAFile` and `tlsCertificateKeyFile`: PEM, with keys in PKCS#8, PKCS#1 or SEC1; encrypted keys in PKCS#8, with the
-//! feature `encrypted-keys`. What the certificates are good for is decided in the parent module.
+//! feature `encrypted-keys`. An authority that can't be read costs itself and is named with its line; a client's own
+//! certificate or key is an error then. What the certificates are good for is decided in the parent module.
 
 use std::fmt::Display;
 use std::path::Path;
+use std::sync::Arc;
 
 use tokio_rustls::rustls::RootCertStore;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use zeroize::Zeroizing;
+use tokio_rustls::rustls::crypto::ring::sign::any_supported_type;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
+use tokio_rustls::rustls::sign::{CertifiedKey, SigningKey};
+use zeroize::{Zeroize, Zeroizing};
 
+use super::der;
+use super::sections::{Section, TRADITIONALLY_ENCRYPTED, sections};
 use crate::auth::Secret;
 use crate::error::{Error, ErrorKind, Stage};
 
@@ -23,49 +28,129 @@ pub(super) const KEY_FILE: &str = "tlsCertificateKeyFile";
 /// The option that has the password of an encrypted key.
 const PASSWORD: &str = "tlsCertificateKeyFilePassword";
 
-const ENCRYPTED_BEGIN: &str = "-----BEGIN ENCRYPTED PRIVATE KEY-----";
+/// The authorities of a file.
+pub(super) struct Authorities {
+    pub(super) roots: RootCertStore,
+    /// The certificates themselves.
+    pub(super) listed: Vec<CertificateDer<'static>>,
+    /// What is wrong with some of them, for errors that this may explain.
+    pub(super) notes: Vec<String>,
+}
+
+/// How many sections that can't be used an error names.
+const NOTES_MAX: usize = 4;
 
 /// Reads the authorities of `tlsCAFile`.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidOption`] with the option's name and path.
-pub(super) fn authorities(path: &Path) -> Result<RootCertStore, Error> {
+/// [`ErrorKind::InvalidOption`] with the option's name and path, if none can be used.
+pub(super) fn authorities(path: &Path) -> Result<Authorities, Error> {
     let bytes = read(CA_FILE, path)?;
-    let certificates = certificates(CA_FILE, path, &bytes)?;
-    let mut roots = RootCertStore::empty();
-    let (usable, ignored) = roots.add_parsable_certificates(certificates);
-    if usable == 0 {
-        return Err(unusable(CA_FILE, path, &"no certificate in it can be read"));
+    let sections = sections(&bytes).map_err(|why| unusable(CA_FILE, path, &why))?;
+    let mut read = Authorities { roots: RootCertStore::empty(), listed: Vec::new(), notes: Vec::new() };
+    for section in &sections {
+        let line = section.line;
+        match section.certificate() {
+            None if section.could_be_meant() => read.notes.push(format!("line {line}: a section {:?} is not read", section.label)),
+            None => {}
+            Some(Err(why)) => read.notes.push(format!("line {line}: {why}")),
+            Some(Ok(certificate)) => match read.roots.add(certificate.clone()) {
+                Err(error) => read.notes.push(format!("line {line}: the certificate can't be read: {error}")),
+                Ok(()) => {
+                    let key = der::Certificate::parse(&certificate).and_then(|parsed| der::unsupported_algorithm(parsed.key.algorithm));
+                    read.notes.extend(
+                        key.map(|curve| format!("line {line}: the certificate's key is on a curve that is not supported: {curve}")),
+                    );
+                    read.listed.push(certificate);
+                }
+            },
+        }
     }
-    if ignored > 0 {
-        tracing::warn!(path = %path.display(), ignored, "{CA_FILE}: certificates that can't be read");
+    for note in &read.notes {
+        tracing::warn!(path = %path.display(), "{CA_FILE}: {note}");
     }
-    Ok(roots)
+    if read.listed.is_empty() {
+        return Err(match read.notes() {
+            None => unusable(CA_FILE, path, &"no certificate in it"),
+            Some(notes) => unusable(CA_FILE, path, &format!("no certificate in it can be read: {notes}")),
+        });
+    }
+    Ok(read)
+}
+
+impl Authorities {
+    /// Returns the notes in one line, if there are any.
+    pub(super) fn notes(&self) -> Option<String> {
+        let more = self.notes.len().saturating_sub(NOTES_MAX);
+        let mut text = self.notes.iter().take(NOTES_MAX).cloned().collect::<Vec<_>>().join("; ");
+        if more > 0 {
+            text.push_str(&format!("; and {more} more"));
+        }
+        Some(text).filter(|text| !text.is_empty())
+    }
+}
+
+impl Section<'_> {
+    /// Returns its certificate, if it is to hold one.
+    fn certificate(&self) -> Option<Result<CertificateDer<'static>, &'static str>> {
+        let content = self.content.as_ref().map_err(|why| *why);
+        match self.label {
+            "CERTIFICATE" | "X509 CERTIFICATE" => Some(content.map(|der| CertificateDer::from(der.to_vec()))),
+            "TRUSTED CERTIFICATE" => {
+                Some(content.and_then(|der| der::trusted(der)).map(|certificate| CertificateDer::from(certificate.to_vec())))
+            }
+            _ => None,
+        }
+    }
+
+    /// Tells whether somebody may take it for a certificate.
+    fn could_be_meant(&self) -> bool {
+        self.label.contains("CERT") || self.label.contains("PKCS") || self.content.is_err()
+    }
 }
 
 /// Reads the certificate chain and key of `tlsCertificateKeyFile`.
 ///
+/// The certificate may be of any version: it is the server that judges it.
+///
 /// # Errors
-/// [`ErrorKind::InvalidOption`] with the option's name and path; [`ErrorKind::Unsupported`] for a key encrypted in a way that
-/// is not served.
-pub(super) fn certificate_and_key(
-    path: &Path,
-    password: Option<&Secret>,
-) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Error> {
+/// [`ErrorKind::InvalidOption`] with the option's name and path; [`ErrorKind::Unsupported`] for a key of a kind, or encrypted in
+/// a way, that is not served.
+pub(super) fn certificate_and_key(path: &Path, password: Option<&Secret>) -> Result<CertifiedKey, Error> {
     let bytes = read(KEY_FILE, path)?;
-    let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
-    // Looked for first: its header lines make the whole file unreadable as PEM.
-    if text.contains("Proc-Type: 4,ENCRYPTED") {
-        let why = "the key is encrypted in the traditional format of OpenSSL; convert it with `openssl pkcs8 -topk8`";
-        return Err(unsupported(path, why));
+    let sections = sections(&bytes).map_err(|why| unusable(KEY_FILE, path, &why))?;
+    let mut chain = Vec::new();
+    let mut key = None;
+    for section in &sections {
+        let line = section.line;
+        match section.certificate() {
+            Some(Ok(certificate)) => chain.push(certificate),
+            Some(Err(why)) => return Err(unusable(KEY_FILE, path, &format!("line {line}: the certificate can't be read: {why}"))),
+            None if section.label.ends_with("PRIVATE KEY") && key.is_none() => key = Some((line, private_key(path, section, password)?)),
+            None if section.could_be_meant() => {
+                return Err(unusable(KEY_FILE, path, &format!("line {line}: a section {:?} can't be read", section.label)));
+            }
+            None => {}
+        }
     }
-    let chain = certificates(KEY_FILE, path, &bytes)?;
-    let key = if text.contains(ENCRYPTED_BEGIN) {
-        encrypted_key(path, &text, password)?
-    } else {
-        PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| unusable(KEY_FILE, path, &format!("private key: {error}")))?
-    };
-    Ok((chain, key))
+    if chain.is_empty() {
+        return Err(unusable(KEY_FILE, path, &"no certificate in it"));
+    }
+    let (line, key) = key.ok_or_else(|| unusable(KEY_FILE, path, &"no private key in it"))?;
+    let certified = CertifiedKey::new(chain, key);
+    if is_mismatch(&certified) {
+        let text = format!("the private key in line {line} does not belong to the first certificate");
+        return Err(unusable(KEY_FILE, path, &text));
+    }
+    Ok(certified)
+}
+
+/// Tells whether the key is known to be another than the certificate's.
+fn is_mismatch(certified: &CertifiedKey) -> bool {
+    let own = certified.key.public_key();
+    let own = own.as_ref().and_then(|own| der::PublicKey::parse(own.as_ref()));
+    let shown = certified.cert.first().and_then(|certificate| der::Certificate::parse(certificate));
+    own.zip(shown).is_none_or(|(own, shown)| own.bits != shown.key.bits)
 }
 
 /// Makes the error of a file that can't be used.
@@ -84,32 +169,52 @@ fn read(option: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     }
 }
 
-fn certificates(option: &str, path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
-    match certificates {
-        Ok(certificates) if certificates.is_empty() => Err(unusable(option, path, &"no certificate in it")),
-        Ok(certificates) => Ok(certificates),
-        Err(error) => Err(unusable(option, path, &error)),
+/// Reads the key of a section; no copy of it is left.
+fn private_key(path: &Path, section: &Section<'_>, password: Option<&Secret>) -> Result<Arc<dyn SigningKey>, Error> {
+    let line = section.line;
+    let content = match &section.content {
+        Ok(content) => content,
+        Err(why) if *why == TRADITIONALLY_ENCRYPTED => return Err(unsupported(path, why)),
+        Err(why) => return Err(unusable(KEY_FILE, path, &format!("line {line}: the private key can't be read: {why}"))),
+    };
+    let der = match section.label {
+        "PRIVATE KEY" => PrivateKeyDer::from(PrivatePkcs8KeyDer::from(content.to_vec())),
+        "RSA PRIVATE KEY" => PrivatePkcs1KeyDer::from(content.to_vec()).into(),
+        "EC PRIVATE KEY" => PrivateSec1KeyDer::from(content.to_vec()).into(),
+        "ENCRYPTED PRIVATE KEY" => encrypted_key(path, content, password)?,
+        label => {
+            let text = format!(
+                "line {line}: a private key of the kind {label:?} is not supported; convert it with `openssl pkcs8 -topk8 -nocrypt`"
+            );
+            return Err(unsupported(path, &text));
+        }
+    };
+    let der = Wiping(der);
+    let read = any_supported_type(&der.0);
+    read.map_err(|error| match der::unsupported_key(&der.0) {
+        Some(curve) => unsupported(
+            path,
+            &format!("line {line}: the private key is on a curve or of an algorithm that is not supported: {curve}; P-256, P-384, Ed25519 and RSA are"),
+        ),
+        None => unusable(KEY_FILE, path, &format!("line {line}: the private key can't be read: {error}")),
+    })
+}
+
+/// A private key that is wiped when dropped.
+struct Wiping(PrivateKeyDer<'static>);
+
+impl Drop for Wiping {
+    fn drop(&mut self) {
+        self.0.zeroize();
     }
 }
 
 #[cfg(feature = "encrypted-keys")]
-fn encrypted_key(path: &Path, text: &str, password: Option<&Secret>) -> Result<PrivateKeyDer<'static>, Error> {
-    use base64::Engine as _;
-    use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
-
+fn encrypted_key(path: &Path, der: &[u8], password: Option<&Secret>) -> Result<PrivateKeyDer<'static>, Error> {
     let Some(password) = password else {
         return Err(unusable(KEY_FILE, path, &format!("the key is encrypted, and {PASSWORD} is not set")));
     };
-    let body = text.split_once(ENCRYPTED_BEGIN).and_then(|(_, rest)| rest.split_once("-----END ENCRYPTED PRIVATE KEY-----"));
-    let Some((body, _)) = body else {
-        return Err(unusable(KEY_FILE, path, &"the encrypted private key has no end"));
-    };
-    let compact: String = body.split_ascii_whitespace().collect();
-    let der = base64::engine::general_purpose::STANDARD
-        .decode(compact)
-        .map_err(|error| unusable(KEY_FILE, path, &format!("encrypted private key: {error}")))?;
-    let encrypted = pkcs8::EncryptedPrivateKeyInfoRef::try_from(der.as_slice())
+    let encrypted = pkcs8::EncryptedPrivateKeyInfoRef::try_from(der)
         .map_err(|error| unusable(KEY_FILE, path, &format!("encrypted private key: {error}")))?;
     match encrypted.decrypt(password.reveal()) {
         Ok(key) => Ok(PrivatePkcs8KeyDer::from(key.as_bytes().to_vec()).into()),
@@ -121,7 +226,7 @@ fn encrypted_key(path: &Path, text: &str, password: Option<&Secret>) -> Result<P
 }
 
 #[cfg(not(feature = "encrypted-keys"))]
-fn encrypted_key(path: &Path, _text: &str, password: Option<&Secret>) -> Result<PrivateKeyDer<'static>, Error> {
+fn encrypted_key(path: &Path, _der: &[u8], password: Option<&Secret>) -> Result<PrivateKeyDer<'static>, Error> {
     let given = if password.is_some() { "is set, but" } else { "is not set, and" };
     Err(unsupported(path, &format!("the key is encrypted; {PASSWORD} {given} mongolink was built without the feature `encrypted-keys`")))
 }

@@ -6,12 +6,14 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{HandshakeKind, ServerConfig};
 
 use super::*;
 use crate::auth::Secret;
+
+mod files;
 
 type Authority = CertifiedIssuer<'static, KeyPair>;
 
@@ -239,7 +241,7 @@ async fn session_is_resumed_and_late_tickets_are_no_death() {
             assert_eq!(stream.read_u8().await.expect("read"), b'x');
             assert!(!stream.peek_dead());
             let Stream::Tls(tls) = &stream else { panic!("not TLS") };
-            kinds.push(tls.get_ref().1.handshake_kind());
+            kinds.push(tls.tls.get_ref().1.handshake_kind());
         }
         kinds
     };

@@ -4,7 +4,9 @@ use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
 
+use mongolink::bson::doc;
 use mongolink::{ErrorKind, Sandbox, Stage};
+use tokio_rustls::rustls::version::{TLS12, TLS13};
 
 use super::{CALM, Guest, IMPATIENT, Limits, PATIENT, assert_placed, assert_timed_out, assert_told, builder};
 use crate::peers::{self, Authority, Turn};
@@ -106,5 +108,69 @@ async fn silence_behind_tls_is_a_time_out_of_hello() {
     for fault in guest.faults(&peer.host()).await {
         assert_timed_out(&fault, Stage::Hello, peer.address(), LIMITS);
     }
+    guest.end().await;
+}
+
+#[tokio::test]
+async fn server_that_demands_a_client_certificate_says_so_by_alert_or_by_closing() {
+    let ours = Authority::new("ours");
+    for (version, goes_on_without) in [(&TLS12, false), (&TLS13, false), (&TLS12, true), (&TLS13, true)] {
+        let config = ours.asking_server("127.0.0.1", version, goes_on_without);
+        let peer = peers::scripted_over_tls(config, |_| Turn::Close).await;
+        let guest = trusting(&ours, peer.address(), CALM);
+        let how = if goes_on_without { "closed the connection" } else { "answered with the alert CertificateRequired" };
+        let words = format!("the server demands a client certificate, got none, and {how}: set tlsCertificateKeyFile");
+        for fault in guest.faults(&peer.host()).await {
+            assert_told(&fault, ErrorKind::CertificateRequired, Stage::Tls, &peer.host(), &words);
+            assert_placed(&fault, peer.address());
+            assert!(fault.labels().is_empty(), "a certificate is no overload: {fault:?}");
+            assert!(!fault.to_string().contains("close_notify") && !fault.to_string().contains("https:"), "{fault}");
+        }
+        guest.end().await;
+    }
+}
+
+#[tokio::test]
+async fn client_certificate_that_is_not_accepted_is_named() {
+    let (ours, theirs) = (Authority::new("ours"), Authority::new("theirs"));
+    let own = theirs.client_file();
+    let with = |file: &Authority, address: SocketAddr| {
+        Guest::of(builder(address, CALM, "").tls(true).tls_ca_file(ours.file()).tls_certificate_key_file(file.file()))
+    };
+    // Some servers say nothing, and close.
+    let good = ours.client_file();
+    let peer = peers::scripted_over_tls(ours.asking_server("127.0.0.1", &TLS13, false), |_| Turn::Close).await;
+    let guest = with(&good, peer.address());
+    for fault in guest.faults(&peer.host()).await {
+        let words = "the server got the client certificate of tlsCertificateKeyFile and closed the connection: it may not accept it";
+        assert_told(&fault, ErrorKind::Closed, Stage::Hello, &peer.host(), words);
+    }
+    guest.end().await;
+    for version in [&TLS12, &TLS13] {
+        let peer = peers::scripted_over_tls(ours.asking_server("127.0.0.1", version, false), |_| Turn::Close).await;
+        let guest = with(&own, peer.address());
+        for fault in guest.faults(&peer.host()).await {
+            let words = "the server did not accept the client certificate of tlsCertificateKeyFile, and answered with the alert";
+            assert_told(&fault, ErrorKind::Tls, Stage::Tls, &peer.host(), words);
+        }
+        guest.end().await;
+    }
+}
+
+#[tokio::test]
+async fn server_that_asks_for_a_certificate_and_goes_on_without_is_used() {
+    let ours = Authority::new("ours");
+    let peer = peers::scripted_over_tls(ours.asking_server("127.0.0.1", &TLS13, true), |heard| match heard.name.as_str() {
+        "ping" => Turn::Reply(doc! { "ok": 1 }),
+        "find" => Turn::Close,
+        _ => Turn::Reply(peers::standalone_hello()),
+    })
+    .await;
+    let guest = trusting(&ours, peer.address(), PATIENT);
+    guest.ping().await.expect("answered");
+    // Once it has answered, an end of the connection has nothing to do with certificates.
+    let error = guest.client.database("test").run_command(doc! { "find": "things" }).await.expect_err("closed");
+    assert_eq!((error.kind(), error.stage()), (ErrorKind::Closed, Some(Stage::Read)), "{error}");
+    assert!(error.message() == "connection closed by the server", "{error}");
     guest.end().await;
 }

@@ -1,0 +1,113 @@
+//! Which sections does a PEM file have?
+//!
+//! RFC 7468, and what is met in real files: several files joined with their byte-order marks, a section that begins on the line
+//! on which another ends, texts between sections. A section that can't be read is kept with its line and the reason, so
+//! that none disappears. What the sections are good for is decided in `pem`.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+/// One section of a PEM file.
+pub(super) struct Section<'a> {
+    /// What stands behind `BEGIN`.
+    pub(super) label: &'a str,
+    /// The line of its beginning, counted from 1.
+    pub(super) line: usize,
+    /// Its contents, or why they can't be read.
+    pub(super) content: Result<Zeroizing<Vec<u8>>, &'static str>,
+}
+
+/// The header of a key that is encrypted in the traditional format of OpenSSL.
+pub(super) const TRADITIONALLY_ENCRYPTED: &str =
+    "the key is encrypted in the traditional format of OpenSSL; convert it with `openssl pkcs8 -topk8`";
+
+const DASHES: &[u8] = b"-----";
+
+/// Reads all sections of a file, in order.
+///
+/// # Errors
+/// The reason if it is no text that could have any.
+pub(super) fn sections(file: &[u8]) -> Result<Vec<Section<'_>>, &'static str> {
+    if matches!(file, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) {
+        return Err("it is UTF-16; save it as UTF-8 or ASCII");
+    }
+    let mut found = Vec::new();
+    let (mut at, mut line) = (0, 1);
+    while let Some(begin) = find(file, at, b"BEGIN ") {
+        let label_at = begin + b"BEGIN ".len();
+        let dashes = file.get(at..begin).unwrap_or_default().iter().rev().take_while(|byte| **byte == b'-').count();
+        line += lines(file, at, label_at);
+        at = label_at;
+        let text = rest_of_line(file, label_at);
+        if dashes == 0 || !is_label(text) {
+            continue;
+        }
+        let (label, content, end) = read(file, label_at, dashes);
+        found.push(Section { label, line, content });
+        line += lines(file, at, end);
+        at = end;
+    }
+    Ok(found)
+}
+
+/// Reads the section whose label begins here, and returns where it ends.
+fn read(file: &[u8], label_at: usize, dashes: usize) -> (&str, Result<Zeroizing<Vec<u8>>, &'static str>, usize) {
+    let text = rest_of_line(file, label_at);
+    let label = text.iter().position(|byte| *byte == b'-').and_then(|end| text.get(..end)).unwrap_or(text);
+    let body_at = label_at + label.len() + DASHES.len();
+    let is_framed = dashes >= DASHES.len() && file.get(label_at + label.len()..body_at) == Some(DASHES);
+    let label = std::str::from_utf8(label).unwrap_or_default();
+    if !is_framed {
+        return (label, Err("its first line has not five dashes before and behind it"), label_at);
+    }
+    let end_mark = [b"-----END ", label.as_bytes(), DASHES].concat();
+    let next = find(file, body_at, DASHES).unwrap_or(file.len());
+    if file.get(next..next + end_mark.len()) != Some(&end_mark) {
+        let why = if file.get(next..).is_some_and(|rest| rest.starts_with(b"-----END ")) {
+            "its last line has another label"
+        } else {
+            "it has no last line"
+        };
+        return (label, Err(why), next);
+    }
+    (label, decode(file.get(body_at..next).unwrap_or_default()), next + end_mark.len())
+}
+
+fn decode(body: &[u8]) -> Result<Zeroizing<Vec<u8>>, &'static str> {
+    if find(body, 0, b"Proc-Type: 4,ENCRYPTED").is_some() {
+        return Err(TRADITIONALLY_ENCRYPTED);
+    }
+    // A key may stand here: nothing grows, which would leave copies behind.
+    let mut compact = Zeroizing::new(Vec::with_capacity(body.len()));
+    compact.extend(body.iter().copied().filter(|byte| !byte.is_ascii_whitespace()));
+    let mut content = Zeroizing::new(Vec::with_capacity(base64::decoded_len_estimate(compact.len())));
+    // What is said of the fault could be a piece of a key.
+    STANDARD.decode_vec(&*compact, &mut content).map_err(|_| "it is not base64")?;
+    Ok(content)
+}
+
+/// Tells whether this could be a label: words of capital letters and digits, and dashes behind them.
+fn is_label(text: &[u8]) -> bool {
+    let end = text.iter().position(|byte| *byte == b'-');
+    let label = end.and_then(|end| text.get(..end)).unwrap_or_default();
+    !label.is_empty() && label.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b' ')
+}
+
+fn rest_of_line(file: &[u8], at: usize) -> &[u8] {
+    let rest = file.get(at..).unwrap_or_default();
+    let end = rest.iter().position(|byte| matches!(byte, b'\n' | b'\r')).unwrap_or(rest.len());
+    rest.get(..end).unwrap_or_default()
+}
+
+/// Counts the line ends between two places: `\n`, `\r\n` or `\r`.
+fn lines(file: &[u8], from: usize, to: usize) -> usize {
+    let part = file.get(from..to).unwrap_or_default();
+    let alone = |at: usize| part.get(at) == Some(&b'\r') && part.get(at + 1) != Some(&b'\n');
+    (0..part.len()).filter(|at| part.get(*at) == Some(&b'\n') || alone(*at)).count()
+}
+
+fn find(bytes: &[u8], from: usize, wanted: &[u8]) -> Option<usize> {
+    let rest = bytes.get(from..)?;
+    rest.windows(wanted.len()).position(|window| window == wanted).map(|at| from + at)
+}
