@@ -130,10 +130,7 @@ impl TlsConnector {
 
     fn certificate_fault(&self, fault: &CertificateError) -> (ErrorKind, String) {
         let trust = &self.trust;
-        let text = match fault {
-            CertificateError::Other(other) => other.0.to_string(),
-            fault => fault.to_string(),
-        };
+        let text = if let CertificateError::Other(other) = fault { other.0.to_string() } else { fault.to_string() };
         if matches!(fault, CertificateError::UnknownIssuer) {
             (ErrorKind::CertificateUnknownIssuer, format!("the certificate's issuer is not in {trust}"))
         } else if matches!(fault, CertificateError::BadSignature) {
@@ -208,10 +205,8 @@ pub(crate) fn explained(error: Error, demand: Demand) -> Error {
 /// Returns the alert that an error tells of.
 fn alert_of(error: &Error) -> Option<AlertDescription> {
     let source = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
-    match source.get_ref()?.downcast_ref::<rustls::Error>()? {
-        rustls::Error::AlertReceived(alert) => Some(*alert),
-        _ => None,
-    }
+    let fault = source.get_ref()?.downcast_ref::<rustls::Error>()?;
+    if let rustls::Error::AlertReceived(alert) = fault { Some(*alert) } else { None }
 }
 
 fn is_about_certificate(alert: AlertDescription) -> bool {

@@ -160,7 +160,8 @@ pub(super) fn unsupported_key(key: &PrivateKeyDer<'_>) -> Option<String> {
             Element::expect(&mut fields, OCTET_STRING)?;
             unsupported_curve(Element::expect(&mut fields, CONTEXT_0)?.content)
         }
-        _ => None,
+        // PKCS#1 is for RSA only; what else may come is not known.
+        PrivateKeyDer::Pkcs1(_) | _ => None,
     }
 }
 
