@@ -52,6 +52,8 @@ pub mod wire;
 pub mod cli;
 
 #[cfg(test)]
+mod growth;
+#[cfg(test)]
 mod matrix;
 
 pub use bson;

@@ -58,4 +58,4 @@ impl Good {
 }
 
 /// How many addresses of a name are kept.
-const ADDRESSES_MAX: usize = 64;
+pub(super) const ADDRESSES_MAX: usize = 64;

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::good::ADDRESSES_MAX;
 use crate::host::normalize_name;
 
 /// Says in which order a search list is tried.
@@ -40,10 +41,14 @@ pub(crate) fn is_localhost(name: &str) -> bool {
 /// The addresses of `localhost`.
 pub(crate) const LOCALHOST: [IpAddr; 2] = [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)];
 
-/// Returns a name's addresses in the text of a hosts file, IPv6 first. Lines that can't be read are passed over.
+/// Returns a name's addresses in the text of a hosts file, IPv6 first, [`ADDRESSES_MAX`] at the most. Lines that can't be
+/// read are passed over.
 pub fn hosts_addresses(text: &str, name: &str) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for line in text.trim_start_matches('\u{feff}').lines() {
+        if found.len() == ADDRESSES_MAX {
+            break;
+        }
         let mut words = line.split('#').next().unwrap_or_default().split_whitespace();
         let Some(address) = words.next().and_then(|word| word.parse::<IpAddr>().ok()) else { continue };
         let named = words.any(|word| {

@@ -85,6 +85,8 @@ impl<'a> Fields<'a> {
 
     #[inline]
     fn step(&mut self) -> Option<Result<Field<'a>, Unreadable>> {
+        #[cfg(test)]
+        crate::growth::field_walked();
         let (kind, rest) = self.rest.split_first()?;
         if *kind == 0 {
             self.rest = &[];
