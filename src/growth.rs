@@ -344,7 +344,7 @@ fn of_texts() -> Vec<Parser> {
             let fields: Vec<String> =
                 (0..size).map(|number| format!(r#""key {number}":[{{"$numberLong":"1"}},{{"$date":0}},"é"]"#)).collect();
             let text = format!("{{{}}}", fields.join(","));
-            Box::new(move || drop(crate::cli::parse_json(&text)))
+            Box::new(move || drop(crate::cli::extjson::parse(&text)))
         }),
     ]
 }

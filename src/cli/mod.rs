@@ -178,8 +178,5 @@ fn since(moment: Instant) -> Duration {
 }
 
 #[cfg(test)]
-pub(crate) use extjson::parse as parse_json;
-
-#[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 mod tests;
