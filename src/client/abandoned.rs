@@ -2,7 +2,7 @@
 //!
 //! A session in which nothing was sent is free at once (sessions, "Server Session Pool"). One whose reply is still to come
 //! travels with the connection, and is free when the reply has been read; a cursor that the reply opens is killed first, on the
-//! same connection. Only the session of a broken connection is discarded.
+//! same connection. Only the session of a broken connection is lost: it is not used again, and servers are told to end it.
 
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
@@ -35,12 +35,19 @@ impl Inner {
             session.into_iter().for_each(|session| self.put_session(session, now));
             return;
         }
-        if let Some(session) = &session {
-            self.unfinished().add(session.session.clone());
-        }
         if conn.health() == Health::ReplyOutstanding {
+            if let Some(session) = &session {
+                self.unfinished().await_reply(&session.session);
+            }
             let cluster_time = Arc::clone(&self.desks.own().cluster_time);
             conn.leave(Box::new(Abandoned { inner: Arc::downgrade(self), session, cluster_time, cursor: None }));
+        } else if let Some(session) = session {
+            self.unfinished().lose(session.session);
+        }
+        let lost = self.unfinished().take_lost();
+        if let Some(lost) = lost {
+            let inner = Arc::clone(self);
+            self.spawn("end lost sessions", async move { inner.end_these(lost).await });
         }
     }
 
@@ -59,7 +66,7 @@ impl LateReply for Abandoned {
             return Some(kill);
         }
         if let (Some(inner), Some(session)) = (self.inner.upgrade(), self.session.take()) {
-            inner.unfinished().remove(&session.session);
+            inner.unfinished().finish(&session.session);
             inner.put_session(session, clock::now());
         }
         None
@@ -71,6 +78,15 @@ impl LateReply for Abandoned {
             lsid: self.session.as_ref().map(|lent| lent.session.lsid().as_ref()),
             cluster_time: self.cluster_time.document(),
             read_preference: None,
+        }
+    }
+}
+
+impl Drop for Abandoned {
+    /// The connection broke, or was closed, before the reply came.
+    fn drop(&mut self) {
+        if let (Some(inner), Some(session)) = (self.inner.upgrade(), self.session.take()) {
+            inner.unfinished().lose(session.session);
         }
     }
 }

@@ -183,9 +183,11 @@ impl Inner {
     pub(super) async fn end_sessions(self: &Arc<Self>) {
         let mut sessions: Vec<_> = self.desks.each().flat_map(|mut desk| desk.sessions.drain()).collect();
         sessions.extend(self.unfinished().drain());
-        if sessions.is_empty() {
-            return;
-        }
+        self.end_these(sessions).await;
+    }
+
+    /// Tells the servers that these sessions end.
+    pub(super) async fn end_these(self: &Arc<Self>, sessions: Vec<ServerSession>) {
         let admin = Arc::from("admin");
         for chunk in sessions.chunks(END_SESSIONS_MAX) {
             let mut ids = bson::RawArrayBuf::new();

@@ -197,6 +197,8 @@ macro_rules! plan_options {
         }
 
         /// Sends it to this server, as long as it is known and holds data; it may then read there as a secondary does.
+        ///
+        /// A server that does not belong to the deployment is refused at once, when the members are known.
         pub fn on_server(mut self, host: HostKey) -> Self {
             self.plan.call.criteria = Some(Arc::new(Criteria::server(host)));
             self

@@ -22,10 +22,13 @@ pub struct SessionPool {
     sessions: Vec<ServerSession>,
 }
 
-/// The sessions of commands that were abandoned or cut off. They are not used, and end with the client unless they come back.
+/// The sessions of commands that were abandoned or cut off. They end with the client, or sooner, unless they come back.
 #[derive(Debug, Default)]
 pub struct UnfinishedSessions {
-    sessions: BTreeMap<Vec<u8>, ServerSession>,
+    /// The late reply is still to come.
+    awaited: BTreeMap<Vec<u8>, ServerSession>,
+    /// The connection broke: they do not come back.
+    lost: Vec<ServerSession>,
 }
 
 /// A session that ends within this time is not used any more.
@@ -34,8 +37,8 @@ const MARGIN: Duration = Duration::from_secs(60);
 /// How many sessions are named in one endSessions command.
 pub const END_SESSIONS_MAX: usize = 10_000;
 
-/// How many unfinished sessions are remembered; beyond that servers let them expire.
-pub const UNFINISHED_SESSIONS_MAX: usize = END_SESSIONS_MAX;
+/// How many sessions are lost before servers are told, so that broken connections do not leave sessions without number.
+pub const LOST_SESSIONS_MAX: usize = 100;
 
 impl ServerSession {
     /// Makes a session with a number drawn from `entropy`.
@@ -96,21 +99,31 @@ impl SessionPool {
 }
 
 impl UnfinishedSessions {
-    /// Adds a session; leaves out one if there are too many.
-    pub fn add(&mut self, session: ServerSession) {
-        if self.sessions.len() >= UNFINISHED_SESSIONS_MAX {
-            self.sessions.pop_first();
-        }
-        self.sessions.insert(session.lsid.as_bytes().to_vec(), session);
+    /// Adds a session whose command has no reply yet.
+    pub fn await_reply(&mut self, session: &ServerSession) {
+        self.awaited.insert(session.lsid.as_bytes().to_vec(), session.clone());
     }
 
     /// Removes a session whose command is finished after all.
-    pub fn remove(&mut self, session: &ServerSession) {
-        self.sessions.remove(session.lsid.as_bytes());
+    pub fn finish(&mut self, session: &ServerSession) {
+        self.awaited.remove(session.lsid.as_bytes());
+    }
+
+    /// Takes a session whose command never gets its reply (sessions, "dirty").
+    pub fn lose(&mut self, session: ServerSession) {
+        self.finish(&session);
+        self.lost.push(session);
+    }
+
+    /// Takes the lost sessions once there are [`LOST_SESSIONS_MAX`], to end them.
+    pub fn take_lost(&mut self) -> Option<Vec<ServerSession>> {
+        (self.lost.len() >= LOST_SESSIONS_MAX).then(|| std::mem::take(&mut self.lost))
     }
 
     /// Takes all sessions, to end them.
     pub fn drain(&mut self) -> Vec<ServerSession> {
-        std::mem::take(&mut self.sessions).into_values().collect()
+        let mut all = std::mem::take(&mut self.lost);
+        all.extend(std::mem::take(&mut self.awaited).into_values());
+        all
     }
 }

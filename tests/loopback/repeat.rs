@@ -74,6 +74,24 @@ async fn sessions_whose_late_reply_is_awaited_are_ended_at_shutdown() {
 }
 
 #[tokio::test]
+async fn sessions_of_connections_that_were_closed_are_ended_in_batches() {
+    in_time(async {
+        let (sandbox, client) = one_member_with("socketTimeoutMS=5").await;
+        sandbox.fail_point(0, &block(&["find"], LONG)).expect("armed");
+        for _ in 0..250 {
+            let error = client.database("test").run_command(find()).await.expect_err("late");
+            assert!(error.is_timeout(), "{error}");
+        }
+        // Two batches are ended in the background, and 50 sessions are still to come.
+        until("two batches are ended", || sandbox.sessions() <= 51).await;
+        assert_eq!(sandbox.commands_seen("endSessions")[0], 2);
+        client.shutdown().await;
+        assert_eq!(sandbox.sessions(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn cursor_of_a_find_that_was_given_up_is_killed_on_its_connection() {
     in_time(async {
         let sandbox = Sandbox::builder().load_balancer(2).start().await.expect("sandbox");

@@ -4,6 +4,7 @@ mod events;
 mod failover;
 mod login;
 mod reads;
+mod repeat;
 mod secrecy;
 mod silence;
 mod standalone;

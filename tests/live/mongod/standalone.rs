@@ -14,7 +14,7 @@ const DOCUMENTS: i32 = 1000;
 const BATCH: u32 = 101;
 
 /// Runs a scenario with a client of a new mongod; skips it without mongod.
-async fn with_client(scenario: impl AsyncFnOnce(&Client, &Server)) {
+pub(super) async fn with_client(scenario: impl AsyncFnOnce(&Client, &Server)) {
     let Some(program) = mongod() else { return };
     within(TEST, async {
         let server = Server::mongod(&program, &[]).await;
