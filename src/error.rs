@@ -15,7 +15,8 @@ mod text;
 
 pub(crate) use execution::{Execution, RETRYABLE_ERROR};
 pub use kind::{CommandFailure, ErrorKind, Ineligible, Limit, LimitValue, ServerReason, Stage};
-pub(crate) use text::Span;
+pub(crate) use text::{Bounded, Nested, Span, cut};
+pub use text::{ERROR_MESSAGE_SIZE_MAX, ERROR_TEXT_SIZE_MAX};
 
 /// Is shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -47,11 +48,11 @@ struct Facts {
 }
 
 impl Error {
-    /// Makes an error of a kind and a message.
+    /// Makes an error of a kind and a message, which is cut after [`ERROR_MESSAGE_SIZE_MAX`] bytes.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Arc::new(Facts {
             kind,
-            message: message.into(),
+            message: cut(message.into(), ERROR_MESSAGE_SIZE_MAX),
             stage: None,
             host: None,
             address: None,
@@ -136,6 +137,14 @@ impl Error {
     pub fn because(mut self, source: impl StdError + Send + Sync + 'static) -> Self {
         self.facts().source = Some(Arc::new(source));
         self
+    }
+
+    /// Sets the cause, an error of BSON from outside: the key and the message in it are cut.
+    #[must_use]
+    pub(crate) fn because_of_bson(self, mut source: bson::error::Error) -> Self {
+        source.key = source.key.map(|key| cut(key, ERROR_MESSAGE_SIZE_MAX));
+        source.message = source.message.map(|message| cut(message, ERROR_MESSAGE_SIZE_MAX));
+        self.because(source)
     }
 
     /// Sets the causes of a failure that had several, such as one for each address of a name.
@@ -261,7 +270,7 @@ impl StdError for Error {
 
 impl From<bson::error::Error> for Error {
     fn from(error: bson::error::Error) -> Self {
-        Self::new(ErrorKind::Bson, error.to_string()).because(error)
+        Self::new(ErrorKind::Bson, error.to_string()).because_of_bson(error)
     }
 }
 
@@ -280,6 +289,27 @@ mod tests {
         let host = HostKey::parse("db.example").expect("host");
         let error = Error::timeout(Stage::Hello, "connectTimeoutMS", Duration::from_millis(2000), Duration::from_millis(2003)).on(&host);
         assert_eq!(error.to_string(), "hello: db.example:27017: timed out after 2003 ms (limit connectTimeoutMS of 2000 ms)");
+    }
+
+    #[test]
+    fn messages_and_whole_texts_are_bounded() {
+        let long = Error::new(ErrorKind::Command, "\u{fc}".repeat(ERROR_MESSAGE_SIZE_MAX));
+        assert!(long.message().len() <= ERROR_MESSAGE_SIZE_MAX && long.message().ends_with('\u{2026}'), "{}", long.message().len());
+        let host = HostKey::parse("db.example").expect("host");
+        let reason = ServerReason { host, reason: Ineligible::Unknown, error: Some(long.clone()) };
+        let many = Error::new(ErrorKind::ServerSelection, "no server").with_servers(vec![reason; 1000]).with_causes(vec![long; 1000]);
+        for text in [many.to_string(), format!("{many:?}")] {
+            assert!(text.len() <= ERROR_TEXT_SIZE_MAX + 1024, "{} bytes", text.len());
+        }
+        assert!(many.to_string().ends_with('\u{2026}'));
+        let name = "k".repeat(1 << 20);
+        let mut key = bson::serialize_to_vec(&bson::doc! { name: "text" }).expect("encoded");
+        let last = key.len() - 3;
+        key[last] = 0xff;
+        let raw = bson::RawDocument::from_bytes(&key).expect("framed");
+        let malformed = raw.iter().find_map(|element| element.err()).map(Error::from).expect("no UTF-8");
+        let cause = format!("{:?}", StdError::source(&malformed).expect("the cause"));
+        assert!(cause.len() <= 3 * ERROR_MESSAGE_SIZE_MAX, "{} bytes", cause.len());
     }
 
     #[test]

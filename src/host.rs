@@ -26,6 +26,9 @@ const NAME_SIZE_MAX: usize = 253;
 /// The longest label of a domain name in its A-label form, in bytes (RFC 1035).
 const LABEL_SIZE_MAX: usize = 63;
 
+/// The longest label that is mapped, in characters: mapping costs its square, and no longer one has an A-label within its limit.
+const LABEL_CHARS_MAX: usize = 2 * LABEL_SIZE_MAX;
+
 /// Is one server's identity: a normalised host and a port, or a unix socket.
 ///
 /// Two keys are equal if they name the same host, however it was spelled: `Bücher.example:27017`,
@@ -134,6 +137,11 @@ impl HostKey {
         &self.0.canonical
     }
 
+    /// Tells whether it is the path of a unix socket.
+    pub(crate) fn is_socket(&self) -> bool {
+        matches!(self.0.host, Host::Unix(_))
+    }
+
     /// Returns the name to resolve, or `None` for numeric hosts and unix sockets, which never meet a resolver.
     pub fn name(&self) -> Option<&str> {
         match &self.0.host {
@@ -238,6 +246,11 @@ fn to_labels(name: &str) -> Result<String, Error> {
     let bare = name.strip_suffix('.').unwrap_or(name);
     if bare.is_empty() {
         return Err(invalid(name, "empty host".into()));
+    }
+    // UTS-46 takes all of these for dots.
+    if bare.split(['.', '\u{3002}', '\u{ff0e}', '\u{ff61}']).any(|label| label.chars().nth(LABEL_CHARS_MAX).is_some()) {
+        let error = invalid(name, format!("a label has more than {LABEL_CHARS_MAX} characters"));
+        return Err(error.against("LABEL_CHARS_MAX", LimitValue::Count(LABEL_CHARS_MAX as u64)));
     }
     let ascii = if plain(bare) { bare.to_ascii_lowercase() } else { to_ascii(name, bare)? };
     // An ideographic full stop or a mapped character can end in a dot of its own.
@@ -508,6 +521,9 @@ mod tests {
         assert!(refusal(&format!("{}.example", "a".repeat(64))).contains("limit is 63"));
         assert_eq!(key(&"a.".repeat(127)).canonical().len(), 253 + ":27017".len());
         assert!(refusal(&"a.".repeat(130)).contains("limit is 253"));
+        for dot in [".", "\u{3002}"] {
+            assert!(refusal(&format!("a{dot}{}", "\u{4e00}".repeat(127))).contains("limit LABEL_CHARS_MAX of 126"));
+        }
         assert!(refusal(&"a".repeat(2000)).contains("limit HOST_SIZE_MAX of 1024 bytes"));
         assert!(refusal("host:0").contains("port"));
         assert!(refusal("host:65536").contains("port"));

@@ -63,7 +63,10 @@ pub use client::{
     Client, ClientBuilder, Cursor, Database, Events, FromReply, IntoCommand, Probe, Reply, RunCommand, RunCursorCommand, Running,
     TopologyWatch, TryNext,
 };
-pub use error::{CommandFailure, Error, ErrorKind, Ineligible, Limit, LimitValue, Result, ServerReason, Stage};
+pub use error::{
+    CommandFailure, ERROR_MESSAGE_SIZE_MAX, ERROR_TEXT_SIZE_MAX, Error, ErrorKind, Ineligible, Limit, LimitValue, Result, ServerReason,
+    Stage,
+};
 pub use handshake::{DriverInfo, HelloReply, TopologyVersion, UnusableHost};
 pub use host::{Address, DEFAULT_PORT, Host, HostKey};
 pub use io::clock::BootClock;

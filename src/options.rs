@@ -70,6 +70,11 @@ pub struct ClientOptions {
     pub local_threshold: Option<Duration>,
     /// `serverMonitoringMode`; default auto.
     pub server_monitoring_mode: Option<ServerMonitoringMode>,
+    /// Whether a server that seems to be silent is asked for a sign of life on a connection of its own; default true.
+    ///
+    /// Without it, a command on a server that stands still ends when the server's check fails, after `heartbeatFrequencyMS` and
+    /// `connectTimeoutMS`, or at the limit of the command itself.
+    pub liveness_probes: Option<bool>,
     /// `serverSelectionTryOnce`: for single-threaded drivers; has no effect here.
     pub server_selection_try_once: Option<bool>,
     /// `socketCheckIntervalMS`: for single-threaded drivers; has no effect here.
@@ -221,6 +226,11 @@ impl ClientOptions {
     /// Returns the effective `heartbeatFrequencyMS`.
     pub fn heartbeat_frequency_or_default(&self) -> Duration {
         self.heartbeat_frequency.unwrap_or(Duration::from_secs(10))
+    }
+
+    /// Tells whether servers that seem to be silent are asked for a sign of life.
+    pub fn liveness_probes_or_default(&self) -> bool {
+        self.liveness_probes.unwrap_or(true)
     }
 
     /// Returns the effective `localThresholdMS`.

@@ -23,6 +23,9 @@ pub const STAGGER: Duration = Duration::from_millis(250);
 /// How many addresses of one host are tried at the most; further ones are left out.
 pub const ADDRESSES_MAX: usize = 32;
 
+/// How many addresses of one host are tried at once: each has a socket. The next one follows when one of them has failed.
+pub const ATTEMPTS_MAX: usize = 8;
+
 /// The name of the timer that covers the whole race.
 const CONNECT_TIMER: &str = "connectTimeoutMS";
 
@@ -214,7 +217,7 @@ impl Race {
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let Phase::Racing { deadline, next_at, .. } = self.phase else { return None };
         let connect = deadline.map(|at| (at, CONNECT_TIMER));
-        let stagger = self.upcoming().map(|_| (next_at, "stagger"));
+        let stagger = self.upcoming().filter(|_| self.running() < ATTEMPTS_MAX).map(|_| (next_at, "stagger"));
         connect.into_iter().chain(stagger).min_by_key(|(at, _)| *at)
     }
 
@@ -256,13 +259,17 @@ impl Race {
 
     fn is_due(&self, now: Instant) -> bool {
         match self.phase {
-            Phase::Racing { next_at, .. } => next_at <= now || !self.is_running(),
+            Phase::Racing { next_at, .. } => !self.is_running() || (next_at <= now && self.running() < ATTEMPTS_MAX),
             Phase::Waiting | Phase::Settled => false,
         }
     }
 
     fn is_running(&self) -> bool {
-        self.candidates.iter().any(|candidate| candidate.running_since().is_some())
+        self.running() > 0
+    }
+
+    fn running(&self) -> usize {
+        self.candidates.iter().filter(|candidate| candidate.running_since().is_some()).count()
     }
 
     fn start(&mut self, index: usize, now: Instant) {

@@ -98,6 +98,11 @@ impl ClientBuilder {
         local_threshold: Duration;
         /// Sets `serverMonitoringMode`.
         server_monitoring_mode: ServerMonitoringMode;
+        /// Sets whether a server that seems to be silent is asked for a sign of life on a connection of its own; it is by default.
+        ///
+        /// This is what ends the commands on a primary that stands still soon after another one is elected. Without it they end
+        /// when the server's check fails, after `heartbeatFrequencyMS` and `connectTimeoutMS`.
+        liveness_probes: bool;
         /// Sets `directConnection`.
         direct_connection: bool;
         /// Sets `loadBalanced`.

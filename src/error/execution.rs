@@ -142,7 +142,13 @@ mod tests {
     }
 
     fn reply(code: i64) -> Error {
-        Error::command_failure(CommandFailure { code, code_name: String::new(), message: "x".into(), reply: RawDocumentBuf::new() })
+        Error::command_failure(CommandFailure {
+            code,
+            code_name: String::new(),
+            message: "x".into(),
+            reply: RawDocumentBuf::new(),
+            cut_from_bytes: None,
+        })
     }
 
     fn timeout(stage: Stage) -> Error {

@@ -166,8 +166,11 @@ pub struct CommandFailure {
     pub code: i64,
     /// The code's name; empty if the server sent none.
     pub code_name: String,
-    /// The server's message.
+    /// The server's message, cut after [`ERROR_MESSAGE_SIZE_MAX`](super::ERROR_MESSAGE_SIZE_MAX) bytes.
     pub message: String,
-    /// The whole reply.
+    /// The whole reply; of one above `ERROR_REPLY_SIZE_MAX` (64 KiB) only the fields that say what the error means:
+    /// `ok`, `code`, `codeName`, `errorLabels`, `topologyVersion`, `keyPattern`, `keyValue` and times.
     pub reply: RawDocumentBuf,
+    /// How many bytes the reply had if `reply` is only a part of it.
+    pub cut_from_bytes: Option<usize>,
 }

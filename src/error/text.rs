@@ -2,13 +2,28 @@
 //!
 //! Stage, host and address, message, time and limit, then the causes or the servers one by one.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::time::Duration;
 
 use super::{Error, ErrorKind, Ineligible, Limit, LimitValue, ServerReason, Stage};
 
+/// The longest message of an error, in bytes: a server's message can be as long as a reply.
+pub const ERROR_MESSAGE_SIZE_MAX: usize = 8 * 1024;
+
+/// The longest text of an error with its causes and servers, in bytes: there can be a thousand of each.
+pub const ERROR_TEXT_SIZE_MAX: usize = 64 * 1024;
+
+/// The longest text of an error within another text that lists servers, in bytes.
+pub(crate) const NESTED_TEXT_SIZE_MAX: usize = 1024;
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Bounded::new(f, ERROR_TEXT_SIZE_MAX).print(|out| self.print(out))
+    }
+}
+
+impl Error {
+    fn print(&self, f: &mut Bounded<'_>) -> fmt::Result {
         let facts = &*self.0;
         if let Some(stage) = facts.stage {
             write!(f, "{stage}: ")?;
@@ -39,6 +54,62 @@ impl fmt::Display for Error {
         }
         Ok(())
     }
+}
+
+/// A text that ends with `…` where it would become longer than a limit; what is beyond is not printed at all.
+pub(crate) struct Bounded<'a> {
+    out: &'a mut dyn Write,
+    left: usize,
+    is_cut: bool,
+}
+
+impl<'a> Bounded<'a> {
+    /// Limits what is printed to a number of bytes.
+    pub(crate) fn new(out: &'a mut dyn Write, size_bytes_max: usize) -> Self {
+        Self { out, left: size_bytes_max.saturating_sub(ELLIPSIS.len()), is_cut: false }
+    }
+
+    /// Prints, up to the limit.
+    pub(crate) fn print(mut self, print: impl FnOnce(&mut Self) -> fmt::Result) -> fmt::Result {
+        let outcome = print(&mut self);
+        if self.is_cut { self.out.write_str(ELLIPSIS) } else { outcome }
+    }
+}
+
+impl Write for Bounded<'_> {
+    /// Fails at the limit, which ends the printing early.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        if self.is_cut {
+            return Err(fmt::Error);
+        }
+        let kept = text.get(..boundary(text, self.left)).unwrap_or_default();
+        self.left -= kept.len();
+        self.out.write_str(kept)?;
+        if kept.len() < text.len() {
+            self.is_cut = true;
+            return Err(fmt::Error);
+        }
+        Ok(())
+    }
+}
+
+/// Stands for what was cut off.
+const ELLIPSIS: &str = "\u{2026}";
+
+/// Returns the last place where a character ends, up to a number of bytes.
+fn boundary(text: &str, size_bytes_max: usize) -> usize {
+    let most = size_bytes_max.min(text.len());
+    (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
+}
+
+/// Cuts a text to a number of bytes, `…` included; a text within the limit is not copied.
+pub(crate) fn cut(mut text: String, size_bytes_max: usize) -> String {
+    if text.len() > size_bytes_max {
+        text.truncate(boundary(&text, size_bytes_max.saturating_sub(ELLIPSIS.len())));
+        text.push_str(ELLIPSIS);
+        text.shrink_to_fit();
+    }
+    text
 }
 
 impl fmt::Debug for Error {
@@ -89,7 +160,7 @@ impl fmt::Display for ServerReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.host, self.reason)?;
         match &self.error {
-            Some(error) => write!(f, " [{error}]"),
+            Some(error) => Nested(error).fmt(f),
             None => Ok(()),
         }
     }
@@ -107,6 +178,17 @@ impl fmt::Display for Ineligible {
             Self::Selector => f.write_str("was left out by the selector"),
             Self::Eligible => f.write_str("is eligible"),
         }
+    }
+}
+
+/// Prints an error in brackets, as one of many.
+pub(crate) struct Nested<'a>(pub(crate) &'a Error);
+
+impl fmt::Display for Nested<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(" [")?;
+        Bounded::new(f, NESTED_TEXT_SIZE_MAX).print(|out| write!(out, "{}", self.0))?;
+        f.write_str("]")
     }
 }
 

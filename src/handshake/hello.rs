@@ -3,23 +3,64 @@
 //! Reads a hello reply into typed values; every name in it passes through [`HostKey`] here. What the reply means for
 //! the topology is decided in `topology`.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{RawDocument, RawDocumentBuf};
 
-use crate::error::{Error, ErrorKind, LimitValue, Stage};
+use crate::error::{Error, ErrorKind, LimitValue, Stage, cut};
 use crate::host::HostKey;
 use crate::op::reply::command_error_at;
 use crate::selection::TagSet;
 use crate::wire::scan::{Field, Fields, Unreadable};
 
-/// How many entries of each list in a reply are read; what is beyond is left out.
+/// The largest hello reply, and the largest reply of a login, in bytes: twice what a thousand names of the longest kind take.
+pub const HELLO_SIZE_MAX: usize = 512 * 1024;
+
+/// How many members a reply may name in all its lists; of each other list so many entries are read.
 pub const NAMES_MAX: usize = 1000;
 
-/// How many characters of a name that can't be used are kept.
-const UNUSABLE_NAME_CHARS_MAX: usize = 100;
+/// How many bytes of a text in a reply are kept: the name of the set, a tag, a mechanism.
+pub const TEXT_SIZE_MAX: usize = 1024;
+
+/// How many names that can't be used are kept of a reply: a replica set has at most 50 members.
+pub const UNUSABLE_HOSTS_MAX: usize = 64;
+
+/// How many bytes of a name that can't be used are kept.
+const UNUSABLE_NAME_SIZE_MAX: usize = 100;
+
+/// The fields that are read; of a field that comes twice, the first counts.
+const FIELDS: [&[u8]; 29] = [
+    b"isWritablePrimary",
+    b"ismaster",
+    b"secondary",
+    b"arbiterOnly",
+    b"hidden",
+    b"isreplicaset",
+    b"msg",
+    b"helloOk",
+    b"setName",
+    b"setVersion",
+    b"electionId",
+    b"hosts",
+    b"passives",
+    b"arbiters",
+    b"primary",
+    b"me",
+    b"tags",
+    b"minWireVersion",
+    b"maxWireVersion",
+    b"maxBsonObjectSize",
+    b"maxMessageSizeBytes",
+    b"maxWriteBatchSize",
+    b"logicalSessionTimeoutMinutes",
+    b"lastWrite",
+    b"topologyVersion",
+    b"connectionId",
+    b"serviceId",
+    b"saslSupportedMechs",
+    b"compression",
+];
 
 /// Is what a hello reply says, typed; raw documents stop here.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -81,11 +122,11 @@ pub struct HelloReply {
     pub sasl_supported_mechs: Option<Vec<String>>,
     /// The compressors it shares with us.
     pub compressors: Vec<String>,
-    /// Names in it that could not be normalised, and were left out.
+    /// Names in it that can't be used, and were left out: the first [`UNUSABLE_HOSTS_MAX`] of them.
     pub unusable_hosts: Vec<UnusableHost>,
 }
 
-/// Is a name in a hello reply that could not be normalised: it costs that one host, not the reply.
+/// Is a name in a hello reply that can't be used: it costs that one host, not the reply.
 #[derive(Clone, Debug)]
 pub struct UnusableHost {
     /// The name as the server gave it, shortened if it is long.
@@ -108,19 +149,42 @@ impl HelloReply {
     /// Reads a reply: numbers of any type, booleans that are numbers; a field of a wrong type is as if it were missing.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`] for malformed BSON or a reply without `ok`; the server's own error if `ok` is not 1.
+    /// [`ErrorKind::Protocol`] for malformed BSON, a reply above [`HELLO_SIZE_MAX`] or with more members than [`NAMES_MAX`], or
+    /// one without `ok`; the server's own error if `ok` is not 1.
     pub fn parse(reply: &RawDocument) -> Result<Self, Error> {
+        if reply.as_bytes().len() > HELLO_SIZE_MAX {
+            let error = Error::new(ErrorKind::Protocol, format!("hello reply of {} bytes", reply.as_bytes().len())).at(Stage::Hello);
+            return Err(error.against("HELLO_SIZE_MAX", LimitValue::Bytes(HELLO_SIZE_MAX as u64)));
+        }
         if let Some(error) = command_error_at(reply, Stage::Hello) {
             return Err(error);
         }
         let mut parsed = Self::default();
+        let (mut seen, mut members) = ([false; FIELDS.len()], 0);
         for field in Fields::of(reply.as_bytes()) {
-            parsed.take(field.map_err(malformed)?)?;
+            let field = field.map_err(malformed)?;
+            let place = FIELDS.iter().position(|name| *name == field.key);
+            if let Some(seen) = place.and_then(|place| seen.get_mut(place))
+                && !std::mem::replace(seen, true)
+            {
+                parsed.take(field, &mut members)?;
+            }
         }
         Ok(parsed)
     }
 
-    fn take(&mut self, value: Field<'_>) -> Result<(), Error> {
+    /// Leaves out the paths of unix sockets: they lead to the client's own machine, where no server may send it.
+    pub(crate) fn leave_out_sockets(&mut self) {
+        let Self { hosts, passives, arbiters, primary, me, unusable_hosts, .. } = self;
+        let lists = [hosts, passives, arbiters].into_iter().flat_map(|list| list.extract_if(.., |key| key.is_socket()));
+        for key in lists.chain(primary.take_if(|key| key.is_socket())).chain(me.take_if(|key| key.is_socket())) {
+            let text = "a unix socket, and the servers that were given are reached over the network";
+            note_unusable(unusable_hosts, key.canonical(), Error::new(ErrorKind::InvalidHost, text).at(Stage::Hello));
+        }
+    }
+
+    /// Takes a field; `members` counts the names in all lists of members.
+    fn take(&mut self, value: Field<'_>, members: &mut usize) -> Result<(), Error> {
         match value.key {
             b"isWritablePrimary" | b"ismaster" => self.is_writable_primary |= value.truth(),
             b"secondary" => self.secondary = value.truth(),
@@ -129,12 +193,12 @@ impl HelloReply {
             b"isreplicaset" => self.is_replica_set = value.truth(),
             b"msg" => self.is_mongos = value.text_bytes() == Some(b"isdbgrid"),
             b"helloOk" => self.hello_ok = value.truth(),
-            b"setName" => self.set_name = value.text().map(Cow::into_owned),
+            b"setName" => self.set_name = value.text_within(TEXT_SIZE_MAX),
             b"setVersion" => self.set_version = value.integer(),
             b"electionId" => self.election_id = value.object_id(),
-            b"hosts" => self.hosts = self.names(value)?,
-            b"passives" => self.passives = self.names(value)?,
-            b"arbiters" => self.arbiters = self.names(value)?,
+            b"hosts" => self.hosts = self.names(value, members)?,
+            b"passives" => self.passives = self.names(value, members)?,
+            b"arbiters" => self.arbiters = self.names(value, members)?,
             b"primary" => self.primary = self.name(value),
             b"me" => self.me = self.name(value),
             b"tags" => self.tags = tags(value)?,
@@ -155,12 +219,13 @@ impl HelloReply {
         Ok(())
     }
 
-    fn names(&mut self, value: Field<'_>) -> Result<Vec<HostKey>, Error> {
+    fn names(&mut self, value: Field<'_>, members: &mut usize) -> Result<Vec<HostKey>, Error> {
         let mut names = Vec::new();
         if let Some(items) = value.elements() {
-            for (count, item) in items.enumerate() {
-                if count == NAMES_MAX {
-                    let error = Error::new(ErrorKind::Protocol, "a list of members is too long").at(Stage::Hello);
+            for item in items {
+                *members += 1;
+                if *members > NAMES_MAX {
+                    let error = Error::new(ErrorKind::Protocol, "hello reply names too many members").at(Stage::Hello);
                     return Err(error.against("NAMES_MAX", LimitValue::Count(NAMES_MAX as u64)));
                 }
                 names.extend(self.name(item.map_err(malformed)?));
@@ -174,14 +239,18 @@ impl HelloReply {
         match HostKey::parse(&text) {
             Ok(key) => Some(key),
             Err(error) => {
-                let error = error.restage(Stage::Hello);
-                if self.unusable_hosts.len() < NAMES_MAX {
-                    let name = text.chars().take(UNUSABLE_NAME_CHARS_MAX).collect();
-                    self.unusable_hosts.push(UnusableHost { name, error });
-                }
+                note_unusable(&mut self.unusable_hosts, &text, error.restage(Stage::Hello));
                 None
             }
         }
+    }
+}
+
+fn note_unusable(hosts: &mut Vec<UnusableHost>, name: &str, error: Error) {
+    if hosts.len() < UNUSABLE_HOSTS_MAX {
+        // One byte more than may be kept, so that the cut shows.
+        let start = name.char_indices().map(|(at, _)| at).find(|at| *at > UNUSABLE_NAME_SIZE_MAX).unwrap_or(name.len());
+        hosts.push(UnusableHost { name: cut(name.get(..start).unwrap_or_default().to_owned(), UNUSABLE_NAME_SIZE_MAX), error });
     }
 }
 
@@ -218,7 +287,7 @@ fn tags(value: Field<'_>) -> Result<TagSet, Error> {
     if let Some(document) = value.document() {
         for tag in Fields::of(document.as_bytes()).take(NAMES_MAX) {
             let tag = tag.map_err(malformed)?;
-            tags.extend(tag.text().map(|value| (tag.name().into_owned(), value.into_owned())));
+            tags.extend(tag.text_within(TEXT_SIZE_MAX).map(|value| (cut(tag.name().into_owned(), TEXT_SIZE_MAX), value)));
         }
     }
     tags.sort();
@@ -229,7 +298,7 @@ fn strings(value: Field<'_>) -> Result<Option<Vec<String>>, Error> {
     let Some(items) = value.elements() else { return Ok(None) };
     let mut strings = Vec::new();
     for item in items.take(NAMES_MAX) {
-        strings.extend(item.map_err(malformed)?.text().map(Cow::into_owned));
+        strings.extend(item.map_err(malformed)?.text_within(TEXT_SIZE_MAX));
     }
     Ok(Some(strings))
 }
@@ -326,13 +395,134 @@ mod tests {
         assert_eq!(parsed(&odd), HelloReply::default());
     }
 
+    fn names(range: std::ops::Range<u32>) -> RawArrayBuf {
+        range.map(|number| format!("host-{number}:1")).collect()
+    }
+
     #[test]
-    fn lists_are_bounded() {
-        let names: RawArrayBuf = (0..5000).map(|number| format!("host-{number}:1")).collect();
+    fn names_are_counted_over_the_whole_reply() {
+        for (hosts, passives, arbiters, is_refused) in
+            [(1000, 0, 0, false), (1001, 0, 0, true), (400, 400, 200, false), (400, 400, 201, true)]
+        {
+            let mut reply = rawdoc! { "ok": 1, "primary": "p:1", "me": "me:1" };
+            reply.append(cstr!("hosts"), names(0..hosts));
+            reply.append(cstr!("passives"), names(0..passives));
+            reply.append(cstr!("arbiters"), names(0..arbiters));
+            match HelloReply::parse(&reply) {
+                Ok(hello) => assert!(!is_refused && hello.hosts.len() == hosts as usize),
+                Err(error) => assert!(is_refused && error.to_string().contains("limit NAMES_MAX of 1000"), "{error}"),
+            }
+        }
+        let bad: RawArrayBuf = (0..1001).map(|number| format!("{number}..x")).collect();
         let mut reply = rawdoc! { "ok": 1 };
-        reply.append(cstr!("hosts"), &names);
-        let error = HelloReply::parse(&reply).expect_err("too long");
-        assert!(error.to_string().contains("limit NAMES_MAX of 1000"), "{error}");
+        reply.append(cstr!("hosts"), bad);
+        assert_eq!(HelloReply::parse(&reply).expect_err("too many").limit().map(|limit| limit.name), Some("NAMES_MAX"));
+    }
+
+    /// What servers can make long, and how long it may become.
+    #[test]
+    fn texts_and_names_are_cut_and_large_replies_refused() {
+        let long = "\u{fc}".repeat(5000);
+        let mut reply =
+            rawdoc! { "ok": 1, "setName": long.as_str(), "compression": [long.as_str()], "saslSupportedMechs": [long.as_str()] };
+        reply.append(cstr!("tags"), rawdoc! { "t": long.as_str() });
+        reply.append(cstr!("hosts"), (0..990).map(|number| format!("{number}..{}", "x".repeat(200))).collect::<RawArrayBuf>());
+        let hello = parsed(&reply);
+        let texts = [hello.set_name.as_ref(), hello.compressors.first(), hello.tags.first().map(|(_, value)| value)];
+        for text in texts.into_iter().chain([hello.sasl_supported_mechs.as_ref().and_then(|names| names.first())]) {
+            assert!(text.is_some_and(|text| text.len() <= TEXT_SIZE_MAX && text.ends_with('\u{2026}')), "{text:?}");
+        }
+        assert_eq!(hello.unusable_hosts.len(), UNUSABLE_HOSTS_MAX);
+        assert!(hello.unusable_hosts.iter().all(|host| host.name.len() <= UNUSABLE_NAME_SIZE_MAX));
+        let names: RawArrayBuf = (0..NAMES_MAX).map(|number| format!("{number:0>63}.{0}.{0}.{0:.61}:65535", "x".repeat(63))).collect();
+        let mut largest = rawdoc! { "ok": 1 };
+        largest.append(cstr!("hosts"), names);
+        assert_eq!(parsed(&largest).hosts.len(), NAMES_MAX, "{:?}", parsed(&largest).unusable_hosts.first());
+        assert!(2 * largest.as_bytes().len() <= HELLO_SIZE_MAX + 32 * 1024, "{} bytes", largest.as_bytes().len());
+        let error = HelloReply::parse(&rawdoc! { "ok": 1, "setName": "x".repeat(HELLO_SIZE_MAX) }).expect_err("too large");
+        assert_eq!((error.kind(), error.limit().map(|limit| limit.name)), (ErrorKind::Protocol, Some("HELLO_SIZE_MAX")));
+    }
+
+    #[test]
+    fn first_of_two_fields_counts() {
+        let mut reply = rawdoc! { "ok": 1 };
+        for (set, host) in [("first", "a:1"), ("second", "b..c")] {
+            for _ in 0..1000 {
+                reply.append(cstr!("setName"), set);
+                reply.append(cstr!("hosts"), RawArrayBuf::from_iter([host]));
+            }
+        }
+        let hello = parsed(&reply);
+        assert_eq!((hello.set_name.as_deref(), hello.hosts.len(), hello.unusable_hosts.len()), (Some("first"), 1, 0));
+    }
+
+    /// Values at the ends of their ranges, and of other types: nothing overflows, here or in what is made of them.
+    #[test]
+    fn extreme_values_are_read_or_left_out() {
+        use std::time::Instant;
+
+        use bson::Bson;
+
+        use crate::op::session::SessionPool;
+        use crate::selection::{Criteria, ReadPreference, suitable_servers};
+        use crate::topology::{Topology, TopologyConfig};
+
+        let values = [
+            Bson::Int32(i32::MIN),
+            Bson::Int32(-1),
+            Bson::Int32(0),
+            Bson::Int32(i32::MAX),
+            Bson::Int64(i64::MIN),
+            Bson::Int64(i64::MAX),
+            Bson::Double(f64::NAN),
+            Bson::Double(f64::INFINITY),
+            Bson::Double(f64::MIN),
+            Bson::Double(-0.5),
+            Bson::Double(1e300),
+            Bson::Null,
+            Bson::DateTime(DateTime::MIN),
+            Bson::DateTime(DateTime::MAX),
+            Bson::String("x".into()),
+            Bson::Boolean(true),
+            Bson::Array(vec![]),
+            Bson::Document(bson::doc! { "counter": i64::MIN, "processId": ObjectId::from_bytes([9; 12]), "lastWriteDate": DateTime::MIN }),
+            Bson::Document(bson::doc! { "counter": i64::MAX, "processId": ObjectId::from_bytes([9; 12]), "lastWriteDate": DateTime::MAX }),
+        ];
+        #[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
+        let now = Instant::now();
+        let a = HostKey::parse("a:1").expect("name");
+        for field in FIELDS.iter().copied().chain([b"localTime".as_slice(), b"operationTime"]) {
+            let field = std::str::from_utf8(field).expect("a name");
+            let neighbours = |step: usize| values.iter().zip(values.iter().cycle().skip(step));
+            for (first, second) in [0, 1, values.len() - 1].into_iter().flat_map(neighbours) {
+                let hello = |kind: &str, value: &Bson| {
+                    let mut reply = bson::doc! { "ok": 1, kind: true, "setName": "rs", "hosts": ["a:1", "b:2"], "maxWireVersion": 21 };
+                    reply.insert(field, value.clone());
+                    parsed(&RawDocumentBuf::try_from(reply).expect("encoded"))
+                };
+                let mut config = TopologyConfig::new(["a:1", "b:2"].map(|name| HostKey::parse(name).expect("name")).to_vec());
+                config.set_name = Some("rs".into());
+                let mut topology = Topology::new(config, 1, now);
+                let b = HostKey::parse("b:2").expect("name");
+                topology.handle_hello(&a, hello("isWritablePrimary", first), Some(Duration::ZERO), now);
+                topology.handle_hello(&b, hello("secondary", second), Some(Duration::MAX / 64), now);
+                topology.handle_hello(&a, hello("isWritablePrimary", second), None, now);
+                topology.handle_unanswered(&a, now);
+                topology.handle_unanswered(&b, now);
+                let description = topology.description();
+                assert!(!description.to_string().is_empty());
+                let stale = ReadPreference::secondary_preferred().with_max_staleness(Duration::from_secs(90));
+                drop(suitable_servers(description, &Criteria::read(stale)));
+                if let Some(timeout) = description.session_timeout() {
+                    let mut sessions = SessionPool::default();
+                    sessions.put(crate::op::session::ServerSession::new([1; 16], now), timeout, now);
+                    drop(sessions.take(timeout, now));
+                }
+                if let Some(version) = description.server(&a).and_then(|server| server.topology_version) {
+                    assert!(version.to_document().as_bytes().len() < 100);
+                }
+            }
+        }
     }
 
     #[test]

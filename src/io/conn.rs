@@ -23,7 +23,7 @@ use super::stream::Stream;
 use super::tls::{Demand, socket_fault};
 use crate::auth::SecretDocument;
 use crate::error::{Error, ErrorKind, Stage};
-use crate::handshake::HelloReply;
+use crate::handshake::{HELLO_SIZE_MAX, HelloReply};
 use crate::host::{Address, HostKey};
 use crate::op::CommandFields;
 use crate::pool::Health;
@@ -133,10 +133,13 @@ impl Interrupt {
 }
 
 impl Conn {
+    /// Takes a stream; until [`greeted`](Self::greeted), messages are as long as a hello reply at the most.
     pub(crate) fn new(stream: Stream, host: HostKey, address: Address, interrupt: Arc<Interrupt>) -> Self {
+        let mut decoder = Decoder::new(MESSAGE_SIZE_MAX);
+        decoder.limit("HELLO_SIZE_MAX", HELLO_SIZE_MAX as u32);
         Self {
             stream,
-            decoder: Decoder::new(MESSAGE_SIZE_MAX),
+            decoder,
             out: Outgoing::default(),
             exchange: Exchange::Idle,
             cause: None,
@@ -161,7 +164,7 @@ impl Conn {
     /// Takes down what the server said when it was greeted.
     pub(crate) fn greeted(&mut self, hello: &HelloReply) {
         let message_size_bytes_max = hello.max_message_size_bytes.unwrap_or(MESSAGE_SIZE_MAX);
-        self.decoder.limit(message_size_bytes_max.clamp(wire::HEADER_SIZE as u32, MESSAGE_SIZE_MAX));
+        self.decoder.limit("maxMessageSizeBytes", message_size_bytes_max.clamp(wire::HEADER_SIZE as u32, MESSAGE_SIZE_MAX));
         self.facts = Facts {
             connection_id: hello.connection_id,
             has_sessions: hello.logical_session_timeout.is_some() || hello.service_id.is_some(),

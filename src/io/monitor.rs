@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bson::RawDocumentBuf;
-use tokio::sync::Notify;
+use tokio::sync::{AcquireError, Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::clock;
 use super::conn::{Conn, Interrupt};
@@ -23,6 +23,7 @@ use crate::error::Error;
 use crate::handshake::{HelloReply, monitor_hello};
 use crate::host::HostKey;
 use crate::op::{CommandFields, command_error};
+use crate::topology::monitor::FLOOD_PAUSE;
 use crate::topology::{Monitor, MonitorAction, MonitorConfig, RoundTrips};
 use crate::wire::{Flags, Request};
 
@@ -75,12 +76,18 @@ impl MonitorOrders {
     }
 }
 
+/// How many connections the monitors of a client open at once: more than a replica set has members. Servers that are only named
+/// cost no more sockets than that.
+pub(crate) const MONITOR_DIALS_MAX: usize = 64;
+
 /// Is what a server's two tasks need.
 #[derive(Clone)]
 pub(crate) struct Watch {
     pub(crate) host: HostKey,
     pub(crate) config: MonitorConfig,
     pub(crate) opener: Arc<Opener>,
+    /// A permit for each connection that the client's monitors may open at once.
+    pub(crate) dials: Arc<Semaphore>,
     pub(crate) cluster: Weak<Cluster>,
     pub(crate) tasks: Weak<Tasks>,
     pub(crate) events: EventHub,
@@ -99,11 +106,14 @@ enum Role {
 /// What the task does at the moment.
 enum Work {
     Nothing,
+    /// Waits until fewer connections are being opened.
+    Queued(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
     Opening(Pin<Box<dyn Future<Output = Result<Opened, Error>> + Send>>),
     Exchanging,
 }
 
 enum Fact {
+    Admitted(OwnedSemaphorePermit),
     Opened(Box<Opened>),
     Reply { reply: Box<HelloReply>, more_to_come: bool, raw: Option<RawDocumentBuf> },
     Failed(Error),
@@ -130,6 +140,9 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
                 on.closed();
             }
             carry_out(&watch, role, action, &mut conn, &mut work, &mut measuring);
+            if matches!(work, Work::Queued(_)) {
+                monitor.handle_queued();
+            }
         }
         let due = monitor.poll_timeout().map(|(at, _)| at);
         tokio::select! {
@@ -143,6 +156,10 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
                 work = Work::Nothing;
                 let now = clock::now();
                 match fact {
+                    Fact::Admitted(permit) => {
+                        work = watch.open(permit);
+                        monitor.handle_dialling(now);
+                    }
                     Fact::Opened(opened) => {
                         on.opened(opened.hello.connection_id, opened.reply);
                         conn = Some(Box::new(opened.conn));
@@ -196,11 +213,10 @@ fn carry_out(
 ) {
     match action {
         MonitorAction::Open => {
-            let (opener, host) = (Arc::clone(&watch.opener), watch.host.clone());
-            *work = Work::Opening(Box::pin(async move {
-                let mut timeline = Timeline::default();
-                opener.open(&host, Purpose::Monitor, Arc::<Interrupt>::default(), &mut timeline).await
-            }));
+            *work = match Arc::clone(&watch.dials).try_acquire_owned() {
+                Ok(permit) => watch.open(permit),
+                Err(_) => Work::Queued(Box::pin(Arc::clone(&watch.dials).acquire_owned())),
+            };
         }
         MonitorAction::Send { hello_ok, awaited } => {
             let flags = if awaited.is_some() { Flags::EXHAUST_ALLOWED } else { Flags::default() };
@@ -217,6 +233,10 @@ fn carry_out(
         }
         MonitorAction::Answered { reply, round_trip } => watch.answered(role, *reply, round_trip),
         MonitorAction::Failed(error) => watch.failed(role, error),
+        MonitorAction::WarnOfFlood => {
+            let seconds = FLOOD_PAUSE.as_secs();
+            tracing::warn!(host = %watch.host, seconds, "server streams hello replies without pause, and is polled for a while");
+        }
         MonitorAction::MeasureRoundTrips(wanted) => {
             if let Some(measuring) = measuring.take() {
                 measuring.stop();
@@ -231,6 +251,10 @@ fn carry_out(
 /// Waits for the work at hand; can be abandoned and called again.
 async fn advance(work: &mut Work, conn: &mut Option<Box<Conn>>) -> Fact {
     match (work, conn) {
+        (Work::Queued(turn), _) => match turn.await {
+            Ok(permit) => Fact::Admitted(permit),
+            Err(_) => std::future::pending().await,
+        },
         (Work::Opening(opening), _) => match opening.await {
             Ok(opened) => Fact::Opened(Box::new(opened)),
             Err(error) => Fact::Failed(error),
@@ -258,6 +282,16 @@ async fn check(conn: &mut Conn) -> Result<Fact, Error> {
 }
 
 impl Watch {
+    /// Opens a connection; the permit is given back when it is open, or was given up.
+    fn open(&self, permit: OwnedSemaphorePermit) -> Work {
+        let (opener, host) = (Arc::clone(&self.opener), self.host.clone());
+        Work::Opening(Box::pin(async move {
+            let _permit = permit;
+            let mut timeline = Timeline::default();
+            opener.open(&host, Purpose::Monitor, Arc::<Interrupt>::default(), &mut timeline).await
+        }))
+    }
+
     /// Starts to measure round-trip times.
     fn measure(&self) -> MonitorOrders {
         let orders = MonitorOrders::default();

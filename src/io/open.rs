@@ -104,7 +104,10 @@ impl Opener {
         };
         match outcome {
             Ok(hello) => {
-                conn.greeted(&hello);
+                // A monitor's connection carries nothing but hello replies.
+                if purpose == Purpose::Application {
+                    conn.greeted(&hello);
+                }
                 Ok(Opened { conn, hello, reply: talk.reply, round_trip: talk.round_trip.unwrap_or_default() })
             }
             Err(error) => {

@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 use bson::oid::ObjectId;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use super::clock::{self, BootClock};
 use super::events::EventHub;
 use super::former::Former;
 use super::log;
-use super::monitor::{self, MonitorOrders, Watch};
+use super::monitor::{self, MONITOR_DIALS_MAX, MonitorOrders, Watch};
 use super::open::Opener;
 use super::pool::ServerPool;
 use super::resolver::Resolver;
@@ -44,6 +44,8 @@ pub(crate) struct Cluster {
     suspension: Mutex<Suspension>,
     /// How long the machine has slept, as far as anybody noticed.
     slept: watch::Sender<Duration>,
+    /// Limits how many connections monitors open at once.
+    monitor_dials: Arc<Semaphore>,
     parts: Parts,
 }
 
@@ -102,6 +104,7 @@ impl Cluster {
             lifeline: parts.tasks.lifeline(),
             suspension: Mutex::new(Suspension::new(now, parts.boot_clock.now())),
             slept: watch::Sender::new(Duration::ZERO),
+            monitor_dials: Arc::new(Semaphore::new(MONITOR_DIALS_MAX)),
             parts,
         });
         cluster.parts.tasks.spawn("topology timer", run_timer(Arc::downgrade(&cluster), Arc::clone(&cluster.timer)));
@@ -204,7 +207,7 @@ impl Cluster {
     }
 
     pub(crate) fn measured(self: &Arc<Self>, host: &HostKey, average: Duration, minimum: Duration) {
-        self.act(|topology, _| topology.handle_rtt(host, average, minimum));
+        self.act(|topology, now| topology.handle_rtt(host, average, minimum, now));
     }
 
     /// Tells the topology of the hosts that the SRV records name now.
@@ -381,6 +384,7 @@ impl Cluster {
             host: host.clone(),
             config,
             opener: Arc::clone(&self.parts.opener),
+            dials: Arc::clone(&self.monitor_dials),
             cluster: Arc::downgrade(self),
             tasks: Arc::downgrade(&self.parts.monitors),
             events: self.parts.events.clone(),

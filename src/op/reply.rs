@@ -4,15 +4,26 @@
 //! `writeConcernError`) from bytes that may be anything. What a failure means for the topology is decided in
 //! `topology::fault`; whether the command is tried again is left to its caller.
 
-use std::borrow::Cow;
+use bson::{RawDocument, RawDocumentBuf};
 
-use bson::RawDocument;
-
-use crate::error::{CommandFailure, Error, ErrorKind, Stage};
+use crate::error::{CommandFailure, ERROR_MESSAGE_SIZE_MAX, Error, ErrorKind, Stage};
 use crate::wire::scan::{Fields, kind};
 
 /// How many error labels of one reply are kept.
 pub const ERROR_LABELS_MAX: usize = 100;
+
+/// How many bytes of a name in an error reply are kept: a label, the name of a code. The longest known label has 32.
+pub const NAME_SIZE_MAX: usize = 256;
+
+/// The largest error reply, in bytes, that an error keeps whole: errors are kept by events, descriptions and callers.
+pub const ERROR_REPLY_SIZE_MAX: usize = 64 * 1024;
+
+/// Of a larger reply an error keeps these fields, each up to [`ERROR_FIELD_SIZE_MAX`]: what is asked of an error is in them.
+const ERROR_FIELDS: [&str; 10] =
+    ["ok", "code", "codeName", "errorLabels", "topologyVersion", "keyPattern", "keyValue", "errInfo", "operationTime", "$clusterTime"];
+
+/// The largest field, in bytes, that is kept of a reply above [`ERROR_REPLY_SIZE_MAX`].
+const ERROR_FIELD_SIZE_MAX: usize = 4 * 1024;
 
 /// Is what every reply is asked for, read in one pass; only a reply that is not plain success is read again.
 #[derive(Clone, Copy, Debug, Default)]
@@ -70,7 +81,7 @@ pub(crate) fn command_error_at(reply: &RawDocument, stage: Stage) -> Option<Erro
     let error = Error::new(ErrorKind::Protocol, "reply is not valid BSON").at(stage);
     // The careful reader says what is wrong.
     Some(match reply.iter_elements().find_map(Result::err) {
-        Some(cause) => error.because(cause),
+        Some(cause) => error.because_of_bson(cause),
         None => error,
     })
 }
@@ -85,12 +96,33 @@ pub fn write_concern_error(reply: &RawDocument) -> Option<CommandFailure> {
 pub fn error_labels(reply: &RawDocument) -> Vec<String> {
     let concern = Fields::find(reply, "writeConcernError").and_then(|field| field.document());
     let lists = [Some(reply), concern].into_iter().flatten().filter_map(|holder| Fields::find(holder, "errorLabels")?.elements());
-    lists.flat_map(|list| list.map_while(Result::ok)).filter_map(|label| label.text().map(Cow::into_owned)).take(ERROR_LABELS_MAX).collect()
+    let labels = lists.flat_map(|list| list.map_while(Result::ok)).take(ERROR_LABELS_MAX);
+    labels.filter_map(|label| label.text_within(NAME_SIZE_MAX)).collect()
 }
 
 fn failure(document: &RawDocument, reply: &RawDocument) -> CommandFailure {
     let ErrorFields { code, code_name, message } = ErrorFields::read(document);
-    CommandFailure { code, code_name, message, reply: reply.to_owned() }
+    let size_bytes = reply.as_bytes().len();
+    let is_whole = size_bytes <= ERROR_REPLY_SIZE_MAX;
+    let (reply, cut_from_bytes) = if is_whole { (reply.to_owned(), None) } else { (essence(reply), Some(size_bytes)) };
+    CommandFailure { code, code_name, message, reply, cut_from_bytes }
+}
+
+/// Copies of a large reply what says which error it is.
+fn essence(reply: &RawDocument) -> RawDocumentBuf {
+    let mut kept = RawDocumentBuf::new();
+    let mut seen = [false; ERROR_FIELDS.len()];
+    for element in reply.iter_elements().map_while(Result::ok) {
+        let place = ERROR_FIELDS.iter().position(|name| *name == element.key().as_str());
+        let Some(seen) = place.and_then(|place| seen.get_mut(place)).filter(|seen| !**seen) else { continue };
+        *seen = true;
+        if let Ok(value) = element.value()
+            && element.size() <= ERROR_FIELD_SIZE_MAX
+        {
+            kept.append(element.key(), value);
+        }
+    }
+    kept
 }
 
 /// The fields that every error in a reply has: the reply itself, its `writeConcernError`, and each of its `writeErrors`.
@@ -105,11 +137,11 @@ pub(super) struct ErrorFields {
 impl ErrorFields {
     /// Reads what can be read.
     pub(super) fn read(document: &RawDocument) -> Self {
-        let text = |key: &str| Fields::find(document, key).and_then(|field| field.text()).map(Cow::into_owned);
+        let text = |key: &str, size_bytes_max| Fields::find(document, key).and_then(|field| field.text_within(size_bytes_max));
         Self {
             code: Fields::find(document, "code").and_then(|field| field.integer()).unwrap_or(0),
-            code_name: text("codeName").unwrap_or_default(),
-            message: text("errmsg").unwrap_or_else(|| "the server gave no message".to_owned()),
+            code_name: text("codeName", NAME_SIZE_MAX).unwrap_or_default(),
+            message: text("errmsg", ERROR_MESSAGE_SIZE_MAX).unwrap_or_else(|| "the server gave no message".to_owned()),
         }
     }
 }
@@ -191,6 +223,34 @@ mod tests {
         assert_eq!((failure.code, failure.code_name.as_str(), failure.message.as_str()), (91, "ShutdownInProgress", "bye"));
         assert_eq!(error_labels(&reply), ["RetryableWriteError"]);
         assert!(write_concern_error(&rawdoc! { "ok": 1, "writeConcernError": 5 }).is_none());
+    }
+
+    #[test]
+    fn large_error_replies_are_kept_in_part_and_say_so() {
+        let padding = "\u{fc}".repeat(ERROR_REPLY_SIZE_MAX);
+        let mut reply =
+            rawdoc! { "padding": padding.as_str(), "ok": 0.0, "errmsg": padding.as_str(), "code": 10107, "codeName": padding.as_str() };
+        reply.append(bson::raw::cstr!("errorLabels"), bson::raw::RawArrayBuf::from_iter(["A", padding.as_str()]));
+        reply.append(
+            bson::raw::cstr!("topologyVersion"),
+            rawdoc! { "processId": bson::oid::ObjectId::from_bytes([1; 12]), "counter": 7_i64 },
+        );
+        reply.append(bson::raw::cstr!("code"), 1);
+        let error = command_error(&reply).expect("error");
+        let failure = error.command().expect("reply");
+        assert_eq!((error.code(), failure.cut_from_bytes), (Some(10107), Some(reply.as_bytes().len())));
+        let kept: Vec<&str> = failure.reply.iter().map(|element| element.expect("readable").0.as_str()).collect();
+        assert_eq!(kept, ["ok", "code", "topologyVersion"], "what is larger than a field may be is left out");
+        assert_eq!(failure.reply.get_i32("code").ok(), Some(10107), "the first of two counts");
+        for text in [failure.code_name.as_str(), error.labels()[1].as_str()] {
+            assert!(text.len() <= NAME_SIZE_MAX && text.ends_with('\u{2026}'), "{} bytes", text.len());
+        }
+        assert!(failure.message.len() <= ERROR_MESSAGE_SIZE_MAX && error.message().len() <= ERROR_MESSAGE_SIZE_MAX);
+        let fault = crate::topology::Fault::new(error, 0);
+        assert!(fault.state_change.is_some() && fault.topology_version.is_some_and(|version| version.counter == 7));
+        let small = rawdoc! { "ok": 0, "errmsg": "no", "details": { "why": "x" } };
+        let failure = command_error(&small).expect("error").command().cloned().expect("reply");
+        assert_eq!((failure.reply, failure.cut_from_bytes), (small, None));
     }
 
     #[test]

@@ -293,6 +293,22 @@ fn addresses_are_bounded() {
 }
 
 #[test]
+fn addresses_tried_at_once_are_bounded() {
+    let t0 = start();
+    let patient = RaceConfig { timeout: Some(ms(10_000)), ..config() };
+    let mut race = Race::new(patient, (1..=12).map(v4).collect(), false, None, t0);
+    let mut tried = dialled(&mut race);
+    while let Some((at, "stagger")) = race.poll_timeout() {
+        race.handle_timeout(at);
+        tried.extend(dialled(&mut race));
+    }
+    assert_eq!(tried.len(), ATTEMPTS_MAX, "then only the limit of the whole is left");
+    fail(&mut race, &v4(3), t0 + ms(5000));
+    assert_eq!(dialled(&mut race), [v4(9)], "one that fails makes room at once");
+    assert!(race.poll_timeout().is_none_or(|(_, name)| name != "stagger"));
+}
+
+#[test]
 fn random_sequences_keep_the_invariants() {
     for seed in 0..300 {
         random_race(seed);

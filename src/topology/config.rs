@@ -31,6 +31,8 @@ pub struct TopologyConfig {
     pub heartbeat_frequency: Duration,
     /// The width of the latency window.
     pub local_threshold: Duration,
+    /// Whether servers that seem to be silent are asked for a sign of life.
+    pub liveness_probes: bool,
     /// The application's own selector.
     pub server_selector: Option<ServerSelector>,
 }
@@ -52,6 +54,7 @@ impl TopologyConfig {
             srv_max_hosts: options.srv_max_hosts.unwrap_or(0),
             heartbeat_frequency: options.heartbeat_frequency_or_default(),
             local_threshold: options.local_threshold_or_default(),
+            liveness_probes: options.liveness_probes_or_default(),
             server_selector: options.server_selector.clone(),
         }
     }

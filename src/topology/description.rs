@@ -3,7 +3,7 @@
 //! The TopologyDescription of server-discovery-and-monitoring: an unchanging snapshot, shared by `Arc`, that selection
 //! reads while the next one is made. How one snapshot follows from another is decided in `update`.
 
-use std::fmt;
+use std::fmt::{self, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use bson::oid::ObjectId;
 
 use super::server::{ServerDescription, ServerType};
 use super::{MAX_WIRE_VERSION, MIN_SERVER_VERSION, MIN_WIRE_VERSION, SERVERS_MAX};
-use crate::error::{Error, ErrorKind, Ineligible, ServerReason, Stage};
+use crate::error::{Bounded, ERROR_TEXT_SIZE_MAX, Error, ErrorKind, Ineligible, ServerReason, Stage};
 use crate::host::HostKey;
 use crate::selection::{ServerSelector, Window};
 
@@ -252,7 +252,6 @@ impl TopologyDescription {
         for host in hosts {
             if self.place(host).is_err() {
                 if self.servers.len() >= SERVERS_MAX {
-                    tracing::warn!(limit = SERVERS_MAX, %host, "a server is left out: SERVERS_MAX are known already");
                     return;
                 }
                 self.put(Arc::new(ServerDescription::unknown(host)));
@@ -304,6 +303,12 @@ impl TopologyDescription {
 
 impl fmt::Display for TopologyDescription {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Bounded::new(f, ERROR_TEXT_SIZE_MAX).print(|out| self.print(out))
+    }
+}
+
+impl TopologyDescription {
+    fn print(&self, f: &mut Bounded<'_>) -> fmt::Result {
         f.write_str(self.kind.name())?;
         if let Some(name) = &self.set_name {
             write!(f, " {name:?}")?;

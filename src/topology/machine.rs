@@ -21,6 +21,7 @@ use super::events::TopologyEvent;
 use super::fault::{self, Fault, Verdict};
 use super::server::{ServerDescription, ServerType};
 use super::sign_of_life::SignsOfLife;
+use super::told::Told;
 use super::waiters::{self, Prospect, SelectId, Waiter, Waiters};
 use super::{SERVERS_MAX, update};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
@@ -44,6 +45,7 @@ pub struct Topology {
     next_generation: u64,
     waiters: Waiters,
     pub(super) signs: SignsOfLife,
+    pub(super) told: Told,
     rng: SmallRng,
     pub(super) actions: VecDeque<TopologyAction>,
     events: VecDeque<TopologyEvent>,
@@ -76,7 +78,7 @@ pub(super) struct Clearing {
 
 impl Topology {
     /// Opens the topology: its first orders make pools and start monitors for the seeds.
-    pub fn new(config: TopologyConfig, seed: u64, _now: Instant) -> Self {
+    pub fn new(config: TopologyConfig, seed: u64, now: Instant) -> Self {
         let mut topology = Self {
             state: State::Open,
             current: Arc::new(config.describe(TopologyType::Unknown, [])),
@@ -84,6 +86,7 @@ impl Topology {
             next_generation: 0,
             waiters: Waiters::default(),
             signs: SignsOfLife::default(),
+            told: Told::new(),
             rng: SmallRng::seed_from_u64(seed),
             actions: VecDeque::new(),
             events: VecDeque::from([TopologyEvent::TopologyOpening]),
@@ -92,10 +95,10 @@ impl Topology {
         let config = &topology.config;
         let seeds = config.seeds.iter().map(ServerDescription::unknown);
         let first = config.describe(config.first_type(), seeds).with_set_name(config.set_name.clone());
-        topology.commit(first, None);
+        topology.commit(first, None, now);
         if topology.config.load_balanced {
             for host in topology.config.seeds.clone() {
-                topology.submit(ServerDescription::load_balancer(&host), None);
+                topology.submit(ServerDescription::load_balancer(&host), None, now);
             }
         }
         topology
@@ -103,10 +106,14 @@ impl Topology {
 
     /// Takes a hello reply of a monitor; `average` is the average round-trip time, if this check measured one.
     ///
-    /// Replies of servers that are no longer watched, and replies older than what is known, change nothing.
-    pub fn handle_hello(&mut self, host: &HostKey, reply: HelloReply, average: Option<Duration>, now: Instant) {
+    /// Replies of servers that are no longer watched, and replies older than what is known, change nothing. Unix sockets are no
+    /// members unless one was given.
+    pub fn handle_hello(&mut self, host: &HostKey, mut reply: HelloReply, average: Option<Duration>, now: Instant) {
         let Some(known) = self.watched(host) else { return };
-        self.handle_sign(host);
+        self.handle_sign(host, now);
+        if !self.config.seeds.iter().any(HostKey::is_socket) {
+            reply.leave_out_sockets();
+        }
         let members = reply.hosts.len() + reply.passives.len() + reply.arbiters.len();
         if members > SERVERS_MAX {
             let error = Error::new(ErrorKind::Protocol, format!("hello reply names {members} members"))
@@ -118,12 +125,17 @@ impl Topology {
             tracing::debug!(%host, "hello reply ignored: it is older than what is known");
             return;
         }
-        self.report_unusable(&known, &reply);
+        self.events.extend(self.told.unusable(host, &reply.unusable_hosts, now));
         let mut incoming = ServerDescription::of_hello(host, reply, now);
         incoming.round_trip_time = average.or(known.round_trip_time);
         incoming.min_round_trip_time = known.min_round_trip_time;
         let former = self.current.primary().cloned();
-        self.submit(incoming, None);
+        self.submit(incoming, None, now);
+        let is_full = self.current.servers().len() >= SERVERS_MAX;
+        let is_missing = |server: &Arc<ServerDescription>| server.members().any(|name| self.current.server(name).is_none());
+        if is_full && self.current.server(host).is_some_and(is_missing) {
+            self.told.full(SERVERS_MAX, now);
+        }
         self.ask_deposed(former, now);
         self.wake();
     }
@@ -140,21 +152,21 @@ impl Topology {
             self.take_silence(host, &error);
         }
         let clearing = Clearing { cause: error.clone(), interrupt };
-        self.submit(ServerDescription::failed(host, error, now), Some(clearing));
+        self.submit(ServerDescription::failed(host, error, now), Some(clearing), now);
         self.wake();
     }
 
     /// Takes round-trip times that were measured apart from the checks; nothing else changes, and no event follows.
-    pub fn handle_rtt(&mut self, host: &HostKey, average: Duration, min: Duration) {
+    pub fn handle_rtt(&mut self, host: &HostKey, average: Duration, min: Duration, now: Instant) {
         let Some(known) = self.watched(host).filter(|server| server.is_known()) else { return };
-        self.handle_sign(host);
+        self.handle_sign(host, now);
         let mut server = ServerDescription::clone(&known);
         server.round_trip_time = Some(average);
         server.min_round_trip_time = min;
         let mut next = TopologyDescription::clone(&self.current);
         next.put(Arc::new(server));
         next.settle();
-        self.commit(next, None);
+        self.commit(next, None, now);
     }
 
     /// Takes an error that an application's connection met.
@@ -168,17 +180,17 @@ impl Topology {
         match verdict {
             Verdict::Ignored(_) => return,
             Verdict::StateChanged { clear } => {
-                self.submit(unknown, Some(clearing).filter(|_| clear));
+                self.submit(unknown, Some(clearing).filter(|_| clear), now);
                 self.actions.push_back(TopologyAction::CheckNow(host.clone()));
             }
             Verdict::Broken => {
-                self.submit(unknown, Some(clearing));
+                self.submit(unknown, Some(clearing), now);
                 self.actions.push_back(TopologyAction::CancelCheck(host.clone()));
             }
             Verdict::Refused => {
                 // A monitor that streams would not tell of the server again for `heartbeatFrequencyMS`.
                 let is_login = clearing.cause.stage() == Some(Stage::Auth);
-                self.submit(unknown, Some(clearing));
+                self.submit(unknown, Some(clearing), now);
                 self.actions.extend(is_login.then(|| TopologyAction::CancelCheck(host.clone())));
             }
             Verdict::ServiceFailed(service_id) => {
@@ -193,7 +205,7 @@ impl Topology {
     /// Takes a new answer of the SRV records' look-up (polling-srv-records); it counts only while no replica set is known.
     ///
     /// Servers that stay are left alone, servers that are gone leave, and of the new ones as many come as may, at random.
-    pub fn handle_srv_hosts(&mut self, hosts: Vec<HostKey>, _now: Instant) {
+    pub fn handle_srv_hosts(&mut self, hosts: Vec<HostKey>, now: Instant) {
         let follows = self.config.srv && self.current.kind().follows_srv();
         if self.state == State::Closed || !follows || hosts.is_empty() {
             return;
@@ -215,7 +227,7 @@ impl Topology {
         next.add_missing(added.iter());
         next.settle();
         self.config.seeds = next.servers().iter().map(|server| server.host.clone()).collect();
-        self.commit(next, None);
+        self.commit(next, None, now);
         self.wake();
     }
 
@@ -252,7 +264,7 @@ impl Topology {
             return;
         }
         self.state = State::Closed;
-        self.commit(self.config.describe(TopologyType::Unknown, []), None);
+        self.commit(self.config.describe(TopologyType::Unknown, []), None, now);
         self.end_probes();
         while let Some((id, waiter)) = self.waiters.pop() {
             self.actions.push_back(TopologyAction::NotSelected(id, waiter.shut_down(now)));
@@ -308,30 +320,22 @@ impl Topology {
         self.state == State::Open && !self.config.load_balanced
     }
 
+    /// Tells whether servers are asked for signs of life.
+    pub(super) fn has_probes(&self) -> bool {
+        self.has_monitors() && self.config.liveness_probes
+    }
+
     fn refuse_late(&mut self, id: SelectId, waiter: &Waiter, now: Instant) {
         let error = waiter.timed_out(&self.current, &self.config.seeds, now);
         self.actions.push_back(TopologyAction::NotSelected(id, error));
     }
 
-    /// Tells of unusable names, unless the server's last reply had the same.
-    fn report_unusable(&mut self, known: &ServerDescription, reply: &HelloReply) {
-        let told = known.hello.as_ref().map(|hello| hello.unusable_hosts.as_slice()).unwrap_or_default();
-        for unusable in reply.unusable_hosts.iter().filter(|unusable| !told.iter().any(|other| other.name == unusable.name)) {
-            tracing::warn!(server = %known.host, name = %unusable.name, error = %unusable.error, "unusable host name in a hello reply");
-            self.events.push_back(TopologyEvent::HostUnusable {
-                server: known.host.clone(),
-                name: unusable.name.clone(),
-                error: unusable.error.clone(),
-            });
-        }
-    }
-
     /// Puts a new server description through the table, and clears the server's pool after that.
-    pub(super) fn submit(&mut self, incoming: ServerDescription, clearing: Option<Clearing>) {
+    pub(super) fn submit(&mut self, incoming: ServerDescription, clearing: Option<Clearing>, now: Instant) {
         let mut next = TopologyDescription::clone(&self.current);
         let subject = Arc::new(incoming.clone());
         update::apply(&mut next, incoming, self.config.seeds.len());
-        self.commit(next, Some(&subject));
+        self.commit(next, Some(&subject), now);
         let (Some(Clearing { cause, interrupt }), Some(pool)) = (clearing, self.pools.get_mut(&subject.host)) else { return };
         pool.generation += 1;
         pool.state = PoolState::Paused;
@@ -339,12 +343,12 @@ impl Topology {
     }
 
     /// Makes a description the current one: events, then orders.
-    fn commit(&mut self, next: TopologyDescription, subject: Option<&Arc<ServerDescription>>) {
+    fn commit(&mut self, next: TopologyDescription, subject: Option<&Arc<ServerDescription>>, now: Instant) {
         let next = Arc::new(next);
         let previous = std::mem::replace(&mut self.current, Arc::clone(&next));
         let change = Change::between(&previous, &next, subject);
         if previous.kind != next.kind && self.state != State::Closed {
-            tracing::info!(previous = previous.kind.name(), new = next.kind.name(), "topology type changed");
+            self.told.kind(previous.kind.name(), next.kind.name(), now);
         }
         for host in &change.added {
             let generation = self.next_generation;
@@ -355,6 +359,7 @@ impl Topology {
         self.actions.push_back(TopologyAction::Publish(Arc::clone(&next)));
         for host in &change.removed {
             self.handle_leaving(host, previous.server(host));
+            self.told.forget(host);
             if let Some(gone) = self.pools.remove(host) {
                 // A late error of the old pool must not count against a new one.
                 self.next_generation = self.next_generation.max(gone.generation + 1);

@@ -12,10 +12,12 @@ mod events;
 mod fault;
 mod machine;
 pub mod monitor;
+mod pace;
 pub mod rtt;
 mod server;
 pub mod sign_of_life;
 mod suspension;
+mod told;
 mod update;
 mod waiters;
 

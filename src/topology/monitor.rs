@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::pace::Pace;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::{HelloReply, TopologyVersion};
 use crate::options::MIN_HEARTBEAT_FREQUENCY;
@@ -24,6 +25,18 @@ pub struct MonitorConfig {
     pub streaming: bool,
 }
 
+/// How many streamed replies may come at once: an election is told in a handful.
+pub const STREAMED_BURST: u32 = 20;
+
+/// How often one more streamed reply may come after that; a stream's own replies come every `heartbeatFrequencyMS`.
+pub const STREAMED_EVERY: Duration = Duration::from_millis(250);
+
+/// How often a server is polled instead whose stream has no pause: so late its news may be.
+pub const FLOOD_POLL: Duration = Duration::from_secs(1);
+
+/// How long a server is polled whose stream has no pause, before it may stream again.
+pub const FLOOD_PAUSE: Duration = Duration::from_secs(60);
+
 /// Watches one server.
 ///
 /// ```text
@@ -35,6 +48,7 @@ pub struct MonitorConfig {
 ///   |                                  | can't stream
 ///   +----------------------------------+
 /// Resting (connection kept) -- due --> Polling -- reply --> (answered)
+/// Streaming -- more replies than STREAMED_BURST and STREAMED_EVERY admit --> Resting (connection closed; polled for FLOOD_PAUSE)
 /// ```
 #[derive(Debug)]
 pub struct Monitor {
@@ -47,6 +61,12 @@ pub struct Monitor {
     known: bool,
     version: Option<TopologyVersion>,
     check_began: Instant,
+    /// When a failure was last followed by another check at once.
+    retried_at: Option<Instant>,
+    /// Limits the replies of a stream.
+    stream: Pace,
+    /// Until when the server is polled because its stream had no pause.
+    flooded_until: Option<Instant>,
     actions: VecDeque<Action>,
     events: VecDeque<MonitorEvent>,
 }
@@ -87,6 +107,8 @@ pub enum Action {
     Failed(Error),
     /// Measure round-trip times on a connection of their own from now on, or stop that.
     MeasureRoundTrips(bool),
+    /// Warn that the server streams replies without pause, and is polled instead for [`FLOOD_PAUSE`].
+    WarnOfFlood,
 }
 
 /// Is something that happened while watching a server (SDAM events, "heartbeat").
@@ -121,6 +143,7 @@ pub enum MonitorEvent {
 impl Monitor {
     /// Makes a monitor whose first check is due now.
     pub fn new(config: MonitorConfig, now: Instant) -> Self {
+        let every = STREAMED_EVERY.min(config.heartbeat_frequency / 2);
         let mut monitor = Self {
             config,
             state: State::Resting { floor: now, due: now },
@@ -129,6 +152,9 @@ impl Monitor {
             known: false,
             version: None,
             check_began: now,
+            retried_at: None,
+            stream: Pace::new(STREAMED_BURST, every),
+            flooded_until: None,
             actions: VecDeque::new(),
             events: VecDeque::new(),
         };
@@ -148,10 +174,28 @@ impl Monitor {
         }
     }
 
+    /// Opening has to wait, because too many connections are being opened: until then its limit does not count.
+    pub fn handle_queued(&mut self) {
+        if let State::Opening { .. } = self.state {
+            self.state = State::Opening { deadline: None };
+        }
+    }
+
+    /// Opening has had to wait, and begins now.
+    pub fn handle_dialling(&mut self, now: Instant) {
+        if let State::Opening { .. } = self.state {
+            self.state = State::Opening { deadline: self.config.open_timeout.map(|limit| now + limit) };
+        }
+    }
+
     /// The server answered on an open connection; `more_to_come` if it will answer again without being asked.
     pub fn handle_reply(&mut self, reply: HelloReply, more_to_come: bool, now: Instant) {
         match self.state {
-            State::Polling { sent_at, .. } => self.answered(reply, Some(now.saturating_duration_since(sent_at)), false, more_to_come, now),
+            State::Polling { .. } if more_to_come => {
+                let text = "moreToCome on the reply to a hello that did not ask for it";
+                self.failed(Error::new(ErrorKind::Protocol, text).at(Stage::Hello), false, now);
+            }
+            State::Polling { sent_at, .. } => self.answered(reply, Some(now.saturating_duration_since(sent_at)), false, false, now),
             State::Streaming { .. } => self.answered(reply, None, true, more_to_come, now),
             State::Resting { .. } | State::Opening { .. } | State::Stopped => {}
         }
@@ -283,13 +327,23 @@ impl Monitor {
         self.hello_ok |= reply.hello_ok;
         self.known = true;
         let was_streaming = self.version.is_some();
-        self.version = reply.topology_version.filter(|_| self.config.streaming);
+        let is_flooded = self.flooded_until.is_some_and(|until| until > now);
+        self.version = reply.topology_version.filter(|_| self.config.streaming && !is_flooded);
         if was_streaming != self.version.is_some() {
             self.actions.push_back(Action::MeasureRoundTrips(self.version.is_some()));
         }
         self.actions.push_back(Action::Answered { reply: Box::new(reply), round_trip });
         if !more_to_come && self.version.is_none() {
-            self.state = State::Resting { floor: now + MIN_HEARTBEAT_FREQUENCY, due: now + self.config.heartbeat_frequency };
+            let pause = if is_flooded { self.pause_of_polls() } else { self.config.heartbeat_frequency };
+            self.state = State::Resting { floor: now + MIN_HEARTBEAT_FREQUENCY, due: now + pause };
+            return;
+        }
+        if awaited && self.stream.admit(now).is_none() {
+            // What waits to be read is old: the next check has a connection of its own.
+            self.flooded_until = Some(now + FLOOD_PAUSE);
+            self.actions.push_back(Action::WarnOfFlood);
+            self.disconnect();
+            self.state = State::Resting { floor: now + MIN_HEARTBEAT_FREQUENCY, due: now + self.pause_of_polls() };
             return;
         }
         // The next check of a stream begins with the end of this one.
@@ -309,12 +363,22 @@ impl Monitor {
         let retry = self.known && error.is_network();
         self.known = false;
         self.actions.push_back(Action::Failed(error));
-        if retry {
+        let floor = now + MIN_HEARTBEAT_FREQUENCY;
+        if retry && self.retried_at.is_none_or(|at| at + MIN_HEARTBEAT_FREQUENCY <= now) {
             // server-monitoring, "Network error or timeout when calling hello": once, without waiting.
+            self.retried_at = Some(now);
             self.begin_check(now);
+        } else if retry {
+            // It answers and fails in turns.
+            self.state = State::Resting { floor, due: floor };
         } else {
             self.state = State::Resting { floor: now + MIN_HEARTBEAT_FREQUENCY, due: now + self.config.heartbeat_frequency };
         }
+    }
+
+    /// Returns the time between two checks of a server whose stream had no pause.
+    fn pause_of_polls(&self) -> Duration {
+        self.config.heartbeat_frequency.min(FLOOD_POLL)
     }
 
     fn heartbeat_failed(&mut self, error: Error, awaited: bool, now: Instant) {

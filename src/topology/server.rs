@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
 
-use crate::error::{Error, Span};
+use crate::error::{Error, Nested, Span};
 use crate::handshake::{HelloReply, TopologyVersion};
 use crate::host::HostKey;
 
@@ -230,7 +230,7 @@ impl fmt::Display for ServerDescription {
             write!(f, " {}", Span(average))?;
         }
         match &self.error {
-            Some(error) => write!(f, " [{error}]"),
+            Some(error) => Nested(error).fmt(f),
             None => Ok(()),
         }
     }

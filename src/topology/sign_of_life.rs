@@ -2,7 +2,7 @@
 //!
 //! Goes beyond the specifications. A server is asked for a sign of life, on fresh connections and with a limit of its own,
 //! when a newer primary has deposed it, when it has left the set with commands in flight, and when a command has been
-//! unanswered for long while its monitor is silent too. Any answer will do, and so will any byte on the connections that it
+//! unanswered for long while the server's next answer to its monitor is overdue. Any answer will do, and so will any byte on the connections that it
 //! has: nothing then happens to what is in flight. Silence makes it unknown, clears its pool, and interrupts the commands
 //! that wait for nothing.
 //!
@@ -50,6 +50,9 @@ pub const ROUND_TRIPS: u32 = 8;
 /// twenty.
 pub const CEILING: Duration = Duration::from_secs(30);
 
+/// How late a server's next answer to its monitor may be at the least before the monitor counts as silent.
+pub const ANSWER_SLACK: Duration = Duration::from_secs(1);
+
 /// How long a server that has given a sign of life is not asked again because of an unanswered command.
 pub const PAUSE: Duration = Duration::from_secs(10);
 
@@ -63,6 +66,8 @@ pub(super) struct SignsOfLife {
     next: u64,
     /// The average round-trip times of servers that have left, until their pools say whether anything is in flight.
     leaving: BTreeMap<HostKey, Duration>,
+    /// When each server last answered its monitor, or the measurement of its round trips.
+    answered: BTreeMap<HostKey, Instant>,
 }
 
 /// Says when a connection of a probe was accepted, and how long that took.
@@ -111,17 +116,16 @@ pub fn limit(floor: Duration, average: Option<Duration>) -> Duration {
 impl Topology {
     /// Takes from a server's pool that a command has been waiting for its reply for [`UNANSWERED_AFTER`].
     ///
-    /// The server is asked for a sign of life if its monitor has heard nothing for as long, unless it has just given one. The
-    /// pool of a server that has left says that too, and there is no monitor any more.
+    /// The server is asked for a sign of life if its next answer to its monitor is overdue as well, unless it has just given
+    /// one. The pool of a server that has left says that too, and there is no monitor any more.
     pub fn handle_unanswered(&mut self, host: &HostKey, now: Instant) {
-        if !self.has_monitors() {
+        if !self.has_probes() {
             return;
         }
         let (limit, why) = match self.current.server(host) {
             None => (DEPOSED_FLOOR, LEFT),
             Some(known) => {
-                let heard = known.last_update.filter(|_| known.is_known());
-                if heard.is_some_and(|heard| heard + UNANSWERED_AFTER > now) {
+                if known.is_known() && self.answer_due(known).is_some_and(|due| now < due) {
                     return;
                 }
                 (limit(UNANSWERED_FLOOR, known.round_trip_time), "a command is unanswered, and the monitor is silent")
@@ -137,7 +141,7 @@ impl Topology {
     /// If so, it is asked for a sign of life as long as it owes them an answer; a question that is under way goes on.
     pub fn handle_pool_closed(&mut self, host: &HostKey, in_use: bool, now: Instant) {
         let average = self.signs.leaving.remove(host);
-        if !self.has_monitors() || self.current.server(host).is_some() {
+        if !self.has_probes() || self.current.server(host).is_some() {
             return;
         }
         if !in_use {
@@ -209,7 +213,7 @@ impl Topology {
 
     /// Asks a former primary for a sign of life, if a newer one has taken its place without a word of its own.
     pub(super) fn ask_deposed(&mut self, former: Option<Arc<ServerDescription>>, now: Instant) {
-        let Some(former) = former else { return };
+        let Some(former) = former.filter(|_| self.has_probes()) else { return };
         let replaced = self.current.primary().is_some_and(|primary| primary.host != former.host);
         if !replaced || self.current.server(&former.host).is_none_or(|server| server.is_known()) {
             return;
@@ -225,7 +229,8 @@ impl Topology {
     }
 
     /// Takes that a server's monitor, or the measurement of its round trips, has heard from it.
-    pub(super) fn handle_sign(&mut self, host: &HostKey) {
+    pub(super) fn handle_sign(&mut self, host: &HostKey, now: Instant) {
+        self.signs.answered.insert(host.clone(), now);
         if self.signs.id(host).is_some() {
             self.end_probe(host);
         }
@@ -233,7 +238,8 @@ impl Topology {
 
     /// Takes that a server leaves. What is asked of it goes on until its pool has said whether anything is in flight.
     pub(super) fn handle_leaving(&mut self, host: &HostKey, last: Option<&Arc<ServerDescription>>) {
-        if let Some(average) = last.and_then(|server| server.round_trip_time).filter(|_| self.has_monitors()) {
+        self.signs.answered.remove(host);
+        if let Some(average) = last.and_then(|server| server.round_trip_time).filter(|_| self.has_probes()) {
             self.signs.leaving.insert(host.clone(), average);
         }
     }
@@ -279,6 +285,13 @@ impl Topology {
         }
     }
 
+    /// Returns by when a server's monitor should have heard from it again: a stream's next reply comes after
+    /// `heartbeatFrequencyMS`, and so does the answer to the next question of a monitor that polls.
+    fn answer_due(&self, server: &ServerDescription) -> Option<Instant> {
+        let last = self.signs.answered.get(&server.host)?;
+        last.checked_add(self.current.heartbeat_frequency() + limit(ANSWER_SLACK, server.round_trip_time))
+    }
+
     fn ask(&mut self, host: &HostKey, id: ProbeId, why: &str, limit: Duration) {
         tracing::debug!(%host, why, limit_ms = limit.as_millis(), "server is asked for a sign of life");
         self.actions.push_back(TopologyAction::Probe { host: host.clone(), id, again: false });
@@ -299,13 +312,13 @@ impl Topology {
             .on(host)
             .after(elapsed)
             .against("SIGN_OF_LIFE_LIMIT", LimitValue::Time(limit));
-        tracing::info!(%host, %error, "server is silent: what is in flight on it is interrupted");
+        self.told.silent(host, &error, now);
         self.actions.push_back(TopologyAction::InterruptFormer { host: host.clone(), why: interrupted(&error) });
         if self.current.server(host).is_none() {
             return;
         }
         let clearing = Clearing { cause: error.clone(), interrupt: true };
-        self.submit(ServerDescription::failed(host, error, now), Some(clearing));
+        self.submit(ServerDescription::failed(host, error, now), Some(clearing), now);
         self.actions.push_back(TopologyAction::CancelCheck(host.clone()));
         self.wake();
     }

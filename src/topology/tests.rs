@@ -204,7 +204,7 @@ fn last_write_date_is_no_change() {
 #[test]
 fn round_trip_times_are_published_without_an_event() {
     let mut scene = Scene::settled();
-    scene.topology.handle_rtt(&key("a"), Duration::from_millis(9), Duration::from_millis(3));
+    scene.topology.handle_rtt(&key("a"), Duration::from_millis(9), Duration::from_millis(3), scene.now);
     assert_eq!(scene.orders(), ["publish ReplicaSetWithPrimary"]);
     assert_eq!(scene.told(), [""; 0]);
     scene.topology.handle_hello(&key("a"), primary(&["a", "b"]), None, scene.now);
@@ -225,7 +225,7 @@ fn router_that_is_found_far_away_is_left_alone() {
         scene.hello(host, HelloReply { is_mongos: true, max_wire_version: 21, ..HelloReply::default() });
     }
     assert_eq!(taken(scene.topology.description()).len(), 3);
-    let rtt = |scene: &mut Scene, millis| scene.topology.handle_rtt(&key("b"), Duration::from_millis(millis), Duration::ZERO);
+    let rtt = |scene: &mut Scene, millis| scene.topology.handle_rtt(&key("b"), Duration::from_millis(millis), Duration::ZERO, scene.now);
     rtt(&mut scene, 21);
     assert!(taken(scene.topology.description()).into_iter().eq(["a:27017", "c:27017"]), "the window is 15 ms wide");
     rtt(&mut scene, 20);
@@ -370,6 +370,52 @@ fn unusable_name_costs_that_host_and_is_told_once() {
     assert_eq!(scene.told(), [""; 0]);
     scene.hello("a", reply(&["b..c", "d..e"]));
     assert_eq!(scene.told(), ["a names d..e"]);
+}
+
+#[test]
+fn unusable_names_are_reported_at_a_limited_rate() {
+    let mut scene = Scene::of_set(&["a"]);
+    scene.drain();
+    let error = HostKey::parse("b..c").expect_err("invalid");
+    let unusable = |number: u64| crate::handshake::UnusableHost { name: format!("{number}..x"), error: error.clone() };
+    let mut told = 0;
+    for number in 0..1000 {
+        scene.hello("a", HelloReply { unusable_hosts: vec![unusable(2 * number), unusable(2 * number + 1)], ..primary(&["a"]) });
+        told += scene.told().iter().filter(|text| text.starts_with("a names")).count();
+    }
+    assert_eq!(told, 2 * 5, "a burst of replies");
+    scene.now += Duration::from_secs(60);
+    for number in [5000, 5000, 6000] {
+        scene.hello("a", HelloReply { unusable_hosts: vec![unusable(number)], ..primary(&["a"]) });
+    }
+    assert_eq!(scene.told(), ["a names 5000..x"], "what is named later is told later");
+    scene.now += Duration::from_secs(60);
+    scene.hello("a", HelloReply { unusable_hosts: vec![unusable(6000)], ..primary(&["a"]) });
+    assert_eq!(scene.told(), ["a names 6000..x"], "what was left out is told if it is still named");
+}
+
+#[test]
+fn unix_sockets_are_members_only_where_one_was_given() {
+    let sockets = |me: Option<&str>| HelloReply {
+        hosts: keys(&["a", "/run/x.sock"]),
+        passives: keys(&["/run/y.sock"]),
+        arbiters: keys(&["/run/z.sock"]),
+        primary: Some(key("/run/x.sock")),
+        me: me.map(key),
+        ..primary(&[])
+    };
+    let mut scene = Scene::of_set(&["a"]);
+    scene.hello("a", sockets(Some("/run/x.sock")));
+    let description = Arc::clone(scene.topology.description());
+    assert_eq!(description.servers().len(), 1, "{description}");
+    let hello = description.server(&key("a")).and_then(|server| server.hello.clone()).expect("known");
+    assert_eq!((hello.unusable_hosts.len(), hello.primary.as_ref(), hello.me.as_ref()), (5, None, None));
+    let told: Vec<String> = scene.told().into_iter().filter(|text| text.contains("names")).collect();
+    assert_eq!(told, ["a names /run/x.sock", "a names /run/y.sock", "a names /run/z.sock"]);
+
+    let mut scene = Scene::of_set(&["/run/x.sock"]);
+    scene.hello("/run/x.sock", sockets(None));
+    assert_eq!(scene.topology.description().servers().len(), 4);
 }
 
 #[test]

@@ -15,6 +15,8 @@ use crate::error::{Error, ErrorKind, LimitValue, Stage};
 pub struct Decoder {
     buffer: BytesMut,
     size_bytes_max: u32,
+    /// The name of that limit.
+    limit: &'static str,
 }
 
 /// Is one message, cut out of the stream and not yet understood.
@@ -67,12 +69,12 @@ const COPIED_BYTES_MAX: usize = 1024;
 impl Decoder {
     /// Makes a decoder that takes messages up to a size.
     pub fn new(size_bytes_max: u32) -> Self {
-        Self { buffer: BytesMut::new(), size_bytes_max }
+        Self { buffer: BytesMut::new(), size_bytes_max, limit: "maxMessageSizeBytes" }
     }
 
-    /// Sets how large a message may be, once the peer's hello has said so.
-    pub fn limit(&mut self, size_bytes_max: u32) {
-        self.size_bytes_max = size_bytes_max;
+    /// Sets how large a message may be, and the name of that limit.
+    pub fn limit(&mut self, name: &'static str, size_bytes_max: u32) {
+        (self.limit, self.size_bytes_max) = (name, size_bytes_max);
     }
 
     /// Returns the buffer that bytes from the peer are to be appended to.
@@ -105,9 +107,7 @@ impl Decoder {
             return Err(protocol(format!("message of length {size}, a header alone has {HEADER_SIZE}")));
         }
         if length > self.size_bytes_max {
-            return Err(
-                protocol(format!("message of {size} bytes")).against("maxMessageSizeBytes", LimitValue::Bytes(self.size_bytes_max.into()))
-            );
+            return Err(protocol(format!("message of {size} bytes")).against(self.limit, LimitValue::Bytes(self.size_bytes_max.into())));
         }
         let size = length as usize;
         let Some((header, payload)) = self.buffer.get(..size).and_then(<[u8]>::split_first_chunk::<HEADER_SIZE>) else {

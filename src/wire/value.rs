@@ -9,6 +9,7 @@ use bson::oid::ObjectId;
 use bson::{Decimal128, RawDocument};
 
 use super::scan::{Field, Fields, kind};
+use crate::error::cut;
 
 /// From here on, and below its negative, a double does not fit into 64 bits: 2^63.
 const INTEGER_BOUND: f64 = 9_223_372_036_854_775_808.0;
@@ -53,6 +54,14 @@ impl<'a> Field<'a> {
     /// Reads a string, with replacement characters for what is not UTF-8.
     pub fn text(&self) -> Option<Cow<'a, str>> {
         self.text_bytes().map(String::from_utf8_lossy)
+    }
+
+    /// Reads as much of a string as a number of bytes holds; `…` stands for the rest.
+    pub fn text_within(&self, size_bytes_max: usize) -> Option<String> {
+        let bytes = self.text_bytes()?;
+        // A few bytes more, so that the cut shows, and the last character is whole.
+        let start = bytes.get(..size_bytes_max.saturating_add(8)).unwrap_or(bytes);
+        Some(cut(String::from_utf8_lossy(start).into_owned(), size_bytes_max))
     }
 
     /// Reads the bytes of a string.

@@ -6,6 +6,7 @@ mod bad_luck;
 mod basics;
 mod commands;
 mod faults;
+mod hostile;
 mod life;
 mod load_balanced;
 mod monitoring;

@@ -32,6 +32,7 @@ fn wishes(monitor: &mut Monitor) -> String {
         MonitorAction::Answered { round_trip, .. } => format!("answered {round_trip:?}"),
         MonitorAction::Failed(error) => format!("failed {:?}", error.kind()),
         MonitorAction::MeasureRoundTrips(on) => format!("measure {on}"),
+        MonitorAction::WarnOfFlood => "warn".to_owned(),
     });
     wishes.collect::<Vec<_>>().join(", ")
 }

@@ -20,6 +20,13 @@ const STEPS: usize = 80;
 /// "minHeartbeatFrequencyMS".
 const FLOOR: Duration = Duration::from_millis(500);
 
+/// How many replies a stream may have at once, and how often one more.
+const BURST: u32 = 20;
+const EVERY: Duration = Duration::from_millis(250);
+
+/// How long a server is polled whose stream had no pause, and how often.
+const FLOOD_PAUSE: Duration = Duration::from_secs(60);
+
 /// The connection, as the monitor's wishes make it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
@@ -51,6 +58,15 @@ struct Watch {
     known: bool,
     measuring: bool,
     streaming_version: bool,
+    /// Whether the reply at hand is to be followed by another.
+    more: bool,
+    /// How much of the allowance for streamed replies is used up, and since when.
+    used: Duration,
+    used_at: Instant,
+    flooded_until: Option<Instant>,
+    warns: bool,
+    /// When a failed check was last tried once more at once.
+    retried_at: Option<Instant>,
     stopped: bool,
 }
 
@@ -103,6 +119,12 @@ impl Watch {
             known: false,
             measuring: false,
             streaming_version: false,
+            more: false,
+            used: Duration::ZERO,
+            used_at: now,
+            flooded_until: None,
+            warns: false,
+            retried_at: None,
             stopped: false,
         };
         watch.look(Step::First, false);
@@ -158,7 +180,10 @@ impl Watch {
         self.now += ms(rng.random_range(0..100));
         match self.line {
             Line::Opening => self.monitor.handle_opened(hello(rng), ms(rng.random_range(0..50)), self.now),
-            Line::Asked { awaited } => self.monitor.handle_reply(hello(rng), awaited && rng.random_bool(0.6), self.now),
+            Line::Asked { awaited } => {
+                self.more = awaited && rng.random_bool(0.6);
+                self.monitor.handle_reply(hello(rng), self.more, self.now);
+            }
             Line::Closed | Line::Up => {}
         }
     }
@@ -213,19 +238,21 @@ impl Watch {
                 }
                 MonitorEvent::HeartbeatFailed { duration, awaited, error } => {
                     self.ended(duration, awaited);
+                    let rested = self.retried_at.is_none_or(|at| self.now - at >= FLOOR);
                     if error.kind() != ErrorKind::Interrupted {
                         failed += 1;
-                        retry = self.known && error.is_network();
+                        retry = self.known && error.is_network() && rested;
                     }
                     // A suspension ends a check without saying anything of the server.
                     let is_about_network = error.is_network() || error.kind() == ErrorKind::Interrupted;
-                    self.known = self.known && is_about_network && matches!(step, Step::NetworkFailure | Step::Resumed);
+                    let stays = step == Step::Resumed || (step == Step::NetworkFailure && rested);
+                    self.known = self.known && is_about_network && stays;
                 }
                 _ => panic!("an event that is not known: {event:?}"),
             }
         }
         assert!(!retry || self.check.is_some(), "a server that was known is tried once more at once");
-        assert_eq!((succeeded, failed), (0, 0), "each check that ends is reported once");
+        assert_eq!((succeeded, failed, self.warns), (0, 0, false), "each check that ends is reported once, and so is a flood");
         assert_eq!(self.check.is_some(), matches!(self.line, Line::Opening | Line::Asked { .. }), "a check runs on a line");
         self.check_timer(timer);
     }
@@ -238,7 +265,7 @@ impl Watch {
             match step {
                 Step::First | Step::Resumed => {}
                 // "once, without waiting": the check before this one failed, and the one before that succeeded.
-                Step::NetworkFailure if self.known => self.known = false,
+                Step::NetworkFailure if self.known => (self.known, self.retried_at) = (false, Some(self.now)),
                 Step::NetworkFailure | Step::Other => {
                     assert!(apart || rested, "polled checks are {:?} apart ({step:?})", self.now - self.last_ended)
                 }
@@ -282,14 +309,30 @@ impl Watch {
                 let awaited = matches!(self.line, Line::Asked { awaited: true });
                 assert_eq!(round_trip.is_none(), awaited, "the time of an awaited reply is no round trip");
                 *succeeded = succeeded.checked_sub(1).expect("an answer without a check");
-                self.streaming_version = reply.topology_version.is_some() && self.config.streaming;
+                let is_flooded = self.flooded_until.is_some_and(|until| until > self.now);
+                self.streaming_version = reply.topology_version.is_some() && self.config.streaming && !is_flooded;
                 self.line = Line::Up;
+                if awaited && (self.more || self.streaming_version) {
+                    self.use_up();
+                }
             }
+            MonitorAction::WarnOfFlood => assert!(std::mem::take(&mut self.warns), "a stream that had pauses is taken for a flood"),
             MonitorAction::Failed(_) => *failed = failed.checked_sub(1).expect("a failure without a check"),
             MonitorAction::MeasureRoundTrips(on) => {
                 assert_ne!(on, self.measuring, "measuring is begun or ended twice");
                 self.measuring = on;
             }
+        }
+    }
+
+    /// The stream has one more reply.
+    fn use_up(&mut self) {
+        let every = EVERY.min(self.config.heartbeat_frequency / 2);
+        self.used = self.used.saturating_sub(self.now - self.used_at) + every;
+        self.used_at = self.now;
+        if self.used > BURST * every {
+            self.used -= every;
+            (self.warns, self.flooded_until) = (true, Some(self.now + FLOOD_PAUSE));
         }
     }
 

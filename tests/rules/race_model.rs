@@ -108,7 +108,7 @@ impl Track {
     }
 
     fn timer(&self) -> Option<Instant> {
-        let queued = self.upcoming().map(|_| self.next_at);
+        let queued = self.upcoming().filter(|_| self.has_room()).map(|_| self.next_at);
         if self.over || self.lanes.is_empty() { None } else { queued.into_iter().chain(self.deadline).min() }
     }
 
@@ -149,7 +149,7 @@ impl Track {
     /// Checks that the attempts begin that should, and no other, and that a race that nobody can win ends.
     fn look(&mut self) {
         while let Some(lane) = self.upcoming().filter(|_| !self.over)
-            && (self.next_at <= self.now || self.running().next().is_none())
+            && (self.running().next().is_none() || (self.next_at <= self.now && self.has_room()))
         {
             let Some(Action::Dial(id, address)) = self.race.poll_action() else { panic!("{:?} is not dialled", self.lanes[lane]) };
             assert_eq!(address, self.lanes[lane].0, "the wrong address is dialled");
@@ -227,6 +227,11 @@ impl Track {
             State::Running { id } => Some((lane, *id)),
             State::Queued | State::Failed | State::Over => None,
         })
+    }
+
+    /// At most eight addresses are tried at once.
+    fn has_room(&self) -> bool {
+        self.running().count() < 8
     }
 
     /// Last time's winner, else the first of the other family, else the first.

@@ -52,6 +52,8 @@ pub(crate) enum Step {
 pub(crate) struct Signs {
     probes: Vec<(HostKey, Probe)>,
     rested: Vec<(HostKey, Instant)>,
+    /// When each server last answered a check, or a measurement of its round trips.
+    answered: Vec<(HostKey, Instant)>,
     next: u64,
     /// The limits of probes that are expected to begin.
     expected: Vec<(HostKey, Duration)>,
@@ -79,6 +81,22 @@ impl Signs {
     /// Tells whether a server has given a sign of life just before.
     pub(crate) fn rests(&self, host: &HostKey, now: Instant) -> bool {
         self.rested.iter().any(|(own, until)| own == host && *until > now)
+    }
+
+    /// A server has answered.
+    pub(crate) fn answer(&mut self, host: &HostKey, now: Instant) {
+        self.leave(host);
+        self.answered.push((host.clone(), now));
+    }
+
+    /// A server is watched no more.
+    pub(crate) fn leave(&mut self, host: &HostKey) {
+        self.answered.retain(|(own, _)| own != host);
+    }
+
+    /// When a server last answered.
+    pub(crate) fn answered(&self, host: &HostKey) -> Option<Instant> {
+        self.answered.iter().find(|(own, _)| own == host).map(|(_, at)| *at)
     }
 
     /// A probe with this limit is to begin.

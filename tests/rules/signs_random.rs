@@ -20,14 +20,17 @@ const UNANSWERED: Duration = Duration::from_secs(5);
 /// How long a deposed primary may be silent at the least.
 const DEPOSED: Duration = Duration::from_millis(1500);
 
-/// A command is unanswered: the server is asked, unless something has been heard of it just before.
+/// How late an answer to a monitor may be at the least.
+const SLACK: Duration = Duration::from_secs(1);
+
+/// A command is unanswered: the server is asked, unless its next answer to its monitor is not due yet.
 pub(crate) fn unanswered(scene: &mut Scene, host: &HostKey) {
     scene.look();
     let topology = scene.topology.description();
     let balanced = topology.kind() == TopologyType::LoadBalanced;
     let silent = |server: &ServerDescription| {
-        let heard = server.last_update.filter(|_| server.is_known());
-        heard.is_none_or(|heard| heard + UNANSWERED <= scene.now)
+        let answered = scene.signs.answered(&server.host).filter(|_| server.is_known());
+        answered.is_none_or(|at| at + topology.heartbeat_frequency() + limit(SLACK, server) <= scene.now)
     };
     // One that has left has no monitor that could have heard anything.
     let asked_for = match topology.server(host) {

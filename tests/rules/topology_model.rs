@@ -227,6 +227,7 @@ impl Scene {
             TopologyAction::StopMonitor(host) => {
                 let at = self.monitors.iter().position(|known| *known == host).expect("a monitor that is stopped");
                 self.monitors.remove(at);
+                self.signs.leave(&host);
             }
             TopologyAction::CheckNow(host) => {
                 assert!(self.monitors.contains(&host));

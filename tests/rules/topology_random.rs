@@ -127,7 +127,10 @@ fn round_trips(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
     scene.look();
     let is_known = scene.topology.description().server(host).is_some_and(|server| server.is_known());
     let asked = scene.signs.probe(host).is_some();
-    scene.topology.handle_rtt(host, ms(rng.random_range(1..50)), ms(1));
+    if is_known {
+        scene.signs.answer(host, scene.now);
+    }
+    scene.topology.handle_rtt(host, ms(rng.random_range(1..50)), ms(1), scene.now);
     let outcome = scene.look();
     assert_eq!((outcome.ended.len(), outcome.events), (usize::from(is_known && asked), 0));
 }
@@ -145,6 +148,9 @@ fn hello(scene: &mut Scene, host: &HostKey, world: World, rng: &mut SmallRng) {
     let said = reply.clone();
     let mut asked: Vec<HostKey> = scene.signs.hosts().filter(|_| world != World::Balanced).cloned().collect();
     let round_trip = ms([5, 300, 10_000][rng.random_range(0..3)]);
+    if before.server(host).is_some() {
+        scene.signs.answer(host, scene.now);
+    }
     scene.topology.handle_hello(host, reply, Some(round_trip), scene.now);
     let after = Arc::clone(scene.topology.description());
     signs_random::foretell_deposed(scene, host, &before);
@@ -321,7 +327,7 @@ fn after_the_end(scene: &mut Scene, world: World, rng: &mut SmallRng, callers: &
     scene.topology.handle_hello(&host, reply, Some(ms(5)), scene.now);
     scene.topology.handle_check_failed(&host, closed_by_peer(), scene.now);
     scene.topology.handle_fault(&host, Fault::new(closed_by_peer(), 99), scene.now);
-    scene.topology.handle_rtt(&host, ms(1), ms(1));
+    scene.topology.handle_rtt(&host, ms(1), ms(1), scene.now);
     scene.topology.handle_srv_hosts(vec![host.clone()], scene.now);
     signs_random::after_the_end(scene, &host);
     scene.topology.handle_shutdown(scene.now);

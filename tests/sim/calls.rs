@@ -18,6 +18,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::balancer::{is_batch, look_at_refusal, scroll_command};
+use super::excess::error_is_small;
 use super::invariants::{call_ends_in_time, reply_is_ones_own};
 use super::logins::callers_are_logged_in;
 use super::net::{Exchange, User};
@@ -342,6 +343,9 @@ impl World {
             Ok(()) => format!("client {c}: call {id} is done"),
             Err(error) => format!("client {c}: call {id} fails: {error}"),
         });
+        if let Err(error) = &outcome {
+            error_is_small(error);
+        }
         if let Some(deadline) = call.deadline {
             // A task may notice late that it was woken, once for each thing it waits for.
             let allowed = deadline.at + 3 * self.clients[c].settings.wake_delay;

@@ -18,6 +18,7 @@ use mongolink::wire::{Flags, Message, Outgoing, Request};
 use mongolink::{Address, Error, HostKey, Stage};
 
 use super::calls::Call;
+use super::excess::ReportCount;
 use super::invariants::{
     at_most_one_primary, elections_never_go_back, old_errors_change_nothing, replay_is_the_description, suspension_ends_the_idle,
     time_out_interrupts, timer_lies_ahead, waiting_has_a_timer,
@@ -59,6 +60,7 @@ pub(crate) struct Client {
     pub(crate) deposed: BTreeMap<HostKey, Deposed>,
     pub(crate) suspension: Suspension,
     pub(crate) replay: TopologyReplay,
+    reports: ReportCount,
     /// Keys whose insert was acknowledged.
     pub(crate) acknowledged: Vec<i32>,
     pub(crate) recovered_after: Option<Duration>,
@@ -128,6 +130,7 @@ impl Client {
             deposed: BTreeMap::new(),
             suspension: Suspension::new(start, Duration::ZERO),
             replay: TopologyReplay::default(),
+            reports: ReportCount::default(),
             acknowledged: Vec::new(),
             recovered_after: None,
             recovery_bound: Duration::ZERO,
@@ -180,6 +183,7 @@ impl World {
             while let Some(event) = self.clients[c].topology.poll_event() {
                 self.note(|_| format!("client {c}: {}", super::trace::topology_event(&event)));
                 self.clients[c].replay.take(&event);
+                self.clients[c].reports.take(&event, now);
                 self.look_for_silence(c, &event);
             }
             let Some(action) = self.clients[c].topology.poll_action() else { break };
@@ -435,6 +439,7 @@ impl World {
                     }
                 }
             }
+            MonitorAction::WarnOfFlood => self.note(|_| format!("client {c}: {host} streams without pause")),
             MonitorAction::MeasureRoundTrips(wanted) => {
                 if let Some(measuring) = watch.measuring.take() {
                     self.order(c, measuring, STOP);
@@ -469,7 +474,7 @@ impl World {
             self.topology_act(c, false, |topology, now| topology.handle_hello(&host, reply, average, now));
         }
         if let (Some(average), Some(_)) = (average, round_trip) {
-            self.topology_act(c, false, |topology, _| topology.handle_rtt(&host, average, minimum));
+            self.topology_act(c, false, |topology, now| topology.handle_rtt(&host, average, minimum, now));
         }
     }
 

@@ -47,6 +47,7 @@ impl World {
             }
             Fault::Upgrade { member, newest } => cluster.set_wire_versions(member, 0, newest, now),
             Fault::Lie { member, lie, lasts } => self.servers.lies[member] = Some((lie, now + lasts)),
+            Fault::Excess { member, excess, lasts } => self.servers.excess[member] = Some((excess, now + lasts)),
             Fault::FailPoint { member, command, code, delay, times } => {
                 let mut data = doc! { "failCommands": [command] };
                 match code {
@@ -119,6 +120,7 @@ impl World {
             let off = doc! { "configureFailPoint": "failCommand", "mode": "off" };
             self.servers.cluster.set_fail_point(member, &off).expect("a fail point");
             self.servers.lies[member] = None;
+            self.servers.excess[member] = None;
         }
         for link in self.net.links.iter_mut().flatten() {
             link.harms.clear();

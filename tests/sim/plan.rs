@@ -12,6 +12,7 @@ use rand::{RngExt, SeedableRng};
 
 use super::balancer::BalancerFault;
 use super::deployments::{Deployment, Variation};
+use super::excess::{self, Excess};
 use super::logins::{LoginFault, Logins};
 use super::queue::CallKind;
 use super::requests::{self, RequestHarm};
@@ -110,6 +111,12 @@ pub(crate) enum Fault {
     Lie {
         member: usize,
         lie: Lie,
+        lasts: Duration,
+    },
+    /// The member says too much.
+    Excess {
+        member: usize,
+        excess: Excess,
         lasts: Duration,
     },
     /// Commands fail on purpose.
@@ -235,6 +242,7 @@ impl Plan {
         let logins = Logins::draw(seed, members, clients, moment, &mut faults);
         requests::draw_faults(seed, members, clients, moment, &mut faults);
         resolver::draw_faults(seed, members, moment, &mut faults);
+        excess::draw_faults(seed, members, moment, &mut faults);
         variation.change_faults(&mut faults, members, clients, span);
         faults.sort_by_key(|(at, _)| *at);
         let wire_versions = (0, pick(random, &[21, 21, 17, 13]));
@@ -465,6 +473,7 @@ impl Fault {
             | Self::Freeze { lasts, .. }
             | Self::Remove { lasts, .. }
             | Self::Lie { lasts, .. }
+            | Self::Excess { lasts, .. }
             | Self::CutToServer { lasts, .. }
             | Self::CutToClient { lasts, .. }
             | Self::DnsFails { lasts }

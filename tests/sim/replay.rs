@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use mongolink::topology::TopologyDescription;
 use mongolink::{HostKey, MonitorEvent, PoolEvent, ServerDescription, TopologyEvent};
 
+use super::excess::{StreamCount, error_is_small};
 use super::invariants::{checks_keep_their_distance, in_order};
 
 /// Follows the events of a topology.
@@ -97,6 +98,7 @@ pub(crate) struct ChecksReplay {
     /// When the machine was last found to have slept.
     pub(crate) resumed_at: Option<Instant>,
     succeeded: bool,
+    streamed: StreamCount,
 }
 
 impl ChecksReplay {
@@ -116,8 +118,16 @@ impl ChecksReplay {
                     self.last_polled = Some(self.made_at.take().unwrap_or(now));
                 }
             }
-            MonitorEvent::HeartbeatSucceeded { awaited, .. } => self.end(host, *awaited, true, now),
-            MonitorEvent::HeartbeatFailed { awaited, .. } => self.end(host, *awaited, false, now),
+            MonitorEvent::HeartbeatSucceeded { awaited, .. } => {
+                if *awaited {
+                    self.streamed.take(host, now);
+                }
+                self.end(host, *awaited, true, now);
+            }
+            MonitorEvent::HeartbeatFailed { awaited, error, .. } => {
+                error_is_small(error);
+                self.end(host, *awaited, false, now);
+            }
             other => in_order(false, || format!("unknown event {other:?}")),
         }
     }

@@ -12,6 +12,7 @@ use mongolink::sandbox::{Action, Cluster};
 use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
 use std::time::Instant;
 
+use super::excess::{Excess, exceed};
 use super::net::Place;
 use super::plan::{Harm, Lie};
 use super::queue::{Parcel, Timer};
@@ -22,6 +23,10 @@ pub(crate) struct Servers {
     pub(crate) cluster: Cluster,
     /// By member.
     pub(crate) lies: Vec<Option<(Lie, Instant)>>,
+    /// By member, too.
+    pub(crate) excess: Vec<Option<(Excess, Instant)>>,
+    /// How many replies came out of an excess.
+    pub(crate) exceeded: u64,
 }
 
 /// Is the end of a fault of a member.
@@ -72,8 +77,16 @@ impl World {
         if self.is_disguised(member, id) {
             bytes = distort(bytes, disguise);
         }
+        let mut following = Vec::new();
+        if let Some((excess, until)) = self.servers.excess[member]
+            && until > self.now
+        {
+            self.servers.exceeded += 1;
+            (bytes, following) = exceed(bytes, excess, self.servers.exceeded);
+        }
         let Some(harm) = self.net.links[client][member].harms.pop_front() else {
-            return self.send_bytes_to_client(id, bytes, Duration::ZERO);
+            self.send_bytes_to_client(id, bytes, Duration::ZERO);
+            return following.into_iter().for_each(|bytes| self.send_bytes_to_client(id, bytes, Duration::ZERO));
         };
         self.note(|_| format!("conn {id}: a reply of {} bytes comes to harm: {harm:?}", bytes.len()));
         match harm {

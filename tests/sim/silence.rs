@@ -52,6 +52,7 @@ impl World {
     pub(crate) fn probe(&mut self, c: usize, host: &HostKey, id: ProbeId, again: bool) {
         self.note(|_| format!("client {c}: asks {host} for a sign of life{}", if again { " again" } else { "" }));
         if !again {
+            self.look_at_probe(c, host);
             for pool in self.pools_of(c, host) {
                 self.clients[c].pools.get_mut(&pool).expect("a pool stays").listen();
             }
@@ -110,6 +111,7 @@ impl World {
             | Fault::Elect { .. }
             | Fault::Upgrade { .. }
             | Fault::Lie { .. }
+            | Fault::Excess { .. }
             | Fault::DnsFails { .. }
             | Fault::DnsHangs { .. }
             | Fault::DnsForgets { .. }
@@ -230,7 +232,7 @@ impl World {
         if reach > self.clients[c].settings.connect_timeout { reached.max(UNREACHED) } else { reached }
     }
 
-    fn member_of(&self, host: &HostKey) -> Option<usize> {
+    pub(crate) fn member_of(&self, host: &HostKey) -> Option<usize> {
         (0..self.plan.members).find(|member| {
             let names = super::servers::names(*member);
             names.iter().filter_map(|name| HostKey::parse(name).ok()).any(|key| key == *host)

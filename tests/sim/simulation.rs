@@ -7,6 +7,7 @@ pub(crate) mod balancer;
 pub(crate) mod calls;
 pub(crate) mod client;
 pub(crate) mod deployments;
+pub(crate) mod excess;
 pub(crate) mod faults;
 pub(crate) mod invariants;
 pub(crate) mod logins;

@@ -132,7 +132,7 @@ impl World {
             start,
             queue: Queue::default(),
             net: Net::new(plan.clients.len(), plan.members, start),
-            servers: Servers { cluster, lies: vec![None; plan.members] },
+            servers: Servers { cluster, lies: vec![None; plan.members], excess: vec![None; plan.members], exceeded: 0 },
             zone: Zone::default(),
             srv_zone: SrvZone::default(),
             balancer: Balancer::default(),
@@ -226,6 +226,7 @@ impl World {
             self.look_at_hosts(c);
             self.look_at_services(c);
             self.look_at_deposed(c);
+            self.look_at_sockets(c);
         }
     }
 

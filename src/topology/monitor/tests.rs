@@ -38,6 +38,7 @@ fn texts(monitor: &mut Monitor) -> String {
             Action::Answered { round_trip, .. } => format!("answered {round_trip:?}"),
             Action::Failed(error) => format!("failed {:?}", error.kind()),
             Action::MeasureRoundTrips(on) => format!("measure {on}"),
+            Action::WarnOfFlood => "warn".to_owned(),
         })
         .collect();
     actions.join(", ")
@@ -172,6 +173,88 @@ fn silent_stream_times_out_exactly() {
     assert_eq!(texts(&mut monitor), "");
     monitor.handle_timeout(now + ms(12_000));
     assert_eq!(texts(&mut monitor), "close, measure false, failed Timeout, open");
+}
+
+#[test]
+fn stream_without_pause_is_polled_for_a_while() {
+    let (mut monitor, now) = opened(streamable(), config());
+    texts(&mut monitor);
+    for _ in 0..STREAMED_BURST {
+        monitor.handle_reply(streamable(), true, now);
+        assert_eq!(texts(&mut monitor), "answered None, read", "a burst is read at once");
+    }
+    monitor.handle_reply(streamable(), true, now);
+    assert_eq!(texts(&mut monitor), "answered None, warn, close, measure false", "the reply still counts");
+    // From now on it is polled: its news is late by a second at the most.
+    let mut at = now + FLOOD_POLL;
+    assert_eq!(monitor.poll_timeout(), Some((at, "heartbeatFrequencyMS")));
+    monitor.handle_timeout(at);
+    assert_eq!(texts(&mut monitor), "open");
+    monitor.handle_opened(streamable(), ms(3), at);
+    let mut polls = 0;
+    while at < now + FLOOD_PAUSE {
+        assert_eq!(texts(&mut monitor), "answered Some(3ms)");
+        assert_eq!(monitor.poll_timeout(), Some((at + FLOOD_POLL, "heartbeatFrequencyMS")));
+        at += FLOOD_POLL;
+        monitor.handle_timeout(at);
+        assert_eq!(texts(&mut monitor), "send");
+        monitor.handle_reply(streamable(), false, at + ms(3));
+        at += ms(3);
+        polls += 1;
+    }
+    assert!(polls < 60, "{polls}");
+    assert_eq!(texts(&mut monitor), "measure true, answered Some(3ms), send awaited", "then it may stream again");
+}
+
+#[test]
+fn stream_at_its_own_pace_is_never_taken_for_a_flood() {
+    let fast = MonitorConfig { heartbeat_frequency: ms(500), ..config() };
+    let (mut monitor, mut now) = opened(streamable(), fast);
+    texts(&mut monitor);
+    for _ in 0..1000 {
+        now += ms(500);
+        monitor.handle_reply(streamable(), true, now);
+        assert_eq!(texts(&mut monitor), "answered None, read");
+    }
+}
+
+#[test]
+fn replies_that_were_not_asked_for_fail_the_check() {
+    let (mut monitor, now) = opened(plain(), config());
+    monitor.handle_timeout(now + ms(10_000));
+    texts(&mut monitor);
+    monitor.handle_reply(streamable(), true, now + ms(10_001));
+    assert_eq!(texts(&mut monitor), "close, failed Protocol, open");
+}
+
+#[test]
+fn server_that_answers_and_fails_in_turns_is_tried_again_with_pauses() {
+    let (mut monitor, now) = opened(streamable(), config());
+    let (mut at, mut dials) = (now, 0);
+    texts(&mut monitor);
+    while at < now + ms(10_000) {
+        monitor.handle_failed(network(), at);
+        if monitor.poll_timeout().is_some_and(|(_, name)| name == "heartbeatFrequencyMS") {
+            at += MIN_HEARTBEAT_FREQUENCY;
+            monitor.handle_timeout(at);
+        }
+        assert!(texts(&mut monitor).ends_with("failed Closed, open"));
+        monitor.handle_opened(streamable(), ms(1), at);
+        dials += 1;
+    }
+    assert!((20..=41).contains(&dials), "{dials} connections in ten seconds");
+}
+
+#[test]
+fn limit_of_opening_counts_from_when_it_begins() {
+    let now = Instant::now();
+    let mut monitor = Monitor::new(config(), now);
+    monitor.handle_queued();
+    assert_eq!(monitor.poll_timeout(), None);
+    monitor.handle_timeout(now + ms(100_000));
+    assert_eq!(texts(&mut monitor), "open");
+    monitor.handle_dialling(now + ms(100_000));
+    assert_eq!(monitor.poll_timeout(), Some((now + ms(120_000), "opening")));
 }
 
 #[test]

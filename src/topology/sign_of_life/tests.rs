@@ -28,6 +28,9 @@ fn primary(election: u8) -> HelloReply {
     HelloReply { is_writable_primary: true, election_id: Some(ObjectId::from([election; 12])), ..member() }
 }
 
+/// When the next answer to the monitor of a server nearby is overdue, after the last one.
+const OVERDUE: Duration = Duration::from_millis(11_000);
+
 /// A set of `a`, the primary, with `b` and `c`, and what it orders that has to do with silence.
 struct Scene {
     topology: Topology,
@@ -44,9 +47,13 @@ struct Scene {
 impl Scene {
     /// Every server's average round trip is this.
     fn with_round_trips(average: Duration) -> Self {
-        let now = Instant::now();
         let mut config = TopologyConfig::new(["a", "b", "c"].map(key).to_vec());
         config.set_name = Some("rs".into());
+        Self::of(config, average)
+    }
+
+    fn of(config: TopologyConfig, average: Duration) -> Self {
+        let now = Instant::now();
         let mut scene =
             Self { topology: Topology::new(config, 1, now), now, began: now, id: ProbeId(u64::MAX), overheard: false, in_use: false };
         scene.topology.handle_hello(&key("a"), primary(1), Some(average), now);
@@ -328,13 +335,13 @@ fn member_that_leaves_while_it_is_asked_is_judged_as_soon() {
     // One that was asked for less has less time from now on.
     let mut scene = Scene::settled();
     scene.in_use = true;
-    scene.run(ms(5000));
+    scene.run(OVERDUE);
     scene.unanswered();
     scene.orders();
     scene.named();
     scene.leave();
     assert_eq!(scene.orders(), NOTHING);
-    assert_eq!(scene.run(ms(60_000)), ["5750: ask a again", "6500: end a", "6500: interrupt a"]);
+    assert_eq!(scene.run(ms(60_000)), ["11750: ask a again", "12500: end a", "12500: interrupt a"]);
 }
 
 #[test]
@@ -468,11 +475,11 @@ fn no_round_trip_up_to_five_seconds_is_taken_for_silence() {
 }
 
 #[test]
-fn unanswered_command_counts_only_while_the_monitor_is_silent() {
+fn unanswered_command_counts_only_once_the_next_answer_to_the_monitor_is_overdue() {
     let mut scene = Scene::settled();
-    scene.run(ms(4999));
+    scene.run(OVERDUE - ms(1));
     scene.unanswered();
-    assert_eq!(scene.orders(), NOTHING, "its monitor has heard of it");
+    assert_eq!(scene.orders(), NOTHING, "its monitor expects an answer");
     scene.run(ms(1));
     scene.unanswered();
     assert_eq!(scene.orders(), ["ask a"]);
@@ -480,12 +487,69 @@ fn unanswered_command_counts_only_while_the_monitor_is_silent() {
     scene.unanswered();
     assert_eq!(scene.orders(), NOTHING, "one probe at a time");
     let told = scene.run(ms(60_000));
-    assert_eq!(told, ["7500: ask a again", "10000: end a", "10000: clear a true", "10000: cancel a"]);
+    assert_eq!(told, ["13500: ask a again", "16000: end a", "16000: clear a true", "16000: cancel a"]);
     assert_eq!(scene.error().kind(), ErrorKind::Silent);
 }
 
 #[test]
-fn command_that_runs_long_on_a_healthy_server_is_left_alone() {
+fn answer_of_a_far_server_is_overdue_as_many_round_trips_later() {
+    let mut scene = Scene::with_round_trips(ms(500));
+    scene.run(ms(13_999));
+    scene.unanswered();
+    assert_eq!(scene.orders(), NOTHING);
+    scene.run(ms(1));
+    scene.unanswered();
+    assert_eq!(scene.orders(), ["ask a"]);
+}
+
+/// The pool says every five seconds that a command is unanswered, while the server streams to its monitor every ten.
+#[test]
+fn command_that_runs_long_on_a_server_that_streams_costs_no_probe() {
+    for offset in (0..10_000).step_by(500) {
+        let mut scene = Scene::settled();
+        let (mut look, mut reply) = (5000, offset);
+        for _ in 0..120 {
+            let next = look.min(reply);
+            scene.run(ms(next).saturating_sub(scene.now - scene.began));
+            if next == reply {
+                scene.topology.handle_hello(&key("a"), primary(1), None, scene.now);
+                reply += 10_002;
+            }
+            if next == look {
+                scene.unanswered();
+                look += 5000;
+            }
+            assert_eq!(scene.orders(), NOTHING, "at {next} ms, replies from {offset} ms on");
+        }
+    }
+}
+
+#[test]
+fn round_trips_are_answers_too() {
+    let mut scene = Scene::settled();
+    for _ in 0..20 {
+        scene.run(ms(10_000));
+        scene.unanswered();
+        scene.topology.handle_rtt(&key("a"), ms(1), ms(1), scene.now);
+        assert_eq!(scene.orders(), NOTHING);
+    }
+}
+
+#[test]
+fn no_server_is_asked_where_the_option_says_so() {
+    let mut config = TopologyConfig::new(["a", "b", "c"].map(key).to_vec());
+    (config.set_name, config.liveness_probes) = (Some("rs".into()), false);
+    let mut scene = Scene::of(config, ms(1));
+    scene.in_use = true;
+    scene.run(ms(60_000));
+    scene.unanswered();
+    scene.elect();
+    scene.leave();
+    assert_eq!((scene.orders(), scene.run(ms(60_000))), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn command_that_runs_long_on_a_healthy_server_whose_monitor_is_silent_is_left_alone() {
     let mut scene = Scene::settled();
     let mut asked = Vec::new();
     for second in (5..=60).step_by(5) {
@@ -498,7 +562,7 @@ fn command_that_runs_long_on_a_healthy_server_is_left_alone() {
             assert_eq!(scene.orders(), ["end a"]);
         }
     }
-    assert_eq!(asked, [5, 15, 25, 35, 45, 55], "asked no more often than every ten seconds");
+    assert_eq!(asked, [15, 25, 35, 45, 55], "asked no more often than every ten seconds");
     assert_eq!(scene.topology.generation(&key("a")), Some(0));
     assert!(scene.topology.description().primary().is_some());
 }
@@ -506,31 +570,31 @@ fn command_that_runs_long_on_a_healthy_server_is_left_alone() {
 #[test]
 fn newer_primary_hastens_a_probe_that_is_under_way() {
     let mut scene = Scene::settled();
-    scene.run(ms(5000));
+    scene.run(OVERDUE);
     scene.unanswered();
     assert_eq!(scene.orders(), ["ask a"]);
     scene.named();
     scene.run(ms(1000));
     scene.elect();
     assert_eq!(scene.orders(), NOTHING);
-    assert_eq!(scene.run(ms(10_000)), ["6750: ask a again", "7500: end a", "7500: clear a true", "7500: cancel a"]);
+    assert_eq!(scene.run(ms(10_000)), ["12750: ask a again", "13500: end a", "13500: clear a true", "13500: cancel a"]);
 }
 
 #[test]
 fn newer_primary_hastens_a_probe_whose_address_is_still_looked_up() {
     let mut scene = Scene::settled();
-    scene.run(ms(5000));
+    scene.run(OVERDUE);
     scene.unanswered();
     scene.elect();
     assert_eq!(scene.orders(), ["ask a"]);
     scene.named();
-    assert_eq!(scene.run(ms(10_000)), ["5750: ask a again", "6500: end a", "6500: clear a true", "6500: cancel a"]);
+    assert_eq!(scene.run(ms(10_000)), ["11750: ask a again", "12500: end a", "12500: clear a true", "12500: cancel a"]);
 }
 
 #[test]
 fn newer_primary_asks_though_the_server_has_just_been_asked() {
     let mut scene = Scene::settled();
-    scene.run(ms(5000));
+    scene.run(OVERDUE);
     scene.unanswered();
     assert_eq!(scene.orders(), ["ask a"]);
     scene.named();
@@ -545,23 +609,23 @@ fn newer_primary_asks_though_the_server_has_just_been_asked() {
 #[test]
 fn round_trip_is_a_sign_of_life_while_the_server_is_known() {
     let mut scene = Scene::settled();
-    scene.run(ms(5000));
+    scene.run(OVERDUE);
     scene.unanswered();
     assert_eq!(scene.orders(), ["ask a"]);
-    scene.topology.handle_rtt(&key("a"), ms(1), ms(1));
+    scene.topology.handle_rtt(&key("a"), ms(1), ms(1), scene.now);
     assert_eq!(scene.orders(), ["end a"]);
 }
 
 #[test]
 fn newer_primary_gives_no_probe_more_time() {
     let mut scene = Scene::settled();
-    scene.run(ms(5000));
+    scene.run(OVERDUE);
     scene.unanswered();
     assert_eq!(scene.orders(), ["ask a"]);
     scene.named();
-    assert_eq!(scene.run(ms(4000)), ["7500: ask a again"]);
+    assert_eq!(scene.run(ms(4000)), ["13500: ask a again"]);
     scene.elect();
-    assert_eq!(scene.run(ms(10_000)), ["10000: end a", "10000: clear a true", "10000: cancel a"]);
+    assert_eq!(scene.run(ms(10_000)), ["16000: end a", "16000: clear a true", "16000: cancel a"]);
 }
 
 #[test]

@@ -21,6 +21,9 @@ const NOT_A_LENGTH: &str = "1347703880 bytes";
 
 const MESSAGE_LIMIT: LimitValue = LimitValue::Bytes(48_000_000);
 
+/// What may come before a hello reply has said so.
+const HELLO_LIMIT: LimitValue = LimitValue::Bytes(512 * 1024);
+
 /// A document whose string claims to be 1000 bytes long.
 const BROKEN_DOCUMENT: &[u8] = b"\x0e\0\0\0\x02a\0\xe8\x03\0\0x\0\0";
 
@@ -123,7 +126,7 @@ async fn faults_in_hello(turn: impl Fn(&Heard) -> Turn + Send + Sync + 'static, 
 #[tokio::test]
 async fn garbage_instead_of_a_reply_is_not_waited_for() {
     for fault in faults_in_hello(|_| Turn::Raw(NOT_A_REPLY.to_vec()), NOT_A_LENGTH).await {
-        assert_limit(&fault, "maxMessageSizeBytes", MESSAGE_LIMIT);
+        assert_limit(&fault, "HELLO_SIZE_MAX", HELLO_LIMIT);
     }
 }
 
@@ -141,7 +144,7 @@ async fn reply_to_another_request_is_not_taken() {
 async fn length_of_two_gigabytes_is_refused_before_it_is_waited_for() {
     let turn = |heard: &Heard| Turn::Raw(peers::header(i32::MAX, heard.request_id, op_code::MSG));
     for fault in faults_in_hello(turn, "message of 2147483647 bytes").await {
-        assert_limit(&fault, "maxMessageSizeBytes", MESSAGE_LIMIT);
+        assert_limit(&fault, "HELLO_SIZE_MAX", HELLO_LIMIT);
     }
 }
 

@@ -1,0 +1,108 @@
+//! What is logged of what servers say, and how often?
+//!
+//! A server decides how often it answers and what it says, so the lines that it can bring about at a level that people watch
+//! are limited, and so are the events about names that can't be used. What is left out is counted in the next line.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
+use std::time::{Duration, Instant};
+
+use super::events::TopologyEvent;
+use super::pace::Pace;
+use crate::handshake::{NAMES_MAX, UnusableHost};
+use crate::host::HostKey;
+
+/// How many reports of unusable names a server may bring about at once; a configuration is mended in few steps.
+const REPORTS_BURST: u32 = 5;
+
+/// How often a server may bring about one more report of unusable names.
+const REPORTS_EVERY: Duration = Duration::from_secs(60);
+
+/// How many lines all servers may bring about at once: an election changes the topology's type twice.
+const LINES_BURST: u32 = 20;
+
+/// How often all servers may bring about one more line.
+const LINES_EVERY: Duration = Duration::from_secs(6);
+
+/// Knows what was told of a topology's servers.
+#[derive(Debug)]
+pub(super) struct Told {
+    lines: Pace,
+    unusable: BTreeMap<HostKey, UnusableNames>,
+}
+
+/// The unusable names of one server's replies.
+#[derive(Debug)]
+struct UnusableNames {
+    told: BTreeSet<String>,
+    reports: Pace,
+}
+
+impl Told {
+    pub(super) fn new() -> Self {
+        Self { lines: Pace::new(LINES_BURST, LINES_EVERY), unusable: BTreeMap::new() }
+    }
+
+    /// Forgets a server that has left.
+    pub(super) fn forget(&mut self, host: &HostKey) {
+        self.unusable.remove(host);
+    }
+
+    /// Reports the names of a reply that were not reported before: one line, and an event for each name.
+    ///
+    /// Beyond the limit nothing is reported; what the server's next replies still name is reported then.
+    pub(super) fn unusable<'h>(
+        &mut self,
+        server: &HostKey,
+        hosts: &'h [UnusableHost],
+        now: Instant,
+    ) -> impl Iterator<Item = TopologyEvent> + use<'h> {
+        let new = if hosts.is_empty() { Vec::new() } else { self.new_names(server, hosts, now) };
+        if let Some(first) = new.first() {
+            tracing::warn!(%server, names = new.len(), name = %first.name, error = %first.error, "unusable host names in a hello reply");
+        }
+        let server = server.clone();
+        new.into_iter().map(move |host| TopologyEvent::HostUnusable {
+            server: server.clone(),
+            name: host.name.clone(),
+            error: host.error.clone(),
+        })
+    }
+
+    fn new_names<'h>(&mut self, server: &HostKey, hosts: &'h [UnusableHost], now: Instant) -> Vec<&'h UnusableHost> {
+        let empty = || UnusableNames { told: BTreeSet::new(), reports: Pace::new(REPORTS_BURST, REPORTS_EVERY) };
+        let known = self.unusable.entry(server.clone()).or_insert_with(empty);
+        let is_new = |host: &&UnusableHost| !known.told.contains(&host.name);
+        if !hosts.iter().any(|host| is_new(&host)) || known.reports.admit(now).is_none() {
+            return Vec::new();
+        }
+        if known.told.len() > NAMES_MAX {
+            known.told.clear();
+        }
+        hosts.iter().filter(|host| known.told.insert(host.name.clone())).collect()
+    }
+
+    /// Logs that the topology has another type.
+    pub(super) fn kind(&mut self, previous: &'static str, new: &'static str, now: Instant) {
+        match self.lines.admit(now) {
+            Some(left_out) => tracing::info!(previous, new, left_out, "topology type changed"),
+            None => tracing::debug!(previous, new, "topology type changed"),
+        }
+    }
+
+    /// Logs that servers name more members than are watched.
+    pub(super) fn full(&mut self, limit: usize, now: Instant) {
+        if let Some(left_out) = self.lines.admit(now) {
+            tracing::warn!(limit, left_out, "servers are left out: SERVERS_MAX are known already");
+        }
+    }
+
+    /// Logs that a server is silent.
+    pub(super) fn silent(&mut self, host: &HostKey, error: &dyn Display, now: Instant) {
+        let text = "server is silent: what is in flight on it is interrupted";
+        match self.lines.admit(now) {
+            Some(left_out) => tracing::info!(%host, %error, left_out, "{text}"),
+            None => tracing::debug!(%host, %error, "{text}"),
+        }
+    }
+}
