@@ -91,7 +91,8 @@ fn options_come_from_the_connection_string_and_are_the_same_for_every_pool() {
 fn limits_of_the_wait_queue_itself_are_no_options() {
     for key in ["waitQueueSize", "waitQueueMultiple"] {
         let read = ConnectionString::parse(&format!("mongodb://a/?{key}=3")).expect("options");
-        assert_eq!(read.warnings.iter().map(|warning| warning.option.as_str()).collect::<Vec<_>>(), [key]);
+        let [warning] = &read.warnings[..] else { panic!("{:?}", read.warnings) };
+        assert!(warning.to_string().contains("is not an option"), "{warning}");
     }
 }
 
