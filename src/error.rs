@@ -23,7 +23,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Says what happened, at which [`Stage`], to which host and address, after how long, against which [`Limit`].
 ///
-/// One word wide and cheap to clone: one failed dial can answer many waiters. [`source`](StdError::source) is the cause.
+/// One word wide and cheap to clone: one failed dial can answer many waiters. Its text includes that of its causes, so
+/// [`source`](StdError::source) returns only a cause that the text does not show; [`underlying`](Self::underlying) returns it
+/// in any case.
 #[derive(Clone)]
 pub struct Error(Arc<Facts>);
 
@@ -256,15 +258,45 @@ impl Error {
         &self.0.message
     }
 
+    /// Returns the error behind this one, such as that of a socket, of TLS or of a refused login, to be downcast.
+    ///
+    /// Its text is mostly part of this error's.
+    pub fn underlying(&self) -> Option<&(dyn StdError + 'static)> {
+        let own = self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static));
+        own.or_else(|| self.0.causes.first().map(|cause| cause as &(dyn StdError + 'static)))
+    }
+
+    /// Returns the same error, with more to its message.
+    #[must_use]
+    pub(crate) fn adding(mut self, text: &str) -> Self {
+        let facts = self.facts();
+        facts.message.push_str(": ");
+        facts.message.push_str(text);
+        self
+    }
+
     fn facts(&mut self) -> &mut Facts {
         Arc::make_mut(&mut self.0)
     }
 }
 
 impl StdError for Error {
+    /// Returns the nearest cause that the text of this error does not show, so that none is printed twice.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        let own = self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static));
-        own.or_else(|| self.0.causes.first().map(|cause| cause as &(dyn StdError + 'static)))
+        let mut next = self.underlying();
+        let text = next.map(|_| self.to_string()).unwrap_or_default();
+        while let Some(cause) = next {
+            let is_shown = match cause.downcast_ref::<Self>() {
+                // Stage and host are shown once.
+                Some(own) => text.contains(own.message()),
+                None => text.contains(&cause.to_string()),
+            };
+            if !is_shown {
+                return Some(cause);
+            }
+            next = cause.source();
+        }
+        None
     }
 }
 
@@ -289,6 +321,69 @@ mod tests {
         let host = HostKey::parse("db.example").expect("host");
         let error = Error::timeout(Stage::Hello, "connectTimeoutMS", Duration::from_millis(2000), Duration::from_millis(2003)).on(&host);
         assert_eq!(error.to_string(), "hello: db.example:27017: timed out after 2003 ms (limit connectTimeoutMS of 2000 ms)");
+    }
+
+    /// Every way in which errors are put together.
+    fn representatives() -> Vec<Error> {
+        let host = HostKey::parse("db.example").expect("host");
+        let refused = || Error::io(Stage::Tcp, std::io::ErrorKind::ConnectionRefused.into());
+        let wrapped = || std::io::Error::new(std::io::ErrorKind::InvalidData, Wrapped("outer", Some(Box::new(Wrapped("inner", None)))));
+        let document = bson::rawdoc! { "ok": 0, "code": 18, "codeName": "AuthenticationFailed", "errmsg": "no such user" };
+        let failure = crate::op::command_error(&document).expect("an error reply");
+        let login =
+            Error::new(ErrorKind::Auth, format!("SCRAM-SHA-256 was refused: {}", failure.message())).at(Stage::Auth).because(failure);
+        let not_utf8 = String::from_utf8(vec![0xff]).expect_err("not UTF-8");
+        vec![
+            refused().on(&host),
+            Error::io(Stage::Read, wrapped()),
+            Error::io(Stage::Read, std::io::Error::from_raw_os_error(104)),
+            Error::new(ErrorKind::Tls, "the server refused the handshake").because(wrapped()),
+            Error::new(ErrorKind::Tls, "outer").because(wrapped()),
+            login.clone(),
+            crate::pool::interrupted(&refused().on(&host)),
+            crate::pool::interrupted(&login.on(&host)),
+            Error::new(ErrorKind::PoolCleared, format!("the pool was cleared because of: {}", refused())).because(refused()),
+            Error::new(ErrorKind::Tls, "none of 2 addresses could be connected to").with_causes(vec![refused(), refused().on(&host)]),
+            Error::new(ErrorKind::DnsRule, "the TXT record is not UTF-8").because(not_utf8),
+            Error::from(bson::error::Error::from(std::io::Error::other("bytes"))),
+            crate::dns::srv::seeds("a.b.c", &[crate::dns::SrvRecord { target: "a..b.c".into(), port: 1, ttl: Duration::ZERO }])
+                .expect_err("no name"),
+        ]
+    }
+
+    #[derive(Debug)]
+    struct Wrapped(&'static str, Option<Box<Wrapped>>);
+
+    impl std::fmt::Display for Wrapped {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str(self.0)
+        }
+    }
+
+    impl StdError for Wrapped {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            self.1.as_deref().map(|inner| inner as &(dyn StdError + 'static))
+        }
+    }
+
+    #[test]
+    fn no_source_repeats_what_the_text_says() {
+        for error in representatives() {
+            let mut parent = error.to_string();
+            let mut next = error.source();
+            while let Some(source) = next {
+                let text = source.to_string();
+                assert!(!parent.contains(&text), "{parent:?} has its source {text:?}");
+                if let Some(own) = source.downcast_ref::<Error>() {
+                    assert!(!parent.contains(own.message()), "{parent:?} has the message of its source {text:?}");
+                }
+                parent = text;
+                next = source.source();
+            }
+        }
+        let shown = Error::new(ErrorKind::Tls, "outer").because(Wrapped("outer", Some(Box::new(Wrapped("inner", None)))));
+        assert_eq!(shown.source().map(ToString::to_string).as_deref(), Some("inner"));
+        assert!(shown.underlying().is_some_and(|source| source.downcast_ref::<Wrapped>().is_some()));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
+use crate::auth::Mechanism;
 use crate::client::Probe;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::HostKey;
@@ -109,7 +110,7 @@ fn internal_members<'a>(findings: &Findings<'a>) -> Vec<&'a HostKey> {
 }
 
 fn internal_text(findings: &Findings<'_>, internal: &[&HostKey]) -> String {
-    let answering: Vec<String> = findings.probes.iter().filter(|probe| probe.hello.is_some()).map(|probe| probe.host.to_string()).collect();
+    let answering: Vec<String> = findings.probes.iter().filter(|probe| answers(probe)).map(|probe| probe.host.to_string()).collect();
     let example = internal.first().map(|host| host.canonical()).unwrap_or_default();
     let seed = answering.first().cloned().unwrap_or_default();
     format!(
@@ -147,10 +148,16 @@ fn wrong_set(findings: &Findings<'_>) -> Vec<String> {
     others.iter().map(text).collect()
 }
 
+/// Tells whether a server answered all that it was asked; a refusal is an answer, silence after the hello reply is none.
+pub(super) fn answers(probe: &Probe) -> bool {
+    let is_silent = |error: &Error| error.is_network() || error.is_timeout();
+    probe.hello.is_some() && !probe.error.as_ref().is_some_and(is_silent)
+}
+
 /// Says why nothing takes writes, although servers answer.
 fn without_primary(findings: &Findings<'_>) -> Option<String> {
     let topology = findings.topology?;
-    let answering: Vec<&Probe> = findings.probes.iter().filter(|probe| probe.hello.is_some()).collect();
+    let answering: Vec<&Probe> = findings.probes.iter().filter(|probe| answers(probe)).collect();
     let first = answering.first()?;
     let hello = first.hello.as_ref()?;
     if answering.iter().any(|probe| probe.hello.as_ref().is_some_and(|hello| hello.is_replica_set)) {
@@ -178,7 +185,7 @@ fn without_primary(findings: &Findings<'_>) -> Option<String> {
 
 fn none_answers(findings: &Findings<'_>) -> Option<String> {
     let tried = findings.probes.len();
-    let is_silent = tried > 1 && findings.probes.iter().all(|probe| probe.hello.is_none());
+    let is_silent = tried > 1 && !findings.probes.iter().any(answers);
     is_silent.then(|| {
         format!(
             "None of the {tried} servers could be reached: look first at what they have in common, such as VPN, firewall or the spelling \
@@ -348,6 +355,19 @@ impl Symptom {
 fn login_text(hosts: &str, options: &ClientOptions) -> String {
     let user = options.username.as_deref().filter(|user| !user.is_empty());
     let user = user.map_or_else(|| "the login".to_owned(), |user| format!("the login of {user:?}"));
+    let is_scram = matches!(options.auth_mechanism, None | Some(Mechanism::ScramSha1 | Mechanism::ScramSha256));
+    // A TXT record of an SRV name may have set authSource.
+    if let Some(database) = options.database.as_deref().filter(|database| *database != "admin")
+        && options.auth_source.is_none()
+        && options.srv.is_none()
+        && is_scram
+    {
+        return format!(
+            "{hosts} refused {user}, which was looked for in the database {database:?} of the connection string: probably \
+             ?authSource=admin is meant. If not, check user name and password (in a connection string, percent-encode \
+             : / ? # [ ] @ %)."
+        );
+    }
     format!(
         "{hosts} refused {user}: check user name and password (in a connection string, percent-encode : / ? # [ ] @ %), and authSource, \
          the database that the user was made on (admin unless said otherwise)."

@@ -112,7 +112,14 @@ impl Inner {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(no_runtime());
         }
-        let cluster = within(deadline, Stage::Selection, self.cluster()).await?;
+        let started = within(deadline, Stage::Selection, self.cluster()).await;
+        let cluster = started.map_err(|error| match &self.options.srv {
+            // Starting waits for nothing else as long.
+            Some(name) if error.kind() == ErrorKind::Timeout && error.stage() == Some(Stage::Selection) => {
+                error.restage(Stage::Srv).adding(&format!("DNS is still being asked for the SRV and TXT records of {name:?}"))
+            }
+            Some(_) | None => error,
+        })?;
         cluster.select(operation, criteria, self.selection_deadline(deadline)).await
     }
 

@@ -279,7 +279,7 @@ fn wrong_password_says_what_to_check() {
         "auth: saslContinue (server signature) of user \"ann\" on \"admin\" with SCRAM-SHA-256 was refused: \
          Authentication failed. (code 18 AuthenticationFailed); check user name, password and authSource"
     );
-    let cause = std::error::Error::source(&error).and_then(|cause| cause.downcast_ref::<Error>()).expect("cause");
+    let cause = error.underlying().and_then(|cause| cause.downcast_ref::<Error>()).expect("cause");
     assert_eq!(cause.code(), Some(18));
 }
 

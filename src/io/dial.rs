@@ -80,6 +80,11 @@ impl Dialer {
         Self { options, resolver, tls, winners: Mutex::default() }
     }
 
+    /// Returns the resolver.
+    pub(crate) fn resolver(&self) -> &Resolver {
+        &self.resolver
+    }
+
     /// Opens a connection to a host, TLS included, and tells to which address.
     ///
     /// Dropping the future drops every attempt; `timeline` then has what had ended until then.

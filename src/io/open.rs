@@ -55,6 +55,11 @@ impl Opener {
         Self { dialer, options, introduction, credential, keys: Derivations::new() }
     }
 
+    /// Returns the error of a host whose name DNS is still being asked for.
+    pub(crate) fn still_asked(&self, host: &HostKey) -> Option<Error> {
+        self.dialer.resolver().still_asked(host)
+    }
+
     /// Looks up a host's address, which opening then has at hand. Can be dropped at any moment.
     ///
     /// # Errors

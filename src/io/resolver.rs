@@ -14,6 +14,7 @@ use std::fmt;
 use std::future::Future;
 use std::net::IpAddr;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -31,7 +32,8 @@ use servers::Servers;
 use settings::Settings;
 
 use crate::dns::{Action, Answer, BUDGET, Cache, SrvRecord, TxtRecord, WaiterId, Want, srv};
-use crate::error::{Error, ErrorKind, Stage};
+use crate::error::{Error, ErrorKind, Ineligible, Stage};
+use crate::host::HostKey;
 use crate::io::clock;
 use crate::io::os_lookup::OsLookup;
 use crate::io::tasks::Tasks;
@@ -135,6 +137,22 @@ impl Resolver {
         self.shared.arrived.notified()
     }
 
+    /// Returns the error of a host whose name DNS is still being asked for, with no earlier answer to use.
+    pub(crate) fn still_asked(&self, host: &HostKey) -> Option<Error> {
+        let name = host.name()?;
+        let text = || format!("DNS is still being asked for the addresses of {name:?}");
+        self.shared.state().cache.awaits_first(name).then(|| Error::new(ErrorKind::Timeout, text()).at(Stage::Dns).on(host))
+    }
+
+    /// Returns the error of a failed selection, in which servers whose names are still being looked up say so.
+    pub(crate) fn naming_look_ups(&self, error: &Error) -> Error {
+        let mut servers = error.servers().to_vec();
+        for server in servers.iter_mut().filter(|server| server.reason == Ineligible::Unknown && server.error.is_none()) {
+            server.error = self.still_asked(&server.host);
+        }
+        error.clone().with_servers(servers)
+    }
+
     /// Says that an address of a name stopped answering.
     pub fn dead(&self, name: &str, address: IpAddr) {
         self.shared.act(|cache, now| cache.handle_dead(name, address, now));
@@ -156,21 +174,35 @@ impl Resolver {
         let asked_at = clock::now();
         let budget = self.shared.budget;
         let elapsed = || clock::now().saturating_duration_since(asked_at);
-        let services = self.services(service, host);
+        let open = [(); 2].map(|()| AtomicBool::new(true));
+        // What ends with a time-out has not been answered.
+        let note = |which: &AtomicBool, is_answered: bool| which.store(!is_answered, Ordering::Relaxed);
+        let services = async {
+            let found = self.services(service, host).await;
+            note(&open[0], !found.as_ref().is_err_and(Error::is_timeout));
+            found
+        };
         let texts = async {
-            match servers.ask(host, RecordType::TXT, budget).await {
+            let found = match servers.ask(host, RecordType::TXT, budget).await {
                 Ok(lookup) => Ok(txt_records(&lookup)),
                 Err(error) if error.is_no_records_found() => Ok(Vec::new()),
                 Err(error) => Err(record_error("TXT", host, error).after(elapsed())),
-            }
+            };
+            note(&open[1], !found.as_ref().is_err_and(Error::is_timeout));
+            found
         };
-        let timeout = || Error::timeout(Stage::Srv, BUDGET, budget, elapsed());
+        let timeout = || {
+            let records = [("SRV", srv::srv_query_name(service, host)), ("TXT", host.to_owned())];
+            let open = records.iter().zip(&open).filter(|(_, open)| open.load(Ordering::Relaxed));
+            let names: Vec<String> = open.map(|((kind, name), _)| format!("the {kind} records of {name:?}")).collect();
+            Error::timeout(Stage::Srv, BUDGET, budget, elapsed()).adding(&format!("DNS did not answer for {}", names.join(" and ")))
+        };
         let outcome = tokio::select! {
             biased;
             outcome = async { tokio::try_join!(services, texts) } => outcome,
             () = clock::sleep_until(asked_at.checked_add(budget)) => Err(timeout()),
         };
-        outcome.map_err(|error| if error.is_timeout() { timeout() } else { error })
+        outcome.map_err(|error| if error.kind() == ErrorKind::Timeout && error.limit().is_none() { timeout() } else { error })
     }
 
     /// Returns the SRV records of a service at a host, without its TXT records. Whoever asks keeps the time.

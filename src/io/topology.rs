@@ -177,7 +177,7 @@ impl Cluster {
                     () = self.lifeline.ended() => break Err(ended()),
                 }
             };
-            outcome?;
+            outcome.map_err(|error| self.parts.resolver.naming_look_ups(&error))?;
         }
     }
 

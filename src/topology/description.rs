@@ -325,7 +325,8 @@ impl TopologyDescription {
 
 /// Says whether a known server's wire versions and ours don't overlap; the texts are the specification's.
 fn incompatibility(server: &ServerDescription) -> Option<Error> {
-    let (oldest, newest) = server.wire_versions()?;
+    // A server that is not known does not count, whatever it said last.
+    let (oldest, newest) = server.wire_versions().filter(|_| server.is_known())?;
     let host = &server.host;
     let text = if oldest > MAX_WIRE_VERSION {
         format!("server at {host} requires wire version {oldest}, but this version of mongolink only supports up to {MAX_WIRE_VERSION}")

@@ -2,7 +2,7 @@
 //!
 //! The deployments that initial-dns-seedlist-discovery runs its cases against, with TLS: a replica set that calls itself by
 //! other names than the SRV records do, the routers of a sharded cluster, a load balancer. Their ports are those of the
-//! specification; since a test can't have these, the client is told where each host and port really is, as
+//! specification, each with TLS and, for a string that turns it off, without; since a test can't have these, the client is told where each host and port really is, as
 //! `ClientBuilder::resolve` lets every user do. TLS is verified against the names all the same.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,10 +12,12 @@ use std::time::Duration;
 
 use mongolink::bson::doc;
 use mongolink::bson::oid::ObjectId;
-use mongolink::{Address, Client, DnsConfig, Event, Events, HostKey, Sandbox, TopologyDescription, TopologyEvent, TopologyType};
+use mongolink::{
+    Address, Client, ConnectionString, DnsConfig, Event, Events, HostKey, Sandbox, TopologyDescription, TopologyEvent, TopologyType,
+};
 use tokio_rustls::rustls::ServerConfig;
 
-use crate::peers::{Authority, Peer, Turn, scripted_over_tls, standalone_hello};
+use crate::peers::{Authority, Heard, Peer, Turn, scripted, scripted_over_tls, standalone_hello};
 
 /// What the members of the replica set call themselves.
 const SET_HOSTS: [&str; 3] = ["localhost:27017", "localhost:27018", "localhost:27019"];
@@ -32,6 +34,12 @@ const LONG: Duration = Duration::from_secs(30);
 /// Holds the deployments, which serve until it is dropped.
 pub(crate) struct Deployments {
     authority: Authority,
+    secured: Servers,
+    plain: Servers,
+}
+
+/// The servers of all deployments, with TLS or without.
+struct Servers {
     set: Sandbox,
     routers: Vec<Peer>,
     balancer: Peer,
@@ -64,14 +72,7 @@ impl Deployments {
         let authority = Authority::new("the deployments'");
         let names: Vec<String> = names.iter().cloned().chain(["localhost".to_owned()]).collect();
         let tls = authority.server_of_names(&names, 4000);
-        let set = Sandbox::builder().members(SET_HOSTS.len()).set_name(SET_NAME).hosts(SET_HOSTS).tls(Arc::clone(&tls)).start();
-        let set = set.await.map_err(|error| error.to_string())?;
-        let mut routers = Vec::new();
-        for _ in ROUTER_PORTS {
-            routers.push(router(Arc::clone(&tls)).await);
-        }
-        let balancer = router(tls).await;
-        Ok(Self { authority, set, routers, balancer })
+        Ok(Self { authority, secured: Servers::start(Some(tls)).await?, plain: Servers::start(None).await? })
     }
 
     /// Plays a case: `answer` is every server that DNS names.
@@ -83,7 +84,8 @@ impl Deployments {
         answer: &BTreeSet<HostKey>,
         outcome: &Outcome,
     ) -> Result<(), String> {
-        let place = self.place(folder)?;
+        let is_secured = ConnectionString::parse(uri).map_err(|error| error.to_string())?.options.tls_or_default();
+        let place = if is_secured { &self.secured } else { &self.plain }.place(folder)?;
         let mut builder = Client::builder(uri).map_err(|error| error.to_string())?.dns(dns).tls_ca_file(self.authority.file());
         let announced = SET_HOSTS.iter().map(|host| HostKey::parse(host).expect("a host"));
         for host in answer.iter().cloned().chain(announced) {
@@ -101,6 +103,22 @@ impl Deployments {
         client.shutdown().await;
         checked.unwrap_or_else(|_| Err(format!("hangs: {}", client.topology())))
     }
+}
+
+impl Servers {
+    async fn start(tls: Option<Arc<ServerConfig>>) -> Result<Self, String> {
+        let set = Sandbox::builder().members(SET_HOSTS.len()).set_name(SET_NAME).hosts(SET_HOSTS);
+        let set = match &tls {
+            Some(tls) => set.tls(Arc::clone(tls)),
+            None => set,
+        };
+        let set = set.start().await.map_err(|error| error.to_string())?;
+        let mut routers = Vec::new();
+        for _ in ROUTER_PORTS {
+            routers.push(router(tls.clone()).await);
+        }
+        Ok(Self { set, routers, balancer: router(tls).await })
+    }
 
     fn place(&self, folder: &str) -> Result<Place, String> {
         let (kind, ports) = match folder {
@@ -117,9 +135,9 @@ impl Deployments {
 }
 
 /// Starts a router, which belongs to a service if it is asked for one.
-async fn router(tls: Arc<ServerConfig>) -> Peer {
+async fn router(tls: Option<Arc<ServerConfig>>) -> Peer {
     let service = ObjectId::from_bytes([7; 12]);
-    scripted_over_tls(tls, move |heard| {
+    let script = move |heard: &Heard| {
         if !heard.is_hello() {
             return Turn::Reply(doc! { "ok": 1.0 });
         }
@@ -129,8 +147,11 @@ async fn router(tls: Arc<ServerConfig>) -> Peer {
             hello.insert("serviceId", service);
         }
         Turn::Reply(hello)
-    })
-    .await
+    };
+    match tls {
+        Some(tls) => scripted_over_tls(tls, script).await,
+        None => scripted(script).await,
+    }
 }
 
 async fn check(client: &Client, place: &Place, outcome: &Outcome) -> Result<(), String> {

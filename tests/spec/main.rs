@@ -1,7 +1,7 @@
 //! Runs the specifications' test data on the crate's pure parts.
 //!
-//! The data lies in the folder `MONGO_SPEC_DIR`, by default `../shared/spec` beside the project. Whatever cases lie in a
-//! suite's folder are run. An argument that is no switch runs only the cases whose suite or name contains it.
+//! The data lies in the folder `MONGO_SPEC_DIR`, by default `../shared/spec` beside the project; `fixtures/spec` has further
+//! cases in the same formats, for what the data leaves out. Whatever cases lie in a suite's folder are run. An argument that is no switch runs only the cases whose suite or name contains it.
 #![allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
 
 mod cmap;
@@ -65,6 +65,10 @@ fn main() -> ExitCode {
         } else {
             println!("ABSENT {folder}: there is no such folder in {}", root.display());
             report.suite(folder);
+        }
+        let own = project.join("fixtures/spec").join(folder);
+        if own.is_dir() {
+            run(&own, &mut report);
         }
     }
     let paths = report_paths(project);

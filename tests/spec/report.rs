@@ -47,9 +47,15 @@ impl Report {
 
     /// Opens the suite that a folder holds.
     pub(crate) fn suite_in(&mut self, folder: &Path) -> Suite<'_> {
-        let relative = folder.strip_prefix(&self.root).unwrap_or(folder);
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let relative = folder.strip_prefix(&self.root).or_else(|_| folder.strip_prefix(&fixtures)).unwrap_or(folder);
         let parts: Vec<String> = relative.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
         self.suite(&parts.join("/"))
+    }
+
+    /// Returns the folder of the specifications' data.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
     }
 
     /// Tells whether every case passed or was skipped, and there was one.

@@ -91,6 +91,43 @@ fn refused_asks_for_server_port_and_firewall() {
 }
 
 #[test]
+fn member_that_falls_silent_does_not_count_as_answering() {
+    let hosts = ["a", "b", "c"];
+    let silences = [
+        Error::timeout(Stage::Read, "PING_LIMIT", Duration::from_secs(10), Duration::from_secs(10)),
+        Error::timeout(Stage::Auth, "connectTimeoutMS", Duration::from_secs(1), Duration::from_secs(1)),
+        Error::new(ErrorKind::Closed, "closed").at(Stage::Read),
+        Error::new(ErrorKind::Silent, "silent"),
+    ];
+    for silence in silences {
+        let mut case =
+            Case::new("mongodb://a,b,c/?replicaSet=rs0").answering("a", member("rs0", &hosts)).answering("b", member("rs0", &hosts));
+        case.probes[1].error = Some(silence.clone().on(&key("b")));
+        let advice = case.topology(TopologyType::ReplicaSetNoPrimary).advice();
+        assert!(advice.iter().any(|advice| advice.contains("1 of its 2 known members answer")), "{silence}: {advice:?}");
+    }
+    let mut case = Case::new("mongodb://a,b").answering("a", member("rs0", &hosts)).answering("b", member("rs0", &hosts));
+    case.probes[1].error = Some(failure(ErrorKind::Auth, Stage::Auth));
+    let advice = case.topology(TopologyType::ReplicaSetNoPrimary).advice();
+    assert!(advice.iter().any(|advice| advice.contains("2 of its 2 known members answer")), "a refusal is an answer: {advice:?}");
+}
+
+#[test]
+fn refused_login_in_a_database_asks_for_auth_source() {
+    let refused = || failure(ErrorKind::Auth, Stage::Auth);
+    let advice = only("mongodb://ann:right@db.example/shop", refused());
+    assert!(advice.contains("?authSource=admin is meant") && advice.contains("\"shop\""), "{advice}");
+    for uri in [
+        "mongodb://ann:right@db.example/",
+        "mongodb://ann:right@db.example/admin",
+        "mongodb://ann:right@db.example/shop?authSource=shop",
+        "mongodb://ann:right@db.example/shop?authMechanism=PLAIN",
+    ] {
+        assert!(!only(uri, refused()).contains("is meant"), "{uri}");
+    }
+}
+
+#[test]
 fn causes_count_instead_of_their_sum() {
     let all = Error::new(ErrorKind::Timeout, "no address answered").at(Stage::Tcp).with_causes(vec![refused(), refused()]);
     assert!(only("mongodb://db.example", all).starts_with("Nothing listens"));

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use tokio::sync::oneshot;
 
 use super::{CheckedOut, ServerPool, gone};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::io::clock;
 use crate::op::deadline::Deadline;
 use crate::pool::{Place, WaiterId};
@@ -108,8 +108,18 @@ impl<P: Borrow<Arc<ServerPool>> + Clone + Unpin> Future for Waiting<P> {
         self.answered = true;
         Poll::Ready(match told.unwrap_or_else(|_| Err(gone())) {
             Ok(out) => Ok(out.hand_to(self.of.clone())),
-            Err(error) => Err(error.on(&self.of.borrow().host)),
+            Err(error) => Err(self.of.borrow().naming_look_up(error)),
         })
+    }
+}
+
+impl ServerPool {
+    /// Names the host of a check-out that failed, and says so if its name is still being looked up.
+    #[cold]
+    fn naming_look_up(&self, error: Error) -> Error {
+        let look_up = if error.kind() == ErrorKind::Timeout { self.opener.still_asked(&self.host) } else { None };
+        let error = error.on(&self.host);
+        look_up.map_or(error.clone(), |look_up| error.adding(look_up.message()))
     }
 }
 

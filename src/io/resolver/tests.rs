@@ -13,6 +13,9 @@ use super::*;
 /// Says what a server answers to a name and record type.
 type Zone = fn(&str, RecordType) -> Result<Vec<RData>, ResponseCode>;
 
+/// Stands for no answer at all.
+const SILENCE: ResponseCode = ResponseCode::Unknown(0xfff);
+
 /// A DNS server on loopback that notes what it is asked.
 struct Server {
     address: SocketAddr,
@@ -40,6 +43,7 @@ impl Server {
                 log.lock().expect("log").push(format!("{name} {}", query.query_type()));
                 message.additionals.clear();
                 match zone(&name, query.query_type()) {
+                    Err(SILENCE) => continue,
                     Ok(found) => {
                         for data in found {
                             message.add_answer(Record::from_rdata(query.name().clone(), 60, data));
@@ -154,7 +158,7 @@ async fn broken_server_is_an_outage() {
     let server = Server::start(Duration::ZERO, |_, _| Err(ResponseCode::ServFail)).await;
     let error = resolver(vec![server.address]).lookup("db.example", Want::First).await.expect_err("outage");
     assert_eq!(error.kind(), ErrorKind::DnsFailed);
-    assert!(StdError::source(&error).is_some());
+    assert!(error.underlying().is_some());
 }
 
 #[tokio::test]
@@ -167,6 +171,50 @@ async fn silence_is_a_timeout_with_its_limit() {
     assert_eq!(error.limit().map(|limit| limit.name), Some("dnsTimeoutMS"));
     let error = resolver.srv("mongodb", "cluster.example.com").await.expect_err("silence");
     assert_eq!((error.is_timeout(), error.stage()), (true, Some(Stage::Srv)));
+}
+
+fn srv_without_txt(_: &str, kind: RecordType) -> Result<Vec<RData>, ResponseCode> {
+    let target = Name::from_ascii("db.example.com.").expect("name");
+    if kind == RecordType::SRV { Ok(vec![RData::SRV(SRV::new(0, 5, 27018, target))]) } else { Err(SILENCE) }
+}
+
+#[tokio::test]
+async fn records_that_are_never_answered_are_named() {
+    let server = Server::start(Duration::ZERO, srv_without_txt).await;
+    let resolver = Resolver::new(DnsConfig::Servers(vec![server.address]), Duration::from_millis(300), None);
+    let error = resolver.srv("mongodb", "cluster.example.com").await.expect_err("no TXT");
+    assert_eq!((error.kind(), error.stage()), (ErrorKind::Timeout, Some(Stage::Srv)));
+    assert_eq!(error.limit().map(|limit| limit.name), Some("dnsTimeoutMS"));
+    assert!(error.message().ends_with("DNS did not answer for the TXT records of \"cluster.example.com\""), "{error}");
+    let server = Server::start(Duration::ZERO, |_, _| Err(SILENCE)).await;
+    let resolver = Resolver::new(DnsConfig::Servers(vec![server.address]), Duration::from_millis(300), None);
+    let error = resolver.srv("mongodb", "cluster.example.com").await.expect_err("no answer");
+    let both = "the SRV records of \"_mongodb._tcp.cluster.example.com\" and the TXT records of \"cluster.example.com\"";
+    assert!(error.message().ends_with(both), "{error}");
+}
+
+/// Returns the error of a ping to servers whose names DNS does not answer for.
+async fn ping_without_dns(uri: &str, zone: Zone) -> Error {
+    let server = Server::start(Duration::ZERO, zone).await;
+    let client = crate::Client::builder(uri).expect("string").dns(DnsConfig::Servers(vec![server.address])).build().expect("client");
+    let error = client.database("admin").run_command(bson::doc! { "ping": 1 }).await.expect_err("no answer");
+    client.shutdown().await;
+    error
+}
+
+#[tokio::test]
+async fn deadline_during_a_look_up_says_that_dns_was_being_asked() {
+    let silent: Zone = |_, _| Err(SILENCE);
+    for (uri, zone, limit, what) in [
+        ("mongodb://db.example/?serverSelectionTimeoutMS=300", silent, "serverSelectionTimeoutMS", "the addresses of \"db.example\""),
+        ("mongodb://db.example/?timeoutMS=300", silent, "timeoutMS", "the addresses of \"db.example\""),
+        ("mongodb+srv://a.example.com/?timeoutMS=300", srv_without_txt, "timeoutMS", "the SRV and TXT records of \"a.example.com\""),
+        ("mongodb://db.example/?loadBalanced=true&timeoutMS=300", silent, "timeoutMS", "the addresses of \"db.example\""),
+    ] {
+        let error = ping_without_dns(uri, zone).await;
+        assert!(error.to_string().contains(&format!("DNS is still being asked for {what}")), "{uri}: {error}");
+        assert_eq!(error.limit().map(|limit| limit.name), Some(limit), "{uri}: {error}");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,5 @@
 //! Who gets in, who does not, and what is said then.
 
-use std::error::Error as _;
 use std::time::{Duration, Instant};
 
 use mongolink::bson::doc;
@@ -55,7 +54,7 @@ async fn refusal(builder: ClientBuilder) -> Error {
 fn assert_refused(error: &Error, password: &str) {
     assert_eq!((error.kind(), error.stage()), (ErrorKind::Auth, Some(Stage::Auth)), "{error}");
     assert!(error.host().is_some() && error.address().is_some(), "{error}");
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<Error>()).expect("the server's answer");
+    let cause = error.underlying().and_then(|cause| cause.downcast_ref::<Error>()).expect("the server's answer");
     assert_eq!(cause.code(), Some(18), "{cause}");
     for text in [error.to_string(), format!("{error:?}"), cause.to_string()] {
         assert!(!text.contains(password), "{text}");

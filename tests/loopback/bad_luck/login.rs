@@ -1,6 +1,5 @@
 //! Logins that are refused, or not answered.
 
-use std::error::Error as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -60,7 +59,7 @@ async fn refused_login(user: &str, password: &str, words: &str) -> [Error; 2] {
         let text = fault.to_string();
         assert!(text.contains("Authentication failed.") && text.contains("check user name, password and authSource"), "{text}");
         assert!(!text.contains(password) && !format!("{fault:?}").contains(password), "{fault:?}");
-        let cause = fault.source().and_then(|cause| cause.downcast_ref::<Error>()).expect("the server's refusal");
+        let cause = fault.underlying().and_then(|cause| cause.downcast_ref::<Error>()).expect("the server's refusal");
         assert_eq!((cause.kind(), cause.code()), (ErrorKind::Command, Some(18)));
     }
     guest.end().await;

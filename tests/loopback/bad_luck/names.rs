@@ -50,7 +50,7 @@ async fn name_that_does_not_exist_is_named_with_the_systems_word() {
         let [cause] = fault.causes() else { panic!("DNS said no, and the system was asked second: {fault}") };
         assert!(cause.message().contains("operating system"), "{cause}");
         assert!(fault.to_string().contains(&cause.to_string()), "{fault}");
-        assert!(fault.source().is_some());
+        assert!(fault.underlying().is_some());
     }
     guest.end().await;
 }
@@ -71,7 +71,7 @@ async fn own_resolver_that_fails_is_the_cause() {
     let guest = Guest::of(builder(&host, CALM, "").resolver(PhoneBook::Closed));
     for fault in guest.faults(&host).await {
         assert_told(&fault, ErrorKind::DnsFailed, Stage::Dns, &host, "the phone book is closed");
-        assert_eq!(fault.source().expect("a cause").to_string(), "the phone book is closed");
+        assert_eq!(fault.underlying().expect("a cause").to_string(), "the phone book is closed");
     }
     guest.end().await;
 }

@@ -1,6 +1,5 @@
 //! Servers that refuse, keep silent, close, or say what is no reply.
 
-use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
@@ -34,7 +33,7 @@ async fn refused_connection_names_address_and_cause() {
     for fault in guest.faults(&peer.host()).await {
         assert_told(&fault, ErrorKind::Io(io::ErrorKind::ConnectionRefused), Stage::Tcp, &peer.host(), "refused");
         assert_placed(&fault, peer.address());
-        let cause = fault.source().and_then(|cause| cause.downcast_ref::<io::Error>()).expect("the socket's error");
+        let cause = fault.underlying().and_then(|cause| cause.downcast_ref::<io::Error>()).expect("the socket's error");
         assert_eq!(cause.kind(), io::ErrorKind::ConnectionRefused);
     }
     guest.end().await;
@@ -105,7 +104,7 @@ async fn connection_closed_instead_of_tls_asks_whether_it_is_spoken() {
     for fault in guest.faults(&peer.host()).await {
         assert_told(&fault, ErrorKind::Closed, Stage::Tls, &peer.host(), "does it speak TLS on this port?");
         assert_placed(&fault, peer.address());
-        assert!(fault.source().is_some());
+        assert!(fault.underlying().is_some());
     }
     guest.end().await;
 }
@@ -170,7 +169,7 @@ async fn document_longer_than_its_message_is_refused() {
 async fn document_that_ends_within_a_value_is_refused_with_its_cause() {
     let turn = |heard: &Heard| Turn::Raw(peers::message_of_bytes(heard.request_id, BROKEN_DOCUMENT));
     for fault in faults_in_hello(turn, "is not valid BSON").await {
-        assert!(fault.source().is_some(), "{fault:?}");
+        assert!(fault.underlying().is_some(), "{fault:?}");
     }
 }
 

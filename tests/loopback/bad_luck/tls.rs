@@ -1,6 +1,5 @@
 //! Certificates that don't fit, and peers of which only one speaks TLS.
 
-use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
 
@@ -26,7 +25,7 @@ async fn assert_certificate_refused(ours: &Authority, theirs: &Authority, name: 
     for fault in guest.faults(&peer.host()).await {
         assert_told(&fault, kind, Stage::Tls, &peer.host(), words);
         assert_placed(&fault, peer.address());
-        assert!(fault.source().is_some(), "{fault:?}");
+        assert!(fault.underlying().is_some(), "{fault:?}");
         assert!(fault.labels().is_empty(), "a certificate is no overload: {fault:?}");
     }
     guest.end().await;
@@ -67,7 +66,7 @@ async fn plain_server_that_answers_is_recognised() {
     for fault in guest.faults(&peer.host()).await {
         assert_told(&fault, ErrorKind::Tls, Stage::Tls, &peer.host(), "the server does not speak TLS on this port");
         assert_placed(&fault, peer.address());
-        assert!(fault.source().is_some());
+        assert!(fault.underlying().is_some());
     }
     guest.end().await;
 }
