@@ -53,7 +53,7 @@ pub enum ErrorKind {
     Incompatible,
     /// The server refused the credential, or failed to prove that it knows it.
     Auth,
-    /// The pool was cleared while waiting for a connection, because of the error in the source.
+    /// The pool was cleared while waiting for a connection, because of the error that [`Error::underlying`] returns.
     PoolCleared,
     /// The pool is closed.
     PoolClosed,

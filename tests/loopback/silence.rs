@@ -30,7 +30,7 @@ fn assert_interrupted(error: &Error) {
     assert_eq!(error.kind(), ErrorKind::Interrupted, "{error}");
     assert!(error.labels().is_empty() && error.is_network(), "it was sent: {error:?}");
     assert!(error.may_have_executed(), "{error:?}");
-    let cause = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Error>()).expect("a cause");
+    let cause = error.underlying().and_then(|source| source.downcast_ref::<Error>()).expect("a cause");
     assert_eq!((cause.kind(), cause.limit().map(|limit| limit.name)), (ErrorKind::Silent, Some("SIGN_OF_LIFE_LIMIT")), "{error}");
     assert_eq!(cause.host(), error.host());
 }

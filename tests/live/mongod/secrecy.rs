@@ -88,7 +88,7 @@ async fn logins(set: &ReplicaSet) -> String {
             assert_eq!(outcome.is_ok(), password == user.password, "{outcome:?}");
             shown.push_str(&format!("{outcome:?} {client:?} {:?}\n", client.options()));
             if let Err(error) = &outcome {
-                shown.push_str(&format!("{error} {:?}\n", std::error::Error::source(error)));
+                shown.push_str(&format!("{error} {:?}\n", error.underlying()));
             }
             client.shutdown().await;
             shown.push_str(&format!("{} {:?}\n", client.topology(), client.topology()));
