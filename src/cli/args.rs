@@ -65,7 +65,7 @@ pub(super) struct RunArguments {
     /// URI is the connection string, @FILE or -; two arguments are DATABASE and COMMAND_JSON, and MONGOLINK_URI is the
     /// connection string. COMMAND_JSON is Extended JSON, such as '{"find": "people", "filter": {}}'; its first key is the
     /// command's name.
-    #[arg(required = true, num_args = 2..=3, value_name = "[URI] DATABASE COMMAND_JSON")]
+    #[arg(required = true, num_args = 1..=3, value_name = "URI, DATABASE, COMMAND_JSON")]
     pub(super) positionals: Vec<String>,
     /// Where a read may go: primary, primaryPreferred, secondary, secondaryPreferred or nearest; the connection string's
     /// read preference is not used.

@@ -122,7 +122,7 @@ impl Given {
                     secrets.into_iter().any(Option::is_some)
                 }
                 // What can't be read may have one.
-                Err(_) => self.text.contains('@') || self.text.contains('='),
+                Err(_) => self.text.split_once("://").map_or(&**self.text, |(_, rest)| rest).contains([':', '@', '=', '%']),
             }
     }
 }
@@ -202,7 +202,7 @@ mod tests {
         };
         assert!(exposed(Some("mongodb://u:p@h/"), None));
         assert!(exposed(Some("mongodb://h/?tls=true&tlsCertificateKeyFilePassword=x"), None));
-        assert!(exposed(Some("mongodb:/u:p@h/"), None));
+        assert!(exposed(Some("mongodb:/u:p@h/"), None) && exposed(Some("mongodb://u:p%40h/"), None));
         assert!(!exposed(Some("mongodb://u@h/"), None));
         assert!(!exposed(Some("mongodb://h/?tls=true"), None));
         assert!(!exposed(None, Some("mongodb://u:p@h/")));

@@ -162,6 +162,17 @@ mod tests {
     }
 
     #[test]
+    fn address_is_no_target() {
+        for (host, target) in
+            [("cluster.example.com", "10.0.0.1"), ("a.0.0.1", "127.0.0.1"), ("a.0.1", "127.1."), ("cluster.example.com", "db.0x7f")]
+        {
+            assert!(seeds(host, &answer(&[target])).is_err(), "{host} {target}");
+        }
+        let error = refusal("cluster.example.com", "10.0.0.1");
+        assert!(error.message().ends_with("is not a name"), "{error}");
+    }
+
+    #[test]
     fn target_that_is_the_short_name_itself_is_refused() {
         for host in ["localhost", "mongo.local"] {
             assert_eq!(refusal(host, host).kind(), ErrorKind::DnsRule);

@@ -171,9 +171,7 @@ fn read_host(text: &str) -> Result<HostKey, Error> {
 fn decode_host(text: &str) -> Result<Zeroizing<String>, Error> {
     let host = decode(text).map_err(|why| invalid_host(format!("host {} {why}; a zone id follows %25", shown(text))))?;
     if !host.contains('/') && holds(&host, is_at_sign) {
-        return Err(invalid_host(format!(
-            "a host has an '@' that is percent-encoded, or no ASCII '@': the one between user information and hosts is written as it is; {ENCODE}"
-        )));
+        return Err(unquoted(ErrorKind::InvalidHost));
     }
     Ok(host)
 }
@@ -308,5 +306,7 @@ fn invalid_host(message: impl Into<String>) -> Error {
 
 /// Makes the error of a host that is not shown, because there is an `@` in it or behind it.
 fn unquoted(kind: ErrorKind) -> Error {
-    Error::new(kind, format!("a host can't be read, and there is an '@' in it or behind it: {ENCODE}")).at(Stage::Uri)
+    let text =
+        "a host can't be read, and there is an '@' in it or behind it: the '@' between user information and hosts is written as it is";
+    Error::new(kind, format!("{text}; {ENCODE}")).at(Stage::Uri)
 }
