@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[derive(Debug)]
-    struct Wrapped(&'static str, Option<Box<Wrapped>>);
+    struct Wrapped(&'static str, Option<Box<Self>>);
 
     impl std::fmt::Display for Wrapped {
         fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
