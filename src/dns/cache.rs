@@ -209,11 +209,6 @@ impl Cache {
         }
     }
 
-    /// Tells whether a name is being asked for, and has no earlier answer.
-    pub fn awaits_first(&self, name: &str) -> bool {
-        matches!(self.entries.get(name).map(|entry| &entry.state), Some(State::Asking { last: None, .. }))
-    }
-
     /// A timer may have run out.
     pub fn handle_timeout(&mut self, now: Instant) {
         let asking: Vec<String> = self.asking.iter().cloned().collect();

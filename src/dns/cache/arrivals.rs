@@ -8,6 +8,11 @@ use std::time::Instant;
 use super::{Answer, Cache, State, Verdict};
 
 impl Cache {
+    /// Tells whether a name is being asked for, and has no earlier answer.
+    pub fn awaits_first(&self, name: &str) -> bool {
+        matches!(self.entries.get(name).map(|entry| &entry.state), Some(State::Asking { last: None, .. }))
+    }
+
     /// Counts how many times addresses have arrived, for any name.
     pub fn arrivals(&self) -> u64 {
         self.arrivals
