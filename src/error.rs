@@ -270,8 +270,7 @@ impl Error {
     #[must_use]
     pub(crate) fn adding(mut self, text: &str) -> Self {
         let facts = self.facts();
-        facts.message.push_str(": ");
-        facts.message.push_str(text);
+        facts.message = cut(format!("{}: {text}", facts.message), ERROR_MESSAGE_SIZE_MAX);
         self
     }
 
@@ -403,7 +402,7 @@ mod tests {
         key[last] = 0xff;
         let raw = bson::RawDocument::from_bytes(&key).expect("framed");
         let malformed = raw.iter().find_map(|element| element.err()).map(Error::from).expect("no UTF-8");
-        let cause = format!("{:?}", StdError::source(&malformed).expect("the cause"));
+        let cause = format!("{:?}", malformed.underlying().expect("the cause"));
         assert!(cause.len() <= 3 * ERROR_MESSAGE_SIZE_MAX, "{} bytes", cause.len());
     }
 
