@@ -35,7 +35,10 @@ impl Reply {
         Self { body, host }
     }
 
-    /// Returns the document.
+    /// Returns the document, of which nothing but the frame has been looked at.
+    ///
+    /// It may nest to any depth: [`deserialize`](Self::deserialize) reads it without recursion or refuses it, while the
+    /// conversion of a `RawDocument` into a `Document` recurses.
     pub fn document(&self) -> &RawDocument {
         // The wire layer has checked length and terminator.
         RawDocument::from_bytes(&self.body).expect("checked when it was read")

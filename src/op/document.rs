@@ -105,3 +105,70 @@ fn unreadable(outer: &[Open<'_>], open: &Open<'_>, key: &str, error: bson::error
     let why = error.message.clone().unwrap_or_else(|| error.kind.to_string());
     Error::new(ErrorKind::Bson, format!("the field {path:?} can't be read: {why}")).because(error)
 }
+
+#[cfg(test)]
+mod tests {
+    use bson::raw::cstr;
+    use bson::spec::BinarySubtype;
+    use bson::{Binary, DateTime, Decimal128, RawDocumentBuf, Regex, Timestamp, doc, oid::ObjectId, rawdoc};
+    use rand::{RngExt, SeedableRng};
+
+    use super::*;
+
+    fn every_type() -> Document {
+        doc! {
+            "double": 1.5, "string": "text", "document": { "a": { "": [] } }, "array": [1, ["b", { "c": Bson::Null }]],
+            "binary": Bson::Binary(Binary { subtype: BinarySubtype::BinaryOld, bytes: vec![1, 2, 3] }),
+            "oid": ObjectId::from_bytes([1; 12]), "true": true, "date": DateTime::from_millis(1), "undefined": Bson::Undefined,
+            "regex": Bson::RegularExpression(Regex { pattern: cstr!("a").to_owned(), options: cstr!("i").to_owned() }),
+            "code": Bson::JavaScriptCode("x".into()), "symbol": Bson::Symbol("s".into()), "int32": 1, "int64": 1_i64,
+            "scope": JavaScriptCodeWithScope { code: "f()".into(), scope: doc! { "a": [{ "b": 1 }] } },
+            "time": Timestamp { time: 2, increment: 1 }, "decimal": Decimal128::from_bytes([0; 16]), "min": Bson::MinKey, "max": Bson::MaxKey,
+        }
+    }
+
+    #[test]
+    fn every_type_is_read() {
+        let document = every_type();
+        let raw = RawDocumentBuf::try_from(&document).expect("encoded");
+        assert_eq!(read(&raw).expect("readable"), document);
+    }
+
+    /// What the reader of the `bson` crate makes of the same bytes is the model.
+    #[test]
+    fn random_changes_are_read_or_refused_as_the_crate_does() {
+        let mut random = rand::rngs::SmallRng::seed_from_u64(5);
+        let plain = RawDocumentBuf::try_from(&every_type()).expect("encoded").into_bytes();
+        let mut refused = 0;
+        for _ in 0..20_000 {
+            let mut bytes = plain.clone();
+            for _ in 0..random.random_range(1..4) {
+                let place = random.random_range(4..bytes.len() - 1);
+                bytes[place] = random.random();
+            }
+            let raw = RawDocument::from_bytes(&bytes).expect("framed");
+            match (read(raw), Document::try_from(raw)) {
+                // NaN is not equal to itself.
+                (Ok(own), Ok(model)) => assert_eq!(format!("{own:?}"), format!("{model:?}")),
+                (Err(own), Err(_)) => {
+                    refused += 1;
+                    assert!(own.kind() == ErrorKind::Bson && own.message().starts_with("the field"), "{own}");
+                }
+                (own, model) => panic!("{own:?} {model:?} of {bytes:?}"),
+            }
+        }
+        assert!((1000..19_000).contains(&refused), "{refused}");
+    }
+
+    #[test]
+    fn long_paths_are_cut() {
+        let key = "k".repeat(1000);
+        let mut inner = rawdoc! { "x": "QQ" }.into_bytes();
+        let place = inner.len() - 4;
+        inner[place] = 0xff;
+        let mut outer = RawDocumentBuf::new();
+        outer.append(<&bson::raw::CStr>::try_from(key.as_str()).expect("no zero"), RawDocumentBuf::from_bytes(inner).expect("framed"));
+        let error = read(&outer).expect_err("not UTF-8");
+        assert!(error.to_string().len() < 400, "{error}");
+    }
+}
