@@ -294,6 +294,7 @@ impl World {
                 }
             }
             Err(error) => {
+                super::invariants::sent_is_not_repeated(id, &error);
                 self.fault(c, &host, Fault::new(error.clone(), lease.generation).of_service(service));
                 Err(error)
             }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mongolink::options::MIN_HEARTBEAT_FREQUENCY;
 use mongolink::pool::{Lease, WaiterId};
 use mongolink::topology::{ServerType, TopologyDescription};
-use mongolink::{HostKey, PoolStats};
+use mongolink::{Error, HostKey, PoolStats};
 
 /// Is a broken invariant; the run ends with it.
 #[derive(Debug)]
@@ -348,6 +348,13 @@ pub(crate) fn nothing_is_left(client: usize, left: &[String]) {
 pub(crate) fn call_ends_in_time(client: usize, call: u64, late: Duration) {
     if late > Duration::ZERO {
         violated("call_ends_in_time", format!("client {client}: call {call} goes on {late:?} past its deadline"));
+    }
+}
+
+/// A command that was sent, and has no reply, may have been executed: no label says that it can be repeated.
+pub(crate) fn sent_is_not_repeated(call: u64, error: &Error) {
+    if error.has_label("RetryableError") || error.is_retryable() {
+        violated("sent_is_not_repeated", format!("call {call} was sent, and may be repeated after: {error}"));
     }
 }
 
