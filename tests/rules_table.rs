@@ -1,11 +1,11 @@
-//! Is the table of rules and tests true?
+//! Are the tables of rules and tests true?
 //!
-//! Every test that `tests/spec/RULES.md` names must be there, and every rule must name one. What a test shows is not
-//! decided here.
+//! Every test that `tests/spec/RULES.md` or `docs/threat-model.md` names must be there, and every rule must name one. What a
+//! test shows is not decided here.
 
 use std::path::Path;
 
-/// The parts of the table, one for each specification.
+/// The parts of the table of rules, one for each specification.
 const PARTS: &[&str] = &[
     "SDAM",
     "server-monitoring",
@@ -26,16 +26,24 @@ const MAY_BE_PENDING: bool = false;
 /// How many lines above a function its attribute may be.
 const ATTRIBUTE_LINES_MAX: usize = 4;
 
+/// The parts of the threat model, one for each attacker, and what is not defended.
+const ATTACKERS: &[&str] = &["The server", "The network", "Input of users", "A neighbour on the machine", "What is not defended"];
+
 #[test]
 fn every_rule_names_tests_that_exist() {
+    check("tests/spec/RULES.md", PARTS);
+    check("docs/threat-model.md", ATTACKERS);
+}
+
+fn check(page: &str, parts: &[&str]) {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let table = std::fs::read_to_string(project.join("tests/spec/RULES.md")).expect("the table");
+    let table = std::fs::read_to_string(project.join(page)).expect("the page");
     // The packed crate is without the tests on real servers.
     let is_packed = |path: &str| path.starts_with("tests/live/") && !project.join("tests/live").is_dir();
     let faults = faults(&table, MAY_BE_PENDING, |path| if is_packed(path) { Source::Absent } else { Source::of(&project.join(path)) });
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
     let headings: Vec<&str> = table.lines().filter_map(|line| line.strip_prefix("## ")).collect();
-    assert_eq!(headings, PARTS);
+    assert_eq!(headings, parts);
 }
 
 #[test]
