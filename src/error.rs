@@ -11,6 +11,7 @@ use crate::host::{Address, HostKey};
 
 mod execution;
 mod kind;
+mod size;
 mod text;
 
 pub(crate) use execution::{Execution, RETRYABLE_ERROR};

@@ -28,6 +28,7 @@ pub mod handshake;
 pub mod host;
 #[doc(hidden)]
 pub mod io;
+mod note;
 #[doc(hidden)]
 pub mod op;
 #[doc(hidden)]
@@ -71,7 +72,7 @@ pub use handshake::{DriverInfo, HelloReply, TopologyVersion, UnusableHost};
 pub use host::{Address, DEFAULT_PORT, Host, HostKey};
 pub use io::clock::BootClock;
 pub use io::dial::StageReport;
-pub use io::events::{EVENT_DOCUMENT_SIZE_MAX, EVENTS_MAX, Event};
+pub use io::events::{EVENT_DOCUMENT_SIZE_MAX, EVENTS_BYTES_MAX, EVENTS_MAX, Event};
 pub use io::resolver::{DnsConfig, Resolve, ResolveFuture};
 #[cfg(feature = "sandbox")]
 pub use io::sandbox::{Sandbox, SandboxBuilder};

@@ -97,6 +97,9 @@ pub struct ClientOptions {
     pub max_idle_time: Option<Duration>,
     /// `waitQueueTimeoutMS`: limit of the time in the wait queue; 0, the default, for none.
     pub wait_queue_timeout: Option<Duration>,
+    /// How long the late reply of an abandoned command is awaited before its connection is closed; default 10 s, 0 closes it
+    /// at once.
+    pub drain_limit: Option<Duration>,
 
     /// `readPreference`, `readPreferenceTags` and `maxStalenessSeconds`.
     pub read_preference: Option<ReadPreference>,
@@ -269,6 +272,11 @@ impl ClientOptions {
     /// Returns the effective `waitQueueTimeoutMS`; `None` for no limit.
     pub fn wait_queue_timeout_or_default(&self) -> Option<Duration> {
         limit(self.wait_queue_timeout, None)
+    }
+
+    /// Returns how long a late reply is awaited.
+    pub fn drain_limit_or_default(&self) -> Duration {
+        self.drain_limit.unwrap_or(Duration::from_secs(10))
     }
 
     /// Returns how many characters of a document are logged, given the value of [`LOG_LENGTH_VARIABLE`]; code beats that.

@@ -394,17 +394,19 @@ fn telling(kind: ErrorKind) -> u8 {
         ErrorKind::Certificate | ErrorKind::CertificateName | ErrorKind::CertificateExpired | ErrorKind::CertificateUnknownIssuer
     );
     if certificate {
-        5
+        6
     } else if kind == ErrorKind::Tls {
-        4
+        5
     } else if matches!(kind, ErrorKind::Closed | ErrorKind::Io(Io::ConnectionReset)) {
-        3
+        4
     } else if kind == ErrorKind::Io(Io::ConnectionRefused) {
-        2
+        3
     } else if matches!(kind, ErrorKind::Timeout | ErrorKind::Io(Io::TimedOut)) {
-        1
-    } else {
+        2
+    } else if kind == ErrorKind::LocalResources {
         0
+    } else {
+        1
     }
 }
 

@@ -234,6 +234,7 @@ fn symptom(error: &Error, tls: bool) -> Option<Symptom> {
         | ErrorKind::PoolCleared
         | ErrorKind::PoolClosed
         | ErrorKind::TooManyWaiters
+        | ErrorKind::LocalResources
         | ErrorKind::ServerSelection
         | ErrorKind::Interrupted
         | ErrorKind::Silent

@@ -119,6 +119,9 @@ impl ClientBuilder {
         max_idle_time: Duration;
         /// Sets `waitQueueTimeoutMS`; zero for no limit.
         wait_queue_timeout: Duration;
+        /// Sets how long the late reply of an abandoned command is awaited before its connection is closed. A full pool in which
+        /// callers wait closes it sooner, after four average round trips and at least 50 ms.
+        drain_limit: Duration;
         /// Sets the default read preference, which generic commands don't inherit.
         read_preference: ReadPreference;
         /// Sets `tls`.
@@ -154,8 +157,9 @@ impl ClientBuilder {
     /// Brings a selector of one's own: of the servers that suit a call it keeps those that may have it, and of these the
     /// nearest are used (server-selection, "Filter suitable servers by calling the server selector").
     ///
-    /// It is asked for every call but those that belong to one server, and not behind a load balancer. It is called often,
-    /// with locks of the client held: it has to be quick, and must not use the client.
+    /// It is asked for every call but those that belong to one server, and not behind a load balancer. It is called often and
+    /// has to be quick. It runs in the calls themselves, without a lock of the client held. A call for which it keeps no server
+    /// asks it again when the description of the servers has changed.
     ///
     /// ```
     /// # fn example() -> mongolink::Result<()> {

@@ -46,7 +46,7 @@ impl Inner {
         let mut desk = self.desks.own();
         if desk.epoch != epoch {
             desk.epoch = epoch;
-            desk.route = self.running().map(|cluster| {
+            desk.route = self.open().map(|cluster| {
                 // Threads choose apart from each other.
                 desk.draws = SmallRng::seed_from_u64(cluster.draw()).next_u64();
                 let snapshot = cluster.snapshot();

@@ -19,6 +19,7 @@ mod running;
 mod watch;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use builder::ClientBuilder;
 pub use call::Reply;
@@ -182,7 +183,16 @@ impl Client {
     /// Calls that wait for a server or a connection, and later ones, are refused; a command that has been sent may still get
     /// its reply.
     pub async fn shutdown(&self) {
-        self.inner().shutdown().await;
+        self.shutdown_within(Duration::ZERO).await;
+    }
+
+    /// Ends the client gracefully: new calls are refused at once, calls under way get the grace to end, and then everything ends
+    /// as with [`shutdown`](Self::shutdown).
+    ///
+    /// Open cursors may be read on during the grace, and are killed on the server when they are dropped. Returns as soon as no
+    /// call is under way.
+    pub async fn shutdown_within(&self, grace: Duration) {
+        self.inner().shutdown(grace).await;
     }
 }
 

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use std::task::{self, Context, Poll};
 use std::time::Instant;
 
-use super::call::{Call, Outcome};
+use super::call::{Call, InSession, Outcome};
 use super::exchange::Exchange;
-use super::running::Inner;
+use super::running::{Entry, Inner};
 use crate::error::{Error, ErrorKind, Execution, Result, Stage};
 use crate::io::clock;
 use crate::io::log;
@@ -138,7 +138,11 @@ impl Run {
         let found = match inner.select_now(criteria, now) {
             Ok(Some(selected)) => Ok(selected),
             Ok(None) => {
-                let later = select_and_check_out(Arc::clone(inner), command_name(body).to_owned(), Arc::clone(criteria), deadline);
+                let entry = match self.call.session {
+                    InSession::Cursor(_) | InSession::None => Entry::Continued,
+                    InSession::Implicit => Entry::New,
+                };
+                let later = select_and_check_out(Arc::clone(inner), command_name(body).to_owned(), Arc::clone(criteria), deadline, entry);
                 self.step = Step::Waiting(Lending::Boxed(Box::pin(later)), deadline.map(Box::new));
                 return Ok(());
             }
@@ -234,8 +238,14 @@ pub(super) fn check_out(
 }
 
 /// Waits for a server, then for a connection.
-async fn select_and_check_out(inner: Arc<Inner>, operation: String, criteria: Arc<Criteria>, deadline: Option<Deadline>) -> Result<Conn> {
-    let found = inner.select_later(&operation, &criteria, deadline).await;
+async fn select_and_check_out(
+    inner: Arc<Inner>,
+    operation: String,
+    criteria: Arc<Criteria>,
+    deadline: Option<Deadline>,
+    entry: Entry,
+) -> Result<Conn> {
+    let found = inner.select_later(&operation, &criteria, deadline, entry).await;
     if log::wants_selections() {
         inner.log_selection(&operation, &criteria, &found);
     }

@@ -66,8 +66,19 @@ enum State {
     Starting { done: watch::Receiver<Started>, tasks: Arc<Tasks> },
     /// In use.
     Running(Arc<Cluster>),
+    /// Shutting down: calls under way and open cursors go on, new calls are refused.
+    Closing(Arc<Cluster>),
     /// Shut down for good; what is left of it may still be ending.
     Ended(Option<Arc<Cluster>>),
+}
+
+/// Says whether a call may use a client that is shutting down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// It is a new call.
+    New,
+    /// It belongs to an open cursor, or to the shutdown itself.
+    Continued,
 }
 
 /// The outcome of a start, once there is one.
@@ -108,11 +119,12 @@ impl Inner {
         operation: &str,
         criteria: &Arc<Criteria>,
         deadline: Option<Deadline>,
+        entry: Entry,
     ) -> Result<Selected> {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(no_runtime());
         }
-        let started = within(deadline, Stage::Selection, self.cluster()).await;
+        let started = within(deadline, Stage::Selection, self.cluster_for(entry)).await;
         let cluster = started.map_err(|error| match &self.options.srv {
             // Starting waits for nothing else as long.
             Some(name) if error.kind() == ErrorKind::Timeout && error.stage() == Some(Stage::Selection) => {
@@ -134,24 +146,36 @@ impl Inner {
     /// # Errors
     /// Those of starting; the next call tries again.
     pub(super) async fn cluster(self: &Arc<Self>) -> Result<Arc<Cluster>> {
-        let mut done = {
+        self.cluster_for(Entry::New).await
+    }
+
+    async fn cluster_for(self: &Arc<Self>, entry: Entry) -> Result<Arc<Cluster>> {
+        let (mut done, lost) = {
             let mut state = self.state_mut();
             match &*state {
                 State::Ended(_) => return Err(shut_down()),
+                State::Closing(cluster) if entry == Entry::Continued => return Ok(Arc::clone(cluster)),
+                State::Closing(_) => return Err(shutting_down()),
                 State::Running(cluster) if cluster.tasks().is_alive() => return Ok(Arc::clone(cluster)),
-                State::Starting { done, tasks } if tasks.is_alive() => done.clone(),
+                State::Starting { done, tasks } if tasks.is_alive() => (done.clone(), None),
                 State::Running(_) | State::Starting { .. } | State::Resting => {
                     let (tasks, done) = self.begin()?;
-                    *state = State::Starting { done: done.clone(), tasks };
-                    done
+                    let before = std::mem::replace(&mut *state, State::Starting { done: done.clone(), tasks });
+                    (done, Some(before))
                 }
             }
         };
+        if let Some(State::Running(lost)) = lost {
+            // Its sockets belong to a runtime that has ended.
+            self.clear_desks();
+            lost.abandon();
+        }
         let started = done.wait_for(Option::is_some).await.map(|started| started.clone());
         match started {
             Ok(Some(started)) => started,
             Ok(None) | Err(_) => {
-                Err(Error::new(ErrorKind::Shutdown, "the runtime ended while the client was starting").at(Stage::Selection))
+                let text = "the client's start was ended: its runtime has ended, or its task has panicked";
+                Err(Error::new(ErrorKind::Shutdown, text).at(Stage::Selection))
             }
         }
     }
@@ -178,7 +202,7 @@ impl Inner {
         let (now, selected) = match self.select_now(&self.primary, now)? {
             Some(selected) => (selected_at(&selected, false, now), selected),
             None => {
-                let selected = Box::pin(self.select_later("warm_up", &self.primary, deadline)).await?;
+                let selected = Box::pin(self.select_later("warm_up", &self.primary, deadline, Entry::New)).await?;
                 (clock::now(), selected)
             }
         };
@@ -188,8 +212,10 @@ impl Inner {
         }
     }
 
-    pub(super) async fn shutdown(self: &Arc<Self>) {
-        if matches!(&*self.state(), State::Running(_)) {
+    /// Refuses new calls, lets those under way end for as long as the grace allows, and ends everything.
+    pub(super) async fn shutdown(self: &Arc<Self>, grace: Duration) {
+        if let Some(cluster) = self.close() {
+            cluster.come_to_rest(grace).await;
             self.end_sessions().await;
         }
         // Kept in the state until it is done, so that a second call waits for the same end.
@@ -197,6 +223,7 @@ impl Inner {
             cluster.shutdown().await;
             *self.state_mut() = State::Ended(None);
         }
+        self.events.close();
     }
 
     /// Ends all tasks at once, without a word to the servers.
@@ -204,6 +231,22 @@ impl Inner {
         if let Some(cluster) = self.end() {
             cluster.abort();
         }
+        self.events.close();
+    }
+
+    /// Refuses new calls from now on; returns what runs, unless its runtime has ended: then there is nothing to wait for.
+    fn close(&self) -> Option<Arc<Cluster>> {
+        let cluster = {
+            let mut state = self.state_mut();
+            let cluster = match &*state {
+                State::Running(cluster) | State::Closing(cluster) if cluster.tasks().is_alive() => Arc::clone(cluster),
+                State::Running(_) | State::Closing(_) | State::Resting | State::Starting { .. } | State::Ended(_) => return None,
+            };
+            *state = State::Closing(Arc::clone(&cluster));
+            cluster
+        };
+        self.clear_desks();
+        Some(cluster)
     }
 
     /// Lets nobody in any more, and returns what is to be ended.
@@ -215,7 +258,7 @@ impl Inner {
                 tasks.abort();
                 None
             }
-            State::Running(cluster) => Some(Arc::clone(cluster)),
+            State::Running(cluster) | State::Closing(cluster) => Some(Arc::clone(cluster)),
             State::Ended(cluster) => cluster.clone(),
         };
         *state = State::Ended(cluster.clone());
@@ -231,9 +274,18 @@ impl Inner {
         }
     }
 
-    pub(super) fn running(&self) -> Option<Arc<Cluster>> {
+    /// Returns what runs, if new calls may use it.
+    pub(super) fn open(&self) -> Option<Arc<Cluster>> {
         match &*self.state() {
             State::Running(cluster) => Some(Arc::clone(cluster)),
+            State::Closing(_) | State::Resting | State::Starting { .. } | State::Ended(_) => None,
+        }
+    }
+
+    /// Returns what runs.
+    pub(super) fn running(&self) -> Option<Arc<Cluster>> {
+        match &*self.state() {
+            State::Running(cluster) | State::Closing(cluster) => Some(Arc::clone(cluster)),
             State::Resting | State::Starting { .. } | State::Ended(_) => None,
         }
     }
@@ -275,7 +327,7 @@ impl Inner {
     }
 
     async fn start(&self, tasks: Arc<Tasks>) -> Result<Arc<Cluster>> {
-        let monitors = Arc::new(Tasks::new().ok_or_else(no_runtime)?);
+        let monitors = Arc::new(tasks.sibling().ok_or_else(no_runtime)?);
         let resolver = Resolver::new(self.extras.dns.clone(), self.options.dns_timeout_or_default(), self.extras.resolve.clone());
         let seed = random_seed()?;
         let SeedList { options, warnings, ttl, .. } = resolve_seeds((*self.options).clone(), &resolver, seed).await?;
@@ -345,6 +397,10 @@ async fn load_tls(options: &Arc<ClientOptions>) -> Result<TlsConnector> {
     #[allow(clippy::disallowed_methods, reason = "ends by itself, and is awaited here")]
     let loaded = tokio::task::spawn_blocking(move || TlsConnector::load(&options)).await;
     loaded.map_err(|error| Error::new(ErrorKind::Shutdown, "the runtime ends").at(Stage::Tls).because(error))?
+}
+
+fn shutting_down() -> Error {
+    Error::new(ErrorKind::Shutdown, "the client is shutting down, and takes no new calls").at(Stage::Selection)
 }
 
 fn shut_down() -> Error {

@@ -9,7 +9,7 @@ use crate::io::topology::Cluster;
 use crate::topology::{TopologyDescription, TopologyEvent};
 use futures_util::{Stream, StreamExt, stream};
 
-/// Is a stream of a client's events; ends with the client, or when it has been shut down.
+/// A stream of a client's events. It ends when the client is shut down or dropped, and at once if that has happened already.
 pub struct Events(Option<Listener>);
 
 /// Is a stream of what is known of the servers: the present state first, then the newest after each change.
@@ -32,12 +32,12 @@ impl TopologyWatch {
     pub(super) fn new(cluster: &Arc<Cluster>) -> Self {
         let mut receiver = cluster.subscribe();
         receiver.mark_changed();
-        let snapshots = stream::unfold(receiver, |mut receiver| async move {
+        let descriptions = stream::unfold(receiver, |mut receiver| async move {
             receiver.changed().await.ok()?;
-            let description = Arc::clone(&receiver.borrow_and_update().description);
+            let description = Arc::clone(&receiver.borrow_and_update());
             Some((description, receiver))
         });
-        Self(Box::pin(snapshots.fuse()))
+        Self(Box::pin(descriptions.fuse()))
     }
 
     /// Waits for the next state.

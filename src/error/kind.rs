@@ -31,6 +31,8 @@ pub enum ErrorKind {
     DnsRule,
     /// A socket could not be opened, or failed.
     Io(std::io::ErrorKind),
+    /// This process or machine ran out of what a connection needs: file descriptors, memory, ports.
+    LocalResources,
     /// The peer closed the connection.
     Closed,
     /// A timer ran out; [`Error::limit`] names it.

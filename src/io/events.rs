@@ -3,6 +3,11 @@
 //! Each listener has a queue: a writer puts an event at its end, a reader takes many at once, so that it seldom
 //! meets the writers. The queues are bounded: whoever reads too slowly is told how many events were missed, and nobody waits
 //! for a reader. Without listeners no event is made. What of it is logged is decided in `log`.
+//!
+//! Events are queued under the lock of the machine that decides on them, so that their order is that of its decisions. What is
+//! foreign runs after that lock was released ([`Told`]): wakers of readers, and the log's subscribers.
+
+mod size;
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -13,8 +18,10 @@ use std::task::{Context, Poll, Waker, ready};
 use tokio::task::coop;
 
 use super::log::{self, CheckedOn, Subject};
+use super::outbox::{Line, Outbox};
 use super::stripes::Apart;
 use crate::host::HostKey;
+use crate::note::Note;
 use crate::op::CommandEvent;
 use crate::pool::PoolEvent;
 use crate::topology::{MonitorEvent, TopologyEvent};
@@ -48,6 +55,10 @@ pub enum Event {
 /// How many events wait for a slow reader, those that it has taken out of its queue included.
 pub const EVENTS_MAX: usize = 4096;
 
+/// How many bytes of events wait for a slow reader, those that it has taken out of its queue included: a listener that is
+/// never read must not cost more.
+pub const EVENTS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 /// How many are taken out at once.
 const TAKEN_MAX: usize = EVENTS_MAX / 8;
 
@@ -71,7 +82,7 @@ pub(crate) struct Listener {
     hall: Arc<Hall>,
     id: u64,
     /// What was taken out of its queue, and is not read yet.
-    taken: VecDeque<Held>,
+    taken: VecDeque<Kept>,
 }
 
 /// Is what all hubs of a client share.
@@ -84,6 +95,7 @@ struct Hall {
     /// How many listen: asked at every step of every command, and therefore not behind the lock.
     listeners: AtomicUsize,
     queues: Apart<Mutex<Queues>>,
+    outbox: Outbox,
 }
 
 #[derive(Debug, Default)]
@@ -98,11 +110,39 @@ struct Queues {
 #[derive(Debug)]
 struct Queue {
     id: u64,
-    events: VecDeque<Held>,
+    events: VecDeque<Kept>,
+    /// The bytes of what waits.
+    queued_bytes: usize,
+    /// The bytes of what its reader has taken out last.
+    taken_bytes: usize,
     /// How many were dropped before the first that waits.
     missed: u64,
     /// Who waits for the next.
     reader: Option<Waker>,
+}
+
+/// An event that waits, and its size.
+#[derive(Debug)]
+struct Kept {
+    event: Held,
+    size_bytes: usize,
+}
+
+/// What somebody wants to know of a machine's work.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    is_heard: bool,
+    is_logged: bool,
+}
+
+/// What is left to do for events that were queued, when no lock is held any more.
+#[derive(Debug, Default)]
+#[must_use]
+pub(crate) struct Told {
+    reader: Option<Waker>,
+    readers: Vec<Waker>,
+    dropped: Vec<Kept>,
+    is_logged: bool,
 }
 
 /// Is an event that waits: mostly for one listener only, and then it is not shared.
@@ -110,6 +150,13 @@ struct Queue {
 enum Held {
     Own(Event),
     Shared(Arc<Event>),
+}
+
+impl Wanted {
+    #[inline]
+    pub(crate) fn any(self) -> bool {
+        self.is_heard || self.is_logged
+    }
 }
 
 impl EventHub {
@@ -132,7 +179,7 @@ impl EventHub {
         let mut queues = hall.lock();
         let id = queues.next_id;
         queues.next_id += 1;
-        queues.all.push(Queue { id, events: VecDeque::new(), missed: 0, reader: None });
+        queues.all.push(Queue { id, events: VecDeque::new(), queued_bytes: 0, taken_bytes: 0, missed: 0, reader: None });
         hall.listeners.store(queues.all.len(), Ordering::Relaxed);
         drop(queues);
         Listener { hall, id, taken: VecDeque::new() }
@@ -141,43 +188,94 @@ impl EventHub {
     #[inline]
     pub(crate) fn send(&self, make: impl FnOnce() -> Event) {
         if self.wanted() {
-            self.hall().tell([make()].into_iter());
+            let mut told = Told::default();
+            self.hall().tell([make()].into_iter(), &mut told);
+            self.finish(told);
         }
     }
 
-    /// Tells whether anybody wants to know what happens in a pool.
+    /// Asks who wants to know what happens in a pool. Asks the log's subscribers, and must not be called under a lock.
     #[inline]
-    pub(crate) fn pools_wanted(&self) -> bool {
-        self.wanted() || log::wants_pools()
+    pub(crate) fn pools_wanted(&self) -> Wanted {
+        Wanted { is_heard: self.wanted(), is_logged: log::wants_pools() }
     }
 
-    pub(crate) fn topology(&self, event: TopologyEvent) {
-        self.subject.topology(&event);
-        self.send(|| Event::Topology(event));
+    /// Asks who wants to know what happens to the topology. Must not be called under a lock.
+    pub(crate) fn topology_wanted(&self) -> Wanted {
+        Wanted { is_heard: self.wanted(), is_logged: log::wants_topology() }
     }
 
+    /// Queues an event of the topology.
+    pub(crate) fn topology(&self, event: TopologyEvent, wanted: Wanted, told: &mut Told) {
+        if wanted.is_logged {
+            told.is_logged = true;
+            self.hall().outbox.push(Line::Topology(self.subject, event.clone()));
+        }
+        if wanted.is_heard {
+            self.hall().tell([Event::Topology(event)].into_iter(), told);
+        }
+    }
+
+    /// Tells of a check. Must not be called under a lock.
     pub(crate) fn heartbeat(&self, host: &HostKey, on: &CheckedOn, event: MonitorEvent) {
-        self.subject.heartbeat(host, on, &event);
-        self.send(|| Event::Heartbeat { host: host.clone(), event });
+        let mut told = Told { is_logged: log::wants_topology(), ..Told::default() };
+        if told.is_logged {
+            self.hall().outbox.push(Line::Heartbeat(self.subject, host.clone(), on.clone(), event.clone()));
+        }
+        if self.wanted() {
+            self.hall().tell([Event::Heartbeat { host: host.clone(), event }].into_iter(), &mut told);
+        }
+        self.finish(told);
     }
 
-    pub(crate) fn pool(&self, host: &HostKey, event: PoolEvent) {
-        self.pools(host, [event]);
-    }
-
-    /// Tells several; in one go if none of them is logged, for a log may take its time.
+    /// Queues events of a pool.
     #[inline]
-    pub(crate) fn pools(&self, host: &HostKey, events: impl IntoIterator<Item = PoolEvent>) {
+    pub(crate) fn pools(&self, host: &HostKey, events: impl IntoIterator<Item = PoolEvent>, wanted: Wanted, told: &mut Told) {
         let about = |event| Event::Pool { host: host.clone(), event };
         let mut events = events.into_iter();
-        if log::wants_pools() {
-            for event in events {
-                self.subject.pool(host, &event);
-                self.send(|| about(event));
-            }
+        if wanted.is_logged {
+            self.log_pools(host, events, wanted, told);
         } else if let Some(first) = events.next() {
-            self.hall().tell([first].into_iter().chain(events).map(about));
+            self.hall().tell([first].into_iter().chain(events).map(about), told);
         }
+    }
+
+    #[cold]
+    fn log_pools(&self, host: &HostKey, events: impl Iterator<Item = PoolEvent>, wanted: Wanted, told: &mut Told) {
+        for event in events {
+            told.is_logged = true;
+            self.hall().outbox.push(Line::Pool(self.subject, host.clone(), event.clone()));
+            if wanted.is_heard {
+                self.hall().tell([Event::Pool { host: host.clone(), event }].into_iter(), told);
+            }
+        }
+    }
+
+    /// Queues a line of a rule for the log.
+    #[cold]
+    pub(crate) fn note(&self, note: Note, told: &mut Told) {
+        told.is_logged = true;
+        self.hall().outbox.push(Line::Note(note));
+    }
+
+    /// Does what is left to do for queued events. Must not be called under a lock.
+    #[inline]
+    pub(crate) fn finish(&self, told: Told) {
+        let Told { reader, readers, dropped, is_logged } = told;
+        if let Some(reader) = reader {
+            reader.wake();
+            readers.into_iter().for_each(Waker::wake);
+        }
+        drop(dropped);
+        if is_logged {
+            self.hall().outbox.write();
+        }
+    }
+
+    /// Ends what listeners hear, now and later: they get what is queued, and then the end.
+    pub(crate) fn close(&self) {
+        let told = self.hall().end();
+        self.finish(told);
     }
 
     fn hall(&self) -> &Arc<Hall> {
@@ -190,41 +288,59 @@ impl Hall {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts events into every queue. When the lock is free again, who waits for them is woken, and what had no room dropped.
-    fn tell(&self, events: impl Iterator<Item = Event>) {
+    /// Puts events into every queue. Readers to be woken, and events that had no room, are added to `told`.
+    fn tell(&self, events: impl Iterator<Item = Event>, told: &mut Told) {
         let mut queues = self.lock();
-        let mut dropped = Vec::new();
         for event in events {
+            let size_bytes = size::size_bytes(&event);
             match queues.all.as_mut_slice() {
-                [] => dropped.push(Held::Own(event)),
-                [only] => dropped.extend(only.push(Held::Own(event))),
+                [] => told.dropped.push(Kept { event: Held::Own(event), size_bytes }),
+                [only] => only.push(Kept { event: Held::Own(event), size_bytes }, &mut told.dropped),
                 all => {
                     let event = Arc::new(event);
-                    dropped.extend(all.iter_mut().filter_map(|queue| queue.push(Held::Shared(Arc::clone(&event)))));
+                    for queue in all {
+                        queue.push(Kept { event: Held::Shared(Arc::clone(&event)), size_bytes }, &mut told.dropped);
+                    }
                 }
             }
         }
-        self.wake(queues);
+        queues.take_readers(told);
     }
 
-    fn wake(&self, mut queues: MutexGuard<'_, Queues>) {
-        let mut readers = queues.all.iter_mut().filter_map(|queue| queue.reader.take());
+    fn end(&self) -> Told {
+        let mut told = Told::default();
+        let mut queues = self.lock();
+        queues.is_over = true;
+        queues.take_readers(&mut told);
+        told
+    }
+}
+
+impl Queues {
+    fn take_readers(&mut self, told: &mut Told) {
         // Mostly there is none, and seldom more than one.
-        let Some(first) = readers.next() else { return };
-        let more: Vec<Waker> = readers.collect();
-        drop(queues);
-        first.wake();
-        more.into_iter().for_each(Waker::wake);
+        for reader in self.all.iter_mut().filter_map(|queue| queue.reader.take()) {
+            if told.reader.is_none() { told.reader = Some(reader) } else { told.readers.push(reader) }
+        }
     }
 }
 
 impl Queue {
-    /// Returns what had to make room.
-    fn push(&mut self, event: Held) -> Option<Held> {
-        let oldest = if self.events.len() == QUEUED_MAX { self.events.pop_front() } else { None };
-        self.missed += u64::from(oldest.is_some());
+    /// Adds an event; what has to make room for it goes to `dropped`.
+    fn push(&mut self, event: Kept, dropped: &mut Vec<Kept>) {
+        let room_bytes = EVENTS_BYTES_MAX.saturating_sub(self.taken_bytes);
+        while self.events.len() >= QUEUED_MAX || self.queued_bytes + event.size_bytes > room_bytes {
+            let Some(oldest) = self.events.pop_front() else {
+                // It is too large by itself.
+                self.missed += 1;
+                return dropped.push(event);
+            };
+            self.missed += 1;
+            self.queued_bytes -= oldest.size_bytes;
+            dropped.push(oldest);
+        }
+        self.queued_bytes += event.size_bytes;
         self.events.push_back(event);
-        oldest
     }
 }
 
@@ -241,7 +357,7 @@ impl Listener {
     /// Waits for the next event; there is none after the last hub has gone.
     pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
         if let Some(held) = self.taken.pop_front() {
-            return Poll::Ready(Some(held.event()));
+            return Poll::Ready(Some(held.event.event()));
         }
         // Others are to have their turn in the end, but not so soon that a reader falls behind those who are many.
         ready!(pin!(coop::consume_budget()).poll(context));
@@ -255,9 +371,12 @@ impl Listener {
         }
         if own.events.len() > TAKEN_MAX {
             self.taken.extend(own.events.drain(..TAKEN_MAX));
+            own.taken_bytes = self.taken.iter().map(|kept| kept.size_bytes).sum();
         } else {
             std::mem::swap(&mut own.events, &mut self.taken);
+            own.taken_bytes = own.queued_bytes;
         }
+        own.queued_bytes -= own.taken_bytes;
         if self.taken.is_empty() && !is_over {
             let previous = own.reader.replace(waker);
             drop(queues);
@@ -265,15 +384,14 @@ impl Listener {
             return Poll::Pending;
         }
         drop(queues);
-        Poll::Ready(self.taken.pop_front().map(Held::event))
+        Poll::Ready(self.taken.pop_front().map(|kept| kept.event.event()))
     }
 }
 
 impl Drop for Speaker {
     fn drop(&mut self) {
-        let mut queues = self.0.lock();
-        queues.is_over = true;
-        self.0.wake(queues);
+        let Told { reader, readers, .. } = self.0.end();
+        reader.into_iter().chain(readers).for_each(Waker::wake);
     }
 }
 
@@ -289,9 +407,12 @@ impl Drop for Listener {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures_util::FutureExt;
 
     use super::*;
+    use crate::error::Error;
 
     fn listen(listener: &mut Listener) -> Option<Option<Event>> {
         std::future::poll_fn(|context| listener.poll_next(context)).now_or_never()
@@ -329,7 +450,10 @@ mod tests {
         let mut first = hub.subscribe();
         send(&hub, 1..3);
         let mut second = hub.subscribe();
-        hub.about(Subject::default()).pools(&host(), [3, 4].map(|connection_id| PoolEvent::ConnectionCreated { connection_id }));
+        let (hub_of_topology, mut told) = (hub.about(Subject::default()), Told::default());
+        let events = [3, 4].map(|connection_id| PoolEvent::ConnectionCreated { connection_id });
+        hub_of_topology.pools(&host(), events, hub_of_topology.pools_wanted(), &mut told);
+        hub_of_topology.finish(told);
         assert_eq!((heard(&mut first), heard(&mut second)), ("1 2 3 4 ".to_owned(), "3 4 ".to_owned()));
         send(&hub, 5..6);
         assert_eq!((heard(&mut first), heard(&mut second)), ("5 ".to_owned(), "5 ".to_owned()));
@@ -362,6 +486,57 @@ mod tests {
         assert!(all.starts_with("1 (3) 5 6 "), "{}", &all[..40]);
         send(&hub, 0..max);
         assert!(heard(&mut slow).starts_with("0 1 "), "nothing is missing of as many as may wait");
+    }
+
+    #[test]
+    fn listener_that_is_never_read_costs_a_bounded_number_of_bytes() {
+        let hub = EventHub::new();
+        let mut slow = hub.subscribe();
+        let document = bson::rawdoc! { "x": "x".repeat(60 * 1024) };
+        let succeeded = |request_id| {
+            Event::Command(CommandEvent::Succeeded {
+                host: host(),
+                connection_id: 1,
+                service_id: None,
+                request_id,
+                name: "find".into(),
+                duration: Duration::ZERO,
+                reply: document.clone(),
+            })
+        };
+        for number in 0..1000 {
+            hub.send(|| succeeded(number));
+        }
+        let first = listen(&mut slow);
+        let Some(Some(Event::Missed(missed))) = first else { panic!("{first:?}") };
+        assert!(matches!(listen(&mut slow), Some(Some(Event::Command(_)))));
+        // What was taken out counts as well.
+        for number in 0..1000 {
+            hub.send(|| succeeded(number));
+        }
+        let (mut bytes, mut missed_later, mut count) = (0, 0, missed + 1);
+        while let Some(Some(event)) = listen(&mut slow) {
+            match event {
+                Event::Missed(number) => missed_later += number,
+                event => {
+                    bytes += size::size_bytes(&event);
+                    count += 1;
+                }
+            }
+        }
+        assert!(bytes <= EVENTS_BYTES_MAX && bytes > EVENTS_BYTES_MAX * 9 / 10, "{bytes} bytes");
+        assert_eq!(count + missed_later, 2000, "each is read or missed");
+        // One that is too large by itself is missed alone, with all before it.
+        hub.send(|| succeeded(0));
+        let error = Error::new(crate::error::ErrorKind::Command, "x".repeat(EVENTS_BYTES_MAX));
+        hub.send(|| Event::Pool {
+            host: host(),
+            event: PoolEvent::PoolCleared { interrupt_in_use: false, cause: error, service_id: None },
+        });
+        hub.send(|| succeeded(0));
+        assert!(matches!(listen(&mut slow), Some(Some(Event::Missed(2)))));
+        assert!(matches!(listen(&mut slow), Some(Some(Event::Command(_)))));
+        assert!(listen(&mut slow).is_none());
     }
 
     #[tokio::test]

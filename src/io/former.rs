@@ -5,7 +5,8 @@
 
 use std::sync::{Arc, Weak};
 
-use super::pool::ServerPool;
+use super::events::Wanted;
+use super::pool::{Pending, ServerPool};
 use crate::error::Error;
 use crate::host::HostKey;
 
@@ -26,10 +27,13 @@ impl Former {
     }
 
     /// Interrupts what is in flight on the connections that a host's pools have lent.
-    pub(super) fn interrupt(&self, host: &HostKey, why: &Error) {
-        for pool in self.of(host) {
-            pool.close(why, true);
-        }
+    pub(super) fn interrupt(&self, host: &HostKey, why: &Error, wanted: Wanted) -> Vec<Pending> {
+        self.of(host).map(|pool| pool.close(why, true, wanted).1).collect()
+    }
+
+    /// Returns all of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = Arc<ServerPool>> {
+        self.0.iter().filter_map(Weak::upgrade)
     }
 
     /// Takes all of them out.

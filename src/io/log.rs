@@ -8,10 +8,12 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use bson::RawDocumentBuf;
+use tracing::Level;
 
 use crate::error::{Error, ErrorKind};
 use crate::handshake::Environment;
 use crate::host::{Host, HostKey};
+use crate::note::Note;
 use crate::op::deadline::Deadline;
 use crate::op::json::Json;
 use crate::options::{ClientOptions, LOG_LENGTH_VARIABLE};
@@ -27,6 +29,9 @@ const CONNECTION: &str = "mongolink::connection";
 
 /// The component `serverSelection`.
 const SELECTION: &str = "mongolink::serverSelection";
+
+/// What the rules write besides.
+const RULES: &str = "mongolink::rules";
 
 /// Tells whether anybody wants the messages of the topology.
 pub(crate) fn wants_topology() -> bool {
@@ -57,7 +62,7 @@ pub(crate) struct Subject {
 struct TopologyId(u64);
 
 /// Is the connection that a server is checked on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct CheckedOn {
     /// Its number among those of this server's monitor, from 1.
     id: u64,
@@ -246,6 +251,23 @@ impl CheckedOn {
     pub(crate) fn closed(&mut self) {
         *self = Self { id: self.id + 1, ..Self::first() };
     }
+}
+
+/// Writes a line of a rule.
+pub(crate) fn note(note: &Note) {
+    let text = &note.text;
+    match note.level {
+        Level::ERROR => tracing::error!(target: RULES, "{text}"),
+        Level::WARN => tracing::warn!(target: RULES, "{text}"),
+        Level::INFO => tracing::info!(target: RULES, "{text}"),
+        Level::DEBUG => tracing::debug!(target: RULES, "{text}"),
+        Level::TRACE => tracing::trace!(target: RULES, "{text}"),
+    }
+}
+
+/// Writes that a slow subscriber has cost lines.
+pub(crate) fn lines_lost(count: u64, limit: usize) {
+    tracing::warn!(target: RULES, "{count} lines of the log were lost: the subscriber is too slow (limit LINES_MAX of {limit})");
 }
 
 /// Logs that a server is looked for.

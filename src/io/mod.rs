@@ -11,10 +11,12 @@ pub(crate) mod entropy;
 pub(crate) mod environment;
 pub(crate) mod events;
 mod former;
+mod local;
 pub(crate) mod log;
 mod monitor;
 pub(crate) mod open;
 mod os_lookup;
+mod outbox;
 pub(crate) mod pool;
 pub mod resolver;
 #[cfg(feature = "sandbox")]

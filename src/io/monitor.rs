@@ -19,7 +19,7 @@ use super::log::{self, CheckedOn};
 use super::open::{Opened, Opener, Purpose};
 use super::tasks::Tasks;
 use super::topology::Cluster;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::handshake::{HelloReply, monitor_hello};
 use crate::host::HostKey;
 use crate::op::{CommandFields, command_error};
@@ -338,7 +338,9 @@ impl Watch {
         let error = error.on(&self.host);
         match role {
             Role::Checks => {
-                self.lock_round_trips().reset();
+                if error.kind() != ErrorKind::LocalResources {
+                    self.lock_round_trips().reset();
+                }
                 if let Some(cluster) = self.cluster.upgrade() {
                     cluster.check_failed(&self.host, error);
                 }

@@ -46,7 +46,10 @@ impl OsLookup {
         });
         match spawned {
             Ok(_) => receiver.await.unwrap_or_else(|_| Err(ended())),
-            Err(error) => Err(Error::io(Stage::Dns, error)),
+            Err(error) => {
+                let text = format!("no thread could be started for the operating system's look-up: {error}");
+                Err(Error::new(ErrorKind::LocalResources, text).at(Stage::Dns).because(error))
+            }
         }
     }
 }

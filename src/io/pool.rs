@@ -2,15 +2,19 @@
 //!
 //! Lock, decide, unlock, act: the rules are asked under a lock that is never held across an await; sockets are opened,
 //! looked at, drained and closed outside of it. Every wait of a caller may be dropped at any moment.
+//!
+//! An order of the topology is given under the topology's lock. What it leads to is returned as [`Pending`], and done after
+//! that lock was released.
 
 mod asked;
 mod checked_out;
 mod timer;
+mod work;
 
 use std::borrow::Borrow;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
 use tokio::sync::{Notify, oneshot};
@@ -19,13 +23,15 @@ pub(crate) use asked::Lending;
 use asked::{Asked, Waiting};
 pub(crate) use checked_out::CheckedOut;
 use timer::Keeper;
+pub(crate) use work::Pending;
+use work::{Deed, Work};
 
 use super::clock;
 use super::conn::{Conn, Interrupt};
-use super::events::EventHub;
+use super::events::{EventHub, Wanted};
 use super::open::{Opener, Purpose};
 use super::stripes::Apart;
-use super::tasks::Tasks;
+use super::tasks::{Tasks, runtime_ended};
 use super::topology::Cluster;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::HostKey;
@@ -47,13 +53,15 @@ struct Shared {
     guarded: Mutex<Guarded>,
     /// How many callers have, or wait for, a connection; for selection.
     load: AtomicU32,
+    /// The server's average round-trip time in microseconds; 0 if unknown.
+    round_trip: AtomicU64,
 }
 
 struct Guarded {
     pool: Pool<Box<Conn>>,
     waiters: Queue<oneshot::Sender<Result<CheckedOut, Error>>>,
-    /// Whether the pool's tasks have ended: nobody would answer a waiter.
-    abandoned: bool,
+    /// The latest time that the rules were told. Callers read the clock before they have the lock, in any order.
+    latest: Instant,
     /// By slot: how to stop whoever opens, uses or drains the connection.
     interrupts: Vec<Option<Arc<Interrupt>>>,
     /// What the timer task sleeps until.
@@ -69,11 +77,11 @@ impl ServerPool {
         cluster: Weak<Cluster>,
         events: EventHub,
     ) -> Arc<Self> {
-        events.pool(&host, PoolEvent::PoolCreated { options: rules.config().clone() });
-        let guarded = Guarded { pool: rules, waiters: Queue::default(), abandoned: false, interrupts: Vec::new(), armed: None };
+        let (waiters, interrupts, latest) = (Queue::default(), Vec::new(), clock::now());
+        let guarded = Guarded { pool: rules, waiters, latest, interrupts, armed: None };
         let pool = Arc::new(Self {
             host,
-            shared: Apart(Shared { guarded: Mutex::new(guarded), load: AtomicU32::new(0) }),
+            shared: Apart(Shared { guarded: Mutex::new(guarded), load: AtomicU32::new(0), round_trip: AtomicU64::new(0) }),
             timer: Arc::default(),
             opener,
             tasks: Arc::downgrade(tasks),
@@ -82,6 +90,14 @@ impl ServerPool {
         });
         tasks.spawn("pool timer", timer::run(Keeper(Arc::downgrade(&pool)), Arc::clone(&pool.timer)));
         pool
+    }
+
+    /// Tells that the pool exists.
+    pub(crate) fn announce(self: &Arc<Self>, wanted: Wanted) -> Pending {
+        let mut work = Work::default();
+        let options = self.lock().pool.config().clone();
+        self.events.pools(&self.host, [PoolEvent::PoolCreated { options }], wanted, &mut work.told);
+        Pending { pool: Arc::clone(self), work }
     }
 
     pub(crate) fn host(&self) -> &HostKey {
@@ -117,9 +133,7 @@ impl ServerPool {
             Checkout::Lent { lease, connection, look } => Answer::Lent(lease, connection, look),
             Checkout::Waiting(waiter) => {
                 let (sender, receiver) = oneshot::channel();
-                if !guarded.abandoned {
-                    guarded.waiters.insert(waiter, sender);
-                }
+                guarded.waiters.insert(waiter, sender);
                 Answer::Wait(waiter, receiver)
             }
             Checkout::Refused(error) => Answer::Refused(error),
@@ -137,17 +151,26 @@ impl ServerPool {
         }
     }
 
-    pub(crate) fn ready(self: &Arc<Self>) {
-        self.act(|guarded, now| guarded.pool.handle_ready(now));
+    pub(crate) fn ready(self: &Arc<Self>, wanted: Wanted) -> Pending {
+        self.order(wanted, |guarded, now| guarded.pool.handle_ready(now)).1
     }
 
-    pub(crate) fn clear(self: &Arc<Self>, cause: &Error, interrupt_in_use: bool) {
-        self.act(|guarded, now| guarded.pool.handle_clear(cause, interrupt_in_use, now));
+    pub(crate) fn clear(self: &Arc<Self>, cause: &Error, interrupt_in_use: bool, wanted: Wanted) -> Pending {
+        self.order(wanted, |guarded, now| guarded.pool.handle_clear(cause, interrupt_in_use, now)).1
     }
 
     /// Clears the connections of one service behind a load balancer.
-    pub(crate) fn clear_service(self: &Arc<Self>, service: ObjectId, generation: u64, cause: &Error) {
-        self.act(|guarded, now| guarded.pool.handle_clear_service(service, generation, cause, now));
+    pub(crate) fn clear_service(self: &Arc<Self>, service: ObjectId, generation: u64, cause: &Error, wanted: Wanted) -> Pending {
+        self.order(wanted, |guarded, now| guarded.pool.handle_clear_service(service, generation, cause, now)).1
+    }
+
+    /// Tells the average round-trip time of the server; does nothing if it is the same as before.
+    pub(crate) fn round_trip(self: &Arc<Self>, average: Option<Duration>, wanted: Wanted) -> Option<Pending> {
+        let micros = average.map_or(0, |average| u64::try_from(average.as_micros()).unwrap_or(u64::MAX));
+        if self.shared.round_trip.swap(micros, Ordering::Relaxed) == micros {
+            return None;
+        }
+        Some(self.order(wanted, |guarded, now| guarded.pool.handle_round_trip(average, now)).1)
     }
 
     pub(crate) fn resumed(self: &Arc<Self>) {
@@ -155,11 +178,21 @@ impl ServerPool {
     }
 
     /// Ends the pool; tells whether connections of it are still in use.
-    pub(crate) fn close(self: &Arc<Self>, why: &Error, interrupt_in_use: bool) -> bool {
-        self.act(|guarded, now| {
+    pub(crate) fn close(self: &Arc<Self>, why: &Error, interrupt_in_use: bool, wanted: Wanted) -> (bool, Pending) {
+        self.order(wanted, |guarded, now| {
             guarded.pool.handle_close(why, interrupt_in_use, now);
             guarded.pool.load() > 0
         })
+    }
+
+    /// Ends the pool, when no lock is held.
+    pub(crate) fn close_now(self: &Arc<Self>, why: &Error) {
+        self.close(why, true, self.events.pools_wanted()).1.run();
+    }
+
+    /// Makes the error of those who relied on tasks that have ended.
+    fn lost(&self) -> Error {
+        self.tasks.upgrade().map_or_else(runtime_ended, |tasks| tasks.lost()).at(Stage::Checkout)
     }
 
     /// Begins to note whether the server's connections receive anything.
@@ -173,18 +206,25 @@ impl ServerPool {
     }
 
     #[inline]
-    fn checkin(self: &Arc<Self>, lease: Lease, mut conn: Box<Conn>, now: Instant) {
+    fn checkin(self: &Arc<Self>, lease: Lease, conn: Box<Conn>, now: Instant) {
+        let work = self.returned(lease, conn, now);
+        self.finish(work);
+    }
+
+    #[inline]
+    fn returned(self: &Arc<Self>, lease: Lease, mut conn: Box<Conn>, now: Instant) -> Work {
         conn.forget_task();
         let health = conn.health();
         if health == Health::Good {
             conn.rest();
         }
-        self.act_at(now, |guarded, now| {
+        let (_, work) = self.decide(now, self.events.pools_wanted(), |guarded, now| {
             if let Some(cause) = conn.cause() {
                 guarded.pool.handle_cause(lease, cause);
             }
             guarded.pool.handle_checkin(lease, conn, health, now);
         });
+        work
     }
 
     fn lock(&self) -> MutexGuard<'_, Guarded> {
@@ -202,18 +242,34 @@ impl ServerPool {
     /// Lock, decide, unlock, act.
     #[inline]
     fn act_at<R>(self: &Arc<Self>, now: Instant, step: impl FnOnce(&mut Guarded, Instant) -> R) -> R {
+        let (outcome, work) = self.decide(now, self.events.pools_wanted(), step);
+        self.finish(work);
+        outcome
+    }
+
+    /// Lock, decide, unlock: what is left to do is done when the topology's lock was released, too.
+    fn order<R>(self: &Arc<Self>, wanted: Wanted, step: impl FnOnce(&mut Guarded, Instant) -> R) -> (R, Pending) {
+        let (outcome, work) = self.decide(clock::now(), wanted, step);
+        (outcome, Pending { pool: Arc::clone(self), work })
+    }
+
+    #[inline]
+    fn decide<R>(self: &Arc<Self>, now: Instant, wanted: Wanted, step: impl FnOnce(&mut Guarded, Instant) -> R) -> (R, Work) {
         let mut guarded = self.lock();
-        let is_told = self.events.pools_wanted();
-        guarded.pool.record_events(is_told);
+        let now = now.max(guarded.latest);
+        guarded.latest = now;
+        guarded.pool.record_events(wanted.any());
         let outcome = step(&mut guarded, now);
-        // Mostly there is one at the most, and no list is made.
-        let (mut first, mut more) = (None, Vec::new());
+        let mut work = Work::default();
         while let Some(action) = guarded.pool.poll_action() {
             let deed = self.deed(&mut guarded, action, now);
-            if first.is_none() { first = deed } else { more.extend(deed) }
+            if work.first.is_none() { work.first = deed } else { work.more.extend(deed) }
         }
-        if is_told {
-            self.events.pools(&self.host, std::iter::from_fn(|| guarded.pool.poll_event()));
+        if wanted.any() {
+            self.events.pools(&self.host, std::iter::from_fn(|| guarded.pool.poll_event()), wanted, &mut work.told);
+        }
+        while let Some(note) = guarded.pool.poll_note() {
+            self.events.note(note, &mut work.told);
         }
         let due = guarded.pool.poll_timeout().map(|(at, _)| at);
         let earlier = due.is_some_and(|due| guarded.armed.is_none_or(|armed| due < armed));
@@ -224,14 +280,8 @@ impl ServerPool {
         // Written by whoever holds the lock.
         self.shared.load.store(guarded.pool.load(), Ordering::Relaxed);
         drop(guarded);
-        if earlier || is_over {
-            self.timer.notify_one();
-        }
-        if let Some(first) = first {
-            self.perform(first);
-            more.into_iter().for_each(|deed| self.perform(deed));
-        }
-        outcome
+        work.wakes_timer = earlier || is_over;
+        (outcome, work)
     }
 
     /// Finds, under the lock, what a wish needs to be carried out outside of it.
@@ -250,7 +300,6 @@ impl ServerPool {
             Action::Close(_, conn) => Some(Deed::Close(conn)),
             Action::Deliver { waiter, lease, connection } => {
                 let out = self.lent(lease, connection, now);
-                // Without a sender the guard is dropped outside of the lock, and the connection comes back.
                 Some(Deed::Tell(guarded.waiters.remove(waiter), Ok(out)))
             }
             Action::Refuse(waiter, error) => Some(Deed::Tell(guarded.waiters.remove(waiter), Err(error))),
@@ -260,27 +309,6 @@ impl ServerPool {
             }
             Action::Drain(lease, conn) => Some(Deed::Drain(lease, conn)),
             Action::Unanswered => Some(Deed::TellUnanswered),
-        }
-    }
-
-    fn perform(self: &Arc<Self>, deed: Deed) {
-        match deed {
-            Deed::Open(lease, interrupt) => self.spawn("open connection", open(Arc::clone(self), lease, interrupt)),
-            Deed::Close(conn) => drop(conn),
-            Deed::Tell(sender, outcome) => {
-                if let Some(sender) = sender {
-                    // A waiter that is gone hands the connection back by dropping it.
-                    drop(sender.send(outcome));
-                }
-            }
-            Deed::Interrupt(interrupt, error) => interrupt.fire(error.on(&self.host)),
-            // Only time makes this wish, never an order of the cluster, which would hold the lock that is taken here.
-            Deed::TellUnanswered => {
-                if let Some(cluster) = self.cluster.upgrade() {
-                    cluster.unanswered(&self.host);
-                }
-            }
-            Deed::Drain(lease, conn) => self.spawn("drain late reply", drain(Arc::clone(self), lease, conn)),
         }
     }
 
@@ -297,15 +325,6 @@ enum Answer {
     Refused(Error),
 }
 
-enum Deed {
-    Open(Lease, Arc<Interrupt>),
-    Close(Box<Conn>),
-    Tell(Option<oneshot::Sender<Result<CheckedOut, Error>>>, Result<CheckedOut, Error>),
-    Interrupt(Arc<Interrupt>, Error),
-    Drain(Lease, Box<Conn>),
-    TellUnanswered,
-}
-
 async fn open(pool: Arc<ServerPool>, mut lease: Lease, interrupt: Arc<Interrupt>) {
     let mut timeline = super::dial::Timeline::default();
     let mut service = None;
@@ -319,7 +338,13 @@ async fn open(pool: Arc<ServerPool>, mut lease: Lease, interrupt: Arc<Interrupt>
         outcome = pool.opener.open_telling(&pool.host, Purpose::Application, Arc::clone(&interrupt), &mut timeline, &mut greeted) => outcome,
     };
     match outcome {
-        Ok(opened) => pool.act(|guarded, now| guarded.pool.handle_opened(lease, Box::new(opened.conn), now)),
+        Ok(opened) => pool.act(|guarded, now| {
+            guarded.pool.handle_opened(lease, Box::new(opened.conn), now);
+            // Behind a load balancer, nothing else measures round trips.
+            if service.is_some() {
+                guarded.pool.handle_round_trip(Some(opened.round_trip), now);
+            }
+        }),
         Err(error) => {
             tracing::debug!(host = %pool.host, %error, "connection could not be opened");
             pool.act(|guarded, now| guarded.pool.handle_open_failed(lease, &error, now));
@@ -345,8 +370,4 @@ impl Drop for ServerPool {
     fn drop(&mut self) {
         self.timer.notify_one();
     }
-}
-
-fn gone() -> Error {
-    Error::new(ErrorKind::Shutdown, "the client has been shut down").at(Stage::Checkout)
 }

@@ -29,7 +29,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use flight::{Flight, Source, fly};
 pub use servers::DnsConfig;
 use servers::Servers;
-use settings::Settings;
+use settings::{News, Settings};
 
 use crate::dns::{Action, Answer, BUDGET, Cache, SrvRecord, TxtRecord, WaiterId, Want, srv};
 use crate::error::{Error, ErrorKind, Ineligible, Stage};
@@ -238,7 +238,10 @@ impl Resolver {
     }
 
     fn notice_changes(&self) {
-        let changed = self.shared.settings().look(clock::now());
+        let News { changed, unusable } = self.shared.settings().look(clock::now());
+        if let Some(why) = unusable {
+            tracing::warn!(why, "the DNS settings can't be used, the operating system is asked instead");
+        }
         if changed {
             tracing::info!("the system's DNS settings changed");
             self.resumed();

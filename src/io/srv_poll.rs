@@ -12,10 +12,10 @@ use tokio::sync::watch;
 
 use super::clock;
 use super::resolver::Resolver;
-use super::snapshot::Snapshot;
 use super::topology::Cluster;
 use crate::dns::{Rescan, RescanAction, SrvRecord};
 use crate::error::Error;
+use crate::topology::TopologyDescription;
 
 /// Is a look-up under way.
 type Question = BoxFuture<'static, Result<Vec<SrvRecord>, Error>>;
@@ -37,10 +37,15 @@ impl SrvPoll {
         cluster.tasks().spawn("SRV records", task);
     }
 
-    async fn run(mut self, cluster: Weak<Cluster>, mut snapshots: watch::Receiver<Arc<Snapshot>>, mut slept: watch::Receiver<Duration>) {
+    async fn run(
+        mut self,
+        cluster: Weak<Cluster>,
+        mut descriptions: watch::Receiver<Arc<TopologyDescription>>,
+        mut slept: watch::Receiver<Duration>,
+    ) {
         let mut question: Option<Question> = None;
         let mut slept_before = *slept.borrow_and_update();
-        self.see(&mut snapshots);
+        self.see(&mut descriptions);
         loop {
             while let Some(action) = self.rescan.poll_action() {
                 match action {
@@ -58,8 +63,8 @@ impl SrvPoll {
             let due = self.rescan.poll_timeout().map(|(at, _)| at);
             tokio::select! {
                 biased;
-                changed = snapshots.changed() => match changed {
-                    Ok(()) => self.see(&mut snapshots),
+                changed = descriptions.changed() => match changed {
+                    Ok(()) => self.see(&mut descriptions),
                     // The cluster is gone.
                     Err(_) => return,
                 },
@@ -80,8 +85,8 @@ impl SrvPoll {
         }
     }
 
-    fn see(&mut self, snapshots: &mut watch::Receiver<Arc<Snapshot>>) {
-        let kind = snapshots.borrow_and_update().description.kind();
+    fn see(&mut self, descriptions: &mut watch::Receiver<Arc<TopologyDescription>>) {
+        let kind = descriptions.borrow_and_update().kind();
         self.rescan.handle_topology(kind);
     }
 

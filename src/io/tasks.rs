@@ -3,23 +3,43 @@
 //! Every task belongs to a [`Tasks`], which ends it when it is stopped or dropped: a client has one for its monitors, one
 //! for its pools, and its resolver one. Beside them there are only look-ups by the operating system, on few threads of
 //! their own, and key derivation and file reading on the runtime's blocking pool, which are awaited.
+//!
+//! A task that panics is not replaced alone, because others may rely on what it leaves half done: all sets of its family
+//! end, and the client's next use starts everything anew, as after the end of a runtime.
 
+use std::any::Any;
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinError, JoinSet};
+use tokio::task::{AbortHandle, JoinSet};
+
+use crate::error::{Error, ErrorKind};
 
 /// Owns a set of tasks on one runtime; they end when it is stopped or dropped.
 #[derive(Debug)]
 pub(crate) struct Tasks {
     runtime: Handle,
-    set: Mutex<Option<JoinSet<()>>>,
+    set: Arc<Set>,
     lifeline: Lifeline,
     /// The task that holds the other end of the lifeline.
     anchor: AbortHandle,
+    family: Arc<Family>,
+}
+
+/// The tasks of one set; `None` once it has been stopped.
+type Set = Mutex<Option<JoinSet<()>>>;
+
+/// The sets that end together when a task of one of them panics.
+#[derive(Debug, Default)]
+struct Family {
+    sets: Mutex<Vec<Weak<Set>>>,
+    has_panicked: AtomicBool,
 }
 
 /// Tells whether tasks are kept: it ends with them, or with their runtime.
@@ -43,8 +63,17 @@ impl Lifeline {
 
 impl Tasks {
     /// Makes an empty set on the current runtime; `None` outside of one.
-    #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub(crate) fn new() -> Option<Self> {
+        Self::of(Arc::default())
+    }
+
+    /// Makes a set on the current runtime that ends when a task of this one panics, and the other way round.
+    pub(crate) fn sibling(&self) -> Option<Self> {
+        Self::of(Arc::clone(&self.family))
+    }
+
+    #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
+    fn of(family: Arc<Family>) -> Option<Self> {
         let runtime = Handle::try_current().ok()?;
         let (anchored, lifeline) = watch::channel(());
         let mut set = JoinSet::new();
@@ -55,18 +84,35 @@ impl Tasks {
             },
             &runtime,
         );
-        Some(Self { runtime, set: Mutex::new(Some(set)), lifeline: Lifeline(lifeline), anchor })
+        let set = Arc::new(Mutex::new(Some(set)));
+        family.lock().push(Arc::downgrade(&set));
+        Some(Self { runtime, set, lifeline: Lifeline(lifeline), anchor, family })
     }
 
     /// Starts a task; does nothing once stopped.
+    ///
+    /// May be called under a lock: nothing foreign runs in here. A future that the runtime does not take, because it ends, is
+    /// dropped after the set's lock was released: its drop may start other tasks.
     #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub(crate) fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
-        let mut set = self.lock();
-        if let Some(set) = set.as_mut() {
-            reap(set);
+        let kept = Arc::new(Mutex::new(Some(Box::pin(future))));
+        let (taken, family) = (Arc::clone(&kept), Arc::clone(&self.family));
+        let task = async move {
+            let future = taken.lock().unwrap_or_else(PoisonError::into_inner).take();
+            drop(taken);
+            let Some(future) = future else { return };
             tracing::trace!(task = name, "task starts");
-            set.spawn_on(future, &self.runtime);
+            if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
+                family.fail(name, &*panic);
+            }
+        };
+        let mut set = lock(&self.set);
+        if let Some(set) = set.as_mut() {
+            while set.try_join_next().is_some() {}
+            set.spawn_on(task, &self.runtime);
         }
+        drop(set);
+        drop(kept);
     }
 
     /// Tells whether the runtime that the tasks were started on still keeps them.
@@ -79,24 +125,34 @@ impl Tasks {
         self.lifeline.clone()
     }
 
+    /// Makes the error of those who relied on tasks that have ended without a shutdown.
+    pub(crate) fn lost(&self) -> Error {
+        if self.family.has_panicked.load(Ordering::Acquire) {
+            let text = "a background task of the client panicked, and all of them have ended; the next call starts them again";
+            return Error::new(ErrorKind::Shutdown, text);
+        }
+        runtime_ended()
+    }
+
     /// Returns how many tasks are running, without the set's own.
     pub(crate) fn count(&self) -> usize {
-        let mut set = self.lock();
+        let mut set = lock(&self.set);
         set.as_mut().map_or(0, |set| {
-            reap(set);
+            while set.try_join_next().is_some() {}
             set.len().saturating_sub(1)
         })
     }
 
     /// Ends all tasks without waiting for them.
     pub(crate) fn abort(&self) {
-        drop(self.lock().take());
+        let set = lock(&self.set).take();
+        drop(set);
     }
 
     /// Waits until all tasks have ended by themselves, for as long as the limit allows, and ends the rest.
     pub(crate) async fn finish(&self, limit: Duration) {
         self.anchor.abort();
-        let set = self.lock().take();
+        let set = lock(&self.set).take();
         if let Some(mut set) = set {
             // What has not ended by then is ended when the set is dropped.
             let ended = async { while set.join_next().await.is_some() {} };
@@ -106,24 +162,83 @@ impl Tasks {
 
     /// Ends all tasks and waits until they are gone.
     pub(crate) async fn stop(&self) {
-        let set = self.lock().take();
+        let set = lock(&self.set).take();
         if let Some(mut set) = set {
             set.abort_all();
             let ended = async { while set.join_next().await.is_some() {} };
             drop(tokio::time::timeout(STOP_LIMIT, ended).await);
         }
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, Option<JoinSet<()>>> {
-        self.set.lock().unwrap_or_else(PoisonError::into_inner)
+impl Family {
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Set>>> {
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends all sets because a task has panicked.
+    fn fail(&self, name: &str, panic: &(dyn Any + Send)) {
+        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        tracing::error!(task = name, panic = text, "a task has panicked: all tasks of the client end, its next use starts them again");
+        self.has_panicked.store(true, Ordering::Release);
+        let sets = std::mem::take(&mut *self.lock());
+        for set in sets.iter().filter_map(Weak::upgrade) {
+            let tasks = lock(&set).take();
+            drop(tasks);
+        }
     }
 }
 
-/// Removes the tasks that have ended; one that panicked is told, since nobody else will.
-fn reap(set: &mut JoinSet<()>) {
-    while let Some(ended) = set.try_join_next() {
-        if ended.as_ref().is_err_and(JoinError::is_panic) {
-            tracing::error!(error = ?ended, "a task has panicked");
+fn lock(set: &Set) -> MutexGuard<'_, Option<JoinSet<()>>> {
+    set.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes the error of those who relied on the tasks of a runtime that has ended.
+pub(crate) fn runtime_ended() -> Error {
+    Error::new(ErrorKind::Shutdown, "the runtime that the client's tasks ran on has ended; the next call starts them again")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn task_that_panics_ends_all_sets_of_its_family() {
+        let first = Tasks::new().expect("a runtime");
+        let (second, other) = (first.sibling().expect("a runtime"), Tasks::new().expect("a runtime"));
+        first.spawn("waits", std::future::pending());
+        second.spawn("panics", async { panic!("out of luck") });
+        tokio::time::timeout(Duration::from_secs(30), async { tokio::join!(first.lifeline.ended(), second.lifeline.ended()) })
+            .await
+            .expect("they end");
+        assert!(!first.is_alive() && !second.is_alive() && other.is_alive());
+        assert!(first.lost().to_string().contains("panicked") && other.lost().to_string().contains("runtime"));
+        second.spawn("too late", async { panic!("nobody starts this") });
+        assert_eq!((first.count(), second.count()), (0, 0));
+    }
+
+    /// A future that is dropped because its runtime has ended may start further tasks in its drop.
+    #[test]
+    fn future_that_is_not_taken_is_dropped_without_a_lock() {
+        struct Again(Weak<Tasks>);
+        impl Drop for Again {
+            fn drop(&mut self) {
+                if let Some(tasks) = self.0.upgrade() {
+                    tasks.spawn("again", async {});
+                }
+            }
         }
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let tasks = Arc::new(runtime.block_on(async { Tasks::new() }).expect("a set"));
+        drop(runtime);
+        assert!(!tasks.is_alive());
+        let again = Again(Arc::downgrade(&tasks));
+        let (tell, done) = std::sync::mpsc::channel();
+        #[allow(clippy::disallowed_methods, reason = "a deadlock must not hang the test")]
+        std::thread::spawn(move || {
+            tasks.spawn("not taken", async move { drop(again) });
+            tell.send(()).expect("somebody waits");
+        });
+        done.recv_timeout(Duration::from_secs(30)).expect("no deadlock");
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 
+use super::local::socket_error;
 use super::stream::Stream;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::Address;
@@ -32,10 +33,10 @@ const USER_TIMEOUT: Duration = Duration::from_secs(120 + 9 * 10);
 /// Opens a connection to one address.
 ///
 /// # Errors
-/// [`ErrorKind::Io`] with the address; [`ErrorKind::Unsupported`] for a unix socket where there are none.
+/// [`ErrorKind::Io`] with the address, [`ErrorKind::LocalResources`] if there is nothing left to open a socket with; [`ErrorKind::Unsupported`] for a unix socket where there are none.
 pub(crate) async fn open(address: &Address) -> Result<Stream, Error> {
     let opened = match address {
-        Address::Ip(ip) => open_tcp(*ip).await.map_err(|error| Error::io(Stage::Tcp, error)),
+        Address::Ip(ip) => open_tcp(*ip).await.map_err(|error| socket_error(Stage::Tcp, error)),
         Address::Unix(path) => open_unix(path).await,
     };
     opened.map_err(|error| error.with_address(address))
@@ -95,7 +96,7 @@ fn keepalive() -> TcpKeepalive {
 
 #[cfg(unix)]
 async fn open_unix(path: &Path) -> Result<Stream, Error> {
-    let unix = tokio::net::UnixStream::connect(path).await.map_err(|error| Error::io(Stage::Tcp, error))?;
+    let unix = tokio::net::UnixStream::connect(path).await.map_err(|error| socket_error(Stage::Tcp, error))?;
     Ok(Stream::Unix(unix))
 }
 
@@ -119,7 +120,7 @@ pub(crate) fn scope_id(zone: &str) -> Result<u32, Error> {
 fn interface_index(name: &str) -> Result<u32, Error> {
     let not_found = || Error::new(ErrorKind::Io(io::ErrorKind::NotFound), format!("zone id: no network interface is named {name:?}"));
     let text = std::fs::read_to_string(Path::new("/sys/class/net").join(name).join("ifindex"))
-        .map_err(|error| if error.kind() == io::ErrorKind::NotFound { not_found() } else { Error::io(Stage::Tcp, error) })?;
+        .map_err(|error| if error.kind() == io::ErrorKind::NotFound { not_found() } else { socket_error(Stage::Tcp, error) })?;
     text.trim().parse().map_err(|_| not_found())
 }
 

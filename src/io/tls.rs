@@ -123,7 +123,7 @@ impl TlsConnector {
                 let text = "the server closed the connection in the TLS handshake; does it speak TLS on this port?";
                 (ErrorKind::Closed, text.to_owned())
             }
-            None => return Error::io(Stage::Tls, error),
+            None => return super::local::socket_error(Stage::Tls, error),
         };
         Error::new(kind, text).at(Stage::Tls).because(error)
     }
@@ -168,7 +168,7 @@ pub(crate) fn socket_fault(stage: Stage, error: io::Error) -> Error {
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             Error::new(ErrorKind::Closed, "connection closed by the server").at(stage).because(error)
         }
-        None => Error::io(stage, error),
+        None => super::local::socket_error(stage, error),
     }
 }
 

@@ -2,10 +2,14 @@
 //!
 //! Lock, decide, act: a new description and the orders to pools and monitors that belong to it take effect under one
 //! lock, in the order in which they were given. Readers of the description take no part in that: they hold a snapshot.
+//! What is foreign or may take its time (subscribers, wakers, sockets) comes after that lock was released ([`Later`]).
+
+mod later;
+mod orders;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
@@ -17,7 +21,7 @@ use super::clock::{self, BootClock};
 use super::events::EventHub;
 use super::former::Former;
 use super::log;
-use super::monitor::{self, MONITOR_DIALS_MAX, MonitorOrders, Watch};
+use super::monitor::{MONITOR_DIALS_MAX, MonitorOrders, Watch};
 use super::open::Opener;
 use super::pool::ServerPool;
 use super::resolver::Resolver;
@@ -29,14 +33,17 @@ use crate::handshake::HelloReply;
 use crate::host::HostKey;
 use crate::op::deadline::Deadline;
 use crate::options::ClientOptions;
-use crate::pool::{Pool, PoolConfig, closed};
+use crate::pool::{Pool, PoolConfig};
 use crate::selection::Criteria;
-use crate::topology::{Fault, MonitorConfig, SelectId, Suspension, Topology, TopologyAction, TopologyConfig};
+use crate::topology::{Fault, MonitorConfig, SelectId, Suspension, Topology, TopologyConfig, TopologyDescription};
+use later::Later;
 
 /// Carries out what the topology orders, and knows every server's pool and monitor.
 pub(crate) struct Cluster {
     state: Mutex<State>,
-    snapshots: watch::Sender<Arc<Snapshot>>,
+    snapshot: RwLock<Arc<Snapshot>>,
+    /// What users watch. It holds no pools: a watcher that is never read must not keep them.
+    descriptions: watch::Sender<Arc<TopologyDescription>>,
     timer: Arc<Notify>,
     next_select: AtomicU64,
     draws: AtomicU64,
@@ -77,6 +84,9 @@ struct State {
     armed: Option<Instant>,
 }
 
+/// How often shutting down looks whether calls are still under way.
+const GRACE_LOOK: Duration = Duration::from_millis(5);
+
 /// How long shutting down waits for the monitors to end by themselves; they have nothing to wait for.
 const MONITORS_LIMIT: Duration = Duration::from_secs(1);
 
@@ -92,12 +102,13 @@ impl Cluster {
         let now = clock::now();
         let topology = Topology::new(TopologyConfig::from_options(&parts.options), parts.seed, now);
         let (pools, monitors, selects, probes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Probes::default());
-        let first = Snapshot::new(Arc::clone(topology.description()), &pools);
+        let (first, description) = (Snapshot::new(Arc::clone(topology.description()), &pools), Arc::clone(topology.description()));
         let state =
             State { topology, pools, former: Former::default(), monitors, selects, probes, waits: log::Waits::default(), armed: None };
         let cluster = Arc::new(Self {
             state: Mutex::new(state),
-            snapshots: watch::Sender::new(Arc::new(first)),
+            snapshot: RwLock::new(Arc::new(first)),
+            descriptions: watch::Sender::new(description),
             timer: Arc::default(),
             next_select: AtomicU64::new(0),
             draws: AtomicU64::new(parts.seed),
@@ -113,11 +124,11 @@ impl Cluster {
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
-        Arc::clone(&self.snapshots.borrow())
+        Arc::clone(&self.snapshot.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
-        self.snapshots.subscribe()
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<TopologyDescription>> {
+        self.descriptions.subscribe()
     }
 
     /// Returns what tells how long the machine has slept.
@@ -150,31 +161,38 @@ impl Cluster {
     pub(crate) async fn select(self: &Arc<Self>, operation: &str, criteria: &Arc<Criteria>, by: Deadline) -> Result<Selected, Error> {
         let mut told = false;
         loop {
-            if let Some(selected) = self.choose(criteria)? {
+            let snapshot = self.snapshot();
+            // The application's selector runs here, without a lock, and never in the rules.
+            if let Some(selected) = self.choose(&snapshot, criteria)? {
                 return Ok(selected);
             }
             if !told {
-                let description = Arc::clone(&self.snapshot().description);
+                let description = &snapshot.description;
                 let known = description.servers().iter().filter(|server| server.is_known()).count();
                 let is_news = self.lock().waits.begin(known);
-                log::selection_waits(is_news, operation, criteria, &description, by, clock::now());
+                log::selection_waits(is_news, operation, criteria, description, by, clock::now());
                 told = true;
             }
             let id = SelectId(self.next_select.fetch_add(1, Ordering::Relaxed));
             let (sender, mut answer) = oneshot::channel();
             let _selecting = Selecting { cluster: self, id };
             self.lock().selects.insert(id, sender);
-            self.act(|topology, now| topology.handle_select(id, Arc::clone(criteria), Some(by), now));
+            let (criteria, judged) = (Arc::clone(criteria), Arc::clone(&snapshot.description));
+            let is_judged = judged.server_selector().is_some();
+            self.act(|topology, now| match is_judged {
+                true => topology.handle_select_judged(id, criteria, judged, Some(by), now),
+                false => topology.handle_select(id, criteria, Some(by), now),
+            });
             let mut due = Some(by.at);
             let outcome = loop {
                 tokio::select! {
                     biased;
-                    outcome = &mut answer => break outcome.unwrap_or_else(|_| Err(ended())),
+                    outcome = &mut answer => break outcome.unwrap_or_else(|_| Err(self.lost())),
                     () = clock::sleep_until(due) => {
                         due = None;
                         self.act(|topology, now| topology.handle_timeout(now));
                     }
-                    () = self.lifeline.ended() => break Err(ended()),
+                    () = self.lifeline.ended() => break Err(self.lost()),
                 }
             };
             outcome.map_err(|error| self.parts.resolver.naming_look_ups(&error))?;
@@ -217,10 +235,13 @@ impl Cluster {
 
     /// Sees whether the machine was suspended; if so, servers are checked at once and idle connections not trusted.
     pub(crate) fn look_at_clocks(&self) {
+        // The application's clock is asked without a lock.
+        let look = (clock::now(), self.parts.boot_clock.now());
         // Whoever finds somebody else looking need not look as well.
         let Ok(mut suspension) = self.suspension.try_lock() else { return };
-        let Some(gap) = suspension.handle_look(clock::now(), self.parts.boot_clock.now()) else { return };
+        let gap = suspension.handle_look(look.0, look.1);
         drop(suspension);
+        let Some(gap) = gap else { return };
         tracing::info!(seconds = gap.as_secs(), "the machine was suspended: servers are checked, idle connections dropped");
         self.parts.resolver.resumed();
         self.slept.send_modify(|slept| *slept = slept.saturating_add(gap));
@@ -245,16 +266,45 @@ impl Cluster {
         let over = ended();
         let former: Vec<_> = self.lock().former.take().collect();
         for pool in self.snapshot().pools().cloned().chain(former) {
-            pool.close(&over, true);
+            pool.close_now(&over);
         }
         self.act(|topology, now| topology.handle_shutdown(now));
         self.parts.tasks.stop().await;
         self.parts.resolver.stop().await;
     }
 
-    /// Chooses a server, if one suits now.
-    fn choose(self: &Arc<Self>, criteria: &Criteria) -> Result<Option<Selected>, Error> {
-        let route = Arc::new(Route { cluster: Arc::clone(self), snapshot: self.snapshot() });
+    /// Lets go of everything at once, because the tasks have ended without a shutdown: sockets close, callers are refused.
+    pub(crate) fn abandon(&self) {
+        let lost = self.lost();
+        self.abort();
+        let former: Vec<_> = self.lock().former.take().collect();
+        for pool in self.snapshot().pools().cloned().chain(former) {
+            pool.close_now(&lost);
+        }
+    }
+
+    /// Waits until no call is under way, for as long as the grace allows.
+    pub(crate) async fn come_to_rest(&self, grace: Duration) {
+        let until = clock::now() + grace;
+        while self.is_busy() && clock::now() < until {
+            clock::sleep_until(Some((clock::now() + GRACE_LOOK).min(until))).await;
+        }
+    }
+
+    /// Tells whether a call waits for a server, or has or waits for a connection.
+    fn is_busy(&self) -> bool {
+        let state = self.lock();
+        state.topology.waiting() > 0 || state.pools.values().any(|pool| pool.load() > 0) || state.former.all().any(|pool| pool.load() > 0)
+    }
+
+    /// Makes the error of a caller whose client has lost its tasks.
+    fn lost(&self) -> Error {
+        self.parts.tasks.lost().at(Stage::Selection)
+    }
+
+    /// Chooses a server of a snapshot, if one suits.
+    fn choose(self: &Arc<Self>, snapshot: &Arc<Snapshot>, criteria: &Criteria) -> Result<Option<Selected>, Error> {
+        let route = Arc::new(Route { cluster: Arc::clone(self), snapshot: Arc::clone(snapshot) });
         let mut random = SmallRng::seed_from_u64(self.draws.fetch_add(1, Ordering::Relaxed));
         route.choose(criteria, &mut random)
     }
@@ -269,94 +319,29 @@ impl Cluster {
     }
 
     pub(super) fn act<R>(self: &Arc<Self>, step: impl FnOnce(&mut Topology, Instant) -> R) -> R {
-        let now = clock::now();
+        let mut later = Later::new(&self.parts.events);
         let mut state = self.lock();
+        // Read under the lock, so that the rules' time never goes back.
+        let now = clock::now();
         let outcome = step(&mut state.topology, now);
         loop {
             while let Some(event) = state.topology.poll_event() {
-                self.parts.events.topology(event);
+                self.parts.events.topology(event, later.topology_wanted, &mut later.told);
             }
             let Some(action) = state.topology.poll_action() else { break };
-            self.carry_out(&mut state, action);
+            self.carry_out(&mut state, action, &mut later);
+        }
+        while let Some(note) = state.topology.poll_note() {
+            self.parts.events.note(note, &mut later.told);
         }
         let due = state.topology.poll_timeout().map(|(at, _)| at);
         if due.is_some_and(|due| state.armed.is_none_or(|armed| due < armed)) {
             state.armed = due;
             self.timer.notify_one();
         }
+        drop(state);
+        later.run(&self.parts.events, &self.descriptions);
         outcome
-    }
-
-    fn carry_out(self: &Arc<Self>, state: &mut State, action: TopologyAction) {
-        match action {
-            TopologyAction::CreatePool { host, generation } => {
-                let pool = self.make_pool(&host, generation);
-                state.pools.insert(host, pool);
-            }
-            TopologyAction::ReadyPool(host) => {
-                if let Some(pool) = state.pools.get(&host) {
-                    pool.ready();
-                }
-            }
-            TopologyAction::ClearPool { host, cause, interrupt } => {
-                if let Some(pool) = state.pools.get(&host) {
-                    pool.clear(&cause, interrupt);
-                }
-            }
-            TopologyAction::ClearService { host, service_id, generation, cause } => {
-                if let Some(pool) = state.pools.get(&host) {
-                    pool.clear_service(service_id, generation, &cause);
-                }
-            }
-            TopologyAction::ClosePool(host) => {
-                if let Some(pool) = state.pools.remove(&host) {
-                    let in_use = pool.close(&closed(), false);
-                    state.former.keep(&pool);
-                    state.topology.handle_pool_closed(&host, in_use, clock::now());
-                }
-            }
-            TopologyAction::InterruptFormer { host, why } => state.former.interrupt(&host, &why),
-            TopologyAction::StartMonitor(host) => {
-                let orders = MonitorOrders::default();
-                monitor::watch(self.make_watch(&host), orders.clone());
-                state.monitors.insert(host, orders);
-            }
-            TopologyAction::StopMonitor(host) => {
-                if let Some(orders) = state.monitors.remove(&host) {
-                    orders.stop();
-                }
-            }
-            TopologyAction::CheckNow(host) => {
-                if let Some(orders) = state.monitors.get(&host) {
-                    orders.check_now();
-                }
-            }
-            TopologyAction::CancelCheck(host) => {
-                if let Some(orders) = state.monitors.get(&host) {
-                    orders.cancel_check();
-                }
-            }
-            TopologyAction::Probe { host, id, again } => {
-                if !again {
-                    state.pools_of(&host).for_each(|pool| pool.listen());
-                }
-                state.probes.attempt(host, id, &self.parts.opener, self, &self.parts.tasks);
-            }
-            TopologyAction::Overhear { host, id } => {
-                let anything = state.pools_of(&host).any(|pool| pool.has_heard());
-                state.topology.handle_overheard(&host, id, anything, clock::now());
-            }
-            TopologyAction::EndProbe(host) => state.probes.end(&host),
-            TopologyAction::Publish(description) => {
-                self.snapshots.send_replace(Arc::new(Snapshot::new(description, &state.pools)));
-                self.parts.epoch.fetch_add(1, Ordering::Release);
-            }
-            TopologyAction::Selected(id) => {
-                state.waits.end();
-                answer(state, id, Ok(()));
-            }
-            TopologyAction::NotSelected(id, error) => answer(state, id, Err(error)),
-        }
     }
 
     fn make_pool(self: &Arc<Self>, host: &HostKey, generation: u64) -> Arc<ServerPool> {
@@ -397,13 +382,6 @@ impl State {
     /// Returns the pool of a host, and those that it had before.
     fn pools_of<'a>(&'a self, host: &'a HostKey) -> impl Iterator<Item = Arc<ServerPool>> + 'a {
         self.pools.get(host).cloned().into_iter().chain(self.former.of(host))
-    }
-}
-
-fn answer(state: &mut State, id: SelectId, outcome: Result<(), Error>) {
-    if let Some(sender) = state.selects.remove(&id) {
-        // Fails only if the caller has just gone.
-        drop(sender.send(outcome));
     }
 }
 

@@ -20,6 +20,8 @@ pub struct PoolConfig {
     pub max_idle_time: Option<Duration>,
     /// By when an opening connection is given up at the latest, should its own timers fail; `None` for never.
     pub open_timeout: Option<Duration>,
+    /// How long a late reply is awaited before its connection is closed.
+    pub drain_limit: Duration,
 }
 
 impl PoolConfig {
@@ -31,6 +33,7 @@ impl PoolConfig {
             max_connecting: options.max_connecting_or_default(),
             max_idle_time: options.max_idle_time_or_default(),
             open_timeout: options.open_timeout(),
+            drain_limit: options.drain_limit_or_default(),
         }
     }
 }

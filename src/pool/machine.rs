@@ -5,6 +5,7 @@
 mod balanced;
 mod clear;
 mod failure;
+mod late;
 mod look;
 mod overdue;
 
@@ -14,11 +15,12 @@ use std::time::{Duration, Instant};
 use super::action::{Action, Checkout, Health, PoolConfig};
 use super::event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
 use super::login::Logins;
-use super::refusal::{cleared, drained_too_late, opened_too_late, suspended, too_many};
+use super::refusal::{cleared, opened_too_late, too_many};
 use super::services::Services;
 use super::slots::{Lease, Lent, Opening, Slot, Slots};
 use super::waiters::{Waiter, WaiterId, Waiters};
 use crate::error::{Error, ErrorKind, Stage};
+use crate::note::{Note, Notes};
 use crate::op::deadline::Deadline;
 use failure::Failure;
 
@@ -47,8 +49,14 @@ pub struct Pool<C> {
     actions: VecDeque<Action<C>>,
     events: VecDeque<PoolEvent>,
     record_events: bool,
+    pub(super) notes: Notes,
+    /// The average round-trip time of the server, if known.
+    round_trip: Option<Duration>,
     created: u64,
     closed: u64,
+    /// The latest `now`, which must never go back.
+    #[cfg(debug_assertions)]
+    latest: Option<Instant>,
     /// Behind a load balancer only.
     services: Option<Box<Services>>,
 }
@@ -62,9 +70,6 @@ enum State {
 
 /// A connection that was idle longer than this is looked at before it is lent.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
-
-/// How long a late reply is waited for before its connection is given up.
-pub(super) const DRAIN_LIMIT: Duration = Duration::from_secs(10);
 
 /// The one limit of a caller that counts its time in the wait queue only, and not what opening its connection takes.
 pub(super) const WAIT_QUEUE_TIMEOUT: &str = "waitQueueTimeoutMS";
@@ -89,8 +94,12 @@ impl<C> Pool<C> {
             actions: VecDeque::new(),
             events: VecDeque::new(),
             record_events: false,
+            notes: Notes::default(),
+            round_trip: None,
             created: 0,
             closed: 0,
+            #[cfg(debug_assertions)]
+            latest: None,
             services: None,
         }
     }
@@ -103,6 +112,7 @@ impl<C> Pool<C> {
     /// Somebody asks for a connection.
     #[inline]
     pub fn handle_checkout(&mut self, deadline: Option<Deadline>, now: Instant) -> Checkout<C> {
+        self.check_time(now);
         self.event(|| PoolEvent::CheckOutStarted);
         if let Some(refusal) = self.refusal() {
             return Checkout::Refused(refusal);
@@ -135,6 +145,7 @@ impl<C> Pool<C> {
 
     /// A connection is open, greeted and authenticated.
     pub fn handle_opened(&mut self, lease: Lease, connection: C, now: Instant) {
+        self.check_time(now);
         let Some(Opening { since, aborted }) = self.slots.take_opening(lease) else {
             return self.disown(lease, connection);
         };
@@ -159,6 +170,7 @@ impl<C> Pool<C> {
     /// A connection comes back, from a caller or from the draining of a late reply.
     #[inline]
     pub fn handle_checkin(&mut self, lease: Lease, connection: C, health: Health, now: Instant) {
+        self.check_time(now);
         let Some(Lent { since, interrupted, in_use }) = self.slots.take_lent(lease) else {
             return self.disown(lease, connection);
         };
@@ -173,7 +185,7 @@ impl<C> Pool<C> {
             (Health::Broken, None) => self.close(lease, connection, CloseReason::Error),
             (Health::Good | Health::ReplyOutstanding, None) if interrupted => self.close(lease, connection, CloseReason::Error),
             (Health::ReplyOutstanding, None) => {
-                self.slots.drain(lease, since, now + DRAIN_LIMIT);
+                self.slots.drain(lease, since, now, now + self.config.drain_limit);
                 self.actions.push_back(Action::Drain(lease, connection));
             }
             (Health::Good, None) => self.settle(lease, connection, now),
@@ -194,39 +206,9 @@ impl<C> Pool<C> {
         }
     }
 
-    /// The machine was suspended: connections from before are not trusted; those in use are closed when they come back.
-    pub fn handle_resumed(&mut self, now: Instant) {
-        self.close_idle(CloseReason::Idle);
-        let dials = self.abort(CloseReason::Idle, |slot| matches!(slot, Slot::Opening { .. }));
-        let drains = self.slots.distrust(self.next_id);
-        self.actions.extend(drains.into_iter().chain(dials).map(|lease| Action::Interrupt(lease, suspended())));
-        self.fill(now);
-    }
-
-    /// The pool ends: waiters are refused, idle connections closed, and lent ones when they come back, or at once.
-    ///
-    /// What is still lent by a pool that has ended can be interrupted later.
-    pub fn handle_close(&mut self, why: &Error, interrupt_in_use: bool, now: Instant) {
-        let mut dials = Vec::new();
-        if !matches!(self.state, State::Closed { .. }) {
-            self.state = State::Closed { why: why.clone() };
-            dials = self.abort(CloseReason::PoolClosed, |slot| matches!(slot, Slot::Opening { .. }));
-            for waiter in self.waiters.all() {
-                self.refuse(waiter, why.clone(), CheckOutFailure::PoolClosed, now);
-            }
-            self.close_idle(CloseReason::PoolClosed);
-            self.event(|| PoolEvent::PoolClosed);
-        }
-        let leases = self.slots.interrupt(|slot| match slot {
-            Slot::Draining { .. } => true,
-            Slot::InUse { .. } => interrupt_in_use,
-            Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } => false,
-        });
-        self.actions.extend(leases.into_iter().chain(dials).map(|lease| Action::Interrupt(lease, why.clone())));
-    }
-
     /// Does what time asks for.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.check_time(now);
         let served = self.opening();
         while let Some((waiter, deadline)) = self.waiters.late(now) {
             // Who waits for a connection that is being opened has left the wait queue.
@@ -248,8 +230,7 @@ impl<C> Pool<C> {
         let dials = self.abort(CloseReason::Error, is_late);
         let limit = self.config.open_timeout.unwrap_or_default();
         self.actions.extend(dials.into_iter().map(|lease| Action::Interrupt(lease, opened_too_late(limit))));
-        let drains = self.slots.interrupt(|slot| matches!(slot, Slot::Draining { deadline, .. } if *deadline <= now));
-        self.actions.extend(drains.into_iter().map(|lease| Action::Interrupt(lease, drained_too_late(DRAIN_LIMIT))));
+        self.end_late_drains(now);
         self.actions.extend(self.slots.look_for_unanswered(now));
         self.fill(now);
     }
@@ -262,6 +243,12 @@ impl<C> Pool<C> {
     /// Takes the next event.
     pub fn poll_event(&mut self) -> Option<PoolEvent> {
         self.events.pop_front()
+    }
+
+    /// Takes the next line for the log.
+    #[inline]
+    pub(crate) fn poll_note(&mut self) -> Option<Note> {
+        self.notes.pop()
     }
 
     /// Counts those who have, or wait for, a connection.
@@ -366,6 +353,9 @@ impl<C> Pool<C> {
             self.event(|| PoolEvent::ConnectionCreated { connection_id: id });
             self.actions.push_back(Action::Open(lease));
         }
+        if self.slots.draining > 0 {
+            self.make_room(now);
+        }
         if self.waiters.has_overdue() {
             self.refuse_passed_over(now);
         }
@@ -416,6 +406,18 @@ impl<C> Pool<C> {
         let told = error.clone();
         self.event(|| PoolEvent::CheckOutFailed { reason, duration, error: told });
         error
+    }
+
+    /// Checks, in debug builds, that time never goes back.
+    #[inline]
+    fn check_time(&mut self, now: Instant) {
+        #[cfg(debug_assertions)]
+        {
+            assert!(self.latest.is_none_or(|latest| latest <= now), "time goes back");
+            self.latest = Some(now);
+        }
+        #[cfg(not(debug_assertions))]
+        let _: Instant = now;
     }
 
     fn event(&mut self, make: impl FnOnce() -> PoolEvent) {

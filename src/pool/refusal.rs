@@ -76,9 +76,15 @@ pub(super) fn opened_too_late(limit: Duration) -> Error {
     Error::timeout(Stage::Hello, "dnsTimeoutMS + 2 * connectTimeoutMS", limit, limit)
 }
 
-/// The error of a connection whose late reply did not come.
+/// Makes the error of a connection whose late reply did not arrive within the drain limit.
 pub(super) fn drained_too_late(limit: Duration) -> Error {
-    Error::timeout(Stage::Read, "DRAIN_LIMIT", limit, limit)
+    Error::timeout(Stage::Read, "drain_limit", limit, limit)
+}
+
+/// Makes the error of a connection that is closed because a caller waits for its place in a full pool.
+pub(super) fn room_needed(drained: Duration) -> Error {
+    let text = "the late reply did not arrive, and a caller waits for a connection of the full pool";
+    Error::new(ErrorKind::Interrupted, text).at(Stage::Read).after(drained)
 }
 
 /// The error of a connection that was found dead before it was lent.

@@ -32,7 +32,7 @@ pub(super) enum Slot<C> {
     Opening { id: u64, generation: u64, since: Instant, deadline: Option<Instant>, aborted: bool },
     Idle { lease: Lease, connection: C, since: Instant },
     InUse { lease: Lease, since: Instant, interrupted: bool },
-    Draining { lease: Lease, since: Instant, deadline: Instant, interrupted: bool },
+    Draining { lease: Lease, since: Instant, began: Instant, deadline: Instant, interrupted: bool },
 }
 
 /// What is known of a connection that was being opened.
@@ -177,10 +177,25 @@ impl<C> Slots<C> {
         self.put(lease.slot, Slot::InUse { lease, since, interrupted: false });
     }
 
-    /// Lets a late reply be waited for; `since` is when the connection was lent.
-    pub(super) fn drain(&mut self, lease: Lease, since: Instant, deadline: Instant) {
+    /// Records that a late reply is awaited from `began` to `deadline`; `since` is when the connection was lent.
+    pub(super) fn drain(&mut self, lease: Lease, since: Instant, began: Instant, deadline: Instant) {
         self.draining += 1;
-        self.put(lease.slot, Slot::Draining { lease, since, deadline, interrupted: false });
+        self.put(lease.slot, Slot::Draining { lease, since, began, deadline, interrupted: false });
+    }
+
+    /// Returns the connection whose late reply has been awaited longest, and since when. Interrupted ones do not count.
+    pub(super) fn oldest_drain(&self) -> Option<(Lease, Instant)> {
+        let drains = self.table.iter().filter_map(|slot| match slot {
+            Slot::Draining { lease, began, interrupted: false, .. } => Some((*lease, *began)),
+            Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } | Slot::InUse { .. } | Slot::Draining { .. } => None,
+        });
+        drains.min_by_key(|(lease, began)| (*began, lease.id))
+    }
+
+    /// Counts the connections whose wait for a late reply was interrupted: their places are about to become free.
+    pub(super) fn interrupted_drains(&self) -> usize {
+        let is_interrupted = |slot: &&Slot<C>| matches!(slot, Slot::Draining { interrupted: true, .. });
+        self.table.iter().filter(is_interrupted).count()
     }
 
     /// Takes the connection that came back last.

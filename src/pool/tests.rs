@@ -1,18 +1,20 @@
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
-use super::machine::DRAIN_LIMIT;
 use super::*;
 use crate::error::{Error, ErrorKind};
 use crate::op::deadline::Deadline;
 
 mod balanced;
+mod late;
 mod login;
 
 type Number = u64;
 
+const DRAIN_LIMIT: Duration = Duration::from_secs(10);
+
 fn config() -> PoolConfig {
-    PoolConfig { max_size: Some(2), min_size: 0, max_connecting: 2, max_idle_time: None, open_timeout: None }
+    PoolConfig { max_size: Some(2), min_size: 0, max_connecting: 2, max_idle_time: None, open_timeout: None, drain_limit: DRAIN_LIMIT }
 }
 
 fn ms(millis: u64) -> Duration {
@@ -484,9 +486,10 @@ fn late_reply_is_drained_and_the_connection_goes_back() {
 
 #[test]
 fn reply_that_never_comes_costs_the_connection() {
-    let mut bench = Bench::ready(PoolConfig { max_size: Some(1), ..config() });
-    let lease = bench.lend_new();
-    bench.wait();
+    let mut bench = Bench::ready(PoolConfig { min_size: 1, max_size: Some(1), ..config() });
+    let lease = bench.opens()[0];
+    bench.pool.handle_opened(lease, 1, bench.now);
+    bench.lent();
     bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);
     bench.text();
     assert_eq!(bench.pool.poll_timeout(), Some((bench.now + UNANSWERED_AFTER, "UNANSWERED_AFTER")));
@@ -807,6 +810,7 @@ fn random_sequences_keep_the_promises() {
             max_connecting: 2,
             max_idle_time: Some(ms(5000)),
             open_timeout: Some(ms(3000)),
+            drain_limit: DRAIN_LIMIT,
         });
         let mut opening: Vec<Lease> = Vec::new();
         let mut lent: Vec<Lease> = Vec::new();

@@ -29,6 +29,9 @@ impl<C> Pool<C> {
         if let Some((at, name)) = self.slots.unanswered_due() {
             consider(at, name);
         }
+        if let Some(at) = self.room_due() {
+            consider(at, "draining");
+        }
         if self.slots.opening + self.slots.draining > 0 {
             for (_, slot) in self.slots.iter() {
                 match slot {

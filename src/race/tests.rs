@@ -273,12 +273,13 @@ fn several_causes_are_kept_and_the_most_telling_is_named() {
 fn who_got_furthest_tells_most() {
     use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, HostUnreachable, TimedOut};
     let ranks: &[(u8, &[ErrorKind])] = &[
-        (5, &[ErrorKind::Certificate, ErrorKind::CertificateName, ErrorKind::CertificateExpired, ErrorKind::CertificateUnknownIssuer]),
-        (4, &[ErrorKind::Tls]),
-        (3, &[ErrorKind::Closed, ErrorKind::Io(ConnectionReset)]),
-        (2, &[ErrorKind::Io(ConnectionRefused)]),
-        (1, &[ErrorKind::Timeout, ErrorKind::Io(TimedOut)]),
-        (0, &[ErrorKind::Io(HostUnreachable), ErrorKind::Io(BrokenPipe), ErrorKind::Shutdown]),
+        (6, &[ErrorKind::Certificate, ErrorKind::CertificateName, ErrorKind::CertificateExpired, ErrorKind::CertificateUnknownIssuer]),
+        (5, &[ErrorKind::Tls]),
+        (4, &[ErrorKind::Closed, ErrorKind::Io(ConnectionReset)]),
+        (3, &[ErrorKind::Io(ConnectionRefused)]),
+        (2, &[ErrorKind::Timeout, ErrorKind::Io(TimedOut)]),
+        (1, &[ErrorKind::Io(HostUnreachable), ErrorKind::Io(BrokenPipe), ErrorKind::Shutdown]),
+        (0, &[ErrorKind::LocalResources]),
     ];
     for (rank, kinds) in ranks {
         assert!(kinds.iter().all(|kind| telling(*kind) == *rank), "{rank}: {kinds:?}");

@@ -61,6 +61,11 @@ pub fn suitable_servers<'a>(topology: &'a TopologyDescription, criteria: &Criter
     wanted(eligible(topology, criteria, Admit { but: &[] }))
 }
 
+/// Tells whether any server suits, without running the application's selector.
+pub(super) fn any_by_rules(topology: &TopologyDescription, criteria: &Criteria) -> bool {
+    !eligible(topology, criteria, Admit { but: &[] }).is_empty()
+}
+
 /// Returns the application's selector, where it has a say: not behind a load balancer, and not in what lives on one server.
 pub(super) fn selector<'a>(topology: &'a TopologyDescription, criteria: &Criteria) -> Option<&'a ServerSelector> {
     let selector = topology.server_selector()?;

@@ -22,7 +22,7 @@ use rand::rngs::SmallRng;
 pub use criteria::{Criteria, Target, read_preference_to_send};
 pub use eligible::suitable_servers;
 pub use read_preference::{ReadPreference, ReadPreferenceMode, TagSet};
-pub use reason::reasons;
+pub use reason::{reasons, reasons_without_selector};
 pub use selector::ServerSelector;
 pub use window::{in_latency_window, pick};
 
@@ -65,7 +65,7 @@ pub fn select<'a>(
     selected.ok_or_else(|| Refusal::NoServer(reasons(topology, criteria)))
 }
 
-/// Tells whether any server suits.
+/// Tells whether any server suits by the rules alone: the application's selector is not run.
 ///
 /// # Errors
 /// Those of [`check`].
@@ -74,7 +74,7 @@ pub fn is_served(topology: &TopologyDescription, criteria: &Criteria) -> Result<
     Ok(match eligible::shortcut(topology, criteria) {
         Shortcut::Settled(server) => server.is_some(),
         Shortcut::NearRouter => topology.near_routers() > 0,
-        Shortcut::Open => !suitable_servers(topology, criteria).is_empty(),
+        Shortcut::Open => eligible::any_by_rules(topology, criteria),
     })
 }
 

@@ -10,12 +10,7 @@ use crate::topology::{ServerDescription, ServerType, TopologyDescription, Topolo
 
 /// Says for each server of a topology why it does not suit, or that it does.
 pub fn reasons(topology: &TopologyDescription, criteria: &Criteria) -> Vec<ServerReason> {
-    let reason = |server: &ServerDescription| ServerReason {
-        host: server.host.clone(),
-        reason: ineligible(topology, criteria, server),
-        error: server.error.clone(),
-    };
-    let mut reasons: Vec<ServerReason> = topology.servers().iter().map(|server| reason(server)).collect();
+    let mut reasons = by_rules(topology, criteria);
     if let Some(selector) = selector(topology, criteria) {
         let suits = |server: &ServerDescription| ineligible(topology, criteria, server) == Ineligible::Eligible;
         let kept = selector.filter(topology, topology.servers().iter().filter(|server| suits(server)).collect());
@@ -26,6 +21,27 @@ pub fn reasons(topology: &TopologyDescription, criteria: &Criteria) -> Vec<Serve
         }
     }
     reasons
+}
+
+/// Returns the reasons for a caller that no server suited, without running the application's selector: it left out whatever
+/// is eligible otherwise.
+pub fn reasons_without_selector(topology: &TopologyDescription, criteria: &Criteria) -> Vec<ServerReason> {
+    let mut reasons = by_rules(topology, criteria);
+    if selector(topology, criteria).is_some() {
+        for left_out in reasons.iter_mut().filter(|reason| reason.reason == Ineligible::Eligible) {
+            left_out.reason = Ineligible::Selector;
+        }
+    }
+    reasons
+}
+
+fn by_rules(topology: &TopologyDescription, criteria: &Criteria) -> Vec<ServerReason> {
+    let reason = |server: &ServerDescription| ServerReason {
+        host: server.host.clone(),
+        reason: ineligible(topology, criteria, server),
+        error: server.error.clone(),
+    };
+    topology.servers().iter().map(|server| reason(server)).collect()
 }
 
 fn ineligible(topology: &TopologyDescription, criteria: &Criteria, server: &ServerDescription) -> Ineligible {

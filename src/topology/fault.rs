@@ -198,6 +198,7 @@ fn about(error: &Error) -> About {
         | ErrorKind::PoolCleared
         | ErrorKind::PoolClosed
         | ErrorKind::TooManyWaiters
+        | ErrorKind::LocalResources
         | ErrorKind::ServerSelection
         | ErrorKind::InvalidUri
         | ErrorKind::InvalidHost

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
+use tracing::Level;
 
 use super::action::TopologyAction;
 use super::change::Change;
@@ -22,13 +23,12 @@ use super::fault::{self, Fault, Verdict};
 use super::server::{ServerDescription, ServerType};
 use super::sign_of_life::SignsOfLife;
 use super::told::Told;
-use super::waiters::{self, Prospect, SelectId, Waiter, Waiters};
+use super::waiters::{SelectId, Waiter, Waiters};
 use super::{SERVERS_MAX, update};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::handshake::HelloReply;
 use crate::host::HostKey;
-use crate::op::deadline::Deadline;
-use crate::selection::Criteria;
+use crate::note::Note;
 
 /// Is the topology: what is known, who waits for it, and what is to be done.
 ///
@@ -38,12 +38,12 @@ use crate::selection::Criteria;
 #[derive(Debug)]
 pub struct Topology {
     config: TopologyConfig,
-    state: State,
+    pub(super) state: State,
     pub(super) current: Arc<TopologyDescription>,
     pools: BTreeMap<HostKey, PoolRecord>,
     /// Above every generation of the pools that are gone.
     next_generation: u64,
-    waiters: Waiters,
+    pub(super) waiters: Waiters,
     pub(super) signs: SignsOfLife,
     pub(super) told: Told,
     rng: SmallRng,
@@ -52,7 +52,7 @@ pub struct Topology {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     Open,
     Closed,
 }
@@ -122,8 +122,7 @@ impl Topology {
             return self.handle_check_failed(host, error.on(host), now);
         }
         if fault::is_outdated(reply.topology_version, known.topology_version) {
-            tracing::debug!(%host, "hello reply ignored: it is older than what is known");
-            return;
+            return self.told.notes.push(Level::DEBUG, format!("{host}: hello reply ignored: it is older than what is known"));
         }
         self.events.extend(self.told.unusable(host, &reply.unusable_hosts, now));
         let mut incoming = ServerDescription::of_hello(host, reply, now);
@@ -142,10 +141,13 @@ impl Topology {
 
     /// Takes a monitor's failed check: the server becomes unknown, and its pool is cleared.
     ///
-    /// A time-out on the network interrupts the connections in use, too: they would wait for nothing.
+    /// A time-out on the network interrupts the connections in use, too: they would wait for nothing. A lack of local resources
+    /// says nothing about a server that is known.
     pub fn handle_check_failed(&mut self, host: &HostKey, error: Error, now: Instant) {
-        if self.watched(host).is_none() {
-            return;
+        let Some(known) = self.watched(host) else { return };
+        if error.kind() == ErrorKind::LocalResources && known.is_known() {
+            let text = format!("{host}: the check could not be made, and the server stays as it is: {error}");
+            return self.told.notes.push(Level::WARN, text);
         }
         let interrupt = error.is_timeout() && error.is_network();
         if interrupt {
@@ -173,7 +175,7 @@ impl Topology {
     pub fn handle_fault(&mut self, host: &HostKey, fault: Fault, now: Instant) {
         let (State::Open, Some(known), Some(generation)) = (self.state, self.current.server(host), self.generation(host)) else { return };
         let verdict = if self.config.load_balanced { fault.verdict_behind_load_balancer() } else { fault.verdict(generation, known) };
-        tracing::debug!(%host, error = %fault.error, ?verdict, "application error");
+        self.told.notes.push(Level::DEBUG, format!("{host}: application error, {verdict:?}: {}", fault.error));
         let unknown =
             ServerDescription { topology_version: fault.topology_version, ..ServerDescription::failed(host, fault.error.clone(), now) };
         let clearing = Clearing { cause: fault.error, interrupt: false };
@@ -231,33 +233,6 @@ impl Topology {
         self.wake();
     }
 
-    /// Takes a caller that found no suitable server in the published description.
-    ///
-    /// It is answered with [`Selected`](TopologyAction::Selected) or [`NotSelected`](TopologyAction::NotSelected), once,
-    /// unless it is cancelled. While it waits, every server is asked for an immediate check.
-    pub fn handle_select(&mut self, id: SelectId, criteria: Arc<Criteria>, deadline: Option<Deadline>, now: Instant) {
-        self.waiters.remove(id);
-        if self.state == State::Closed {
-            self.actions.push_back(TopologyAction::NotSelected(id, waiters::shut_down()));
-            return;
-        }
-        let waiter = Waiter::new(criteria, deadline, now);
-        match waiter.prospect(&self.current) {
-            Prospect::Suited => self.actions.push_back(TopologyAction::Selected(id)),
-            Prospect::Hopeless(error) => self.actions.push_back(TopologyAction::NotSelected(id, error)),
-            Prospect::Open if waiter.is_late(now) => self.refuse_late(id, &waiter, now),
-            Prospect::Open => {
-                self.waiters.insert(id, waiter);
-                self.request_checks();
-            }
-        }
-    }
-
-    /// Takes back a caller that no longer waits.
-    pub fn handle_cancel_select(&mut self, id: SelectId) {
-        self.waiters.remove(id);
-    }
-
     /// Closes the topology: monitors stop, pools close, callers are refused, and the description becomes empty.
     pub fn handle_shutdown(&mut self, now: Instant) {
         if self.state == State::Closed {
@@ -288,6 +263,11 @@ impl Topology {
     /// Returns the next event.
     pub fn poll_event(&mut self) -> Option<TopologyEvent> {
         self.events.pop_front()
+    }
+
+    /// Takes the next line for the log.
+    pub(crate) fn poll_note(&mut self) -> Option<Note> {
+        self.told.notes.pop()
     }
 
     /// Returns when [`handle_timeout`](Self::handle_timeout) is due, and the name of the limit that runs out then.
@@ -325,7 +305,7 @@ impl Topology {
         self.has_monitors() && self.config.liveness_probes
     }
 
-    fn refuse_late(&mut self, id: SelectId, waiter: &Waiter, now: Instant) {
+    pub(super) fn refuse_late(&mut self, id: SelectId, waiter: &Waiter, now: Instant) {
         let error = waiter.timed_out(&self.current, &self.config.seeds, now);
         self.actions.push_back(TopologyAction::NotSelected(id, error));
     }
@@ -415,7 +395,7 @@ impl Topology {
     }
 
     /// Asks for a check of every server while anybody waits, after every change anew (server-selection).
-    fn request_checks(&mut self) {
+    pub(super) fn request_checks(&mut self) {
         if self.waiters.len() > 0 && !self.config.load_balanced {
             let checks = self.current.servers().iter().map(|server| TopologyAction::CheckNow(server.host.clone()));
             self.actions.extend(checks);

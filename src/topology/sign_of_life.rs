@@ -19,6 +19,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tracing::Level;
+
 use super::action::TopologyAction;
 use super::machine::{Clearing, Topology};
 use super::server::ServerDescription;
@@ -185,7 +187,7 @@ impl Topology {
             return;
         }
         let reading = outcome.as_ref().map_or_else(read, |()| Reading::Life);
-        tracing::debug!(%host, ?reading, "outcome of a probe");
+        self.told.notes.push(Level::DEBUG, format!("{host}: outcome of a probe: {reading:?}"));
         match reading {
             Reading::Life | Reading::NotAsked => self.rest(host, now),
             // Its kernel has refused the connection, and has been reached.
@@ -293,7 +295,7 @@ impl Topology {
     }
 
     fn ask(&mut self, host: &HostKey, id: ProbeId, why: &str, limit: Duration) {
-        tracing::debug!(%host, why, limit_ms = limit.as_millis(), "server is asked for a sign of life");
+        self.told.notes.push(Level::DEBUG, format!("{host}: server is asked for a sign of life within {limit:?}: {why}"));
         self.actions.push_back(TopologyAction::Probe { host: host.clone(), id, again: false });
     }
 
@@ -419,6 +421,7 @@ fn read(error: &Error) -> Reading {
         matches!(kind, ConnectionRefused | ConnectionReset | ConnectionAborted)
     };
     match (error.stage(), error.kind()) {
+        (_, ErrorKind::LocalResources) => Reading::NotAsked,
         (Some(Stage::Tcp | Stage::Tls | Stage::Hello), kind) if error.is_timeout() && kind != ErrorKind::Command => Reading::Nothing,
         (Some(Stage::Tcp), ErrorKind::Io(kind)) if refused(kind) => Reading::Refused,
         (Some(Stage::Tcp), ErrorKind::Io(std::io::ErrorKind::HostUnreachable)) => Reading::Nothing,

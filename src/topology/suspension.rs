@@ -20,8 +20,12 @@ impl Suspension {
         Self { last: (now, boot) }
     }
 
-    /// Takes a look, and returns how long the machine slept since the last one, if it did.
+    /// Takes a look, and returns how long the machine slept since the last one, if it did. A look that was taken before the last
+    /// one is ignored: two threads may look at once.
     pub fn handle_look(&mut self, now: Instant, boot: Duration) -> Option<Duration> {
+        if now < self.last.0 {
+            return None;
+        }
         let awake = now.saturating_duration_since(self.last.0);
         let passed = boot.saturating_sub(self.last.1);
         self.last = (now, boot);
@@ -43,5 +47,7 @@ mod tests {
         assert_eq!(suspension.handle_look(now + 2 * second, 3702 * second), Some(3600 * second));
         assert_eq!(suspension.handle_look(now + 3 * second, 3703 * second), None);
         assert_eq!(suspension.handle_look(now + 4 * second, 3705 * second), None, "below the smallest gap");
+        assert_eq!(suspension.handle_look(now + 3 * second, 3704 * second), None, "an earlier look comes late");
+        assert_eq!(suspension.handle_look(now + 5 * second, 3706 * second), None, "and changes nothing");
     }
 }

@@ -4,13 +4,16 @@
 //! are limited, and so are the events about names that can't be used. What is left out is counted in the next line.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::time::{Duration, Instant};
+
+use tracing::Level;
 
 use super::events::TopologyEvent;
 use super::pace::Pace;
 use crate::handshake::{NAMES_MAX, UnusableHost};
 use crate::host::HostKey;
+use crate::note::Notes;
 
 /// How many reports of unusable names a server may bring about at once; a configuration is mended in few steps.
 const REPORTS_BURST: u32 = 5;
@@ -27,6 +30,8 @@ const LINES_EVERY: Duration = Duration::from_secs(6);
 /// Knows what was told of a topology's servers.
 #[derive(Debug)]
 pub(super) struct Told {
+    /// The lines for the log.
+    pub(super) notes: Notes,
     lines: Pace,
     unusable: BTreeMap<HostKey, UnusableNames>,
 }
@@ -40,7 +45,7 @@ struct UnusableNames {
 
 impl Told {
     pub(super) fn new() -> Self {
-        Self { lines: Pace::new(LINES_BURST, LINES_EVERY), unusable: BTreeMap::new() }
+        Self { notes: Notes::default(), lines: Pace::new(LINES_BURST, LINES_EVERY), unusable: BTreeMap::new() }
     }
 
     /// Forgets a server that has left.
@@ -59,7 +64,8 @@ impl Told {
     ) -> impl Iterator<Item = TopologyEvent> + use<'h> {
         let new = if hosts.is_empty() { Vec::new() } else { self.new_names(server, hosts, now) };
         if let Some(first) = new.first() {
-            tracing::warn!(%server, names = new.len(), name = %first.name, error = %first.error, "unusable host names in a hello reply");
+            let (names, name, error) = (new.len(), &first.name, &first.error);
+            self.notes.push(Level::WARN, format!("{server}: {names} unusable host names in a hello reply; the first is {name:?}: {error}"));
         }
         let server = server.clone();
         new.into_iter().map(move |host| TopologyEvent::HostUnusable {
@@ -85,24 +91,36 @@ impl Told {
     /// Logs that the topology has another type.
     pub(super) fn kind(&mut self, previous: &'static str, new: &'static str, now: Instant) {
         match self.lines.admit(now) {
-            Some(left_out) => tracing::info!(previous, new, left_out, "topology type changed"),
-            None => tracing::debug!(previous, new, "topology type changed"),
+            Some(left_out) => {
+                self.notes.push(Level::INFO, format!("topology type changed from {previous} to {new}{}", LeftOut(left_out)));
+            }
+            None => self.notes.push(Level::DEBUG, format!("topology type changed from {previous} to {new}")),
         }
     }
 
     /// Logs that servers name more members than are watched.
     pub(super) fn full(&mut self, limit: usize, now: Instant) {
         if let Some(left_out) = self.lines.admit(now) {
-            tracing::warn!(limit, left_out, "servers are left out: SERVERS_MAX are known already");
+            let left_out = LeftOut(left_out);
+            self.notes.push(Level::WARN, format!("servers are left out: SERVERS_MAX ({limit}) are known already{left_out}"));
         }
     }
 
     /// Logs that a server is silent.
     pub(super) fn silent(&mut self, host: &HostKey, error: &dyn Display, now: Instant) {
-        let text = "server is silent: what is in flight on it is interrupted";
+        let text = format!("{host}: server is silent, and what is in flight on it is interrupted: {error}");
         match self.lines.admit(now) {
-            Some(left_out) => tracing::info!(%host, %error, left_out, "{text}"),
-            None => tracing::debug!(%host, %error, "{text}"),
+            Some(left_out) => self.notes.push(Level::INFO, format!("{text}{}", LeftOut(left_out))),
+            None => self.notes.push(Level::DEBUG, text),
         }
+    }
+}
+
+/// Prints how many lines were left out before this one, if any were.
+struct LeftOut(u64);
+
+impl Display for LeftOut {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == 0 { Ok(()) } else { write!(f, " ({} lines were left out before)", self.0) }
     }
 }

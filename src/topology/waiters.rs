@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::action::TopologyAction;
 use super::description::TopologyDescription;
+use super::machine::{State, Topology};
 use super::server::ServerDescription;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::HostKey;
@@ -30,6 +32,8 @@ pub(super) struct Waiter {
     criteria: Arc<Criteria>,
     deadline: Option<Deadline>,
     waiting_since: Instant,
+    /// The description of which the application's selector kept no server.
+    judged: Option<Arc<TopologyDescription>>,
 }
 
 /// Says how it stands with a caller.
@@ -44,17 +48,24 @@ pub(super) enum Prospect {
 
 impl Waiter {
     pub(super) fn new(criteria: Arc<Criteria>, deadline: Option<Deadline>, now: Instant) -> Self {
-        Self { criteria, deadline, waiting_since: deadline.map_or(now, |deadline| deadline.since) }
+        Self { criteria, deadline, waiting_since: deadline.map_or(now, |deadline| deadline.since), judged: None }
+    }
+
+    /// Sets the description of which the application's selector kept no server.
+    pub(super) fn judged(mut self, judged: Arc<TopologyDescription>) -> Self {
+        self.judged = Some(judged);
+        self
     }
 
     pub(super) fn is_late(&self, now: Instant) -> bool {
         self.deadline.is_some_and(|deadline| deadline.at <= now)
     }
 
-    pub(super) fn prospect(&self, topology: &TopologyDescription) -> Prospect {
+    pub(super) fn prospect(&self, topology: &Arc<TopologyDescription>) -> Prospect {
+        let is_judged = self.judged.as_ref().is_some_and(|judged| Arc::ptr_eq(judged, topology));
         match selection::is_served(topology, &self.criteria) {
-            Ok(true) => Prospect::Suited,
-            Ok(false) => Prospect::Open,
+            Ok(true) if !is_judged => Prospect::Suited,
+            Ok(true | false) => Prospect::Open,
             Err(error) => Prospect::Hopeless(error.at(Stage::Selection)),
         }
     }
@@ -70,7 +81,7 @@ impl Waiter {
             text.push_str("; ");
             text.push_str(INTERNAL_NAMES_HINT);
         }
-        let mut servers = selection::reasons(topology, &self.criteria);
+        let mut servers = selection::reasons_without_selector(topology, &self.criteria);
         servers.extend(topology.left_out().iter().cloned());
         let error = Error::new(ErrorKind::ServerSelection, text).at(Stage::Selection).after(elapsed).with_servers(servers);
         match self.deadline {
@@ -124,7 +135,7 @@ impl Waiters {
     }
 
     /// Takes out all callers that a topology decides for, in the order of their ids.
-    pub(super) fn decided(&mut self, topology: &TopologyDescription) -> Vec<(SelectId, Result<(), Error>)> {
+    pub(super) fn decided(&mut self, topology: &Arc<TopologyDescription>) -> Vec<(SelectId, Result<(), Error>)> {
         let mut decided = Vec::new();
         for (id, waiter) in &self.waiting {
             match waiter.prospect(topology) {
@@ -137,6 +148,53 @@ impl Waiters {
             self.remove(*id);
         }
         decided
+    }
+}
+
+impl Topology {
+    /// Takes a caller that found no suitable server in the published description.
+    ///
+    /// It is answered with [`Selected`](TopologyAction::Selected) or [`NotSelected`](TopologyAction::NotSelected), once,
+    /// unless it is cancelled. While it waits, every server is asked for an immediate check.
+    pub fn handle_select(&mut self, id: SelectId, criteria: Arc<Criteria>, deadline: Option<Deadline>, now: Instant) {
+        self.enlist(id, Waiter::new(criteria, deadline, now), now);
+    }
+
+    /// Takes a caller for which the application's server selector kept no server of `judged`.
+    ///
+    /// The selector is foreign code and runs in the caller only, without a lock. The caller is told
+    /// [`Selected`](TopologyAction::Selected) when another description has servers to choose from, and asks its selector again.
+    pub fn handle_select_judged(
+        &mut self,
+        id: SelectId,
+        criteria: Arc<Criteria>,
+        judged: Arc<TopologyDescription>,
+        deadline: Option<Deadline>,
+        now: Instant,
+    ) {
+        self.enlist(id, Waiter::new(criteria, deadline, now).judged(judged), now);
+    }
+
+    fn enlist(&mut self, id: SelectId, waiter: Waiter, now: Instant) {
+        self.waiters.remove(id);
+        if self.state == State::Closed {
+            self.actions.push_back(TopologyAction::NotSelected(id, shut_down()));
+            return;
+        }
+        match waiter.prospect(&self.current) {
+            Prospect::Suited => self.actions.push_back(TopologyAction::Selected(id)),
+            Prospect::Hopeless(error) => self.actions.push_back(TopologyAction::NotSelected(id, error)),
+            Prospect::Open if waiter.is_late(now) => self.refuse_late(id, &waiter, now),
+            Prospect::Open => {
+                self.waiters.insert(id, waiter);
+                self.request_checks();
+            }
+        }
+    }
+
+    /// Takes back a caller that no longer waits.
+    pub fn handle_cancel_select(&mut self, id: SelectId) {
+        self.waiters.remove(id);
     }
 }
 

@@ -8,6 +8,7 @@ mod commands;
 mod faults;
 mod hostile;
 mod life;
+mod lifecycle;
 mod load_balanced;
 mod monitoring;
 mod official_client;

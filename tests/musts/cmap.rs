@@ -10,7 +10,14 @@ use crate::support::{Scene, closed_by_peer, ms};
 use mongolink::topology::Fault;
 
 fn config() -> PoolConfig {
-    PoolConfig { max_size: Some(4), min_size: 0, max_connecting: 2, max_idle_time: None, open_timeout: None }
+    PoolConfig {
+        max_size: Some(4),
+        min_size: 0,
+        max_connecting: 2,
+        max_idle_time: None,
+        open_timeout: None,
+        drain_limit: std::time::Duration::from_secs(10),
+    }
 }
 
 /// A pool of numbered connections.
@@ -253,7 +260,8 @@ fn wait_queue_timeout_names_its_limit_and_closed_pool_says_so() {
     bench.lend();
     let deadline = Deadline::new("waitQueueTimeoutMS", ms(50), bench.now);
     assert!(matches!(bench.pool.handle_checkout(Some(deadline), bench.now), Checkout::Waiting(_)));
-    bench.pool.handle_timeout(bench.now + ms(50));
+    bench.now += ms(50);
+    bench.pool.handle_timeout(bench.now);
     let actions = bench.actions();
     let [Action::Refuse(_, error)] = actions.as_slice() else { panic!("{actions:?}") };
     assert!(error.is_timeout() && error.limit().is_some_and(|limit| limit.name == "waitQueueTimeoutMS"), "{error}");

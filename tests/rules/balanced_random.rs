@@ -62,6 +62,7 @@ impl Scene {
             max_connecting: rng.random_range(1..4),
             max_idle_time: None,
             open_timeout: rng.random_bool(0.5).then(|| ms(rng.random_range(1..6_000))),
+            drain_limit: Duration::from_secs(10),
         };
         let mut pool = Pool::new(config.clone(), 0).behind_load_balancer();
         pool.record_events(true);

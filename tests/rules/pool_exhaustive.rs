@@ -53,7 +53,14 @@ const OPERATIONS: [Op; 33] = [
 
 fn config() -> PoolConfig {
     let open_timeout = Some(Duration::from_secs(8));
-    PoolConfig { max_size: Some(2), min_size: 0, max_connecting: 2, max_idle_time: None, open_timeout }
+    PoolConfig {
+        max_size: Some(2),
+        min_size: 0,
+        max_connecting: 2,
+        max_idle_time: None,
+        open_timeout,
+        drain_limit: Duration::from_secs(10),
+    }
 }
 
 #[test]

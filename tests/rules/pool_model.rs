@@ -113,12 +113,14 @@ pub(crate) struct Model {
     suspended: u64,
     /// When to look for commands without a reply, as long as any is under way.
     look_at: Option<Instant>,
+    round_trip: Duration,
     pub(crate) said: Vec<Said>,
     pub(crate) interrupted: Vec<u64>,
     pub(crate) told: Vec<Told>,
 }
 
-const DRAINING: Duration = Duration::from_secs(10);
+/// How long a late reply has before it makes room for somebody, whatever the round trip.
+const PATIENCE: Duration = Duration::from_millis(50);
 const REFILL_PAUSE: Duration = Duration::from_secs(1);
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
@@ -137,6 +139,7 @@ impl Model {
             refill_at: None,
             suspended: 0,
             look_at: None,
+            round_trip: Duration::ZERO,
             said: Vec::new(),
             interrupted: Vec::new(),
             told: Vec::new(),
@@ -208,6 +211,7 @@ impl Model {
         let At::Opening { aborted, .. } = connection.at else { panic!("{connection:?} was not being opened") };
         let obsolete = self.obsolete(connection);
         self.leave(id);
+        self.refill_at = self.refill_at.filter(|at| *at > now);
         let mut told = None;
         if obsolete.is_none() {
             self.refill_at = Some(now + REFILL_PAUSE);
@@ -297,6 +301,13 @@ impl Model {
         self.interrupt(|connection| !matches!(connection.at, At::InUse { .. }) || interrupt);
     }
 
+    pub(crate) fn round_trip(&mut self, average: Duration, now: Instant) {
+        self.round_trip = average;
+        if self.count(|at| matches!(at, At::Draining { .. })) > 0 {
+            self.fill(now);
+        }
+    }
+
     pub(crate) fn time(&mut self, now: Instant) {
         let coming = self.coming();
         loop {
@@ -317,7 +328,8 @@ impl Model {
         }
         let open_timeout = self.config.open_timeout;
         self.give_up(CloseReason::Error, |since| open_timeout.is_some_and(|limit| since + limit <= now));
-        self.interrupt(|connection| matches!(connection.at, At::Draining { since, .. } if since + DRAINING <= now));
+        let limit = self.config.drain_limit;
+        self.interrupt(|connection| matches!(connection.at, At::Draining { since, .. } if since + limit <= now));
         self.refill_at = self.refill_at.filter(|at| *at > now);
         self.look_for_unanswered(now);
         self.fill(now);
@@ -329,12 +341,13 @@ impl Model {
         let connections = self.connections.iter().filter_map(|connection| match connection.at {
             At::Idle { since } => self.config.max_idle_time.map(|limit| since + limit),
             At::Opening { since, aborted: false } => self.config.open_timeout.map(|limit| since + limit),
-            At::Draining { since, interrupted: false, .. } => Some(since + DRAINING),
+            At::Draining { since, interrupted: false, .. } => Some(since + self.config.drain_limit),
             At::Opening { .. } | At::Draining { .. } | At::InUse { .. } => None,
         });
         let below = self.phase == Phase::Ready && self.connections.len() < self.config.min_size as usize;
         let look = self.look_at.filter(|_| self.count(At::is_lent) > 0);
-        waits.chain(connections).chain(self.refill_at.filter(|_| below)).chain(look).min()
+        let room = self.makes_room().map(|(_, at)| at);
+        waits.chain(connections).chain(self.refill_at.filter(|_| below)).chain(look).chain(room).min()
     }
 
     pub(crate) fn waiting(&self) -> usize {
@@ -387,11 +400,14 @@ impl Model {
 
     fn lend(&mut self, id: u64, idle: Duration, now: Instant) -> Answer {
         self.hand_out(id, now);
-        if idle > LOOK_AFTER {
-            return Answer::Lent { id, look: Some(self.ticket()) };
+        let look = (idle > LOOK_AFTER).then(|| self.ticket());
+        if look.is_none() {
+            self.told.push(Told::Out(id, ms(0)));
         }
-        self.told.push(Told::Out(id, ms(0)));
-        Answer::Lent { id, look: None }
+        if self.connections.len() < self.config.min_size as usize {
+            self.fill(now);
+        }
+        Answer::Lent { id, look }
     }
 
     fn settle(&mut self, id: u64, now: Instant) {
@@ -420,10 +436,33 @@ impl Model {
             self.told.push(Told::Created(self.created));
             self.said.push(Said::Open(self.created));
         }
+        while self.phase == Phase::Ready
+            && let Some((id, _)) = self.makes_room().filter(|(_, at)| *at <= now)
+        {
+            self.interrupt(|connection| connection.id == id);
+        }
         // Whose time has passed, and who has no connection on its way any more, is refused; the last one first.
         while let Some(ticket) = self.askers.iter().filter(|asker| self.is_passed_over(asker)).map(|asker| asker.ticket).max() {
             self.refuse(ticket, ErrorKind::Timeout, CheckOutFailure::Timeout, now);
         }
+    }
+
+    /// Whose late reply is waited for no longer, and from when on: the one that has been late for longest, if the pool is
+    /// full, and somebody waits for whom nothing is on its way, and a connection could be opened.
+    fn makes_room(&self) -> Option<(u64, Instant)> {
+        let is_full = self.config.max_size.is_some_and(|max| self.connections.len() >= max as usize);
+        let leaving = self.count(|at| matches!(at, At::Draining { interrupted: true, .. }));
+        let opening = self.count(|at| matches!(at, At::Opening { .. }));
+        let in_vain = self.coming() + leaving < self.askers.len();
+        if !is_full || !in_vain || opening + leaving >= self.config.max_connecting as usize {
+            return None;
+        }
+        let late = self.connections.iter().filter_map(|connection| match connection.at {
+            At::Draining { since, interrupted: false, .. } => Some((since, connection.id)),
+            At::Opening { .. } | At::Idle { .. } | At::InUse { .. } | At::Draining { .. } => None,
+        });
+        let (since, id) = late.min()?;
+        Some((id, since + (4 * self.round_trip).max(PATIENCE).min(self.config.drain_limit)))
     }
 
     fn is_passed_over(&self, asker: &Asker) -> bool {

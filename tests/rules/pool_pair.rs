@@ -46,6 +46,8 @@ pub(crate) enum Op {
     Pass(Duration),
     /// Time passes, and nobody looks.
     Late(Duration),
+    /// The server's average round-trip time is known.
+    RoundTrip(Duration),
     /// A connection is reported that the pool does not have.
     Unknown,
 }
@@ -106,7 +108,7 @@ impl Pair {
     pub(crate) fn applies(&self, op: Op) -> bool {
         let phase = self.model.phase;
         match op {
-            Op::CheckOut(_) | Op::CheckOutWithin(_) | Op::Pass(_) | Op::Late(_) | Op::Unknown => true,
+            Op::CheckOut(_) | Op::CheckOutWithin(_) | Op::Pass(_) | Op::Late(_) | Op::RoundTrip(_) | Op::Unknown => true,
             Op::Cancel(which) => which < self.waiting.len(),
             Op::Alive(which) | Op::DeadOnLook(which) => which < self.looking.len(),
             Op::Opened(which) | Op::OpenFailed { which, .. } | Op::FailsToOpen(which) => which < self.opening.len(),
@@ -258,6 +260,10 @@ impl Pair {
                 self.model.time(self.now);
             }
             Op::Late(span) => self.now += span,
+            Op::RoundTrip(average) => {
+                self.pool.handle_round_trip(Some(average), now);
+                self.model.round_trip(average, now);
+            }
             Op::Unknown => {
                 let lease = Lease { slot: 0, id: u64::from(u32::MAX), generation: 7 };
                 self.pool.handle_opened(lease, number(lease), now);

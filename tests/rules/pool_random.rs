@@ -36,6 +36,7 @@ fn config(rng: &mut SmallRng) -> PoolConfig {
         max_connecting: rng.random_range(1..4),
         max_idle_time: rng.random_bool(0.5).then(|| ms(rng.random_range(1..4_000))),
         open_timeout: rng.random_bool(0.7).then(|| ms(rng.random_range(1..6_000))),
+        drain_limit: ms([10_000, 10_000, 400, 0][rng.random_range(0..4)]),
     }
 }
 
@@ -62,6 +63,7 @@ fn operation(rng: &mut SmallRng, pair: &Pair) -> Op {
         32 => Op::Resumed,
         33 if rng.random_bool(0.1) => Op::Close { interrupt: rng.random_bool(0.5) },
         34 => [Op::Unknown, Op::Refill, Op::Refill][rng.random_range(0..3)],
+        35 if rng.random_bool(0.3) => Op::RoundTrip(ms([0, 5, 30, 400][rng.random_range(0..4)])),
         35 => Op::Late(span(rng)),
         36 | 37 => Op::Pass(pair.timer().map_or(Duration::ZERO, |at| at.saturating_duration_since(pair.now))),
         _ => Op::Pass(span(rng)),
@@ -70,7 +72,7 @@ fn operation(rng: &mut SmallRng, pair: &Pair) -> Op {
 
 /// Time in steps that meet the pool's limits exactly, now and then.
 fn span(rng: &mut SmallRng) -> Duration {
-    let steps = [0, 1, 999, 1_000, 1_001, 5_000, 10_000];
+    let steps = [0, 1, 20, 49, 50, 999, 1_000, 1_001, 5_000, 10_000];
     if rng.random_bool(0.4) { ms(steps[rng.random_range(0..steps.len())]) } else { ms(rng.random_range(0..1_500)) }
 }
 

@@ -33,7 +33,7 @@ use super::replay::{ChecksReplay, TopologyReplay};
 use super::resolver::Resolver;
 use super::silence::Deposed;
 use super::srv::SrvPoll;
-use super::world::World;
+use super::world::{DRAIN, World};
 
 /// Is one client: the rules, and what the shell keeps for them.
 pub(crate) struct Client {
@@ -218,6 +218,7 @@ impl World {
                     max_connecting: settings.max_connecting,
                     max_idle_time: settings.max_idle_time,
                     open_timeout: Some(client.open_timeout()),
+                    drain_limit: DRAIN,
                 };
                 let id = client.number();
                 let pool = Pool::new(config, generation);
@@ -265,11 +266,22 @@ impl World {
                 let client = &mut self.clients[c];
                 client.published = description;
                 client.snapshot = client.places.clone();
+                self.tell_round_trips(c);
                 self.srv_sees(c);
             }
             TopologyAction::Selected(id) => self.answer_select(c, id, Ok(())),
             TopologyAction::NotSelected(id, error) => self.answer_select(c, id, Err(error)),
             other => unreachable!("an order that nobody carries out: {other:?}"),
+        }
+    }
+
+    /// Tells each pool the average round-trip time of its server.
+    fn tell_round_trips(&mut self, c: usize) {
+        let published = Arc::clone(&self.clients[c].published);
+        for server in published.servers() {
+            if let (Some(pool), Some(average)) = (self.clients[c].places.get(&server.host).copied(), server.round_trip_time) {
+                self.tell_round_trip(c, pool, average);
+            }
         }
     }
 

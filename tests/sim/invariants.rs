@@ -178,6 +178,27 @@ pub(crate) fn nobody_outstays_the_queue(host: &HostKey, stats: &PoolStats, ledge
     }
 }
 
+/// In a full pool, late replies hold up nobody for whom a connection could be opened.
+pub(crate) fn late_replies_make_room(
+    host: &HostKey,
+    stats: &PoolStats,
+    ledger: &PoolLedger,
+    (max, max_connecting): (u32, u32),
+    patience: Duration,
+    now: Instant,
+) {
+    let leaving = ledger.draining.intersection(&ledger.interrupted).count();
+    let served = ledger.coming(stats.generation) + leaving >= ledger.waiting.len();
+    if stats.total() < max as usize || served || stats.opening + leaving >= max_connecting as usize {
+        return;
+    }
+    let late = |id: &&u64| ledger.since.get(id).is_some_and(|since| now - *since > patience);
+    if let Some(id) = ledger.draining.difference(&ledger.interrupted).find(late) {
+        let text = format!("{host}: callers wait, and connection {id} drains for longer than {patience:?}: {stats:?}");
+        violated("late_replies_make_room", text);
+    }
+}
+
 /// Nobody waits for a server while one suits.
 pub(crate) fn nobody_selects_for_nothing(topology: &TopologyDescription, criteria: &mongolink::selection::Criteria) {
     let suits = || !mongolink::selection::suitable_servers(topology, criteria).is_empty();

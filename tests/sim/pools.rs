@@ -15,16 +15,16 @@ use std::time::Duration;
 
 use super::balancer::Services;
 use super::invariants::{
-    PoolLedger, connections_add_up, delivered_is_current, generations_agree, in_order, nobody_is_passed, nobody_outstays_the_queue,
-    nobody_waits_for_nothing, nothing_is_open_ended, opening_is_limited, timer_lies_ahead, waiter_still_waits, waiters_are_known,
-    waiting_has_a_timer,
+    PoolLedger, connections_add_up, delivered_is_current, generations_agree, in_order, late_replies_make_room, nobody_is_passed,
+    nobody_outstays_the_queue, nobody_waits_for_nothing, nothing_is_open_ended, opening_is_limited, timer_lies_ahead, waiter_still_waits,
+    waiters_are_known, waiting_has_a_timer,
 };
 use super::net::{Exchange, User};
 use super::openings::Purpose;
 use super::promises::service_is_current;
 use super::queue::{Event, Timer};
 use super::replay::PoolReplay;
-use super::world::{DRAIN, World};
+use super::world::{DRAIN, DRAIN_FLOOR, World};
 
 /// The limit that counts in the wait queue only.
 pub(crate) const WAIT_QUEUE_TIMEOUT: &str = "waitQueueTimeoutMS";
@@ -37,6 +37,8 @@ pub(crate) struct ServerPool {
     pub(crate) replay: PoolReplay,
     pub(crate) services: Services,
     pub(crate) operations: u32,
+    /// What the pool knows of its server's round-trip time.
+    round_trip: Option<Duration>,
     /// When somebody last asked whose time was over already: it is refused at once, by a timer.
     came_late: Option<Instant>,
     /// By slot: what is stopped by an interrupt.
@@ -69,6 +71,7 @@ impl ServerPool {
             services: Services::default(),
             replay: PoolReplay::default(),
             operations: 0,
+            round_trip: None,
             came_late: None,
             slots: BTreeMap::new(),
             waiters: BTreeMap::new(),
@@ -117,6 +120,15 @@ impl World {
         let outcome = step(&mut server.pool, now);
         self.drain_pool(c, id, after_timeout.then_some(coming));
         Some(outcome)
+    }
+
+    /// Tells a pool the average round-trip time of its server.
+    pub(crate) fn tell_round_trip(&mut self, c: usize, id: u64, average: Duration) {
+        let Some(server) = self.clients[c].pools.get_mut(&id) else { return };
+        if server.round_trip != Some(average) {
+            server.round_trip = Some(average);
+            self.pool_act(c, id, false, |pool, now| pool.handle_round_trip(Some(average), now));
+        }
     }
 
     /// Asks for a connection, as `Pool::handle_checkout` and its kin answer.
@@ -213,13 +225,16 @@ impl World {
         server.ledger.opening.remove(&lease.id);
         let host = server.host.clone();
         match outcome {
-            Ok((conn, ..)) => {
+            Ok((conn, _, round_trip)) => {
                 server.ledger.idle.insert(lease.id);
                 server.slots.insert(lease.slot, Occupant::Conn(conn));
                 if let Some(conn) = self.net.conns.get_mut(&conn) {
                     conn.user = User::Idle { pool: id };
                 }
                 self.pool_act(c, id, false, |pool, now| pool.handle_opened(lease, conn, now));
+                if service.is_some() {
+                    self.tell_round_trip(c, id, round_trip);
+                }
             }
             Err(error) => {
                 self.note(|_| format!("client {c}: connection {} to {host} could not be opened: {error}", lease.id));
@@ -395,6 +410,9 @@ impl World {
             nothing_is_open_ended(&server.host, &server.ledger, opening, draining, now);
             nobody_waits_for_nothing(&server.host, &stats, &server.ledger, settings.max_pool_size, settings.max_connecting);
             nobody_outstays_the_queue(&server.host, &stats, &server.ledger);
+            let patience = server.round_trip.map_or(DRAIN_FLOOR, |average| (4 * average).max(DRAIN_FLOOR)).min(DRAIN) + settings.wake_delay;
+            let limits = (settings.max_pool_size, settings.max_connecting);
+            late_replies_make_room(&server.host, &stats, &server.ledger, limits, patience, now);
             if client.places.get(&server.host) == Some(id) && !client.is_shut_down {
                 generations_agree(&server.host, client.topology.generation(&server.host), &stats);
             }

@@ -465,5 +465,8 @@ pub(crate) const NOT_THERE: Duration = Duration::from_secs(5);
 /// How long a pool waits for a late reply.
 pub(crate) const DRAIN: Duration = Duration::from_secs(10);
 
+/// How long a late reply has at least before it makes room for a caller who waits.
+pub(crate) const DRAIN_FLOOR: Duration = Duration::from_millis(50);
+
 /// How long a client's kernel waits for an answer to what it has sent, or to its probes of an idle connection.
 pub(crate) const TCP_GIVES_UP: Duration = Duration::from_secs(210);

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::sync::oneshot;
 
-use super::{CheckedOut, ServerPool, gone};
+use super::{CheckedOut, ServerPool};
 use crate::error::{Error, ErrorKind};
 use crate::io::clock;
 use crate::op::deadline::Deadline;
@@ -62,7 +62,7 @@ impl<P: Borrow<Arc<ServerPool>> + Clone + Send + Sync + Unpin + 'static> Asked<P
                         pool.act(|guarded, now| guarded.pool.handle_alive(lease, asked_at, now));
                         return Ok(out);
                     }
-                    let Some(conn) = out.conn.take() else { return Err(gone().on(&pool.host)) };
+                    let Some(conn) = out.conn.take() else { return Err(pool.lost().on(&pool.host)) };
                     let place = Place { ticket, asked_at, deadline };
                     let dead = |guarded: &mut super::Guarded, now| guarded.pool.handle_dead_on_look(lease, conn, place, now);
                     match ServerPool::ask(out.of().clone(), clock::now(), dead) {
@@ -106,7 +106,7 @@ impl<P: Borrow<Arc<ServerPool>> + Clone + Unpin> Future for Waiting<P> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let told = ready!(Pin::new(&mut self.answer).poll(context));
         self.answered = true;
-        Poll::Ready(match told.unwrap_or_else(|_| Err(gone())) {
+        Poll::Ready(match told.unwrap_or_else(|_| Err(self.of.borrow().lost())) {
             Ok(out) => Ok(out.hand_to(self.of.clone())),
             Err(error) => Err(self.of.borrow().naming_look_up(error)),
         })

@@ -7,17 +7,14 @@ use tokio::sync::Notify;
 use super::ServerPool;
 use crate::io::clock;
 
-/// Lets the waiters go when the pool's tasks end, with their client or their runtime.
+/// Closes the pool when its tasks end, with their client or their runtime: nothing is opened or drained any more, the sockets
+/// are dead, and nobody else would answer those who wait.
 pub(super) struct Keeper(pub(super) Weak<ServerPool>);
 
 impl Drop for Keeper {
     fn drop(&mut self) {
         if let Some(pool) = self.0.upgrade() {
-            let mut guarded = pool.lock();
-            guarded.abandoned = true;
-            let waiters = std::mem::take(&mut guarded.waiters);
-            drop(guarded);
-            drop(waiters);
+            pool.close_now(&pool.lost());
         }
     }
 }

@@ -6,9 +6,11 @@
 use std::error::Error as StdError;
 use std::fmt;
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::rr::RecordType;
 
@@ -17,6 +19,7 @@ use super::servers::{Servers, own_addresses};
 use crate::dns::{BUDGET, Cache, Failure, Family, FlightId};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::io::clock;
+use crate::io::local::shortage;
 
 /// Says who is asked.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +76,12 @@ async fn ask(flight: &Flight, source: Source, budget: Duration) {
     let sources = flight.shared.upgrade().map(|shared| (shared.own.clone(), shared.os.clone(), shared.settings().servers()));
     let Some((own, os, servers)) = sources else { return };
     if let Some(own) = own {
-        let outcome = own.resolve(&flight.name).await;
+        // It is foreign: if it panics, that is its failure and costs this name.
+        let outcome = AssertUnwindSafe(async { own.resolve(&flight.name).await }).catch_unwind().await;
+        let Ok(outcome) = outcome else {
+            let error = Error::new(ErrorKind::DnsFailed, "own resolver: it has panicked").at(Stage::Dns);
+            return flight.tell_both(Err(error));
+        };
         let failed = |error: Box<dyn StdError + Send + Sync>| {
             Error::new(ErrorKind::DnsFailed, format!("own resolver: {error}")).because(OwnError(error))
         };
@@ -150,6 +158,10 @@ fn failure(error: NetError, budget: Duration, elapsed: Duration) -> Failure {
         Failure::NoAddresses
     } else if matches!(error, NetError::Timeout) {
         Failure::Other(Error::timeout(Stage::Dns, BUDGET, budget, elapsed))
+    } else if let NetError::Io(cause) = &error
+        && let Some(advice) = shortage(cause)
+    {
+        Failure::Other(Error::new(ErrorKind::LocalResources, format!("DNS could not be asked: {cause}: {advice}")).at(Stage::Dns))
     } else {
         Failure::Other(Error::new(ErrorKind::DnsFailed, format!("no answer from DNS: {error}")).because(error))
     }

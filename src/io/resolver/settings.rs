@@ -32,25 +32,30 @@ impl Settings {
         }
     }
 
-    /// Reads the settings if they may have changed; tells whether they did.
-    pub(super) fn look(&mut self, now: Instant) -> bool {
+    /// Reads the settings if they may have changed; tells what is new.
+    pub(super) fn look(&mut self, now: Instant) -> News {
         let modified = self.config.file().and_then(|path| std::fs::metadata(path).ok()?.modified().ok());
         if let Some(seen) = &self.seen
             && now < seen.at + LOOK_AGAIN
             && modified == seen.modified
         {
-            return false;
+            return News::default();
         }
         let servers = Servers::read(&self.config).map(Arc::new);
         let changed = self.seen.as_ref().is_some_and(|seen| seen.servers != servers);
-        if let Err(why) = &servers
-            && (changed || self.seen.is_none())
-        {
-            tracing::warn!(why, "the DNS settings can't be used, the operating system is asked instead");
-        }
+        let unusable = servers.as_ref().err().filter(|_| changed || self.seen.is_none()).cloned();
         self.seen = Some(Seen { at: now, modified, servers });
-        changed
+        News { changed, unusable }
     }
+}
+
+/// What a look at the settings has brought; it is logged when no lock is held.
+#[derive(Debug, Default)]
+pub(super) struct News {
+    /// Whether the settings have changed.
+    pub(super) changed: bool,
+    /// Why they can't be used, unless that was known.
+    pub(super) unusable: Option<String>,
 }
 
 /// How often the system's settings are looked at, if no file tells that they changed.
@@ -67,13 +72,13 @@ mod tests {
         let mut settings = Settings::new(DnsConfig::ResolvConf(path.clone()));
         let now = crate::io::clock::now();
         write("nameserver 127.0.0.1\nsearch one.example\noptions ndots:2\n");
-        assert!(!settings.look(now));
+        assert!(!settings.look(now).changed);
         assert_eq!(settings.servers().expect("servers").search.candidates("db"), ["db.one.example", "db"]);
-        assert!(!settings.look(now + LOOK_AGAIN));
+        assert!(!settings.look(now + LOOK_AGAIN).changed);
         write("nameserver 127.0.0.2\n");
-        assert!(settings.look(now + 2 * LOOK_AGAIN));
+        assert!(settings.look(now + 2 * LOOK_AGAIN).changed);
         std::fs::remove_file(&path).expect("remove");
-        assert!(settings.look(now + 3 * LOOK_AGAIN));
+        assert!(settings.look(now + 3 * LOOK_AGAIN).changed);
         assert!(settings.servers().is_err());
     }
 }

@@ -42,7 +42,8 @@ impl<C> Pool<C> {
     pub fn handle_clear_service(&mut self, service: ObjectId, generation: u64, cause: &Error, now: Instant) {
         let Some(services) = self.services.as_mut().filter(|_| !matches!(self.state, State::Closed { .. })) else { return };
         if !services.clear(service, generation) {
-            return tracing::debug!(%service, "error ignored: it is of an older generation of the service");
+            let text = format!("error ignored: it is of an older generation of service {service}");
+            return self.notes.push(tracing::Level::DEBUG, text);
         }
         let idle = self.slots.take_idle_of(|lease| services.reaches(lease.id, service));
         // What is being opened would be stale, and must not hold `maxConnecting` meanwhile.

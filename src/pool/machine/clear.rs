@@ -1,11 +1,11 @@
-//! What does clearing a pool do?
+//! What do clearing, suspension and closing do to a pool?
 //!
 //! connection-monitoring-and-pooling, "Clearing a Connection Pool". A pool behind a load balancer is cleared service by
 //! service, in `balanced`.
 
 use std::time::Instant;
 
-use super::super::refusal::interrupted;
+use super::super::refusal::{interrupted, suspended};
 use super::{Action, CheckOutFailure, CloseReason, Error, Pool, PoolEvent, Slot, State, cleared};
 
 impl<C> Pool<C> {
@@ -35,5 +35,36 @@ impl<C> Pool<C> {
             Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } => false,
         });
         self.actions.extend(leases.into_iter().chain(dials).map(|lease| Action::Interrupt(lease, interrupted.clone())));
+    }
+
+    /// The machine was suspended: connections from before are not trusted; those in use are closed when they come back.
+    pub fn handle_resumed(&mut self, now: Instant) {
+        self.close_idle(CloseReason::Idle);
+        let dials = self.abort(CloseReason::Idle, |slot| matches!(slot, Slot::Opening { .. }));
+        let drains = self.slots.distrust(self.next_id);
+        self.actions.extend(drains.into_iter().chain(dials).map(|lease| Action::Interrupt(lease, suspended())));
+        self.fill(now);
+    }
+
+    /// The pool ends: waiters are refused, idle connections closed, and lent ones when they come back, or at once.
+    ///
+    /// What is still lent by a pool that has ended can be interrupted later.
+    pub fn handle_close(&mut self, why: &Error, interrupt_in_use: bool, now: Instant) {
+        let mut dials = Vec::new();
+        if !matches!(self.state, State::Closed { .. }) {
+            self.state = State::Closed { why: why.clone() };
+            dials = self.abort(CloseReason::PoolClosed, |slot| matches!(slot, Slot::Opening { .. }));
+            for waiter in self.waiters.all() {
+                self.refuse(waiter, why.clone(), CheckOutFailure::PoolClosed, now);
+            }
+            self.close_idle(CloseReason::PoolClosed);
+            self.event(|| PoolEvent::PoolClosed);
+        }
+        let leases = self.slots.interrupt(|slot| match slot {
+            Slot::Draining { .. } => true,
+            Slot::InUse { .. } => interrupt_in_use,
+            Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } => false,
+        });
+        self.actions.extend(leases.into_iter().chain(dials).map(|lease| Action::Interrupt(lease, why.clone())));
     }
 }

@@ -34,7 +34,8 @@ impl<C> Pool<C> {
     /// before the connection is closed that it is cleared for. `handle_refill` follows.
     pub fn handle_open_failed(&mut self, lease: Lease, error: &Error, now: Instant) {
         let Some(Opening { since, aborted }) = self.slots.take_opening(lease) else {
-            return tracing::error!(id = lease.id, "a connection failed to open that was not being opened");
+            let text = format!("connection {} failed to open, but was not being opened", lease.id);
+            return self.notes.push(tracing::Level::ERROR, text);
         };
         self.slots.vacate(lease);
         self.end_pause(now);
@@ -84,7 +85,8 @@ impl<C> Pool<C> {
 
     /// Closes a connection that was not expected: a bug of ours.
     pub(super) fn disown(&mut self, lease: Lease, connection: C) {
-        tracing::error!(id = lease.id, "a connection comes that was neither lent nor being opened");
+        let text = format!("connection {} was returned, but was neither lent nor being opened", lease.id);
+        self.notes.push(tracing::Level::ERROR, text);
         self.actions.push_back(Action::Close(lease, connection));
     }
 

@@ -11,7 +11,14 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let config = PoolConfig { max_size: None, min_size: 0, max_connecting: 2, max_idle_time: None, open_timeout: None };
+        let config = PoolConfig {
+            max_size: None,
+            min_size: 0,
+            max_connecting: 2,
+            max_idle_time: None,
+            open_timeout: None,
+            drain_limit: Duration::from_secs(10),
+        };
         let now = Instant::now();
         let mut pool = Pool::new(config, 0);
         pool.handle_ready(now);

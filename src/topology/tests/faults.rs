@@ -165,6 +165,7 @@ fn errors_of_our_own_never_count() {
         ErrorKind::PoolCleared,
         ErrorKind::PoolClosed,
         ErrorKind::TooManyWaiters,
+        ErrorKind::LocalResources,
         ErrorKind::Shutdown,
         ErrorKind::Bson,
         ErrorKind::Interrupted,

@@ -195,3 +195,46 @@ fn impossible_criteria_are_refused_at_once() {
     scene.topology.handle_select(SelectId(1), Arc::new(Criteria::read(preference)), None, scene.now);
     assert_eq!(scene.orders(), ["not selected 1: InvalidOption"]);
 }
+
+/// The selector is foreign: it runs in the caller, and the rules only say when there is something new to choose from.
+#[test]
+fn caller_whose_selector_kept_no_server_is_called_again_for_another_description_only() {
+    let mut config = TopologyConfig::new(keys(&["a", "b"]));
+    config.set_name = Some("rs".into());
+    config.server_selector = Some(crate::selection::ServerSelector::new(|_, _| panic!("the rules ran the selector")));
+    let mut scene = Scene::new(config);
+    scene.hello("a", primary(&["a", "b"]));
+    scene.drain();
+    let select = |scene: &mut Scene, judged, deadline| {
+        scene.topology.handle_select_judged(SelectId(1), Arc::new(Criteria::write()), judged, deadline, scene.now);
+    };
+    let judged = Arc::clone(scene.topology.description());
+    select(&mut scene, Arc::clone(&judged), None);
+    assert_eq!(scene.orders(), ["check a", "check b"], "the same description has nothing new");
+    scene.hello("b", secondary(&["a", "b"]));
+    let orders = scene.orders();
+    assert!(orders.contains(&"selected 1".to_owned()), "{orders:?}");
+    // Its description was an older one.
+    select(&mut scene, judged, None);
+    assert_eq!(scene.orders(), ["selected 1"]);
+    let (judged, deadline) = (Arc::clone(scene.topology.description()), after(&scene, 100));
+    select(&mut scene, judged, Some(deadline));
+    scene.drain();
+    scene.now += Duration::from_millis(100);
+    scene.topology.handle_timeout(scene.now);
+    let error = refusal(&mut scene);
+    assert_eq!(error.servers()[0].reason, Ineligible::Selector, "{error}");
+}
+
+#[test]
+fn check_that_lacked_local_resources_leaves_a_known_server_as_it_is() {
+    let shortage = || Error::new(ErrorKind::LocalResources, "too many open files").at(Stage::Tcp);
+    let mut scene = Scene::settled();
+    scene.failed("a", shortage());
+    assert_eq!((scene.orders(), scene.told()), (vec![], vec![]));
+    // Of one that is unknown, the error says why.
+    let mut scene = Scene::of_set(&["a"]);
+    scene.failed("a", shortage());
+    let description = Arc::clone(scene.topology.description());
+    assert_eq!(description.servers()[0].error.as_ref().map(Error::kind), Some(ErrorKind::LocalResources));
+}

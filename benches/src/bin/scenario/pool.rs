@@ -171,7 +171,7 @@ fn server(number: usize, router: bool) -> ServerDescription {
 
 /// Makes a pool with one connection, idle.
 fn idle_pool() -> Pool<u64> {
-    let config = PoolConfig { max_size: Some(100), min_size: 0, max_connecting: 2, max_idle_time: None, open_timeout: None };
+    let config = PoolConfig { max_size: Some(100), min_size: 0, max_connecting: 2, max_idle_time: None, open_timeout: None, drain_limit: Duration::from_secs(10) };
     let (mut pool, now) = (Pool::new(config, 0), Instant::now());
     pool.handle_ready(now);
     let Checkout::Waiting(_) = pool.handle_checkout(None, now) else { panic!("there is no connection yet") };
