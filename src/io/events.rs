@@ -518,7 +518,7 @@ mod tests {
         while let Some(Some(event)) = listen(&mut slow) {
             match event {
                 Event::Missed(number) => missed_later += number,
-                event => {
+                event @ (Event::Topology(_) | Event::Heartbeat { .. } | Event::Pool { .. } | Event::Command(_)) => {
                     bytes += size::size_bytes(&event);
                     count += 1;
                 }

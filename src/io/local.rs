@@ -18,11 +18,12 @@ pub(crate) fn socket_error(stage: Stage, error: io::Error) -> Error {
 
 /// Says what this process or machine ran out of, and what helps.
 pub(crate) fn shortage(error: &io::Error) -> Option<&'static str> {
-    match error.kind() {
-        io::ErrorKind::OutOfMemory => return Some("this machine has no memory for a socket"),
-        // Without an address of its own to bind to, a socket gets this only where no local port or address is left for it.
-        io::ErrorKind::AddrNotAvailable => return Some("this machine has no free port or no address to connect from"),
-        _ => {}
+    if error.kind() == io::ErrorKind::OutOfMemory {
+        return Some("this machine has no memory for a socket");
+    }
+    // A socket that is not bound gets this only where no local port or address is left for it.
+    if error.kind() == io::ErrorKind::AddrNotAvailable {
+        return Some("this machine has no free port or no address to connect from");
     }
     let code = error.raw_os_error()?;
     if code == PROCESS_FILES {
