@@ -412,7 +412,6 @@ mod tests {
     use futures_util::FutureExt;
 
     use super::*;
-    use crate::error::Error;
 
     fn listen(listener: &mut Listener) -> Option<Option<Event>> {
         std::future::poll_fn(|context| listener.poll_next(context)).now_or_never()
@@ -528,10 +527,18 @@ mod tests {
         assert_eq!(count + missed_later, 2000, "each is read or missed");
         // One that is too large by itself is missed alone, with all before it.
         hub.send(|| succeeded(0));
-        let error = Error::new(crate::error::ErrorKind::Command, "x".repeat(EVENTS_BYTES_MAX));
-        hub.send(|| Event::Pool {
-            host: host(),
-            event: PoolEvent::PoolCleared { interrupt_in_use: false, cause: error, service_id: None },
+        let command = bson::rawdoc! { "x": "x".repeat(EVENTS_BYTES_MAX) };
+        hub.send(|| {
+            Event::Command(CommandEvent::Started {
+                host: host(),
+                connection_id: 1,
+                service_id: None,
+                server_connection_id: None,
+                request_id: 0,
+                database: "test".into(),
+                name: "insert".into(),
+                command,
+            })
         });
         hub.send(|| succeeded(0));
         assert!(matches!(listen(&mut slow), Some(Some(Event::Missed(2)))));
