@@ -64,8 +64,8 @@ enum Secret {
     PlainPassword,
     EncodedPassword,
     KeyFilePassword,
-    RawPassword,
-    PreparedPassword,
+    Token,
+    ScramPassword,
     Md5,
     Salted1,
     ClientKey1,
@@ -80,6 +80,7 @@ enum Secret {
 const PLANTED: &str = "planted-and-found";
 const PLAIN_PASSWORD: &str = "pl41n/p@ssw0rd:of-ann";
 const ENCODED_PASSWORD: &str = "pl41n%2Fp%40ssw0rd%3Aof-ann";
+const TOKEN: &str = "s3ss1on-token-of-a-cloud";
 const KEY_FILE_PASSWORD: &str = "k3y-f1le/p@ssword";
 /// Ends in letters that SASLprep changes or drops.
 const RAW_PASSWORD: &str = "scr4m-s3cret-\u{ff4f}\u{ff46}\u{ad}-bob\u{2168}";
@@ -93,8 +94,8 @@ impl Secret {
         Self::PlainPassword,
         Self::EncodedPassword,
         Self::KeyFilePassword,
-        Self::RawPassword,
-        Self::PreparedPassword,
+        Self::Token,
+        Self::ScramPassword,
         Self::Md5,
         Self::Salted1,
         Self::ClientKey1,
@@ -110,13 +111,13 @@ impl Secret {
     fn bytes(self) -> Vec<u8> {
         let [sha_1, sha_256] = [Hash::Sha1, Hash::Sha256].map(Hash::keys);
         match self {
-            Self::Planted => PLANTED.into(),
-            Self::PlainPassword => PLAIN_PASSWORD.into(),
-            Self::EncodedPassword => ENCODED_PASSWORD.into(),
-            Self::KeyFilePassword => KEY_FILE_PASSWORD.into(),
-            Self::RawPassword => RAW_PASSWORD.into(),
-            Self::PreparedPassword => PREPARED_PASSWORD.into(),
-            Self::Md5 => Hash::Sha1.password(),
+            Self::Planted => beginning(PLANTED.as_bytes()),
+            Self::PlainPassword => beginning(PLAIN_PASSWORD.as_bytes()),
+            Self::EncodedPassword => beginning(ENCODED_PASSWORD.as_bytes()),
+            Self::KeyFilePassword => beginning(KEY_FILE_PASSWORD.as_bytes()),
+            Self::Token => beginning(TOKEN.as_bytes()),
+            Self::ScramPassword => beginning(PREPARED_PASSWORD.as_bytes()),
+            Self::Md5 => beginning(&Hash::Sha1.password()),
             Self::Salted1 => sha_1[0].clone(),
             Self::ClientKey1 => sha_1[1].clone(),
             Self::ServerKey1 => sha_1[2].clone(),
@@ -127,6 +128,11 @@ impl Secret {
             Self::KeyDer => key_file().1.get(40..64).expect("long").to_vec(),
         }
     }
+}
+
+/// Returns the beginning of a secret, which is what a text leaves behind that grows while it is written.
+fn beginning(secret: &[u8]) -> Vec<u8> {
+    secret.get(..10).expect("long").to_vec()
 }
 
 /// Names the hash of a SCRAM, whose server is written down once more here.
@@ -293,8 +299,13 @@ fn connection_string_is_read() {
     let read = ConnectionString::parse(&uri).expect("a connection string");
     assert_eq!(read.options.password.as_ref().map(|password| password.reveal() == PLAIN_PASSWORD), Some(true));
     drop((read.clone(), read.to_string(), format!("{read:?}"), read));
-    let secrets = [Secret::PlainPassword, Secret::EncodedPassword, Secret::KeyFilePassword];
+    let secrets = [Secret::PlainPassword, Secret::EncodedPassword, Secret::KeyFilePassword, Secret::Token];
     assert_wiped(&secrets, "after a connection string was read");
+    let uri = text(&["mongodb://a:b@h/?authMechanism=MONGODB-AWS&authMechanismProperties=AWS_SESSION_TOKEN:", TOKEN]);
+    if let Ok(read) = ConnectionString::parse(&uri) {
+        drop(read.options.credential());
+    }
+    assert_wiped(&secrets, "after a session token was read");
     for broken in [
         text(&["mongodb://ann:", ENCODED_PASSWORD, "%ff@h/"]),
         text(&["mongodb://ann:", ENCODED_PASSWORD, ":x@h/"]),
@@ -346,9 +357,8 @@ fn server_final(hash: Hash, (bare, first): &(String, String)) -> String {
     format!("v={}", hash.signature(&format!("{bare},{first},c=biws,{nonce}")))
 }
 
-const SCRAM: [Secret; 9] = [
-    Secret::RawPassword,
-    Secret::PreparedPassword,
+const SCRAM: [Secret; 8] = [
+    Secret::ScramPassword,
     Secret::Md5,
     Secret::Salted1,
     Secret::ClientKey1,

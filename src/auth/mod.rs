@@ -43,8 +43,8 @@ pub struct Credential {
     pub source: String,
     /// The mechanism, or `None` to negotiate one of the SCRAMs.
     pub mechanism: Option<Mechanism>,
-    /// The mechanism's properties, defaults filled in.
-    pub properties: Vec<(String, String)>,
+    /// The mechanism's properties, defaults filled in; one of them may be a session token.
+    pub properties: Vec<(String, Secret)>,
 }
 
 impl std::fmt::Debug for Credential {

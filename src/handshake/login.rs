@@ -135,9 +135,21 @@ impl Attempt {
     pub(super) fn check(&self, step: &str, reply: &RawDocument) -> Result<(), Error> {
         match command_error_at(reply, Stage::Auth) {
             None => Ok(()),
+            Some(_) if self.is_echoed_in(reply) => {
+                let text = format!("{} was refused; what the server says has the password in it, and is not shown", self.who(step));
+                Err(Error::new(ErrorKind::Auth, text).at(Stage::Auth))
+            }
             Some(error) if error.kind() == ErrorKind::Command => Err(self.refused(step, error)),
             Some(error) => Err(self.failed(step, &error).because(error)),
         }
+    }
+
+    /// Tells whether a reply has the password in it, which PLAIN shows to the server.
+    fn is_echoed_in(&self, reply: &RawDocument) -> bool {
+        let password = self.login.credential.password.as_ref().map(Secret::reveal).filter(|_| self.mechanism == Mechanism::Plain);
+        password.is_some_and(|password| {
+            !password.is_empty() && reply.as_bytes().windows(password.len()).any(|window| window == password.as_bytes())
+        })
     }
 
     /// Makes the error of a step that the server has refused.

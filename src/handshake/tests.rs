@@ -378,6 +378,17 @@ fn plain_sends_user_and_password_after_hello() {
 }
 
 #[test]
+fn password_that_the_server_repeats_is_in_no_error() {
+    let (_, conversation) = begun(Some(Mechanism::Plain));
+    let (_, conversation) = sent(conversation.handle_reply(&hello()));
+    let reply = rawdoc! { "ok": 0, "code": 18, "errmsg": format!("no user ann with {PASSWORD}") };
+    let error = conversation.handle_reply(&reply).map(drop).expect_err("refusal");
+    assert_eq!((error.kind(), error.stage()), (ErrorKind::Auth, Some(Stage::Auth)));
+    assert!(error.to_string().contains("was refused; what the server says has the password in it"), "{error}");
+    assert!(!format!("{error} {error:?}").contains(PASSWORD));
+}
+
+#[test]
 fn what_can_not_log_in_is_named() {
     for mechanism in [Mechanism::Gssapi, Mechanism::Aws, Mechanism::Oidc] {
         let error = begun(Some(mechanism)).1.handle_reply(&hello()).map(drop).expect_err("refusal");

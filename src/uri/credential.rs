@@ -6,7 +6,7 @@
 use super::table::SESSION_TOKEN;
 use super::value::quote;
 use super::{refused, unsupported};
-use crate::auth::{Credential, Mechanism};
+use crate::auth::{Credential, Mechanism, Secret};
 use crate::error::Error;
 use crate::options::ClientOptions;
 
@@ -109,7 +109,7 @@ fn gssapi(options: &ClientOptions) -> Result<Credential, Error> {
         return Err(refused(format!("CANONICALIZE_HOST_NAME {} is none of none, forward, forwardAndReverse", quote(rule))));
     }
     if property(&credential, "SERVICE_NAME").is_none() {
-        credential.properties.push(("SERVICE_NAME".to_owned(), "mongodb".to_owned()));
+        credential.properties.push(("SERVICE_NAME".to_owned(), Secret::new("mongodb")));
     }
     Ok(credential)
 }
@@ -161,9 +161,9 @@ fn external(options: &ClientOptions, mechanism: Mechanism, allowed: &[&str]) -> 
 }
 
 /// Returns the properties by their names in upper case.
-fn properties(options: &ClientOptions, mechanism: &str, allowed: &[&str]) -> Result<Vec<(String, String)>, Error> {
-    let token = options.aws_session_token.iter().map(|token| (SESSION_TOKEN.to_owned(), token.reveal().to_owned()));
-    let given = options.auth_mechanism_properties.iter().map(|(name, value)| (name.to_ascii_uppercase(), value.clone()));
+fn properties(options: &ClientOptions, mechanism: &str, allowed: &[&str]) -> Result<Vec<(String, Secret)>, Error> {
+    let token = options.aws_session_token.iter().map(|token| (SESSION_TOKEN.to_owned(), token.clone()));
+    let given = options.auth_mechanism_properties.iter().map(|(name, value)| (name.to_ascii_uppercase(), Secret::new(value.as_str())));
     given
         .chain(token)
         .map(|(name, value)| {
@@ -176,7 +176,7 @@ fn properties(options: &ClientOptions, mechanism: &str, allowed: &[&str]) -> Res
 }
 
 fn property<'a>(credential: &'a Credential, name: &str) -> Option<&'a str> {
-    credential.properties.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
+    credential.properties.iter().find(|(own, _)| own == name).map(|(_, value)| value.reveal())
 }
 
 fn need_username(options: &ClientOptions, mechanism: &str) -> Result<(), Error> {

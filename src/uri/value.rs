@@ -336,7 +336,7 @@ pub(super) fn holds_further_option(entry: &Entry, given: &str, decoded: &str) ->
     if matches!(entry.name, "proxyPassword" | "tlsCertificateKeyFilePassword") {
         return false;
     }
-    let lower = decoded.to_ascii_lowercase();
+    let lower = Zeroizing::new(decoded.to_ascii_lowercase());
     let after_password = || lower.split("password").skip(1).any(|rest| rest.trim_start().starts_with(['=', ':']));
     let has_name = || lower.contains("tlscertificatekeyfilepassword") || lower.contains("proxypassword");
     let has_token = || entry.name != PROPERTIES && lower.contains(&SESSION_TOKEN.to_ascii_lowercase());
