@@ -58,6 +58,10 @@ pub(crate) fn draw_faults(seed: u64, members: usize, moment: impl Fn(f64) -> Dur
         let (excess, member) = (pick(&mut random, &kinds), random.random_range(0..members));
         faults.push((at, Fault::Excess { member, excess, lasts: millis(&mut random, 500, 6_000) }));
     }
+    // Commands that run long are no reason to ask their server for a sign of life.
+    let (at, command) = (moment(random.random_range(0.0..0.5)), pick(&mut random, &["find", "insert", "ping"]));
+    let (member, delay, times) = (random.random_range(0..members), millis(&mut random, 6_000, 14_000), random.random_range(1..4));
+    faults.push((at, Fault::FailPoint { member, command, code: None, delay, times }));
 }
 
 /// Makes of a member's reply what it says instead, and what follows at once; `number` is another one each time.
