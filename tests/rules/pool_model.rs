@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use mongolink::ErrorKind;
-use mongolink::pool::{CheckOutFailure, CloseReason, Health, PoolConfig, UNANSWERED_AFTER};
+use mongolink::pool::{CheckOutFailure, CloseReason, Health, LOGIN_PAUSE_MAX, LOGIN_PAUSE_MIN, PoolConfig, UNANSWERED_AFTER};
 
 use crate::support::ms;
 
@@ -109,6 +109,8 @@ pub(crate) struct Model {
     pub(crate) created: u64,
     pub(crate) closed: u64,
     refill_at: Option<Instant>,
+    /// How long no connection is opened after the last refused login, and until when.
+    pause: Option<(Duration, Instant)>,
     /// Connections up to this one were there when the machine was suspended.
     suspended: u64,
     /// When to look for commands without a reply, as long as any is under way.
@@ -137,6 +139,7 @@ impl Model {
             created: 0,
             closed: 0,
             refill_at: None,
+            pause: None,
             suspended: 0,
             look_at: None,
             round_trip: Duration::ZERO,
@@ -156,6 +159,10 @@ impl Model {
         {
             return self.lend(id, idle, now);
         }
+        if self.is_paused(now) {
+            self.told.push(Told::Failed(CheckOutFailure::ConnectionError, Duration::ZERO));
+            return Answer::Refused(ErrorKind::Auth);
+        }
         let ticket = self.ticket();
         self.askers.push(Asker { ticket, since: now, until });
         self.fill(now);
@@ -174,6 +181,10 @@ impl Model {
         if let Some((id, idle)) = self.take_idle(now) {
             return self.lend(id, idle, now);
         }
+        if self.is_paused(now) {
+            self.told.push(Told::Failed(CheckOutFailure::ConnectionError, Duration::ZERO));
+            return Answer::Refused(ErrorKind::Auth);
+        }
         self.askers.push(Asker { ticket, since: asked_at, until });
         self.fill(now);
         Answer::Waiting(ticket)
@@ -189,6 +200,7 @@ impl Model {
     pub(crate) fn opened(&mut self, id: u64, now: Instant) {
         let connection = self.connection(id);
         let At::Opening { since, aborted } = connection.at else { panic!("{connection:?} was not being opened") };
+        self.pause = None;
         match self.obsolete(connection) {
             // It was told as closed when it was given up.
             _ if aborted => {
@@ -208,13 +220,17 @@ impl Model {
     /// Returns who leaves the queue to be told why.
     pub(crate) fn open_failed(&mut self, id: u64, kind: ErrorKind, now: Instant) -> Option<u64> {
         let connection = self.connection(id);
-        let At::Opening { aborted, .. } = connection.at else { panic!("{connection:?} was not being opened") };
+        let At::Opening { since, aborted } = connection.at else { panic!("{connection:?} was not being opened") };
+        if kind == ErrorKind::Auth && self.pause.is_none_or(|(_, until)| until <= since) {
+            let pause = self.pause.map_or(LOGIN_PAUSE_MIN, |(pause, _)| (pause + pause).min(LOGIN_PAUSE_MAX));
+            self.pause = Some((pause, now + pause));
+        }
         let obsolete = self.obsolete(connection);
         self.leave(id);
         self.refill_at = self.refill_at.filter(|at| *at > now);
         let mut told = None;
         if obsolete.is_none() {
-            self.refill_at = Some(now + REFILL_PAUSE);
+            self.refill_at = self.paused_until(now).max(Some(now + REFILL_PAUSE));
             told = self.first().map(|first| (self.take_asker(first), kind));
         }
         let reason = (!aborted).then_some(obsolete.unwrap_or(CloseReason::Error));
@@ -231,7 +247,18 @@ impl Model {
                 self.said.push(Said::Refuse(asker.ticket, kind));
             }
         }
+        if self.is_paused(now) {
+            self.refuse_all(ErrorKind::Auth, CheckOutFailure::ConnectionError, now);
+        }
         self.fill(now);
+    }
+
+    fn paused_until(&self, now: Instant) -> Option<Instant> {
+        self.pause.map(|(_, until)| until).filter(|until| *until > now)
+    }
+
+    fn is_paused(&self, now: Instant) -> bool {
+        self.paused_until(now).is_some()
     }
 
     pub(crate) fn check_in(&mut self, id: u64, health: Health, now: Instant) {
@@ -260,7 +287,7 @@ impl Model {
     pub(crate) fn ready(&mut self, now: Instant) {
         if self.phase == Phase::Paused {
             self.phase = Phase::Ready;
-            self.refill_at = None;
+            self.refill_at = self.paused_until(now);
             self.told.push(Told::PoolReady);
             self.fill(now);
         }
@@ -427,7 +454,7 @@ impl Model {
             let room = opening < self.config.max_connecting as usize && self.config.max_size.is_none_or(|max| total < max as usize);
             let wanted = self.coming() < self.askers.len();
             let below = total < self.config.min_size as usize && self.refill_at.is_none();
-            if !room || !(wanted || below) {
+            if !room || !(wanted || below) || self.is_paused(now) {
                 break;
             }
             self.created += 1;
