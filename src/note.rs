@@ -26,8 +26,13 @@ impl Notes {
         }
     }
 
-    /// Takes the oldest line.
+    /// Tells whether no line is queued.
     #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Takes the oldest line.
     pub(crate) fn pop(&mut self) -> Option<Note> {
         self.0.pop_front()
     }

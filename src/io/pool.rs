@@ -97,7 +97,7 @@ impl ServerPool {
         let mut work = Work::default();
         let options = self.lock().pool.config().clone();
         self.events.pools(&self.host, [PoolEvent::PoolCreated { options }], wanted, &mut work.told);
-        Pending { pool: Arc::clone(self), work }
+        Pending { pool: Arc::clone(self), work: Some(work) }
     }
 
     pub(crate) fn host(&self) -> &HostKey {
@@ -212,7 +212,7 @@ impl ServerPool {
     }
 
     #[inline]
-    fn returned(self: &Arc<Self>, lease: Lease, mut conn: Box<Conn>, now: Instant) -> Work {
+    fn returned(self: &Arc<Self>, lease: Lease, mut conn: Box<Conn>, now: Instant) -> Option<Work> {
         conn.forget_task();
         let health = conn.health();
         if health == Health::Good {
@@ -253,17 +253,43 @@ impl ServerPool {
         (outcome, Pending { pool: Arc::clone(self), work })
     }
 
+    /// Returns `None` for work where nothing is left to do, as on every warm path.
     #[inline]
-    fn decide<R>(self: &Arc<Self>, now: Instant, wanted: Wanted, step: impl FnOnce(&mut Guarded, Instant) -> R) -> (R, Work) {
+    fn decide<R>(self: &Arc<Self>, now: Instant, wanted: Wanted, step: impl FnOnce(&mut Guarded, Instant) -> R) -> (R, Option<Work>) {
         let mut guarded = self.lock();
         let now = now.max(guarded.latest);
         guarded.latest = now;
         guarded.pool.record_events(wanted.any());
         let outcome = step(&mut guarded, now);
+        let first = guarded.pool.poll_action();
+        let is_silent = first.is_none() && !wanted.any() && !guarded.pool.has_note();
+        let mut work = if is_silent { None } else { Some(self.collect(&mut guarded, first, now, wanted)) };
+        let due = guarded.pool.poll_timeout().map(|(at, _)| at);
+        let earlier = due.is_some_and(|due| guarded.armed.is_none_or(|armed| due < armed));
+        if earlier {
+            guarded.armed = due;
+        }
+        if earlier || guarded.pool.is_over() {
+            work.get_or_insert_default().wakes_timer = true;
+        }
+        // Written by whoever holds the lock.
+        self.shared.load.store(guarded.pool.load(), Ordering::Relaxed);
+        drop(guarded);
+        (outcome, work)
+    }
+
+    /// Takes all that the rules wish for and tell.
+    fn collect(self: &Arc<Self>, guarded: &mut Guarded, first: Option<Action<Box<Conn>>>, now: Instant, wanted: Wanted) -> Work {
         let mut work = Work::default();
-        while let Some(action) = guarded.pool.poll_action() {
-            let deed = self.deed(&mut guarded, action, now);
-            if work.first.is_none() { work.first = deed } else { work.more.extend(deed) }
+        let mut next = first;
+        while let Some(action) = next {
+            let deed = self.deed(guarded, action, now);
+            if work.first.is_none() {
+                work.first = deed
+            } else {
+                work.more.extend(deed)
+            }
+            next = guarded.pool.poll_action();
         }
         if wanted.any() {
             self.events.pools(&self.host, std::iter::from_fn(|| guarded.pool.poll_event()), wanted, &mut work.told);
@@ -271,17 +297,7 @@ impl ServerPool {
         while let Some(note) = guarded.pool.poll_note() {
             self.events.note(note, &mut work.told);
         }
-        let due = guarded.pool.poll_timeout().map(|(at, _)| at);
-        let earlier = due.is_some_and(|due| guarded.armed.is_none_or(|armed| due < armed));
-        if earlier {
-            guarded.armed = due;
-        }
-        let is_over = guarded.pool.is_over();
-        // Written by whoever holds the lock.
-        self.shared.load.store(guarded.pool.load(), Ordering::Relaxed);
-        drop(guarded);
-        work.wakes_timer = earlier || is_over;
-        (outcome, work)
+        work
     }
 
     /// Finds, under the lock, what a wish needs to be carried out outside of it.

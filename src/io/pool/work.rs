@@ -27,7 +27,7 @@ pub(super) struct Work {
 #[must_use]
 pub(crate) struct Pending {
     pub(super) pool: Arc<ServerPool>,
-    pub(super) work: Work,
+    pub(super) work: Option<Work>,
 }
 
 impl Pending {
@@ -50,7 +50,13 @@ pub(super) enum Deed {
 impl ServerPool {
     /// Does what was decided. No lock is held.
     #[inline]
-    pub(super) fn finish(self: &Arc<Self>, work: Work) {
+    pub(super) fn finish(self: &Arc<Self>, work: Option<Work>) {
+        if let Some(work) = work {
+            self.finish_some(work);
+        }
+    }
+
+    fn finish_some(self: &Arc<Self>, work: Work) {
         let undelivered = self.perform_all(work);
         if !undelivered.is_empty() {
             self.hand_on(undelivered);
@@ -64,13 +70,12 @@ impl ServerPool {
         while let Some(mut out) = undelivered.pop() {
             if let Some(conn) = out.conn.take() {
                 let work = self.returned(out.lease, conn, clock::now());
-                undelivered.extend(self.perform_all(work));
+                undelivered.extend(work.into_iter().flat_map(|work| self.perform_all(work)));
             }
         }
     }
 
     /// Does what was decided; returns the connections that could not be delivered.
-    #[inline]
     fn perform_all(self: &Arc<Self>, work: Work) -> Vec<CheckedOut> {
         let Work { first, more, told, wakes_timer } = work;
         if wakes_timer {
