@@ -27,7 +27,8 @@ const MAY_BE_PENDING: bool = false;
 const ATTRIBUTE_LINES_MAX: usize = 4;
 
 /// The parts of the threat model, one for each attacker, and what is not defended.
-const ATTACKERS: &[&str] = &["The server", "The network", "Input of users", "A neighbour on the machine", "What is not defended"];
+const ATTACKERS: &[&str] =
+    &["The server", "The network", "The program's own callbacks", "Input of users", "A neighbour on the machine", "What is not defended"];
 
 #[test]
 fn every_rule_names_tests_that_exist() {
