@@ -194,29 +194,6 @@ fn derivation_in_slices_yields_the_keys_of_the_library() {
 }
 
 #[test]
-#[ignore = "a measurement, to be run by hand"]
-fn slices_cost_little() {
-    for (hash, algorithm, size) in
-        [(ScramHash::Sha1, ring::pbkdf2::PBKDF2_HMAC_SHA1, 20), (ScramHash::Sha256, ring::pbkdf2::PBKDF2_HMAC_SHA256, 32)]
-    {
-        let own = derivation(hash, "user", "pencil", b"salt", 300_000);
-        let iterations = std::num::NonZeroU32::new(300_000).expect("not zero");
-        for _ in 0..3 {
-            #[allow(clippy::disallowed_methods, reason = "a measurement")]
-            let (began, mut salted) = (std::time::Instant::now(), vec![0; size]);
-            ring::pbkdf2::derive(algorithm, iterations, b"salt", b"pencil", &mut salted);
-            #[allow(clippy::disallowed_methods, reason = "a measurement")]
-            let (library, began) = (began.elapsed(), std::time::Instant::now());
-            let mut deriving = own.begin();
-            while deriving.advance(8192).is_none() {}
-            #[allow(clippy::disallowed_methods, reason = "a measurement")]
-            let sliced = began.elapsed();
-            println!("{hash:?}: {library:?} by the library, {sliced:?} in slices");
-        }
-    }
-}
-
-#[test]
 fn cache_tells_all_derivations_apart() {
     let mut cache = ScramKeyCache::new();
     let own = derivation(ScramHash::Sha256, "user", "pencil", b"salt", 4096);
