@@ -367,12 +367,15 @@ mod program {
         let strings: Vec<String> = strings().into_iter().filter(|text| !text.contains('\0') && !is_no_secret(text)).collect();
         let mut shown = Vec::new();
         for text in strings.iter().step_by(strings.len() / SAMPLE) {
+            let as_file = format!("@{text}");
             for (arguments, is_input) in [
                 (&["doctor", "--timeout", "0.2", "-vv"][..], false),
                 (&["doctor", "--timeout", "0.2", "--json", "--", text], false),
                 (&["doctor", "--", text, text], false),
                 (&["run", "--timeout", "0.2", "-vv", "test", "{\"ping\": 1}"], false),
                 (&["run", "--timeout", "0.2", "--", text, "test", text], false),
+                (&["run", "--timeout", "0.2", "--", "mongodb://127.0.0.1:1/", text, "{\"ping\": 1}"], false),
+                (&["doctor", "--timeout", "0.2", "--", &as_file], false),
                 (&["watch", "-"], true),
             ] {
                 // What can be read is watched for ever.

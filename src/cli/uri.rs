@@ -132,6 +132,8 @@ impl Source {
         match self {
             Self::Argument => "URI".to_owned(),
             Self::Variable => VARIABLE.to_owned(),
+            // A path with these may be a connection string that was given as the name of a file.
+            Self::File(path) if path.to_string_lossy().contains([':', '@', '%']) => "the file after '@'".to_owned(),
             Self::File(path) => format!("the file {path:?}"),
             Self::Input => "standard input".to_owned(),
         }

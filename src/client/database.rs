@@ -142,7 +142,8 @@ impl Plan {
             Err(error) => (Request::from(RawDocumentBuf::new()), Some(error)),
         };
         if !database.0.is_valid {
-            let text = format!("{:?} is not a database name", database.0.name);
+            // Not quoted: it may be a connection string that was given in the place of a name.
+            let text = r#"not a database name: it is empty, or has one of '.', ' ', '/', '\', '"', '$' and the zero character"#;
             invalid = Some(Error::new(ErrorKind::InvalidArgument, text).at(Stage::Write));
         }
         let call = Call {

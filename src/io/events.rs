@@ -7,7 +7,7 @@
 //! Events are queued under the lock of the machine that decides on them, so that their order is that of its decisions. What is
 //! foreign runs after that lock was released ([`Told`]): wakers of readers, and the log's subscribers.
 
-mod size;
+pub(in crate::io) mod size;
 
 use std::collections::VecDeque;
 use std::pin::pin;

@@ -289,6 +289,13 @@ impl Waits {
         self.known.replace(known).is_none_or(|before| before < known)
     }
 
+    /// Takes that so many servers are known now, whether or not anybody waits.
+    pub(crate) fn look(&mut self, known: usize) {
+        if self.known.is_some_and(|before| before < known) {
+            self.known = None;
+        }
+    }
+
     /// Takes that a caller has found a server.
     pub(crate) fn end(&mut self) {
         self.known = None;
@@ -390,5 +397,11 @@ mod tests {
         assert_eq!(news, [true, false, false, false, false, true, false]);
         waits.end();
         assert!(waits.begin(1) && !waits.begin(1));
+        // A server becomes known while nobody waits, and is lost again.
+        waits.look(1);
+        assert!(!waits.begin(0));
+        waits.look(1);
+        waits.look(0);
+        assert!(waits.begin(0));
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::events::size::{of_heartbeat, of_pool, of_topology};
 use super::log::{self, CheckedOn, Subject};
 use crate::host::HostKey;
 use crate::note::Note;
@@ -19,7 +20,8 @@ pub(crate) struct Outbox(Mutex<Waiting>);
 
 #[derive(Debug, Default)]
 struct Waiting {
-    lines: VecDeque<Line>,
+    lines: VecDeque<(Line, usize)>,
+    size_bytes: usize,
     /// How many lines had no room.
     lost: u64,
     /// Whether a thread writes.
@@ -38,12 +40,18 @@ pub(crate) enum Line {
 /// How many lines are queued while a subscriber takes its time: as many as a listener's events.
 const LINES_MAX: usize = 4096;
 
+/// How many bytes they hold at the most. A single line is queued whatever its size.
+const LINES_BYTES_MAX: usize = 8 * 1024 * 1024;
+
 impl Outbox {
     /// Queues a line. May be called under a lock: nothing foreign runs in here.
     pub(crate) fn push(&self, line: Line) {
+        let size_bytes = line.size_bytes();
         let mut waiting = self.lock();
-        if waiting.lines.len() < LINES_MAX {
-            waiting.lines.push_back(line);
+        let has_room = waiting.lines.len() < LINES_MAX && waiting.size_bytes.saturating_add(size_bytes) <= LINES_BYTES_MAX;
+        if has_room || waiting.lines.is_empty() {
+            waiting.size_bytes += size_bytes;
+            waiting.lines.push_back((line, size_bytes));
         } else {
             waiting.lost += 1;
             drop(waiting);
@@ -52,9 +60,11 @@ impl Outbox {
     }
 
     /// Writes what is queued, unless another thread does. Must not be called under a lock.
+    ///
+    /// A turn ends after [`LINES_MAX`] lines, so that no caller writes the lines of others for ever; the next line brings the next turn.
     pub(crate) fn write(&self) {
         let Some(turn) = Turn::begin(self) else { return };
-        loop {
+        for _ in 0..LINES_MAX {
             let mut waiting = self.lock();
             let lost = std::mem::take(&mut waiting.lost);
             let line = waiting.lines.pop_front();
@@ -64,8 +74,9 @@ impl Outbox {
                 std::mem::forget(turn);
                 return;
             }
+            waiting.size_bytes -= line.as_ref().map_or(0, |(_, size_bytes)| *size_bytes);
             drop(waiting);
-            if let Some(line) = line {
+            if let Some((line, _)) = line {
                 line.write();
             }
             if lost > 0 {
@@ -80,6 +91,17 @@ impl Outbox {
 }
 
 impl Line {
+    /// Returns about how many bytes of memory it holds.
+    fn size_bytes(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                Self::Topology(_, event) => of_topology(event),
+                Self::Heartbeat(.., event) => of_heartbeat(event),
+                Self::Pool(.., event) => of_pool(event),
+                Self::Note(note) => note.text.len(),
+            }
+    }
+
     fn write(self) {
         match self {
             Self::Topology(subject, event) => subject.topology(&event),

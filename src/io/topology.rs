@@ -285,7 +285,7 @@ impl Cluster {
 
     /// Waits until no call is under way, for as long as the grace allows.
     pub(crate) async fn come_to_rest(&self, grace: Duration) {
-        let until = clock::now() + grace;
+        let until = Deadline::new("grace", grace, clock::now()).at;
         while self.is_busy() && clock::now() < until {
             clock::sleep_until(Some((clock::now() + GRACE_LOOK).min(until))).await;
         }
@@ -409,7 +409,9 @@ impl Drop for Cluster {
 impl Drop for Selecting<'_> {
     fn drop(&mut self) {
         let id = self.id;
-        self.cluster.lock().selects.remove(&id);
+        let sender = self.cluster.lock().selects.remove(&id);
+        // May wake the caller, which is foreign code: not under the lock.
+        drop(sender);
         self.cluster.act(|topology, _| topology.handle_cancel_select(id));
     }
 }

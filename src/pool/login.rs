@@ -29,9 +29,9 @@ struct Refused {
 }
 
 impl Logins {
-    /// A connection that was begun at this moment could not be opened; only a refused login counts.
+    /// A connection that was begun at this moment could not be opened; only a failed login counts.
     pub(super) fn handle_failed(&mut self, error: &Error, begun: Instant, now: Instant) {
-        if !is_refused_login(error) {
+        if !is_failed_login(error) {
             return;
         }
         let pause = match &self.refused {
@@ -57,6 +57,13 @@ impl Logins {
     pub(super) fn paused_until(&self, now: Instant) -> Option<Instant> {
         self.refused.as_ref().map(|refused| refused.until).filter(|until| now < *until)
     }
+}
+
+/// Tells whether a login has failed in a way that is likely to repeat: refused, answered with what is no answer, or cut off. A server
+/// that asks for many iterations and closes then costs as much as one that refuses.
+fn is_failed_login(error: &Error) -> bool {
+    is_refused_login(error)
+        || (error.stage() == Some(Stage::Auth) && matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Closed | ErrorKind::Io(_)))
 }
 
 /// Tells whether an error says that a login was refused, by the server or for what it answered: trying again at once would

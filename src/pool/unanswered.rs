@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::action::Action;
 use super::slots::{Slot, Slots};
 
-/// After how long a command counts as unanswered: few take longer, and a monitor may hear nothing for twice as long.
+/// After how long a command counts as unanswered: few take longer.
 pub const UNANSWERED_AFTER: Duration = Duration::from_secs(5);
 
 /// Knows when to look for unanswered commands next.

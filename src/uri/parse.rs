@@ -170,10 +170,13 @@ fn read_host(text: &str) -> Result<HostKey, Error> {
 /// Decodes a host. An `@` in it is refused first: the error of what stands beside it would say little.
 fn decode_host(text: &str) -> Result<Zeroizing<String>, Error> {
     let host = decode(text).map_err(|why| invalid_host(format!("host {} {why}; a zone id follows %25", shown(text))))?;
-    if !host.contains('/') && holds(&host, is_at_sign) {
-        return Err(unquoted(ErrorKind::InvalidHost));
+    match host.split_once('/') {
+        Some((before, _)) if before.contains(is_colon) => Err(invalid_host(
+            "a socket's path has a ':' before its first '/'; user information ends with an '@', which is written as it is".to_owned(),
+        )),
+        None if holds(&host, is_at_sign) => Err(unquoted(ErrorKind::InvalidHost)),
+        Some(_) | None => Ok(host),
     }
-    Ok(host)
 }
 
 fn read_srv(options: &mut ClientOptions, hosts: &str) -> Result<(), Error> {

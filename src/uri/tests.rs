@@ -224,9 +224,13 @@ fn numbers_keep_away_from_the_end_of_the_clock() {
     assert_eq!(parse("mongodb://h/?connectTimeoutMS=2147483647").warnings.len(), 0);
     assert_eq!(parse("mongodb://h/?connectTimeoutMS=2147483648").options.connect_timeout, None);
     assert_eq!(parse("mongodb://h/?connectTimeoutMS=+5").warnings.len(), 1);
-    let mut options = parse("mongodb://h").options;
-    options.timeout = Some(std::time::Duration::MAX);
-    assert!(validate(&options).expect_err("too long").to_string().contains("timeoutMS"));
+    let long = Some(std::time::Duration::MAX);
+    for (options, name) in [
+        (ClientOptions { timeout: long, ..parse("mongodb://h").options }, "timeoutMS"),
+        (ClientOptions { drain_limit: long, ..parse("mongodb://h").options }, "drain_limit"),
+    ] {
+        assert!(validate(&options).expect_err("too long").to_string().contains(name));
+    }
 }
 
 #[test]

@@ -168,6 +168,7 @@ fn ranges(options: &ClientOptions) -> Result<(), Error> {
         ("localThresholdMS", options.local_threshold),
         ("maxIdleTimeMS", options.max_idle_time),
         ("waitQueueTimeoutMS", options.wait_queue_timeout),
+        ("drain_limit", options.drain_limit),
     ];
     let max = Duration::from_millis(u64::from(NUMBER_MAX));
     if let Some((name, _)) = spans.iter().find(|(_, span)| span.is_some_and(|span| span > max)) {

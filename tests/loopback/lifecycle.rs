@@ -523,3 +523,58 @@ async fn callers_get_connections_although_all_of_the_pool_waits_for_late_replies
     })
     .await;
 }
+
+#[tokio::test]
+async fn graceful_shutdown_may_have_all_the_time_there_is() {
+    in_time(async {
+        let (_sandbox, client) = slow_pings(0).await;
+        client.shutdown_within(Duration::MAX).await;
+        assert_eq!(client.task_count(), 0);
+    })
+    .await;
+}
+
+/// The waker of a task that uses the client when it is woken.
+struct Curious(Client);
+
+impl std::task::Wake for Curious {
+    fn wake(self: Arc<Self>) {
+        drop((self.0.pool_stats(), self.0.topology()));
+    }
+}
+
+#[test]
+fn waker_may_use_the_client_while_its_own_call_is_given_up() {
+    without_deadlock(|| {
+        runtime().block_on(async {
+            let sandbox = Sandbox::builder().standalone().start().await.expect("sandbox");
+            let client = Client::new(format!("mongodb://{}/?maxPoolSize=1", sandbox.addresses()[0])).expect("client");
+            ping(&client).await.expect("ping");
+            let slow = doc! {
+                "configureFailPoint": "failCommand", "mode": { "times": 1 },
+                "data": { "failCommands": ["ping"], "blockConnection": true, "blockTimeMS": 20_000 },
+            };
+            sandbox.fail_point(0, &slow).expect("a fail point");
+            let holder = tokio::spawn({
+                let client = client.clone();
+                async move { ping(&client).await }
+            });
+            until("the connection is in use", || totals(&client).in_use == 1).await;
+            let waker = std::task::Waker::from(Arc::new(Curious(client.clone())));
+            let mut context = std::task::Context::from_waker(&waker);
+            // One waits for a connection, one for a server.
+            let unknown = Client::new("mongodb://127.0.0.1:1/").expect("client");
+            let waker_of_unknown = std::task::Waker::from(Arc::new(Curious(unknown.clone())));
+            let mut context_of_unknown = std::task::Context::from_waker(&waker_of_unknown);
+            let mut waiting = Box::pin(ping(&client));
+            let mut selecting = Box::pin(ping(&unknown));
+            assert!(waiting.as_mut().poll(&mut context).is_pending());
+            assert!(selecting.as_mut().poll(&mut context_of_unknown).is_pending());
+            until("the first waits", || totals(&client).waiting == 1).await;
+            until("the server is looked for", || !unknown.topology().servers().is_empty()).await;
+            assert!(selecting.as_mut().poll(&mut context_of_unknown).is_pending());
+            drop((waiting, selecting));
+            holder.abort();
+        });
+    });
+}

@@ -28,7 +28,7 @@ fn of_command(event: &CommandEvent) -> usize {
     }
 }
 
-fn of_pool(event: &PoolEvent) -> usize {
+pub(in crate::io) fn of_pool(event: &PoolEvent) -> usize {
     match event {
         PoolEvent::PoolCleared { cause, .. } => cause.size_bytes(),
         PoolEvent::ConnectionClosed { error, .. } => error.as_ref().map_or(0, Error::size_bytes),
@@ -44,7 +44,7 @@ fn of_pool(event: &PoolEvent) -> usize {
     }
 }
 
-fn of_heartbeat(event: &MonitorEvent) -> usize {
+pub(in crate::io) fn of_heartbeat(event: &MonitorEvent) -> usize {
     match event {
         MonitorEvent::HeartbeatStarted { .. } => 0,
         MonitorEvent::HeartbeatSucceeded { reply, .. } => of_hello(reply),
@@ -52,7 +52,7 @@ fn of_heartbeat(event: &MonitorEvent) -> usize {
     }
 }
 
-fn of_topology(event: &TopologyEvent) -> usize {
+pub(in crate::io) fn of_topology(event: &TopologyEvent) -> usize {
     match event {
         TopologyEvent::TopologyOpening
         | TopologyEvent::TopologyClosed

@@ -138,10 +138,11 @@ impl<P: Borrow<Arc<ServerPool>>> Drop for Waiting<P> {
     fn drop(&mut self) {
         if !self.answered {
             let waiter = self.waiter;
-            self.of.borrow().act(|guarded, now| {
-                guarded.waiters.remove(waiter);
+            // To drop the sender may wake the caller, which is foreign code: not under the lock.
+            drop(self.of.borrow().act(|guarded, now| {
                 guarded.pool.handle_cancel(waiter, now);
-            });
+                guarded.waiters.remove(waiter)
+            }));
         }
     }
 }

@@ -87,7 +87,8 @@ impl Cluster {
     }
 
     /// Makes a description the one that callers see; those who watch are woken later.
-    fn publish(&self, state: &State, description: Arc<TopologyDescription>, later: &mut Later) {
+    fn publish(&self, state: &mut State, description: Arc<TopologyDescription>, later: &mut Later) {
+        state.waits.look(description.servers().iter().filter(|server| server.is_known()).count());
         for server in description.servers() {
             if let Some(pool) = state.pools.get(&server.host) {
                 later.pools.extend(pool.round_trip(server.round_trip_time, later.pools_wanted));

@@ -108,15 +108,23 @@ fn pause_holds_for_the_least_size_too() {
 #[test]
 fn other_failures_cause_no_pause() {
     let mut bench = Bench::ready(config());
-    for error in [
-        Error::new(ErrorKind::Closed, "closed").at(Stage::Auth),
-        Error::timeout(Stage::Auth, "connectTimeoutMS", ms(1), ms(1)),
-        Error::new(ErrorKind::Command, "no").at(Stage::Hello),
-    ] {
+    for error in [Error::timeout(Stage::Auth, "connectTimeoutMS", ms(1), ms(1)), Error::new(ErrorKind::Command, "no").at(Stage::Hello)] {
         let waiter = bench.wait();
         let [lease] = bench.opens()[..] else { panic!("a connection is opened for {waiter:?}") };
         bench.pool.handle_open_failed(lease, &error, bench.now);
         bench.pool.handle_refill(bench.now);
         bench.text();
+    }
+}
+
+#[test]
+fn login_that_is_cut_off_or_answered_with_nonsense_causes_a_pause() {
+    for kind in [ErrorKind::Closed, ErrorKind::Protocol, ErrorKind::Io(std::io::ErrorKind::ConnectionReset)] {
+        let mut bench = Bench::ready(config());
+        bench.wait();
+        let [lease] = bench.opens()[..] else { panic!("a connection is opened") };
+        bench.pool.handle_open_failed(lease, &Error::new(kind, "no").at(Stage::Auth), bench.now);
+        bench.pool.handle_refill(bench.now);
+        assert!(bench.opens().is_empty(), "{kind:?}");
     }
 }
