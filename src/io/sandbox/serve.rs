@@ -84,10 +84,13 @@ impl Shared {
         core.deliver();
         let due = core.cluster.poll_timeout().map(|(due, _)| due);
         let earlier = due.is_some_and(|due| core.armed.is_none_or(|armed| due < armed));
+        let events: Vec<Event> = std::iter::from_fn(|| core.cluster.poll_event()).collect();
         drop(core);
         if earlier {
             self.alarm.notify_one();
         }
+        // A subscriber may use the sandbox: not under the lock.
+        events.into_iter().for_each(log);
         outcome
     }
 
@@ -127,12 +130,13 @@ impl Core {
                 }
             }
         }
-        while let Some(event) = self.cluster.poll_event() {
-            match event {
-                Event::Elected { member, term } => tracing::info!(member, term, "sandbox: elected"),
-                Event::SteppedDown { member } => tracing::info!(member, "sandbox: stepped down"),
-            }
-        }
+    }
+}
+
+fn log(event: Event) {
+    match event {
+        Event::Elected { member, term } => tracing::info!(member, term, "sandbox: elected"),
+        Event::SteppedDown { member } => tracing::info!(member, "sandbox: stepped down"),
     }
 }
 
