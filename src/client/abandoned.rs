@@ -36,19 +36,12 @@ impl Inner {
             return;
         }
         if conn.health() == Health::ReplyOutstanding {
-            if let Some(session) = &session {
-                self.unfinished().await_reply(&session.session);
-            }
             let cluster_time = Arc::clone(&self.desks.own().cluster_time);
             conn.leave(Box::new(Abandoned { inner: Arc::downgrade(self), session, cluster_time, cursor: None }));
         } else if let Some(session) = session {
             self.unfinished().lose(session.session);
         }
-        let lost = self.unfinished().take_lost();
-        if let Some(lost) = lost {
-            let inner = Arc::clone(self);
-            self.spawn("end lost sessions", async move { inner.end_these(lost).await });
-        }
+        self.end_lost_sessions();
     }
 
     pub(super) fn unfinished(&self) -> MutexGuard<'_, UnfinishedSessions> {
@@ -66,7 +59,6 @@ impl LateReply for Abandoned {
             return Some(kill);
         }
         if let (Some(inner), Some(session)) = (self.inner.upgrade(), self.session.take()) {
-            inner.unfinished().finish(&session.session);
             inner.put_session(session, clock::now());
         }
         None

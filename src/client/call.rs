@@ -15,7 +15,7 @@ use crate::error::{Error, Result, Stage};
 use crate::host::HostKey;
 use crate::io::clock;
 use crate::op::deadline::Deadline;
-use crate::op::session::{END_SESSIONS_MAX, ServerSession};
+use crate::op::session::ServerSession;
 use crate::op::write_error::{WriteConcernFailure, WriteError, write_concern_failure, write_errors};
 use crate::selection::{Criteria, ReadPreference};
 use crate::wire::Request;
@@ -181,40 +181,7 @@ impl Inner {
     pub(super) fn exchange_deadline(&self, call: Option<Deadline>, now: Instant) -> Option<Deadline> {
         call.or_else(|| Some(Deadline::new("socketTimeoutMS", self.options().socket_timeout_or_default()?, now)))
     }
-
-    /// Tells the servers which sessions are used no more (sessions, "endSessions"); what they answer does not matter.
-    pub(super) async fn end_sessions(self: &Arc<Self>) {
-        let mut sessions: Vec<_> = self.desks.each().flat_map(|mut desk| desk.sessions.drain()).collect();
-        sessions.extend(self.unfinished().drain());
-        self.end_these(sessions).await;
-    }
-
-    /// Tells the servers that these sessions end.
-    pub(super) async fn end_these(self: &Arc<Self>, sessions: Vec<ServerSession>) {
-        let admin = Arc::from("admin");
-        for chunk in sessions.chunks(END_SESSIONS_MAX) {
-            let mut ids = bson::RawArrayBuf::new();
-            for session in chunk {
-                ids.push(session.lsid().clone());
-            }
-            let call = Call {
-                request: Request::from(bson::rawdoc! { "endSessions": ids }),
-                criteria: Some(Arc::new(Criteria::any_readable())),
-                preference: Preference::Untold,
-                time: Time::Until(Box::new(Deadline::new("END_SESSIONS_LIMIT", END_SESSIONS_LIMIT, clock::now()))),
-                session: InSession::None,
-                pins: false,
-            };
-            if let Err(error) = self.run(&admin, call).await {
-                tracing::debug!(%error, "sessions could not be ended");
-                return;
-            }
-        }
-    }
 }
-
-/// How long shutting down waits for a server to hear which sessions end.
-const END_SESSIONS_LIMIT: Duration = Duration::from_secs(1);
 
 /// Waits for a future until a deadline.
 pub(super) async fn within<T>(deadline: Option<Deadline>, stage: Stage, future: impl Future<Output = Result<T>>) -> Result<T> {

@@ -50,7 +50,7 @@ impl Inner {
                 // Threads choose apart from each other.
                 desk.draws = SmallRng::seed_from_u64(cluster.draw()).next_u64();
                 let snapshot = cluster.snapshot();
-                Arc::new(Route { cluster, snapshot })
+                cluster.route(snapshot)
             });
         }
         desk.draws = desk.draws.wrapping_add(1);
@@ -83,9 +83,17 @@ impl Inner {
         let kept = own.or_else(|| self.desks.idle().find_map(|mut other| other.sessions.take(timeout, now)));
         let session = match kept {
             Some(session) => session,
-            None => ServerSession::new(entropy()?, now),
+            None => self.make_session(now)?,
         };
         Ok(Lent { session, timeout })
+    }
+
+    /// Makes a session that shutting down finds, wherever it is then.
+    #[cold]
+    fn make_session(&self, now: Instant) -> Result<ServerSession> {
+        let session = ServerSession::new(entropy()?, now);
+        self.register().enter(&session);
+        Ok(session)
     }
 
     /// Takes a session back that was part of nothing unfinished.

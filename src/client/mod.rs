@@ -10,6 +10,7 @@ mod cursor;
 mod database;
 mod decode;
 mod desk;
+mod ending;
 mod exchange;
 mod gossip;
 mod pin;

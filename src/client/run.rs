@@ -245,6 +245,7 @@ async fn select_and_check_out(
     deadline: Option<Deadline>,
     entry: Entry,
 ) -> Result<Conn> {
+    let _waits = inner.wait();
     let found = inner.select_later(&operation, &criteria, deadline, entry).await;
     if log::wants_selections() {
         inner.log_selection(&operation, &criteria, &found);

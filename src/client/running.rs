@@ -33,7 +33,7 @@ use crate::io::tasks::Tasks;
 use crate::io::tls::TlsConnector;
 use crate::io::topology::{Cluster, Parts};
 use crate::op::deadline::Deadline;
-use crate::op::session::UnfinishedSessions;
+use crate::op::session::{SessionRegister, UnfinishedSessions};
 use crate::options::{ClientOptions, ServerMonitoringMode, Warning};
 use crate::pool::PoolStats;
 use crate::selection::{Criteria, ReadPreference};
@@ -51,8 +51,12 @@ pub(super) struct Inner {
     pub(super) epoch: Arc<AtomicU64>,
     pub(super) desks: Striped<Desk>,
     pub(super) gossip: Apart<Gossip>,
-    /// The sessions that did not come back, or not yet.
+    /// The sessions that do not come back.
     pub(super) unfinished: Mutex<UnfinishedSessions>,
+    /// All sessions.
+    pub(super) register: Mutex<SessionRegister>,
+    /// Cloned by each call that waits for the start, for a server or for a connection after those.
+    waits: Arc<()>,
     /// What most commands ask for.
     pub(super) primary: Arc<Criteria>,
     /// The libraries that new connections name.
@@ -62,8 +66,9 @@ pub(super) struct Inner {
 enum State {
     /// Not used yet.
     Resting,
-    /// A task starts it; whoever comes meanwhile waits for the same start, and nobody's impatience ends it.
-    Starting { done: watch::Receiver<Started>, tasks: Arc<Tasks> },
+    /// A task starts it; calls that come meanwhile wait for the same start, and go on when one of them is given up. If it is
+    /// closing, new calls are refused, and the start leads to `Closing`.
+    Starting { done: watch::Receiver<Started>, tasks: Arc<Tasks>, is_closing: bool },
     /// In use.
     Running(Arc<Cluster>),
     /// Shutting down: calls under way and open cursors go on, new calls are refused.
@@ -96,6 +101,8 @@ impl Inner {
             desks: Striped::new(|_| Desk::new()),
             gossip: Apart::default(),
             unfinished: Mutex::default(),
+            register: Mutex::default(),
+            waits: Arc::default(),
             primary: Arc::new(Criteria::read(ReadPreference::primary())),
             libraries: Arc::new(Mutex::new(libraries)),
         }
@@ -150,17 +157,19 @@ impl Inner {
     }
 
     async fn cluster_for(self: &Arc<Self>, entry: Entry) -> Result<Arc<Cluster>> {
+        let _waits = self.wait();
         let (mut done, lost) = {
             let mut state = self.state_mut();
             match &*state {
                 State::Ended(_) => return Err(shut_down()),
                 State::Closing(cluster) if entry == Entry::Continued => return Ok(Arc::clone(cluster)),
                 State::Closing(_) => return Err(shutting_down()),
+                State::Starting { is_closing: true, .. } if entry == Entry::New => return Err(shutting_down()),
                 State::Running(cluster) if cluster.tasks().is_alive() => return Ok(Arc::clone(cluster)),
-                State::Starting { done, tasks } if tasks.is_alive() => (done.clone(), None),
+                State::Starting { done, tasks, .. } if tasks.is_alive() => (done.clone(), None),
                 State::Running(_) | State::Starting { .. } | State::Resting => {
                     let (tasks, done) = self.begin()?;
-                    let before = std::mem::replace(&mut *state, State::Starting { done: done.clone(), tasks });
+                    let before = std::mem::replace(&mut *state, State::Starting { done: done.clone(), tasks, is_closing: false });
                     (done, Some(before))
                 }
             }
@@ -173,6 +182,7 @@ impl Inner {
         let started = done.wait_for(Option::is_some).await.map(|started| started.clone());
         match started {
             Ok(Some(started)) => started,
+            Ok(None) | Err(_) if matches!(&*self.state(), State::Ended(_)) => Err(shut_down()),
             Ok(None) | Err(_) => {
                 let text = "the client's start was ended: its runtime has ended, or its task has panicked";
                 Err(Error::new(ErrorKind::Shutdown, text).at(Stage::Selection))
@@ -199,6 +209,7 @@ impl Inner {
     pub(super) async fn warm_up(self: &Arc<Self>) -> Result<()> {
         let now = clock::now();
         let deadline = self.call_deadline(&Time::Default, now);
+        let _waits = self.wait();
         let (now, selected) = match self.select_now(&self.primary, now)? {
             Some(selected) => (selected_at(&selected, false, now), selected),
             None => {
@@ -212,20 +223,6 @@ impl Inner {
         }
     }
 
-    /// Refuses new calls, lets those under way end for as long as the grace allows, and ends everything.
-    pub(super) async fn shutdown(self: &Arc<Self>, grace: Duration) {
-        if let Some(cluster) = self.close() {
-            cluster.come_to_rest(grace).await;
-            self.end_sessions().await;
-        }
-        // Kept in the state until it is done, so that a second call waits for the same end.
-        if let Some(cluster) = self.end() {
-            cluster.shutdown().await;
-            *self.state_mut() = State::Ended(None);
-        }
-        self.events.close();
-    }
-
     /// Ends all tasks at once, without a word to the servers.
     pub(super) fn abort(&self) {
         if let Some(cluster) = self.end() {
@@ -234,23 +231,41 @@ impl Inner {
         self.events.close();
     }
 
-    /// Refuses new calls from now on; returns what runs, unless its runtime has ended: then there is nothing to wait for.
-    fn close(&self) -> Option<Arc<Cluster>> {
-        let cluster = {
+    /// Refuses new calls from now on; tells whether anything runs or starts.
+    ///
+    /// What a runtime that has ended ran does not: then there is nothing to wait for.
+    pub(super) fn close(&self) -> bool {
+        {
             let mut state = self.state_mut();
-            let cluster = match &*state {
-                State::Running(cluster) | State::Closing(cluster) if cluster.tasks().is_alive() => Arc::clone(cluster),
-                State::Running(_) | State::Closing(_) | State::Resting | State::Starting { .. } | State::Ended(_) => return None,
-            };
-            *state = State::Closing(Arc::clone(&cluster));
-            cluster
-        };
+            match &mut *state {
+                State::Running(cluster) | State::Closing(cluster) if cluster.tasks().is_alive() => {
+                    *state = State::Closing(Arc::clone(cluster));
+                }
+                State::Starting { tasks, is_closing, .. } if tasks.is_alive() => *is_closing = true,
+                State::Running(_) | State::Closing(_) | State::Resting | State::Starting { .. } | State::Ended(_) => return false,
+            }
+        }
         self.clear_desks();
-        Some(cluster)
+        true
+    }
+
+    /// Makes what a call holds while it waits.
+    pub(super) fn wait(&self) -> Arc<()> {
+        Arc::clone(&self.waits)
+    }
+
+    /// Tells whether a call waits.
+    pub(super) fn is_waited_for(&self) -> bool {
+        Arc::strong_count(&self.waits) > 1
+    }
+
+    /// Notes that all tasks are gone after a shutdown.
+    pub(super) fn ended(&self) {
+        *self.state_mut() = State::Ended(None);
     }
 
     /// Lets nobody in any more, and returns what is to be ended.
-    fn end(&self) -> Option<Arc<Cluster>> {
+    pub(super) fn end(&self) -> Option<Arc<Cluster>> {
         let mut state = self.state_mut();
         let cluster = match &*state {
             State::Resting => None,
@@ -267,10 +282,10 @@ impl Inner {
         cluster
     }
 
-    /// Starts a task beside the client's others; does nothing if none run.
+    /// Starts a task that shutting down waits for a while, because it tells a server something; does nothing if none run.
     pub(super) fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         if let Some(cluster) = self.running() {
-            cluster.tasks().spawn(name, future);
+            cluster.farewells().spawn(name, future);
         }
     }
 
@@ -307,10 +322,16 @@ impl Inner {
     async fn settle(&self, started: Result<Arc<Cluster>>) -> Result<Arc<Cluster>> {
         let ended = {
             let mut state = self.state_mut();
-            let ended = matches!(&*state, State::Ended(_));
+            let (ended, is_closing) = match &*state {
+                State::Ended(_) => (true, false),
+                State::Starting { is_closing, .. } => (false, *is_closing),
+                State::Resting | State::Running(_) | State::Closing(_) => (false, false),
+            };
             if !ended {
                 *state = match &started {
+                    Ok(cluster) if is_closing => State::Closing(Arc::clone(cluster)),
                     Ok(cluster) => State::Running(Arc::clone(cluster)),
+                    Err(_) if is_closing => State::Ended(None),
                     Err(_) => State::Resting,
                 };
             }
@@ -328,6 +349,7 @@ impl Inner {
 
     async fn start(&self, tasks: Arc<Tasks>) -> Result<Arc<Cluster>> {
         let monitors = Arc::new(tasks.sibling().ok_or_else(no_runtime)?);
+        let farewells = Arc::new(tasks.sibling().ok_or_else(no_runtime)?);
         let resolver = Resolver::new(self.extras.dns.clone(), self.options.dns_timeout_or_default(), self.extras.resolve.clone());
         let seed = random_seed()?;
         let SeedList { options, warnings, ttl, .. } = resolve_seeds((*self.options).clone(), &resolver, seed).await?;
@@ -356,6 +378,7 @@ impl Inner {
             resolver,
             tasks,
             monitors,
+            farewells,
             events: self.events.about(Subject::new(seed, &self.options, &environment)),
             boot_clock: Arc::clone(&self.extras.boot_clock),
             epoch: Arc::clone(&self.epoch),

@@ -14,7 +14,8 @@ pub struct Events(Option<Listener>);
 
 /// Is a stream of what is known of the servers: the present state first, then the newest after each change.
 ///
-/// A slow reader sees fewer states, never old ones. Ends when the client is shut down.
+/// A slow reader sees fewer states, never old ones. Ends when the client is shut down or dropped, and when the runtime of its
+/// tasks has ended or one of its tasks has panicked: the client starts anew with its next use, and that needs a new watch.
 pub struct TopologyWatch(Pin<Box<dyn Stream<Item = Arc<TopologyDescription>> + Send + Sync>>);
 
 impl Events {
@@ -32,10 +33,15 @@ impl TopologyWatch {
     pub(super) fn new(cluster: &Arc<Cluster>) -> Self {
         let mut receiver = cluster.subscribe();
         receiver.mark_changed();
-        let descriptions = stream::unfold(receiver, |mut receiver| async move {
-            receiver.changed().await.ok()?;
+        // An open cursor may keep the cluster, and with it the sender, after the end.
+        let descriptions = stream::unfold((receiver, cluster.lifeline()), |(mut receiver, lifeline)| async move {
+            tokio::select! {
+                biased;
+                changed = receiver.changed() => changed.ok()?,
+                () = lifeline.ended() => return None,
+            }
             let description = Arc::clone(&receiver.borrow_and_update());
-            Some((description, receiver))
+            Some((description, (receiver, lifeline)))
         });
         Self(Box::pin(descriptions.fuse()))
     }

@@ -27,6 +27,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct Route {
     pub(crate) cluster: Arc<Cluster>,
     pub(crate) snapshot: Arc<Snapshot>,
+    /// Tells the cluster that it is in use.
+    pub(super) _count: Arc<()>,
 }
 
 /// Is a server that was selected, in the snapshot that it was selected from.

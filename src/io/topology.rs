@@ -48,6 +48,8 @@ pub(crate) struct Cluster {
     next_select: AtomicU64,
     draws: AtomicU64,
     lifeline: Lifeline,
+    /// Cloned by each route that is in use.
+    routes: Arc<()>,
     suspension: Mutex<Suspension>,
     /// How long the machine has slept, as far as anybody noticed.
     slept: watch::Sender<Duration>,
@@ -64,6 +66,8 @@ pub(crate) struct Parts {
     pub(crate) tasks: Arc<Tasks>,
     /// The monitors' own, so that they can end first, and by themselves.
     pub(crate) monitors: Arc<Tasks>,
+    /// Those that tell servers what has ended, so that shutting down can wait for them.
+    pub(crate) farewells: Arc<Tasks>,
     pub(crate) events: EventHub,
     pub(crate) boot_clock: Arc<dyn BootClock>,
     /// Counts the changes that make what callers keep of the topology out of date.
@@ -83,9 +87,6 @@ struct State {
     waits: log::Waits,
     armed: Option<Instant>,
 }
-
-/// How often shutting down looks whether calls are still under way.
-const GRACE_LOOK: Duration = Duration::from_millis(5);
 
 /// How long shutting down waits for the monitors to end by themselves; they have nothing to wait for.
 const MONITORS_LIMIT: Duration = Duration::from_secs(1);
@@ -113,6 +114,7 @@ impl Cluster {
             next_select: AtomicU64::new(0),
             draws: AtomicU64::new(parts.seed),
             lifeline: parts.tasks.lifeline(),
+            routes: Arc::default(),
             suspension: Mutex::new(Suspension::new(now, parts.boot_clock.now())),
             slept: watch::Sender::new(Duration::ZERO),
             monitor_dials: Arc::new(Semaphore::new(MONITOR_DIALS_MAX)),
@@ -140,14 +142,25 @@ impl Cluster {
         &self.parts.tasks
     }
 
+    /// Returns the tasks that tell servers what has ended.
+    pub(crate) fn farewells(&self) -> &Arc<Tasks> {
+        &self.parts.farewells
+    }
+
+    /// Returns what ends with the tasks.
+    pub(crate) fn lifeline(&self) -> Lifeline {
+        self.lifeline.clone()
+    }
+
     /// Returns how many tasks run.
     pub(crate) fn task_count(&self) -> usize {
-        self.parts.tasks.count() + self.parts.monitors.count() + self.parts.resolver.task_count()
+        self.parts.tasks.count() + self.parts.monitors.count() + self.parts.farewells.count() + self.parts.resolver.task_count()
     }
 
     /// Ends all tasks without waiting for them.
     pub(crate) fn abort(&self) {
         self.parts.monitors.abort();
+        self.parts.farewells.abort();
         self.parts.tasks.abort();
     }
 
@@ -263,6 +276,7 @@ impl Cluster {
             monitor.stop();
         }
         self.parts.monitors.finish(MONITORS_LIMIT).await;
+        self.parts.farewells.stop().await;
         let over = ended();
         let former: Vec<_> = self.lock().former.take().collect();
         for pool in self.snapshot().pools().cloned().chain(former) {
@@ -283,18 +297,18 @@ impl Cluster {
         }
     }
 
-    /// Waits until no call is under way, for as long as the grace allows.
-    pub(crate) async fn come_to_rest(&self, grace: Duration) {
-        let until = Deadline::new("grace", grace, clock::now()).at;
-        while self.is_busy() && clock::now() < until {
-            clock::sleep_until(Some((clock::now() + GRACE_LOOK).min(until))).await;
+    /// Tells whether a call has chosen a server, or has or waits for a connection; the client's desks must be clear.
+    pub(crate) fn is_busy(&self) -> bool {
+        if Arc::strong_count(&self.routes) > 1 {
+            return true;
         }
-    }
-
-    /// Tells whether a call waits for a server, or has or waits for a connection.
-    fn is_busy(&self) -> bool {
         let state = self.lock();
         state.topology.waiting() > 0 || state.pools.values().any(|pool| pool.load() > 0) || state.former.all().any(|pool| pool.load() > 0)
+    }
+
+    /// Makes what a call needs to find its server in a snapshot.
+    pub(crate) fn route(self: &Arc<Self>, snapshot: Arc<Snapshot>) -> Arc<Route> {
+        Arc::new(Route { cluster: Arc::clone(self), snapshot, _count: Arc::clone(&self.routes) })
     }
 
     /// Makes the error of a caller whose client has lost its tasks.
@@ -304,7 +318,7 @@ impl Cluster {
 
     /// Chooses a server of a snapshot, if one suits.
     fn choose(self: &Arc<Self>, snapshot: &Arc<Snapshot>, criteria: &Criteria) -> Result<Option<Selected>, Error> {
-        let route = Arc::new(Route { cluster: Arc::clone(self), snapshot: Arc::clone(snapshot) });
+        let route = self.route(Arc::clone(snapshot));
         let mut random = SmallRng::seed_from_u64(self.draws.fetch_add(1, Ordering::Relaxed));
         route.choose(criteria, &mut random)
     }

@@ -4,7 +4,7 @@
 //! expire within a minute or were part of a network error. Behind a load balancer they never expire: their time-out is
 //! [`Duration::MAX`].
 
-use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use bson::{Binary, RawDocumentBuf, rawdoc, spec::BinarySubtype};
@@ -12,7 +12,8 @@ use bson::{Binary, RawDocumentBuf, rawdoc, spec::BinarySubtype};
 /// Is a server session.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerSession {
-    lsid: RawDocumentBuf,
+    /// Shared with the register of the client's sessions.
+    lsid: Arc<RawDocumentBuf>,
     last_use: Instant,
 }
 
@@ -22,14 +23,24 @@ pub struct SessionPool {
     sessions: Vec<ServerSession>,
 }
 
-/// The sessions of commands that were abandoned or cut off. They end with the client, or sooner, unless they come back.
+/// Knows all sessions of a client that were not dropped: at rest, in use by a call, kept by a cursor, or lost.
+#[derive(Debug, Default)]
+pub struct SessionRegister {
+    entries: Vec<Weak<RawDocumentBuf>>,
+    /// How many entries there are before those of dropped sessions are removed.
+    sweep_at: usize,
+}
+
+/// The sessions of broken connections, which are not used again. Servers are told to end them in batches.
 #[derive(Debug, Default)]
 pub struct UnfinishedSessions {
-    /// The late reply is still to come.
-    awaited: BTreeMap<Vec<u8>, ServerSession>,
-    /// The connection broke: they do not come back.
     lost: Vec<ServerSession>,
+    /// Whether a batch is being ended.
+    is_ending: bool,
 }
+
+/// How many entries a register has at least before it is swept.
+const SWEEP_MIN: usize = 64;
 
 /// A session that ends within this time is not used any more.
 const MARGIN: Duration = Duration::from_secs(60);
@@ -48,7 +59,7 @@ impl ServerSession {
         bytes[6] = bytes[6] & 0x0f | 0x40;
         bytes[8] = bytes[8] & 0x3f | 0x80;
         let id = Binary { subtype: BinarySubtype::Uuid, bytes: bytes.to_vec() };
-        Self { lsid: rawdoc! { "id": id }, last_use: now }
+        Self { lsid: Arc::new(rawdoc! { "id": id }), last_use: now }
     }
 
     /// Returns the `lsid` to send.
@@ -98,32 +109,93 @@ impl SessionPool {
     }
 }
 
+impl SessionRegister {
+    /// Enters a new session.
+    pub fn enter(&mut self, session: &ServerSession) {
+        if self.entries.len() >= self.sweep_at {
+            self.entries.retain(|entry| entry.strong_count() > 0);
+            self.sweep_at = self.entries.len().saturating_mul(2).max(SWEEP_MIN);
+        }
+        self.entries.push(Arc::downgrade(&session.lsid));
+    }
+
+    /// Returns the `lsid` of each session that was not dropped.
+    pub fn lsids(&self) -> Vec<Arc<RawDocumentBuf>> {
+        self.entries.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
 impl UnfinishedSessions {
-    /// Adds a session whose command has no reply yet.
-    pub fn await_reply(&mut self, session: &ServerSession) {
-        self.awaited.insert(session.lsid.as_bytes().to_vec(), session.clone());
-    }
-
-    /// Removes a session whose command is finished after all.
-    pub fn finish(&mut self, session: &ServerSession) {
-        self.awaited.remove(session.lsid.as_bytes());
-    }
-
     /// Takes a session whose command never gets its reply (sessions, "dirty").
+    ///
+    /// More than [`END_SESSIONS_MAX`] are not kept: servers end the rest by their own time-out.
     pub fn lose(&mut self, session: ServerSession) {
-        self.finish(&session);
-        self.lost.push(session);
+        if self.lost.len() < END_SESSIONS_MAX {
+            self.lost.push(session);
+        }
     }
 
-    /// Takes the lost sessions once there are [`LOST_SESSIONS_MAX`], to end them.
+    /// Takes the lost sessions once there are [`LOST_SESSIONS_MAX`], to end them; none while a batch is being ended.
+    ///
+    /// [`handle_batch_over`](Self::handle_batch_over) must follow.
     pub fn take_lost(&mut self) -> Option<Vec<ServerSession>> {
-        (self.lost.len() >= LOST_SESSIONS_MAX).then(|| std::mem::take(&mut self.lost))
+        if self.is_ending || self.lost.len() < LOST_SESSIONS_MAX {
+            return None;
+        }
+        self.is_ending = true;
+        Some(std::mem::take(&mut self.lost))
     }
 
-    /// Takes all sessions, to end them.
-    pub fn drain(&mut self) -> Vec<ServerSession> {
-        let mut all = std::mem::take(&mut self.lost);
-        all.extend(std::mem::take(&mut self.awaited).into_values());
-        all
+    /// Ends a batch: takes back the sessions of which no server was told.
+    pub fn handle_batch_over(&mut self, untold: Vec<ServerSession>) {
+        self.is_ending = false;
+        untold.into_iter().for_each(|session| self.lose(session));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(number: u16) -> ServerSession {
+        let mut entropy = [0; 16];
+        entropy[..2].copy_from_slice(&number.to_le_bytes());
+        ServerSession::new(entropy, Instant::now())
+    }
+
+    #[test]
+    fn register_keeps_sessions_in_use_and_forgets_dropped_ones() {
+        let mut register = SessionRegister::default();
+        let kept = session(0);
+        register.enter(&kept);
+        for number in 1..1000 {
+            register.enter(&session(number));
+            assert!(register.entries.len() <= SWEEP_MIN, "{}", register.entries.len());
+        }
+        assert_eq!(register.lsids(), [Arc::new(kept.lsid().clone())]);
+        drop(kept);
+        assert!(register.lsids().is_empty());
+    }
+
+    #[test]
+    fn lost_sessions_are_ended_one_batch_at_a_time_and_come_back_if_untold() {
+        let mut unfinished = UnfinishedSessions::default();
+        for number in 0..100 {
+            assert!(unfinished.take_lost().is_none());
+            unfinished.lose(session(number));
+        }
+        let batch = unfinished.take_lost().expect("a batch");
+        assert_eq!(batch.len(), LOST_SESSIONS_MAX);
+        for number in 100..300 {
+            unfinished.lose(session(number));
+            assert!(unfinished.take_lost().is_none(), "a batch is being ended");
+        }
+        unfinished.handle_batch_over(batch);
+        assert_eq!(unfinished.take_lost().map(|batch| batch.len()), Some(300));
+        unfinished.handle_batch_over(Vec::new());
+        for number in 0..11_000 {
+            unfinished.lose(session(number));
+        }
+        assert_eq!(unfinished.take_lost().map(|batch| batch.len()), Some(END_SESSIONS_MAX));
     }
 }

@@ -52,7 +52,13 @@ impl Cluster {
             }
             "replSetStepDown" => self.run_step_down(at, call, now),
             "replSetGetStatus" => self.status(at, now),
-            // ping and endSessions.
+            "endSessions" => {
+                for session in self.sessions.end(call) {
+                    self.members.iter_mut().for_each(|member| member.cursors.end_session(session));
+                }
+                Ok(doc! { "ok": 1.0 })
+            }
+            // ping.
             _ => Ok(doc! { "ok": 1.0 }),
         }
     }

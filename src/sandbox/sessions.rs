@@ -1,6 +1,6 @@
 //! Which sessions are open?
 //!
-//! One for each `lsid` that a command has named, until endSessions names it; all members know the same. None expires.
+//! One for each `lsid` that a command has named, until endSessions names it, which closes its cursors too; all members know the same. None expires.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::call::{Call, binary};
 pub(super) struct Sessions(BTreeSet<Vec<u8>>);
 
 impl Sessions {
-    /// Notes the session of a command, and those that the command ends.
+    /// Notes the session of a command.
     pub(super) fn note(&mut self, call: &Call) {
         if let Some(session) = call.session()
             && self.0.len() < OPEN_SESSIONS_MAX
@@ -20,13 +20,16 @@ impl Sessions {
         {
             self.0.insert(session.to_vec());
         }
-        if call.name == "endSessions"
-            && let Ok(ended) = call.body.get_array("endSessions")
-        {
-            for id in ended.iter().filter_map(|session| session.as_document()?.get("id").and_then(binary)) {
-                self.0.remove(id);
-            }
+    }
+
+    /// Ends the sessions that an endSessions command names, and returns their numbers.
+    pub(super) fn end<'a>(&mut self, call: &'a Call) -> Vec<&'a [u8]> {
+        let Ok(named) = call.body.get_array("endSessions") else { return Vec::new() };
+        let ended: Vec<_> = named.iter().filter_map(|session| session.as_document()?.get("id").and_then(binary)).collect();
+        for id in &ended {
+            self.0.remove(*id);
         }
+        ended
     }
 
     pub(super) fn len(&self) -> usize {

@@ -229,6 +229,11 @@ impl Cursors {
         self.open.len()
     }
 
+    /// Closes the cursors of a session.
+    pub(super) fn end_session(&mut self, session: &[u8]) {
+        self.open.retain(|_, cursor| cursor.session.as_deref() != Some(session));
+    }
+
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }

@@ -238,6 +238,7 @@ async fn shutdown_ends_a_start_under_way() {
         client.shutdown().await;
         let error = call.await.expect("no panic").expect_err("shut down");
         assert_eq!(error.kind(), ErrorKind::Shutdown, "{error}");
+        assert!(error.to_string().contains("the client has been shut down"), "{error}");
         assert_eq!(ping(&client).await.expect_err("shut down").kind(), ErrorKind::Shutdown);
     })
     .await;

@@ -5,8 +5,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use hickory_server::proto::rr::RecordType;
 use mongolink::bson::{RawDocumentBuf, doc, rawdoc};
-use mongolink::{BootClock, Client, Cursor, ErrorKind, Event, ReadPreference, Resolve, ResolveFuture, Sandbox};
+use mongolink::{Address, BootClock, Client, Cursor, ErrorKind, Event, HostKey, ReadPreference, Resolve, ResolveFuture, Sandbox};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tracing::span::{Attributes, Id, Record};
@@ -14,6 +15,7 @@ use tracing::{Metadata, Subscriber};
 
 use crate::peers::silent;
 use crate::support::{LONG, at_rest, in_time, ping, totals, until};
+use crate::zone::{Mood, Zone};
 
 fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
@@ -478,6 +480,83 @@ async fn graceful_shutdown_waits_for_calls_that_wait_for_a_server() {
         until("the call waits", || peer.accepted() > 0).await;
         client.shutdown_within(LONG).await;
         assert_eq!(call.await.expect("no panic").expect_err("no server").kind(), ErrorKind::ServerSelection);
+    })
+    .await;
+}
+
+/// Calls that wait for the client's start are under way, too; those that come later are refused.
+#[tokio::test]
+async fn graceful_shutdown_waits_for_calls_that_wait_for_the_start() {
+    in_time(async {
+        let sandbox = Sandbox::builder().standalone().start().await.expect("sandbox");
+        let zone = Zone::start().await;
+        let address = sandbox.addresses()[0];
+        zone.serve("_mongodb._tcp.cluster.db.example", 60, &[("a.db.example", address.port())]).await;
+        zone.set_mood(Mood::Silent);
+        let client = Client::builder("mongodb+srv://cluster.db.example/?tls=false")
+            .expect("uri")
+            .dns(zone.dns())
+            .resolve(HostKey::new("a.db.example", address.port()).expect("a host"), Address::Ip(address))
+            .build()
+            .expect("client");
+        let call = tokio::spawn({
+            let client = client.clone();
+            async move { ping(&client).await }
+        });
+        until("the start is under way", || zone.asked(RecordType::SRV) > 0).await;
+        let ending = tokio::spawn({
+            let client = client.clone();
+            async move { client.shutdown_within(LONG).await }
+        });
+        tokio::task::yield_now().await;
+        let refused = ping(&client).await.expect_err("a new call");
+        assert!(refused.to_string().contains("is shutting down, and takes no new calls"), "{refused}");
+        assert!(!ending.is_finished());
+        zone.set_mood(Mood::Answering);
+        call.await.expect("no panic").expect("it had the time that it needed");
+        ending.await.expect("no panic");
+        let refused = ping(&client).await.expect_err("after the end");
+        assert!(refused.to_string().contains("the client has been shut down"), "{refused}");
+    })
+    .await;
+}
+
+/// A call is under way between the choice of its server and the check-out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn graceful_shutdown_waits_for_a_call_that_chooses_its_server() {
+    in_time(async {
+        let sandbox = Sandbox::builder().standalone().start().await.expect("sandbox");
+        let (chooses, goes_on, holds) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let (told, may_go, held) = (Arc::clone(&chooses), Arc::clone(&goes_on), Arc::clone(&holds));
+        let client = Client::builder(format!("mongodb://{}/", sandbox.addresses()[0]))
+            .expect("uri")
+            .server_selector(move |_, _| {
+                if held.load(Ordering::SeqCst) {
+                    told.store(true, Ordering::SeqCst);
+                    let began = Instant::now();
+                    while !may_go.load(Ordering::SeqCst) && began.elapsed() < LONG {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                }
+            })
+            .build()
+            .expect("client");
+        ping(&client).await.expect("ping");
+        at_rest(&client).await;
+        holds.store(true, Ordering::SeqCst);
+        let call = tokio::spawn({
+            let client = client.clone();
+            async move { ping(&client).await }
+        });
+        until("the call chooses", || chooses.load(Ordering::SeqCst)).await;
+        assert_eq!(totals(&client).in_use, 0);
+        let mut ending = std::pin::pin!(client.shutdown_within(LONG));
+        // Without the call there would be nothing to wait for but the end of the session.
+        let ended = tokio::time::timeout(Duration::from_millis(300), &mut ending).await;
+        goes_on.store(true, Ordering::SeqCst);
+        assert!(ended.is_err(), "a call is under way");
+        call.await.expect("no panic").expect("it had the time that it needed");
+        ending.await;
     })
     .await;
 }

@@ -603,6 +603,22 @@ async fn sessions_behind_a_load_balancer_are_shared_and_ended() {
     .await;
 }
 
+/// An open cursor keeps what a call needs, and no watch.
+#[tokio::test]
+async fn watch_ends_at_shutdown_although_a_cursor_is_open() {
+    in_time(async {
+        let (sandbox, client) = balanced(2, "").await;
+        fill(&client, 9).await;
+        let cursor = find(&client, 2).await.expect("find");
+        let mut watch = client.watch_topology().await.expect("watch");
+        client.shutdown().await;
+        assert_eq!([sandbox.cursors(0), sandbox.cursors(1)], [0, 0]);
+        while watch.next().await.is_some() {}
+        drop(cursor);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn lost_service_costs_its_connections_and_the_other_serves_on() {
     in_time(async {

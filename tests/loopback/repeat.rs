@@ -36,6 +36,11 @@ fn find() -> Document {
     doc! { "find": "things", "batchSize": 2 }
 }
 
+/// Waits until no call has a connection; late replies may be outstanding.
+async fn at_rest_but_draining(client: &Client) {
+    until("no call has a connection", || totals(client).in_use == 0).await;
+}
+
 #[tokio::test]
 async fn finds_that_time_out_leave_as_many_sessions_as_connections() {
     in_time(async {
@@ -87,6 +92,60 @@ async fn sessions_of_connections_that_were_closed_are_ended_in_batches() {
         assert_eq!(sandbox.commands_seen("endSessions")[0], 2);
         client.shutdown().await;
         assert_eq!(sandbox.sessions(), 0);
+    })
+    .await;
+}
+
+/// Neither names nor cursors are left by those who forget to close a cursor.
+#[tokio::test]
+async fn shutdown_leaves_nothing_of_open_cursors_and_of_those_just_dropped() {
+    in_time(async {
+        for is_dropped in [false, true] {
+            let (sandbox, client) = one_member().await;
+            let cursor = client.database("test").run_cursor_command(find()).await.expect("a cursor");
+            assert_eq!((sandbox.cursors(0), sandbox.sessions()), (1, 1));
+            let kept = if is_dropped { None } else { Some(cursor) };
+            client.shutdown().await;
+            assert_eq!((sandbox.cursors(0), sandbox.sessions()), (0, 0), "dropped: {is_dropped}");
+            assert_eq!(sandbox.commands_seen("killCursors")[0], u64::from(is_dropped));
+            drop(kept);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn session_of_a_call_that_shutdown_interrupts_is_ended() {
+    in_time(async {
+        let (sandbox, client) = one_member().await;
+        sandbox.fail_point(0, &block(&["find"], LONG)).expect("armed");
+        let call = tokio::spawn(client.database("test").run_command(find()).into_future());
+        until("the call is under way", || sandbox.commands_seen("find")[0] == 1).await;
+        assert_eq!(sandbox.sessions(), 1);
+        client.shutdown().await;
+        assert_eq!(call.await.expect("no panic").expect_err("interrupted").kind(), ErrorKind::Shutdown);
+        assert_eq!(sandbox.sessions(), 0);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn lost_sessions_that_no_server_was_told_of_are_ended_later() {
+    in_time(async {
+        let (sandbox, client) = one_member_with("socketTimeoutMS=5").await;
+        sandbox.fail_point(0, &block(&["find", "endSessions"], LONG)).expect("armed");
+        let lose = async || client.database("test").run_command(find()).await.expect_err("late");
+        for _ in 0..100 {
+            lose().await;
+        }
+        until("a batch is on its way", || sandbox.commands_seen("endSessions")[0] == 1).await;
+        // It is given up, and stays without effect.
+        at_rest_but_draining(&client).await;
+        assert!(sandbox.sessions() >= 100, "{}", sandbox.sessions());
+        sandbox.fail_point(0, &block(&["find"], LONG)).expect("armed");
+        lose().await;
+        until("all are ended", || sandbox.sessions() <= 1).await;
+        client.shutdown().await;
     })
     .await;
 }

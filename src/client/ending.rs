@@ -1,0 +1,115 @@
+//! How does a client end?
+//!
+//! In this order: new calls are refused, calls under way get their grace, cursors that were dropped are killed, all sessions
+//! are ended on the servers, and then tasks and connections end.
+
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bson::RawDocumentBuf;
+
+use super::call::{Call, InSession, Preference, Time};
+use super::running::Inner;
+use crate::error::Result;
+use crate::io::clock;
+use crate::op::deadline::Deadline;
+use crate::op::session::{END_SESSIONS_MAX, ServerSession, SessionRegister};
+use crate::selection::Criteria;
+use crate::wire::Request;
+
+/// How long shutting down waits for cursors to be killed, and then for a server to hear which sessions end.
+const END_SESSIONS_LIMIT: Duration = Duration::from_secs(1);
+
+/// How often shutting down looks whether calls are still under way.
+const GRACE_LOOK: Duration = Duration::from_millis(5);
+
+/// A batch of lost sessions that is being ended. What no server was told of goes back when it is dropped.
+struct LostBatch {
+    inner: Arc<Inner>,
+    untold: Vec<ServerSession>,
+}
+
+impl Inner {
+    /// Refuses new calls, lets those under way end within the grace, and ends everything.
+    pub(super) async fn shutdown(self: &Arc<Self>, grace: Duration) {
+        if self.close() {
+            self.come_to_rest(grace).await;
+            if let Some(cluster) = self.running() {
+                cluster.farewells().finish(END_SESSIONS_LIMIT).await;
+                self.end_sessions().await;
+            }
+        }
+        // Kept in the state until it is done, so that a second call waits for the same end.
+        if let Some(cluster) = self.end() {
+            cluster.shutdown().await;
+            self.ended();
+        }
+        self.events().close();
+    }
+
+    /// Waits until no call is under way, or until the grace is over.
+    async fn come_to_rest(&self, grace: Duration) {
+        let until = Deadline::new("grace", grace, clock::now()).at;
+        while clock::now() < until && self.is_busy() {
+            clock::sleep_until(Some((clock::now() + GRACE_LOOK).min(until))).await;
+        }
+    }
+
+    /// Tells whether a call waits, has chosen a server, or has a connection.
+    fn is_busy(&self) -> bool {
+        self.is_waited_for() || self.running().is_some_and(|cluster| cluster.is_busy())
+    }
+
+    /// Tells the servers that all sessions end, also those in use (sessions, "endSessions"); what they answer does not matter.
+    async fn end_sessions(self: &Arc<Self>) {
+        let lsids = self.register().lsids();
+        for chunk in lsids.chunks(END_SESSIONS_MAX) {
+            if let Err(error) = self.end_these(chunk.iter().map(|lsid| &**lsid)).await {
+                tracing::debug!(%error, "sessions could not be ended");
+                return;
+            }
+        }
+    }
+
+    /// Ends the sessions of broken connections in the background, if there are enough of them.
+    pub(super) fn end_lost_sessions(self: &Arc<Self>) {
+        let Some(untold) = self.unfinished().take_lost() else { return };
+        let batch = LostBatch { inner: Arc::clone(self), untold };
+        self.spawn("end lost sessions", batch.run());
+    }
+
+    /// Tells a server that at most [`END_SESSIONS_MAX`] sessions end.
+    async fn end_these(self: &Arc<Self>, lsids: impl Iterator<Item = &RawDocumentBuf>) -> Result<()> {
+        let mut ids = bson::RawArrayBuf::new();
+        lsids.for_each(|lsid| ids.push(lsid.clone()));
+        let call = Call {
+            request: Request::from(bson::rawdoc! { "endSessions": ids }),
+            criteria: Some(Arc::new(Criteria::any_readable())),
+            preference: Preference::Untold,
+            time: Time::Until(Box::new(Deadline::new("END_SESSIONS_LIMIT", END_SESSIONS_LIMIT, clock::now()))),
+            session: InSession::None,
+            pins: false,
+        };
+        self.run(&Arc::from("admin"), call).await.map(drop)
+    }
+
+    pub(super) fn register(&self) -> MutexGuard<'_, SessionRegister> {
+        self.register.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LostBatch {
+    async fn run(mut self) {
+        match self.inner.end_these(self.untold.iter().map(ServerSession::lsid)).await {
+            Ok(()) => self.untold.clear(),
+            Err(error) => tracing::debug!(%error, "lost sessions could not be ended yet"),
+        }
+    }
+}
+
+impl Drop for LostBatch {
+    fn drop(&mut self) {
+        let untold = std::mem::take(&mut self.untold);
+        self.inner.unfinished().handle_batch_over(untold);
+    }
+}
