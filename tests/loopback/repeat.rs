@@ -104,7 +104,7 @@ async fn shutdown_leaves_nothing_of_open_cursors_and_of_those_just_dropped() {
             let (sandbox, client) = one_member().await;
             let cursor = client.database("test").run_cursor_command(find()).await.expect("a cursor");
             assert_eq!((sandbox.cursors(0), sandbox.sessions()), (1, 1));
-            let kept = if is_dropped { None } else { Some(cursor) };
+            let kept = Some(cursor).filter(|_| !is_dropped);
             client.shutdown().await;
             assert_eq!((sandbox.cursors(0), sandbox.sessions()), (0, 0), "dropped: {is_dropped}");
             assert_eq!(sandbox.commands_seen("killCursors")[0], u64::from(is_dropped));
