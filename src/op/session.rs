@@ -157,6 +157,7 @@ impl UnfinishedSessions {
 mod tests {
     use super::*;
 
+    #[allow(clippy::disallowed_methods, reason = "any moment will do")]
     fn session(number: u16) -> ServerSession {
         let mut entropy = [0; 16];
         entropy[..2].copy_from_slice(&number.to_le_bytes());
