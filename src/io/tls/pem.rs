@@ -51,7 +51,7 @@ pub(super) fn authorities(path: &Path) -> Result<Authorities, Error> {
     for section in &sections {
         let line = section.line;
         match section.certificate() {
-            None if section.could_be_meant() => read.notes.push(format!("line {line}: a section {:?} is not read", section.label)),
+            None if section.could_be_meant() => read.notes.push(format!("line {line}: {} is not read{}", section.name(), section.why())),
             None => {}
             Some(Err(why)) => read.notes.push(format!("line {line}: {why}")),
             Some(Ok(certificate)) => match read.roots.add(certificate.clone()) {
@@ -103,6 +103,15 @@ impl Section<'_> {
         }
     }
 
+    fn name(&self) -> String {
+        if self.label.is_empty() { "a section".to_owned() } else { format!("a section {:?}", self.label) }
+    }
+
+    /// Returns the reason why it can't be read, to be put behind other text; empty if there is none.
+    fn why(&self) -> String {
+        self.content.as_ref().err().map(|why| format!(": {why}")).unwrap_or_default()
+    }
+
     /// Tells whether somebody may take it for a certificate.
     fn could_be_meant(&self) -> bool {
         self.label.contains("CERT") || self.label.contains("PKCS") || self.content.is_err()
@@ -128,7 +137,7 @@ pub(super) fn certificate_and_key(path: &Path, password: Option<&Secret>) -> Res
             Some(Err(why)) => return Err(unusable(KEY_FILE, path, &format!("line {line}: the certificate can't be read: {why}"))),
             None if section.label.ends_with("PRIVATE KEY") && key.is_none() => key = Some((line, private_key(path, section, password)?)),
             None if section.could_be_meant() => {
-                return Err(unusable(KEY_FILE, path, &format!("line {line}: a section {:?} can't be read", section.label)));
+                return Err(unusable(KEY_FILE, path, &format!("line {line}: {} can't be read{}", section.name(), section.why())));
             }
             None => {}
         }

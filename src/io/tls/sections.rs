@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 /// One section of a PEM file.
 pub(super) struct Section<'a> {
-    /// What stands behind `BEGIN`.
+    /// What stands behind `BEGIN`; empty if that is no label.
     pub(super) label: &'a str,
     /// The line of its beginning, counted from 1.
     pub(super) line: usize,
@@ -40,7 +40,7 @@ pub(super) fn sections(file: &[u8]) -> Result<Vec<Section<'_>>, &'static str> {
         line += lines(file, at, label_at);
         at = label_at;
         let text = rest_of_line(file, label_at);
-        if dashes == 0 || !is_label(text) {
+        if dashes < DASHES.len() && (dashes == 0 || !begins_with_label(text)) {
             continue;
         }
         let (label, content, end) = read(file, label_at, dashes);
@@ -54,13 +54,16 @@ pub(super) fn sections(file: &[u8]) -> Result<Vec<Section<'_>>, &'static str> {
 /// Reads the section whose label begins here, and returns where it ends.
 fn read(file: &[u8], label_at: usize, dashes: usize) -> (&str, Result<Zeroizing<Vec<u8>>, &'static str>, usize) {
     let text = rest_of_line(file, label_at);
-    let label = text.iter().position(|byte| *byte == b'-').and_then(|end| text.get(..end)).unwrap_or(text);
-    let body_at = label_at + label.len() + DASHES.len();
-    let is_framed = dashes >= DASHES.len() && file.get(label_at + label.len()..body_at) == Some(DASHES);
-    let label = std::str::from_utf8(label).unwrap_or_default();
+    let written = before_dash(text).unwrap_or(text);
+    let body_at = label_at + written.len() + DASHES.len();
+    let is_framed = dashes >= DASHES.len() && file.get(label_at + written.len()..body_at) == Some(DASHES);
     if !is_framed {
+        let label = usable_label(written.trim_ascii_end()).unwrap_or_default();
         return (label, Err("its first line has not five dashes before and behind it"), label_at);
     }
+    let Some(label) = usable_label(written) else {
+        return ("", Err("its label is not made of capital letters and digits"), body_at);
+    };
     let end_mark = [b"-----END ", label.as_bytes(), DASHES].concat();
     let next = find(file, body_at, DASHES).unwrap_or(file.len());
     if file.get(next..next + end_mark.len()) != Some(&end_mark) {
@@ -87,11 +90,20 @@ fn decode(body: &[u8]) -> Result<Zeroizing<Vec<u8>>, &'static str> {
     Ok(content)
 }
 
-/// Tells whether this could be a label: words of capital letters and digits, and dashes behind them.
-fn is_label(text: &[u8]) -> bool {
-    let end = text.iter().position(|byte| *byte == b'-');
-    let label = end.and_then(|end| text.get(..end)).unwrap_or_default();
-    !label.is_empty() && label.iter().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b' ')
+/// Tells whether this could be a label with dashes behind it.
+fn begins_with_label(text: &[u8]) -> bool {
+    before_dash(text).and_then(usable_label).is_some()
+}
+
+fn before_dash(text: &[u8]) -> Option<&[u8]> {
+    text.get(..text.iter().position(|byte| *byte == b'-')?)
+}
+
+/// Returns a label of capital letters, digits and blanks. Anything else is not shown: it may be a piece of a key.
+fn usable_label(text: &[u8]) -> Option<&str> {
+    let is_usable = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b' ';
+    let label = Some(text).filter(|text| !text.is_empty() && text.iter().all(is_usable));
+    label.and_then(|label| std::str::from_utf8(label).ok())
 }
 
 fn rest_of_line(file: &[u8], at: usize) -> &[u8] {
