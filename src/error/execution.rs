@@ -17,6 +17,9 @@ pub(crate) enum Execution {
 /// The label of errors after which a command may be sent again, because nothing of it was sent or executed.
 pub(crate) const RETRYABLE_ERROR: &str = "RetryableError";
 
+/// The option whose limit ends an exchange because the socket is silent.
+pub(crate) const SOCKET_TIMEOUT: &str = "socketTimeoutMS";
+
 /// The server's code for a command that ran longer than its `maxTimeMS`.
 const MAX_TIME_MS_EXPIRED: i64 = 50;
 
@@ -61,17 +64,21 @@ impl Error {
             || (kind == ErrorKind::Command && self.code() == Some(MAX_TIME_MS_EXPIRED))
     }
 
-    /// Tells whether the network failed: a socket error, a closed connection, a time-out on a socket, bytes that are no reply, or
-    /// a silent server.
+    /// Tells whether the network failed: a socket error, a closed connection, a time-out while a connection is set up,
+    /// `socketTimeoutMS`, bytes that are no reply, or a silent server.
     ///
-    /// `false` for errors of this machine, such as no free port, and for commands whose caller went away.
+    /// `false` for errors of this machine, such as no free port, for commands whose caller went away, and for commands that ran
+    /// into the caller's own limit (`timeoutMS`, or the `timeout` of the call): the network may be well.
     pub fn is_network(&self) -> bool {
-        let on_socket = matches!(self.0.stage, Some(Stage::Tcp | Stage::Tls | Stage::Hello | Stage::Auth | Stage::Write | Stage::Read));
+        let in_set_up = matches!(self.0.stage, Some(Stage::Tcp | Stage::Tls | Stage::Hello | Stage::Auth));
+        let on_socket = in_set_up || matches!(self.0.stage, Some(Stage::Write | Stage::Read));
+        let of_socket = on_socket && self.limit().is_some_and(|limit| limit.name == SOCKET_TIMEOUT);
         let kind = self.0.kind;
         matches!(kind, ErrorKind::Closed | ErrorKind::Silent)
             // Only a silent server is a reason with a cause of its own.
             || (kind == ErrorKind::Interrupted && self.0.source.is_some())
-            || (on_socket && matches!(kind, ErrorKind::Timeout | ErrorKind::Protocol | ErrorKind::Tls))
+            || (kind == ErrorKind::Timeout && (in_set_up || of_socket))
+            || (on_socket && matches!(kind, ErrorKind::Protocol | ErrorKind::Tls))
             || (on_socket && matches!(kind, ErrorKind::Io(io) if !is_local(io)))
     }
 }
@@ -207,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_of_this_machine_are_no_network_errors() {
+    fn errors_of_this_machine_and_the_callers_limits_are_no_network_errors() {
         let silent = Error::new(ErrorKind::Silent, "x");
         for (error, is_network) in [
             (io(Stage::Tcp, IoKind::ConnectionRefused), true),
@@ -217,7 +224,12 @@ mod tests {
             (io(Stage::Tcp, IoKind::OutOfMemory), false),
             (io(Stage::Dns, IoKind::ConnectionRefused), false),
             (Error::new(ErrorKind::Closed, "x").at(Stage::Write), true),
-            (timeout(Stage::Read), true),
+            (timeout(Stage::Hello), true),
+            (timeout(Stage::Auth), true),
+            (timeout(Stage::Write), false),
+            (timeout(Stage::Read), false),
+            (Error::timeout(Stage::Write, SOCKET_TIMEOUT, Duration::ZERO, Duration::ZERO), true),
+            (Error::timeout(Stage::Read, SOCKET_TIMEOUT, Duration::ZERO, Duration::ZERO), true),
             (timeout(Stage::Checkout), false),
             (Error::new(ErrorKind::Protocol, "x").at(Stage::Read), true),
             (Error::new(ErrorKind::Interrupted, "x").because(silent.clone()), true),

@@ -252,11 +252,11 @@ fn failed_check_publishes_before_it_clears() {
 #[test]
 fn check_that_times_out_interrupts_connections_in_use() {
     let mut scene = Scene::settled();
-    scene.failed("a", Error::timeout(Stage::Read, "connectTimeoutMS", Duration::from_secs(1), Duration::from_millis(1001)));
+    scene.failed("a", Error::timeout(Stage::Hello, "connectTimeoutMS", Duration::from_secs(1), Duration::from_millis(1001)));
     assert_eq!(scene.orders(), ["publish ReplicaSetNoPrimary", "clear a and interrupt"]);
     scene.drain();
     // The same fault, a millisecond later: nothing new.
-    scene.failed("a", Error::timeout(Stage::Read, "connectTimeoutMS", Duration::from_secs(1), Duration::from_millis(1002)));
+    scene.failed("a", Error::timeout(Stage::Hello, "connectTimeoutMS", Duration::from_secs(1), Duration::from_millis(1002)));
     assert_eq!(scene.told(), [""; 0]);
     assert_eq!(scene.topology.generation(&key("a")), Some(2));
 }

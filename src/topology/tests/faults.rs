@@ -25,6 +25,10 @@ fn broken() -> Error {
     Error::new(ErrorKind::Closed, "closed by the server").at(Stage::Read)
 }
 
+fn socket_timeout() -> Error {
+    Error::timeout(Stage::Read, "socketTimeoutMS", Duration::from_secs(1), Duration::from_secs(1))
+}
+
 fn timeout(stage: Stage) -> Error {
     Error::timeout(stage, "limit", Duration::from_secs(1), Duration::from_secs(1))
 }
@@ -119,6 +123,7 @@ fn error_of_an_older_state_changes_nothing() {
 #[test]
 fn timeout_after_the_handshake_proves_nothing() {
     assert_eq!(orders_after(Fault::new(timeout(Stage::Read), 0)), IGNORED);
+    assert_eq!(orders_after(Fault::new(socket_timeout(), 0)), IGNORED);
     assert_eq!(orders_after(Fault::new(timeout(Stage::Checkout), 0)), IGNORED);
 }
 
@@ -234,6 +239,7 @@ fn error_behind_a_load_balancer_clears_its_service_if_it_would_clear_a_pool() {
     let cases = [
         (Fault::new(broken(), 0), true),
         (Fault::new(timeout(Stage::Read), 0), false),
+        (Fault::new(socket_timeout(), 0), false),
         (Fault::new(timeout(Stage::Auth), 0).during_handshake(), true),
         (Fault::new(refused.clone(), 0).during_handshake(), true),
         (Fault::new(refused, 0), false),
