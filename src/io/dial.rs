@@ -17,7 +17,7 @@ use super::clock;
 use super::resolver::Resolver;
 use super::stream::Stream;
 use super::tcp;
-use super::tls::TlsConnector;
+use super::tls::{Demand, TlsConnector};
 use crate::dns::{Answer, Want};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::{Address, Host, HostKey};
@@ -83,6 +83,13 @@ impl Dialer {
     /// Returns the resolver.
     pub(crate) fn resolver(&self) -> &Resolver {
         &self.resolver
+    }
+
+    /// Remembers that a host has answered a hello over TLS, whatever it got of the certificate that it asked for.
+    pub(crate) fn greeted(&self, host: &HostKey, demand: Demand) {
+        if let Some(tls) = &self.tls {
+            tls.greeted(host, demand);
+        }
     }
 
     /// Opens a connection to a host, TLS included, and tells to which address.

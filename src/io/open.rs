@@ -109,6 +109,7 @@ impl Opener {
         };
         match outcome {
             Ok(hello) => {
+                self.dialer.greeted(host, conn.demand());
                 // A monitor's connection carries nothing but hello replies.
                 if purpose == Purpose::Application {
                     conn.greeted(&hello);

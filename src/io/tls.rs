@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio_rustls::rustls::client::danger::ServerCertVerifier;
 use tokio_rustls::rustls::client::{Resumption, WebPkiServerVerifier};
@@ -38,8 +38,10 @@ pub(crate) struct TlsConnector {
     trust: Arc<str>,
     has_certificate: bool,
     /// What the servers asked for in their last full handshakes: resuming a session, they do not ask again.
-    demands: Arc<Mutex<BTreeMap<HostKey, Demand>>>,
+    demands: Arc<Mutex<Demands>>,
 }
+
+type Demands = BTreeMap<HostKey, Demand>;
 
 impl TlsConnector {
     /// Reads trust store, authority and key files; blocks meanwhile.
@@ -67,8 +69,8 @@ impl TlsConnector {
     /// Negotiates TLS with a host over an open connection.
     ///
     /// # Errors
-    /// The kinds of certificate errors, [`ErrorKind::CertificateRequired`] if the server asks for one of the client, and none is
-    /// configured; [`ErrorKind::Tls`] if no agreement is reached, [`ErrorKind::Closed`] and
+    /// The kinds of certificate errors, [`ErrorKind::CertificateRequired`] if the server refuses a client that has none to
+    /// show; [`ErrorKind::Tls`] if no agreement is reached, [`ErrorKind::Closed`] and
     /// [`ErrorKind::Io`] if the connection fails, [`ErrorKind::Unsupported`] over unix sockets, which have no name to verify.
     pub(crate) async fn connect(&self, host: &HostKey, stream: Stream) -> Result<Stream, Error> {
         let tcp = match stream {
@@ -89,25 +91,38 @@ impl TlsConnector {
                 let is_resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
                 Ok(Stream::Tls(Box::new(Secured { demand: self.remember(host, demand, is_resumed), tls })))
             }
-            Err(error) => Err(explained(self.fault(error), demand).on(host)),
+            Err(error) => {
+                let known = self.demands().get(host).copied();
+                Err(explained(self.fault(error), demand.given(known)).on(host))
+            }
         }
     }
 
     /// Remembers what a server has asked for, or recalls it for a session that is resumed.
     fn remember(&self, host: &HostKey, demand: Demand, is_resumed: bool) -> Demand {
-        let mut demands = self.demands.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut demands = self.demands();
+        let known = demands.get(host).copied();
         if is_resumed {
-            return demands.get(host).copied().unwrap_or(demand);
+            return known.unwrap_or(demand);
         }
+        let demand = demand.given(known);
         if demand == Demand::None {
             demands.remove(host);
         } else {
-            demands.insert(host.clone(), demand);
-            while demands.len() > SESSIONS_MAX {
-                demands.pop_first();
-            }
+            insert(&mut demands, host, demand);
         }
         demand
+    }
+
+    /// Remembers that a server has answered a hello, whatever it got of what it asked for.
+    pub(crate) fn greeted(&self, host: &HostKey, demand: Demand) {
+        if demand == Demand::Unmet {
+            insert(&mut self.demands(), host, Demand::Optional);
+        }
+    }
+
+    fn demands(&self) -> MutexGuard<'_, Demands> {
+        self.demands.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn fault(&self, error: io::Error) -> Error {
@@ -154,6 +169,13 @@ impl TlsConnector {
     }
 }
 
+fn insert(demands: &mut Demands, host: &HostKey, demand: Demand) {
+    demands.insert(host.clone(), demand);
+    while demands.len() > SESSIONS_MAX {
+        demands.pop_first();
+    }
+}
+
 /// Makes the error of a socket, which may be one of TLS.
 #[cold]
 pub(crate) fn socket_fault(stage: Stage, error: io::Error) -> Error {
@@ -174,37 +196,46 @@ pub(crate) fn socket_fault(stage: Stage, error: io::Error) -> Error {
 
 /// Explains the end of a connection by what the server asked for and got, if that can be the reason.
 ///
-/// A server's refusal of a client certificate comes with the handshake in TLS 1.2 and after it in TLS 1.3; some servers just close.
+/// A server's refusal of a client certificate comes with the handshake in TLS 1.2 and after it in TLS 1.3; some servers just
+/// close. A plain close has other reasons, too: the error then keeps its kind, and its text names this one.
 pub(crate) fn explained(error: Error, demand: Demand) -> Error {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
     let alert = alert_of(&error);
-    let has_ended = alert.is_some() || matches!(error.kind(), ErrorKind::Closed | ErrorKind::Io(_));
-    let how = match alert {
-        Some(alert) => format!("answered with the alert {alert:?}"),
-        None => "closed the connection".to_owned(),
-    };
-    match demand {
-        Demand::Unmet if has_ended => {
+    let is_closed = matches!(error.kind(), ErrorKind::Closed | ErrorKind::Io(ConnectionReset | ConnectionAborted | BrokenPipe));
+    match (demand, alert) {
+        (Demand::Unmet | Demand::Optional, Some(alert)) if is_about_certificate(alert) || is_without_reason(alert, demand) => {
             let text = format!(
-                "the server demands a client certificate, got none, and {how}: set {} to a file with one and its key",
+                "the server demands a client certificate, got none, and answered with the alert {alert:?}: set {} to a file with one \
+                 and its key",
                 pem::KEY_FILE
             );
             Error::new(ErrorKind::CertificateRequired, text).at(Stage::Tls).because(error)
         }
-        Demand::Met if alert.is_some_and(is_about_certificate) => {
-            let text = format!("the server did not accept the client certificate of {}, and {how}", pem::KEY_FILE);
+        (Demand::Unmet, alert) if is_closed || alert.is_some() => error.adding(&format!(
+            "the server asks for a client certificate, got none, and may demand one: see its log, or set {} to a file with one and \
+             its key",
+            pem::KEY_FILE
+        )),
+        (Demand::Met, Some(alert)) if is_about_certificate(alert) => {
+            let text =
+                format!("the server did not accept the client certificate of {}, and answered with the alert {alert:?}", pem::KEY_FILE);
             Error::new(ErrorKind::Tls, text).at(Stage::Tls).because(error)
         }
-        Demand::Met if has_ended => {
-            let text = format!("the server got the client certificate of {} and {how}: it may not accept it, see its log", pem::KEY_FILE);
-            Error::new(error.kind(), text).at(Stage::Hello).because(error)
+        (Demand::Met, alert) if is_closed || alert.is_some() => {
+            error.adding(&format!("the server got the client certificate of {}: it may not accept it, see its log", pem::KEY_FILE))
         }
-        Demand::None | Demand::Unmet | Demand::Met => error,
+        (Demand::None | Demand::Unmet | Demand::Optional | Demand::Met, _) => error,
     }
+}
+
+/// Tells whether this is the alert of TLS 1.2 for a handshake that lacks something, when only the certificate is known to lack.
+fn is_without_reason(alert: AlertDescription, demand: Demand) -> bool {
+    alert == AlertDescription::HandshakeFailure && demand == Demand::Unmet
 }
 
 /// Returns the alert that an error tells of.
 fn alert_of(error: &Error) -> Option<AlertDescription> {
-    let source = std::error::Error::source(error)?.downcast_ref::<io::Error>()?;
+    let source = error.underlying()?.downcast_ref::<io::Error>()?;
     let fault = source.get_ref()?.downcast_ref::<rustls::Error>()?;
     if let rustls::Error::AlertReceived(alert) = fault { Some(*alert) } else { None }
 }

@@ -25,8 +25,17 @@ pub(crate) enum Demand {
     None,
     /// It has, and none was sent.
     Unmet,
+    /// It has, none was sent, and it has answered a hello without one before.
+    Optional,
     /// It has, and was sent the one that is configured.
     Met,
+}
+
+impl Demand {
+    /// Returns the demand as it is seen with what an earlier connection has shown.
+    pub(super) fn given(self, known: Option<Self>) -> Self {
+        if self == Self::Unmet && known == Some(Self::Optional) { Self::Optional } else { self }
+    }
 }
 
 /// The certificate that servers are shown, if there is one.

@@ -335,6 +335,43 @@ fn file_without_certificate_or_key_is_named() {
 }
 
 #[test]
+fn section_without_a_usable_first_line_is_named_with_its_line() {
+    let ours = authority("ours");
+    let client = identity(&ours, "client", 4000);
+    let (good, key) = (client.certificate_pem(), client.key.serialize_pem());
+    let framing = "its first line has not five dashes before and behind it";
+    for (first_line, why) in [
+        ("-----BEGIN CERTIFICATE\n", framing),
+        ("-----BEGIN CERTIFICATE \n", framing),
+        ("-----BEGIN certificate-----\n", "its label is not made of capital letters and digits"),
+        ("-----BEGIN -----\n", "its label is not made of capital letters and digits"),
+    ] {
+        let bad = good.replace("-----BEGIN CERTIFICATE-----\n", first_line);
+        let file = TempFile::new(&format!("{}{bad}", ours.pem()));
+        let line = ours.pem().lines().count() + 1;
+        let read = pem::authorities(file.path()).expect("one is good");
+        assert!(read.notes.len() == 1 && read.notes[0].starts_with(&format!("line {line}: ")), "{:?}", read.notes);
+        assert!(read.notes[0].ends_with(why), "{:?}", read.notes);
+        let error = load_key(&format!("{good}{bad}{key}"), None).expect_err("a part of the chain is missing");
+        let line = good.lines().count() + 1;
+        assert!(error.message().contains(&format!("line {line}: ")) && error.message().ends_with(why), "{error}");
+    }
+    // What stands there may be a key.
+    let error = load_key(&format!("{good}-----BEGIN PRIVATE KEY MIIEvSecret\n"), None).expect_err("no key");
+    assert!(error.message().ends_with(framing) && !error.message().contains("Secret"), "{error}");
+}
+
+#[test]
+fn alert_is_found_in_an_error_whose_text_shows_it() {
+    let alert = rustls::Error::AlertReceived(AlertDescription::CertificateRequired);
+    let error = socket_fault(Stage::Read, io::Error::new(io::ErrorKind::InvalidData, alert));
+    assert_eq!(alert_of(&error), Some(AlertDescription::CertificateRequired));
+    let cause = io::Error::new(io::ErrorKind::InvalidData, rustls::Error::AlertReceived(AlertDescription::CertificateRequired));
+    let error = Error::new(ErrorKind::Tls, cause.to_string()).at(Stage::Read).because(cause);
+    assert_eq!(explained(error, Demand::Optional).kind(), ErrorKind::CertificateRequired);
+}
+
+#[test]
 fn key_of_another_certificate_is_refused() {
     let ours = authority("ours");
     let (one, other) = (identity(&ours, "one", 4000), identity(&ours, "other", 4000));

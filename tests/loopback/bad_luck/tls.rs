@@ -2,6 +2,8 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use mongolink::bson::doc;
 use mongolink::{ErrorKind, Sandbox, Stage};
@@ -111,18 +113,25 @@ async fn silence_behind_tls_is_a_time_out_of_hello() {
 }
 
 #[tokio::test]
-async fn server_that_demands_a_client_certificate_says_so_by_alert_or_by_closing() {
+async fn server_that_demands_a_client_certificate_says_so_by_alert_and_perhaps_by_closing() {
     let ours = Authority::new("ours");
     for (version, goes_on_without) in [(&TLS12, false), (&TLS13, false), (&TLS12, true), (&TLS13, true)] {
         let config = ours.asking_server("127.0.0.1", version, goes_on_without);
         let peer = peers::scripted_over_tls(config, |_| Turn::Close).await;
         let guest = trusting(&ours, peer.address(), CALM);
-        let how = if goes_on_without { "closed the connection" } else { "answered with the alert CertificateRequired" };
-        let words = format!("the server demands a client certificate, got none, and {how}: set tlsCertificateKeyFile");
+        let (kind, stage, words) = if goes_on_without {
+            let words = "the server asks for a client certificate, got none, and may demand one: see its log, or set tlsCertificateKeyFile";
+            (ErrorKind::Closed, Stage::Hello, words)
+        } else {
+            let words = "the server demands a client certificate, got none, and answered with the alert CertificateRequired: set \
+                         tlsCertificateKeyFile";
+            (ErrorKind::CertificateRequired, Stage::Tls, words)
+        };
         for fault in guest.faults(&peer.host()).await {
-            assert_told(&fault, ErrorKind::CertificateRequired, Stage::Tls, &peer.host(), &words);
+            assert_told(&fault, kind, stage, &peer.host(), words);
             assert_placed(&fault, peer.address());
-            assert!(fault.labels().is_empty(), "a certificate is no overload: {fault:?}");
+            let is_overload = fault.has_label("SystemOverloadedError");
+            assert_eq!((is_overload, fault.is_network()), (goes_on_without, goes_on_without), "a certificate is no overload: {fault:?}");
             assert!(!fault.to_string().contains("close_notify") && !fault.to_string().contains("https:"), "{fault}");
         }
         guest.end().await;
@@ -141,7 +150,7 @@ async fn client_certificate_that_is_not_accepted_is_named() {
     let peer = peers::scripted_over_tls(ours.asking_server("127.0.0.1", &TLS13, false), |_| Turn::Close).await;
     let guest = with(&good, peer.address());
     for fault in guest.faults(&peer.host()).await {
-        let words = "the server got the client certificate of tlsCertificateKeyFile and closed the connection: it may not accept it";
+        let words = "the server got the client certificate of tlsCertificateKeyFile: it may not accept it";
         assert_told(&fault, ErrorKind::Closed, Stage::Hello, &peer.host(), words);
     }
     guest.end().await;
@@ -159,9 +168,12 @@ async fn client_certificate_that_is_not_accepted_is_named() {
 #[tokio::test]
 async fn server_that_asks_for_a_certificate_and_goes_on_without_is_used() {
     let ours = Authority::new("ours");
-    let peer = peers::scripted_over_tls(ours.asking_server("127.0.0.1", &TLS13, true), |heard| match heard.name.as_str() {
+    let restarts = Arc::<AtomicBool>::default();
+    let has_gone = Arc::clone(&restarts);
+    let peer = peers::scripted_over_tls(ours.asking_server("127.0.0.1", &TLS13, true), move |heard| match heard.name.as_str() {
         "ping" => Turn::Reply(doc! { "ok": 1 }),
         "find" => Turn::Close,
+        _ if has_gone.load(Ordering::SeqCst) => Turn::Close,
         _ => Turn::Reply(peers::standalone_hello()),
     })
     .await;
@@ -171,5 +183,10 @@ async fn server_that_asks_for_a_certificate_and_goes_on_without_is_used() {
     let error = guest.client.database("test").run_command(doc! { "find": "things" }).await.expect_err("closed");
     assert_eq!((error.kind(), error.stage()), (ErrorKind::Closed, Some(Stage::Read)), "{error}");
     assert!(error.message() == "connection closed by the server", "{error}");
+    restarts.store(true, Ordering::SeqCst);
+    let error = guest.probe_fault(&peer.host()).await;
+    assert_told(&error, ErrorKind::Closed, Stage::Hello, &peer.host(), "connection closed by the server");
+    assert!(error.has_label("SystemOverloadedError") && error.is_network(), "{error:?}");
+    assert!(!error.to_string().contains("certificate"), "{error}");
     guest.end().await;
 }
