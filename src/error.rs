@@ -14,7 +14,7 @@ mod kind;
 mod size;
 mod text;
 
-pub(crate) use execution::{Execution, RETRYABLE_ERROR};
+pub(crate) use execution::{Execution, RETRYABLE_ERROR, SOCKET_TIMEOUT};
 pub use kind::{CommandFailure, ErrorKind, Ineligible, Limit, LimitValue, ServerReason, Stage};
 pub(crate) use text::{Bounded, Nested, Span, cut};
 pub use text::{ERROR_MESSAGE_SIZE_MAX, ERROR_TEXT_SIZE_MAX};

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::decode::decode;
 use super::running::Inner;
-use crate::error::{Error, Result, Stage};
+use crate::error::{Error, Result, SOCKET_TIMEOUT, Stage};
 use crate::host::HostKey;
 use crate::io::clock;
 use crate::op::deadline::Deadline;
@@ -179,15 +179,15 @@ impl Inner {
 
     /// Makes the deadline of one exchange: `socketTimeoutMS` counts only where no limit is set for the whole call.
     pub(super) fn exchange_deadline(&self, call: Option<Deadline>, now: Instant) -> Option<Deadline> {
-        call.or_else(|| Some(Deadline::new("socketTimeoutMS", self.options().socket_timeout_or_default()?, now)))
+        call.or_else(|| Some(Deadline::new(SOCKET_TIMEOUT, self.options().socket_timeout_or_default()?, now)))
     }
 }
 
 /// Waits for a future until a deadline.
 pub(super) async fn within<T>(deadline: Option<Deadline>, stage: Stage, future: impl Future<Output = Result<T>>) -> Result<T> {
     let Some(deadline) = deadline else { return future.await };
-    match tokio::time::timeout_at(tokio::time::Instant::from_std(deadline.at), future).await {
-        Ok(outcome) => outcome,
-        Err(_) => Err(deadline.error(stage, clock::now())),
+    match clock::until(deadline.at, future).await {
+        Some(outcome) => outcome,
+        None => Err(deadline.error(stage, clock::now())),
     }
 }

@@ -384,10 +384,10 @@ impl Ending {
         let (cursor, session, pin) = match self.left {
             Left::Kill { cursor, session, pin } => (cursor, session, pin),
             // Given up at the deadline, the fetch leaves the connection to the pool, which waits for its late reply.
-            Left::Fetch { cursor, fetch } => match tokio::time::timeout_at(deadline.at.into(), fetch).await {
-                Ok(Ok(fetched)) => (fetched.cursor, fetched.session, fetched.pin),
-                Ok(Err(failed)) => (cursor, None, failed.pin),
-                Err(_) => return,
+            Left::Fetch { cursor, fetch } => match clock::until(deadline.at, fetch).await {
+                Some(Ok(fetched)) => (fetched.cursor, fetched.session, fetched.pin),
+                Some(Err(failed)) => (cursor, None, failed.pin),
+                None => return,
             },
         };
         if cursor.id == 0 || pin.as_ref().is_some_and(|pin| pin.is_broken()) {

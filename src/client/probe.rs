@@ -51,12 +51,12 @@ pub(super) async fn probe(cluster: &Arc<Cluster>, host: &HostKey) -> Probe {
     let began = clock::now();
     let fields = CommandFields { database: "admin", ..CommandFields::default() };
     conn.queue(Flags::default(), &Request::from(rawdoc! { "ping": 1 }), &fields);
-    let limit = tokio::time::timeout(PING_LIMIT, conn.exchange()).await;
+    let limit = clock::until(began + PING_LIMIT, conn.exchange()).await;
     let elapsed = clock::now().saturating_duration_since(began);
     let answer = match limit {
-        Ok(Ok(message)) => command_error(message.body()).map_or(Ok(()), Err),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(Error::timeout(Stage::Read, "PING_LIMIT", PING_LIMIT, elapsed)),
+        Some(Ok(message)) => command_error(message.body()).map_or(Ok(()), Err),
+        Some(Err(error)) => Err(error),
+        None => Err(Error::timeout(Stage::Read, "PING_LIMIT", PING_LIMIT, elapsed)),
     };
     match answer {
         Ok(()) => probe.ping = Some(elapsed),

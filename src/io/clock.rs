@@ -3,8 +3,12 @@
 //! The only place that reads clocks. Time is tokio's, so that tests may pause it. The boot clock, which goes on while the
 //! machine is suspended, is compared with it to notice a suspension; what is then done is decided in `topology` and `pool`.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
+
+use tokio::runtime::Handle;
 
 /// Tells the time since some fixed moment, time in suspension included.
 ///
@@ -33,9 +37,39 @@ const NEXT_LOOK: Duration = Duration::from_millis(1);
 /// has arrived first.
 pub(crate) async fn sleep_until(moment: Option<Instant>) {
     let Some(moment) = moment else { return std::future::pending().await };
-    tokio::time::sleep_until(tokio::time::Instant::from_std(moment)).await;
+    sleep_across_runtimes(moment).await;
     if now().saturating_duration_since(moment) > LATE {
-        tokio::time::sleep(NEXT_LOOK).await;
+        sleep_across_runtimes(now() + NEXT_LOOK).await;
+    }
+}
+
+/// Waits until a moment on the timers of the runtime that polls it.
+///
+/// A timer of tokio panics when it is polled after its runtime has ended, and a future of the caller's may be polled on one
+/// runtime after another. A wait that is polled once only, as most are, does not ask which runtime it is on.
+async fn sleep_across_runtimes(moment: Instant) {
+    let moment = tokio::time::Instant::from_std(moment);
+    let mut timer = pin!(tokio::time::sleep_until(moment));
+    let (mut owner, mut is_first) = (None, true);
+    poll_fn(|context| {
+        if !std::mem::take(&mut is_first)
+            && let Ok(current) = Handle::try_current()
+            && owner != Some(current.id())
+        {
+            owner = Some(current.id());
+            timer.set(tokio::time::sleep_until(moment));
+        }
+        timer.as_mut().poll(context)
+    })
+    .await;
+}
+
+/// Waits for a future until a moment; `None` if that comes first. May be polled on one runtime after another.
+pub(crate) async fn until<T>(moment: Instant, future: impl Future<Output = T>) -> Option<T> {
+    tokio::select! {
+        biased;
+        outcome = future => Some(outcome),
+        () = sleep_until(Some(moment)) => None,
     }
 }
 
@@ -109,4 +143,48 @@ fn platform_boot_time() -> Option<Duration> {
 #[cfg(not(target_os = "linux"))]
 fn platform_boot_time() -> Option<Duration> {
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::Poll;
+
+    use tokio::runtime::{Builder, Runtime};
+
+    use super::*;
+
+    type Wait = Pin<Box<dyn Future<Output = ()>>>;
+
+    fn runtime() -> Runtime {
+        Builder::new_current_thread().enable_all().build().expect("a runtime")
+    }
+
+    /// Polls a wait some times on a runtime that then ends; tells whether it is still under way.
+    fn goes_on(wait: &mut Wait, times: usize) -> bool {
+        runtime().block_on(async {
+            for _ in 0..times {
+                if poll_fn(|context| Poll::Ready(wait.as_mut().poll(context))).await.is_ready() {
+                    return false;
+                }
+            }
+            true
+        })
+    }
+
+    #[test]
+    fn wait_goes_on_when_its_runtime_has_ended() {
+        let make: [fn(Instant) -> Wait; 2] = [
+            |moment| Box::pin(sleep_until(Some(moment))),
+            |moment| Box::pin(async move { assert_eq!(until(moment, std::future::pending::<()>()).await, None) }),
+        ];
+        for (make, times) in make.into_iter().flat_map(|make| [(make, 1), (make, 3)]) {
+            let moment = now() + Duration::from_millis(300);
+            let mut wait = make(moment);
+            if goes_on(&mut wait, times) && goes_on(&mut wait, times) {
+                runtime().block_on(wait);
+            }
+            assert!(now() >= moment);
+        }
+    }
 }

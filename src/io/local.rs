@@ -5,15 +5,28 @@
 
 use std::io;
 
+use super::tasks::runtime_ended;
 use crate::error::{Error, ErrorKind, Stage};
 
 /// Makes the error of a socket: of the kind [`LocalResources`](ErrorKind::LocalResources) if this process or machine ran out
 /// of something.
+///
+/// Of the kind [`Shutdown`](ErrorKind::Shutdown) if the runtime that the socket belongs to has ended.
 pub(crate) fn socket_error(stage: Stage, error: io::Error) -> Error {
+    if is_of_ended_runtime(&error) {
+        return runtime_ended().at(stage).because(error);
+    }
     match shortage(&error) {
         Some(advice) => Error::new(ErrorKind::LocalResources, format!("{error}: {advice}")).at(stage).because(error),
         None => Error::io(stage, error),
     }
+}
+
+/// Tells whether the runtime that the socket belongs to has ended; tokio says so in the text only.
+fn is_of_ended_runtime(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Other
+        && error.raw_os_error().is_none()
+        && error.to_string().contains("Tokio 1.x context was found, but it is being shutdown")
 }
 
 /// Says what this process or machine ran out of, and what helps.

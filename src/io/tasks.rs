@@ -19,6 +19,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
 
+use super::clock;
 use crate::error::{Error, ErrorKind};
 
 /// Owns a set of tasks on one runtime; they end when it is stopped or dropped.
@@ -156,7 +157,7 @@ impl Tasks {
         if let Some(mut set) = set {
             // What has not ended by then is ended when the set is dropped.
             let ended = async { while set.join_next().await.is_some() {} };
-            drop(tokio::time::timeout(limit, ended).await);
+            clock::until(clock::now() + limit, ended).await;
         }
     }
 
@@ -166,7 +167,7 @@ impl Tasks {
         if let Some(mut set) = set {
             set.abort_all();
             let ended = async { while set.join_next().await.is_some() {} };
-            drop(tokio::time::timeout(STOP_LIMIT, ended).await);
+            clock::until(clock::now() + STOP_LIMIT, ended).await;
         }
     }
 }

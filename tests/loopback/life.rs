@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use mongolink::bson::doc;
-use mongolink::{Client, ErrorKind, Event, Sandbox, ServerDescription, TopologyDescription, TopologyEvent};
+use mongolink::{Client, Cursor, ErrorKind, Event, Sandbox, ServerDescription, TopologyDescription, TopologyEvent};
 use tokio::runtime::{Builder, Runtime};
 
-use crate::peers::{Authority, Turn, scripted, silent, silent_dns, standalone_hello};
+use crate::peers::{Authority, Peer, Turn, scripted, silent, silent_dns, standalone_hello};
 use crate::support::{Names, at_rest, in_time, ping, totals, until};
 
 fn runtime() -> Runtime {
@@ -107,6 +107,92 @@ fn call_ends_in_time_when_the_tasks_runtime_stands_still() {
     }));
     assert_eq!(outcomes.len(), 4);
     other.block_on(in_time(client.shutdown()));
+}
+
+/// Reads on until a condition holds, which comes before the next document.
+async fn read_until(cursor: &mut Cursor, what: &str, holds: impl Fn() -> bool) {
+    tokio::select! {
+        biased;
+        next = cursor.next() => panic!("there is no next document: {next:?}"),
+        () = until(what, holds) => {}
+    }
+}
+
+/// The pause of a tailable cursor does not depend on the runtime that it began on.
+#[test]
+fn tailable_cursor_is_used_on_one_runtime_after_another() {
+    let servers = runtime();
+    let sandbox = servers.block_on(async { Sandbox::builder().members(1).start().await.expect("sandbox") });
+    let client = Client::new(sandbox.uri()).expect("client");
+    let database = client.database("test");
+    let mut cursor = servers.block_on(in_time(async {
+        let documents = [doc! { "_id": 0 }];
+        database.run_command(doc! { "insert": "things", "documents": documents.as_slice() }).await.expect("inserted");
+        let mut cursor: Cursor = database.run_cursor_command(doc! { "find": "things", "tailable": true }).await.expect("a cursor");
+        assert_eq!(cursor.next().await.expect("some").expect("a document"), doc! { "_id": 0 });
+        cursor
+    }));
+    for asked in [3, 5, 7] {
+        let current = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        current.block_on(in_time(read_until(&mut cursor, "asked", || sandbox.commands_seen("getMore")[0] >= asked)));
+    }
+    runtime().block_on(in_time(async {
+        database.run_command(doc! { "insert": "things", "documents": [{ "_id": 1 }] }).await.expect("inserted");
+        assert_eq!(cursor.next().await.expect("some").expect("a document"), doc! { "_id": 1 });
+        cursor.close().await;
+    }));
+    servers.block_on(in_time(client.shutdown()));
+}
+
+/// Makes a server whose cursors have one document, and no answer for getMore.
+async fn silent_about_more(asked: Arc<AtomicUsize>) -> Peer {
+    scripted(move |heard| match heard.name.as_str() {
+        "find" => Turn::Reply(doc! { "ok": 1, "cursor": { "id": 7_i64, "ns": "test.things", "firstBatch": [{ "_id": 0 }] } }),
+        "getMore" => {
+            asked.fetch_add(1, Ordering::SeqCst);
+            Turn::Silence
+        }
+        _ if heard.is_hello() => Turn::Reply(standalone_hello()),
+        _ => Turn::Reply(doc! { "ok": 1 }),
+    })
+    .await
+}
+
+/// A batch under way keeps its limit on whatever runtime it is waited for, and ends with the runtime of its socket.
+#[test]
+fn batch_under_way_is_waited_for_on_one_runtime_after_another() {
+    let servers = runtime();
+    for (limit, is_owner) in [("socketTimeoutMS", false), ("timeout", false), ("", true)] {
+        let asked = Arc::<AtomicUsize>::default();
+        let peer = servers.block_on(silent_about_more(Arc::clone(&asked)));
+        let options = if limit == "socketTimeoutMS" { "socketTimeoutMS=700" } else { "" };
+        let client = Client::new(format!("mongodb://{}/?{options}", peer.address())).expect("client");
+        if !is_owner {
+            servers.block_on(in_time(ping(&client))).expect("ping");
+        }
+        let first = Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let mut cursor = first.block_on(in_time(async {
+            let find = client.database("test").run_cursor_command(doc! { "find": "things" });
+            let find = if limit == "timeout" { find.timeout(Duration::from_millis(700)) } else { find };
+            let mut cursor: Cursor = find.await.expect("a cursor");
+            assert!(cursor.next().await.expect("some").is_ok());
+            read_until(&mut cursor, "asked for more", || asked.load(Ordering::SeqCst) == 1).await;
+            cursor
+        }));
+        drop(first);
+        let second = runtime();
+        let error = second.block_on(in_time(cursor.next())).expect("not the end").expect_err("silent");
+        if is_owner {
+            assert_eq!(error.kind(), ErrorKind::Shutdown, "{error}");
+            assert!(error.to_string().contains("the runtime that the client's tasks ran on has ended"), "{error}");
+        } else {
+            assert_eq!(error.limit().map(|limit| limit.name), Some(limit), "{error}");
+            assert_eq!(error.is_network(), limit == "socketTimeoutMS", "{error}");
+        }
+        assert!(second.block_on(in_time(cursor.next())).is_none(), "an error ends it");
+        drop(cursor);
+        (if is_owner { &second } else { &servers }).block_on(in_time(client.shutdown()));
+    }
 }
 
 /// A standalone server, and a client of it with one connection, which a ping holds for a while.
