@@ -531,7 +531,7 @@ async fn graceful_shutdown_waits_for_a_call_that_chooses_its_server() {
         let client = Client::builder(format!("mongodb://{}/", sandbox.addresses()[0]))
             .expect("uri")
             .server_selector(move |_, _| {
-                if held.load(Ordering::SeqCst) {
+                if held.swap(false, Ordering::SeqCst) {
                     told.store(true, Ordering::SeqCst);
                     let began = Instant::now();
                     while !may_go.load(Ordering::SeqCst) && began.elapsed() < LONG {
