@@ -509,7 +509,7 @@ async fn errors_before_the_hello_reply_are_ignored() {
 #[tokio::test]
 async fn errors_of_the_login_clear_their_service() {
     in_time(async {
-        for (fail_point, is_refused) in [(failing("saslContinue", 18), true), (closing("saslContinue", 1), false)] {
+        for (fail_point, kind) in [(failing("saslContinue", 18), ErrorKind::Auth), (closing("saslContinue", 1), ErrorKind::Closed)] {
             let sandbox = Sandbox::builder().load_balancer(1).user("ann", "pencil").start().await.expect("sandbox");
             let client = Client::new(sandbox.uri()).expect("client");
             sandbox.fail_point(0, &fail_point).expect("fail point");
@@ -518,9 +518,9 @@ async fn errors_of_the_login_clear_their_service() {
             let events = of_pool(&told(&mut events).await);
             assert_eq!(events, ["ready", "1 created", "cleared service", "1 closed Error", "failed ConnectionError"]);
             assert!(untouched(&client));
-            // A login that was refused is not tried again at once, and the pool stays ready.
+            // A login that failed is not tried again at once, and the pool stays ready.
             while let Err(error) = ping(&client).await {
-                assert!(is_refused && error.kind() == ErrorKind::Auth, "{error}");
+                assert_eq!((error.kind(), error.stage()), (kind, Some(mongolink::Stage::Auth)), "{error}");
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         }
