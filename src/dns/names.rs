@@ -41,7 +41,7 @@ pub(crate) fn is_localhost(name: &str) -> bool {
 /// The addresses of `localhost`.
 pub(crate) const LOCALHOST: [IpAddr; 2] = [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)];
 
-/// Returns a name's addresses in the text of a hosts file, IPv6 first, [`ADDRESSES_MAX`] at the most. Lines that can't be
+/// Returns a name's addresses in the text of a hosts file, IPv6 first, `ADDRESSES_MAX` at the most. Lines that can't be
 /// read are passed over.
 pub fn hosts_addresses(text: &str, name: &str) -> Vec<IpAddr> {
     let mut found = Vec::new();
