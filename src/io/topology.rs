@@ -181,8 +181,7 @@ impl Cluster {
             }
             if !told {
                 let description = &snapshot.description;
-                let known = description.servers().iter().filter(|server| server.is_known()).count();
-                let is_news = self.lock().waits.begin(known);
+                let is_news = self.lock().waits.begin(known_servers(description));
                 log::selection_waits(is_news, operation, criteria, description, by, clock::now());
                 told = true;
             }
@@ -428,6 +427,11 @@ impl Drop for Selecting<'_> {
         drop(sender);
         self.cluster.act(|topology, _| topology.handle_cancel_select(id));
     }
+}
+
+/// Counts the servers whose last check, or last command, went well.
+fn known_servers(description: &TopologyDescription) -> usize {
+    description.servers().iter().filter(|server| server.is_known()).count()
 }
 
 fn ended() -> Error {

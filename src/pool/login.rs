@@ -1,7 +1,7 @@
-//! How long is a server left alone after it has refused a login?
+//! How long is a server left alone after a login has failed there?
 //!
-//! A pause for new connections to that server, which doubles with each further refusal and ends with a login that succeeds.
-//! Callers that need a new connection meanwhile are told at once why the last login was refused. What a refused login means
+//! A pause for new connections to that server, which doubles with each further failure and ends with a login that succeeds.
+//! Callers that need a new connection meanwhile are told at once why the last login has failed. What a failed login means
 //! for the server's description is decided in `topology::fault`. Credentials change only with the client, and so with the
 //! pool.
 
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Stage};
 
-/// The pause after the first refused login: a user who is made a moment later does not wait long.
+/// The pause after the first failed login: a user who is made a moment later does not wait long.
 pub const LOGIN_PAUSE_MIN: Duration = Duration::from_millis(100);
 
-/// The longest pause after refused logins: a server is asked a dozen times a minute at the most.
+/// The longest pause after failed logins: a server is asked a dozen times a minute at the most.
 pub const LOGIN_PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// The refused logins of a server since the last one that succeeded.
+/// The failed logins of a server since the last one that succeeded.
 #[derive(Debug, Default)]
 pub(super) struct Logins {
     refused: Option<Box<Refused>>,

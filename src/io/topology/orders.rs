@@ -9,7 +9,7 @@ use super::super::clock;
 use super::super::monitor::{self, MonitorOrders};
 use super::super::snapshot::Snapshot;
 use super::later::Later;
-use super::{Cluster, State};
+use super::{Cluster, State, known_servers};
 use crate::pool::closed;
 use crate::topology::{TopologyAction, TopologyDescription};
 
@@ -88,7 +88,7 @@ impl Cluster {
 
     /// Makes a description the one that callers see; those who watch are woken later.
     fn publish(&self, state: &mut State, description: Arc<TopologyDescription>, later: &mut Later) {
-        state.waits.look(description.servers().iter().filter(|server| server.is_known()).count());
+        state.waits.look(known_servers(&description));
         for server in description.servers() {
             if let Some(pool) = state.pools.get(&server.host) {
                 later.pools.extend(pool.round_trip(server.round_trip_time, later.pools_wanted));
