@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mongolink::bson::{Bson, doc};
-use mongolink::{Client, HostKey, ServerType};
+use mongolink::{Client, ServerAddress, ServerType};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -66,7 +66,7 @@ struct Attempt {
     began: Instant,
     ended: Instant,
     /// Who acknowledged it, or why nobody did.
-    outcome: Result<HostKey, mongolink::Error>,
+    outcome: Result<ServerAddress, mongolink::Error>,
 }
 
 /// Is a member's process.
@@ -138,7 +138,7 @@ async fn strike(set: &mut Set, blow: Blow) -> Outcome<Report> {
 }
 
 /// Asks the other members on connections of their own, many times a second, until one says that it is primary.
-fn watch_for_primary(set: &Set, old: &HostKey) -> Outcome<impl Future<Output = Outcome<(HostKey, Instant)>> + use<>> {
+fn watch_for_primary(set: &Set, old: &ServerAddress) -> Outcome<impl Future<Output = Outcome<(ServerAddress, Instant)>> + use<>> {
     let mut watchers = JoinSet::new();
     for host in set.hosts()?.into_iter().filter(|host| host != old) {
         let client = Client::new(format!("mongodb://{host}/?directConnection=true"))?;
@@ -205,7 +205,7 @@ async fn insert(client: Client, attempts: Arc<Mutex<Vec<Attempt>>>) {
 }
 
 impl Report {
-    fn of(blow: Blow, struck: Instant, elected: Instant, new: &HostKey, attempts: &[Attempt]) -> Outcome<Self> {
+    fn of(blow: Blow, struck: Instant, elected: Instant, new: &ServerAddress, attempts: &[Attempt]) -> Outcome<Self> {
         let served = attempts.iter().filter(|attempt| attempt.outcome.as_ref().is_ok_and(|host| host == new));
         let first = served.map(|attempt| attempt.ended).filter(|ended| *ended >= struck).min().ok_or("the new primary served nobody")?;
         let past = |attempt: &Attempt| attempt.ended.saturating_duration_since(attempt.began.max(elected));
@@ -292,8 +292,8 @@ impl Set {
         Ok(command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?)
     }
 
-    fn hosts(&self) -> Outcome<Vec<HostKey>> {
-        let hosts = self.members.iter().map(|member| HostKey::parse(&format!("127.0.0.1:{}", member.port)));
+    fn hosts(&self) -> Outcome<Vec<ServerAddress>> {
+        let hosts = self.members.iter().map(|member| ServerAddress::parse(&format!("127.0.0.1:{}", member.port)));
         Ok(hosts.collect::<Result<_, _>>()?)
     }
 
@@ -302,18 +302,18 @@ impl Set {
         format!("mongodb://{}/?replicaSet=failover", hosts.join(","))
     }
 
-    fn member(&mut self, host: &HostKey) -> Outcome<&mut Member> {
+    fn member(&mut self, host: &ServerAddress) -> Outcome<&mut Member> {
         Ok(self.members.iter_mut().find(|member| member.port == host.port()).ok_or("no such member")?)
     }
 
-    fn restart(&mut self, host: &HostKey) -> Outcome<()> {
+    fn restart(&mut self, host: &ServerAddress) -> Outcome<()> {
         let child = self.spawn(host.port())?;
         self.member(host)?.child = child;
         Ok(())
     }
 
     /// Waits until a client knows a primary and two secondaries; returns the primary.
-    async fn settled(&self, client: &Client) -> Outcome<HostKey> {
+    async fn settled(&self, client: &Client) -> Outcome<ServerAddress> {
         let mut states = client.watch_topology().await?;
         let search = async {
             while let Some(state) = states.next().await {

@@ -17,7 +17,7 @@ use mongolink::dns::srv::{SrvRecord, seeds};
 use mongolink::handshake::{
     ClientMetadata, Conversation, ConversationConfig, DriverInfo, DriverInfos, Environment, HelloReply, METADATA_SIZE_MAX, NAMES_MAX, Step,
 };
-use mongolink::host::{HostKey, normalize_name};
+use mongolink::host::{ServerAddress, normalize_name};
 use mongolink::op::json::Json;
 use mongolink::op::{ReplyHead, command_error, write_concern_error};
 use mongolink::options::ClientOptions;
@@ -107,10 +107,10 @@ pub fn hello(data: &[u8]) {
     let Ok(reply) = HelloReply::parse(document) else { return };
     assert!(reply.hosts.len() <= NAMES_MAX);
     for host in &reply.hosts {
-        assert_eq!(&HostKey::parse(&host.to_string()).expect("a host in normal form"), host);
+        assert_eq!(&ServerAddress::parse(&host.to_string()).expect("a host in normal form"), host);
     }
     let now = start();
-    let seed = HostKey::parse("a.example:1").expect("a host");
+    let seed = ServerAddress::parse("a.example:1").expect("a host");
     let mut topology = Topology::new(TopologyConfig::new(vec![seed.clone()]), 1, now);
     topology.handle_hello(&seed, reply, Some(Duration::from_millis(1)), now);
     while topology.poll_action().is_some() {}
@@ -127,7 +127,7 @@ pub fn reply(data: &[u8]) {
         assert!(error.is_none(), "{head:?} against {error:?}");
     }
     let concern = write_concern_error(document);
-    let host = HostKey::parse("a.example:1").expect("a host");
+    let host = ServerAddress::parse("a.example:1").expect("a host");
     let fault = Fault::in_reply(&host, document, 1);
     let text = Json::of(document).to_string();
     let cut = Json::of(document).cut(100).to_string();
@@ -249,8 +249,8 @@ fn assert_hidden(text: &str) {
 /// A host's normal form is its own normal form.
 pub fn host(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
-    if let Ok(key) = HostKey::parse(text) {
-        assert_eq!(HostKey::parse(&key.to_string()).expect("a host in normal form"), key);
+    if let Ok(key) = ServerAddress::parse(text) {
+        assert_eq!(ServerAddress::parse(&key.to_string()).expect("a host in normal form"), key);
     }
     if let Ok(name) = normalize_name(text) {
         assert_eq!(normalize_name(&name).expect("a name in normal form"), name);

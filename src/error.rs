@@ -7,7 +7,7 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::host::{Address, HostKey};
+use crate::host::{Address, ServerAddress};
 
 mod execution;
 mod kind;
@@ -35,7 +35,7 @@ struct Facts {
     kind: ErrorKind,
     message: String,
     stage: Option<Stage>,
-    host: Option<HostKey>,
+    host: Option<ServerAddress>,
     address: Option<Address>,
     elapsed: Option<Duration>,
     limit: Option<Limit>,
@@ -109,7 +109,7 @@ impl Error {
 
     /// Sets the host, unless one is set already.
     #[must_use]
-    pub fn on(mut self, host: &HostKey) -> Self {
+    pub fn on(mut self, host: &ServerAddress) -> Self {
         self.facts().host.get_or_insert_with(|| host.clone());
         self
     }
@@ -205,7 +205,7 @@ impl Error {
     }
 
     /// Returns the host it happened to.
-    pub fn host(&self) -> Option<&HostKey> {
+    pub fn host(&self) -> Option<&ServerAddress> {
         self.0.host.as_ref()
     }
 
@@ -318,14 +318,14 @@ mod tests {
 
     #[test]
     fn text_says_stage_host_elapsed_and_limit() {
-        let host = HostKey::parse("db.example").expect("host");
+        let host = ServerAddress::parse("db.example").expect("host");
         let error = Error::timeout(Stage::Hello, "connectTimeoutMS", Duration::from_millis(2000), Duration::from_millis(2003)).on(&host);
         assert_eq!(error.to_string(), "hello: db.example:27017: timed out after 2003 ms (limit connectTimeoutMS of 2000 ms)");
     }
 
     /// Every way in which errors are put together.
     fn representatives() -> Vec<Error> {
-        let host = HostKey::parse("db.example").expect("host");
+        let host = ServerAddress::parse("db.example").expect("host");
         let refused = || Error::io(Stage::Tcp, std::io::ErrorKind::ConnectionRefused.into());
         let wrapped = || std::io::Error::new(std::io::ErrorKind::InvalidData, Wrapped("outer", Some(Box::new(Wrapped("inner", None)))));
         let document = bson::rawdoc! { "ok": 0, "code": 18, "codeName": "AuthenticationFailed", "errmsg": "no such user" };
@@ -390,7 +390,7 @@ mod tests {
     fn messages_and_whole_texts_are_bounded() {
         let long = Error::new(ErrorKind::Command, "\u{fc}".repeat(ERROR_MESSAGE_SIZE_MAX));
         assert!(long.message().len() <= ERROR_MESSAGE_SIZE_MAX && long.message().ends_with('\u{2026}'), "{}", long.message().len());
-        let host = HostKey::parse("db.example").expect("host");
+        let host = ServerAddress::parse("db.example").expect("host");
         let reason = ServerReason { host, reason: Ineligible::Unknown, error: Some(long.clone()) };
         let many = Error::new(ErrorKind::ServerSelection, "no server").with_servers(vec![reason; 1000]).with_causes(vec![long; 1000]);
         for text in [many.to_string(), format!("{many:?}")] {

@@ -19,7 +19,7 @@ use crate::cursor::CursorState;
 use crate::dns::names::hosts_addresses;
 use crate::dns::srv::{self, SrvRecord};
 use crate::handshake::{ClientMetadata, DriverInfo, DriverInfos, Environment, HelloReply};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::op::write_error::write_errors;
 use crate::op::{ReplyHead, command_error, document, json::Json};
 use crate::options::ClientOptions;
@@ -396,7 +396,7 @@ fn read_uri(text: String) -> Box<dyn FnOnce()> {
 }
 
 fn read_host(text: String) -> Box<dyn FnOnce()> {
-    Box::new(move || drop(HostKey::parse(&text)))
+    Box::new(move || drop(ServerAddress::parse(&text)))
 }
 
 fn parse_message(bytes: Vec<u8>) -> Box<dyn FnOnce()> {

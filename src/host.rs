@@ -1,7 +1,7 @@
 //! What is a host's one identity?
 //!
 //! Every name that reaches the crate (connection string, SRV answer, `hosts`, `passives`, `arbiters`, `me` and `primary` of
-//! a hello reply) becomes a [`HostKey`] here, at the edge, before anything is compared, resolved or dialled: UTS-46
+//! a hello reply) becomes a [`ServerAddress`] here, at the edge, before anything is compared, resolved or dialled: UTS-46
 //! non-transitional IDNA, lower case, no trailing dot, canonical IPv6 text, zone ids, unix sockets, default port.
 //! This file does not decide how a name is resolved (`dns`) or in which order addresses are tried (`race`).
 
@@ -36,26 +36,26 @@ const LABEL_CHARS_MAX: usize = 2 * LABEL_SIZE_MAX;
 /// given; [`canonical`](Self::canonical) prints the normal form.
 ///
 /// ```
-/// use mongolink::HostKey;
-/// let given = HostKey::parse("Bücher.example")?;
-/// let learnt = HostKey::parse("xn--bcher-kva.example.:27017")?;
+/// use mongolink::ServerAddress;
+/// let given = ServerAddress::parse("Bücher.example")?;
+/// let learnt = ServerAddress::parse("xn--bcher-kva.example.:27017")?;
 /// assert_eq!(given, learnt);
 /// assert_eq!(given.to_string(), "Bücher.example:27017");
 /// assert_eq!(given.canonical(), "xn--bcher-kva.example:27017");
 /// # Ok::<(), mongolink::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct HostKey(Arc<Parts>);
+pub struct ServerAddress(Arc<HostAndPort>);
 
 #[derive(Clone)]
-struct Parts {
+struct HostAndPort {
     host: Host,
     port: u16,
     canonical: String,
     spelled: String,
 }
 
-/// Is the host part of a [`HostKey`], in normal form.
+/// Is the host part of a [`ServerAddress`], in normal form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Host {
@@ -79,7 +79,7 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-impl HostKey {
+impl ServerAddress {
     /// Parses `host`, `host:port`, `[v6]:port`, `[v6%zone]:port`, a bare IPv6 address or a path (with a `/`) that ends in `.sock`.
     ///
     /// # Errors
@@ -93,8 +93,8 @@ impl HostKey {
     }
 
     /// Returns the same key with a count of its own: cores that count its clones do not meet those that count others.
-    pub(crate) fn apart(&self) -> Self {
-        Self(Arc::new(Parts::clone(&self.0)))
+    pub(crate) fn unshared(&self) -> Self {
+        Self(Arc::new(HostAndPort::clone(&self.0)))
     }
 
     /// Makes a key of a host without port, and a port.
@@ -119,7 +119,7 @@ impl HostKey {
         let with_port = |text: &str| if matches!(host, Host::Unix(_)) { text.to_owned() } else { format!("{text}:{port}") };
         let canonical = with_port(&host.to_string());
         let spelled = if matches!(host, Host::V6(..)) { canonical.clone() } else { with_port(spelled) };
-        Self(Arc::new(Parts { host, port, canonical, spelled }))
+        Self(Arc::new(HostAndPort { host, port, canonical, spelled }))
     }
 
     /// Returns the host in normal form.
@@ -151,45 +151,45 @@ impl HostKey {
     }
 }
 
-impl PartialEq for HostKey {
+impl PartialEq for ServerAddress {
     fn eq(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || self.0.canonical == other.0.canonical
     }
 }
 
-impl Eq for HostKey {}
+impl Eq for ServerAddress {}
 
-impl PartialOrd for HostKey {
+impl PartialOrd for ServerAddress {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl Ord for HostKey {
+impl Ord for ServerAddress {
     fn cmp(&self, other: &Self) -> Ordering {
         self.0.canonical.cmp(&other.0.canonical)
     }
 }
 
-impl Hash for HostKey {
+impl Hash for ServerAddress {
     fn hash<H: Hasher>(&self, state: &mut H) {
         self.0.canonical.hash(state);
     }
 }
 
-impl fmt::Display for HostKey {
+impl fmt::Display for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.spelled)
     }
 }
 
-impl fmt::Debug for HostKey {
+impl fmt::Debug for ServerAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Debug::fmt(&self.0.spelled, f)
     }
 }
 
-impl std::str::FromStr for HostKey {
+impl std::str::FromStr for ServerAddress {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self, Error> {
@@ -228,7 +228,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// Normalises a domain name as [`HostKey`] does, without a port: the form in which names are resolved and compared.
+/// Normalises a domain name as [`ServerAddress`] does, without a port: the form in which names are resolved and compared.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidHost`], naming the label that can't be normalised, or for a name that ends in a number: it could be
@@ -450,12 +450,12 @@ fn invalid(host: &str, why: String) -> Error {
 mod tests {
     use super::*;
 
-    fn key(text: &str) -> HostKey {
-        HostKey::parse(text).expect(text)
+    fn key(text: &str) -> ServerAddress {
+        ServerAddress::parse(text).expect(text)
     }
 
     fn refusal(text: &str) -> String {
-        HostKey::parse(text).expect_err(text).to_string()
+        ServerAddress::parse(text).expect_err(text).to_string()
     }
 
     #[test]
@@ -594,12 +594,12 @@ mod tests {
             "u.:PW",
         ];
         for text in texts {
-            let error = HostKey::parse(text).expect_err(text);
+            let error = ServerAddress::parse(text).expect_err(text);
             assert!(!format!("{error} {error:?}").contains("PW"), "{text}: {error:?}");
-            if let Err(error) = HostKey::new(text, 1) {
+            if let Err(error) = ServerAddress::new(text, 1) {
                 assert!(!format!("{error} {error:?}").contains("PW"), "{text}: {error:?}");
             }
-            let long = HostKey::parse(&format!("{text}{}", "a".repeat(2000))).expect_err(text);
+            let long = ServerAddress::parse(&format!("{text}{}", "a".repeat(2000))).expect_err(text);
             assert!(!format!("{long:?}").contains("PW"), "{text}: {long:?}");
         }
         assert!(refusal("h:123456").contains("\"h\"..."), "{}", refusal("h:123456"));

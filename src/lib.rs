@@ -69,7 +69,7 @@ pub use error::{
     Stage,
 };
 pub use handshake::{DriverInfo, HelloReply, TopologyVersion, UnusableHost};
-pub use host::{Address, DEFAULT_PORT, Host, HostKey};
+pub use host::{Address, DEFAULT_PORT, Host, ServerAddress};
 pub use io::clock::BootClock;
 pub use io::dial::StageReport;
 pub use io::events::{EVENT_DOCUMENT_SIZE_MAX, EVENTS_BYTES_MAX, EVENTS_MAX, Event};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::auth::{Mechanism, Secret};
 use crate::error::Error;
-use crate::host::{Address, HostKey};
+use crate::host::{Address, ServerAddress};
 use crate::op::concern::{ReadConcern, WriteConcern};
 use crate::selection::{ReadPreference, ServerSelector};
 
@@ -21,7 +21,7 @@ use crate::selection::{ReadPreference, ServerSelector};
 #[non_exhaustive]
 pub struct ClientOptions {
     /// The seeds. Empty with `srv` until the look-up has been made.
-    pub hosts: Vec<HostKey>,
+    pub hosts: Vec<ServerAddress>,
     /// The name of a `mongodb+srv` connection string: normalised, without port.
     pub srv: Option<String>,
     /// The service name of the SRV look-up, `srvServiceName`; default `mongodb`.
@@ -145,7 +145,7 @@ pub struct ClientOptions {
     pub proxy_password: Option<Secret>,
 
     /// Fixed addresses for hosts, which are then not resolved; TLS still verifies the name.
-    pub resolve: Vec<(HostKey, Address)>,
+    pub resolve: Vec<(ServerAddress, Address)>,
 
     /// Which of the servers that suit a call may have it; all of them by default.
     pub server_selector: Option<ServerSelector>,
@@ -296,7 +296,7 @@ impl ClientOptions {
     }
 
     /// Returns the fixed address of a host, if one was given.
-    pub fn resolve_override(&self, host: &HostKey) -> Option<&Address> {
+    pub fn resolve_override(&self, host: &ServerAddress) -> Option<&Address> {
         self.resolve.iter().find(|(name, _)| name == host).map(|(_, address)| address)
     }
 }

@@ -9,7 +9,7 @@ use std::io;
 use crate::auth::Mechanism;
 use crate::client::Probe;
 use crate::error::{Error, ErrorKind, Stage};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::options::ClientOptions;
 use crate::topology::{ServerType, TopologyDescription, TopologyType};
 
@@ -17,7 +17,7 @@ use crate::topology::{ServerType, TopologyDescription, TopologyType};
 pub(super) struct Findings<'a> {
     pub(super) options: &'a ClientOptions,
     /// The servers that were known before any was asked.
-    pub(super) seeds: &'a [HostKey],
+    pub(super) seeds: &'a [ServerAddress],
     /// What kept the examination from starting.
     pub(super) start: Option<&'a Error>,
     pub(super) topology: Option<&'a TopologyDescription>,
@@ -94,10 +94,11 @@ pub(super) fn advise(findings: &Findings<'_>) -> Vec<String> {
 ///
 /// A name that does not resolve is enough; other failures count only where no member can be reached by the name that the
 /// servers gave it, because one that can shows that the names are good and the failing member is down.
-fn internal_members<'a>(findings: &Findings<'a>) -> Vec<&'a HostKey> {
+fn internal_members<'a>(findings: &Findings<'a>) -> Vec<&'a ServerAddress> {
     let hellos = || findings.probes.iter().filter_map(|probe| probe.hello.as_ref());
-    let is_member =
-        |host: &HostKey| hellos().any(|hello| [&hello.hosts, &hello.passives, &hello.arbiters].iter().any(|list| list.contains(host)));
+    let is_member = |host: &ServerAddress| {
+        hellos().any(|hello| [&hello.hosts, &hello.passives, &hello.arbiters].iter().any(|list| list.contains(host)))
+    };
     let names_work = findings.probes.iter().any(|probe| probe.hello.is_some() && is_member(&probe.host));
     let is_internal = |probe: &&Probe| {
         let stage = probe.error.as_ref().and_then(Error::stage);
@@ -109,7 +110,7 @@ fn internal_members<'a>(findings: &Findings<'a>) -> Vec<&'a HostKey> {
     findings.probes.iter().filter(is_internal).map(|probe| &probe.host).collect()
 }
 
-fn internal_text(findings: &Findings<'_>, internal: &[&HostKey]) -> String {
+fn internal_text(findings: &Findings<'_>, internal: &[&ServerAddress]) -> String {
     let answering: Vec<String> = findings.probes.iter().filter(|probe| answers(probe)).map(|probe| probe.host.to_string()).collect();
     let example = internal.first().map(|host| host.canonical()).unwrap_or_default();
     let seed = answering.first().cloned().unwrap_or_default();

@@ -9,7 +9,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use super::report::JSON_HELP;
 use super::uri;
-use crate::host::{Address, HostKey};
+use crate::host::{Address, ServerAddress};
 use crate::selection::ReadPreferenceMode;
 
 /// Finds, watches and examines MongoDB deployments, and runs commands on them.
@@ -119,7 +119,7 @@ pub(super) struct Overrides {
 /// Fixes the address of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Override {
-    pub(super) host: HostKey,
+    pub(super) host: ServerAddress,
     pub(super) address: Address,
 }
 
@@ -145,7 +145,7 @@ pub(super) fn resolve(text: &str) -> Result<Override, String> {
     let name_end = if text.starts_with('[') { text.find("]:").map(|at| at + 1) } else { text.find(':') };
     let (name, rest) = name_end.and_then(|at| text.split_at_checked(at)).ok_or_else(shape)?;
     let (port, address) = rest.strip_prefix(':').and_then(|rest| rest.split_once(':')).ok_or_else(shape)?;
-    let host = HostKey::parse(&format!("{name}:{port}")).map_err(|error| error.message().to_owned())?;
+    let host = ServerAddress::parse(&format!("{name}:{port}")).map_err(|error| error.message().to_owned())?;
     let bare = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
     let address = match (bare.parse::<IpAddr>(), address.parse::<SocketAddr>()) {
         (Ok(ip), _) => SocketAddr::new(ip, host.port()),

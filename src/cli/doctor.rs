@@ -20,7 +20,7 @@ use super::report::{Outcome, Report, StageLine, failed_probe};
 use super::{Failure, Given, builder, goodbye, is_misuse, since, within};
 use crate::client::{Client, Probe};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::io::clock;
 use crate::io::sandbox::Sandbox;
 use crate::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
@@ -108,7 +108,7 @@ struct Examination {
     limit: Duration,
     /// Whether somebody watches the progress.
     watched: bool,
-    seeds: Vec<HostKey>,
+    seeds: Vec<ServerAddress>,
     report: Report,
 }
 
@@ -197,7 +197,7 @@ impl Examination {
     }
 
     /// Reports the probes that did not end, and puts all in the order of discovery.
-    fn account_for(&mut self, found: &[HostKey]) {
+    fn account_for(&mut self, found: &[ServerAddress]) {
         for host in found {
             if !self.report.probes.iter().any(|probe| probe.host == *host) {
                 self.report.probes.push(failed_probe(host.clone(), self.cut_short().on(host)));
@@ -274,13 +274,13 @@ impl Examination {
     }
 }
 
-async fn probe(client: Client, host: HostKey) -> Probe {
+async fn probe(client: Client, host: ServerAddress) -> Probe {
     let outcome = client.probe(&host).await;
     outcome.unwrap_or_else(|error| failed_probe(host, error))
 }
 
 /// Lists the hosts of a topology, those that were left out among them.
-fn hosts(topology: &TopologyDescription) -> Vec<HostKey> {
+fn hosts(topology: &TopologyDescription) -> Vec<ServerAddress> {
     let left_out = topology.left_out().iter().map(|reason| &reason.host);
     topology.servers().iter().map(|server| &server.host).chain(left_out).cloned().collect()
 }

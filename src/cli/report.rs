@@ -13,7 +13,7 @@ use super::USAGE;
 use super::output::{Paint, printable};
 use crate::client::Probe;
 use crate::error::{Error, Span, Stage};
-use crate::host::{Address, HostKey};
+use crate::host::{Address, ServerAddress};
 use crate::options::ClientOptions;
 use crate::topology::{ServerDescription, ServerType, TopologyDescription};
 
@@ -282,7 +282,7 @@ pub(super) fn millis(span: Duration) -> f64 {
 }
 
 /// Makes the report of a host whose probe has nothing to tell but an error.
-pub(super) fn failed_probe(host: HostKey, error: Error) -> Probe {
+pub(super) fn failed_probe(host: ServerAddress, error: Error) -> Probe {
     Probe { host, address: None, stages: Vec::new(), hello: None, ping: None, error: Some(error) }
 }
 

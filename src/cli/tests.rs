@@ -6,12 +6,12 @@ use super::report::{Outcome, Report, StageLine, failed_probe, probe_lines, serve
 use super::*;
 use crate::error::Stage;
 use crate::handshake::HelloReply;
-use crate::host::{Address, HostKey};
+use crate::host::{Address, ServerAddress};
 use crate::op::json::Json;
 use crate::topology::{ServerDescription, TopologyDescription, TopologyType};
 
-fn key(text: &str) -> HostKey {
-    HostKey::parse(text).expect(text)
+fn key(text: &str) -> ServerAddress {
+    ServerAddress::parse(text).expect(text)
 }
 
 fn write(document: &Document, canonical: bool) -> String {

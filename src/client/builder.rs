@@ -9,7 +9,7 @@ use crate::auth::{Mechanism, Secret};
 use crate::dns::RESCAN_FLOOR;
 use crate::error::Result;
 use crate::handshake::{DriverInfo, DriverInfos};
-use crate::host::{Address, HostKey};
+use crate::host::{Address, ServerAddress};
 use crate::io::clock::{BootClock, SystemBootClock};
 use crate::io::resolver::{DnsConfig, Resolve};
 use crate::options::{ClientOptions, ServerMonitoringMode, Warning};
@@ -149,7 +149,7 @@ impl ClientBuilder {
 
     /// Fixes the address of a host: it is not resolved, TLS still verifies the name.
     #[must_use]
-    pub fn resolve(mut self, host: HostKey, address: Address) -> Self {
+    pub fn resolve(mut self, host: ServerAddress, address: Address) -> Self {
         self.options.resolve.push((host, address));
         self
     }
@@ -218,7 +218,7 @@ impl ClientBuilder {
 
     /// Sets the shortest time between two look-ups of a `mongodb+srv` name; the specification's 60 s by default, at least 10 ms.
     ///
-    /// The routers of a sharded cluster follow the name's SRV records, which are asked for again when their time to live is
+    /// The routers of a sharded driver follow the name's SRV records, which are asked for again when their time to live is
     /// over, but not sooner than this. While the answer is of no use, they are asked for every `heartbeatFrequencyMS`.
     #[must_use]
     pub fn srv_rescan_floor(mut self, floor: Duration) -> Self {

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use super::decode::decode;
 use super::running::Inner;
 use crate::error::{Error, Result, SOCKET_TIMEOUT, Stage};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::io::clock;
 use crate::op::deadline::Deadline;
 use crate::op::session::ServerSession;
@@ -27,11 +27,11 @@ use crate::wire::Request;
 #[derive(Clone, Debug)]
 pub struct Reply {
     body: Bytes,
-    host: HostKey,
+    host: ServerAddress,
 }
 
 impl Reply {
-    pub(super) fn new(body: Bytes, host: HostKey) -> Self {
+    pub(super) fn new(body: Bytes, host: ServerAddress) -> Self {
         Self { body, host }
     }
 
@@ -50,7 +50,7 @@ impl Reply {
     }
 
     /// Returns the server that answered.
-    pub fn host(&self) -> &HostKey {
+    pub fn host(&self) -> &ServerAddress {
         &self.host
     }
 

@@ -22,7 +22,7 @@ use super::pin::Pinned;
 use super::running::Inner;
 use crate::cursor::{Batch, CursorState, EmptyBatches, GetMoreOptions};
 use crate::error::{Error, Result};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::io::clock;
 use crate::op::deadline::Deadline;
 use crate::selection::Criteria;
@@ -90,7 +90,7 @@ enum Step {
 /// What all batches of a cursor have in common.
 struct Core {
     inner: Arc<Inner>,
-    host: HostKey,
+    host: ServerAddress,
     more: GetMoreOptions,
     timeout: Option<Duration>,
     /// Whether it keeps its connection.
@@ -145,7 +145,7 @@ enum Left {
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 impl<T: FromReply> Cursor<T> {
-    pub(super) fn new(client: Client, fetched: Fetched, host: HostKey, more: GetMoreOptions, timeout: Option<Duration>) -> Self {
+    pub(super) fn new(client: Client, fetched: Fetched, host: ServerAddress, more: GetMoreOptions, timeout: Option<Duration>) -> Self {
         let pinned = fetched.pin.is_some();
         let inner = Arc::clone(&client.handle.0);
         let core = Arc::new(Core { inner, host, more, timeout, pinned });
@@ -153,7 +153,7 @@ impl<T: FromReply> Cursor<T> {
     }
 
     /// Returns the server that holds the cursor.
-    pub fn host(&self) -> &HostKey {
+    pub fn host(&self) -> &ServerAddress {
         &self.core.host
     }
 

@@ -16,7 +16,7 @@ use super::pin::Pinned;
 use super::run::Run;
 use crate::cursor::GetMoreOptions;
 use crate::error::{Error, ErrorKind, Execution, Result, Stage};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::selection::{Criteria, ReadPreference};
 use crate::wire::{Given, Request};
 
@@ -200,7 +200,7 @@ macro_rules! plan_options {
         /// Sends it to this server, as long as it is known and holds data; it may then read there as a secondary does.
         ///
         /// A server that does not belong to the deployment is refused at once, when the members are known.
-        pub fn on_server(mut self, host: HostKey) -> Self {
+        pub fn on_server(mut self, host: ServerAddress) -> Self {
             self.plan.call.criteria = Some(Arc::new(Criteria::server(host)));
             self
         }

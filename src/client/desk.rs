@@ -1,6 +1,6 @@
 //! What does a thread keep at hand for its calls?
 //!
-//! The way to the servers, sessions, and a copy of the newest cluster time: threads seldom meet, but for news.
+//! The way to the servers, sessions, and a copy of the newest driver time: threads seldom meet, but for news.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,7 +13,7 @@ use super::call::Lent;
 use super::running::Inner;
 use crate::error::Result;
 use crate::io::entropy::entropy;
-use crate::io::snapshot::{Route, Selected};
+use crate::io::snapshot::{SelectedServer, SelectionSource};
 use crate::op::cluster_time::ClusterTime;
 use crate::op::session::{ServerSession, SessionPool};
 use crate::selection::Criteria;
@@ -21,7 +21,7 @@ use crate::selection::Criteria;
 /// Is what the calls of a thread find without another's help.
 pub(super) struct Desk {
     epoch: u64,
-    route: Option<Arc<Route>>,
+    source: Option<Arc<SelectionSource>>,
     /// Numbers the choices.
     draws: u64,
     /// When the clocks are looked at again.
@@ -35,22 +35,22 @@ const LOOK_EVERY: Duration = Duration::from_micros(50);
 
 impl Desk {
     pub(super) fn new() -> Self {
-        Self { epoch: u64::MAX, route: None, draws: 0, look_due: None, sessions: SessionPool::default(), cluster_time: Arc::default() }
+        Self { epoch: u64::MAX, source: None, draws: 0, look_due: None, sessions: SessionPool::default(), cluster_time: Arc::default() }
     }
 }
 
 impl Inner {
     /// Chooses a server, if the client runs and one suits now.
-    pub(super) fn select_now(&self, criteria: &Criteria, now: Instant) -> Result<Option<Selected>> {
+    pub(super) fn select_now(&self, criteria: &Criteria, now: Instant) -> Result<Option<SelectedServer>> {
         let epoch = self.epoch.load(Ordering::Acquire);
         let mut desk = self.desks.own();
         if desk.epoch != epoch {
             desk.epoch = epoch;
-            desk.route = self.open().map(|cluster| {
+            desk.source = self.open().map(|driver| {
                 // Threads choose apart from each other.
-                desk.draws = SmallRng::seed_from_u64(cluster.draw()).next_u64();
-                let snapshot = cluster.snapshot();
-                cluster.route(snapshot)
+                desk.draws = SmallRng::seed_from_u64(driver.draw()).next_u64();
+                let snapshot = driver.snapshot();
+                driver.source(snapshot)
             });
         }
         desk.draws = desk.draws.wrapping_add(1);
@@ -58,21 +58,21 @@ impl Inner {
         if is_look_due {
             desk.look_due = Some(now + LOOK_EVERY);
         }
-        let (route, mut random) = (desk.route.clone(), SmallRng::seed_from_u64(desk.draws));
+        let (source, mut random) = (desk.source.clone(), SmallRng::seed_from_u64(desk.draws));
         // Not under the lock: an application's selector may take its time.
         drop(desk);
-        let Some(route) = route.filter(|route| route.cluster.tasks().is_alive()) else { return Ok(None) };
+        let Some(source) = source.filter(|source| source.driver.tasks().is_alive()) else { return Ok(None) };
         if is_look_due {
-            route.cluster.look_at_clocks();
+            source.driver.look_at_clocks();
         }
-        route.choose(criteria, &mut random)
+        source.choose(criteria, &mut random)
     }
 
     /// Makes what the desks know of the servers out of date, and lets go of it.
     pub(super) fn clear_desks(&self) {
         self.epoch.fetch_add(1, Ordering::Release);
         for mut desk in self.desks.each() {
-            desk.route = None;
+            desk.source = None;
         }
     }
 

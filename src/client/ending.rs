@@ -34,14 +34,14 @@ impl Inner {
     pub(super) async fn shutdown(self: &Arc<Self>, grace: Duration) {
         if self.close() {
             self.come_to_rest(grace).await;
-            if let Some(cluster) = self.running() {
-                cluster.farewells().finish(END_SESSIONS_LIMIT).await;
+            if let Some(driver) = self.running() {
+                driver.farewells().finish(END_SESSIONS_LIMIT).await;
                 self.end_sessions().await;
             }
         }
         // Kept in the state until it is done, so that a second call waits for the same end.
-        if let Some(cluster) = self.end() {
-            cluster.shutdown().await;
+        if let Some(driver) = self.end() {
+            driver.shutdown().await;
             self.ended();
         }
         self.events().close();
@@ -57,7 +57,7 @@ impl Inner {
 
     /// Tells whether a call waits, has chosen a server, or has a connection.
     fn is_busy(&self) -> bool {
-        self.is_waited_for() || self.running().is_some_and(|cluster| cluster.is_busy())
+        self.is_waited_for() || self.running().is_some_and(|driver| driver.is_busy())
     }
 
     /// Tells the servers that all sessions end, also those in use (sessions, "endSessions"); what they answer does not matter.

@@ -1,6 +1,6 @@
 //! How does a command that has its connection go out, and what becomes of the reply?
 //!
-//! Everything between check-out and check-in but these: session, driver's fields, limits, events, faults, cluster time. The waiting
+//! Everything between check-out and check-in but these: session, driver's fields, limits, events, faults, driver time. The waiting
 //! is `io::conn`'s; which server and connection it is, is settled before, in `run`.
 
 use std::borrow::Cow;
@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Execution, LimitValue, RETRYABLE_ERROR, Res
 use crate::io::clock;
 use crate::io::conn::Sent;
 use crate::io::events::{EVENT_DOCUMENT_SIZE_MAX, Event};
-use crate::io::snapshot::Selected;
+use crate::io::snapshot::SelectedServer;
 use crate::op::deadline::Deadline;
 use crate::op::execution::{execution_of, hint, is_idempotent_read};
 use crate::op::{CommandEvent, CommandFields, ReplyHead, check_size, command_error, command_name, is_sensitive};
@@ -124,7 +124,7 @@ impl Exchange {
             Err(error) => {
                 let error = unanswered(error.on(host).with_address(conn.address()).after(elapsed()), conn, call);
                 self.tell_failure(conn, call, &error, now);
-                selected.cluster().fault(host, Fault::new(error.clone(), conn.generation()).of_service(service_id));
+                selected.driver().fault(host, Fault::new(error.clone(), conn.generation()).of_service(service_id));
                 inner.abandon(conn, self.session.take(), now);
                 return Err(error);
             }
@@ -144,7 +144,7 @@ impl Exchange {
         }
         if !head.succeeded || head.has_write_concern_error {
             if let Some(fault) = Fault::in_reply(host, reply.document(), conn.generation()) {
-                selected.cluster().fault(host, fault.of_service(service_id));
+                selected.driver().fault(host, fault.of_service(service_id));
             }
             if let Some(error) = command_error(reply.document()) {
                 let error = refused(error.on(host).with_address(conn.address()).after(elapsed()), &call.request);
@@ -282,7 +282,7 @@ fn queue(database: &Arc<str>, call: &Call, conn: &mut Conn, session: Option<&Len
 }
 
 /// Returns the `$readPreference` that a server is told.
-fn to_send(selected: &Selected, preference: ReadPreference) -> Option<RawDocumentBuf> {
+fn to_send(selected: &SelectedServer, preference: ReadPreference) -> Option<RawDocumentBuf> {
     let preference = read_preference_to_send(selected.description().kind(), selected.kind(), &Criteria::read(preference))?;
     RawDocumentBuf::try_from(&preference.to_document()).ok()
 }

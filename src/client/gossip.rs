@@ -1,6 +1,6 @@
-//! Who tells whom of the newest cluster time?
+//! Who tells whom of the newest driver time?
 //!
-//! Replies tell the client, commands are told by it. Desks keep copies, which catch up when there is news. What a cluster
+//! Replies tell the client, commands are told by it. Desks keep copies, which catch up when there is news. What a driver
 //! time is, and which one is newer, is decided in `op::cluster_time`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::op::cluster_time::{ClusterTime, Heard};
 
-/// Knows the newest cluster time.
+/// Knows the newest driver time.
 #[derive(Default)]
 pub(super) struct Gossip {
     stamp: AtomicU64,

@@ -31,7 +31,7 @@ pub use watch::{Events, TopologyWatch};
 
 use crate::error::Result;
 use crate::handshake::DriverInfo;
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::options::{ClientOptions, Warning};
 use crate::pool::PoolStats;
 use crate::topology::TopologyDescription;
@@ -141,8 +141,8 @@ impl Client {
     /// # Errors
     /// Those of starting: the look-up of an SRV connection string, unreadable certificates.
     pub async fn watch_topology(&self) -> Result<TopologyWatch> {
-        let cluster = self.inner().cluster().await?;
-        Ok(TopologyWatch::new(&cluster))
+        let driver = self.inner().driver().await?;
+        Ok(TopologyWatch::new(&driver))
     }
 
     /// Returns a stream of the client's events from now on.
@@ -153,7 +153,7 @@ impl Client {
     }
 
     /// Counts what the pools hold, by server.
-    pub fn pool_stats(&self) -> Vec<(HostKey, PoolStats)> {
+    pub fn pool_stats(&self) -> Vec<(ServerAddress, PoolStats)> {
         self.inner().pool_stats()
     }
 
@@ -174,9 +174,9 @@ impl Client {
     ///
     /// # Errors
     /// Those of starting. That the server can't be reached is part of the answer.
-    pub async fn probe(&self, host: &HostKey) -> Result<Probe> {
-        let cluster = self.inner().cluster().await?;
-        Ok(probe::probe(&cluster, host).await)
+    pub async fn probe(&self, host: &ServerAddress) -> Result<Probe> {
+        let driver = self.inner().driver().await?;
+        Ok(probe::probe(&driver, host).await)
     }
 
     /// Ends the client: sessions are ended on the server, tasks and connections are gone when it returns.

@@ -7,12 +7,12 @@ use bson::rawdoc;
 
 use crate::error::{Error, Stage};
 use crate::handshake::HelloReply;
-use crate::host::{Address, HostKey};
+use crate::host::{Address, ServerAddress};
 use crate::io::clock;
 use crate::io::conn::Interrupt;
 use crate::io::dial::{StageReport, Timeline};
 use crate::io::open::{Opened, Purpose};
-use crate::io::topology::Cluster;
+use crate::io::topology::TopologyDriver;
 use crate::op::{CommandFields, command_error};
 use crate::wire::{Flags, Request};
 
@@ -21,7 +21,7 @@ use crate::wire::{Flags, Request};
 #[non_exhaustive]
 pub struct Probe {
     /// The server.
-    pub host: HostKey,
+    pub host: ServerAddress,
     /// Where the connection went, if it was opened.
     pub address: Option<Address>,
     /// Every stage that ended, in order.
@@ -35,9 +35,9 @@ pub struct Probe {
 }
 
 /// Opens a connection as a pool would, pings, and closes it.
-pub(super) async fn probe(cluster: &Arc<Cluster>, host: &HostKey) -> Probe {
+pub(super) async fn probe(driver: &Arc<TopologyDriver>, host: &ServerAddress) -> Probe {
     let mut timeline = Timeline::default();
-    let outcome = cluster.opener().open(host, Purpose::Application, Arc::<Interrupt>::default(), &mut timeline).await;
+    let outcome = driver.opener().open(host, Purpose::Application, Arc::<Interrupt>::default(), &mut timeline).await;
     let mut probe = Probe { host: host.clone(), address: None, stages: timeline.stages, hello: None, ping: None, error: None };
     let Opened { mut conn, hello, .. } = match outcome {
         Ok(opened) => opened,

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Execution, Result, Stage};
 use crate::io::clock;
 use crate::io::log;
 use crate::io::pool::{CheckedOut, Lending, ServerPool};
-use crate::io::snapshot::Selected;
+use crate::io::snapshot::SelectedServer;
 use crate::op::deadline::Deadline;
 use crate::op::execution::is_idempotent_read;
 use crate::op::{check_name, command_name};
@@ -34,13 +34,13 @@ pub(super) struct Run {
 }
 
 /// Is a connection of the server that was selected.
-pub(super) type Conn = CheckedOut<Selected>;
+pub(super) type Conn = CheckedOut<SelectedServer>;
 
 enum Step {
     /// Nothing is done yet.
     Start,
     /// A server or a connection is waited for, by the call's deadline.
-    Waiting(Lending<Selected>, Option<Box<Deadline>>),
+    Waiting(Lending<SelectedServer>, Option<Box<Deadline>>),
     /// The command is sent, and the reply on its way.
     Exchanging(Conn, Exchange),
     /// It is over; this is the connection, if it is kept.
@@ -211,7 +211,7 @@ impl Inner {
     }
 
     /// Logs what came of looking for a server.
-    fn log_selection(&self, operation: &str, criteria: &Criteria, found: &Result<Selected>) {
+    fn log_selection(&self, operation: &str, criteria: &Criteria, found: &Result<SelectedServer>) {
         match found {
             Ok(selected) => log::selection_succeeded(operation, criteria, selected.description(), selected.pool().host()),
             Err(error) => log::selection_failed(operation, criteria, &self.description(), error),
@@ -221,7 +221,7 @@ impl Inner {
 
 /// Says when a server was selected at once: when its caller came, unless others had a say, who may have taken their time.
 #[inline]
-pub(super) fn selected_at(selected: &Selected, is_logged: bool, now: Instant) -> Instant {
+pub(super) fn selected_at(selected: &SelectedServer, is_logged: bool, now: Instant) -> Instant {
     if is_logged || selected.description().server_selector().is_some() { clock::now() } else { now }
 }
 
@@ -229,10 +229,10 @@ pub(super) fn selected_at(selected: &Selected, is_logged: bool, now: Instant) ->
 #[inline]
 pub(super) fn check_out(
     inner: &Inner,
-    selected: Selected,
+    selected: SelectedServer,
     deadline: Option<Deadline>,
     now: Instant,
-) -> std::result::Result<Conn, Lending<Selected>> {
+) -> std::result::Result<Conn, Lending<SelectedServer>> {
     let deadline = inner.checkout_deadline(deadline, now);
     ServerPool::checkout(selected, deadline, now).map_err(|asked| asked.pursue(deadline))
 }
@@ -251,7 +251,7 @@ async fn select_and_check_out(
         inner.log_selection(&operation, &criteria, &found);
     }
     let selected = found?;
-    selected.cluster().look_at_clocks();
+    selected.driver().look_at_clocks();
     match check_out(&inner, selected, deadline, clock::now()) {
         Ok(conn) => Ok(conn),
         Err(later) => later.await,

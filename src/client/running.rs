@@ -1,7 +1,7 @@
 //! What runs behind a client, and since when?
 //!
 //! Nothing until the first use. If the runtime that the tasks were started on ends and the client is used on another,
-//! everything starts again there; sessions and cluster time are kept.
+//! everything starts again there; sessions and driver time are kept.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -17,7 +17,7 @@ use super::run::{check_out, selected_at};
 use crate::dns::{Rescan, RescanConfig};
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::handshake::{ClientMetadata, DriverInfo, DriverInfos};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::io::clock;
 use crate::io::dial::Dialer;
 use crate::io::entropy::entropy;
@@ -26,12 +26,12 @@ use crate::io::events::EventHub;
 use crate::io::log::Subject;
 use crate::io::open::{Introduction, Opener};
 use crate::io::resolver::{Resolver, SeedList, resolve_seeds};
-use crate::io::snapshot::Selected;
+use crate::io::snapshot::SelectedServer;
 use crate::io::srv_poll::SrvPoll;
 use crate::io::stripes::{Apart, Striped};
 use crate::io::tasks::Tasks;
 use crate::io::tls::TlsConnector;
-use crate::io::topology::{Cluster, Parts};
+use crate::io::topology::{DriverParts, TopologyDriver};
 use crate::op::deadline::Deadline;
 use crate::op::session::{SessionRegister, UnfinishedSessions};
 use crate::options::{ClientOptions, ServerMonitoringMode, Warning};
@@ -47,7 +47,7 @@ pub(super) struct Inner {
     extras: Extras,
     events: EventHub,
     state: RwLock<State>,
-    /// Counts the changes of the state and of the topology: the route that a desk keeps is out of date when it has grown.
+    /// Counts the changes of the state and of the topology: the source that a desk keeps is out of date when it has grown.
     pub(super) epoch: Arc<AtomicU64>,
     pub(super) desks: Striped<Desk>,
     pub(super) gossip: Apart<Gossip>,
@@ -70,11 +70,11 @@ enum State {
     /// closing, new calls are refused, and the start leads to `Closing`.
     Starting { done: watch::Receiver<Started>, tasks: Arc<Tasks>, is_closing: bool },
     /// In use.
-    Running(Arc<Cluster>),
+    Running(Arc<TopologyDriver>),
     /// Shutting down: calls under way and open cursors go on, new calls are refused.
-    Closing(Arc<Cluster>),
+    Closing(Arc<TopologyDriver>),
     /// Shut down for good; what is left of it may still be ending.
-    Ended(Option<Arc<Cluster>>),
+    Ended(Option<Arc<TopologyDriver>>),
 }
 
 /// Says whether a call may use a client that is shutting down.
@@ -87,7 +87,7 @@ pub(super) enum Entry {
 }
 
 /// The outcome of a start, once there is one.
-type Started = Option<Result<Arc<Cluster>>>;
+type Started = Option<Result<Arc<TopologyDriver>>>;
 
 impl Inner {
     pub(super) fn new(options: ClientOptions, warnings: Vec<Warning>, extras: Extras, libraries: DriverInfos) -> Self {
@@ -127,19 +127,19 @@ impl Inner {
         criteria: &Arc<Criteria>,
         deadline: Option<Deadline>,
         entry: Entry,
-    ) -> Result<Selected> {
+    ) -> Result<SelectedServer> {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(no_runtime());
         }
-        let started = within(deadline, Stage::Selection, self.cluster_for(entry)).await;
-        let cluster = started.map_err(|error| match &self.options.srv {
+        let started = within(deadline, Stage::Selection, self.driver_for(entry)).await;
+        let driver = started.map_err(|error| match &self.options.srv {
             // Starting waits for nothing else as long.
             Some(name) if error.kind() == ErrorKind::Timeout && error.stage() == Some(Stage::Selection) => {
                 error.restage(Stage::Srv).adding(&format!("DNS is still being asked for the SRV and TXT records of {name:?}"))
             }
             Some(_) | None => error,
         })?;
-        cluster.select(operation, criteria, self.selection_deadline(deadline)).await
+        driver.select(operation, criteria, self.selection_deadline(deadline)).await
     }
 
     pub(super) fn append_metadata(&self, library: DriverInfo) -> Result<()> {
@@ -152,20 +152,20 @@ impl Inner {
     ///
     /// # Errors
     /// Those of starting; the next call tries again.
-    pub(super) async fn cluster(self: &Arc<Self>) -> Result<Arc<Cluster>> {
-        self.cluster_for(Entry::New).await
+    pub(super) async fn driver(self: &Arc<Self>) -> Result<Arc<TopologyDriver>> {
+        self.driver_for(Entry::New).await
     }
 
-    async fn cluster_for(self: &Arc<Self>, entry: Entry) -> Result<Arc<Cluster>> {
+    async fn driver_for(self: &Arc<Self>, entry: Entry) -> Result<Arc<TopologyDriver>> {
         let _waits = self.wait();
         let (mut done, lost) = {
             let mut state = self.state_mut();
             match &*state {
                 State::Ended(_) => return Err(shut_down()),
-                State::Closing(cluster) if entry == Entry::Continued => return Ok(Arc::clone(cluster)),
+                State::Closing(driver) if entry == Entry::Continued => return Ok(Arc::clone(driver)),
                 State::Closing(_) => return Err(shutting_down()),
                 State::Starting { is_closing: true, .. } if entry == Entry::New => return Err(shutting_down()),
-                State::Running(cluster) if cluster.tasks().is_alive() => return Ok(Arc::clone(cluster)),
+                State::Running(driver) if driver.tasks().is_alive() => return Ok(Arc::clone(driver)),
                 State::Starting { done, tasks, .. } if tasks.is_alive() => (done.clone(), None),
                 State::Running(_) | State::Starting { .. } | State::Resting => {
                     let (tasks, done) = self.begin()?;
@@ -192,18 +192,18 @@ impl Inner {
 
     pub(super) fn description(&self) -> Arc<TopologyDescription> {
         match self.running() {
-            Some(cluster) => Arc::clone(&cluster.snapshot().description),
+            Some(driver) => Arc::clone(&driver.snapshot().description),
             None => Arc::new(TopologyDescription::new(TopologyType::Unknown, [])),
         }
     }
 
-    pub(super) fn pool_stats(&self) -> Vec<(HostKey, PoolStats)> {
-        let snapshot = self.running().map(|cluster| cluster.snapshot());
+    pub(super) fn pool_stats(&self) -> Vec<(ServerAddress, PoolStats)> {
+        let snapshot = self.running().map(|driver| driver.snapshot());
         snapshot.map_or_else(Vec::new, |snapshot| snapshot.pools().map(|pool| (pool.host().clone(), pool.stats())).collect())
     }
 
     pub(super) fn task_count(&self) -> usize {
-        self.running().map_or(0, |cluster| cluster.task_count())
+        self.running().map_or(0, |driver| driver.task_count())
     }
 
     pub(super) async fn warm_up(self: &Arc<Self>) -> Result<()> {
@@ -225,8 +225,8 @@ impl Inner {
 
     /// Ends all tasks at once, without a word to the servers.
     pub(super) fn abort(&self) {
-        if let Some(cluster) = self.end() {
-            cluster.abort();
+        if let Some(driver) = self.end() {
+            driver.abort();
         }
         self.events.close();
     }
@@ -238,8 +238,8 @@ impl Inner {
         {
             let mut state = self.state_mut();
             match &mut *state {
-                State::Running(cluster) | State::Closing(cluster) if cluster.tasks().is_alive() => {
-                    *state = State::Closing(Arc::clone(cluster));
+                State::Running(driver) | State::Closing(driver) if driver.tasks().is_alive() => {
+                    *state = State::Closing(Arc::clone(driver));
                 }
                 State::Starting { tasks, is_closing, .. } if tasks.is_alive() => *is_closing = true,
                 State::Running(_) | State::Closing(_) | State::Resting | State::Starting { .. } | State::Ended(_) => return false,
@@ -265,42 +265,42 @@ impl Inner {
     }
 
     /// Lets nobody in any more, and returns what is to be ended.
-    pub(super) fn end(&self) -> Option<Arc<Cluster>> {
+    pub(super) fn end(&self) -> Option<Arc<TopologyDriver>> {
         let mut state = self.state_mut();
-        let cluster = match &*state {
+        let driver = match &*state {
             State::Resting => None,
             State::Starting { tasks, .. } => {
                 tasks.abort();
                 None
             }
-            State::Running(cluster) | State::Closing(cluster) => Some(Arc::clone(cluster)),
-            State::Ended(cluster) => cluster.clone(),
+            State::Running(driver) | State::Closing(driver) => Some(Arc::clone(driver)),
+            State::Ended(driver) => driver.clone(),
         };
-        *state = State::Ended(cluster.clone());
+        *state = State::Ended(driver.clone());
         drop(state);
         self.clear_desks();
-        cluster
+        driver
     }
 
     /// Starts a task that shutting down waits for a while, because it tells a server something; does nothing if none run.
     pub(super) fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
-        if let Some(cluster) = self.running() {
-            cluster.farewells().spawn(name, future);
+        if let Some(driver) = self.running() {
+            driver.farewells().spawn(name, future);
         }
     }
 
     /// Returns what runs, if new calls may use it.
-    pub(super) fn open(&self) -> Option<Arc<Cluster>> {
+    pub(super) fn open(&self) -> Option<Arc<TopologyDriver>> {
         match &*self.state() {
-            State::Running(cluster) => Some(Arc::clone(cluster)),
+            State::Running(driver) => Some(Arc::clone(driver)),
             State::Closing(_) | State::Resting | State::Starting { .. } | State::Ended(_) => None,
         }
     }
 
     /// Returns what runs.
-    pub(super) fn running(&self) -> Option<Arc<Cluster>> {
+    pub(super) fn running(&self) -> Option<Arc<TopologyDriver>> {
         match &*self.state() {
-            State::Running(cluster) | State::Closing(cluster) => Some(Arc::clone(cluster)),
+            State::Running(driver) | State::Closing(driver) => Some(Arc::clone(driver)),
             State::Resting | State::Starting { .. } | State::Ended(_) => None,
         }
     }
@@ -319,7 +319,7 @@ impl Inner {
     }
 
     /// Makes a start the state that everybody sees, unless the client was shut down meanwhile.
-    async fn settle(&self, started: Result<Arc<Cluster>>) -> Result<Arc<Cluster>> {
+    async fn settle(&self, started: Result<Arc<TopologyDriver>>) -> Result<Arc<TopologyDriver>> {
         let ended = {
             let mut state = self.state_mut();
             let (ended, is_closing) = match &*state {
@@ -329,8 +329,8 @@ impl Inner {
             };
             if !ended {
                 *state = match &started {
-                    Ok(cluster) if is_closing => State::Closing(Arc::clone(cluster)),
-                    Ok(cluster) => State::Running(Arc::clone(cluster)),
+                    Ok(driver) if is_closing => State::Closing(Arc::clone(driver)),
+                    Ok(driver) => State::Running(Arc::clone(driver)),
                     Err(_) if is_closing => State::Ended(None),
                     Err(_) => State::Resting,
                 };
@@ -339,15 +339,15 @@ impl Inner {
         };
         self.epoch.fetch_add(1, Ordering::Release);
         match started {
-            Ok(cluster) if ended => {
-                cluster.shutdown().await;
+            Ok(driver) if ended => {
+                driver.shutdown().await;
                 Err(shut_down())
             }
             started => started,
         }
     }
 
-    async fn start(&self, tasks: Arc<Tasks>) -> Result<Arc<Cluster>> {
+    async fn start(&self, tasks: Arc<Tasks>) -> Result<Arc<TopologyDriver>> {
         let monitors = Arc::new(tasks.sibling().ok_or_else(no_runtime)?);
         let farewells = Arc::new(tasks.sibling().ok_or_else(no_runtime)?);
         let resolver = Resolver::new(self.extras.dns.clone(), self.options.dns_timeout_or_default(), self.extras.resolve.clone());
@@ -372,7 +372,7 @@ impl Inner {
         let dialer = Dialer::new(Arc::clone(&options), resolver.clone(), tls);
         let introduction = Introduction { metadata, libraries: Arc::clone(&self.libraries) };
         let opener = Opener::new(dialer, Arc::clone(&options), introduction, credential);
-        let cluster = Cluster::start(Parts {
+        let driver = TopologyDriver::start(DriverParts {
             options,
             opener: Arc::new(opener),
             resolver,
@@ -386,9 +386,9 @@ impl Inner {
             seed,
         });
         if let Some(srv_poll) = srv_poll {
-            srv_poll.start(&cluster);
+            srv_poll.start(&driver);
         }
-        Ok(cluster)
+        Ok(driver)
     }
 
     /// Makes what looks at the SRV records again, if the servers come from such; `ttl` is how long they live.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use crate::io::events::{Event, EventHub, Listener};
-use crate::io::topology::Cluster;
+use crate::io::topology::TopologyDriver;
 use crate::topology::{TopologyDescription, TopologyEvent};
 use futures_util::{Stream, StreamExt, stream};
 
@@ -30,11 +30,11 @@ impl Events {
 }
 
 impl TopologyWatch {
-    pub(super) fn new(cluster: &Arc<Cluster>) -> Self {
-        let mut receiver = cluster.subscribe();
+    pub(super) fn new(driver: &Arc<TopologyDriver>) -> Self {
+        let mut receiver = driver.subscribe();
         receiver.mark_changed();
-        // An open cursor may keep the cluster, and with it the sender, after the end.
-        let descriptions = stream::unfold((receiver, cluster.lifeline()), |(mut receiver, lifeline)| async move {
+        // An open cursor may keep the driver, and with it the sender, after the end.
+        let descriptions = stream::unfold((receiver, driver.lifeline()), |(mut receiver, lifeline)| async move {
             tokio::select! {
                 biased;
                 changed = receiver.changed() => changed.ok()?,

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::{BUDGET, SrvRecord, srv};
 use crate::error::{Error, ErrorKind, Stage};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::topology::TopologyType;
 
 /// The shortest time between two scans of the SRV records, unless a client is told otherwise.
@@ -36,7 +36,7 @@ pub enum RescanAction {
     /// Forget the question that is under way.
     Abandon,
     /// These are the hosts now; never empty.
-    Hosts(Vec<HostKey>),
+    Hosts(Vec<ServerAddress>),
 }
 
 /// Decides when SRV records are looked at again.

@@ -9,7 +9,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
-use crate::host::{HostKey, normalize_name};
+use crate::host::{ServerAddress, normalize_name};
 
 /// Is one SRV record; priority and weight have no meaning here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,9 +37,9 @@ pub(crate) fn srv_query_name(service: &str, host: &str) -> String {
 ///
 /// # Errors
 /// [`ErrorKind::NoAddresses`] for an empty answer, [`ErrorKind::DnsRule`] for one that breaks a rule; stage `srv`.
-pub fn seeds(host: &str, records: &[SrvRecord]) -> Result<Vec<HostKey>, Error> {
+pub fn seeds(host: &str, records: &[SrvRecord]) -> Result<Vec<ServerAddress>, Error> {
     let domain = domain_of_answer(host, records)?;
-    let mut seeds: Vec<HostKey> = Vec::new();
+    let mut seeds: Vec<ServerAddress> = Vec::new();
     for record in records {
         let seed = seed(&domain, record)?;
         if !seeds.contains(&seed) {
@@ -53,7 +53,7 @@ pub fn seeds(host: &str, records: &[SrvRecord]) -> Result<Vec<HostKey>, Error> {
 ///
 /// # Errors
 /// As [`seeds`] for an answer that is empty or too long.
-pub(crate) fn followed(host: &str, records: &[SrvRecord]) -> Result<(Vec<HostKey>, Vec<Error>), Error> {
+pub(crate) fn followed(host: &str, records: &[SrvRecord]) -> Result<(Vec<ServerAddress>, Vec<Error>), Error> {
     let domain = domain_of_answer(host, records)?;
     let (mut hosts, mut refused) = (Vec::new(), Vec::new());
     for record in records {
@@ -72,7 +72,7 @@ pub(crate) fn shortest_ttl(records: &[SrvRecord]) -> Option<Duration> {
 }
 
 /// Chooses at most `max_hosts` of the seeds at random; 0 stands for all.
-pub fn choose(mut seeds: Vec<HostKey>, max_hosts: u32, rng: &mut SmallRng) -> Vec<HostKey> {
+pub fn choose(mut seeds: Vec<ServerAddress>, max_hosts: u32, rng: &mut SmallRng) -> Vec<ServerAddress> {
     let wanted = usize::try_from(max_hosts).unwrap_or(usize::MAX);
     if wanted == 0 || wanted >= seeds.len() {
         return seeds;
@@ -85,7 +85,7 @@ pub fn choose(mut seeds: Vec<HostKey>, max_hosts: u32, rng: &mut SmallRng) -> Ve
     seeds
 }
 
-fn seed(domain: &str, record: &SrvRecord) -> Result<HostKey, Error> {
+fn seed(domain: &str, record: &SrvRecord) -> Result<ServerAddress, Error> {
     let target = record.target.as_str();
     let broken = |why: String| Error::new(ErrorKind::DnsRule, format!("SRV target {target:?} {why}")).at(Stage::Srv);
     let name = normalize_name(target).map_err(|error| broken("is not a name".into()).because(error))?;
@@ -93,7 +93,7 @@ fn seed(domain: &str, record: &SrvRecord) -> Result<HostKey, Error> {
     if !below {
         return Err(broken(format!("is not below {domain:?}")));
     }
-    HostKey::new(&name, record.port).map_err(|error| broken(format!("with port {} is not a host", record.port)).because(error))
+    ServerAddress::new(&name, record.port).map_err(|error| broken(format!("with port {} is not a host", record.port)).because(error))
 }
 
 /// Checks the size of an answer, and returns the domain that its targets must be below.
@@ -134,8 +134,8 @@ mod tests {
         seeds(host, &answer(&[target])).expect_err(target)
     }
 
-    fn many(count: u16) -> Vec<HostKey> {
-        (1..=count).map(|port| HostKey::new("db.example.com", port).expect("host")).collect()
+    fn many(count: u16) -> Vec<ServerAddress> {
+        (1..=count).map(|port| ServerAddress::new("db.example.com", port).expect("host")).collect()
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
     fn spelling_makes_no_difference() {
         let records = answer(&["A.Example.COM.", "a.example.com", "b.example.com"]);
         let found = seeds("Cluster.EXAMPLE.com.", &records).expect("seeds");
-        assert_eq!(found.iter().map(HostKey::canonical).collect::<Vec<_>>(), ["a.example.com:27017", "b.example.com:27017"]);
+        assert_eq!(found.iter().map(ServerAddress::canonical).collect::<Vec<_>>(), ["a.example.com:27017", "b.example.com:27017"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::RawDocumentBuf;
 
 use super::Error;
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 
 /// Names the kind of fact an [`Error`] reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -132,7 +132,7 @@ pub enum LimitValue {
 #[derive(Clone, Debug)]
 pub struct ServerReason {
     /// The server.
-    pub host: HostKey,
+    pub host: ServerAddress,
     /// Why it was not eligible.
     pub reason: Ineligible,
     /// The server's last error, if it had one.

@@ -1,6 +1,6 @@
 //! What does a server say of itself?
 //!
-//! Reads a hello reply into typed values; every name in it passes through [`HostKey`] here. What the reply means for
+//! Reads a hello reply into typed values; every name in it passes through [`ServerAddress`] here. What the reply means for
 //! the topology is decided in `topology`.
 
 use std::time::Duration;
@@ -9,7 +9,7 @@ use bson::oid::ObjectId;
 use bson::{RawDocument, RawDocumentBuf};
 
 use crate::error::{Error, ErrorKind, LimitValue, Stage, cut};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::op::reply::command_error_at;
 use crate::selection::TagSet;
 use crate::wire::scan::{Field, Fields, Unreadable};
@@ -87,15 +87,15 @@ pub struct HelloReply {
     /// The election that made it primary.
     pub election_id: Option<ObjectId>,
     /// Members that hold data and vote.
-    pub hosts: Vec<HostKey>,
+    pub hosts: Vec<ServerAddress>,
     /// Members that can't become primary.
-    pub passives: Vec<HostKey>,
+    pub passives: Vec<ServerAddress>,
     /// Members without data.
-    pub arbiters: Vec<HostKey>,
+    pub arbiters: Vec<ServerAddress>,
     /// The primary it knows of.
-    pub primary: Option<HostKey>,
+    pub primary: Option<ServerAddress>,
     /// Its own name in the set's configuration.
-    pub me: Option<HostKey>,
+    pub me: Option<ServerAddress>,
     /// Its tags, sorted by name.
     pub tags: TagSet,
     /// The oldest wire version it speaks.
@@ -219,7 +219,7 @@ impl HelloReply {
         Ok(())
     }
 
-    fn names(&mut self, value: Field<'_>, members: &mut usize) -> Result<Vec<HostKey>, Error> {
+    fn names(&mut self, value: Field<'_>, members: &mut usize) -> Result<Vec<ServerAddress>, Error> {
         let mut names = Vec::new();
         if let Some(items) = value.elements() {
             for item in items {
@@ -234,9 +234,9 @@ impl HelloReply {
         Ok(names)
     }
 
-    fn name(&mut self, value: Field<'_>) -> Option<HostKey> {
+    fn name(&mut self, value: Field<'_>) -> Option<ServerAddress> {
         let text = value.text()?;
-        match HostKey::parse(&text) {
+        match ServerAddress::parse(&text) {
             Ok(key) => Some(key),
             Err(error) => {
                 note_unusable(&mut self.unusable_hosts, &text, error.restage(Stage::Hello));
@@ -356,7 +356,7 @@ mod tests {
         plain.append(cstr!("extra"), "ignored");
         let hello = parsed(&plain);
         assert!(hello.is_writable_primary && hello.hello_ok && !hello.secondary);
-        assert_eq!(hello.hosts, ["a:1", "b:2"].map(|name| HostKey::parse(name).expect("name")));
+        assert_eq!(hello.hosts, ["a:1", "b:2"].map(|name| ServerAddress::parse(name).expect("name")));
         assert_eq!(hello.tags, [("dc".to_owned(), "ny".to_owned()), ("z".to_owned(), "1".to_owned())]);
         assert_eq!(hello.topology_version, Some(TopologyVersion::new(ObjectId::from_bytes([9; 12]), 6)));
         assert_eq!(hello.logical_session_timeout, Some(Duration::from_secs(1800)));
@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn one_bad_name_costs_that_one_host() {
         let hello = parsed(&rawdoc! { "hosts": ["a:1", "b..c:2", 5, "d:99999"], "primary": "x:0", "ok": 1 });
-        assert_eq!(hello.hosts, [HostKey::parse("a:1").expect("name")]);
+        assert_eq!(hello.hosts, [ServerAddress::parse("a:1").expect("name")]);
         assert_eq!(hello.primary, None);
         let names: Vec<&str> = hello.unusable_hosts.iter().map(|host| host.name.as_str()).collect();
         assert_eq!(names, ["b..c:2", "d:99999", "x:0"]);
@@ -490,7 +490,7 @@ mod tests {
         ];
         #[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
         let now = Instant::now();
-        let a = HostKey::parse("a:1").expect("name");
+        let a = ServerAddress::parse("a:1").expect("name");
         for field in FIELDS.iter().copied().chain([b"localTime".as_slice(), b"operationTime"]) {
             let field = std::str::from_utf8(field).expect("a name");
             let neighbours = |step: usize| values.iter().zip(values.iter().cycle().skip(step));
@@ -500,10 +500,10 @@ mod tests {
                     reply.insert(field, value.clone());
                     parsed(&RawDocumentBuf::try_from(reply).expect("encoded"))
                 };
-                let mut config = TopologyConfig::new(["a:1", "b:2"].map(|name| HostKey::parse(name).expect("name")).to_vec());
+                let mut config = TopologyConfig::new(["a:1", "b:2"].map(|name| ServerAddress::parse(name).expect("name")).to_vec());
                 config.set_name = Some("rs".into());
                 let mut topology = Topology::new(config, 1, now);
-                let b = HostKey::parse("b:2").expect("name");
+                let b = ServerAddress::parse("b:2").expect("name");
                 topology.handle_hello(&a, hello("isWritablePrimary", first), Some(Duration::ZERO), now);
                 topology.handle_hello(&b, hello("secondary", second), Some(Duration::MAX / 64), now);
                 topology.handle_hello(&a, hello("isWritablePrimary", second), None, now);
@@ -553,7 +553,7 @@ mod tests {
             bytes[place] = 0xff;
         }
         let hello = parsed(RawDocument::from_bytes(&bytes).expect("framed"));
-        let b = HostKey::parse("b:2").expect("name");
+        let b = ServerAddress::parse("b:2").expect("name");
         assert_eq!(
             (hello.hosts.as_slice(), hello.me.as_ref(), hello.set_name.as_deref()),
             ([b.clone()].as_slice(), Some(&b), Some("r\u{e9}"))

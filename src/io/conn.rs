@@ -24,7 +24,7 @@ use super::tls::{Demand, socket_fault};
 use crate::auth::SecretDocument;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::{HELLO_SIZE_MAX, HelloReply};
-use crate::host::{Address, HostKey};
+use crate::host::{Address, ServerAddress};
 use crate::op::CommandFields;
 use crate::pool::Health;
 use crate::wire::{self, DOCUMENT_SIZE_MAX, Decoder, Flags, Given, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
@@ -43,7 +43,7 @@ pub(crate) struct Conn {
     interrupt: Arc<Interrupt>,
     /// Whether the interrupt knows a waker of ours.
     listening: bool,
-    host: HostKey,
+    host: ServerAddress,
     address: Address,
     facts: Facts,
     /// What takes the reply of an abandoned command, once it has come.
@@ -134,7 +134,7 @@ impl Interrupt {
 
 impl Conn {
     /// Takes a stream; until [`greeted`](Self::greeted), messages are as long as a hello reply at the most.
-    pub(crate) fn new(stream: Stream, host: HostKey, address: Address, interrupt: Arc<Interrupt>) -> Self {
+    pub(crate) fn new(stream: Stream, host: ServerAddress, address: Address, interrupt: Arc<Interrupt>) -> Self {
         let mut decoder = Decoder::new(MESSAGE_SIZE_MAX);
         decoder.limit("HELLO_SIZE_MAX", HELLO_SIZE_MAX as u32);
         Self {
@@ -148,7 +148,7 @@ impl Conn {
             interrupt,
             listening: false,
             // Every reply has a clone of it.
-            host: host.apart(),
+            host: host.unshared(),
             address,
             facts: Facts {
                 connection_id: None,
@@ -178,7 +178,7 @@ impl Conn {
         &self.facts
     }
 
-    pub(crate) fn host(&self) -> &HostKey {
+    pub(crate) fn host(&self) -> &ServerAddress {
         &self.host
     }
 

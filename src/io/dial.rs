@@ -20,7 +20,7 @@ use super::tcp;
 use super::tls::{Demand, TlsConnector};
 use crate::dns::{Answer, Want};
 use crate::error::{Error, ErrorKind, Stage};
-use crate::host::{Address, Host, HostKey};
+use crate::host::{Address, Host, ServerAddress};
 use crate::options::ClientOptions;
 use crate::race::{Action, AttemptId, Race, RaceConfig, STAGGER};
 
@@ -32,7 +32,7 @@ pub(crate) struct Dialer {
     options: Arc<ClientOptions>,
     resolver: Resolver,
     tls: Option<TlsConnector>,
-    winners: Mutex<BTreeMap<HostKey, Address>>,
+    winners: Mutex<BTreeMap<ServerAddress, Address>>,
 }
 
 /// Tells what happened on the way to a connection, in the order in which it ended.
@@ -86,7 +86,7 @@ impl Dialer {
     }
 
     /// Remembers that a host has answered a hello over TLS, whatever it got of the certificate that it asked for.
-    pub(crate) fn greeted(&self, host: &HostKey, demand: Demand) {
+    pub(crate) fn greeted(&self, host: &ServerAddress, demand: Demand) {
         if let Some(tls) = &self.tls {
             tls.greeted(host, demand);
         }
@@ -98,7 +98,7 @@ impl Dialer {
     ///
     /// # Errors
     /// The look-up's error, or that of the race: with the host, and every address's cause.
-    pub(crate) async fn dial(&self, host: &HostKey, timeline: &mut Timeline) -> Result<(Stream, Address), Error> {
+    pub(crate) async fn dial(&self, host: &ServerAddress, timeline: &mut Timeline) -> Result<(Stream, Address), Error> {
         let first = self.first_addresses(host, timeline).await.map_err(|error| error.on(host))?;
         let is_named = matches!(first, First::Found(_));
         let mut seen = 0;
@@ -167,12 +167,12 @@ impl Dialer {
     ///
     /// # Errors
     /// Those of the look-up.
-    pub(crate) async fn name(&self, host: &HostKey) -> Result<(), Error> {
+    pub(crate) async fn name(&self, host: &ServerAddress) -> Result<(), Error> {
         self.first_addresses(host, &mut Timeline::default()).await.map(drop).map_err(|error| error.on(host))
     }
 
     /// The addresses that are known first.
-    async fn first_addresses(&self, host: &HostKey, timeline: &mut Timeline) -> Result<First, Error> {
+    async fn first_addresses(&self, host: &ServerAddress, timeline: &mut Timeline) -> Result<First, Error> {
         if let Some(address) = self.options.resolve_override(host) {
             return Ok(First::Given(address.clone()));
         }
@@ -195,14 +195,14 @@ impl Dialer {
     }
 
     /// The addresses that have arrived since somebody last looked.
-    fn newer(&self, host: &HostKey, seen: &mut u64) -> Option<Newer> {
+    fn newer(&self, host: &ServerAddress, seen: &mut u64) -> Option<Newer> {
         let (number, answer) = self.resolver.newer(host.name()?, *seen)?;
         *seen = number;
         Some(Newer { addresses: with_port(&answer, host), complete: answer.complete })
     }
 
     /// All addresses of a name, and how long the look-up took.
-    async fn all_addresses(&self, host: &HostKey) -> (Result<Vec<Address>, Error>, Duration) {
+    async fn all_addresses(&self, host: &ServerAddress) -> (Result<Vec<Address>, Error>, Duration) {
         let began = clock::now();
         let found = match host.name() {
             Some(name) => self.resolver.lookup(name, Want::All).await.map(|found| with_port(&found, host)),
@@ -211,17 +211,17 @@ impl Dialer {
         (found, since(began))
     }
 
-    fn report_dead(&self, host: &HostKey, address: &Address) {
+    fn report_dead(&self, host: &ServerAddress, address: &Address) {
         if let (Some(name), Address::Ip(ip)) = (host.name(), address) {
             self.resolver.dead(name, ip.ip());
         }
     }
 
-    fn remembered(&self, host: &HostKey) -> Option<Address> {
+    fn remembered(&self, host: &ServerAddress) -> Option<Address> {
         self.winners().get(host).cloned()
     }
 
-    fn remember(&self, host: &HostKey, address: &Address) {
+    fn remember(&self, host: &ServerAddress, address: &Address) {
         let mut winners = self.winners();
         if winners.get(host) == Some(address) {
             return;
@@ -232,7 +232,7 @@ impl Dialer {
         winners.insert(host.clone(), address.clone());
     }
 
-    fn winners(&self) -> MutexGuard<'_, BTreeMap<HostKey, Address>> {
+    fn winners(&self) -> MutexGuard<'_, BTreeMap<ServerAddress, Address>> {
         self.winners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -258,7 +258,7 @@ struct Newer {
 
 /// The attempts of one race: what runs, and what has been opened.
 struct Attempts<'a> {
-    host: &'a HostKey,
+    host: &'a ServerAddress,
     tls: Option<&'a TlsConnector>,
     steps: FuturesUnordered<Abortable<BoxFuture<'a, Step>>>,
     running: BTreeMap<AttemptId, Running>,
@@ -279,7 +279,7 @@ struct Step {
 }
 
 impl<'a> Attempts<'a> {
-    fn new(host: &'a HostKey, tls: Option<&'a TlsConnector>) -> Self {
+    fn new(host: &'a ServerAddress, tls: Option<&'a TlsConnector>) -> Self {
         Self { host, tls, steps: FuturesUnordered::new(), running: BTreeMap::new(), finished: BTreeMap::new() }
     }
 
@@ -357,7 +357,7 @@ impl<'a> Attempts<'a> {
     }
 }
 
-fn with_port(found: &Answer, host: &HostKey) -> Vec<Address> {
+fn with_port(found: &Answer, host: &ServerAddress) -> Vec<Address> {
     found.addresses.iter().map(|ip| Address::Ip(SocketAddr::new(*ip, host.port()))).collect()
 }
 
@@ -369,7 +369,7 @@ fn report_unfinished(error: &Error, timeline: &mut Timeline) {
     }
 }
 
-fn lost_winner(host: &HostKey) -> Error {
+fn lost_winner(host: &ServerAddress) -> Error {
     Error::new(ErrorKind::Internal, "the attempt that won the race has no connection").at(Stage::Tcp).on(host)
 }
 

@@ -20,7 +20,7 @@ use tokio::task::coop;
 use super::log::{self, CheckedOn, Subject};
 use super::outbox::{Line, Outbox};
 use super::stripes::Apart;
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::note::Note;
 use crate::op::CommandEvent;
 use crate::pool::PoolEvent;
@@ -35,14 +35,14 @@ pub enum Event {
     /// A server was checked.
     Heartbeat {
         /// The server.
-        host: HostKey,
+        host: ServerAddress,
         /// What happened.
         event: MonitorEvent,
     },
     /// Something happened in a server's pool.
     Pool {
         /// The server.
-        host: HostKey,
+        host: ServerAddress,
         /// What happened.
         event: PoolEvent,
     },
@@ -217,7 +217,7 @@ impl EventHub {
     }
 
     /// Tells of a check. Must not be called under a lock.
-    pub(crate) fn heartbeat(&self, host: &HostKey, on: &CheckedOn, event: MonitorEvent) {
+    pub(crate) fn heartbeat(&self, host: &ServerAddress, on: &CheckedOn, event: MonitorEvent) {
         let mut told = Told { is_logged: log::wants_topology(), ..Told::default() };
         if told.is_logged {
             self.hall().outbox.push(Line::Heartbeat(self.subject, host.clone(), on.clone(), event.clone()));
@@ -230,7 +230,7 @@ impl EventHub {
 
     /// Queues events of a pool.
     #[inline]
-    pub(crate) fn pools(&self, host: &HostKey, events: impl IntoIterator<Item = PoolEvent>, wanted: Wanted, told: &mut Told) {
+    pub(crate) fn pools(&self, host: &ServerAddress, events: impl IntoIterator<Item = PoolEvent>, wanted: Wanted, told: &mut Told) {
         let about = |event| Event::Pool { host: host.clone(), event };
         let mut events = events.into_iter();
         if wanted.is_logged {
@@ -241,7 +241,7 @@ impl EventHub {
     }
 
     #[cold]
-    fn log_pools(&self, host: &HostKey, events: impl Iterator<Item = PoolEvent>, wanted: Wanted, told: &mut Told) {
+    fn log_pools(&self, host: &ServerAddress, events: impl Iterator<Item = PoolEvent>, wanted: Wanted, told: &mut Told) {
         for event in events {
             told.is_logged = true;
             self.hall().outbox.push(Line::Pool(self.subject, host.clone(), event.clone()));
@@ -423,8 +423,8 @@ mod tests {
         }
     }
 
-    fn host() -> HostKey {
-        HostKey::parse("a.example").expect("a host")
+    fn host() -> ServerAddress {
+        ServerAddress::parse("a.example").expect("a host")
     }
 
     /// The numbers that were heard, and in brackets how many were missed.

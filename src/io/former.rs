@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use super::events::Wanted;
 use super::pool::{Pending, ServerPool};
 use crate::error::Error;
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 
 /// Knows the pools of servers that are gone, as long as somebody uses a connection of theirs.
 #[derive(Default)]
@@ -22,12 +22,12 @@ impl Former {
     }
 
     /// Returns the pools that a host had.
-    pub(super) fn of<'a>(&'a self, host: &'a HostKey) -> impl Iterator<Item = Arc<ServerPool>> + 'a {
+    pub(super) fn of<'a>(&'a self, host: &'a ServerAddress) -> impl Iterator<Item = Arc<ServerPool>> + 'a {
         self.0.iter().filter_map(Weak::upgrade).filter(move |pool| pool.host() == host)
     }
 
     /// Interrupts what is in flight on the connections that a host's pools have lent.
-    pub(super) fn interrupt(&self, host: &HostKey, why: &Error, wanted: Wanted) -> Vec<Pending> {
+    pub(super) fn interrupt(&self, host: &ServerAddress, why: &Error, wanted: Wanted) -> Vec<Pending> {
         self.of(host).map(|pool| pool.close(why, true, wanted).1).collect()
     }
 

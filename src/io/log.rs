@@ -12,7 +12,7 @@ use tracing::Level;
 
 use crate::error::{Error, ErrorKind};
 use crate::handshake::Environment;
-use crate::host::{Host, HostKey};
+use crate::host::{Host, ServerAddress};
 use crate::note::Note;
 use crate::op::deadline::Deadline;
 use crate::op::json::Json;
@@ -134,7 +134,7 @@ impl Subject {
     }
 
     /// Logs a check of a server.
-    pub(crate) fn heartbeat(self, host: &HostKey, on: &CheckedOn, event: &MonitorEvent) {
+    pub(crate) fn heartbeat(self, host: &ServerAddress, on: &CheckedOn, event: &MonitorEvent) {
         let (name, port) = place(host);
         // What all of them say first.
         macro_rules! debug_of_check {
@@ -179,7 +179,7 @@ impl Subject {
     }
 
     /// Logs what happened in a server's pool.
-    pub(crate) fn pool(self, host: &HostKey, event: &PoolEvent) {
+    pub(crate) fn pool(self, host: &ServerAddress, event: &PoolEvent) {
         match event {
             PoolEvent::PoolCreated { options } => debug_of_pool!(
                 host,
@@ -327,7 +327,7 @@ pub(crate) fn selection_waits(
 }
 
 /// Logs that a server was found.
-pub(crate) fn selection_succeeded(operation: &str, criteria: &Criteria, topology: &TopologyDescription, host: &HostKey) {
+pub(crate) fn selection_succeeded(operation: &str, criteria: &Criteria, topology: &TopologyDescription, host: &ServerAddress) {
     let (name, port) = place(host);
     debug_of_selection!(operation, criteria, topology, serverHost = %name, serverPort = port, "Server selection succeeded");
 }
@@ -338,7 +338,7 @@ pub(crate) fn selection_failed(operation: &str, criteria: &Criteria, topology: &
 }
 
 /// Returns the two fields of a host; a unix socket has no port.
-fn place(host: &HostKey) -> (Name<'_>, Option<u64>) {
+fn place(host: &ServerAddress) -> (Name<'_>, Option<u64>) {
     let port = if matches!(host.host(), Host::Unix(_)) { None } else { Some(u64::from(host.port())) };
     (Name(host.host()), port)
 }

@@ -18,10 +18,10 @@ use super::events::EventHub;
 use super::log::{self, CheckedOn};
 use super::open::{Opened, Opener, Purpose};
 use super::tasks::Tasks;
-use super::topology::Cluster;
+use super::topology::TopologyDriver;
 use crate::error::{Error, ErrorKind};
 use crate::handshake::{HelloReply, monitor_hello};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::op::{CommandFields, command_error};
 use crate::topology::monitor::FLOOD_PAUSE;
 use crate::topology::{Monitor, MonitorAction, MonitorConfig, RoundTrips};
@@ -83,12 +83,12 @@ pub(crate) const MONITOR_DIALS_MAX: usize = 64;
 /// Is what a server's two tasks need.
 #[derive(Clone)]
 pub(crate) struct Watch {
-    pub(crate) host: HostKey,
+    pub(crate) host: ServerAddress,
     pub(crate) config: MonitorConfig,
     pub(crate) opener: Arc<Opener>,
     /// A permit for each connection that the client's monitors may open at once.
     pub(crate) dials: Arc<Semaphore>,
-    pub(crate) cluster: Weak<Cluster>,
+    pub(crate) driver: Weak<TopologyDriver>,
     pub(crate) tasks: Weak<Tasks>,
     pub(crate) events: EventHub,
     pub(crate) round_trips: Arc<Mutex<RoundTrips>>,
@@ -174,8 +174,8 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
             }
             () = clock::sleep_until(due) => monitor.handle_timeout(clock::now()),
         }
-        if let Some(cluster) = watch.cluster.upgrade() {
-            cluster.look_at_clocks();
+        if let Some(driver) = watch.driver.upgrade() {
+            driver.look_at_clocks();
         }
     }
     watch.tell(role, &on, &mut monitor);
@@ -315,10 +315,10 @@ impl Watch {
     }
 
     fn answered(&self, role: Role, reply: HelloReply, round_trip: Option<Duration>) {
-        let Some(cluster) = self.cluster.upgrade() else { return };
+        let Some(driver) = self.driver.upgrade() else { return };
         let measured = {
             let mut trips = self.lock_round_trips();
-            if role == Role::Checks && !cluster.knows(&self.host) {
+            if role == Role::Checks && !driver.knows(&self.host) {
                 trips.reset();
             }
             if let Some(sample) = round_trip {
@@ -327,10 +327,10 @@ impl Watch {
             (trips.average(), trips.minimum())
         };
         if role == Role::Checks {
-            cluster.answered(&self.host, reply, measured.0);
+            driver.answered(&self.host, reply, measured.0);
         }
         if let (Some(average), Some(_)) = (measured.0, round_trip) {
-            cluster.measured(&self.host, average, measured.1);
+            driver.measured(&self.host, average, measured.1);
         }
     }
 
@@ -341,8 +341,8 @@ impl Watch {
                 if error.kind() != ErrorKind::LocalResources {
                     self.lock_round_trips().reset();
                 }
-                if let Some(cluster) = self.cluster.upgrade() {
-                    cluster.check_failed(&self.host, error);
+                if let Some(driver) = self.driver.upgrade() {
+                    driver.check_failed(&self.host, error);
                 }
             }
             // server-monitoring, "Measuring RTT": an error of the measurement says nothing of the server.

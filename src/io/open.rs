@@ -19,7 +19,7 @@ use super::tls::explained;
 use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::{ClientMetadata, Command, Conversation, ConversationConfig, DriverInfos, HelloReply, Step};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::op::CommandFields;
 use crate::op::deadline::Deadline;
 use crate::options::ClientOptions;
@@ -56,7 +56,7 @@ impl Opener {
     }
 
     /// Returns the error of a host whose name DNS is still being asked for.
-    pub(crate) fn still_asked(&self, host: &HostKey) -> Option<Error> {
+    pub(crate) fn still_asked(&self, host: &ServerAddress) -> Option<Error> {
         self.dialer.resolver().still_asked(host)
     }
 
@@ -64,7 +64,7 @@ impl Opener {
     ///
     /// # Errors
     /// Those of the look-up.
-    pub(crate) async fn name(&self, host: &HostKey) -> Result<(), Error> {
+    pub(crate) async fn name(&self, host: &ServerAddress) -> Result<(), Error> {
         self.dialer.name(host).await
     }
 
@@ -74,7 +74,7 @@ impl Opener {
     /// Of every stage from dns to auth; network errors up to hello carry the back-pressure labels.
     pub(crate) async fn open(
         &self,
-        host: &HostKey,
+        host: &ServerAddress,
         purpose: Purpose,
         interrupt: Arc<Interrupt>,
         timeline: &mut Timeline,
@@ -88,7 +88,7 @@ impl Opener {
     /// Those of [`open`](Self::open).
     pub(crate) async fn open_telling(
         &self,
-        host: &HostKey,
+        host: &ServerAddress,
         purpose: Purpose,
         interrupt: Arc<Interrupt>,
         timeline: &mut Timeline,

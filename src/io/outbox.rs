@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::events::size::{of_heartbeat, of_pool, of_topology};
 use super::log::{self, CheckedOn, Subject};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::note::Note;
 use crate::pool::PoolEvent;
 use crate::topology::{MonitorEvent, TopologyEvent};
@@ -32,8 +32,8 @@ struct Waiting {
 #[derive(Debug)]
 pub(crate) enum Line {
     Topology(Subject, TopologyEvent),
-    Heartbeat(Subject, HostKey, CheckedOn, MonitorEvent),
-    Pool(Subject, HostKey, PoolEvent),
+    Heartbeat(Subject, ServerAddress, CheckedOn, MonitorEvent),
+    Pool(Subject, ServerAddress, PoolEvent),
     Note(Note),
 }
 

@@ -32,20 +32,20 @@ use super::events::{EventHub, Wanted};
 use super::open::{Opener, Purpose};
 use super::stripes::Apart;
 use super::tasks::{Tasks, runtime_ended};
-use super::topology::Cluster;
+use super::topology::TopologyDriver;
 use crate::error::{Error, ErrorKind, Stage};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::op::deadline::Deadline;
 use crate::pool::{Action, Checkout, Health, Lease, Pool, PoolEvent, PoolStats, Queue, WaiterId};
 
 /// Carries out one server's pool.
 pub(crate) struct ServerPool {
-    host: HostKey,
+    host: ServerAddress,
     shared: Apart<Shared>,
     timer: Arc<Notify>,
     opener: Arc<Opener>,
     tasks: Weak<Tasks>,
-    cluster: Weak<Cluster>,
+    driver: Weak<TopologyDriver>,
     events: EventHub,
 }
 
@@ -70,11 +70,11 @@ struct Guarded {
 
 impl ServerPool {
     pub(crate) fn new(
-        host: HostKey,
+        host: ServerAddress,
         rules: Pool<Box<Conn>>,
         opener: Arc<Opener>,
         tasks: &Arc<Tasks>,
-        cluster: Weak<Cluster>,
+        driver: Weak<TopologyDriver>,
         events: EventHub,
     ) -> Arc<Self> {
         let (waiters, interrupts, latest) = (Queue::default(), Vec::new(), clock::now());
@@ -85,7 +85,7 @@ impl ServerPool {
             timer: Arc::default(),
             opener,
             tasks: Arc::downgrade(tasks),
-            cluster,
+            driver,
             events,
         });
         tasks.spawn("pool timer", timer::run(Keeper(Arc::downgrade(&pool)), Arc::clone(&pool.timer)));
@@ -100,7 +100,7 @@ impl ServerPool {
         Pending { pool: Arc::clone(self), work: Some(work) }
     }
 
-    pub(crate) fn host(&self) -> &HostKey {
+    pub(crate) fn host(&self) -> &ServerAddress {
         &self.host
     }
 
@@ -366,9 +366,9 @@ async fn open(pool: Arc<ServerPool>, mut lease: Lease, interrupt: Arc<Interrupt>
             pool.act(|guarded, now| guarded.pool.handle_open_failed(lease, &error, now));
             if error.kind() != ErrorKind::Interrupted
                 && error.kind() != ErrorKind::PoolClosed
-                && let Some(cluster) = pool.cluster.upgrade()
+                && let Some(driver) = pool.driver.upgrade()
             {
-                cluster.opening_failed(&pool.host, lease.generation, service, &error);
+                driver.opening_failed(&pool.host, lease.generation, service, &error);
             }
             pool.act(|guarded, now| guarded.pool.handle_refill(now));
         }

@@ -33,7 +33,7 @@ use settings::{News, Settings};
 
 use crate::dns::{Action, Answer, BUDGET, Cache, SrvRecord, TxtRecord, WaiterId, Want, srv};
 use crate::error::{Error, ErrorKind, Ineligible, Stage};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::io::clock;
 use crate::io::os_lookup::OsLookup;
 use crate::io::tasks::Tasks;
@@ -96,7 +96,7 @@ impl Resolver {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Returns the addresses of a name in normal form ([`HostKey::name`](crate::HostKey::name)).
+    /// Returns the addresses of a name in normal form ([`ServerAddress::name`](crate::ServerAddress::name)).
     ///
     /// Dropping the future gives up the answer; the question goes on for others.
     ///
@@ -138,7 +138,7 @@ impl Resolver {
     }
 
     /// Returns the error of a host whose name DNS is still being asked for, with no earlier answer to use.
-    pub(crate) fn still_asked(&self, host: &HostKey) -> Option<Error> {
+    pub(crate) fn still_asked(&self, host: &ServerAddress) -> Option<Error> {
         let name = host.name()?;
         let text = || format!("DNS is still being asked for the addresses of {name:?}");
         self.shared.state().cache.awaits_first(name).then(|| Error::new(ErrorKind::Timeout, text()).at(Stage::Dns).on(host))

@@ -13,69 +13,69 @@ use super::conn::Interrupt;
 use super::dial::Timeline;
 use super::open::{Opener, Purpose};
 use super::tasks::Tasks;
-use super::topology::Cluster;
+use super::topology::TopologyDriver;
 use crate::error::Error;
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::topology::ProbeId;
 
 /// Knows the probes that are under way; their attempts end with them.
 #[derive(Debug, Default)]
-pub(super) struct Probes(BTreeMap<HostKey, watch::Sender<()>>);
+pub(super) struct Probes(BTreeMap<ServerAddress, watch::Sender<()>>);
 
-impl Cluster {
+impl TopologyDriver {
     /// Tells the topology that a command on a server has been unanswered for long.
-    pub(crate) fn unanswered(self: &Arc<Self>, host: &HostKey) {
+    pub(crate) fn unanswered(self: &Arc<Self>, host: &ServerAddress) {
         self.act(|topology, now| topology.handle_unanswered(host, now));
     }
 
-    fn probe_named(self: &Arc<Self>, host: &HostKey, id: ProbeId) {
+    fn probe_named(self: &Arc<Self>, host: &ServerAddress, id: ProbeId) {
         self.act(|topology, now| topology.handle_probe_named(host, id, now));
     }
 
-    fn probe_reached(self: &Arc<Self>, host: &HostKey, id: ProbeId, took: Duration) {
+    fn probe_reached(self: &Arc<Self>, host: &ServerAddress, id: ProbeId, took: Duration) {
         self.act(|topology, now| topology.handle_probe_reached(host, id, took, now));
     }
 
-    fn probed(self: &Arc<Self>, host: &HostKey, id: ProbeId, outcome: Result<(), Error>) {
+    fn probed(self: &Arc<Self>, host: &ServerAddress, id: ProbeId, outcome: Result<(), Error>) {
         self.act(|topology, now| topology.handle_probed(host, id, outcome, now));
     }
 }
 
 impl Probes {
     /// Starts an attempt of a server's probe.
-    pub(super) fn attempt(&mut self, host: HostKey, id: ProbeId, opener: &Arc<Opener>, cluster: &Arc<Cluster>, tasks: &Tasks) {
+    pub(super) fn attempt(&mut self, host: ServerAddress, id: ProbeId, opener: &Arc<Opener>, driver: &Arc<TopologyDriver>, tasks: &Tasks) {
         let lives = self.0.entry(host.clone()).or_insert_with(|| watch::Sender::new(())).subscribe();
-        tasks.spawn("sign of life", attempt(host, id, Arc::clone(opener), Arc::downgrade(cluster), lives));
+        tasks.spawn("sign of life", attempt(host, id, Arc::clone(opener), Arc::downgrade(driver), lives));
     }
 
     /// Ends all attempts of a server's probe.
-    pub(super) fn end(&mut self, host: &HostKey) {
+    pub(super) fn end(&mut self, host: &ServerAddress) {
         self.0.remove(host);
     }
 }
 
-async fn attempt(host: HostKey, id: ProbeId, opener: Arc<Opener>, cluster: Weak<Cluster>, mut lives: watch::Receiver<()>) {
+async fn attempt(host: ServerAddress, id: ProbeId, opener: Arc<Opener>, driver: Weak<TopologyDriver>, mut lives: watch::Receiver<()>) {
     tokio::select! {
         biased;
         // Nothing is ever sent: the only news is the end.
         _ = lives.changed() => {}
-        outcome = ask(&host, id, &opener, &cluster) => {
-            if let Some(cluster) = cluster.upgrade() {
-                cluster.probed(&host, id, outcome);
+        outcome = ask(&host, id, &opener, &driver) => {
+            if let Some(driver) = driver.upgrade() {
+                driver.probed(&host, id, outcome);
             }
         }
     }
 }
 
-async fn ask(host: &HostKey, id: ProbeId, opener: &Opener, cluster: &Weak<Cluster>) -> Result<(), Error> {
+async fn ask(host: &ServerAddress, id: ProbeId, opener: &Opener, driver: &Weak<TopologyDriver>) -> Result<(), Error> {
     opener.name(host).await?;
-    if let Some(cluster) = cluster.upgrade() {
-        cluster.probe_named(host, id);
+    if let Some(driver) = driver.upgrade() {
+        driver.probe_named(host, id);
     }
-    let (told, of) = (Weak::clone(cluster), host.clone());
+    let (told, of) = (Weak::clone(driver), host.clone());
     let reached = move |took| {
-        if let Some(cluster) = told.upgrade() {
-            cluster.probe_reached(&of, id, took);
+        if let Some(driver) = told.upgrade() {
+            driver.probe_reached(&of, id, took);
         }
     };
     let (interrupt, mut timeline) = (Arc::<Interrupt>::default(), Timeline::telling(reached));

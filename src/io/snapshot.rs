@@ -9,9 +9,9 @@ use std::sync::Arc;
 use rand::rngs::SmallRng;
 
 use super::pool::ServerPool;
-use super::topology::Cluster;
+use super::topology::TopologyDriver;
 use crate::error::{Error, ErrorKind, Result, Stage};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::selection::{self, Criteria, Refusal};
 use crate::topology::{ServerType, TopologyDescription};
 
@@ -24,22 +24,22 @@ pub(crate) struct Snapshot {
 
 /// Is all that a call needs to find its server. Clones of it are counted with every call: nothing else stands where they are.
 #[repr(align(128))]
-pub(crate) struct Route {
-    pub(crate) cluster: Arc<Cluster>,
+pub(crate) struct SelectionSource {
+    pub(crate) driver: Arc<TopologyDriver>,
     pub(crate) snapshot: Arc<Snapshot>,
-    /// Tells the cluster that it is in use.
+    /// Tells the driver that it is in use.
     pub(super) _count: Arc<()>,
 }
 
 /// Is a server that was selected, in the snapshot that it was selected from.
 #[derive(Clone)]
-pub(crate) struct Selected {
-    route: Arc<Route>,
+pub(crate) struct SelectedServer {
+    source: Arc<SelectionSource>,
     place: usize,
 }
 
 impl Snapshot {
-    pub(super) fn new(description: Arc<TopologyDescription>, pools: &BTreeMap<HostKey, Arc<ServerPool>>) -> Self {
+    pub(super) fn new(description: Arc<TopologyDescription>, pools: &BTreeMap<ServerAddress, Arc<ServerPool>>) -> Self {
         let pools = description.servers().iter().map(|server| pools.get(&server.host).cloned()).collect();
         Self { description, pools }
     }
@@ -48,28 +48,28 @@ impl Snapshot {
         self.pools.iter().flatten()
     }
 
-    fn pool(&self, host: &HostKey) -> Option<&Arc<ServerPool>> {
+    fn pool(&self, host: &ServerAddress) -> Option<&Arc<ServerPool>> {
         self.pools.get(self.place(host)?)?.as_ref()
     }
 
     /// Says where a host stands among the servers, which are sorted by host.
-    fn place(&self, host: &HostKey) -> Option<usize> {
+    fn place(&self, host: &ServerAddress) -> Option<usize> {
         self.description.servers().binary_search_by(|server| server.host.cmp(host)).ok()
     }
 }
 
-impl Route {
+impl SelectionSource {
     /// Chooses a server, if one suits now.
-    pub(crate) fn choose(self: Arc<Self>, criteria: &Criteria, random: &mut SmallRng) -> Result<Option<Selected>> {
+    pub(crate) fn choose(self: Arc<Self>, criteria: &Criteria, random: &mut SmallRng) -> Result<Option<SelectedServer>> {
         let snapshot = &self.snapshot;
-        let loads = |host: &HostKey| snapshot.pool(host).map_or(0, |pool| pool.load());
+        let loads = |host: &ServerAddress| snapshot.pool(host).map_or(0, |pool| pool.load());
         let server = match selection::select(&snapshot.description, criteria, &loads, random) {
             Ok(server) => server,
             Err(Refusal::NoServer(_)) => return Ok(None),
             Err(Refusal::Invalid(error)) => return Err(error.at(Stage::Selection)),
         };
         match snapshot.description.place_of(server).filter(|place| snapshot.pools.get(*place).is_some_and(Option::is_some)) {
-            Some(place) => Ok(Some(Selected { route: self, place })),
+            Some(place) => Ok(Some(SelectedServer { source: self, place })),
             None => {
                 let error = Error::new(ErrorKind::Internal, "a server without a pool was selected");
                 Err(error.at(Stage::Selection).on(&server.host))
@@ -78,25 +78,25 @@ impl Route {
     }
 }
 
-impl Selected {
-    pub(crate) fn cluster(&self) -> &Arc<Cluster> {
-        &self.route.cluster
+impl SelectedServer {
+    pub(crate) fn driver(&self) -> &Arc<TopologyDriver> {
+        &self.source.driver
     }
 
     pub(crate) fn description(&self) -> &TopologyDescription {
-        &self.route.snapshot.description
+        &self.source.snapshot.description
     }
 
     pub(crate) fn kind(&self) -> ServerType {
-        self.route.snapshot.description.servers().get(self.place).map_or(ServerType::Unknown, |server| server.kind)
+        self.source.snapshot.description.servers().get(self.place).map_or(ServerType::Unknown, |server| server.kind)
     }
 
     pub(crate) fn pool(&self) -> &Arc<ServerPool> {
-        self.route.snapshot.pools.get(self.place).and_then(Option::as_ref).expect("checked when it was selected")
+        self.source.snapshot.pools.get(self.place).and_then(Option::as_ref).expect("checked when it was selected")
     }
 }
 
-impl Borrow<Arc<ServerPool>> for Selected {
+impl Borrow<Arc<ServerPool>> for SelectedServer {
     fn borrow(&self) -> &Arc<ServerPool> {
         self.pool()
     }

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::clock;
 use super::resolver::Resolver;
-use super::topology::Cluster;
+use super::topology::TopologyDriver;
 use crate::dns::{Rescan, RescanAction, SrvRecord};
 use crate::error::Error;
 use crate::topology::TopologyDescription;
@@ -20,7 +20,7 @@ use crate::topology::TopologyDescription;
 /// Is a look-up under way.
 type Question = BoxFuture<'static, Result<Vec<SrvRecord>, Error>>;
 
-/// Puts the question for a cluster's SRV records.
+/// Puts the question for a driver's SRV records.
 pub(crate) struct SrvPoll {
     pub(crate) resolver: Resolver,
     /// `srvServiceName`.
@@ -31,15 +31,15 @@ pub(crate) struct SrvPoll {
 }
 
 impl SrvPoll {
-    /// Starts the task; it ends with the cluster's others, or when the topology is one that does not follow SRV records.
-    pub(crate) fn start(self, cluster: &Arc<Cluster>) {
-        let task = self.run(Arc::downgrade(cluster), cluster.subscribe(), cluster.slept());
-        cluster.tasks().spawn("SRV records", task);
+    /// Starts the task; it ends with the driver's others, or when the topology is one that does not follow SRV records.
+    pub(crate) fn start(self, driver: &Arc<TopologyDriver>) {
+        let task = self.run(Arc::downgrade(driver), driver.subscribe(), driver.slept());
+        driver.tasks().spawn("SRV records", task);
     }
 
     async fn run(
         mut self,
-        cluster: Weak<Cluster>,
+        driver: Weak<TopologyDriver>,
         mut descriptions: watch::Receiver<Arc<TopologyDescription>>,
         mut slept: watch::Receiver<Duration>,
     ) {
@@ -52,8 +52,8 @@ impl SrvPoll {
                     RescanAction::Query => question = Some(self.ask()),
                     RescanAction::Abandon => question = None,
                     RescanAction::Hosts(hosts) => {
-                        let Some(cluster) = cluster.upgrade() else { return };
-                        cluster.srv_hosts(hosts);
+                        let Some(driver) = driver.upgrade() else { return };
+                        driver.srv_hosts(hosts);
                     }
                 }
             }
@@ -65,7 +65,7 @@ impl SrvPoll {
                 biased;
                 changed = descriptions.changed() => match changed {
                     Ok(()) => self.see(&mut descriptions),
-                    // The cluster is gone.
+                    // The driver is gone.
                     Err(_) => return,
                 },
                 Ok(()) = slept.changed() => {

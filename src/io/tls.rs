@@ -16,7 +16,7 @@ use tokio_rustls::rustls::{self, AlertDescription, CertificateError, ClientConfi
 
 use super::stream::{Secured, Stream};
 use crate::error::{Error, ErrorKind, Stage};
-use crate::host::{Host, HostKey};
+use crate::host::{Host, ServerAddress};
 use crate::options::ClientOptions;
 
 mod demand;
@@ -41,7 +41,7 @@ pub(crate) struct TlsConnector {
     demands: Arc<Mutex<Demands>>,
 }
 
-type Demands = BTreeMap<HostKey, Demand>;
+type Demands = BTreeMap<ServerAddress, Demand>;
 
 impl TlsConnector {
     /// Reads trust store, authority and key files; blocks meanwhile.
@@ -72,7 +72,7 @@ impl TlsConnector {
     /// The kinds of certificate errors, [`ErrorKind::CertificateRequired`] if the server refuses a client that has none to
     /// show; [`ErrorKind::Tls`] if no agreement is reached, [`ErrorKind::Closed`] and
     /// [`ErrorKind::Io`] if the connection fails, [`ErrorKind::Unsupported`] over unix sockets, which have no name to verify.
-    pub(crate) async fn connect(&self, host: &HostKey, stream: Stream) -> Result<Stream, Error> {
+    pub(crate) async fn connect(&self, host: &ServerAddress, stream: Stream) -> Result<Stream, Error> {
         let tcp = match stream {
             Stream::Tcp(tcp) => tcp,
             #[cfg(unix)]
@@ -99,7 +99,7 @@ impl TlsConnector {
     }
 
     /// Remembers what a server has asked for, or recalls it for a session that is resumed.
-    fn remember(&self, host: &HostKey, demand: Demand, is_resumed: bool) -> Demand {
+    fn remember(&self, host: &ServerAddress, demand: Demand, is_resumed: bool) -> Demand {
         let mut demands = self.demands();
         let known = demands.get(host).copied();
         if is_resumed {
@@ -115,7 +115,7 @@ impl TlsConnector {
     }
 
     /// Remembers that a server has answered a hello, whatever it got of what it asked for.
-    pub(crate) fn greeted(&self, host: &HostKey, demand: Demand) {
+    pub(crate) fn greeted(&self, host: &ServerAddress, demand: Demand) {
         if demand == Demand::Unmet {
             insert(&mut self.demands(), host, Demand::Optional);
         }
@@ -169,7 +169,7 @@ impl TlsConnector {
     }
 }
 
-fn insert(demands: &mut Demands, host: &HostKey, demand: Demand) {
+fn insert(demands: &mut Demands, host: &ServerAddress, demand: Demand) {
     demands.insert(host.clone(), demand);
     while demands.len() > SESSIONS_MAX {
         demands.pop_first();
@@ -256,7 +256,7 @@ fn is_about_certificate(alert: AlertDescription) -> bool {
 }
 
 /// The name that the certificate must be for: the A-label form, or the address of a numeric host.
-fn server_name(host: &HostKey) -> Result<ServerName<'static>, Error> {
+fn server_name(host: &ServerAddress) -> Result<ServerName<'static>, Error> {
     match host.host() {
         Host::Name(name) => ServerName::try_from(name.clone()).map_err(|error| {
             Error::new(ErrorKind::CertificateName, format!("no certificate can be for this host name: {error}")).at(Stage::Tls).on(host)

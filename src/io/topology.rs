@@ -26,11 +26,11 @@ use super::open::Opener;
 use super::pool::ServerPool;
 use super::resolver::Resolver;
 use super::sign_of_life::Probes;
-use super::snapshot::{Route, Selected, Snapshot};
+use super::snapshot::{SelectedServer, SelectionSource, Snapshot};
 use super::tasks::{Lifeline, Tasks};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::HelloReply;
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::op::deadline::Deadline;
 use crate::options::ClientOptions;
 use crate::pool::{Pool, PoolConfig};
@@ -39,7 +39,7 @@ use crate::topology::{Fault, MonitorConfig, SelectId, Suspension, Topology, Topo
 use later::Later;
 
 /// Carries out what the topology orders, and knows every server's pool and monitor.
-pub(crate) struct Cluster {
+pub(crate) struct TopologyDriver {
     state: Mutex<State>,
     snapshot: RwLock<Arc<Snapshot>>,
     /// What users watch. It holds no pools: a watcher that is never read must not keep them.
@@ -48,18 +48,18 @@ pub(crate) struct Cluster {
     next_select: AtomicU64,
     draws: AtomicU64,
     lifeline: Lifeline,
-    /// Cloned by each route that is in use.
-    routes: Arc<()>,
+    /// Cloned by each source that is in use.
+    sources: Arc<()>,
     suspension: Mutex<Suspension>,
     /// How long the machine has slept, as far as anybody noticed.
     slept: watch::Sender<Duration>,
     /// Limits how many connections monitors open at once.
     monitor_dials: Arc<Semaphore>,
-    parts: Parts,
+    parts: DriverParts,
 }
 
-/// Is what a cluster is made of.
-pub(crate) struct Parts {
+/// Is what a driver is made of.
+pub(crate) struct DriverParts {
     pub(crate) options: Arc<ClientOptions>,
     pub(crate) opener: Arc<Opener>,
     pub(crate) resolver: Resolver,
@@ -79,9 +79,9 @@ pub(crate) struct Parts {
 
 struct State {
     topology: Topology,
-    pools: BTreeMap<HostKey, Arc<ServerPool>>,
+    pools: BTreeMap<ServerAddress, Arc<ServerPool>>,
     former: Former,
-    monitors: BTreeMap<HostKey, MonitorOrders>,
+    monitors: BTreeMap<ServerAddress, MonitorOrders>,
     selects: BTreeMap<SelectId, oneshot::Sender<Result<(), Error>>>,
     probes: Probes,
     waits: log::Waits,
@@ -93,20 +93,20 @@ const MONITORS_LIMIT: Duration = Duration::from_secs(1);
 
 /// Takes a selection back when its caller goes away.
 struct Selecting<'a> {
-    cluster: &'a Arc<Cluster>,
+    driver: &'a Arc<TopologyDriver>,
     id: SelectId,
 }
 
-impl Cluster {
+impl TopologyDriver {
     /// Opens the topology and starts the tasks that watch its servers.
-    pub(crate) fn start(parts: Parts) -> Arc<Self> {
+    pub(crate) fn start(parts: DriverParts) -> Arc<Self> {
         let now = clock::now();
         let topology = Topology::new(TopologyConfig::from_options(&parts.options), parts.seed, now);
         let (pools, monitors, selects, probes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Probes::default());
         let (first, description) = (Snapshot::new(Arc::clone(topology.description()), &pools), Arc::clone(topology.description()));
         let state =
             State { topology, pools, former: Former::default(), monitors, selects, probes, waits: log::Waits::default(), armed: None };
-        let cluster = Arc::new(Self {
+        let driver = Arc::new(Self {
             state: Mutex::new(state),
             snapshot: RwLock::new(Arc::new(first)),
             descriptions: watch::Sender::new(description),
@@ -114,15 +114,15 @@ impl Cluster {
             next_select: AtomicU64::new(0),
             draws: AtomicU64::new(parts.seed),
             lifeline: parts.tasks.lifeline(),
-            routes: Arc::default(),
+            sources: Arc::default(),
             suspension: Mutex::new(Suspension::new(now, parts.boot_clock.now())),
             slept: watch::Sender::new(Duration::ZERO),
             monitor_dials: Arc::new(Semaphore::new(MONITOR_DIALS_MAX)),
             parts,
         });
-        cluster.parts.tasks.spawn("topology timer", run_timer(Arc::downgrade(&cluster), Arc::clone(&cluster.timer)));
-        cluster.act(|_, _| ());
-        cluster
+        driver.parts.tasks.spawn("topology timer", run_timer(Arc::downgrade(&driver), Arc::clone(&driver.timer)));
+        driver.act(|_, _| ());
+        driver
     }
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
@@ -171,7 +171,7 @@ impl Cluster {
     /// Chooses a server, waiting for one if need be. Can be dropped at any moment.
     ///
     /// The caller keeps its own time: it must not depend on the runtime that the client's tasks run on.
-    pub(crate) async fn select(self: &Arc<Self>, operation: &str, criteria: &Arc<Criteria>, by: Deadline) -> Result<Selected, Error> {
+    pub(crate) async fn select(self: &Arc<Self>, operation: &str, criteria: &Arc<Criteria>, by: Deadline) -> Result<SelectedServer, Error> {
         let mut told = false;
         loop {
             let snapshot = self.snapshot();
@@ -187,7 +187,7 @@ impl Cluster {
             }
             let id = SelectId(self.next_select.fetch_add(1, Ordering::Relaxed));
             let (sender, mut answer) = oneshot::channel();
-            let _selecting = Selecting { cluster: self, id };
+            let _selecting = Selecting { driver: self, id };
             self.lock().selects.insert(id, sender);
             let (criteria, judged) = (Arc::clone(criteria), Arc::clone(&snapshot.description));
             let is_judged = judged.server_selector().is_some();
@@ -212,36 +212,36 @@ impl Cluster {
     }
 
     /// Tells the topology of an error that an application's connection met.
-    pub(crate) fn fault(self: &Arc<Self>, host: &HostKey, fault: Fault) {
+    pub(crate) fn fault(self: &Arc<Self>, host: &ServerAddress, fault: Fault) {
         self.act(|topology, now| topology.handle_fault(host, fault, now));
     }
 
     /// Tells the topology that a connection could not be opened.
     ///
     /// `service` is the one behind a load balancer, if it came to that.
-    pub(crate) fn opening_failed(self: &Arc<Self>, host: &HostKey, generation: u64, service: Option<ObjectId>, error: &Error) {
+    pub(crate) fn opening_failed(self: &Arc<Self>, host: &ServerAddress, generation: u64, service: Option<ObjectId>, error: &Error) {
         self.fault(host, Fault::new(error.clone(), generation).during_handshake().of_service(service));
     }
 
     /// Tells whether a server's last check, or last command, went well.
-    pub(crate) fn knows(&self, host: &HostKey) -> bool {
+    pub(crate) fn knows(&self, host: &ServerAddress) -> bool {
         self.snapshot().description.server(host).is_some_and(|server| server.is_known())
     }
 
-    pub(crate) fn answered(self: &Arc<Self>, host: &HostKey, reply: HelloReply, average: Option<Duration>) {
+    pub(crate) fn answered(self: &Arc<Self>, host: &ServerAddress, reply: HelloReply, average: Option<Duration>) {
         self.act(|topology, now| topology.handle_hello(host, reply, average, now));
     }
 
-    pub(crate) fn check_failed(self: &Arc<Self>, host: &HostKey, error: Error) {
+    pub(crate) fn check_failed(self: &Arc<Self>, host: &ServerAddress, error: Error) {
         self.act(|topology, now| topology.handle_check_failed(host, error, now));
     }
 
-    pub(crate) fn measured(self: &Arc<Self>, host: &HostKey, average: Duration, minimum: Duration) {
+    pub(crate) fn measured(self: &Arc<Self>, host: &ServerAddress, average: Duration, minimum: Duration) {
         self.act(|topology, now| topology.handle_rtt(host, average, minimum, now));
     }
 
     /// Tells the topology of the hosts that the SRV records name now.
-    pub(crate) fn srv_hosts(self: &Arc<Self>, hosts: Vec<HostKey>) {
+    pub(crate) fn srv_hosts(self: &Arc<Self>, hosts: Vec<ServerAddress>) {
         self.act(|topology, now| topology.handle_srv_hosts(hosts, now));
     }
 
@@ -298,7 +298,7 @@ impl Cluster {
 
     /// Tells whether a call has chosen a server, or has or waits for a connection; the client's desks must be clear.
     pub(crate) fn is_busy(&self) -> bool {
-        if Arc::strong_count(&self.routes) > 1 {
+        if Arc::strong_count(&self.sources) > 1 {
             return true;
         }
         let state = self.lock();
@@ -306,8 +306,8 @@ impl Cluster {
     }
 
     /// Makes what a call needs to find its server in a snapshot.
-    pub(crate) fn route(self: &Arc<Self>, snapshot: Arc<Snapshot>) -> Arc<Route> {
-        Arc::new(Route { cluster: Arc::clone(self), snapshot, _count: Arc::clone(&self.routes) })
+    pub(crate) fn source(self: &Arc<Self>, snapshot: Arc<Snapshot>) -> Arc<SelectionSource> {
+        Arc::new(SelectionSource { driver: Arc::clone(self), snapshot, _count: Arc::clone(&self.sources) })
     }
 
     /// Makes the error of a caller whose client has lost its tasks.
@@ -316,10 +316,10 @@ impl Cluster {
     }
 
     /// Chooses a server of a snapshot, if one suits.
-    fn choose(self: &Arc<Self>, snapshot: &Arc<Snapshot>, criteria: &Criteria) -> Result<Option<Selected>, Error> {
-        let route = self.route(Arc::clone(snapshot));
+    fn choose(self: &Arc<Self>, snapshot: &Arc<Snapshot>, criteria: &Criteria) -> Result<Option<SelectedServer>, Error> {
+        let source = self.source(Arc::clone(snapshot));
         let mut random = SmallRng::seed_from_u64(self.draws.fetch_add(1, Ordering::Relaxed));
-        route.choose(criteria, &mut random)
+        source.choose(criteria, &mut random)
     }
 
     /// Makes a seed for somebody who selects servers.
@@ -357,7 +357,7 @@ impl Cluster {
         outcome
     }
 
-    fn make_pool(self: &Arc<Self>, host: &HostKey, generation: u64) -> Arc<ServerPool> {
+    fn make_pool(self: &Arc<Self>, host: &ServerAddress, generation: u64) -> Arc<ServerPool> {
         let parts = &self.parts;
         let rules = Pool::new(PoolConfig::from_options(&parts.options), generation);
         ServerPool::new(
@@ -370,7 +370,7 @@ impl Cluster {
         )
     }
 
-    fn make_watch(self: &Arc<Self>, host: &HostKey) -> Watch {
+    fn make_watch(self: &Arc<Self>, host: &ServerAddress) -> Watch {
         let options = &self.parts.options;
         let config = MonitorConfig {
             heartbeat_frequency: options.heartbeat_frequency_or_default(),
@@ -383,7 +383,7 @@ impl Cluster {
             config,
             opener: Arc::clone(&self.parts.opener),
             dials: Arc::clone(&self.monitor_dials),
-            cluster: Arc::downgrade(self),
+            driver: Arc::downgrade(self),
             tasks: Arc::downgrade(&self.parts.monitors),
             events: self.parts.events.clone(),
             round_trips: Arc::default(),
@@ -393,27 +393,27 @@ impl Cluster {
 
 impl State {
     /// Returns the pool of a host, and those that it had before.
-    fn pools_of<'a>(&'a self, host: &'a HostKey) -> impl Iterator<Item = Arc<ServerPool>> + 'a {
+    fn pools_of<'a>(&'a self, host: &'a ServerAddress) -> impl Iterator<Item = Arc<ServerPool>> + 'a {
         self.pools.get(host).cloned().into_iter().chain(self.former.of(host))
     }
 }
 
-/// Ends with the cluster, which wakes it a last time.
-async fn run_timer(cluster: Weak<Cluster>, timer: Arc<Notify>) {
+/// Ends with the driver, which wakes it a last time.
+async fn run_timer(driver: Weak<TopologyDriver>, timer: Arc<Notify>) {
     loop {
-        let Some(armed) = cluster.upgrade().map(|cluster| cluster.lock().armed) else { return };
+        let Some(armed) = driver.upgrade().map(|driver| driver.lock().armed) else { return };
         tokio::select! {
             () = clock::sleep_until(armed) => {
-                let Some(cluster) = cluster.upgrade() else { return };
-                cluster.lock().armed = None;
-                cluster.act(|topology, now| topology.handle_timeout(now));
+                let Some(driver) = driver.upgrade() else { return };
+                driver.lock().armed = None;
+                driver.act(|topology, now| topology.handle_timeout(now));
             }
             () = timer.notified() => {}
         }
     }
 }
 
-impl Drop for Cluster {
+impl Drop for TopologyDriver {
     fn drop(&mut self) {
         self.timer.notify_one();
     }
@@ -422,10 +422,10 @@ impl Drop for Cluster {
 impl Drop for Selecting<'_> {
     fn drop(&mut self) {
         let id = self.id;
-        let sender = self.cluster.lock().selects.remove(&id);
+        let sender = self.driver.lock().selects.remove(&id);
         // May wake the caller, which is foreign code: not under the lock.
         drop(sender);
-        self.cluster.act(|topology, _| topology.handle_cancel_select(id));
+        self.driver.act(|topology, _| topology.handle_cancel_select(id));
     }
 }
 

@@ -9,7 +9,7 @@ use bson::oid::ObjectId;
 use bson::{RawDocument, RawDocumentBuf};
 
 use crate::error::Error;
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 
 /// Is something that happened to a command.
 #[derive(Clone, Debug)]
@@ -18,7 +18,7 @@ pub enum CommandEvent {
     /// A command is about to be sent.
     Started {
         /// The server it goes to.
-        host: HostKey,
+        host: ServerAddress,
         /// The connection's number in the pool.
         connection_id: u64,
         /// The service behind a load balancer.
@@ -37,7 +37,7 @@ pub enum CommandEvent {
     /// The server answered with `ok: 1`.
     Succeeded {
         /// The server.
-        host: HostKey,
+        host: ServerAddress,
         /// The connection's number in the pool.
         connection_id: u64,
         /// The service behind a load balancer.
@@ -54,7 +54,7 @@ pub enum CommandEvent {
     /// The server answered with an error, or not at all.
     Failed {
         /// The server.
-        host: HostKey,
+        host: ServerAddress,
         /// The connection's number in the pool.
         connection_id: u64,
         /// The service behind a load balancer.

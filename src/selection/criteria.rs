@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::{ReadPreference, ReadPreferenceMode};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::topology::{ServerType, TopologyType};
 
 /// Says which server a caller asks for.
@@ -16,7 +16,7 @@ pub struct Criteria {
     /// The kind of server.
     pub target: Target,
     /// Servers to be avoided while another one suits: the call has just failed on them.
-    pub deprioritized: Vec<HostKey>,
+    pub deprioritized: Vec<ServerAddress>,
 }
 
 /// Is the kind of server that a caller asks for.
@@ -29,7 +29,7 @@ pub enum Target {
     /// One that a read preference admits.
     Read(ReadPreference),
     /// This one: a cursor or a transaction lives on it.
-    Server(HostKey),
+    Server(ServerAddress),
     /// Any that takes reads.
     AnyReadable,
 }
@@ -51,7 +51,7 @@ impl Criteria {
     }
 
     /// Asks for one server.
-    pub fn server(host: HostKey) -> Self {
+    pub fn server(host: ServerAddress) -> Self {
         Self::new(Target::Server(host))
     }
 
@@ -62,7 +62,7 @@ impl Criteria {
 
     /// Sets the servers to be avoided.
     #[must_use]
-    pub fn with_deprioritized(mut self, hosts: Vec<HostKey>) -> Self {
+    pub fn with_deprioritized(mut self, hosts: Vec<ServerAddress>) -> Self {
         self.deprioritized = hosts;
         self
     }

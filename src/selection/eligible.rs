@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::staleness::Staleness;
 use super::{Criteria, ReadPreference, ReadPreferenceMode, ServerSelector, TagSet, Target};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
 
 /// Says whether the outcome is plain without a look at every server.
@@ -81,7 +81,7 @@ pub(super) fn can_be_pinned(topology: &TopologyDescription, server: &ServerDescr
 /// Says which servers are looked at.
 #[derive(Clone, Copy)]
 struct Admit<'c> {
-    but: &'c [HostKey],
+    but: &'c [ServerAddress],
 }
 
 impl Admit<'_> {

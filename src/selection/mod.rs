@@ -27,7 +27,7 @@ pub use selector::ServerSelector;
 pub use window::{in_latency_window, pick};
 
 use crate::error::{Error, ServerReason};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::topology::{ServerDescription, TopologyDescription};
 use eligible::Shortcut;
 pub(crate) use window::Window;
@@ -50,7 +50,7 @@ pub enum Refusal {
 pub fn select<'a>(
     topology: &'a TopologyDescription,
     criteria: &Criteria,
-    loads: &dyn Fn(&HostKey) -> u32,
+    loads: &dyn Fn(&ServerAddress) -> u32,
     rng: &mut SmallRng,
 ) -> Result<&'a Arc<ServerDescription>, Refusal> {
     check(topology, criteria).map_err(Refusal::Invalid)?;

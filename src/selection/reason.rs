@@ -5,7 +5,7 @@
 use super::eligible::{can_be_pinned, has_tags, is_fresh, selector};
 use super::{Criteria, ReadPreference, ReadPreferenceMode, Target};
 use crate::error::{Error, ErrorKind, Ineligible, ServerReason};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
 
 /// Says for each server of a topology why it does not suit, or that it does.
@@ -98,7 +98,7 @@ fn suits(suits: bool, server: &ServerDescription) -> Ineligible {
 const NAMED_HOSTS_MAX: usize = 10;
 
 /// Checks that a server belongs to the deployment, once its members are all known.
-pub(super) fn check_member(topology: &TopologyDescription, host: &HostKey) -> Result<(), Error> {
+pub(super) fn check_member(topology: &TopologyDescription, host: &ServerAddress) -> Result<(), Error> {
     if topology.server(host).is_some() {
         return Ok(());
     }
@@ -112,7 +112,7 @@ pub(super) fn check_member(topology: &TopologyDescription, host: &HostKey) -> Re
 }
 
 #[cold]
-fn no_member(topology: &TopologyDescription, host: &HostKey) -> Error {
+fn no_member(topology: &TopologyDescription, host: &ServerAddress) -> Error {
     let servers = topology.servers();
     let mut known: Vec<String> = servers.iter().take(NAMED_HOSTS_MAX).map(|server| server.host.to_string()).collect();
     if servers.len() > NAMED_HOSTS_MAX {

@@ -7,8 +7,8 @@ use crate::error::{ErrorKind, Ineligible};
 use crate::handshake::HelloReply;
 use crate::topology::{ServerType, TopologyType};
 
-fn key(text: &str) -> HostKey {
-    HostKey::parse(text).expect(text)
+fn key(text: &str) -> ServerAddress {
+    ServerAddress::parse(text).expect(text)
 }
 
 fn server(host: &str, kind: ServerType, average_millis: u64) -> ServerDescription {
@@ -97,7 +97,7 @@ fn unmeasured_server_is_not_held_to_be_slow() {
 fn less_loaded_of_two_is_taken() {
     let topology =
         TopologyDescription::new(TopologyType::Sharded, [server("a", ServerType::Mongos, 5), server("b", ServerType::Mongos, 5)]);
-    let loads = |host: &HostKey| if *host == key("a") { 7 } else { 3 };
+    let loads = |host: &ServerAddress| if *host == key("a") { 7 } else { 3 };
     for seed in 0..50 {
         let mut rng = SmallRng::seed_from_u64(seed);
         let server = select(&topology, &Criteria::write(), &loads, &mut rng).expect("server");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::topology::ServerDescription;
 
 /// Keeps the servers whose round-trip time is at most that of the nearest plus the threshold.
@@ -41,7 +41,7 @@ impl Window {
 /// Picks two at random, and takes the one with fewer operations in hand.
 pub fn pick<'a>(
     servers: &[&'a Arc<ServerDescription>],
-    loads: &dyn Fn(&HostKey) -> u32,
+    loads: &dyn Fn(&ServerAddress) -> u32,
     rng: &mut SmallRng,
 ) -> Option<&'a Arc<ServerDescription>> {
     pick_of(servers.len(), |at| servers.get(at).copied(), loads, rng)
@@ -51,7 +51,7 @@ pub fn pick<'a>(
 pub(super) fn pick_of<'a>(
     count: usize,
     server: impl Fn(usize) -> Option<&'a Arc<ServerDescription>>,
-    loads: &dyn Fn(&HostKey) -> u32,
+    loads: &dyn Fn(&ServerAddress) -> u32,
     rng: &mut SmallRng,
 ) -> Option<&'a Arc<ServerDescription>> {
     if count < 2 {
@@ -66,7 +66,7 @@ pub(super) fn pick_of<'a>(
 fn less_loaded<'a>(
     first: &'a Arc<ServerDescription>,
     second: &'a Arc<ServerDescription>,
-    loads: &dyn Fn(&HostKey) -> u32,
+    loads: &dyn Fn(&ServerAddress) -> u32,
 ) -> &'a Arc<ServerDescription> {
     if loads(&second.host) < loads(&first.host) { second } else { first }
 }

@@ -6,16 +6,16 @@ use std::sync::Arc;
 
 use super::description::TopologyDescription;
 use super::server::ServerDescription;
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 
 /// Says in what two descriptions differ.
 pub(super) struct Change {
     /// What was known of each server that has changed, and what is known now.
     pub(super) servers: Vec<(Arc<ServerDescription>, Arc<ServerDescription>)>,
     /// Servers that are new.
-    pub(super) added: Vec<HostKey>,
+    pub(super) added: Vec<ServerAddress>,
     /// Servers that are gone.
-    pub(super) removed: Vec<HostKey>,
+    pub(super) removed: Vec<ServerAddress>,
 }
 
 impl Change {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::description::{TopologyDescription, TopologyType};
 use super::server::ServerDescription;
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::options::ClientOptions;
 use crate::selection::ServerSelector;
 
@@ -16,7 +16,7 @@ use crate::selection::ServerSelector;
 #[non_exhaustive]
 pub struct TopologyConfig {
     /// The first servers to ask.
-    pub seeds: Vec<HostKey>,
+    pub seeds: Vec<ServerAddress>,
     /// The replica set that is wanted.
     pub set_name: Option<String>,
     /// Whether to use the one seed as it is, whatever it belongs to; unset means no.
@@ -39,7 +39,7 @@ pub struct TopologyConfig {
 
 impl TopologyConfig {
     /// Makes the configuration of some seeds, with every default.
-    pub fn new(seeds: Vec<HostKey>) -> Self {
+    pub fn new(seeds: Vec<ServerAddress>) -> Self {
         Self::from_options(&ClientOptions { hosts: seeds, ..ClientOptions::default() })
     }
 

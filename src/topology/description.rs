@@ -12,7 +12,7 @@ use bson::oid::ObjectId;
 use super::server::{ServerDescription, ServerType};
 use super::{MAX_WIRE_VERSION, MIN_SERVER_VERSION, MIN_WIRE_VERSION, SERVERS_MAX};
 use crate::error::{Bounded, ERROR_TEXT_SIZE_MAX, Error, ErrorKind, Ineligible, ServerReason, Stage};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::selection::{ServerSelector, Window};
 
 /// How many servers that were found not to belong are remembered, to be named by a failed selection.
@@ -164,7 +164,7 @@ impl TopologyDescription {
     }
 
     /// Returns the server of a host.
-    pub fn server(&self, host: &HostKey) -> Option<&Arc<ServerDescription>> {
+    pub fn server(&self, host: &ServerAddress) -> Option<&Arc<ServerDescription>> {
         self.place(host).ok().and_then(|at| self.servers.get(at))
     }
 
@@ -248,7 +248,7 @@ impl TopologyDescription {
     }
 
     /// Puts in each host that is not there yet, as long as there is room.
-    pub(super) fn add_missing<'h>(&mut self, hosts: impl Iterator<Item = &'h HostKey>) {
+    pub(super) fn add_missing<'h>(&mut self, hosts: impl Iterator<Item = &'h ServerAddress>) {
         for host in hosts {
             if self.place(host).is_err() {
                 if self.servers.len() >= SERVERS_MAX {
@@ -260,7 +260,7 @@ impl TopologyDescription {
     }
 
     /// Takes a server out.
-    pub(super) fn remove(&mut self, host: &HostKey) {
+    pub(super) fn remove(&mut self, host: &ServerAddress) {
         if let Ok(at) = self.place(host) {
             self.servers.remove(at);
         }
@@ -277,7 +277,7 @@ impl TopologyDescription {
     }
 
     /// Keeps only the servers that a rule admits.
-    pub(super) fn retain(&mut self, admit: impl Fn(&HostKey) -> bool) {
+    pub(super) fn retain(&mut self, admit: impl Fn(&ServerAddress) -> bool) {
         self.servers.retain(|server| admit(&server.host));
     }
 
@@ -296,7 +296,7 @@ impl TopologyDescription {
         });
     }
 
-    fn place(&self, host: &HostKey) -> Result<usize, usize> {
+    fn place(&self, host: &ServerAddress) -> Result<usize, usize> {
         self.servers.binary_search_by(|server| server.host.cmp(host))
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::description::TopologyDescription;
 use super::server::ServerDescription;
 use crate::error::Error;
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 
 /// Tells what happened to the topology, in the order in which it happened.
 #[derive(Clone, Debug)]
@@ -19,7 +19,7 @@ pub enum TopologyEvent {
     /// A server is watched from now on.
     ServerOpening {
         /// The server.
-        host: HostKey,
+        host: ServerAddress,
     },
     /// What is known of a server has changed.
     ServerDescriptionChanged {
@@ -31,7 +31,7 @@ pub enum TopologyEvent {
     /// A server is no longer watched.
     ServerClosed {
         /// The server.
-        host: HostKey,
+        host: ServerAddress,
     },
     /// What is known of the topology has changed.
     TopologyDescriptionChanged {
@@ -43,7 +43,7 @@ pub enum TopologyEvent {
     /// A server named a host that can't be used; it costs that one host.
     HostUnusable {
         /// The server that named it.
-        server: HostKey,
+        server: ServerAddress,
         /// The name.
         name: String,
         /// Why it can't be used.

@@ -9,7 +9,7 @@ use bson::oid::ObjectId;
 use super::server::ServerDescription;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::TopologyVersion;
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::op::{command_error, write_concern_error};
 use crate::wire::scan::Fields;
 
@@ -101,7 +101,7 @@ impl Fault {
     }
 
     /// Reads a reply that carries a state change, as an error reply or in `writeConcernError`; `writeErrors` never count.
-    pub fn in_reply(host: &HostKey, reply: &RawDocument, generation: u64) -> Option<Self> {
+    pub fn in_reply(host: &ServerAddress, reply: &RawDocument, generation: u64) -> Option<Self> {
         let error = command_error(reply).or_else(|| write_concern_error(reply).map(Error::command_failure))?;
         Some(Self::new(error.on(host), generation)).filter(|fault| fault.state_change.is_some())
     }

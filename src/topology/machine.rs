@@ -27,7 +27,7 @@ use super::waiters::{SelectId, Waiter, Waiters};
 use super::{SERVERS_MAX, update};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::handshake::HelloReply;
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::note::Note;
 
 /// Is the topology: what is known, who waits for it, and what is to be done.
@@ -40,7 +40,7 @@ pub struct Topology {
     config: TopologyConfig,
     pub(super) state: State,
     pub(super) current: Arc<TopologyDescription>,
-    pools: BTreeMap<HostKey, PoolRecord>,
+    pools: BTreeMap<ServerAddress, PoolRecord>,
     /// Above every generation of the pools that are gone.
     next_generation: u64,
     pub(super) waiters: Waiters,
@@ -108,10 +108,10 @@ impl Topology {
     ///
     /// Replies of servers that are no longer watched, and replies older than what is known, change nothing. Unix sockets are no
     /// members unless one was given.
-    pub fn handle_hello(&mut self, host: &HostKey, mut reply: HelloReply, average: Option<Duration>, now: Instant) {
+    pub fn handle_hello(&mut self, host: &ServerAddress, mut reply: HelloReply, average: Option<Duration>, now: Instant) {
         let Some(known) = self.watched(host) else { return };
         self.handle_sign(host, now);
-        if !self.config.seeds.iter().any(HostKey::is_socket) {
+        if !self.config.seeds.iter().any(ServerAddress::is_socket) {
             reply.leave_out_sockets();
         }
         let members = reply.hosts.len() + reply.passives.len() + reply.arbiters.len();
@@ -143,7 +143,7 @@ impl Topology {
     ///
     /// A time-out on the network interrupts the connections in use, too: they would wait for nothing. A lack of local resources
     /// says nothing about a server that is known.
-    pub fn handle_check_failed(&mut self, host: &HostKey, error: Error, now: Instant) {
+    pub fn handle_check_failed(&mut self, host: &ServerAddress, error: Error, now: Instant) {
         let Some(known) = self.watched(host) else { return };
         if error.kind() == ErrorKind::LocalResources && known.is_known() {
             let text = format!("{host}: the check could not be made, and the server stays as it is: {error}");
@@ -159,7 +159,7 @@ impl Topology {
     }
 
     /// Takes round-trip times that were measured apart from the checks; nothing else changes, and no event follows.
-    pub fn handle_rtt(&mut self, host: &HostKey, average: Duration, min: Duration, now: Instant) {
+    pub fn handle_rtt(&mut self, host: &ServerAddress, average: Duration, min: Duration, now: Instant) {
         let Some(known) = self.watched(host).filter(|server| server.is_known()) else { return };
         self.handle_sign(host, now);
         let mut server = ServerDescription::clone(&known);
@@ -172,7 +172,7 @@ impl Topology {
     }
 
     /// Takes an error that an application's connection met.
-    pub fn handle_fault(&mut self, host: &HostKey, fault: Fault, now: Instant) {
+    pub fn handle_fault(&mut self, host: &ServerAddress, fault: Fault, now: Instant) {
         let (State::Open, Some(known), Some(generation)) = (self.state, self.current.server(host), self.generation(host)) else { return };
         let verdict = if self.config.load_balanced { fault.verdict_behind_load_balancer() } else { fault.verdict(generation, known) };
         self.told.notes.push(Level::DEBUG, format!("{host}: application error, {verdict:?}: {}", fault.error));
@@ -207,14 +207,14 @@ impl Topology {
     /// Takes a new answer of the SRV records' look-up (polling-srv-records); it counts only while no replica set is known.
     ///
     /// Servers that stay are left alone, servers that are gone leave, and of the new ones as many come as may, at random.
-    pub fn handle_srv_hosts(&mut self, hosts: Vec<HostKey>, now: Instant) {
+    pub fn handle_srv_hosts(&mut self, hosts: Vec<ServerAddress>, now: Instant) {
         let follows = self.config.srv && self.current.kind().follows_srv();
         if self.state == State::Closed || !follows || hosts.is_empty() {
             return;
         }
         let mut next = TopologyDescription::clone(&self.current);
         next.retain(|host| hosts.contains(host));
-        let mut added: Vec<HostKey> = hosts.iter().filter(|host| next.server(host).is_none()).cloned().collect();
+        let mut added: Vec<ServerAddress> = hosts.iter().filter(|host| next.server(host).is_none()).cloned().collect();
         let room = match usize::try_from(self.config.srv_max_hosts) {
             Ok(0) | Err(_) => SERVERS_MAX,
             Ok(limit) => limit,
@@ -281,7 +281,7 @@ impl Topology {
     }
 
     /// Returns the generation that a server's pool has after all orders so far.
-    pub fn generation(&self, host: &HostKey) -> Option<u64> {
+    pub fn generation(&self, host: &ServerAddress) -> Option<u64> {
         self.pools.get(host).map(|pool| pool.generation)
     }
 
@@ -291,7 +291,7 @@ impl Topology {
     }
 
     /// Returns what is known of a server, if it is one that a monitor watches.
-    pub(super) fn watched(&self, host: &HostKey) -> Option<Arc<ServerDescription>> {
+    pub(super) fn watched(&self, host: &ServerAddress) -> Option<Arc<ServerDescription>> {
         self.current.server(host).filter(|_| self.has_monitors()).cloned()
     }
 

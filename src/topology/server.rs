@@ -11,7 +11,7 @@ use bson::oid::ObjectId;
 
 use crate::error::{Error, Nested, Span};
 use crate::handshake::{HelloReply, TopologyVersion};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 
 /// Names the type of a server.
 ///
@@ -47,7 +47,7 @@ pub enum ServerType {
 #[non_exhaustive]
 pub struct ServerDescription {
     /// Its address.
-    pub host: HostKey,
+    pub host: ServerAddress,
     /// Its type.
     pub kind: ServerType,
     /// The hello reply that the type rests on; `None` for unknown servers and load balancers.
@@ -109,7 +109,7 @@ impl ServerType {
 
 impl ServerDescription {
     /// Makes the description of a server that nothing is known of.
-    pub fn unknown(host: &HostKey) -> Self {
+    pub fn unknown(host: &ServerAddress) -> Self {
         Self {
             host: host.clone(),
             kind: ServerType::Unknown,
@@ -123,17 +123,17 @@ impl ServerDescription {
     }
 
     /// Makes the description of a server that failed.
-    pub fn failed(host: &HostKey, error: Error, now: Instant) -> Self {
+    pub fn failed(host: &ServerAddress, error: Error, now: Instant) -> Self {
         Self { error: Some(error), last_update: Some(now), ..Self::unknown(host) }
     }
 
     /// Makes the description of a load balancer, which is never checked.
-    pub fn load_balancer(host: &HostKey) -> Self {
+    pub fn load_balancer(host: &ServerAddress) -> Self {
         Self { kind: ServerType::LoadBalancer, ..Self::unknown(host) }
     }
 
     /// Makes the description that a hello reply gives, without round-trip times.
-    pub fn of_hello(host: &HostKey, reply: HelloReply, now: Instant) -> Self {
+    pub fn of_hello(host: &ServerAddress, reply: HelloReply, now: Instant) -> Self {
         Self {
             kind: ServerType::of_hello(&reply),
             topology_version: reply.topology_version,
@@ -171,12 +171,12 @@ impl ServerDescription {
     }
 
     /// Returns its own name in the replica set's configuration.
-    pub fn me(&self) -> Option<&HostKey> {
+    pub fn me(&self) -> Option<&ServerAddress> {
         self.hello.as_ref().and_then(|hello| hello.me.as_ref())
     }
 
     /// Returns the members it names: hosts, passives and arbiters.
-    pub fn members(&self) -> impl Iterator<Item = &HostKey> {
+    pub fn members(&self) -> impl Iterator<Item = &ServerAddress> {
         self.hello.iter().flat_map(|hello| hello.hosts.iter().chain(&hello.passives).chain(&hello.arbiters))
     }
 

@@ -25,7 +25,7 @@ use super::action::TopologyAction;
 use super::machine::{Clearing, Topology};
 use super::server::ServerDescription;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::pool::{UNANSWERED_AFTER, interrupted};
 
 /// Names one probe of a server; a later one has another.
@@ -64,12 +64,12 @@ const LEFT: &str = "it has left, and a command is in flight on it";
 /// Holds the probes of a topology's servers, one at a time for each.
 #[derive(Debug, Default)]
 pub(super) struct SignsOfLife {
-    probes: BTreeMap<HostKey, State>,
+    probes: BTreeMap<ServerAddress, State>,
     next: u64,
     /// The average round-trip times of servers that have left, until their pools say whether anything is in flight.
-    leaving: BTreeMap<HostKey, Duration>,
+    leaving: BTreeMap<ServerAddress, Duration>,
     /// When each server last answered its monitor, or the measurement of its round trips.
-    answered: BTreeMap<HostKey, Instant>,
+    answered: BTreeMap<ServerAddress, Instant>,
 }
 
 /// Says when a connection of a probe was accepted, and how long that took.
@@ -120,7 +120,7 @@ impl Topology {
     ///
     /// The server is asked for a sign of life if its next answer to its monitor is overdue as well, unless it has just given
     /// one. The pool of a server that has left says that too, and there is no monitor any more.
-    pub fn handle_unanswered(&mut self, host: &HostKey, now: Instant) {
+    pub fn handle_unanswered(&mut self, host: &ServerAddress, now: Instant) {
         if !self.has_probes() {
             return;
         }
@@ -141,7 +141,7 @@ impl Topology {
     /// Takes, at once after the order to close the pool of a server that has left, whether commands are in flight on it.
     ///
     /// If so, it is asked for a sign of life as long as it owes them an answer; a question that is under way goes on.
-    pub fn handle_pool_closed(&mut self, host: &HostKey, in_use: bool, now: Instant) {
+    pub fn handle_pool_closed(&mut self, host: &ServerAddress, in_use: bool, now: Instant) {
         let average = self.signs.leaving.remove(host);
         if !self.has_probes() || self.current.server(host).is_some() {
             return;
@@ -161,7 +161,7 @@ impl Topology {
     }
 
     /// Takes from a probe that the server's address is known: from now on its silence counts.
-    pub fn handle_probe_named(&mut self, host: &HostKey, id: ProbeId, now: Instant) {
+    pub fn handle_probe_named(&mut self, host: &ServerAddress, id: ProbeId, now: Instant) {
         if let Some(State::Naming { id: own, limit, .. }) = self.signs.get(host)
             && own == id
         {
@@ -172,7 +172,7 @@ impl Topology {
     /// Takes from a probe that a connection was accepted, and how long that took.
     ///
     /// That is no sign of life, but says how far away the server is; only the first time counts.
-    pub fn handle_probe_reached(&mut self, host: &HostKey, id: ProbeId, took: Duration, now: Instant) {
+    pub fn handle_probe_reached(&mut self, host: &ServerAddress, id: ProbeId, took: Duration, now: Instant) {
         if let Some(State::Asked { id: own, since, limit, reached: None, again_at }) = self.signs.get(host)
             && own == id
         {
@@ -182,7 +182,7 @@ impl Topology {
     }
 
     /// Takes the outcome of a probe's attempt: a greeting, or why there was none. That of an older probe is ignored.
-    pub fn handle_probed(&mut self, host: &HostKey, id: ProbeId, outcome: Result<(), Error>, now: Instant) {
+    pub fn handle_probed(&mut self, host: &ServerAddress, id: ProbeId, outcome: Result<(), Error>, now: Instant) {
         if self.signs.id(host) != Some(id) {
             return;
         }
@@ -200,7 +200,7 @@ impl Topology {
     }
 
     /// Takes the answer to [`Overhear`](TopologyAction::Overhear): whether the server's connections have received anything.
-    pub fn handle_overheard(&mut self, host: &HostKey, id: ProbeId, anything: bool, now: Instant) {
+    pub fn handle_overheard(&mut self, host: &ServerAddress, id: ProbeId, anything: bool, now: Instant) {
         match self.signs.get(host) {
             Some(State::Judging { id: own, since, limit }) if own == id => {
                 if anything {
@@ -231,7 +231,7 @@ impl Topology {
     }
 
     /// Takes that a server's monitor, or the measurement of its round trips, has heard from it.
-    pub(super) fn handle_sign(&mut self, host: &HostKey, now: Instant) {
+    pub(super) fn handle_sign(&mut self, host: &ServerAddress, now: Instant) {
         self.signs.answered.insert(host.clone(), now);
         if self.signs.id(host).is_some() {
             self.end_probe(host);
@@ -239,7 +239,7 @@ impl Topology {
     }
 
     /// Takes that a server leaves. What is asked of it goes on until its pool has said whether anything is in flight.
-    pub(super) fn handle_leaving(&mut self, host: &HostKey, last: Option<&Arc<ServerDescription>>) {
+    pub(super) fn handle_leaving(&mut self, host: &ServerAddress, last: Option<&Arc<ServerDescription>>) {
         self.signs.answered.remove(host);
         if let Some(average) = last.and_then(|server| server.round_trip_time).filter(|_| self.has_probes()) {
             self.signs.leaving.insert(host.clone(), average);
@@ -247,7 +247,7 @@ impl Topology {
     }
 
     /// Takes that a server's monitor has found it silent: what a probe under way would have brought about is done.
-    pub(super) fn take_silence(&mut self, host: &HostKey, error: &Error) {
+    pub(super) fn take_silence(&mut self, host: &ServerAddress, error: &Error) {
         let is_asked = self.signs.id(host).is_some();
         self.end_probe(host);
         if is_asked {
@@ -257,12 +257,12 @@ impl Topology {
 
     /// Ends all probes without a verdict.
     pub(super) fn end_probes(&mut self) {
-        let hosts: Vec<HostKey> = self.signs.probes.keys().cloned().collect();
+        let hosts: Vec<ServerAddress> = self.signs.probes.keys().cloned().collect();
         hosts.iter().for_each(|host| self.end_probe(host));
     }
 
     /// Ends a server's probe without a verdict.
-    pub(super) fn end_probe(&mut self, host: &HostKey) {
+    pub(super) fn end_probe(&mut self, host: &ServerAddress) {
         if self.signs.forget(host) {
             self.actions.push_back(TopologyAction::EndProbe(host.clone()));
         }
@@ -294,12 +294,12 @@ impl Topology {
         last.checked_add(self.current.heartbeat_frequency() + limit(ANSWER_SLACK, server.round_trip_time))
     }
 
-    fn ask(&mut self, host: &HostKey, id: ProbeId, why: &str, limit: Duration) {
+    fn ask(&mut self, host: &ServerAddress, id: ProbeId, why: &str, limit: Duration) {
         self.told.notes.push(Level::DEBUG, format!("{host}: server is asked for a sign of life within {limit:?}: {why}"));
         self.actions.push_back(TopologyAction::Probe { host: host.clone(), id, again: false });
     }
 
-    fn rest(&mut self, host: &HostKey, now: Instant) {
+    fn rest(&mut self, host: &ServerAddress, now: Instant) {
         self.end_probe(host);
         // One that has left is asked again as often as its pool says that a command is unanswered.
         if self.current.server(host).is_some() {
@@ -307,7 +307,7 @@ impl Topology {
         }
     }
 
-    fn handle_silence(&mut self, host: &HostKey, limit: Duration, elapsed: Duration, now: Instant) {
+    fn handle_silence(&mut self, host: &ServerAddress, limit: Duration, elapsed: Duration, now: Instant) {
         self.end_probe(host);
         let error = Error::new(ErrorKind::Silent, "the server gives no sign of life")
             .at(Stage::Hello)
@@ -328,7 +328,7 @@ impl Topology {
 
 impl SignsOfLife {
     /// Begins a probe, unless one is under way or the server has just been asked.
-    fn begin(&mut self, host: &HostKey, limit: Duration, now: Instant) -> Option<ProbeId> {
+    fn begin(&mut self, host: &ServerAddress, limit: Duration, now: Instant) -> Option<ProbeId> {
         match self.get(host) {
             Some(State::Naming { .. } | State::Asked { .. } | State::Judging { .. }) => return None,
             Some(State::Resting { until }) if until > now => return None,
@@ -341,7 +341,7 @@ impl SignsOfLife {
     }
 
     /// Gives a probe that is under way a shorter limit from now on; tells whether one is.
-    fn hasten(&mut self, host: &HostKey, shorter: Duration, now: Instant) -> bool {
+    fn hasten(&mut self, host: &ServerAddress, shorter: Duration, now: Instant) -> bool {
         let hastened = match self.get(host) {
             Some(State::Naming { id, limit, deadline }) => State::Naming { id, limit: limit.min(shorter), deadline },
             Some(State::Asked { id, since, limit, reached, again_at }) if now + shorter < since + limit => {
@@ -355,7 +355,7 @@ impl SignsOfLife {
     }
 
     /// Forgets a server; tells whether a probe was under way.
-    fn forget(&mut self, host: &HostKey) -> bool {
+    fn forget(&mut self, host: &ServerAddress) -> bool {
         match self.probes.remove(host) {
             Some(State::Naming { .. } | State::Asked { .. } | State::Judging { .. }) => true,
             Some(State::Resting { .. }) | None => false,
@@ -367,23 +367,23 @@ impl SignsOfLife {
         self.probes.values().filter_map(|state| state.due()).min()
     }
 
-    fn due(&self, now: Instant) -> Option<(HostKey, State)> {
+    fn due(&self, now: Instant) -> Option<(ServerAddress, State)> {
         let is_due = |state: &State| state.due().is_some_and(|(at, _)| at <= now);
         self.probes.iter().find(|(_, state)| is_due(state)).map(|(host, state)| (host.clone(), *state))
     }
 
-    fn id(&self, host: &HostKey) -> Option<ProbeId> {
+    fn id(&self, host: &ServerAddress) -> Option<ProbeId> {
         match self.get(host)? {
             State::Naming { id, .. } | State::Asked { id, .. } | State::Judging { id, .. } => Some(id),
             State::Resting { .. } => None,
         }
     }
 
-    fn get(&self, host: &HostKey) -> Option<State> {
+    fn get(&self, host: &ServerAddress) -> Option<State> {
         self.probes.get(host).copied()
     }
 
-    fn put(&mut self, host: &HostKey, state: State) {
+    fn put(&mut self, host: &ServerAddress, state: State) {
         self.probes.insert(host.clone(), state);
     }
 }

@@ -15,15 +15,15 @@ use rand::rngs::SmallRng;
 use super::*;
 use crate::error::{Error, Stage};
 use crate::handshake::HelloReply;
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::op::deadline::Deadline;
 use crate::selection::{Criteria, select};
 
-fn key(text: &str) -> HostKey {
-    HostKey::parse(text).expect(text)
+fn key(text: &str) -> ServerAddress {
+    ServerAddress::parse(text).expect(text)
 }
 
-fn keys(names: &[&str]) -> Vec<HostKey> {
+fn keys(names: &[&str]) -> Vec<ServerAddress> {
     names.iter().map(|name| key(name)).collect()
 }
 
@@ -113,7 +113,7 @@ impl Scene {
     }
 }
 
-fn name(host: &HostKey) -> String {
+fn name(host: &ServerAddress) -> String {
     host.to_string().replace(":27017", "")
 }
 
@@ -362,7 +362,8 @@ fn load_balanced_topology_closes_with_the_fixed_series() {
 fn unusable_name_costs_that_host_and_is_told_once() {
     let mut scene = Scene::of_set(&["a"]);
     scene.drain();
-    let unusable = |name: &str| crate::handshake::UnusableHost { name: name.into(), error: HostKey::parse(name).expect_err("invalid") };
+    let unusable =
+        |name: &str| crate::handshake::UnusableHost { name: name.into(), error: ServerAddress::parse(name).expect_err("invalid") };
     let reply = |names: &[&str]| HelloReply { unusable_hosts: names.iter().map(|name| unusable(name)).collect(), ..primary(&["a"]) };
     scene.hello("a", reply(&["b..c"]));
     assert_eq!(scene.told()[0], "a names b..c");
@@ -376,7 +377,7 @@ fn unusable_name_costs_that_host_and_is_told_once() {
 fn unusable_names_are_reported_at_a_limited_rate() {
     let mut scene = Scene::of_set(&["a"]);
     scene.drain();
-    let error = HostKey::parse("b..c").expect_err("invalid");
+    let error = ServerAddress::parse("b..c").expect_err("invalid");
     let unusable = |number: u64| crate::handshake::UnusableHost { name: format!("{number}..x"), error: error.clone() };
     let mut told = 0;
     for number in 0..1000 {

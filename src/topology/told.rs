@@ -12,7 +12,7 @@ use tracing::Level;
 use super::events::TopologyEvent;
 use super::pace::Pace;
 use crate::handshake::{NAMES_MAX, UnusableHost};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::note::Notes;
 
 /// How many reports of unusable names a server may bring about at once; a configuration is mended in few steps.
@@ -33,7 +33,7 @@ pub(super) struct Told {
     /// The lines for the log.
     pub(super) notes: Notes,
     lines: Pace,
-    unusable: BTreeMap<HostKey, UnusableNames>,
+    unusable: BTreeMap<ServerAddress, UnusableNames>,
 }
 
 /// The unusable names of one server's replies.
@@ -49,7 +49,7 @@ impl Told {
     }
 
     /// Forgets a server that has left.
-    pub(super) fn forget(&mut self, host: &HostKey) {
+    pub(super) fn forget(&mut self, host: &ServerAddress) {
         self.unusable.remove(host);
     }
 
@@ -58,7 +58,7 @@ impl Told {
     /// Beyond the limit nothing is reported; what the server's next replies still name is reported then.
     pub(super) fn unusable<'h>(
         &mut self,
-        server: &HostKey,
+        server: &ServerAddress,
         hosts: &'h [UnusableHost],
         now: Instant,
     ) -> impl Iterator<Item = TopologyEvent> + use<'h> {
@@ -75,7 +75,7 @@ impl Told {
         })
     }
 
-    fn new_names<'h>(&mut self, server: &HostKey, hosts: &'h [UnusableHost], now: Instant) -> Vec<&'h UnusableHost> {
+    fn new_names<'h>(&mut self, server: &ServerAddress, hosts: &'h [UnusableHost], now: Instant) -> Vec<&'h UnusableHost> {
         let empty = || UnusableNames { told: BTreeSet::new(), reports: Pace::new(REPORTS_BURST, REPORTS_EVERY) };
         let known = self.unusable.entry(server.clone()).or_insert_with(empty);
         let is_new = |host: &&UnusableHost| !known.told.contains(&host.name);
@@ -107,7 +107,7 @@ impl Told {
     }
 
     /// Logs that a server is silent.
-    pub(super) fn silent(&mut self, host: &HostKey, error: &dyn Display, now: Instant) {
+    pub(super) fn silent(&mut self, host: &ServerAddress, error: &dyn Display, now: Instant) {
         let text = format!("{host}: server is silent, and what is in flight on it is interrupted: {error}");
         match self.lines.admit(now) {
             Some(left_out) => self.notes.push(Level::INFO, format!("{text}{}", LeftOut(left_out))),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::description::{TopologyDescription, TopologyType};
 use super::server::{ServerDescription, ServerType};
 use crate::error::{Error, ErrorKind, Stage};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 
 /// The wire version (MongoDB 6.0) from which on elections are ordered by election id first.
 const ELECTION_ID_FIRST: i32 = 17;
@@ -129,7 +129,7 @@ fn from_primary(topology: &mut TopologyDescription, server: &ServerDescription) 
     for other in outdated {
         topology.put(Arc::new(stale(&other, "primary marked stale due to discovery of newer primary")));
     }
-    let mut members: Vec<&HostKey> = server.members().collect();
+    let mut members: Vec<&ServerAddress> = server.members().collect();
     members.sort_unstable();
     topology.add_missing(members.iter().copied());
     topology.retain(|host| members.binary_search(&host).is_ok());

@@ -12,7 +12,7 @@ use super::description::TopologyDescription;
 use super::machine::{State, Topology};
 use super::server::ServerDescription;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::op::deadline::Deadline;
 use crate::selection::{self, Criteria};
 
@@ -71,7 +71,7 @@ impl Waiter {
     }
 
     /// Makes the error of a caller whose time has run out.
-    pub(super) fn timed_out(&self, topology: &TopologyDescription, seeds: &[HostKey], now: Instant) -> Error {
+    pub(super) fn timed_out(&self, topology: &TopologyDescription, seeds: &[ServerAddress], now: Instant) -> Error {
         let elapsed = now.saturating_duration_since(self.waiting_since);
         let mut text = format!("no server for {} in a topology of type {}", self.criteria, topology.kind().name());
         if let Some(name) = topology.set_name() {
@@ -204,7 +204,7 @@ pub(super) fn shut_down() -> Error {
 }
 
 /// Tells whether servers were learnt from others, and none of their names leads anywhere.
-fn only_internal_names(topology: &TopologyDescription, seeds: &[HostKey]) -> bool {
+fn only_internal_names(topology: &TopologyDescription, seeds: &[ServerAddress]) -> bool {
     let mut learnt = topology.servers().iter().filter(|server| !seeds.contains(&server.host)).peekable();
     learnt.peek().is_some() && learnt.all(|server| leads_nowhere(server))
 }

@@ -12,7 +12,7 @@ use super::ConnectionString;
 use super::table::TABLE;
 use super::value::OptionValue;
 use crate::auth::Mechanism;
-use crate::host::{Host, HostKey, is_colon};
+use crate::host::{Host, ServerAddress, is_colon};
 use crate::options::ClientOptions;
 
 /// What stands for a secret.
@@ -110,7 +110,7 @@ fn shown_user_size(options: &ClientOptions, user: &str) -> usize {
     user.find(is_colon).filter(|_| is_sole).unwrap_or(user.len())
 }
 
-fn host(key: &HostKey) -> String {
+fn host(key: &ServerAddress) -> String {
     match key.host() {
         Host::Unix(_) => utf8_percent_encode(&key.to_string(), RESERVED).to_string(),
         Host::Name(_) | Host::V4(_) | Host::V6(..) => key.to_string().replace('%', "%25"),

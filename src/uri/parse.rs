@@ -16,7 +16,7 @@ use super::value::{Fault, decode, holds_further_option};
 use super::{ConnectionString, SEEDS_MAX, URI_SIZE_MAX, refused, unreadable};
 use crate::auth::Secret;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
-use crate::host::{HostKey, is_at_sign, is_colon, normalize_name, shown};
+use crate::host::{ServerAddress, is_at_sign, is_colon, normalize_name, shown};
 use crate::options::{ClientOptions, Warning};
 
 /// What every error about user info says at the end.
@@ -150,7 +150,7 @@ fn read_hosts(options: &mut ClientOptions, hosts: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn read_host(text: &str) -> Result<HostKey, Error> {
+fn read_host(text: &str) -> Result<ServerAddress, Error> {
     if text.is_empty() {
         return Err(invalid_host("there is an empty host; a unix socket's path is percent-encoded, with %2F for '/'"));
     }
@@ -164,7 +164,7 @@ fn read_host(text: &str) -> Result<HostKey, Error> {
     if !host.contains('/') && !host.starts_with('[') && host.matches(':').count() > 1 {
         return Err(invalid_host(format!("host {} has more than one ':'; an IPv6 address stands in brackets", shown(&host))));
     }
-    HostKey::parse(&host)
+    ServerAddress::parse(&host)
 }
 
 /// Decodes a host. An `@` in it is refused first: the error of what stands beside it would say little.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::auth::{Mechanism, Secret};
-use crate::host::{Host, HostKey};
+use crate::host::{Host, ServerAddress};
 use crate::options::ServerMonitoringMode;
 
 fn parse(text: &str) -> ConnectionString {
@@ -157,7 +157,7 @@ fn what_weakens_security_is_a_warning() {
         assert_eq!(warned(text), [""; 0], "{text}");
     }
     let mut options = parse("mongodb://u:p@h/").options;
-    options.resolve.push((HostKey::parse("h").expect("host"), crate::host::Address::Ip(([127, 0, 0, 1], 1).into())));
+    options.resolve.push((ServerAddress::parse("h").expect("host"), crate::host::Address::Ip(([127, 0, 0, 1], 1).into())));
     assert!(unserved(&options).expect("options").is_empty(), "the address is that of this machine");
     let client = crate::Client::new("mongodb://u:p@h/?tls=true&tlsInsecure=true").expect("client");
     assert_eq!(client.warnings().iter().map(|warning| warning.option.as_str()).collect::<Vec<_>>(), ["tlsInsecure"]);
@@ -195,7 +195,7 @@ fn errors_quote_what_offends() {
 #[test]
 fn zone_ids_are_decoded() {
     let read = parse("mongodb://[fe80::1%25lo0]:5");
-    assert_eq!(read.options.hosts, [HostKey::parse("[fe80::1%lo0]:5").expect("host")]);
+    assert_eq!(read.options.hosts, [ServerAddress::parse("[fe80::1%lo0]:5").expect("host")]);
     assert_eq!(read.to_string(), "mongodb://[fe80::1%25lo0]:5/");
     assert!(refusal("mongodb://[fe80::1%lo0]").to_string().contains("%25"));
 }
@@ -203,9 +203,9 @@ fn zone_ids_are_decoded() {
 #[test]
 fn only_a_path_is_a_unix_socket() {
     let read = parse("mongodb://mongodb.sock,mongodb.sock:5,%2Ftmp%2Fa.sock");
-    let hosts: Vec<&Host> = read.options.hosts.iter().map(HostKey::host).collect();
+    let hosts: Vec<&Host> = read.options.hosts.iter().map(ServerAddress::host).collect();
     assert_eq!(hosts, [&Host::Name("mongodb.sock".into()), &Host::Name("mongodb.sock".into()), &Host::Unix("/tmp/a.sock".into())]);
-    assert_eq!(read.options.hosts.iter().map(HostKey::port).collect::<Vec<_>>(), [27017, 5, 0]);
+    assert_eq!(read.options.hosts.iter().map(ServerAddress::port).collect::<Vec<_>>(), [27017, 5, 0]);
 }
 
 #[test]
@@ -420,7 +420,7 @@ fn txt_records_can_contradict_the_connection_string() {
 #[test]
 fn load_balancer_is_one_host_also_when_records_say_so() {
     let mut read = merged("mongodb+srv://a.b.c", &[&[b"loadBalanced=true"]]).expect("record");
-    read.options.hosts = ["x.b.c", "y.b.c"].iter().map(|host| HostKey::parse(host).expect("host")).collect();
+    read.options.hosts = ["x.b.c", "y.b.c"].iter().map(|host| ServerAddress::parse(host).expect("host")).collect();
     assert!(validate(&read.options).expect_err("two").to_string().contains("loadBalanced=true with 2 hosts"));
     read.options.hosts.truncate(1);
     assert!(validate(&read.options).is_ok() && unserved(&read.options).is_ok());

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::auth::Mechanism;
-use crate::host::{Address, Host, HostKey};
+use crate::host::{Address, Host, ServerAddress};
 use crate::options::{ClientOptions, Warning};
 
 /// How many hosts a warning names.
@@ -59,7 +59,7 @@ fn remote(options: &ClientOptions) -> Option<String> {
 }
 
 /// Tells whether a server is reached without a network: a unix socket, or a loopback address.
-fn is_local(options: &ClientOptions, host: &HostKey) -> bool {
+fn is_local(options: &ClientOptions, host: &ServerAddress) -> bool {
     match (options.resolve_override(host), host.host()) {
         (Some(Address::Ip(address)), _) => is_loopback(address.ip()),
         (Some(Address::Unix(_)), _) | (None, Host::Unix(_)) => true,

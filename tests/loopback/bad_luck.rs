@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use mongolink::bson::Document;
-use mongolink::{Address, Client, ClientBuilder, Error, ErrorKind, HostKey, Ineligible, Limit, LimitValue, Probe, Result, Stage};
+use mongolink::{Address, Client, ClientBuilder, Error, ErrorKind, Ineligible, Limit, LimitValue, Probe, Result, ServerAddress, Stage};
 use tokio::runtime::Handle;
 
 use crate::support::{at_rest, ping, until};
@@ -82,12 +82,12 @@ impl Guest {
         soon("a ping", ping(&self.client)).await
     }
 
-    async fn probe(&self, host: &HostKey) -> Probe {
+    async fn probe(&self, host: &ServerAddress) -> Probe {
         soon("a probe", self.client.probe(host)).await.expect("started")
     }
 
     /// Returns what a connection of its own meets, which its last stage has reported.
-    async fn probe_fault(&self, host: &HostKey) -> Error {
+    async fn probe_fault(&self, host: &ServerAddress) -> Error {
         let probe = self.probe(host).await;
         let error = probe.error.expect("a fault");
         let told = |at: Stage| probe.stages.iter().any(|report| report.stage == at && report.error.is_some());
@@ -109,7 +109,7 @@ impl Guest {
 
     /// Returns the fault of the only server twice: as a connection of its own meets it, and as the reason of a selection
     /// that fails.
-    async fn faults(&self, host: &HostKey) -> [Error; 2] {
+    async fn faults(&self, host: &ServerAddress) -> [Error; 2] {
         let own = self.probe_fault(host).await;
         let selection = self.unselected().await;
         let [server] = selection.servers() else { panic!("not one server: {selection}") };
@@ -129,7 +129,7 @@ impl Guest {
 }
 
 /// Sees that an error tells what happened, where, and after how long, as data and as text.
-fn assert_told(error: &Error, kind: ErrorKind, stage: Stage, host: &HostKey, words: &str) {
+fn assert_told(error: &Error, kind: ErrorKind, stage: Stage, host: &ServerAddress, words: &str) {
     let text = error.to_string();
     assert_eq!((error.kind(), error.stage(), error.host()), (kind, Some(stage), Some(host)), "{text}");
     assert!(text.starts_with(&format!("{stage}: {host}")), "{text}");

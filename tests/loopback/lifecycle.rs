@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use hickory_server::proto::rr::RecordType;
 use mongolink::bson::{RawDocumentBuf, doc, rawdoc};
-use mongolink::{Address, BootClock, Client, Cursor, ErrorKind, Event, HostKey, ReadPreference, Resolve, ResolveFuture, Sandbox};
+use mongolink::{Address, BootClock, Client, Cursor, ErrorKind, Event, ReadPreference, Resolve, ResolveFuture, Sandbox, ServerAddress};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tracing::span::{Attributes, Id, Record};
@@ -496,7 +496,7 @@ async fn graceful_shutdown_waits_for_calls_that_wait_for_the_start() {
         let client = Client::builder("mongodb+srv://cluster.db.example/?tls=false")
             .expect("uri")
             .dns(zone.dns())
-            .resolve(HostKey::new("a.db.example", address.port()).expect("a host"), Address::Ip(address))
+            .resolve(ServerAddress::new("a.db.example", address.port()).expect("a host"), Address::Ip(address))
             .build()
             .expect("client");
         let call = tokio::spawn({

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use mongolink::HostKey;
+use mongolink::ServerAddress;
 use mongolink::bson::{Document, RawDocumentBuf, doc};
 use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message, op_code};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
@@ -60,7 +60,7 @@ impl Peer {
     }
 
     /// Returns what a client calls it.
-    pub(crate) fn host(&self) -> HostKey {
+    pub(crate) fn host(&self) -> ServerAddress {
         host_of(self.address)
     }
 
@@ -71,8 +71,8 @@ impl Peer {
 }
 
 /// Returns what a client calls the server at an address.
-pub(crate) fn host_of(address: SocketAddr) -> HostKey {
-    HostKey::parse(&address.to_string()).expect("a host")
+pub(crate) fn host_of(address: SocketAddr) -> ServerAddress {
+    ServerAddress::parse(&address.to_string()).expect("a host")
 }
 
 /// Accepts, reads and says nothing.
@@ -136,7 +136,7 @@ impl Refusing {
     }
 
     /// Returns what a client calls it.
-    pub(crate) fn host(&self) -> HostKey {
+    pub(crate) fn host(&self) -> ServerAddress {
         host_of(self.address)
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use mongolink::bson::{Document, RawDocumentBuf, doc, rawdoc};
-use mongolink::{Client, ErrorKind, HostKey, Sandbox, Stage, TryNext};
+use mongolink::{Client, ErrorKind, Sandbox, ServerAddress, Stage, TryNext};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -323,7 +323,7 @@ async fn server_of_another_deployment_is_refused_at_once() {
     in_time(async {
         let sandbox = Sandbox::builder().members(3).start().await.expect("sandbox");
         let client = Client::new(sandbox.uri()).expect("client");
-        let stranger = HostKey::parse("stranger.example").expect("a host");
+        let stranger = ServerAddress::parse("stranger.example").expect("a host");
         let began = Instant::now();
         let ping = client.database("admin").run_command(doc! { "ping": 1 }).on_server(stranger);
         let error = ping.await.expect_err("no member");

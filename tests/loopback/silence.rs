@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use mongolink::bson::oid::ObjectId;
 use mongolink::bson::{Document, doc};
 use mongolink::wire::{Decoder, MESSAGE_SIZE_MAX};
-use mongolink::{Client, Error, ErrorKind, HostKey, Sandbox, ServerType};
+use mongolink::{Client, Error, ErrorKind, Sandbox, ServerAddress, ServerType};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -21,7 +21,7 @@ const SOON: Duration = Duration::from_secs(8);
 /// How long a command on a living server is watched: it would have been interrupted by then.
 const WATCHED: Duration = Duration::from_secs(4);
 
-fn primary_of(client: &Client) -> Option<HostKey> {
+fn primary_of(client: &Client) -> Option<ServerAddress> {
     client.topology().primary().map(|primary| primary.host.clone())
 }
 
@@ -80,7 +80,7 @@ struct Removed {
     sandbox: Sandbox,
     client: Client,
     member: usize,
-    host: HostKey,
+    host: ServerAddress,
     call: tokio::task::JoinHandle<mongolink::Result<Document>>,
 }
 
@@ -89,7 +89,7 @@ impl Removed {
     async fn after(hold: impl FnOnce(&Sandbox, usize)) -> Self {
         let sandbox = Sandbox::builder().members(3).start().await.expect("sandbox");
         let member = (sandbox.primary().expect("primary") + 1) % 3;
-        let host = HostKey::parse(&sandbox.hosts()[member]).expect("host");
+        let host = ServerAddress::parse(&sandbox.hosts()[member]).expect("host");
         // The limit of a monitor's check is far away.
         let client = Client::new(format!("{}&connectTimeoutMS=60000", sandbox.uri())).expect("client");
         client.warm_up().await.expect("warm");

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use hickory_server::proto::rr::RecordType;
 use mongolink::bson::doc;
-use mongolink::{Address, BootClock, Client, ClientBuilder, Event, Events, HostKey, Sandbox, TopologyEvent, TopologyType};
+use mongolink::{Address, BootClock, Client, ClientBuilder, Event, Events, Sandbox, ServerAddress, TopologyEvent, TopologyType};
 
 use crate::peers::{Peer, Turn, scripted, standalone_hello};
 use crate::support::{in_time, ping, until};
@@ -136,15 +136,15 @@ fn record_name(service: &str) -> String {
     format!("_{service}._tcp.{NAME}")
 }
 
-fn host(port: u16) -> HostKey {
-    HostKey::new(ROUTER, port).expect("a host")
+fn host(port: u16) -> ServerAddress {
+    ServerAddress::new(ROUTER, port).expect("a host")
 }
 
-fn keys(ports: &[u16]) -> BTreeSet<HostKey> {
+fn keys(ports: &[u16]) -> BTreeSet<ServerAddress> {
     ports.iter().map(|port| host(*port)).collect()
 }
 
-fn hosts(client: &Client) -> BTreeSet<HostKey> {
+fn hosts(client: &Client) -> BTreeSet<ServerAddress> {
     client.topology().servers().iter().map(|server| server.host.clone()).collect()
 }
 

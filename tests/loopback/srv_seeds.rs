@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use hickory_server::proto::rr::RecordType;
-use mongolink::{Address, Client, ClientBuilder, Error, ErrorKind, HostKey, Stage};
+use mongolink::{Address, Client, ClientBuilder, Error, ErrorKind, ServerAddress, Stage};
 
 use crate::peers::{Peer, closing};
 use crate::support::in_time;
@@ -32,9 +32,9 @@ impl Scene {
     }
 
     /// Starts a client, and returns its hosts; none of its names are looked up.
-    async fn hosts(&self, uri: &str, targets: &[(&str, u16)]) -> Result<BTreeSet<HostKey>, Error> {
+    async fn hosts(&self, uri: &str, targets: &[(&str, u16)]) -> Result<BTreeSet<ServerAddress>, Error> {
         let builder = targets.iter().fold(self.builder(uri), |builder, (target, port)| {
-            builder.resolve(HostKey::new(target, *port).expect("a host"), Address::Ip(self.server.address()))
+            builder.resolve(ServerAddress::new(target, *port).expect("a host"), Address::Ip(self.server.address()))
         });
         let client = builder.build()?;
         in_time(client.watch_topology()).await?;
@@ -49,8 +49,8 @@ impl Scene {
     }
 }
 
-fn keys(targets: &[(&str, u16)]) -> BTreeSet<HostKey> {
-    targets.iter().map(|(target, port)| HostKey::new(target, *port).expect("a host")).collect()
+fn keys(targets: &[(&str, u16)]) -> BTreeSet<ServerAddress> {
+    targets.iter().map(|(target, port)| ServerAddress::new(target, *port).expect("a host")).collect()
 }
 
 /// Sees that a name may not bring a target.
@@ -138,7 +138,7 @@ async fn string_and_code_win_over_the_text_record() {
     let (name, targets) = ("cluster.db.example.com", [("a.db.example.com", 27017)]);
     let scene = Scene::start(name, &targets).await;
     scene.zone.tell(name, &[&["replicaSet=theirs"]]).await;
-    let target = HostKey::new("a.db.example.com", 27017).expect("a host");
+    let target = ServerAddress::new("a.db.example.com", 27017).expect("a host");
     let in_string = scene.builder(&format!("mongodb+srv://{name}/?replicaSet=mine"));
     let in_code = scene.builder(&format!("mongodb+srv://{name}/")).replica_set("mine");
     for builder in [in_string, in_code] {
@@ -164,7 +164,7 @@ async fn strings_of_a_text_record_belong_together() {
     scene.zone.tell("cluster.db.example.com", &[&["replica", "Set=r", "s7"]]).await;
     let client = scene
         .builder("mongodb+srv://cluster.db.example.com/")
-        .resolve(HostKey::new("a.db.example.com", 27017).expect("a host"), Address::Ip(scene.server.address()))
+        .resolve(ServerAddress::new("a.db.example.com", 27017).expect("a host"), Address::Ip(scene.server.address()))
         .build()
         .expect("a client");
     in_time(client.watch_topology()).await.expect("started");

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mongolink::bson::{Document, doc, rawdoc};
-use mongolink::{BootClock, Client, ErrorKind, HostKey, Sandbox, ServerType, Stage};
+use mongolink::{BootClock, Client, ErrorKind, Sandbox, ServerAddress, ServerType, Stage};
 
 use crate::support::{Names, Proxy, Treatment, at_rest, in_time, ping, until};
 
@@ -238,7 +238,7 @@ async fn time_is_tricky_when_a_machine_wakes_from_a_coma() {
         let greeted = || sandbox.commands_seen("isMaster")[0] + sandbox.commands_seen("hello")[0];
         let before = greeted();
         let (host, stats) = client.pool_stats().remove(0);
-        assert_eq!(host, HostKey::parse(&sandbox.addresses()[0].to_string()).expect("host"));
+        assert_eq!(host, ServerAddress::parse(&sandbox.addresses()[0].to_string()).expect("host"));
         assert!(stats.idle >= 1 && stats.closed == 0);
 
         hand.0.store(3600, Ordering::SeqCst);

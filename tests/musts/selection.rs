@@ -105,7 +105,7 @@ fn less_busy_one_of_two_random_ones_is_taken() {
     let topology = of(["s", "t", "u"].map(|host| server(host, ServerType::RsSecondary)));
     let criteria = Criteria::read(ReadPreference::secondary());
     for seed in 0..100 {
-        let loads = |host: &mongolink::HostKey| if *host == key("u") { 9 } else { 1 };
+        let loads = |host: &mongolink::ServerAddress| if *host == key("u") { 9 } else { 1 };
         let chosen = select(&topology, &criteria, &loads, &mut SmallRng::seed_from_u64(seed)).expect("a server");
         assert_ne!(chosen.host, key("u"), "seed {seed}: whichever two are drawn, one is less busy");
     }

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use bson::oid::ObjectId;
 use bson::{RawDocumentBuf, rawdoc};
 use mongolink::topology::{Fault, Topology, TopologyAction, TopologyConfig, TopologyEvent};
-use mongolink::{Error, ErrorKind, HelloReply, HostKey, ServerDescription, ServerType, Stage, TopologyVersion};
+use mongolink::{Error, ErrorKind, HelloReply, ServerAddress, ServerDescription, ServerType, Stage, TopologyVersion};
 
 pub(crate) fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-pub(crate) fn key(text: &str) -> HostKey {
-    HostKey::parse(text).expect(text)
+pub(crate) fn key(text: &str) -> ServerAddress {
+    ServerAddress::parse(text).expect(text)
 }
 
 pub(crate) fn version(process: u8, counter: i64) -> TopologyVersion {
@@ -81,7 +81,7 @@ impl Scene {
     #[allow(clippy::wildcard_enum_match_arm, reason = "what is not named does not matter here")]
     pub(crate) fn orders(&mut self) -> Vec<String> {
         let orders = std::iter::from_fn(|| self.topology.poll_action());
-        let name = |host: &HostKey| host.to_string().replace(":27017", "");
+        let name = |host: &ServerAddress| host.to_string().replace(":27017", "");
         orders
             .filter_map(|order| match order {
                 TopologyAction::ClearPool { host, interrupt, .. } => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use mongolink::bson::oid::ObjectId;
 use mongolink::bson::{DateTime, Document, RawDocumentBuf, doc};
-use mongolink::{HelloReply, HostKey, TopologyVersion};
+use mongolink::{HelloReply, ServerAddress, TopologyVersion};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
@@ -66,7 +66,7 @@ fn reply(rng: &mut SmallRng) -> HelloReply {
 
 /// Writes what is there, and leaves out what is not.
 fn write(reply: &HelloReply) -> Document {
-    let names = |hosts: &[HostKey]| hosts.iter().map(HostKey::canonical).map(str::to_owned).collect::<Vec<_>>();
+    let names = |hosts: &[ServerAddress]| hosts.iter().map(ServerAddress::canonical).map(str::to_owned).collect::<Vec<_>>();
     let mut document = doc! {
         "isWritablePrimary": reply.is_writable_primary, "secondary": reply.secondary, "arbiterOnly": reply.arbiter_only,
         "hidden": reply.hidden, "isreplicaset": reply.is_replica_set, "helloOk": reply.hello_ok,
@@ -106,11 +106,11 @@ fn some<T>(rng: &mut SmallRng, make: impl Fn(&mut SmallRng) -> T) -> Option<T> {
     rng.random_bool(0.7).then(|| make(rng))
 }
 
-fn hosts(rng: &mut SmallRng) -> Vec<HostKey> {
+fn hosts(rng: &mut SmallRng) -> Vec<ServerAddress> {
     (0..rng.random_range(0..4)).map(|_| host(rng)).collect()
 }
 
-fn host(rng: &mut SmallRng) -> HostKey {
+fn host(rng: &mut SmallRng) -> ServerAddress {
     key(&format!("{}.example:{}", ["a", "b", "bücher"][rng.random_range(0..3)], rng.random_range(27_017..27_020)))
 }
 

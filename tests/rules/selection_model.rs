@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use mongolink::selection::{self, Criteria, Refusal, Target};
 use mongolink::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
-use mongolink::{ErrorKind, HelloReply, HostKey, Ineligible, ReadPreference, ReadPreferenceMode, TagSet};
+use mongolink::{ErrorKind, HelloReply, Ineligible, ReadPreference, ReadPreferenceMode, ServerAddress, TagSet};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
@@ -30,7 +30,7 @@ const MODES: [ReadPreferenceMode; 5] = [
 /// What the naive filter knows of a server; times in milliseconds.
 #[derive(Clone, Debug)]
 struct Row {
-    host: HostKey,
+    host: ServerAddress,
     kind: ServerType,
     tags: TagSet,
     round_trip: Option<u64>,
@@ -53,9 +53,9 @@ fn selection_chooses_what_a_naive_filter_does() {
     for_seeds(SEEDS, |rng| {
         let case = case(rng);
         let topology = describe(&case, began);
-        let expected: BTreeSet<HostKey> = window(&case, suitable(&case)).into_iter().map(|row| row.host.clone()).collect();
-        let loads: Vec<(HostKey, u32)> = case.rows.iter().map(|row| (row.host.clone(), rng.random_range(0..3))).collect();
-        let load = |host: &HostKey| loads.iter().find(|(known, _)| known == host).map_or(0, |(_, load)| *load);
+        let expected: BTreeSet<ServerAddress> = window(&case, suitable(&case)).into_iter().map(|row| row.host.clone()).collect();
+        let loads: Vec<(ServerAddress, u32)> = case.rows.iter().map(|row| (row.host.clone(), rng.random_range(0..3))).collect();
+        let load = |host: &ServerAddress| loads.iter().find(|(known, _)| known == host).map_or(0, |(_, load)| *load);
         if is_invalid(&case) {
             let refusal = selection::select(&topology, &case.criteria, &load, rng);
             assert!(matches!(refusal, Err(Refusal::Invalid(error)) if error.kind() == ErrorKind::InvalidOption), "{case:?}");
@@ -80,8 +80,8 @@ fn selection_chooses_what_a_naive_filter_does() {
 }
 
 /// Of two random picks the less loaded is taken: whoever is more loaded than all others never is.
-fn reachable(window: &BTreeSet<HostKey>, load: &dyn Fn(&HostKey) -> u32) -> BTreeSet<HostKey> {
-    let beaten = |host: &HostKey| window.len() > 1 && window.iter().all(|other| other == host || load(other) < load(host));
+fn reachable(window: &BTreeSet<ServerAddress>, load: &dyn Fn(&ServerAddress) -> u32) -> BTreeSet<ServerAddress> {
+    let beaten = |host: &ServerAddress| window.len() > 1 && window.iter().all(|other| other == host || load(other) < load(host));
     window.iter().filter(|host| !beaten(host)).cloned().collect()
 }
 
@@ -263,7 +263,8 @@ fn criteria(rng: &mut SmallRng, rows: &[Row]) -> Criteria {
             Target::Read(preference)
         }
     };
-    let avoided: Vec<HostKey> = if rng.random_bool(0.4) { (0..rng.random_range(1..3)).map(|_| some(rng)).collect() } else { Vec::new() };
+    let avoided: Vec<ServerAddress> =
+        if rng.random_bool(0.4) { (0..rng.random_range(1..3)).map(|_| some(rng)).collect() } else { Vec::new() };
     Criteria::new(target).with_deprioritized(avoided)
 }
 

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use mongolink::HostKey;
+use mongolink::ServerAddress;
 use mongolink::topology::ProbeId;
 
 /// How long an address may be looked up, and a server be silent at the most.
@@ -50,26 +50,26 @@ pub(crate) enum Step {
 
 #[derive(Debug, Default)]
 pub(crate) struct Signs {
-    probes: Vec<(HostKey, Probe)>,
-    rested: Vec<(HostKey, Instant)>,
+    probes: Vec<(ServerAddress, Probe)>,
+    rested: Vec<(ServerAddress, Instant)>,
     /// When each server last answered a check, or a measurement of its round trips.
-    answered: Vec<(HostKey, Instant)>,
+    answered: Vec<(ServerAddress, Instant)>,
     next: u64,
     /// The limits of probes that are expected to begin.
-    expected: Vec<(HostKey, Duration)>,
+    expected: Vec<(ServerAddress, Duration)>,
 }
 
 impl Signs {
-    pub(crate) fn probe(&self, host: &HostKey) -> Option<Probe> {
+    pub(crate) fn probe(&self, host: &ServerAddress) -> Option<Probe> {
         self.probes.iter().find(|(own, _)| own == host).map(|(_, probe)| *probe)
     }
 
-    pub(crate) fn hosts(&self) -> impl Iterator<Item = &HostKey> {
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &ServerAddress> {
         self.probes.iter().map(|(host, _)| host)
     }
 
     /// The servers whose address has been looked up for too long.
-    pub(crate) fn nameless(&self, now: Instant) -> Vec<HostKey> {
+    pub(crate) fn nameless(&self, now: Instant) -> Vec<ServerAddress> {
         let late = |probe: &Probe| matches!(probe.step, Step::Naming { since } if since + CEILING <= now);
         self.probes.iter().filter(|(_, probe)| late(probe)).map(|(host, _)| host.clone()).collect()
     }
@@ -79,33 +79,33 @@ impl Signs {
     }
 
     /// Tells whether a server has given a sign of life just before.
-    pub(crate) fn rests(&self, host: &HostKey, now: Instant) -> bool {
+    pub(crate) fn rests(&self, host: &ServerAddress, now: Instant) -> bool {
         self.rested.iter().any(|(own, until)| own == host && *until > now)
     }
 
     /// A server has answered.
-    pub(crate) fn answer(&mut self, host: &HostKey, now: Instant) {
+    pub(crate) fn answer(&mut self, host: &ServerAddress, now: Instant) {
         self.leave(host);
         self.answered.push((host.clone(), now));
     }
 
     /// A server is watched no more.
-    pub(crate) fn leave(&mut self, host: &HostKey) {
+    pub(crate) fn leave(&mut self, host: &ServerAddress) {
         self.answered.retain(|(own, _)| own != host);
     }
 
     /// When a server last answered.
-    pub(crate) fn answered(&self, host: &HostKey) -> Option<Instant> {
+    pub(crate) fn answered(&self, host: &ServerAddress) -> Option<Instant> {
         self.answered.iter().find(|(own, _)| own == host).map(|(_, at)| *at)
     }
 
     /// A probe with this limit is to begin.
-    pub(crate) fn expect(&mut self, host: &HostKey, limit: Duration) {
+    pub(crate) fn expect(&mut self, host: &ServerAddress, limit: Duration) {
         self.expected.push((host.clone(), limit));
     }
 
     /// A probe under way is to be over sooner.
-    pub(crate) fn hasten(&mut self, host: &HostKey, shorter: Duration, now: Instant) {
+    pub(crate) fn hasten(&mut self, host: &ServerAddress, shorter: Duration, now: Instant) {
         let Some(probe) = self.find(host) else { return };
         match probe.step {
             Step::Naming { .. } => probe.limit = probe.limit.min(shorter),
@@ -118,32 +118,32 @@ impl Signs {
     }
 
     /// The address is known.
-    pub(crate) fn named(&mut self, host: &HostKey, id: ProbeId, now: Instant) {
+    pub(crate) fn named(&mut self, host: &ServerAddress, id: ProbeId, now: Instant) {
         if let Some(probe) = self.find(host).filter(|probe| probe.id == id && matches!(probe.step, Step::Naming { .. })) {
             probe.step = Step::Asked { since: now, again_at: Some(now + probe.limit / 2) };
         }
     }
 
     /// A connection is accepted: the first time says how far away the server is.
-    pub(crate) fn reached(&mut self, host: &HostKey, id: ProbeId, took: Duration, now: Instant) {
+    pub(crate) fn reached(&mut self, host: &ServerAddress, id: ProbeId, took: Duration, now: Instant) {
         if let Some(probe) = self.find(host).filter(|probe| probe.id == id && matches!(probe.step, Step::Asked { .. })) {
             probe.reached.get_or_insert((now, took));
         }
     }
 
     /// A server has given a sign, or could not be asked: it is left alone for a while.
-    pub(crate) fn rest(&mut self, host: &HostKey, now: Instant) {
+    pub(crate) fn rest(&mut self, host: &ServerAddress, now: Instant) {
         self.forget(host);
         self.rested.push((host.clone(), now + PAUSE));
     }
 
     /// What was known of a server's life is of no use any more.
-    pub(crate) fn forget(&mut self, host: &HostKey) {
+    pub(crate) fn forget(&mut self, host: &ServerAddress) {
         self.rested.retain(|(own, _)| own != host);
     }
 
     /// The order to ask a server.
-    pub(crate) fn asked(&mut self, host: &HostKey, id: ProbeId, again: bool, now: Instant) {
+    pub(crate) fn asked(&mut self, host: &ServerAddress, id: ProbeId, again: bool, now: Instant) {
         if !again {
             let at = self.expected.iter().position(|(expected, _)| expected == host).expect("nobody has a reason to ask");
             let (_, limit) = self.expected.remove(at);
@@ -161,7 +161,7 @@ impl Signs {
     }
 
     /// The order to look at a server's connections: its time is over.
-    pub(crate) fn overheard(&mut self, host: &HostKey, id: ProbeId, now: Instant) {
+    pub(crate) fn overheard(&mut self, host: &ServerAddress, id: ProbeId, now: Instant) {
         let probe = self.find(host).expect("a probe that is judged");
         assert_eq!(id, probe.id);
         let Step::Asked { since, .. } = probe.step else { panic!("{host} is judged: {probe:?}") };
@@ -170,7 +170,7 @@ impl Signs {
     }
 
     /// The order to stop asking.
-    pub(crate) fn ended(&mut self, host: &HostKey) {
+    pub(crate) fn ended(&mut self, host: &ServerAddress) {
         let at = self.probes.iter().position(|(own, _)| own == host).expect("a probe that ends");
         self.probes.remove(at);
     }
@@ -186,11 +186,11 @@ impl Signs {
     }
 
     /// Takes whether something was expected that has not come.
-    pub(crate) fn missed(&mut self) -> Option<HostKey> {
+    pub(crate) fn missed(&mut self) -> Option<ServerAddress> {
         self.expected.pop().map(|(host, _)| host)
     }
 
-    fn find(&mut self, host: &HostKey) -> Option<&mut Probe> {
+    fn find(&mut self, host: &ServerAddress) -> Option<&mut Probe> {
         self.probes.iter_mut().find(|(own, _)| own == host).map(|(_, probe)| probe)
     }
 }

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use mongolink::topology::{ProbeId, ServerDescription, TopologyDescription, TopologyType};
-use mongolink::{Error, ErrorKind, HostKey, Stage};
+use mongolink::{Error, ErrorKind, ServerAddress, Stage};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
@@ -24,7 +24,7 @@ const DEPOSED: Duration = Duration::from_millis(1500);
 const SLACK: Duration = Duration::from_secs(1);
 
 /// A command is unanswered: the server is asked, unless its next answer to its monitor is not due yet.
-pub(crate) fn unanswered(scene: &mut Scene, host: &HostKey) {
+pub(crate) fn unanswered(scene: &mut Scene, host: &ServerAddress) {
     scene.look();
     let topology = scene.topology.description();
     let balanced = topology.kind() == TopologyType::LoadBalanced;
@@ -54,7 +54,7 @@ pub(crate) fn unanswered(scene: &mut Scene, host: &HostKey) {
 /// Something comes of a probe under way, or of one that was.
 pub(crate) fn answer(scene: &mut Scene, rng: &mut SmallRng) {
     scene.look();
-    let under_way: Vec<HostKey> = scene.signs.hosts().cloned().collect();
+    let under_way: Vec<ServerAddress> = scene.signs.hosts().cloned().collect();
     if under_way.is_empty() {
         return;
     }
@@ -85,7 +85,7 @@ pub(crate) fn answer(scene: &mut Scene, rng: &mut SmallRng) {
 }
 
 /// An attempt ends: whatever the server's process has said is a sign, and who could not be asked is not silent.
-fn probed(scene: &mut Scene, host: &HostKey, id: ProbeId, own: bool, rng: &mut SmallRng) {
+fn probed(scene: &mut Scene, host: &ServerAddress, id: ProbeId, own: bool, rng: &mut SmallRng) {
     let refused = Error::new(ErrorKind::Io(std::io::ErrorKind::ConnectionRefused), "refused").at(Stage::Tcp);
     let (outcome, ends) = match rng.random_range(0..6) {
         0 => (Ok(()), true),
@@ -110,7 +110,7 @@ fn probed(scene: &mut Scene, host: &HostKey, id: ProbeId, own: bool, rng: &mut S
 
 /// The server's connections have received something, which is a sign, or nothing: then it is unknown, its pool cleared,
 /// and what is in flight interrupted.
-fn overheard(scene: &mut Scene, host: &HostKey, id: ProbeId, counts: bool, anything: bool) {
+fn overheard(scene: &mut Scene, host: &ServerAddress, id: ProbeId, counts: bool, anything: bool) {
     let generation = scene.topology.generation(host);
     scene.topology.handle_overheard(host, id, anything, scene.now);
     if counts && anything {
@@ -134,7 +134,7 @@ fn overheard(scene: &mut Scene, host: &HostKey, id: ProbeId, counts: bool, anyth
 }
 
 /// A reply was taken: foretells that the primary which it has deposed is asked.
-pub(crate) fn foretell_deposed(scene: &mut Scene, heard: &HostKey, before: &TopologyDescription) {
+pub(crate) fn foretell_deposed(scene: &mut Scene, heard: &ServerAddress, before: &TopologyDescription) {
     let Some(former) = before.primary() else { return };
     let after = scene.topology.description();
     let replaced = after.primary().is_some_and(|primary| primary.host != former.host);
@@ -150,7 +150,7 @@ pub(crate) fn foretell_deposed(scene: &mut Scene, heard: &HostKey, before: &Topo
 }
 
 /// A server has left, and commands are in flight on it: foretells that it is asked.
-pub(crate) fn foretell_left(signs: &mut Signs, host: &HostKey, average: Option<Duration>, now: Instant) {
+pub(crate) fn foretell_left(signs: &mut Signs, host: &ServerAddress, average: Option<Duration>, now: Instant) {
     let limit = average.map_or(DEPOSED, |average| (8 * average).clamp(DEPOSED, CEILING));
     match (signs.probe(host), average) {
         (Some(_), Some(_)) => signs.hasten(host, limit, now),
@@ -161,7 +161,7 @@ pub(crate) fn foretell_left(signs: &mut Signs, host: &HostKey, average: Option<D
 }
 
 /// Facts about signs of life that come after the end.
-pub(crate) fn after_the_end(scene: &mut Scene, host: &HostKey) {
+pub(crate) fn after_the_end(scene: &mut Scene, host: &ServerAddress) {
     scene.topology.handle_unanswered(host, scene.now);
     scene.topology.handle_probe_named(host, ProbeId(0), scene.now);
     scene.topology.handle_probed(host, ProbeId(0), Err(closed_by_peer()), scene.now);

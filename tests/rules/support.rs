@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
-use mongolink::{Error, ErrorKind, HostKey, Stage};
+use mongolink::{Error, ErrorKind, ServerAddress, Stage};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -24,8 +24,8 @@ pub(crate) fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-pub(crate) fn key(text: &str) -> HostKey {
-    HostKey::parse(text).expect("a host")
+pub(crate) fn key(text: &str) -> ServerAddress {
+    ServerAddress::parse(text).expect("a host")
 }
 
 /// The error of a connection that the peer closed.

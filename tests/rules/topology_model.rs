@@ -13,7 +13,7 @@ use mongolink::selection::{self, Criteria, Target};
 use mongolink::topology::{
     SelectId, ServerDescription, ServerType, Topology, TopologyAction, TopologyConfig, TopologyDescription, TopologyEvent, TopologyType,
 };
-use mongolink::{ErrorKind, HostKey};
+use mongolink::{ErrorKind, ServerAddress};
 
 use crate::signs_model::Signs;
 use crate::signs_random;
@@ -35,19 +35,19 @@ struct Waiting {
 /// What one step made the topology say.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
-    pub(crate) cleared: Vec<(HostKey, bool)>,
-    pub(crate) checks: Vec<HostKey>,
-    pub(crate) cancelled: Vec<HostKey>,
+    pub(crate) cleared: Vec<(ServerAddress, bool)>,
+    pub(crate) checks: Vec<ServerAddress>,
+    pub(crate) cancelled: Vec<ServerAddress>,
     /// Services that are cleared, and the generation of the connection that failed.
-    pub(crate) services: Vec<(HostKey, ObjectId, u64)>,
+    pub(crate) services: Vec<(ServerAddress, ObjectId, u64)>,
     /// Servers that are asked for a sign of life.
-    pub(crate) asked: Vec<HostKey>,
+    pub(crate) asked: Vec<ServerAddress>,
     /// Servers whose connections are looked at, whether they have received anything.
-    pub(crate) judged: Vec<HostKey>,
+    pub(crate) judged: Vec<ServerAddress>,
     /// Servers of which no sign of life is expected any more.
-    pub(crate) ended: Vec<HostKey>,
+    pub(crate) ended: Vec<ServerAddress>,
     /// Servers whose former pools are interrupted.
-    pub(crate) interrupted: Vec<HostKey>,
+    pub(crate) interrupted: Vec<ServerAddress>,
     /// Orders, but for those about signs of life.
     pub(crate) actions: usize,
     pub(crate) events: usize,
@@ -65,17 +65,17 @@ pub(crate) struct Scene {
     pub(crate) now: Instant,
     pub(crate) order: Order,
     monitored: bool,
-    pools: BTreeMap<HostKey, PoolOf>,
+    pools: BTreeMap<ServerAddress, PoolOf>,
     /// The generation that each pool of a host ended with.
-    gone: BTreeMap<HostKey, u64>,
-    monitors: Vec<HostKey>,
+    gone: BTreeMap<ServerAddress, u64>,
+    monitors: Vec<ServerAddress>,
     published: Option<Arc<TopologyDescription>>,
     /// The one that was published before.
     outdated: Option<Arc<TopologyDescription>>,
     waiting: Vec<Waiting>,
     pub(crate) signs: Signs,
     told: Option<Arc<TopologyDescription>>,
-    replayed: BTreeMap<HostKey, Arc<ServerDescription>>,
+    replayed: BTreeMap<ServerAddress, Arc<ServerDescription>>,
     opened: bool,
     closed: bool,
     newest: (Option<ObjectId>, Option<i64>),
@@ -129,7 +129,7 @@ impl Scene {
     }
 
     /// A server has given a sign of life, or could not be asked: it is left alone for a while, unless it has left.
-    pub(crate) fn rest(&mut self, host: &HostKey) {
+    pub(crate) fn rest(&mut self, host: &ServerAddress) {
         if self.topology.description().server(host).is_some() {
             self.signs.rest(host, self.now);
         } else {
@@ -346,10 +346,10 @@ impl Scene {
         let topology = self.topology.description();
         assert!(self.published.as_ref().is_some_and(|published| Arc::ptr_eq(published, topology)), "the latest is published");
         assert!(self.pools.keys().eq(topology.servers().iter().map(|server| &server.host)), "a pool for each server");
-        let mut monitors: Vec<&HostKey> = self.monitors.iter().collect();
+        let mut monitors: Vec<&ServerAddress> = self.monitors.iter().collect();
         monitors.sort();
         assert!(!self.monitored || monitors.into_iter().eq(self.pools.keys()), "a monitor for each server");
-        let may_be_asked = |host: &HostKey| self.monitors.contains(host) || (self.monitored && is_busy(host) && !self.closed);
+        let may_be_asked = |host: &ServerAddress| self.monitors.contains(host) || (self.monitored && is_busy(host) && !self.closed);
         assert!(self.signs.hosts().all(may_be_asked), "a server is asked for a sign of life of whom nobody wants anything");
         for (host, pool) in &self.pools {
             assert_eq!(self.topology.generation(host), Some(pool.generation), "the generation of {host}'s pool");
@@ -370,7 +370,7 @@ impl Scene {
 }
 
 /// Tells whether commands are always in flight on a server.
-pub(crate) fn is_busy(host: &HostKey) -> bool {
+pub(crate) fn is_busy(host: &ServerAddress) -> bool {
     host.to_string().starts_with(['b', 'd'])
 }
 

@@ -11,7 +11,7 @@ use mongolink::bson::oid::ObjectId;
 use mongolink::op::deadline::Deadline;
 use mongolink::selection::Criteria;
 use mongolink::topology::{Fault, SelectId, ServerType, StateChange, TopologyConfig, TopologyDescription, TopologyType};
-use mongolink::{Error, ErrorKind, HelloReply, HostKey, ReadPreference, Stage, TopologyVersion};
+use mongolink::{Error, ErrorKind, HelloReply, ReadPreference, ServerAddress, Stage, TopologyVersion};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
@@ -79,7 +79,7 @@ fn step(scene: &mut Scene, world: World, rng: &mut SmallRng, callers: &mut u64) 
         }
         16 => scene.cancel_select(rng.random_range(0..3)),
         17 => {
-            let hosts: Vec<HostKey> = HOSTS.iter().filter(|_| rng.random_bool(0.5)).map(|host| key(host)).collect();
+            let hosts: Vec<ServerAddress> = HOSTS.iter().filter(|_| rng.random_bool(0.5)).map(|host| key(host)).collect();
             scene.topology.handle_srv_hosts(hosts, scene.now);
         }
         18 => {
@@ -123,7 +123,7 @@ fn select(scene: &mut Scene, rng: &mut SmallRng, callers: &mut u64) -> bool {
 }
 
 /// Round trips are measured apart from the checks: nothing is told, but the server has been heard.
-fn round_trips(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
+fn round_trips(scene: &mut Scene, host: &ServerAddress, rng: &mut SmallRng) {
     scene.look();
     let is_known = scene.topology.description().server(host).is_some_and(|server| server.is_known());
     let asked = scene.signs.probe(host).is_some();
@@ -136,7 +136,7 @@ fn round_trips(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
 }
 
 /// A reply: if it is older than what is known, nothing follows; else the server is what it says, or is left out.
-fn hello(scene: &mut Scene, host: &HostKey, world: World, rng: &mut SmallRng) {
+fn hello(scene: &mut Scene, host: &ServerAddress, world: World, rng: &mut SmallRng) {
     scene.look();
     let before = Arc::clone(scene.topology.description());
     let reply = some_hello(scene, world, rng);
@@ -146,7 +146,7 @@ fn hello(scene: &mut Scene, host: &HostKey, world: World, rng: &mut SmallRng) {
     let (version, says_primary) = (reply.topology_version, ServerType::of_hello(&reply) == ServerType::RsPrimary);
     let election = (reply.election_id, reply.set_version);
     let said = reply.clone();
-    let mut asked: Vec<HostKey> = scene.signs.hosts().filter(|_| world != World::Balanced).cloned().collect();
+    let mut asked: Vec<ServerAddress> = scene.signs.hosts().filter(|_| world != World::Balanced).cloned().collect();
     let round_trip = ms([5, 300, 10_000][rng.random_range(0..3)]);
     if before.server(host).is_some() {
         scene.signs.answer(host, scene.now);
@@ -155,7 +155,7 @@ fn hello(scene: &mut Scene, host: &HostKey, world: World, rng: &mut SmallRng) {
     let after = Arc::clone(scene.topology.description());
     signs_random::foretell_deposed(scene, host, &before);
     let mut outcome = scene.look();
-    let leaves = |asked: &HostKey| before.server(asked).is_some() && after.server(asked).is_none() && !is_busy(asked);
+    let leaves = |asked: &ServerAddress| before.server(asked).is_some() && after.server(asked).is_none() && !is_busy(asked);
     asked.retain(|asked| leaves(asked) || (asked == host && before.server(host).is_some()));
     asked.sort();
     outcome.ended.sort();
@@ -176,11 +176,11 @@ fn hello(scene: &mut Scene, host: &HostKey, world: World, rng: &mut SmallRng) {
 }
 
 /// The accepted primary's list of members is the only one that counts; without a primary everybody's counts.
-fn check_members(host: &HostKey, said: &HelloReply, before: &TopologyDescription, after: &TopologyDescription) {
+fn check_members(host: &ServerAddress, said: &HelloReply, before: &TopologyDescription, after: &TopologyDescription) {
     if !after.kind().is_replica_set() {
         return;
     }
-    let mut named: Vec<HostKey> = said.hosts.iter().chain(&said.passives).chain(&said.arbiters).cloned().collect();
+    let mut named: Vec<ServerAddress> = said.hosts.iter().chain(&said.passives).chain(&said.arbiters).cloned().collect();
     named.sort();
     named.dedup();
     let kind = ServerType::of_hello(said);
@@ -199,12 +199,12 @@ fn check_members(host: &HostKey, said: &HelloReply, before: &TopologyDescription
     }
 }
 
-fn hosts(topology: &TopologyDescription) -> Vec<HostKey> {
+fn hosts(topology: &TopologyDescription) -> Vec<ServerAddress> {
     topology.servers().iter().map(|server| server.host.clone()).collect()
 }
 
 /// A failed check: the server is unknown, its pool cleared, and with a time-out interrupted.
-fn check_failed(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
+fn check_failed(scene: &mut Scene, host: &ServerAddress, rng: &mut SmallRng) {
     scene.look();
     let error = match rng.random_range(0..3) {
         0 => Error::timeout(Stage::Hello, "connectTimeoutMS", ms(10), ms(10)),
@@ -244,7 +244,7 @@ enum Effect {
     },
 }
 
-fn fault(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
+fn fault(scene: &mut Scene, host: &ServerAddress, rng: &mut SmallRng) {
     scene.look();
     let before = Arc::clone(scene.topology.description());
     if before.kind() == TopologyType::LoadBalanced {
@@ -309,7 +309,7 @@ fn fault(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
 }
 
 /// Behind a load balancer nothing makes a server unknown; only a service's connections are cleared.
-fn fault_behind_load_balancer(scene: &mut Scene, host: &HostKey, rng: &mut SmallRng) {
+fn fault_behind_load_balancer(scene: &mut Scene, host: &ServerAddress, rng: &mut SmallRng) {
     let before = Arc::clone(scene.topology.description());
     let service = rng.random_bool(0.5).then(|| ObjectId::from_bytes([7; 12]));
     let (is_there, generation) = (before.server(host).is_some(), rng.random_range(0..3));
@@ -338,7 +338,7 @@ fn after_the_end(scene: &mut Scene, world: World, rng: &mut SmallRng, callers: &
     assert!(select(scene, rng, callers), "who comes after the end is refused at once");
 }
 
-fn unknown(topology: &TopologyDescription, host: &HostKey) -> bool {
+fn unknown(topology: &TopologyDescription, host: &ServerAddress) -> bool {
     topology.server(host).is_some_and(|server| server.kind == ServerType::Unknown && server.error.is_some())
 }
 

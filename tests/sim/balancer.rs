@@ -13,7 +13,7 @@ use mongolink::cursor::{CursorState, GetMoreOptions};
 use mongolink::pool::Lease;
 use mongolink::topology::{TopologyAction, TopologyType};
 use mongolink::wire::{Message, Request};
-use mongolink::{Error, HostKey};
+use mongolink::{Error, ServerAddress};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
@@ -151,7 +151,7 @@ impl World {
     }
 
     /// Carries out the order to clear a service.
-    pub(crate) fn clear_service(&mut self, c: usize, host: &HostKey, service: ObjectId, generation: u64, cause: &Error) {
+    pub(crate) fn clear_service(&mut self, c: usize, host: &ServerAddress, service: ObjectId, generation: u64, cause: &Error) {
         self.note(|_| format!("client {c}: service {service} of generation {generation} is cleared: {cause}"));
         self.figures.services_cleared += 1;
         let Some(id) = self.clients[c].places.get(host).copied() else { return };

@@ -13,7 +13,7 @@ use mongolink::pool::{Lease, WaiterId};
 use mongolink::selection::{self, Criteria, Refusal};
 use mongolink::topology::{Fault, SelectId};
 use mongolink::wire::{Flags, Message, Request};
-use mongolink::{Error, HostKey, ReadPreference, Stage};
+use mongolink::{Error, ReadPreference, ServerAddress, Stage};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
@@ -143,7 +143,8 @@ impl World {
         let Some(call) = client.calls.get_mut(&id) else { return };
         client.draws += 1;
         let mut random = SmallRng::seed_from_u64(client.draws);
-        let loads = |host: &HostKey| client.snapshot.get(host).and_then(|pool| client.pools.get(pool)).map_or(0, |pool| pool.operations);
+        let loads =
+            |host: &ServerAddress| client.snapshot.get(host).and_then(|pool| client.pools.get(pool)).map_or(0, |pool| pool.operations);
         match selection::select(&client.published, &call.criteria, &loads, &mut random) {
             Ok(server) => {
                 selected_is_near_and_free(&client.published, &server.host, &loads);

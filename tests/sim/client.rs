@@ -15,7 +15,7 @@ use mongolink::topology::{
     TopologyDescription,
 };
 use mongolink::wire::{Flags, Message, Outgoing, Request};
-use mongolink::{Address, Error, HostKey, Stage};
+use mongolink::{Address, Error, ServerAddress, Stage};
 
 use super::calls::Call;
 use super::excess::ReportCount;
@@ -45,19 +45,19 @@ pub(crate) struct Client {
     pub(crate) topology: Topology,
     /// What callers see, and the pools that belong to it.
     pub(crate) published: Arc<TopologyDescription>,
-    pub(crate) snapshot: BTreeMap<HostKey, u64>,
-    pub(crate) places: BTreeMap<HostKey, u64>,
+    pub(crate) snapshot: BTreeMap<ServerAddress, u64>,
+    pub(crate) places: BTreeMap<ServerAddress, u64>,
     pub(crate) pools: BTreeMap<u64, ServerPool>,
     pub(crate) watches: BTreeMap<u64, Watch>,
-    pub(crate) watched: BTreeMap<HostKey, u64>,
+    pub(crate) watched: BTreeMap<ServerAddress, u64>,
     pub(crate) openings: BTreeMap<u64, Opening>,
     pub(crate) calls: BTreeMap<u64, Call>,
     pub(crate) selects: BTreeMap<SelectId, (u64, Instant)>,
     pub(crate) resolver: Resolver,
     pub(crate) srv: Option<SrvPoll>,
-    pub(crate) winners: BTreeMap<HostKey, Address>,
+    pub(crate) winners: BTreeMap<ServerAddress, Address>,
     /// Former primaries, as far as they stand still: a newer one was discovered at that moment.
-    pub(crate) deposed: BTreeMap<HostKey, Deposed>,
+    pub(crate) deposed: BTreeMap<ServerAddress, Deposed>,
     pub(crate) suspension: Suspension,
     pub(crate) replay: TopologyReplay,
     reports: ReportCount,
@@ -74,7 +74,7 @@ pub(crate) struct Client {
 
 /// Is what watches one server.
 pub(crate) struct Watch {
-    pub(crate) host: HostKey,
+    pub(crate) host: ServerAddress,
     pub(crate) monitor: Monitor,
     pub(crate) role: Role,
     conn: Option<u64>,
@@ -102,7 +102,7 @@ const STOP: u8 = 8;
 
 impl Watch {
     /// Tells whether it checks a server that is watched no more, and was not told to stop.
-    pub(crate) fn is_stray(&self, id: u64, watched: &BTreeMap<HostKey, u64>) -> bool {
+    pub(crate) fn is_stray(&self, id: u64, watched: &BTreeMap<ServerAddress, u64>) -> bool {
         self.role == Role::Checks && self.orders & STOP == 0 && watched.get(&self.host) != Some(&id)
     }
 }
@@ -285,7 +285,7 @@ impl World {
         }
     }
 
-    fn on_pool(&mut self, c: usize, host: &HostKey, step: impl FnOnce(&mut Pool<u64>, Instant)) {
+    fn on_pool(&mut self, c: usize, host: &ServerAddress, step: impl FnOnce(&mut Pool<u64>, Instant)) {
         if let Some(pool) = self.clients[c].places.get(host).copied() {
             self.pool_act(c, pool, false, step);
         }
@@ -299,7 +299,7 @@ impl World {
         self.queue.push(at, Event::Selected { client: c, call, select: id.0, outcome });
     }
 
-    pub(crate) fn fault(&mut self, c: usize, host: &HostKey, fault: Fault) {
+    pub(crate) fn fault(&mut self, c: usize, host: &ServerAddress, fault: Fault) {
         let state = |client: &Client| (Arc::as_ptr(&client.published), client.topology.generation(host));
         let before = state(&self.clients[c]);
         let is_old = before.1.is_some_and(|generation| fault.generation < generation);
@@ -307,7 +307,7 @@ impl World {
         old_errors_change_nothing(host, is_old, before != state(&self.clients[c]));
     }
 
-    fn start_watch(&mut self, c: usize, host: &HostKey, role: Role) -> u64 {
+    fn start_watch(&mut self, c: usize, host: &ServerAddress, role: Role) -> u64 {
         let now = self.local(c);
         let client = &mut self.clients[c];
         let config = MonitorConfig {
@@ -334,7 +334,7 @@ impl World {
         id
     }
 
-    fn order_of(&mut self, c: usize, host: &HostKey, order: u8) {
+    fn order_of(&mut self, c: usize, host: &ServerAddress, order: u8) {
         if let Some(watch) = self.clients[c].watched.get(host).copied() {
             self.order(c, watch, order);
         }

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use mongolink::HostKey;
+use mongolink::ServerAddress;
 use mongolink::sandbox::Config;
 use mongolink::topology::TopologyConfig;
 use rand::rngs::SmallRng;
@@ -145,7 +145,7 @@ impl Plan {
     }
 
     /// Describes a client's topology to the rules; it was told of the seeds, or finds them by SRV records.
-    pub(crate) fn topology_config(&self, client: usize, settings: &Settings, known: Vec<HostKey>, draws: u64) -> TopologyConfig {
+    pub(crate) fn topology_config(&self, client: usize, settings: &Settings, known: Vec<ServerAddress>, draws: u64) -> TopologyConfig {
         let seeds = match (&self.srv, self.deployment) {
             (Some(srv), _) => srv.first_seeds(self, client, draws),
             (None, Deployment::Balanced) => known.into_iter().take(1).collect(),

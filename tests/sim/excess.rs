@@ -14,7 +14,7 @@ use mongolink::race::ATTEMPTS_MAX;
 use mongolink::topology::monitor::{STREAMED_BURST, STREAMED_EVERY};
 use mongolink::topology::sign_of_life::{ANSWER_SLACK, limit};
 use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
-use mongolink::{ERROR_MESSAGE_SIZE_MAX, ERROR_TEXT_SIZE_MAX, Error, HostKey, TopologyEvent};
+use mongolink::{ERROR_MESSAGE_SIZE_MAX, ERROR_TEXT_SIZE_MAX, Error, ServerAddress, TopologyEvent};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -125,7 +125,7 @@ pub(crate) struct StreamCount(VecDeque<Instant>);
 
 impl StreamCount {
     /// A stream is read in measure, however fast it comes.
-    pub(crate) fn take(&mut self, host: &HostKey, now: Instant) {
+    pub(crate) fn take(&mut self, host: &ServerAddress, now: Instant) {
         self.0.push_back(now);
         while self.0.front().is_some_and(|first| *first + WINDOW < now) {
             self.0.pop_front();
@@ -139,7 +139,7 @@ impl StreamCount {
 
 /// Counts the reports of names that can't be used, of each server.
 #[derive(Debug, Default)]
-pub(crate) struct ReportCount(BTreeMap<HostKey, (Instant, u32)>);
+pub(crate) struct ReportCount(BTreeMap<ServerAddress, (Instant, u32)>);
 
 impl ReportCount {
     /// What a server brings about by the names that it gives is limited; errors are within their limits.
@@ -182,7 +182,7 @@ impl World {
         if self.net.conns.len() <= dials * ATTEMPTS_MAX {
             return;
         }
-        let mut open: BTreeMap<&HostKey, usize> = BTreeMap::new();
+        let mut open: BTreeMap<&ServerAddress, usize> = BTreeMap::new();
         for conn in self.net.conns.values().filter(|conn| conn.client == c && !conn.client_closed) {
             *open.entry(&conn.host).or_default() += 1;
         }
@@ -195,7 +195,7 @@ impl World {
     }
 
     /// A server that has answered its monitor in time, and could do so again, is not asked for a sign of life.
-    pub(crate) fn look_at_probe(&self, c: usize, host: &HostKey) {
+    pub(crate) fn look_at_probe(&self, c: usize, host: &ServerAddress) {
         let Some(server) = self.clients[c].published.server(host).filter(|server| server.is_known()) else { return };
         let Some(truth) = self.member_of(host).and_then(|member| self.truths[c].get(member)) else { return };
         let expected = self.clients[c].settings.heartbeat_frequency + limit(ANSWER_SLACK, server.round_trip_time);

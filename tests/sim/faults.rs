@@ -139,7 +139,7 @@ impl World {
         self.leave_addresses(member, silent);
         let addresses = self.new_addresses(member);
         for name in names(member) {
-            let key = mongolink::HostKey::parse(&name).expect("a name");
+            let key = mongolink::ServerAddress::parse(&name).expect("a name");
             let name = key.name().expect("a name").to_owned();
             self.zone.records.insert(name, addresses.clone());
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use mongolink::options::MIN_HEARTBEAT_FREQUENCY;
 use mongolink::pool::{Lease, WaiterId};
 use mongolink::topology::{ServerType, TopologyDescription};
-use mongolink::{Error, HostKey, PoolStats};
+use mongolink::{Error, PoolStats, ServerAddress};
 
 /// Is a broken invariant; the run ends with it.
 #[derive(Debug)]
@@ -79,7 +79,7 @@ impl PoolLedger {
 }
 
 /// opening + idle + in use + draining = total <= maxPoolSize.
-pub(crate) fn connections_add_up(host: &HostKey, stats: &PoolStats, ledger: &PoolLedger, max: u32) {
+pub(crate) fn connections_add_up(host: &ServerAddress, stats: &PoolStats, ledger: &PoolLedger, max: u32) {
     let counted = (ledger.opening.len(), ledger.idle.len(), ledger.in_use.len(), ledger.draining.len());
     let told = (stats.opening, stats.idle, stats.in_use, stats.draining);
     if counted != told {
@@ -95,14 +95,14 @@ pub(crate) fn connections_add_up(host: &HostKey, stats: &PoolStats, ledger: &Poo
 }
 
 /// opening <= maxConnecting.
-pub(crate) fn opening_is_limited(host: &HostKey, stats: &PoolStats, max_connecting: u32) {
+pub(crate) fn opening_is_limited(host: &ServerAddress, stats: &PoolStats, max_connecting: u32) {
     if stats.opening > max_connecting as usize {
         violated("opening_is_limited", format!("{host}: {} connections are opening, maxConnecting is {max_connecting}", stats.opening));
     }
 }
 
 /// Nothing is delivered from a pool that is not ready, or of an old generation.
-pub(crate) fn delivered_is_current(host: &HostKey, stats: &PoolStats, lease: Lease) {
+pub(crate) fn delivered_is_current(host: &ServerAddress, stats: &PoolStats, lease: Lease) {
     if !stats.ready {
         violated("delivered_is_current", format!("{host}: connection {} was lent by a pool that is not ready", lease.id));
     }
@@ -113,14 +113,14 @@ pub(crate) fn delivered_is_current(host: &HostKey, stats: &PoolStats, lease: Lea
 }
 
 /// The topology's idea of a pool's generation is the pool's own.
-pub(crate) fn generations_agree(host: &HostKey, ordered: Option<u64>, stats: &PoolStats) {
+pub(crate) fn generations_agree(host: &ServerAddress, ordered: Option<u64>, stats: &PoolStats) {
     if ordered != Some(stats.generation) {
         violated("generations_agree", format!("{host}: the topology counts generation {ordered:?}, the pool {}", stats.generation));
     }
 }
 
 /// Every waiter ends exactly once: it can only be answered while it waits.
-pub(crate) fn waiter_still_waits(host: &HostKey, ledger: &PoolLedger, waiter: WaiterId) {
+pub(crate) fn waiter_still_waits(host: &ServerAddress, ledger: &PoolLedger, waiter: WaiterId) {
     if !ledger.waiting.contains_key(&waiter) && !ledger.leaving.contains(&waiter) {
         violated("waiter_still_waits", format!("{host}: waiter {} is answered, and does not wait", waiter.0));
     }
@@ -140,21 +140,21 @@ pub(crate) fn nobody_waits_past_a_deadline<T: std::fmt::Debug>(
 }
 
 /// The pool waits for those, and only those, that wait for it.
-pub(crate) fn waiters_are_known(host: &HostKey, stats: &PoolStats, ledger: &PoolLedger) {
+pub(crate) fn waiters_are_known(host: &ServerAddress, stats: &PoolStats, ledger: &PoolLedger) {
     if stats.waiting != ledger.waiting.len() {
         violated("waiters_are_known", format!("{host}: {} callers wait, the pool counts {}", ledger.waiting.len(), stats.waiting));
     }
 }
 
 /// No waiter is passed by a later one.
-pub(crate) fn nobody_is_passed(host: &HostKey, ledger: &PoolLedger, served: WaiterId) {
+pub(crate) fn nobody_is_passed(host: &ServerAddress, ledger: &PoolLedger, served: WaiterId) {
     if let Some((first, _)) = ledger.waiting.first_key_value().filter(|(first, _)| **first < served) {
         violated("nobody_is_passed", format!("{host}: waiter {} is served while {} still waits", served.0, first.0));
     }
 }
 
 /// Nobody waits beside a connection that is free, or that could be opened.
-pub(crate) fn nobody_waits_for_nothing(host: &HostKey, stats: &PoolStats, ledger: &PoolLedger, max: u32, max_connecting: u32) {
+pub(crate) fn nobody_waits_for_nothing(host: &ServerAddress, stats: &PoolStats, ledger: &PoolLedger, max: u32, max_connecting: u32) {
     if ledger.waiting.is_empty() {
         return;
     }
@@ -171,7 +171,7 @@ pub(crate) fn nobody_waits_for_nothing(host: &HostKey, stats: &PoolStats, ledger
 }
 
 /// Whoever waits past the limit of the queue has a connection of his own on the way.
-pub(crate) fn nobody_outstays_the_queue(host: &HostKey, stats: &PoolStats, ledger: &PoolLedger) {
+pub(crate) fn nobody_outstays_the_queue(host: &ServerAddress, stats: &PoolStats, ledger: &PoolLedger) {
     let mut in_vain = ledger.waiting.iter().skip(ledger.coming(stats.generation));
     if let Some((waiter, _)) = in_vain.find(|(waiter, deadline)| deadline.is_none() && ledger.queued.contains(waiter)) {
         violated("nobody_outstays_the_queue", format!("{host}: waiter {} waits past its limit, and for no connection", waiter.0));
@@ -180,7 +180,7 @@ pub(crate) fn nobody_outstays_the_queue(host: &HostKey, stats: &PoolStats, ledge
 
 /// In a full pool, late replies hold up nobody for whom a connection could be opened.
 pub(crate) fn late_replies_make_room(
-    host: &HostKey,
+    host: &ServerAddress,
     stats: &PoolStats,
     ledger: &PoolLedger,
     (max, max_connecting): (u32, u32),
@@ -208,7 +208,7 @@ pub(crate) fn nobody_selects_for_nothing(topology: &TopologyDescription, criteri
 }
 
 /// Opening and draining end by their deadlines.
-pub(crate) fn nothing_is_open_ended(host: &HostKey, ledger: &PoolLedger, opening: Duration, draining: Duration, now: Instant) {
+pub(crate) fn nothing_is_open_ended(host: &ServerAddress, ledger: &PoolLedger, opening: Duration, draining: Duration, now: Instant) {
     for (ids, limit, what) in [(&ledger.opening, opening, "opening"), (&ledger.draining, draining, "draining")] {
         let late = |id: &&u64| ledger.since.get(id).is_some_and(|since| now - *since > limit);
         if let Some(id) = ids.iter().find(late) {
@@ -218,21 +218,21 @@ pub(crate) fn nothing_is_open_ended(host: &HostKey, ledger: &PoolLedger, opening
 }
 
 /// What a check finds unreachable is of no use to those who wait for it: all in use are interrupted.
-pub(crate) fn time_out_interrupts(host: &HostKey, ledger: &PoolLedger) {
+pub(crate) fn time_out_interrupts(host: &ServerAddress, ledger: &PoolLedger) {
     if let Some(id) = ledger.in_use.difference(&ledger.interrupted).next() {
         violated("time_out_interrupts", format!("{host}: its check timed out, and whoever uses connection {id} waits on"));
     }
 }
 
 /// An error of a connection from before the pool was cleared changes nothing.
-pub(crate) fn old_errors_change_nothing(host: &HostKey, is_old: bool, changed: bool) {
+pub(crate) fn old_errors_change_nothing(host: &ServerAddress, is_old: bool, changed: bool) {
     if is_old && changed {
         violated("old_errors_change_nothing", format!("{host}: an error of an older generation changed the description, or the pool"));
     }
 }
 
 /// No connection that was idle while the machine slept is kept.
-pub(crate) fn suspension_ends_the_idle(host: &HostKey, stats: &PoolStats) {
+pub(crate) fn suspension_ends_the_idle(host: &ServerAddress, stats: &PoolStats) {
     if stats.idle > 0 {
         violated("suspension_ends_the_idle", format!("{host}: {} connections were idle during a suspension", stats.idle));
     }
@@ -278,7 +278,7 @@ pub(crate) fn elections_never_go_back(previous: &TopologyDescription, new: &Topo
 pub(crate) fn replay_is_the_description(
     published: &TopologyDescription,
     kind: &str,
-    servers: &BTreeMap<HostKey, std::sync::Arc<mongolink::ServerDescription>>,
+    servers: &BTreeMap<ServerAddress, std::sync::Arc<mongolink::ServerDescription>>,
 ) {
     if kind != published.kind().name() {
         violated("replay_is_the_description", format!("the events make it a {kind}: {published}"));
@@ -299,7 +299,7 @@ pub(crate) fn in_order(holds: bool, finding: impl FnOnce() -> String) {
 }
 
 /// Polled checks begin at least 500 ms apart, but for the one retry that the specification allows, and after a suspension.
-pub(crate) fn checks_keep_their_distance(host: &HostKey, since_last: Duration, is_retry: bool, resumed: bool) {
+pub(crate) fn checks_keep_their_distance(host: &ServerAddress, since_last: Duration, is_retry: bool, resumed: bool) {
     if since_last < MIN_HEARTBEAT_FREQUENCY && !is_retry && !resumed {
         violated("checks_keep_their_distance", format!("{host}: a check begins {since_last:?} after the one before"));
     }
@@ -344,14 +344,14 @@ pub(crate) fn usable_again(client: usize, bound: Duration) -> ! {
 }
 
 /// A living member that can be reached is not taken for silent, however slow it is.
-pub(crate) fn living_is_not_silent(host: &HostKey, explained: bool, elapsed: Duration, needed: Duration) {
+pub(crate) fn living_is_not_silent(host: &ServerAddress, explained: bool, elapsed: Duration, needed: Duration) {
     if !explained {
         violated("living_is_not_silent", format!("{host} lives, answers within {needed:?}, and is taken for silent after {elapsed:?}"));
     }
 }
 
 /// Nobody waits for a deposed primary that stands still for longer than it has for a sign of life.
-pub(crate) fn deposed_lets_go(host: &HostKey, waiting: Option<u64>, limit: Duration, late: Duration) {
+pub(crate) fn deposed_lets_go(host: &ServerAddress, waiting: Option<u64>, limit: Duration, late: Duration) {
     if let Some(call) = waiting {
         let text = format!("call {call} still waits for {host}, which was deposed and stands still, {late:?} after its {limit:?}");
         violated("deposed_lets_go", text);

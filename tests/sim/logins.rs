@@ -15,7 +15,7 @@ use mongolink::auth::{Credential, Mechanism};
 use mongolink::handshake::{Conversation, Step};
 use mongolink::pool::Lease;
 use mongolink::sandbox::{self, Config};
-use mongolink::{Error, ErrorKind, HostKey, Stage};
+use mongolink::{Error, ErrorKind, ServerAddress, Stage};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -292,7 +292,7 @@ impl World {
     }
 
     /// Looks at what came of a login that failed; `before` is the pool's generation before that was told.
-    pub(crate) fn look_at_failed_login(&mut self, c: usize, host: &HostKey, lease: Lease, error: &Error, before: Option<u64>) {
+    pub(crate) fn look_at_failed_login(&mut self, c: usize, host: &ServerAddress, lease: Lease, error: &Error, before: Option<u64>) {
         if error.stage() != Some(Stage::Auth) {
             return;
         }
@@ -312,7 +312,7 @@ impl World {
 }
 
 /// A server where a login fails is unknown, and its pool is cleared, once.
-fn failed_login_clears(host: &HostKey, error: &Error, (before, after): (u64, Option<u64>), is_used: bool) {
+fn failed_login_clears(host: &ServerAddress, error: &Error, (before, after): (u64, Option<u64>), is_used: bool) {
     if after != Some(before + 1) || is_used {
         let text = format!("{host}: after {error} its pool goes from generation {before} to {after:?}, and is used on: {is_used}");
         violated("failed_login_clears", text);
@@ -320,14 +320,14 @@ fn failed_login_clears(host: &HostKey, error: &Error, (before, after): (u64, Opt
 }
 
 /// What fails at a login is no sign of overload.
-fn login_is_no_overload(host: &HostKey, error: &Error) {
+fn login_is_no_overload(host: &ServerAddress, error: &Error) {
     if error.has_label("SystemOverloadedError") || error.has_label("RetryableError") {
         violated("login_is_no_overload", format!("{host}: {error} has the labels of an overloaded server"));
     }
 }
 
 /// No error tells the password.
-fn secrets_are_kept(host: &HostKey, error: &Error) {
+fn secrets_are_kept(host: &ServerAddress, error: &Error) {
     let text = format!("{error} {error:?}");
     if text.contains(PASSWORD) {
         violated("secrets_are_kept", format!("{host}: {text}"));
@@ -335,7 +335,7 @@ fn secrets_are_kept(host: &HostKey, error: &Error) {
 }
 
 /// Nobody is given a connection that is not logged in.
-pub(crate) fn callers_are_logged_in(host: &HostKey, error: &Error) {
+pub(crate) fn callers_are_logged_in(host: &ServerAddress, error: &Error) {
     if error.kind() == ErrorKind::Command && error.code() == Some(UNAUTHORIZED) {
         violated("callers_are_logged_in", format!("{host}: a command was sent on a connection that is not logged in: {error}"));
     }

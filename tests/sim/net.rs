@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use mongolink::wire::{Decoder, MESSAGE_SIZE_MAX};
-use mongolink::{Error, HostKey};
+use mongolink::{Error, ServerAddress};
 use rand::RngExt;
 
 use super::plan::{Harm, RESEND};
@@ -45,7 +45,7 @@ pub(crate) enum Place {
 /// Is one connection: what travels on it, and the client's side of it.
 pub(crate) struct Conn {
     pub(crate) client: usize,
-    pub(crate) host: HostKey,
+    pub(crate) host: ServerAddress,
     pub(crate) place: Place,
     pub(crate) dialled: Instant,
     /// Whether the server knows of it.
@@ -149,7 +149,7 @@ impl Net {
 
 impl World {
     /// Begins to connect.
-    pub(crate) fn dial(&mut self, client: usize, host: &HostKey, ip: IpAddr, user: User) -> u64 {
+    pub(crate) fn dial(&mut self, client: usize, host: &ServerAddress, ip: IpAddr, user: User) -> u64 {
         self.net.next += 1;
         let id = self.net.next;
         let place = self.net.places.get(&ip).copied().unwrap_or(Place::Nowhere);

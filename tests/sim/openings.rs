@@ -15,7 +15,7 @@ use mongolink::pool::Lease;
 use mongolink::race::{Action, AttemptId, Race, RaceConfig, STAGGER, label_overload};
 use mongolink::topology::ProbeId;
 use mongolink::wire::{Flags, Message, Request};
-use mongolink::{Address, Error, ErrorKind, HelloReply, HostKey, Stage};
+use mongolink::{Address, Error, ErrorKind, HelloReply, ServerAddress, Stage};
 
 use super::client::socket_error;
 use super::invariants::{timer_lies_ahead, waiting_has_a_timer};
@@ -25,7 +25,7 @@ use super::world::World;
 
 /// Is a connection that is being opened.
 pub(crate) struct Opening {
-    pub(crate) host: HostKey,
+    pub(crate) host: ServerAddress,
     pub(crate) purpose: Purpose,
     stage: Progress,
 }
@@ -84,7 +84,7 @@ struct Talk {
 type Outcome = Result<(u64, Box<HelloReply>, Duration), Error>;
 
 impl World {
-    pub(crate) fn start_opening(&mut self, c: usize, host: &HostKey, purpose: Purpose) -> u64 {
+    pub(crate) fn start_opening(&mut self, c: usize, host: &ServerAddress, purpose: Purpose) -> u64 {
         let id = self.clients[c].number();
         let opening = Opening { host: host.clone(), purpose, stage: Progress::Over };
         self.clients[c].openings.insert(id, opening);

@@ -10,7 +10,7 @@ use mongolink::op::deadline::Deadline;
 use mongolink::pool::{Action, Checkout, Health, Lease, Place, Pool, WaiterId};
 use mongolink::topology::Fault;
 use mongolink::wire::Message;
-use mongolink::{Error, ErrorKind, HelloReply, HostKey};
+use mongolink::{Error, ErrorKind, HelloReply, ServerAddress};
 use std::time::Duration;
 
 use super::balancer::Services;
@@ -31,7 +31,7 @@ pub(crate) const WAIT_QUEUE_TIMEOUT: &str = "waitQueueTimeoutMS";
 
 /// Is one server's pool, and what the shell keeps for it. The connections are named by their numbers.
 pub(crate) struct ServerPool {
-    pub(crate) host: HostKey,
+    pub(crate) host: ServerAddress,
     pub(crate) pool: Pool<u64>,
     pub(crate) ledger: PoolLedger,
     pub(crate) replay: PoolReplay,
@@ -62,7 +62,7 @@ pub(crate) enum Answer {
 }
 
 impl ServerPool {
-    pub(crate) fn new(host: HostKey, mut pool: Pool<u64>, by_service: bool) -> Self {
+    pub(crate) fn new(host: ServerAddress, mut pool: Pool<u64>, by_service: bool) -> Self {
         pool.record_events(true);
         Self {
             host,

@@ -8,18 +8,19 @@ use std::time::Instant;
 use bson::oid::ObjectId;
 use mongolink::selection::{self, Criteria};
 use mongolink::topology::{ServerType, TopologyAction, TopologyDescription, TopologyType};
-use mongolink::{HostKey, PoolStats};
+use mongolink::{PoolStats, ServerAddress};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::invariants::{PoolLedger, violated};
 
 /// Of several servers that suit, none is taken that is farther away than the latency window, or the busiest of all.
-pub(crate) fn selected_is_near_and_free(topology: &TopologyDescription, selected: &HostKey, loads: &dyn Fn(&HostKey) -> u32) {
+pub(crate) fn selected_is_near_and_free(topology: &TopologyDescription, selected: &ServerAddress, loads: &dyn Fn(&ServerAddress) -> u32) {
     let routers = || topology.servers().iter().filter(|server| server.kind == ServerType::Mongos);
     let Some(nearest) = routers().filter_map(|server| server.round_trip_time).min() else { return };
     let limit = nearest + topology.local_threshold();
-    let near = |host: &HostKey| topology.server(host).and_then(|server| server.round_trip_time).is_none_or(|average| average <= limit);
+    let near =
+        |host: &ServerAddress| topology.server(host).and_then(|server| server.round_trip_time).is_none_or(|average| average <= limit);
     if !near(selected) {
         violated("selected_is_near_and_free", format!("{selected} is selected, which is not within {limit:?}: {topology}"));
     }
@@ -40,7 +41,7 @@ pub(crate) fn every_near_router_is_had(topology: &TopologyDescription) {
     let mut random = SmallRng::seed_from_u64(7);
     for wanted in topology.servers() {
         // It has the least to do: whenever it is drawn, it is taken.
-        let loads = |host: &HostKey| u32::from(*host != wanted.host);
+        let loads = |host: &ServerAddress| u32::from(*host != wanted.host);
         let mut draw = || selection::select(topology, &criteria, &loads, &mut random).is_ok_and(|taken| taken.host == wanted.host);
         let is_had = (0..DRAWS).any(|_| draw());
         if is_had != near.iter().any(|server| server.host == wanted.host) {
@@ -78,7 +79,7 @@ pub(crate) fn only_routers_are_polled(client: usize, kind: TopologyType, is_shut
 }
 
 /// The hosts are those of the last good answer, as many as may be.
-pub(crate) fn hosts_are_the_last_good(client: usize, hosts: &BTreeSet<HostKey>, good: &[HostKey], max: usize) {
+pub(crate) fn hosts_are_the_last_good(client: usize, hosts: &BTreeSet<ServerAddress>, good: &[ServerAddress], max: usize) {
     let known = hosts.iter().all(|host| good.contains(host));
     if !known || hosts.len() != good.len().min(max) {
         violated("hosts_are_the_last_good", format!("client {client}: uses {hosts:?}, at most {max} of {good:?}"));
@@ -86,14 +87,19 @@ pub(crate) fn hosts_are_the_last_good(client: usize, hosts: &BTreeSet<HostKey>, 
 }
 
 /// A host that is still in the records stays.
-pub(crate) fn those_who_stay_are_left_alone(client: usize, before: &BTreeSet<HostKey>, good: &[HostKey], after: &BTreeSet<HostKey>) {
+pub(crate) fn those_who_stay_are_left_alone(
+    client: usize,
+    before: &BTreeSet<ServerAddress>,
+    good: &[ServerAddress],
+    after: &BTreeSet<ServerAddress>,
+) {
     if let Some(gone) = before.iter().find(|host| good.contains(host) && !after.contains(*host)) {
         violated("those_who_stay_are_left_alone", format!("client {client}: {gone} left, and is in the records still"));
     }
 }
 
 /// Within the bound after the records are good again, the hosts are theirs.
-pub(crate) fn hosts_are_those_of_the_records(client: usize, hosts: &BTreeSet<HostKey>, records: &[HostKey], max: usize) {
+pub(crate) fn hosts_are_those_of_the_records(client: usize, hosts: &BTreeSet<ServerAddress>, records: &[ServerAddress], max: usize) {
     let known = hosts.iter().all(|host| records.contains(host));
     if !known || hosts.len() != records.len().min(max) {
         violated("hosts_are_those_of_the_records", format!("client {client}: still uses {hosts:?}, the records have {records:?}"));
@@ -103,10 +109,10 @@ pub(crate) fn hosts_are_those_of_the_records(client: usize, hosts: &BTreeSet<Hos
 /// Every host has a pool and a monitor, and no other host has; a load balancer has no monitor.
 pub(crate) fn removed_is_gone<'a>(
     client: usize,
-    hosts: &BTreeSet<&'a HostKey>,
-    pools: impl Iterator<Item = &'a HostKey>,
-    monitors: impl Iterator<Item = &'a HostKey>,
-    stray: Option<&HostKey>,
+    hosts: &BTreeSet<&'a ServerAddress>,
+    pools: impl Iterator<Item = &'a ServerAddress>,
+    monitors: impl Iterator<Item = &'a ServerAddress>,
+    stray: Option<&ServerAddress>,
     is_balanced: bool,
 ) {
     if !pools.eq(hosts.iter().copied()) {
@@ -122,7 +128,7 @@ pub(crate) fn removed_is_gone<'a>(
 }
 
 /// The pool of a host that is gone has nothing but what callers still use.
-pub(crate) fn removed_pool_is_empty(host: &HostKey, stats: &PoolStats, ledger: &PoolLedger) {
+pub(crate) fn removed_pool_is_empty(host: &ServerAddress, stats: &PoolStats, ledger: &PoolLedger) {
     let goes_on = ledger.opening.difference(&ledger.interrupted).next().is_some();
     if stats.ready || stats.idle > 0 || stats.waiting > 0 || goes_on {
         violated("removed_pool_is_empty", format!("{host} is gone, and its pool goes on: {stats:?}"));
@@ -154,28 +160,34 @@ pub(crate) fn balancer_stays_known(topology: &TopologyDescription, is_balanced: 
 }
 
 /// A connection gets a generation of its service that was never cleared.
-pub(crate) fn generation_is_new(host: &HostKey, service: ObjectId, generation: u64, cleared: Option<u64>) {
+pub(crate) fn generation_is_new(host: &ServerAddress, service: ObjectId, generation: u64, cleared: Option<u64>) {
     if cleared.is_some_and(|cleared| generation <= cleared) {
         violated("generation_is_new", format!("{host}: {service} gives out generation {generation}, {cleared:?} was cleared"));
     }
 }
 
 /// What is lent or rests reaches a service that was not cleared since.
-pub(crate) fn service_is_current(host: &HostKey, connection: u64, is_obsolete: bool) {
+pub(crate) fn service_is_current(host: &ServerAddress, connection: u64, is_obsolete: bool) {
     if is_obsolete {
         violated("service_is_current", format!("{host}: connection {connection} is of a cleared generation of its service"));
     }
 }
 
 /// When a service is cleared, its own obsolete connections are closed, and no others.
-pub(crate) fn only_the_service_is_cleared(host: &HostKey, connection: u64, service: ObjectId, of: Option<ObjectId>, is_obsolete: bool) {
+pub(crate) fn only_the_service_is_cleared(
+    host: &ServerAddress,
+    connection: u64,
+    service: ObjectId,
+    of: Option<ObjectId>,
+    is_obsolete: bool,
+) {
     if of != Some(service) || !is_obsolete {
         violated("only_the_service_is_cleared", format!("{host}: {service} is cleared, and connection {connection} of {of:?} is closed"));
     }
 }
 
 /// A service is cleared once for each of its generations, and not again for late errors of an older one.
-pub(crate) fn service_is_cleared_once(host: &HostKey, service: ObjectId, is_old: bool, times: u64) {
+pub(crate) fn service_is_cleared_once(host: &ServerAddress, service: ObjectId, is_old: bool, times: u64) {
     if times != u64::from(!is_old) {
         let of = if is_old { "an old" } else { "the current" };
         violated("service_is_cleared_once", format!("{host}: {service} is cleared {times} times for an error of {of} generation"));
@@ -183,14 +195,14 @@ pub(crate) fn service_is_cleared_once(host: &HostKey, service: ObjectId, is_old:
 }
 
 /// A broken connection is its service's fault.
-pub(crate) fn failed_service_is_cleared(host: &HostKey, service: ObjectId, is_cleared: bool) {
+pub(crate) fn failed_service_is_cleared(host: &ServerAddress, service: ObjectId, is_cleared: bool) {
     if !is_cleared {
         violated("failed_service_is_cleared", format!("{host}: a connection to {service} broke, and its service is not cleared"));
     }
 }
 
 /// The pool counts those connections as kept that cursors keep.
-pub(crate) fn pinned_add_up(host: &HostKey, told: usize, kept: usize) {
+pub(crate) fn pinned_add_up(host: &ServerAddress, told: usize, kept: usize) {
     if told != kept {
         violated("pinned_add_up", format!("{host}: cursors keep {kept} connections, the pool counts {told}"));
     }

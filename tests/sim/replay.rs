@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mongolink::topology::TopologyDescription;
-use mongolink::{HostKey, MonitorEvent, PoolEvent, ServerDescription, TopologyEvent};
+use mongolink::{MonitorEvent, PoolEvent, ServerAddress, ServerDescription, TopologyEvent};
 
 use super::excess::{StreamCount, error_is_small};
 use super::invariants::{checks_keep_their_distance, in_order};
@@ -17,9 +17,9 @@ pub(crate) struct TopologyReplay {
     state: State,
     pub(crate) kind: &'static str,
     /// What is known of each server that is open.
-    pub(crate) servers: BTreeMap<HostKey, Arc<ServerDescription>>,
+    pub(crate) servers: BTreeMap<ServerAddress, Arc<ServerDescription>>,
     /// Servers that the description has and whose opening is still to be told: the first ones.
-    announced: BTreeSet<HostKey>,
+    announced: BTreeSet<ServerAddress>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -106,7 +106,7 @@ impl ChecksReplay {
         Self { made_at: Some(made_at), ..Self::default() }
     }
 
-    pub(crate) fn take(&mut self, host: &HostKey, event: &MonitorEvent, now: Instant) {
+    pub(crate) fn take(&mut self, host: &ServerAddress, event: &MonitorEvent, now: Instant) {
         match event {
             MonitorEvent::HeartbeatStarted { awaited } => {
                 in_order(self.running.is_none(), || format!("{host}: a check begins within another"));
@@ -132,7 +132,7 @@ impl ChecksReplay {
         }
     }
 
-    fn end(&mut self, host: &HostKey, awaited: bool, succeeded: bool, now: Instant) {
+    fn end(&mut self, host: &ServerAddress, awaited: bool, succeeded: bool, now: Instant) {
         in_order(self.running.take() == Some(awaited), || format!("{host}: a check ends that did not begin"));
         self.retry_at = (self.succeeded && !succeeded).then_some(now);
         // A check that is given up because the machine slept says nothing of the server: it is as known as before.
@@ -158,7 +158,7 @@ pub(crate) struct PoolReplay {
 }
 
 impl PoolReplay {
-    pub(crate) fn take(&mut self, host: &HostKey, event: &PoolEvent) {
+    pub(crate) fn take(&mut self, host: &ServerAddress, event: &PoolEvent) {
         match event {
             PoolEvent::PoolCreated { .. } => in_order(false, || format!("{host}: the pool is created by the rules")),
             PoolEvent::PoolReady => {
@@ -194,12 +194,12 @@ impl PoolReplay {
         }
     }
 
-    fn answer(&mut self, host: &HostKey) {
+    fn answer(&mut self, host: &ServerAddress) {
         self.answered += 1;
         in_order(self.answered <= self.asked, || format!("{host}: a check-out ends that did not begin"));
     }
 
-    fn change(&mut self, host: &HostKey, id: u64, from: (bool, bool), to: (bool, bool), what: &str) {
+    fn change(&mut self, host: &ServerAddress, id: u64, from: (bool, bool), to: (bool, bool), what: &str) {
         let known = self.connections.insert(id, to);
         in_order(known == Some(from), || format!("{host}: connection {id} is {what}, and was (ready, lent) {known:?}"));
     }

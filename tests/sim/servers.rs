@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bson::oid::ObjectId;
 use bson::{Document, RawDocumentBuf};
-use mongolink::HostKey;
+use mongolink::ServerAddress;
 use mongolink::sandbox::{Action, Cluster};
 use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
 use std::time::Instant;
@@ -40,7 +40,7 @@ pub(crate) enum End {
 /// The names of a member: two spellings of one name, and two of another.
 pub(crate) fn names(member: usize) -> Vec<String> {
     let unicode = format!("bücher{member}.sim:27017");
-    let ascii = HostKey::parse(&unicode).expect("a name").canonical().to_owned();
+    let ascii = ServerAddress::parse(&unicode).expect("a name").canonical().to_owned();
     vec![unicode, ascii, format!("host{member}.sim:27017"), format!("HOST{member}.Sim.:27017")]
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use mongolink::race::STAGGER;
 use mongolink::topology::sign_of_life::{self, CEILING, DEPOSED_FLOOR, ROUND_TRIPS, UNREACHED};
 use mongolink::topology::{ProbeId, TopologyDescription};
-use mongolink::{Error, ErrorKind, HostKey, TopologyEvent};
+use mongolink::{Error, ErrorKind, ServerAddress, TopologyEvent};
 
 use super::calls::Call;
 use super::invariants::{deposed_lets_go, living_is_not_silent};
@@ -49,7 +49,7 @@ const WAYS: u32 = 6;
 
 impl World {
     /// Starts an attempt of a server's probe.
-    pub(crate) fn probe(&mut self, c: usize, host: &HostKey, id: ProbeId, again: bool) {
+    pub(crate) fn probe(&mut self, c: usize, host: &ServerAddress, id: ProbeId, again: bool) {
         self.note(|_| format!("client {c}: asks {host} for a sign of life{}", if again { " again" } else { "" }));
         if !again {
             self.look_at_probe(c, host);
@@ -61,14 +61,14 @@ impl World {
     }
 
     /// Tells the topology whether the connections of a server's pool have received anything.
-    pub(crate) fn overhear(&mut self, c: usize, host: &HostKey, id: ProbeId) {
+    pub(crate) fn overhear(&mut self, c: usize, host: &ServerAddress, id: ProbeId) {
         let anything = self.pools_of(c, host).iter().any(|pool| self.clients[c].pools.get(pool).is_some_and(|pool| pool.has_heard()));
         let now = self.local(c);
         self.clients[c].topology.handle_overheard(host, id, anything, now);
     }
 
     /// Ends all attempts of a server's probe.
-    pub(crate) fn end_probe(&mut self, c: usize, host: &HostKey) {
+    pub(crate) fn end_probe(&mut self, c: usize, host: &ServerAddress) {
         let of_it = |purpose: Purpose| matches!(purpose, Purpose::Probe { .. });
         let openings = self.clients[c].openings.iter().filter(|(_, opening)| opening.host == *host && of_it(opening.purpose));
         let ended: Vec<u64> = openings.map(|(id, _)| *id).collect();
@@ -78,12 +78,12 @@ impl World {
     }
 
     /// An attempt of a probe has ended.
-    pub(crate) fn probed(&mut self, c: usize, host: &HostKey, id: ProbeId, outcome: Result<(), Error>) {
+    pub(crate) fn probed(&mut self, c: usize, host: &ServerAddress, id: ProbeId, outcome: Result<(), Error>) {
         self.topology_act(c, false, |topology, now| topology.handle_probed(host, id, outcome, now));
     }
 
     /// Returns the pool of a host, and those that it had before.
-    pub(crate) fn pools_of(&self, c: usize, host: &HostKey) -> Vec<u64> {
+    pub(crate) fn pools_of(&self, c: usize, host: &ServerAddress) -> Vec<u64> {
         self.clients[c].pools.iter().filter(|(_, server)| server.host == *host).map(|(id, _)| *id).collect()
     }
 
@@ -232,10 +232,10 @@ impl World {
         if reach > self.clients[c].settings.connect_timeout { reached.max(UNREACHED) } else { reached }
     }
 
-    pub(crate) fn member_of(&self, host: &HostKey) -> Option<usize> {
+    pub(crate) fn member_of(&self, host: &ServerAddress) -> Option<usize> {
         (0..self.plan.members).find(|member| {
             let names = super::servers::names(*member);
-            names.iter().filter_map(|name| HostKey::parse(name).ok()).any(|key| key == *host)
+            names.iter().filter_map(|name| ServerAddress::parse(name).ok()).any(|key| key == *host)
         })
     }
 

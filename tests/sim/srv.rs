@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use mongolink::dns::{Rescan, RescanAction, RescanConfig, SrvRecord, srv};
-use mongolink::{Error, ErrorKind, HostKey, Stage};
+use mongolink::{Error, ErrorKind, ServerAddress, Stage};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -83,8 +83,8 @@ pub(crate) struct SrvPoll {
     /// When the next question is due, by the answers so far.
     due: Instant,
     /// The hosts of the last answer with any that may be believed, and those that the client uses of them.
-    good: Vec<HostKey>,
-    hosts: BTreeSet<HostKey>,
+    good: Vec<ServerAddress>,
+    hosts: BTreeSet<ServerAddress>,
 }
 
 /// Is something that happens to a client's look at SRV records.
@@ -114,7 +114,7 @@ impl SrvPlan {
     }
 
     /// Returns the hosts that a client begins with, as `io/resolver.rs` finds them.
-    pub(crate) fn first_seeds(&self, plan: &Plan, client: usize, draws: u64) -> Vec<HostKey> {
+    pub(crate) fn first_seeds(&self, plan: &Plan, client: usize, draws: u64) -> Vec<ServerAddress> {
         let records: Vec<SrvRecord> = self.first_records(plan).iter().map(Record::told).collect();
         let seeds = srv::seeds(NAME, &records).expect("the first records are good");
         srv::choose(seeds, self.max_hosts(client), &mut SmallRng::seed_from_u64(draws))
@@ -157,9 +157,9 @@ impl Record {
     }
 
     /// The host that it names, if it may be believed.
-    fn host(&self) -> Option<HostKey> {
+    fn host(&self) -> Option<ServerAddress> {
         let name = self.target.trim_end_matches('.');
-        self.allowed.then(|| HostKey::parse(&format!("{name}:{}", self.port)).expect("a name"))
+        self.allowed.then(|| ServerAddress::parse(&format!("{name}:{}", self.port)).expect("a name"))
     }
 }
 
@@ -188,8 +188,8 @@ impl SrvFault {
 }
 
 /// The hosts of some records that may be believed, each once.
-fn believable(records: &[Record]) -> Vec<HostKey> {
-    let mut hosts: Vec<HostKey> = Vec::new();
+fn believable(records: &[Record]) -> Vec<ServerAddress> {
+    let mut hosts: Vec<ServerAddress> = Vec::new();
     for host in records.iter().filter_map(Record::host) {
         if !hosts.contains(&host) {
             hosts.push(host);
@@ -315,11 +315,11 @@ impl World {
     }
 
     /// The hosts are others now: all that may be believed, or as many as the client may have.
-    fn take_srv_hosts(&mut self, c: usize, hosts: Vec<HostKey>) {
+    fn take_srv_hosts(&mut self, c: usize, hosts: Vec<ServerAddress>) {
         self.figures.followed += 1;
         let follows = self.clients[c].published.kind().follows_srv();
         self.topology_act(c, false, |topology, now| topology.handle_srv_hosts(hosts, now));
-        let now_has: BTreeSet<HostKey> = self.clients[c].published.servers().iter().map(|server| server.host.clone()).collect();
+        let now_has: BTreeSet<ServerAddress> = self.clients[c].published.servers().iter().map(|server| server.host.clone()).collect();
         let Some(poll) = self.clients[c].srv.as_mut().filter(|_| follows) else { return };
         those_who_stay_are_left_alone(c, &poll.hosts, &poll.good, &now_has);
         hosts_are_the_last_good(c, &now_has, &poll.good, poll.max_hosts);
@@ -398,7 +398,7 @@ impl World {
         if client.is_shut_down {
             return;
         }
-        let hosts: BTreeSet<&HostKey> = client.published.servers().iter().map(|server| &server.host).collect();
+        let hosts: BTreeSet<&ServerAddress> = client.published.servers().iter().map(|server| &server.host).collect();
         if let Some(poll) = client.srv.as_ref().filter(|_| client.published.kind().follows_srv()) {
             in_order(poll.hosts.iter().eq(hosts.iter().copied()), || {
                 format!("client {c}: the hosts are {hosts:?}, by the SRV records it uses {:?}", poll.hosts)

@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::time::Instant;
 
-use mongolink::{HostKey, MonitorEvent, PoolEvent, TopologyEvent};
+use mongolink::{MonitorEvent, PoolEvent, ServerAddress, TopologyEvent};
 
 /// Collects the lines, if wanted; clones share them, so that they outlive a run that is broken off.
 #[derive(Clone, Default)]
@@ -57,7 +57,7 @@ pub(crate) fn topology_event(event: &TopologyEvent) -> String {
     }
 }
 
-pub(crate) fn monitor_event(host: &HostKey, event: &MonitorEvent) -> String {
+pub(crate) fn monitor_event(host: &ServerAddress, event: &MonitorEvent) -> String {
     match event {
         MonitorEvent::HeartbeatStarted { awaited } => format!("check of {host} begins{}", if *awaited { ", awaited" } else { "" }),
         MonitorEvent::HeartbeatSucceeded { reply, .. } => {

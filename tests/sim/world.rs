@@ -11,7 +11,7 @@ use mongolink::options::MIN_HEARTBEAT_FREQUENCY;
 use mongolink::pool::LOGIN_PAUSE_MAX;
 use mongolink::race::STAGGER;
 use mongolink::sandbox::Cluster;
-use mongolink::{Error, ErrorKind, HostKey};
+use mongolink::{Error, ErrorKind, ServerAddress};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -112,7 +112,7 @@ impl World {
         let first: Vec<&str> = hosts.iter().filter_map(|names| names.get(2)).map(String::as_str).collect();
         let cluster = Cluster::new(plan.config(&first), seed, start).expect("a deployment");
         let mut random = SmallRng::seed_from_u64(seed ^ 0x5eed_0fa2_u64);
-        let seeds: Vec<HostKey> = first.iter().map(|name| HostKey::parse(name).expect("a name")).collect();
+        let seeds: Vec<ServerAddress> = first.iter().map(|name| ServerAddress::parse(name).expect("a name")).collect();
         let clients = plan
             .clients
             .iter()
@@ -155,7 +155,7 @@ impl World {
         for member in 0..self.plan.members {
             let addresses = self.new_addresses(member);
             for name in names(member) {
-                let key = HostKey::parse(&name).expect("a name");
+                let key = ServerAddress::parse(&name).expect("a name");
                 self.zone.records.insert(key.name().expect("a name").to_owned(), addresses.clone());
             }
         }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use mongolink::bson::doc;
 use mongolink::bson::oid::ObjectId;
 use mongolink::{
-    Address, Client, ConnectionString, DnsConfig, Event, Events, HostKey, Sandbox, TopologyDescription, TopologyEvent, TopologyType,
+    Address, Client, ConnectionString, DnsConfig, Event, Events, Sandbox, ServerAddress, TopologyDescription, TopologyEvent, TopologyType,
 };
 use tokio_rustls::rustls::ServerConfig;
 
@@ -48,11 +48,11 @@ struct Servers {
 /// Is what a case expects of a client.
 pub(crate) struct Outcome {
     /// The hosts that it starts with.
-    pub(crate) seeds: Option<BTreeSet<HostKey>>,
+    pub(crate) seeds: Option<BTreeSet<ServerAddress>>,
     /// How many it starts with.
     pub(crate) seed_count: Option<u64>,
     /// The hosts that it finds.
-    pub(crate) hosts: Option<BTreeSet<HostKey>>,
+    pub(crate) hosts: Option<BTreeSet<ServerAddress>>,
     /// How many it finds.
     pub(crate) host_count: Option<u64>,
     /// Whether it is to run a command.
@@ -81,13 +81,13 @@ impl Deployments {
         folder: &str,
         uri: &str,
         dns: DnsConfig,
-        answer: &BTreeSet<HostKey>,
+        answer: &BTreeSet<ServerAddress>,
         outcome: &Outcome,
     ) -> Result<(), String> {
         let is_secured = ConnectionString::parse(uri).map_err(|error| error.to_string())?.options.tls_or_default();
         let place = if is_secured { &self.secured } else { &self.plain }.place(folder)?;
         let mut builder = Client::builder(uri).map_err(|error| error.to_string())?.dns(dns).tls_ca_file(self.authority.file());
-        let announced = SET_HOSTS.iter().map(|host| HostKey::parse(host).expect("a host"));
+        let announced = SET_HOSTS.iter().map(|host| ServerAddress::parse(host).expect("a host"));
         for host in answer.iter().cloned().chain(announced) {
             if let Some(address) = place.ports.get(&host.port()) {
                 builder = builder.resolve(host, Address::Ip(*address));
@@ -123,7 +123,7 @@ impl Servers {
     fn place(&self, folder: &str) -> Result<Place, String> {
         let (kind, ports) = match folder {
             "replica-set" => {
-                let ports = SET_HOSTS.iter().map(|host| HostKey::parse(host).expect("a host").port());
+                let ports = SET_HOSTS.iter().map(|host| ServerAddress::parse(host).expect("a host").port());
                 (TopologyType::ReplicaSetWithPrimary, ports.zip(self.set.addresses().iter().copied()).collect())
             }
             "sharded" => (TopologyType::Sharded, ROUTER_PORTS.into_iter().zip(self.routers.iter().map(Peer::address)).collect()),
@@ -176,7 +176,7 @@ async fn check(client: &Client, place: &Place, outcome: &Outcome) -> Result<(), 
 }
 
 /// Returns the hosts that a client starts with.
-async fn seeds(events: &mut Events) -> Option<BTreeSet<HostKey>> {
+async fn seeds(events: &mut Events) -> Option<BTreeSet<ServerAddress>> {
     loop {
         if let Event::Topology(TopologyEvent::TopologyDescriptionChanged { new, .. }) = events.next().await? {
             return Some(hosts(&new));
@@ -184,11 +184,11 @@ async fn seeds(events: &mut Events) -> Option<BTreeSet<HostKey>> {
     }
 }
 
-fn hosts(topology: &TopologyDescription) -> BTreeSet<HostKey> {
+fn hosts(topology: &TopologyDescription) -> BTreeSet<ServerAddress> {
     topology.servers().iter().map(|server| server.host.clone()).collect()
 }
 
-fn expect(what: &str, found: &BTreeSet<HostKey>, all: Option<&BTreeSet<HostKey>>, count: Option<u64>) -> Result<(), String> {
+fn expect(what: &str, found: &BTreeSet<ServerAddress>, all: Option<&BTreeSet<ServerAddress>>, count: Option<u64>) -> Result<(), String> {
     if all.is_some_and(|all| all != found) || count.is_some_and(|count| found.len() as u64 != count) {
         return Err(format!("the client's {what}: {all:?}, {count:?} of them expected, {found:?} found"));
     }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use mongolink::dns::Want;
 use mongolink::io::resolver::{Resolver, resolve_seeds};
-use mongolink::{ClientOptions, ConnectionString, DnsConfig, Error, HostKey};
+use mongolink::{ClientOptions, ConnectionString, DnsConfig, Error, ServerAddress};
 use serde_json::{Map, Value};
 use tokio::runtime::{Builder, Runtime};
 
@@ -84,7 +84,7 @@ fn check(test: &Value, folder: &str, setting: &Setting) -> Result<(), String> {
     if options.hosts.is_empty() {
         return Err("there are no seeds".into());
     }
-    let seeds: BTreeSet<HostKey> = options.hosts.iter().cloned().collect();
+    let seeds: BTreeSet<ServerAddress> = options.hosts.iter().cloned().collect();
     let answer = runtime.block_on(answer(&options, &resolver))?;
     if let Some(count) = number(test, "numSeeds")?
         && (seeds.len() as u64 != count || options.hosts.len() != seeds.len() || !seeds.is_subset(&answer))
@@ -115,12 +115,12 @@ async fn resolve(uri: &str, resolver: &Resolver) -> Result<ClientOptions, Error>
 }
 
 /// Returns all servers of the SRV answer, whose names have addresses.
-async fn answer(options: &ClientOptions, resolver: &Resolver) -> Result<BTreeSet<HostKey>, String> {
+async fn answer(options: &ClientOptions, resolver: &Resolver) -> Result<BTreeSet<ServerAddress>, String> {
     let host = options.srv.as_deref().ok_or("there is no SRV name")?;
     let (records, _) = resolver.srv(options.srv_service_name_or_default(), host).await.map_err(|error| error.to_string())?;
     let mut servers = BTreeSet::new();
     for record in records {
-        let server = HostKey::new(&record.target, record.port).map_err(|error| error.to_string())?;
+        let server = ServerAddress::new(&record.target, record.port).map_err(|error| error.to_string())?;
         if let Some(name) = server.name() {
             resolver.lookup(name, Want::All).await.map_err(|error| format!("{name} has no address in the zone: {error}"))?;
         }
@@ -147,9 +147,9 @@ fn check_form(test: &Map<String, Value>) -> Result<(), String> {
     Ok(())
 }
 
-fn hosts(value: &Value) -> Result<BTreeSet<HostKey>, String> {
+fn hosts(value: &Value) -> Result<BTreeSet<ServerAddress>, String> {
     let texts = value.as_array().ok_or_else(|| format!("{value} is no list of hosts"))?;
-    let host = |text: &Value| HostKey::parse(text.as_str().unwrap_or_default()).map_err(|error| error.to_string());
+    let host = |text: &Value| ServerAddress::parse(text.as_str().unwrap_or_default()).map_err(|error| error.to_string());
     texts.iter().map(host).collect()
 }
 

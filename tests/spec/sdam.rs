@@ -12,7 +12,7 @@ use bson::{Bson, Document, RawDocumentBuf};
 use mongolink::handshake::{HelloReply, TopologyVersion};
 use mongolink::topology::{Fault, ServerDescription, Topology, TopologyConfig, TopologyDescription, TopologyEvent};
 use mongolink::uri::ConnectionString;
-use mongolink::{Error, ErrorKind, HostKey, Stage};
+use mongolink::{Error, ErrorKind, ServerAddress, Stage};
 use serde_json::{Map, Value, json};
 
 use crate::report::{Report, json_files};
@@ -55,7 +55,7 @@ fn run_phase(topology: &mut Topology, phase: &Value, now: Instant) -> Result<(),
 }
 
 /// An empty reply stands for a network error.
-fn respond(topology: &mut Topology, host: &HostKey, reply: &Value, now: Instant) -> Result<(), String> {
+fn respond(topology: &mut Topology, host: &ServerAddress, reply: &Value, now: Instant) -> Result<(), String> {
     if reply.as_object().is_some_and(Map::is_empty) {
         let error = Error::new(ErrorKind::Closed, "closed by the server").at(Stage::Read).on(host);
         topology.handle_check_failed(host, error, now);
@@ -124,14 +124,15 @@ fn check_outcome(topology: &Topology, outcome: &Value, events: &[TopologyEvent])
 
 fn check_servers(topology: &Topology, expected: &Value) -> Result<(), String> {
     let expected = expected.as_object().ok_or("servers is no object")?;
-    let mut wanted = expected.keys().map(|name| HostKey::parse(name).map_err(|error| error.to_string())).collect::<Result<Vec<_>, _>>()?;
+    let mut wanted =
+        expected.keys().map(|name| ServerAddress::parse(name).map_err(|error| error.to_string())).collect::<Result<Vec<_>, _>>()?;
     wanted.sort();
-    let actual: Vec<HostKey> = topology.description().servers().iter().map(|server| server.host.clone()).collect();
+    let actual: Vec<ServerAddress> = topology.description().servers().iter().map(|server| server.host.clone()).collect();
     if actual != wanted {
         return Err(format!("servers are {actual:?}, expected {wanted:?}"));
     }
     for (name, expected) in expected {
-        let host = HostKey::parse(name).map_err(|error| error.to_string())?;
+        let host = ServerAddress::parse(name).map_err(|error| error.to_string())?;
         let server = topology.description().server(&host).ok_or("server is gone")?;
         check_server(topology, server, expected).map_err(|error| format!("{name}: {error}"))?;
     }
@@ -203,7 +204,7 @@ fn event(event: &TopologyEvent) -> Result<Value, String> {
 
 fn server(server: &ServerDescription) -> Value {
     let hello = server.hello.as_deref().cloned().unwrap_or_default();
-    let names = |hosts: &[HostKey]| hosts.iter().map(|host| host.canonical().to_owned()).collect::<Vec<_>>();
+    let names = |hosts: &[ServerAddress]| hosts.iter().map(|host| host.canonical().to_owned()).collect::<Vec<_>>();
     let mut value = json!({
         "address": server.host.canonical(),
         "type": server.kind.name(),
@@ -248,8 +249,8 @@ fn topology_version(version: Option<TopologyVersion>) -> Value {
     )
 }
 
-fn host(value: &Value) -> Result<HostKey, String> {
-    HostKey::parse(value.as_str().ok_or_else(|| format!("address {value}"))?).map_err(|error| error.to_string())
+fn host(value: &Value) -> Result<ServerAddress, String> {
+    ServerAddress::parse(value.as_str().ok_or_else(|| format!("address {value}"))?).map_err(|error| error.to_string())
 }
 
 fn object<'a>(value: &'a Value, what: &str, known: &[&str]) -> Result<&'a Map<String, Value>, String> {

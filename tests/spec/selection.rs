@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use mongolink::HostKey;
+use mongolink::ServerAddress;
 use mongolink::handshake::HelloReply;
 use mongolink::selection::{self, Criteria, ReadPreference, ReadPreferenceMode, TagSet};
 use mongolink::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
@@ -99,9 +99,9 @@ fn check_frequencies(content: &Value) -> Result<(), String> {
     let iterations = case.get("iterations").and_then(Value::as_u64).ok_or("there are no iterations")?;
     let criteria = Criteria::read(ReadPreference::nearest());
     let mut rng = SmallRng::seed_from_u64(42);
-    let mut counts: BTreeMap<HostKey, u64> = BTreeMap::new();
+    let mut counts: BTreeMap<ServerAddress, u64> = BTreeMap::new();
     for _ in 0..iterations {
-        let load = |host: &HostKey| loads.get(host).copied().unwrap_or(0);
+        let load = |host: &ServerAddress| loads.get(host).copied().unwrap_or(0);
         let server = selection::select(&topology, &criteria, &load, &mut rng).map_err(|refusal| format!("{refusal:?}"))?;
         *counts.entry(server.host.clone()).or_default() += 1;
     }
@@ -110,7 +110,7 @@ fn check_frequencies(content: &Value) -> Result<(), String> {
     let frequencies = outcome.get("expected_frequencies").and_then(Value::as_object).ok_or("there are no frequencies")?;
     for (name, frequency) in frequencies {
         let wanted = frequency.as_f64().ok_or("a frequency is no number")?;
-        let count = counts.remove(&HostKey::parse(name).map_err(|error| error.to_string())?).unwrap_or(0);
+        let count = counts.remove(&ServerAddress::parse(name).map_err(|error| error.to_string())?).unwrap_or(0);
         let actual = count as f64 / iterations as f64;
         // All or nothing allows no tolerance.
         let allowed = if wanted == 0.0 || wanted == 1.0 { 0.0 } else { tolerance };
@@ -221,7 +221,7 @@ fn criteria(case: &Map<String, Value>) -> Result<Criteria, String> {
 }
 
 /// The servers that a case expects: each as it stands in the topology.
-fn expected(case: &Map<String, Value>, key: &str) -> Result<Vec<HostKey>, String> {
+fn expected(case: &Map<String, Value>, key: &str) -> Result<Vec<ServerAddress>, String> {
     let known = case.get("topology_description").and_then(|topology| topology.get("servers")).and_then(Value::as_array);
     if let Some(stranger) = list(case, key)?.iter().find(|server| !known.is_some_and(|known| known.contains(server))) {
         return Err(format!("{key} has a server that the topology has not: {stranger}"));
@@ -229,7 +229,7 @@ fn expected(case: &Map<String, Value>, key: &str) -> Result<Vec<HostKey>, String
     hosts(case, key)
 }
 
-fn hosts(case: &Map<String, Value>, key: &str) -> Result<Vec<HostKey>, String> {
+fn hosts(case: &Map<String, Value>, key: &str) -> Result<Vec<ServerAddress>, String> {
     let Some(servers) = case.get(key) else { return Ok(Vec::new()) };
     let servers = servers.as_array().ok_or_else(|| format!("{key} is no list"))?;
     let mut hosts = servers.iter().map(|server| host(object(server, key, &SERVER)?)).collect::<Result<Vec<_>, _>>()?;
@@ -237,8 +237,8 @@ fn hosts(case: &Map<String, Value>, key: &str) -> Result<Vec<HostKey>, String> {
     Ok(hosts)
 }
 
-fn same(what: &str, actual: &[&Arc<ServerDescription>], expected: &[HostKey]) -> Result<(), String> {
-    let mut actual: Vec<HostKey> = actual.iter().map(|server| server.host.clone()).collect();
+fn same(what: &str, actual: &[&Arc<ServerDescription>], expected: &[ServerAddress]) -> Result<(), String> {
+    let mut actual: Vec<ServerAddress> = actual.iter().map(|server| server.host.clone()).collect();
     actual.sort();
     if actual == expected { Ok(()) } else { Err(format!("{what}: {actual:?}, expected {expected:?}")) }
 }
@@ -249,8 +249,8 @@ fn tags(value: &Value) -> Result<TagSet, String> {
     object.iter().map(tag).collect::<Option<_>>().ok_or_else(|| format!("a tag is no text: {value}"))
 }
 
-fn host(object: &Map<String, Value>) -> Result<HostKey, String> {
-    HostKey::parse(text(object, "address")?).map_err(|error| error.to_string())
+fn host(object: &Map<String, Value>) -> Result<ServerAddress, String> {
+    ServerAddress::parse(text(object, "address")?).map_err(|error| error.to_string())
 }
 
 fn object<'a>(value: &'a Value, what: &str, known: &[&str]) -> Result<&'a Map<String, Value>, String> {

@@ -55,8 +55,8 @@ impl Case {
     }
 }
 
-fn key(text: &str) -> HostKey {
-    HostKey::parse(text).expect(text)
+fn key(text: &str) -> ServerAddress {
+    ServerAddress::parse(text).expect(text)
 }
 
 fn failure(kind: ErrorKind, stage: Stage) -> Error {

@@ -54,7 +54,7 @@ fn record(target: &str, ttl: u64) -> SrvRecord {
 }
 
 fn hosts(names: &[&str]) -> Vec<RescanAction> {
-    vec![RescanAction::Hosts(names.iter().map(|name| HostKey::new(name, 27017).expect("host")).collect())]
+    vec![RescanAction::Hosts(names.iter().map(|name| ServerAddress::new(name, 27017).expect("host")).collect())]
 }
 
 fn seconds(count: u64) -> Duration {

@@ -92,7 +92,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
-    use crate::host::{Address, HostKey};
+    use crate::host::{Address, ServerAddress};
     use crate::io::stream::Stream;
 
     /// A connection to a peer that reads nothing, and the peer.
@@ -102,7 +102,7 @@ mod tests {
         let mut tcp = TcpStream::connect(address).await.expect("connected");
         prepare(&mut tcp).await;
         let (peer, _) = listener.accept().await.expect("accepted");
-        let host = HostKey::parse("127.0.0.1").expect("a host");
+        let host = ServerAddress::parse("127.0.0.1").expect("a host");
         (Conn::new(Stream::Tcp(tcp), host, Address::Ip(address), Arc::default()), peer)
     }
 

@@ -3,7 +3,7 @@
 use super::Event;
 use crate::error::Error;
 use crate::handshake::HelloReply;
-use crate::host::HostKey;
+use crate::host::ServerAddress;
 use crate::op::CommandEvent;
 use crate::pool::PoolEvent;
 use crate::topology::{MonitorEvent, ServerDescription, TopologyDescription, TopologyEvent};
@@ -91,7 +91,7 @@ fn of_hello(hello: &HelloReply) -> usize {
 }
 
 /// Returns what a host's name holds: it is kept in three forms.
-fn of_host(host: &HostKey) -> usize {
+fn of_host(host: &ServerAddress) -> usize {
     HOST_SIZE + 3 * host.canonical().len()
 }
 

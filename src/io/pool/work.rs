@@ -105,8 +105,8 @@ impl ServerPool {
             }
             Deed::Interrupt(interrupt, error) => interrupt.fire(error.on(&self.host)),
             Deed::TellUnanswered => {
-                if let Some(cluster) = self.cluster.upgrade() {
-                    cluster.unanswered(&self.host);
+                if let Some(driver) = self.driver.upgrade() {
+                    driver.unanswered(&self.host);
                 }
             }
             Deed::Drain(lease, conn) => self.spawn("drain late reply", drain(Arc::clone(self), lease, conn)),

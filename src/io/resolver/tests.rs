@@ -169,7 +169,7 @@ async fn silence_is_a_timeout_with_its_limit() {
     let error = resolver.lookup("db.example", Want::First).await.expect_err("silence");
     assert!(error.is_timeout());
     assert_eq!(error.limit().map(|limit| limit.name), Some("dnsTimeoutMS"));
-    let error = resolver.srv("mongodb", "cluster.example.com").await.expect_err("silence");
+    let error = resolver.srv("mongodb", "driver.example.com").await.expect_err("silence");
     assert_eq!((error.is_timeout(), error.stage()), (true, Some(Stage::Srv)));
 }
 
@@ -182,14 +182,14 @@ fn srv_without_txt(_: &str, kind: RecordType) -> Result<Vec<RData>, ResponseCode
 async fn records_that_are_never_answered_are_named() {
     let server = Server::start(Duration::ZERO, srv_without_txt).await;
     let resolver = Resolver::new(DnsConfig::Servers(vec![server.address]), Duration::from_millis(300), None);
-    let error = resolver.srv("mongodb", "cluster.example.com").await.expect_err("no TXT");
+    let error = resolver.srv("mongodb", "driver.example.com").await.expect_err("no TXT");
     assert_eq!((error.kind(), error.stage()), (ErrorKind::Timeout, Some(Stage::Srv)));
     assert_eq!(error.limit().map(|limit| limit.name), Some("dnsTimeoutMS"));
-    assert!(error.message().ends_with("DNS did not answer for the TXT records of \"cluster.example.com\""), "{error}");
+    assert!(error.message().ends_with("DNS did not answer for the TXT records of \"driver.example.com\""), "{error}");
     let server = Server::start(Duration::ZERO, |_, _| Err(SILENCE)).await;
     let resolver = Resolver::new(DnsConfig::Servers(vec![server.address]), Duration::from_millis(300), None);
-    let error = resolver.srv("mongodb", "cluster.example.com").await.expect_err("no answer");
-    let both = "the SRV records of \"_mongodb._tcp.cluster.example.com\" and the TXT records of \"cluster.example.com\"";
+    let error = resolver.srv("mongodb", "driver.example.com").await.expect_err("no answer");
+    let both = "the SRV records of \"_mongodb._tcp.driver.example.com\" and the TXT records of \"driver.example.com\"";
     assert!(error.message().ends_with(both), "{error}");
 }
 
@@ -249,23 +249,23 @@ async fn services_and_texts_are_asked_at_once() {
     let both = |asked: &[String]| [" SRV", " TXT"].iter().all(|kind| asked.iter().any(|question| question.ends_with(kind)));
     let server = Server::reticent(Duration::ZERO, both, |name, kind| {
         let target = Name::from_ascii("db.example.com.").expect("name");
-        let known = kind == RecordType::SRV && name == "_mongodb._tcp.cluster.example.com.";
+        let known = kind == RecordType::SRV && name == "_mongodb._tcp.driver.example.com.";
         Ok(if known { vec![RData::SRV(SRV::new(0, 5, 27018, target))] } else { Vec::new() })
     })
     .await;
     let resolver = resolver(vec![server.address]);
-    let (services, texts) = resolver.srv("mongodb", "cluster.example.com").await.expect("records");
+    let (services, texts) = resolver.srv("mongodb", "driver.example.com").await.expect("records");
     assert_eq!(services, [SrvRecord { target: "db.example.com.".into(), port: 27018, ttl: Duration::from_secs(60) }]);
     assert!(texts.is_empty());
-    assert_eq!(server.asked(), ["_mongodb._tcp.cluster.example.com. SRV", "cluster.example.com. TXT"]);
+    assert_eq!(server.asked(), ["_mongodb._tcp.driver.example.com. SRV", "driver.example.com. TXT"]);
 }
 
 #[tokio::test]
 async fn missing_services_are_named_in_the_error() {
     let server = Server::start(Duration::ZERO, |_, _| Err(ResponseCode::NXDomain)).await;
-    let error = resolver(vec![server.address]).srv("mongodb", "cluster.example.com").await.expect_err("no records");
+    let error = resolver(vec![server.address]).srv("mongodb", "driver.example.com").await.expect_err("no records");
     assert_eq!((error.kind(), error.stage()), (ErrorKind::NoSuchName, Some(Stage::Srv)));
-    assert!(error.to_string().contains("_mongodb._tcp.cluster.example.com"), "{error}");
+    assert!(error.to_string().contains("_mongodb._tcp.driver.example.com"), "{error}");
 }
 
 struct Own(AtomicUsize);

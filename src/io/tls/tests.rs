@@ -110,7 +110,7 @@ async fn handshake(options: &ClientOptions, host: &str, identity: &Identity) -> 
     let address = listener.local_addr().expect("bound");
     let client = async {
         let tcp = Stream::Tcp(TcpStream::connect(address).await.expect("connected"));
-        connector.connect(&HostKey::parse(host).expect("host"), tcp).await.map(drop)
+        connector.connect(&ServerAddress::parse(host).expect("host"), tcp).await.map(drop)
     };
     tokio::join!(client, serve(listener, server(identity), 1)).0
 }
@@ -199,7 +199,7 @@ async fn speak_to_plain_server(answer: &[u8]) -> Error {
     let address = listener.local_addr().expect("bound");
     let client = async {
         let tcp = Stream::Tcp(TcpStream::connect(address).await.expect("connected"));
-        connector.connect(&HostKey::parse("db.example").expect("host"), tcp).await.map(drop).expect_err("no TLS")
+        connector.connect(&ServerAddress::parse("db.example").expect("host"), tcp).await.map(drop).expect_err("no TLS")
     };
     let plain = async {
         let (mut tcp, _) = listener.accept().await.expect("accepted");
@@ -236,7 +236,7 @@ async fn session_is_resumed_and_late_tickets_are_no_death() {
         let mut kinds = Vec::new();
         for _ in 0..2 {
             let tcp = Stream::Tcp(TcpStream::connect(address).await.expect("connected"));
-            let mut stream = connector.connect(&HostKey::parse("db.example").expect("host"), tcp).await.expect("secured");
+            let mut stream = connector.connect(&ServerAddress::parse("db.example").expect("host"), tcp).await.expect("secured");
             // The server's byte comes after its tickets.
             assert_eq!(stream.read_u8().await.expect("read"), b'x');
             assert!(!stream.peek_dead());
@@ -260,7 +260,7 @@ async fn look_at_a_secured_connection_tells_tickets_from_data_and_end() {
     let accept = async { acceptor.accept(listener.accept().await.expect("accepted").0).await.expect("secured") };
     let connect = async {
         let tcp = Stream::Tcp(TcpStream::connect(address).await.expect("connected"));
-        connector.connect(&HostKey::parse("db.example").expect("host"), tcp).await.expect("secured")
+        connector.connect(&ServerAddress::parse("db.example").expect("host"), tcp).await.expect("secured")
     };
     let (mut stream, mut peer) = tokio::join!(connect, accept);
     for _ in 0..10 {
@@ -297,7 +297,7 @@ async fn client_certificate_is_shown() {
     let address = listener.local_addr().expect("bound");
     let dial = async {
         let tcp = Stream::Tcp(TcpStream::connect(address).await.expect("connected"));
-        let mut stream = connector.connect(&HostKey::parse("db.example").expect("host"), tcp).await.expect("secured");
+        let mut stream = connector.connect(&ServerAddress::parse("db.example").expect("host"), tcp).await.expect("secured");
         // In TLS 1.3 the server's verdict comes after the client's handshake: only its byte shows that it agreed.
         stream.read_u8().await.expect("read")
     };

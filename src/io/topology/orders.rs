@@ -9,11 +9,11 @@ use super::super::clock;
 use super::super::monitor::{self, MonitorOrders};
 use super::super::snapshot::Snapshot;
 use super::later::Later;
-use super::{Cluster, State, known_servers};
+use super::{State, TopologyDriver, known_servers};
 use crate::pool::closed;
 use crate::topology::{TopologyAction, TopologyDescription};
 
-impl Cluster {
+impl TopologyDriver {
     pub(super) fn carry_out(self: &Arc<Self>, state: &mut State, action: TopologyAction, later: &mut Later) {
         let wanted = later.pools_wanted;
         match action {

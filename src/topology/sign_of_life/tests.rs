@@ -11,8 +11,8 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-fn key(text: &str) -> HostKey {
-    HostKey::parse(text).expect(text)
+fn key(text: &str) -> ServerAddress {
+    ServerAddress::parse(text).expect(text)
 }
 
 fn member() -> HelloReply {
@@ -121,7 +121,7 @@ impl Scene {
     }
 
     fn orders(&mut self) -> Vec<String> {
-        let name = |host: &HostKey| host.to_string().replace(":27017", "");
+        let name = |host: &ServerAddress| host.to_string().replace(":27017", "");
         let mut orders = Vec::new();
         while let Some(action) = self.topology.poll_action() {
             match action {

@@ -71,19 +71,19 @@ fn step(scene: &mut Scene, rng: &mut SmallRng, ids: &mut u64) {
 /// Follows the orders as a shell would, and says what does not fit.
 #[derive(Default)]
 struct Shell {
-    pools: Vec<HostKey>,
-    ready: Vec<HostKey>,
-    monitors: Vec<HostKey>,
+    pools: Vec<ServerAddress>,
+    ready: Vec<ServerAddress>,
+    monitors: Vec<ServerAddress>,
     answered: Vec<SelectId>,
-    probes: BTreeMap<HostKey, ProbeId>,
+    probes: BTreeMap<ServerAddress, ProbeId>,
     /// What is to be answered at once.
-    overhearing: Vec<(HostKey, ProbeId)>,
-    closing: Vec<HostKey>,
+    overhearing: Vec<(ServerAddress, ProbeId)>,
+    closing: Vec<ServerAddress>,
 }
 
 impl Shell {
     fn obey(&mut self, action: TopologyAction) {
-        let take = |list: &mut Vec<HostKey>, host: &HostKey| {
+        let take = |list: &mut Vec<ServerAddress>, host: &ServerAddress| {
             let at = list.iter().position(|other| other == host).expect("known host");
             list.remove(at);
         };

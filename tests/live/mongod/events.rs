@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use mongolink::{CloseReason, CommandEvent, Event, HostKey, MonitorEvent, PoolEvent, ServerType, TopologyEvent, TopologyType};
+use mongolink::{CloseReason, CommandEvent, Event, MonitorEvent, PoolEvent, ServerAddress, ServerType, TopologyEvent, TopologyType};
 
 use crate::support::{MEMBERS, ReplicaSet, Security, ping, with_set};
 
 /// Runs a client's whole life, and returns what it told.
-async fn life(set: &ReplicaSet) -> (HostKey, Vec<Event>) {
+async fn life(set: &ReplicaSet) -> (ServerAddress, Vec<Event>) {
     let client = set.root();
     let mut events = client.events();
     let primary = set.settle(&client).await;
@@ -56,8 +56,8 @@ fn topology_opens_first_and_closes_last(told: &[Event]) {
 }
 
 fn each_check_starts_before_it_ends(told: &[Event]) {
-    let mut under_way: BTreeMap<HostKey, bool> = BTreeMap::new();
-    let mut succeeded: BTreeMap<HostKey, usize> = BTreeMap::new();
+    let mut under_way: BTreeMap<ServerAddress, bool> = BTreeMap::new();
+    let mut succeeded: BTreeMap<ServerAddress, usize> = BTreeMap::new();
     for event in told {
         let Event::Heartbeat { host, event } = event else { continue };
         if let MonitorEvent::HeartbeatStarted { awaited } = event {
@@ -73,7 +73,7 @@ fn each_check_starts_before_it_ends(told: &[Event]) {
     assert_eq!(succeeded.len(), MEMBERS, "every member was checked");
 }
 
-fn pool_of_the_primary_lends_and_closes(primary: &HostKey, told: &[Event]) {
+fn pool_of_the_primary_lends_and_closes(primary: &ServerAddress, told: &[Event]) {
     let of_pool: Vec<&PoolEvent> = told
         .iter()
         .filter_map(|event| if let Event::Pool { host, event } = event { Some(event).filter(|_| host == primary) } else { None })
@@ -98,7 +98,7 @@ fn pool_of_the_primary_lends_and_closes(primary: &HostKey, told: &[Event]) {
     assert!(!of_pool.iter().any(|event| matches!(event, PoolEvent::PoolCleared { .. } | PoolEvent::CheckOutFailed { .. })), "{of_pool:?}");
 }
 
-fn each_command_starts_and_succeeds(primary: &HostKey, told: &[Event]) {
+fn each_command_starts_and_succeeds(primary: &ServerAddress, told: &[Event]) {
     let mut under_way = Vec::new();
     let mut names = Vec::new();
     for event in told {

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mongolink::bson::{Document, doc};
-use mongolink::{Client, Error, HostKey};
+use mongolink::{Client, Error, ServerAddress};
 use tokio::task::JoinSet;
 
 use crate::support::{CALL, CHANGE, ROOT, ReplicaSet, Security, eventually, ping, view, with_set};
@@ -132,8 +132,8 @@ fn assert_is_of_a_failover(error: &Error) {
 }
 
 /// Waits until the client knows another primary, and is served by it.
-async fn find_another(client: &Client, old: &HostKey) -> HostKey {
-    let another = |primary: &HostKey| primary != old;
+async fn find_another(client: &Client, old: &ServerAddress) -> ServerAddress {
+    let another = |primary: &ServerAddress| primary != old;
     view(client, "another primary", |topology| topology.primary().is_some_and(|primary| another(&primary.host))).await;
     let mut found = None;
     eventually("an answer of another primary", CHANGE, async || {

@@ -1,12 +1,12 @@
 //! Which member answers.
 
 use mongolink::bson::{Document, doc};
-use mongolink::{Client, ErrorKind, HostKey, ReadPreference, ServerType, TopologyType};
+use mongolink::{Client, ErrorKind, ReadPreference, ServerAddress, ServerType, TopologyType};
 
 use crate::support::{CALL, Security, eventually, ping, with_set};
 
 /// Names the members other than the primary.
-fn secondaries(client: &Client) -> Vec<HostKey> {
+fn secondaries(client: &Client) -> Vec<ServerAddress> {
     let topology = client.topology();
     topology.servers().iter().filter(|server| server.kind == ServerType::RsSecondary).map(|server| server.host.clone()).collect()
 }

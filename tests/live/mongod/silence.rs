@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mongolink::bson::doc;
-use mongolink::{Client, Error, ErrorKind, HostKey, TopologyDescription};
+use mongolink::{Client, Error, ErrorKind, ServerAddress, TopologyDescription};
 use tokio::task::JoinSet;
 
 use crate::support::{CALL, CHANGE, NAME, ReplicaSet, Security, view, with_set};
@@ -21,11 +21,11 @@ const PAST: Duration = Duration::from_secs(5);
 struct Attempt {
     began: Instant,
     ended: Instant,
-    outcome: Result<HostKey, Error>,
+    outcome: Result<ServerAddress, Error>,
 }
 
 /// Waits until one of the members other than the old primary says that it is primary, on connections beside the client's.
-async fn new_primary(set: &ReplicaSet, old: &HostKey) -> Instant {
+async fn new_primary(set: &ReplicaSet, old: &ServerAddress) -> Instant {
     let mut watchers = JoinSet::new();
     for host in set.hosts().into_iter().filter(|host| host != old) {
         let client = set.direct(&host).build().expect("a client");
@@ -61,7 +61,7 @@ async fn insert_steadily(client: Client, stop: Arc<AtomicBool>) -> Vec<Attempt> 
 }
 
 /// Strikes the primary under load; returns every attempt, the old primary, and when the set had a new one.
-async fn strike(set: &mut ReplicaSet, blow: impl FnOnce(&mut ReplicaSet, &HostKey)) -> (Vec<Attempt>, HostKey, Instant) {
+async fn strike(set: &mut ReplicaSet, blow: impl FnOnce(&mut ReplicaSet, &ServerAddress)) -> (Vec<Attempt>, ServerAddress, Instant) {
     let hosts: Vec<String> = set.hosts().iter().map(ToString::to_string).collect();
     let client = set.trusting(&format!("mongodb://{}/?replicaSet={NAME}", hosts.join(","))).build().expect("a client");
     let old = set.settle(&client).await;
@@ -81,7 +81,7 @@ async fn strike(set: &mut ReplicaSet, blow: impl FnOnce(&mut ReplicaSet, &HostKe
 }
 
 /// Says how long the new primary let the client wait, and checks that nobody waited for the old one.
-fn judge(attempts: &[Attempt], old: &HostKey, elected: Instant) {
+fn judge(attempts: &[Attempt], old: &ServerAddress, elected: Instant) {
     let past = |attempt: &Attempt| attempt.ended.saturating_duration_since(attempt.began.max(elected));
     let longest = attempts.iter().map(past).max().expect("attempts");
     let served = attempts.iter().filter(|attempt| attempt.outcome.as_ref().is_ok_and(|host| host != old));

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use mongolink::bson::{Bson, Document, doc};
-use mongolink::{Client, ClientBuilder, HostKey, Mechanism, Secret, ServerType, TopologyDescription};
+use mongolink::{Client, ClientBuilder, Mechanism, Secret, ServerAddress, ServerType, TopologyDescription};
 use tokio::sync::Mutex;
 
 use super::{Authority, CALL, Folder, Server, TEST, create_user, mongod, view, within};
@@ -103,7 +103,7 @@ impl ReplicaSet {
     }
 
     /// Starts a client that talks to one member only.
-    pub(crate) fn direct(&self, host: &HostKey) -> ClientBuilder {
+    pub(crate) fn direct(&self, host: &ServerAddress) -> ClientBuilder {
         self.trusting(&format!("mongodb://{host}/?directConnection=true"))
     }
 
@@ -124,12 +124,12 @@ impl ReplicaSet {
     }
 
     /// Returns the hosts as a connection string has them.
-    pub(crate) fn hosts(&self) -> Vec<HostKey> {
-        self.members.iter().map(|member| HostKey::parse(&self.address(member)).expect("a host")).collect()
+    pub(crate) fn hosts(&self) -> Vec<ServerAddress> {
+        self.members.iter().map(|member| ServerAddress::parse(&self.address(member)).expect("a host")).collect()
     }
 
     /// Returns the member that a client knows by this name.
-    pub(crate) fn member(&mut self, host: &HostKey) -> &mut Server {
+    pub(crate) fn member(&mut self, host: &ServerAddress) -> &mut Server {
         self.members.iter_mut().find(|member| member.port() == host.port()).expect("a member of this set")
     }
 
@@ -145,7 +145,7 @@ impl ReplicaSet {
     }
 
     /// Waits until a client knows a primary and two secondaries.
-    pub(crate) async fn settle(&self, client: &Client) -> HostKey {
+    pub(crate) async fn settle(&self, client: &Client) -> ServerAddress {
         let known = view(client, "a primary and two secondaries", is_settled).await;
         known.primary().expect("settled").host.clone()
     }

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use mongolink::bson::{RawDocumentBuf, doc, rawdoc};
-use mongolink::{Client, ErrorKind, HostKey, Result, Sandbox};
+use mongolink::{Client, ErrorKind, Result, Sandbox, ServerAddress};
 
 use super::{Guest, soon};
 use crate::peers::host_of;
@@ -83,7 +83,7 @@ fn guest(sandbox: &Sandbox) -> Guest {
 type Call = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 
 /// Makes a call.
-type Make = fn(Client, HostKey) -> Call;
+type Make = fn(Client, ServerAddress) -> Call;
 
 /// The calls that can be made at any time, by name.
 const CALLS: [(&str, Make); 6] = [
@@ -95,23 +95,23 @@ const CALLS: [(&str, Make); 6] = [
     ("probe", probe),
 ];
 
-fn run_command(client: Client, _: HostKey) -> Call {
+fn run_command(client: Client, _: ServerAddress) -> Call {
     Box::pin(async move { client.database("admin").run_command(doc! { "ping": 1 }).await.map(drop) })
 }
 
-fn run_slow_command(client: Client, _: HostKey) -> Call {
+fn run_slow_command(client: Client, _: ServerAddress) -> Call {
     Box::pin(async move { client.database("test").run_command(doc! { "find": "things" }).raw().await.map(drop) })
 }
 
-fn run_cursor_command(client: Client, _: HostKey) -> Call {
+fn run_cursor_command(client: Client, _: ServerAddress) -> Call {
     Box::pin(async move { client.database("test").run_cursor_command(doc! { "find": "things", "batchSize": 2 }).await.map(drop) })
 }
 
-fn warm_up(client: Client, _: HostKey) -> Call {
+fn warm_up(client: Client, _: ServerAddress) -> Call {
     Box::pin(async move { client.warm_up().await })
 }
 
-fn watch_topology(client: Client, _: HostKey) -> Call {
+fn watch_topology(client: Client, _: ServerAddress) -> Call {
     Box::pin(async move {
         let known = client.watch_topology().await?.next().await.expect("a description");
         assert_eq!(known.servers().len(), 1, "{known}");
@@ -119,7 +119,7 @@ fn watch_topology(client: Client, _: HostKey) -> Call {
     })
 }
 
-fn probe(client: Client, host: HostKey) -> Call {
+fn probe(client: Client, host: ServerAddress) -> Call {
     Box::pin(async move {
         let probe = client.probe(&host).await?;
         assert!(probe.error.is_none() && probe.ping.is_some(), "{probe:?}");
@@ -128,7 +128,14 @@ fn probe(client: Client, host: HostKey) -> Call {
 }
 
 /// Gives a call up, and sees that the client works all the same; tells whether the call had completed.
-async fn given_up(guest: &Guest, host: &HostKey, what: &str, call: fn(Client, HostKey) -> Call, polls: usize, cut: Cut) -> bool {
+async fn given_up(
+    guest: &Guest,
+    host: &ServerAddress,
+    what: &str,
+    call: fn(Client, ServerAddress) -> Call,
+    polls: usize,
+    cut: Cut,
+) -> bool {
     let outcome = soon(what, give_up(call(guest.client.clone(), host.clone()), polls, cut)).await;
     let at = format!("{what}, given up after {polls} polls, {cut:?}");
     guest.ping().await.unwrap_or_else(|error| panic!("{at}: {error}"));

@@ -3,13 +3,13 @@
 use std::io;
 
 use mongolink::bson::doc;
-use mongolink::{Error, ErrorKind, Event, HostKey, Ineligible, Sandbox, Stage, TopologyEvent};
+use mongolink::{Error, ErrorKind, Event, Ineligible, Sandbox, ServerAddress, Stage, TopologyEvent};
 
 use super::{CALM, Guest, PATIENT, assert_placed, assert_told, soon};
 use crate::peers::{self, Heard, Turn};
 
 /// The reasons of a failed selection: each server's host, and its error.
-fn reasons(selection: &Error) -> Vec<(&HostKey, &Error)> {
+fn reasons(selection: &Error) -> Vec<(&ServerAddress, &Error)> {
     selection.servers().iter().map(|server| (&server.host, server.error.as_ref().expect("a reason"))).collect()
 }
 

@@ -4,7 +4,7 @@ use std::error::Error as StdError;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use mongolink::{DnsConfig, ErrorKind, HostKey, LimitValue, Resolve, ResolveFuture, Stage};
+use mongolink::{DnsConfig, ErrorKind, LimitValue, Resolve, ResolveFuture, ServerAddress, Stage};
 
 use super::{CALM, Guest, IMPATIENT, assert_limit, assert_told, builder};
 use crate::peers;
@@ -35,8 +35,8 @@ impl PhoneBook {
     }
 }
 
-fn host(text: &str) -> HostKey {
-    HostKey::parse(text).expect("a host")
+fn host(text: &str) -> ServerAddress {
+    ServerAddress::parse(text).expect("a host")
 }
 
 #[tokio::test]

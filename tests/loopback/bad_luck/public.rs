@@ -62,7 +62,7 @@ const _: () = {
     shared::<Mechanism>();
     shared::<Secret>();
     shared::<Host>();
-    shared::<HostKey>();
+    shared::<ServerAddress>();
     shared::<Address>();
     shared::<DnsConfig>();
     shared::<ServerMonitoringMode>();
@@ -84,7 +84,7 @@ fn sent<F: Future + Send>(future: F) {
 }
 
 /// Is compiled, and never run.
-const _: fn(&Client, &HostKey, &mut Cursor) = |client, host, cursor| {
+const _: fn(&Client, &ServerAddress, &mut Cursor) = |client, host, cursor| {
     let database = client.database("test");
     sent(database.run_command(doc! { "ping": 1 }).into_future());
     sent(database.run_command(doc! { "ping": 1 }).raw().into_future());

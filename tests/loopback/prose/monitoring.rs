@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use mongolink::bson::doc;
-use mongolink::{CheckOutFailure, Client, ErrorKind, Event, Events, HostKey, MonitorEvent, PoolEvent, Sandbox, ServerType};
+use mongolink::{CheckOutFailure, Client, ErrorKind, Event, Events, MonitorEvent, PoolEvent, Sandbox, ServerAddress, ServerType};
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
 
@@ -113,7 +113,7 @@ async fn next_heartbeat_starts_after_the_descriptions_of_the_last() {
         sandbox.step_down().expect("step down");
         until("another primary is known", || sandbox.primary().is_some() && client.topology().primary().is_some()).await;
         let told = told_so_far(&mut events).await;
-        let mut checking: Vec<&HostKey> = Vec::new();
+        let mut checking: Vec<&ServerAddress> = Vec::new();
         let mut changes = 0;
         for event in &told {
             if let Event::Heartbeat { host, event } = event {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use mongolink::bson::{Bson, doc};
-use mongolink::{Client, CommandEvent, ErrorKind, Event, HostKey, ReadPreference, ReadPreferenceMode, Sandbox, ServerType};
+use mongolink::{Client, CommandEvent, ErrorKind, Event, ReadPreference, ReadPreferenceMode, Sandbox, ServerAddress, ServerType};
 use tokio::task::JoinSet;
 
 use super::{event, settled};
@@ -60,7 +60,7 @@ async fn servers_left_out_by_the_selector_are_named_by_the_refusal() {
 }
 
 /// Finds of several callers side by side; returns how many each server answered.
-async fn finds(client: &Client, callers: usize, each: usize) -> BTreeMap<HostKey, usize> {
+async fn finds(client: &Client, callers: usize, each: usize) -> BTreeMap<ServerAddress, usize> {
     let mut tasks = JoinSet::new();
     for _ in 0..callers {
         let client = client.clone();

@@ -17,7 +17,7 @@ use mongolink::sandbox::{Action as ServerAction, Cluster, Config};
 use mongolink::topology::{Fault, Topology, TopologyAction, TopologyConfig};
 use mongolink::uri::ConnectionString;
 use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
-use mongolink::{CheckOutFailure, ClientOptions, CloseReason, Error, ErrorKind, HostKey, PoolConfig, PoolEvent, Stage};
+use mongolink::{CheckOutFailure, ClientOptions, CloseReason, Error, ErrorKind, PoolConfig, PoolEvent, ServerAddress, Stage};
 use serde_json::{Value, json};
 
 /// Where the server is.
@@ -40,7 +40,7 @@ pub(super) enum Operation {
 
 pub(super) struct World {
     now: Instant,
-    host: HostKey,
+    host: ServerAddress,
     options: ClientOptions,
     metadata: ClientMetadata,
     /// Whether what a background thread would do is done.
@@ -470,7 +470,7 @@ fn next_message(decoder: &mut Decoder) -> Result<Option<Message>, Error> {
 }
 
 /// Writes an event as the format does.
-fn event(host: &HostKey, event: &PoolEvent) -> Value {
+fn event(host: &ServerAddress, event: &PoolEvent) -> Value {
     let millis = |span: &Duration| json!(span.as_secs_f64() * 1e3);
     let (name, mut value) = match event {
         PoolEvent::PoolCreated { options } => ("ConnectionPoolCreated", json!({ "options": limits(options) })),

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use mongolink::pool::{Action, Checkout, Health, Pool, PoolConfig};
 use mongolink::selection::{Criteria, select};
-use mongolink::{Client, HelloReply, HostKey, ServerDescription, TopologyDescription, TopologyType};
+use mongolink::{Client, HelloReply, ServerAddress, ServerDescription, TopologyDescription, TopologyType};
 use mongolink_benches::driver::Driver;
 use mongolink_benches::mock::Mock;
 use rand::SeedableRng;
@@ -155,7 +155,7 @@ fn selection_nanos(topology: &TopologyDescription) -> f64 {
 
 #[allow(clippy::field_reassign_with_default, reason = "it can be made no other way from outside")]
 fn server(number: usize, router: bool) -> ServerDescription {
-    let host = HostKey::parse(&format!("server{number}.example:27017")).expect("a host");
+    let host = ServerAddress::parse(&format!("server{number}.example:27017")).expect("a host");
     let mut hello = HelloReply::default();
     hello.max_wire_version = 17;
     hello.logical_session_timeout = Some(Duration::from_secs(1800));

@@ -86,7 +86,7 @@ async fn handshakes(
         let address = listener.local_addr().expect("bound");
         let client = async {
             let tcp = Stream::Tcp(TcpStream::connect(address).await.expect("connected"));
-            connector.connect(&HostKey::parse(host).expect("host"), tcp).await.map(drop)
+            connector.connect(&ServerAddress::parse(host).expect("host"), tcp).await.map(drop)
         };
         outcomes.push(tokio::join!(client, serve(listener, Arc::new(config), 1)).0);
     }
@@ -294,7 +294,7 @@ async fn client_certificate_of_version_1_is_the_servers_to_judge() {
     let address = listener.local_addr().expect("bound");
     let dial = async {
         let tcp = Stream::Tcp(TcpStream::connect(address).await.expect("connected"));
-        let mut stream = connector.connect(&HostKey::parse("db.example").expect("host"), tcp).await.expect("secured");
+        let mut stream = connector.connect(&ServerAddress::parse("db.example").expect("host"), tcp).await.expect("secured");
         stream.read_u8().await.expect("read")
     };
     assert_eq!(tokio::join!(dial, serve(listener, Arc::new(config.expect("server config")), 1)).0, b'x');
