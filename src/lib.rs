@@ -61,7 +61,7 @@ pub use bson;
 
 pub use auth::{Credential, Mechanism, Secret};
 pub use client::{
-    Client, ClientBuilder, Cursor, Database, Events, FromReply, IntoCommand, Probe, Reply, RunCommand, RunCursorCommand, Running,
+    Client, ClientBuilder, CommandFuture, Cursor, Database, Events, FromReply, IntoCommand, Probe, Reply, RunCommand, RunCursorCommand,
     TopologyWatch, TryNext,
 };
 pub use error::{

@@ -7,8 +7,8 @@
 use std::sync::{Arc, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
-use super::call::Lent;
-use super::running::Inner;
+use super::call::SessionInUse;
+use super::running::ClientCore;
 use crate::cursor::CursorState;
 use crate::io::clock;
 use crate::io::conn::{Conn, LateReply, Sent};
@@ -20,24 +20,24 @@ use crate::wire::{Message, Request};
 
 /// What an abandoned command leaves on its connection.
 struct Abandoned {
-    inner: Weak<Inner>,
-    session: Option<Lent>,
+    core: Weak<ClientCore>,
+    session: Option<SessionInUse>,
     cluster_time: Arc<ClusterTime>,
     /// The cursor that is being killed.
     cursor: Option<CursorState>,
 }
 
-impl Inner {
+impl ClientCore {
     /// Decides on the session of a command whose outcome is unknown, and on its reply.
     #[cold]
-    pub(super) fn abandon(self: &Arc<Self>, conn: &mut Conn, session: Option<Lent>, now: Instant) {
+    pub(super) fn abandon(self: &Arc<Self>, conn: &mut Conn, session: Option<SessionInUse>, now: Instant) {
         if conn.sent() == Sent::Nothing {
             session.into_iter().for_each(|session| self.put_session(session, now));
             return;
         }
         if conn.health() == Health::ReplyOutstanding {
-            let cluster_time = Arc::clone(&self.desks.own().cluster_time);
-            conn.leave(Box::new(Abandoned { inner: Arc::downgrade(self), session, cluster_time, cursor: None }));
+            let cluster_time = Arc::clone(&self.thread_caches.own().cluster_time);
+            conn.leave(Box::new(Abandoned { core: Arc::downgrade(self), session, cluster_time, cursor: None }));
         } else if let Some(session) = session {
             self.unfinished().lose(session.session);
         }
@@ -58,8 +58,8 @@ impl LateReply for Abandoned {
             self.cursor = Some(cursor);
             return Some(kill);
         }
-        if let (Some(inner), Some(session)) = (self.inner.upgrade(), self.session.take()) {
-            inner.put_session(session, clock::now());
+        if let (Some(core), Some(session)) = (self.core.upgrade(), self.session.take()) {
+            core.put_session(session, clock::now());
         }
         None
     }
@@ -67,7 +67,7 @@ impl LateReply for Abandoned {
     fn fields(&self) -> CommandFields<'_> {
         CommandFields {
             database: self.cursor.as_ref().map_or("admin", |cursor| &cursor.database),
-            lsid: self.session.as_ref().map(|lent| lent.session.lsid().as_ref()),
+            lsid: self.session.as_ref().map(|in_use| in_use.session.lsid().as_ref()),
             cluster_time: self.cluster_time.document(),
             read_preference: None,
         }
@@ -77,8 +77,8 @@ impl LateReply for Abandoned {
 impl Drop for Abandoned {
     /// The connection broke, or was closed, before the reply came.
     fn drop(&mut self) {
-        if let (Some(inner), Some(session)) = (self.inner.upgrade(), self.session.take()) {
-            inner.unfinished().lose(session.session);
+        if let (Some(core), Some(session)) = (self.core.upgrade(), self.session.take()) {
+            core.unfinished().lose(session.session);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Client;
-use super::running::Inner;
+use super::running::ClientCore;
 use crate::auth::{Mechanism, Secret};
 use crate::dns::RESCAN_FLOOR;
 use crate::error::Result;
@@ -32,12 +32,12 @@ use crate::uri::{self, ConnectionString};
 pub struct ClientBuilder {
     options: ClientOptions,
     warnings: Vec<Warning>,
-    extras: Extras,
+    non_uri_options: NonUriOptions,
     libraries: Vec<DriverInfo>,
 }
 
 /// Holds what can't stand in a connection string.
-pub(super) struct Extras {
+pub(super) struct NonUriOptions {
     pub(super) dns: DnsConfig,
     pub(super) resolve: Option<Arc<dyn Resolve>>,
     pub(super) boot_clock: Arc<dyn BootClock>,
@@ -60,9 +60,13 @@ macro_rules! options {
 impl ClientBuilder {
     pub(super) fn new(text: &str) -> Result<Self> {
         let parsed = ConnectionString::parse(text)?;
-        let extras =
-            Extras { dns: DnsConfig::System, resolve: None, boot_clock: Arc::new(SystemBootClock::new()), srv_rescan_floor: RESCAN_FLOOR };
-        Ok(Self { options: parsed.options, warnings: parsed.warnings, extras, libraries: Vec::new() })
+        let non_uri_options = NonUriOptions {
+            dns: DnsConfig::System,
+            resolve: None,
+            boot_clock: Arc::new(SystemBootClock::new()),
+            srv_rescan_floor: RESCAN_FLOOR,
+        };
+        Ok(Self { options: parsed.options, warnings: parsed.warnings, non_uri_options, libraries: Vec::new() })
     }
 
     options! {
@@ -188,21 +192,21 @@ impl ClientBuilder {
     /// Says which DNS servers are asked; the system's by default.
     #[must_use]
     pub fn dns(mut self, config: DnsConfig) -> Self {
-        self.extras.dns = config;
+        self.non_uri_options.dns = config;
         self
     }
 
     /// Brings a resolver of one's own for addresses, instead of DNS and the operating system.
     #[must_use]
     pub fn resolver(mut self, resolver: impl Resolve) -> Self {
-        self.extras.resolve = Some(Arc::new(resolver));
+        self.non_uri_options.resolve = Some(Arc::new(resolver));
         self
     }
 
     /// Brings a boot clock of one's own, by which suspensions of the machine are noticed.
     #[must_use]
     pub fn boot_clock(mut self, clock: impl BootClock) -> Self {
-        self.extras.boot_clock = Arc::new(clock);
+        self.non_uri_options.boot_clock = Arc::new(clock);
         self
     }
 
@@ -218,11 +222,11 @@ impl ClientBuilder {
 
     /// Sets the shortest time between two look-ups of a `mongodb+srv` name; the specification's 60 s by default, at least 10 ms.
     ///
-    /// The routers of a sharded driver follow the name's SRV records, which are asked for again when their time to live is
+    /// The routers of a sharded cluster follow the name's SRV records, which are asked for again when their time to live is
     /// over, but not sooner than this. While the answer is of no use, they are asked for every `heartbeatFrequencyMS`.
     #[must_use]
     pub fn srv_rescan_floor(mut self, floor: Duration) -> Self {
-        self.extras.srv_rescan_floor = floor;
+        self.non_uri_options.srv_rescan_floor = floor;
         self
     }
 
@@ -243,6 +247,6 @@ impl ClientBuilder {
         for library in self.libraries {
             libraries.append(library)?;
         }
-        Ok(Client::from_inner(Inner::new(self.options, self.warnings, self.extras, libraries)))
+        Ok(Client::from_core(ClientCore::new(self.options, self.warnings, self.non_uri_options, libraries)))
     }
 }

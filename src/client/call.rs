@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::de::DeserializeOwned;
 
 use super::decode::decode;
-use super::running::Inner;
+use super::running::ClientCore;
 use crate::error::{Error, Result, SOCKET_TIMEOUT, Stage};
 use crate::host::ServerAddress;
 use crate::io::clock;
@@ -125,12 +125,12 @@ pub(super) enum InSession {
 
 /// Is an implicit session that is kept between calls; goes back to the pool when dropped.
 pub(super) struct Session {
-    pub(super) lent: Option<Lent>,
-    pub(super) inner: Arc<Inner>,
+    pub(super) in_use: Option<SessionInUse>,
+    pub(super) core: Arc<ClientCore>,
 }
 
 /// Is a server session in use, and how long servers keep one.
-pub(super) struct Lent {
+pub(super) struct SessionInUse {
     pub(super) session: ServerSession,
     pub(super) timeout: Duration,
 }
@@ -149,13 +149,13 @@ impl From<Option<Duration>> for Time {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Some(lent) = self.lent.take() {
-            self.inner.put_session(lent, clock::now());
+        if let Some(in_use) = self.in_use.take() {
+            self.core.put_session(in_use, clock::now());
         }
     }
 }
 
-impl Inner {
+impl ClientCore {
     /// Makes the deadline of a call: its own limit, or the client's.
     pub(super) fn call_deadline(&self, time: &Time, now: Instant) -> Option<Deadline> {
         let (name, limit) = match time {

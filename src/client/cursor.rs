@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use super::Client;
 use super::call::{Call, InSession, Preference, Reply, Session, Time};
 use super::pin::Pinned;
-use super::running::Inner;
+use super::running::ClientCore;
 use crate::cursor::{Batch, CursorState, EmptyBatches, GetMoreOptions};
 use crate::error::{Error, Result};
 use crate::host::ServerAddress;
@@ -58,8 +58,8 @@ impl FromReply for Reply {
 #[must_use = "a cursor that is not read is killed"]
 pub struct Cursor<T = Document> {
     client: Client,
-    core: Arc<Core>,
-    state: State,
+    context: Arc<CursorContext>,
+    state: CursorPhase,
     batches: EmptyBatches,
     /// What is waited for before the next batch is asked for.
     /// The lock is never taken: it makes the cursor `Sync`.
@@ -80,7 +80,7 @@ pub enum TryNext<T> {
 }
 
 /// A step of a cursor.
-enum Step {
+enum CursorStep {
     Document(Bytes),
     NothingNow,
     Ended,
@@ -88,8 +88,8 @@ enum Step {
 }
 
 /// What all batches of a cursor have in common.
-struct Core {
-    inner: Arc<Inner>,
+struct CursorContext {
+    core: Arc<ClientCore>,
     host: ServerAddress,
     more: GetMoreOptions,
     timeout: Option<Duration>,
@@ -97,7 +97,7 @@ struct Core {
     pinned: bool,
 }
 
-enum State {
+enum CursorPhase {
     /// Documents are at hand, and perhaps more on the server.
     Reading { cursor: CursorState, batch: Batch, session: Option<Box<Session>>, pin: Option<Box<Pinned>> },
     /// The next batch is on its way.
@@ -130,7 +130,7 @@ struct Failed {
 
 /// Is what a cursor that was still open leaves to be done.
 struct Ending {
-    core: Arc<Core>,
+    context: Arc<CursorContext>,
     left: Left,
 }
 
@@ -147,14 +147,14 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 impl<T: FromReply> Cursor<T> {
     pub(super) fn new(client: Client, fetched: Fetched, host: ServerAddress, more: GetMoreOptions, timeout: Option<Duration>) -> Self {
         let pinned = fetched.pin.is_some();
-        let inner = Arc::clone(&client.handle.0);
-        let core = Arc::new(Core { inner, host, more, timeout, pinned });
-        Self { client, core, state: State::read(fetched), batches: EmptyBatches::default(), pause: None, form: PhantomData }
+        let core = Arc::clone(&client.handle.0);
+        let context = Arc::new(CursorContext { core, host, more, timeout, pinned });
+        Self { client, context, state: CursorPhase::read(fetched), batches: EmptyBatches::default(), pause: None, form: PhantomData }
     }
 
     /// Returns the server that holds the cursor.
     pub fn host(&self) -> &ServerAddress {
-        &self.core.host
+        &self.context.host
     }
 
     /// Returns the next document, or `None` at the end.
@@ -178,15 +178,15 @@ impl<T: FromReply> Cursor<T> {
     pub async fn try_next(&mut self) -> Result<TryNext<T>> {
         let mut has_asked = false;
         match std::future::poll_fn(|context| self.poll_step(Some(&mut has_asked), context)).await {
-            Step::Document(bytes) => self.document(bytes).map(TryNext::Document),
-            Step::NothingNow => Ok(TryNext::NothingNow),
-            Step::Ended => Ok(TryNext::Ended),
-            Step::Failed(error) => Err(error),
+            CursorStep::Document(bytes) => self.document(bytes).map(TryNext::Document),
+            CursorStep::NothingNow => Ok(TryNext::NothingNow),
+            CursorStep::Ended => Ok(TryNext::Ended),
+            CursorStep::Failed(error) => Err(error),
         }
     }
 
     fn document(&self, bytes: Bytes) -> Result<T> {
-        T::from_reply(Reply::new(bytes, self.core.host.clone()))
+        T::from_reply(Reply::new(bytes, self.context.host.clone()))
     }
 
     /// Ends the cursor: kills it on the server if it is still open there, and waits for that.
@@ -195,7 +195,7 @@ impl<T: FromReply> Cursor<T> {
     pub async fn close(mut self) {
         let Some(ending) = self.end(None) else { return };
         let (done, over) = oneshot::channel::<()>();
-        self.client.inner().spawn("kill cursor", async move {
+        self.client.core().spawn("kill cursor", async move {
             ending.run().await;
             drop(done);
         });
@@ -204,44 +204,44 @@ impl<T: FromReply> Cursor<T> {
     }
 
     /// Goes on to the next document. `has_asked` is for a caller that does not wait for one: whether it has seen a new batch.
-    fn poll_step(&mut self, mut has_asked: Option<&mut bool>, context: &mut Context<'_>) -> Poll<Step> {
+    fn poll_step(&mut self, mut has_asked: Option<&mut bool>, context: &mut Context<'_>) -> Poll<CursorStep> {
         loop {
             match &mut self.state {
-                State::Reading { cursor, batch, session, pin } => {
+                CursorPhase::Reading { cursor, batch, session, pin } => {
                     if let Some(document) = batch.next_document() {
-                        return Poll::Ready(Step::Document(document));
+                        return Poll::Ready(CursorStep::Document(document));
                     }
                     if cursor.id == 0 {
-                        self.state = State::Done;
+                        self.state = CursorPhase::Done;
                         continue;
                     }
                     match &has_asked {
-                        Some(true) => return Poll::Ready(Step::NothingNow),
+                        Some(true) => return Poll::Ready(CursorStep::NothingNow),
                         Some(false) => {}
                         None => ready!(poll_pause(&mut self.pause, context)),
                     }
                     self.pause = None;
-                    let fetch: Fetch = Box::pin(fetch(Arc::clone(&self.core), cursor.clone(), session.take(), pin.take()));
-                    self.state = State::Fetching { cursor: cursor.clone(), fetch: Mutex::new(fetch) };
+                    let fetch: Fetch = Box::pin(fetch(Arc::clone(&self.context), cursor.clone(), session.take(), pin.take()));
+                    self.state = CursorPhase::Fetching { cursor: cursor.clone(), fetch: Mutex::new(fetch) };
                 }
-                State::Fetching { fetch, .. } => {
+                CursorPhase::Fetching { fetch, .. } => {
                     match ready!(fetch.get_mut().unwrap_or_else(PoisonError::into_inner).as_mut().poll(context)) {
                         Ok(fetched) => {
-                            let max_time = self.core.more.max_time;
+                            let max_time = self.context.more.max_time;
                             let took = fetched.took.unwrap_or_default();
                             self.pause = self.batches.handle_batch(fetched.batch.is_empty(), took, max_time).map(pause);
-                            self.state = State::read(fetched);
+                            self.state = CursorPhase::read(fetched);
                         }
                         Err(Failed { error, pin }) => {
                             self.fail(&error, pin);
-                            return Poll::Ready(Step::Failed(error));
+                            return Poll::Ready(CursorStep::Failed(error));
                         }
                     }
                     if let Some(has_asked) = &mut has_asked {
                         **has_asked = true;
                     }
                 }
-                State::Severed(_) | State::Done => return Poll::Ready(Step::Ended),
+                CursorPhase::Severed(_) | CursorPhase::Done => return Poll::Ready(CursorStep::Ended),
             }
         }
     }
@@ -263,7 +263,7 @@ fn poll_pause(pause: &mut Option<Pause>, context: &mut Context<'_>) -> Poll<()> 
     }
 }
 
-impl State {
+impl CursorPhase {
     /// Session and connection go back at once when the server has closed the cursor.
     fn read(fetched: Fetched) -> Self {
         let Fetched { cursor, batch, session, pin, took: _ } = fetched;
@@ -276,9 +276,9 @@ impl<T> Cursor<T> {
     /// Ends it after an error, or keeps what is broken until the cursor is closed.
     fn fail(&mut self, error: &Error, pin: Option<Box<Pinned>>) {
         match pin {
-            Some(pin) if pin.is_broken() => self.state = State::Severed(pin),
+            Some(pin) if pin.is_broken() => self.state = CursorPhase::Severed(pin),
             // A broken connection leaves the cursor to the server's own time-out.
-            None if error.is_network() && !error.is_timeout() => self.state = State::Done,
+            None if error.is_network() && !error.is_timeout() => self.state = CursorPhase::Done,
             pin => {
                 let ending = self.end(pin);
                 self.leave(ending);
@@ -288,27 +288,27 @@ impl<T> Cursor<T> {
 
     /// Makes it done; `pin` is the connection that a fetch which is over has used.
     fn end(&mut self, used: Option<Box<Pinned>>) -> Option<Ending> {
-        let core = Arc::clone(&self.core);
-        let left = match std::mem::replace(&mut self.state, State::Done) {
-            State::Reading { cursor, session, pin, .. } => Left::Kill { cursor, session, pin },
-            State::Fetching { cursor, fetch } if core.pinned && used.is_none() => {
+        let context = Arc::clone(&self.context);
+        let left = match std::mem::replace(&mut self.state, CursorPhase::Done) {
+            CursorPhase::Reading { cursor, session, pin, .. } => Left::Kill { cursor, session, pin },
+            CursorPhase::Fetching { cursor, fetch } if context.pinned && used.is_none() => {
                 Left::Fetch { cursor, fetch: fetch.into_inner().unwrap_or_else(PoisonError::into_inner) }
             }
-            State::Fetching { cursor, .. } => Left::Kill { cursor, session: None, pin: used },
-            State::Severed(pin) => {
+            CursorPhase::Fetching { cursor, .. } => Left::Kill { cursor, session: None, pin: used },
+            CursorPhase::Severed(pin) => {
                 drop(pin);
                 return None;
             }
-            State::Done => return None,
+            CursorPhase::Done => return None,
         };
-        let ending = Ending { core, left };
+        let ending = Ending { context, left };
         ending.is_needed().then_some(ending)
     }
 
     /// Has done in the background what is left; not if nothing runs any more.
     fn leave(&self, ending: Option<Ending>) {
         if let Some(ending) = ending {
-            self.client.inner().spawn("kill cursor", ending.run());
+            self.client.core().spawn("kill cursor", ending.run());
         }
     }
 }
@@ -318,9 +318,9 @@ impl<T: FromReply> Stream for Cursor<T> {
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<T>>> {
         Poll::Ready(match ready!(self.poll_step(None, context)) {
-            Step::Document(bytes) => Some(self.document(bytes)),
-            Step::Failed(error) => Some(Err(error)),
-            Step::NothingNow | Step::Ended => None,
+            CursorStep::Document(bytes) => Some(self.document(bytes)),
+            CursorStep::Failed(error) => Some(Err(error)),
+            CursorStep::NothingNow | CursorStep::Ended => None,
         })
     }
 }
@@ -336,28 +336,28 @@ impl<T> Drop for Cursor<T> {
 
 impl<T> std::fmt::Debug for Cursor<T> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cursor").field("host", &self.core.host).finish_non_exhaustive()
+        f.debug_struct("Cursor").field("host", &self.context.host).finish_non_exhaustive()
     }
 }
 
 async fn fetch(
-    core: Arc<Core>,
+    context: Arc<CursorContext>,
     cursor: CursorState,
     session: Option<Box<Session>>,
     pin: Option<Box<Pinned>>,
 ) -> std::result::Result<Fetched, Failed> {
-    let inner = &core.inner;
+    let core = &context.core;
     let database = Arc::from(cursor.database.as_str());
     let call = Call {
-        request: Request::from(cursor.get_more(&core.more)),
-        criteria: Some(Arc::new(Criteria::server(core.host.clone()))),
+        request: Request::from(cursor.get_more(&context.more)),
+        criteria: Some(Arc::new(Criteria::server(context.host.clone()))),
         preference: Preference::Untold,
-        time: core.timeout.into(),
+        time: context.timeout.into(),
         session: InSession::Cursor(session),
         pins: false,
     };
     let began = clock::now();
-    let (outcome, pin) = inner.run_pinned(pin, &database, call).await;
+    let (outcome, pin) = core.run_pinned(pin, &database, call).await;
     let took = Some(clock::now().saturating_duration_since(began));
     match outcome.and_then(|outcome| read(&outcome.reply).map(|read| (read, outcome.session))) {
         Ok(((cursor, batch), session)) => Ok(Fetched { cursor, batch, session, pin, took }),
@@ -396,14 +396,14 @@ impl Ending {
         let database = Arc::from(cursor.database.as_str());
         let call = Call {
             request: Request::from(cursor.kill()),
-            criteria: Some(Arc::new(Criteria::server(self.core.host.clone()))),
+            criteria: Some(Arc::new(Criteria::server(self.context.host.clone()))),
             preference: Preference::Untold,
             time: Time::Until(Box::new(deadline)),
             session: InSession::Cursor(session),
             pins: false,
         };
-        let inner = &self.core.inner;
-        let (outcome, _) = inner.run_pinned(pin, &database, call).await;
+        let core = &self.context.core;
+        let (outcome, _) = core.run_pinned(pin, &database, call).await;
         if let Err(error) = outcome {
             tracing::debug!(%error, "cursor could not be killed");
         }

@@ -22,12 +22,12 @@ use crate::wire::{Given, Request};
 
 /// Names a database of a client's deployment.
 #[derive(Debug)]
-pub struct Database(Arc<Named>);
+pub struct Database(Arc<SharedDatabase>);
 
 /// Is what all commands on a database share. They are counted: nothing else stands where they are.
 #[derive(Clone, Debug)]
 #[repr(align(128))]
-struct Named {
+struct SharedDatabase {
     client: Client,
     name: Arc<str>,
     /// Whether a database can have this name.
@@ -39,21 +39,21 @@ struct Named {
 /// The reply is a [`Document`]; [`raw`](Self::raw) and [`typed`](Self::typed) give it in other forms.
 #[must_use = "nothing is sent before it is awaited"]
 pub struct RunCommand<T = Document> {
-    plan: Plan,
+    pending: PendingCommand,
     form: PhantomData<fn() -> T>,
 }
 
 /// Is a command that makes a cursor, and is about to be run: configure it, then `.await` it.
 #[must_use = "nothing is sent before it is awaited"]
 pub struct RunCursorCommand<T = Document> {
-    plan: Plan,
+    pending: PendingCommand,
     more: GetMoreOptions,
     form: PhantomData<fn() -> T>,
 }
 
 /// What both kinds of commands are made of.
-struct Plan {
-    database: Arc<Named>,
+struct PendingCommand {
+    database: Arc<SharedDatabase>,
     call: Call,
     /// Why it can't be sent.
     invalid: Option<Error>,
@@ -61,8 +61,8 @@ struct Plan {
 
 /// Is the future of a [`RunCommand`]. It can be dropped at any moment.
 #[must_use = "nothing is sent before it is awaited"]
-pub struct Running<T> {
-    database: Arc<Named>,
+pub struct CommandFuture<T> {
+    database: Arc<SharedDatabase>,
     run: Run,
     invalid: Option<Error>,
     form: PhantomData<fn() -> T>,
@@ -71,14 +71,14 @@ pub struct Running<T> {
 impl Clone for Database {
     /// Every clone has a count of its own: cores whose tasks have a clone each do not meet at it with every command.
     fn clone(&self) -> Self {
-        Self(Arc::new(Named::clone(&self.0)))
+        Self(Arc::new(SharedDatabase::clone(&self.0)))
     }
 }
 
 impl Database {
     pub(super) fn new(client: Client, name: Arc<str>) -> Self {
         let is_valid = !name.is_empty() && (!name.contains(['\0', '.', ' ', '/', '\\', '"', '$']) || &*name == "$external");
-        Self(Arc::new(Named { client, name, is_valid }))
+        Self(Arc::new(SharedDatabase { client, name, is_valid }))
     }
 
     /// Returns its name.
@@ -102,7 +102,7 @@ impl Database {
     /// # Errors
     /// Of every stage; [`Command`](ErrorKind::Command) if the server answers with an error.
     pub fn run_command(&self, command: impl IntoCommand) -> RunCommand {
-        RunCommand { plan: Plan::new(self, command), form: PhantomData }
+        RunCommand { pending: PendingCommand::new(self, command), form: PhantomData }
     }
 
     /// Runs a command whose reply is a cursor.
@@ -110,7 +110,7 @@ impl Database {
     /// # Errors
     /// Those of [`run_command`](Self::run_command), and [`Protocol`](ErrorKind::Protocol) if the reply has no cursor.
     pub fn run_cursor_command(&self, command: impl IntoCommand) -> RunCursorCommand {
-        RunCursorCommand { plan: Plan::new(self, command), more: GetMoreOptions::default(), form: PhantomData }
+        RunCursorCommand { pending: PendingCommand::new(self, command), more: GetMoreOptions::default(), form: PhantomData }
     }
 }
 
@@ -135,7 +135,7 @@ impl IntoCommand for RawDocumentBuf {
     }
 }
 
-impl Plan {
+impl PendingCommand {
     fn new(database: &Database, command: impl IntoCommand) -> Self {
         let (request, mut invalid) = match command.into_command() {
             Ok(command) => (Request::from(command), None),
@@ -157,7 +157,7 @@ impl Plan {
         Self { database: Arc::clone(&database.0), call, invalid }
     }
 
-    fn start<T>(self) -> Running<T> {
+    fn start<T>(self) -> CommandFuture<T> {
         let Self { database, mut call, invalid } = self;
         match (&call.criteria, &call.preference) {
             (Some(_), Preference::Primary) => {
@@ -167,16 +167,16 @@ impl Plan {
             (None, Preference::Of(preference)) => call.criteria = Some(Arc::new(Criteria::read((**preference).clone()))),
             (Some(_) | None, _) => {}
         }
-        Running { database, run: Run::new(call), invalid, form: PhantomData }
+        CommandFuture { database, run: Run::new(call), invalid, form: PhantomData }
     }
 }
 
-impl<T> Running<T> {
+impl<T> CommandFuture<T> {
     fn poll_outcome(&mut self, context: &mut Context<'_>) -> Poll<Result<Outcome>> {
         if let Some(error) = self.invalid.take() {
             return Poll::Ready(Err(error.of_command(Execution::Never, self.run.is_idempotent_read())));
         }
-        self.run.poll(self.database.client.inner(), &self.database.name, context)
+        self.run.poll(self.database.client.core(), &self.database.name, context)
     }
 
     /// Adds to the error of reading a good reply that the command was executed.
@@ -186,11 +186,11 @@ impl<T> Running<T> {
     }
 }
 
-macro_rules! plan_options {
+macro_rules! command_options {
     () => {
         /// Sets the read preference.
         pub fn read_preference(mut self, preference: ReadPreference) -> Self {
-            self.plan.call.preference = match preference == ReadPreference::primary() {
+            self.pending.call.preference = match preference == ReadPreference::primary() {
                 true => Preference::Primary,
                 false => Preference::Of(Box::new(preference)),
             };
@@ -201,30 +201,30 @@ macro_rules! plan_options {
         ///
         /// A server that does not belong to the deployment is refused at once, when the members are known.
         pub fn on_server(mut self, host: ServerAddress) -> Self {
-            self.plan.call.criteria = Some(Arc::new(Criteria::server(host)));
+            self.pending.call.criteria = Some(Arc::new(Criteria::server(host)));
             self
         }
 
         /// Limits the whole call: start, selection, check-out and exchange.
         pub fn timeout(mut self, limit: Duration) -> Self {
-            self.plan.call.time = Time::Limit(limit);
+            self.pending.call.time = Time::Limit(limit);
             self
         }
 
         /// Sends documents beside the command, as a sequence of their own (OP_MSG, kind 1): for large batches.
         pub fn documents(mut self, identifier: impl Into<String>, documents: Vec<RawDocumentBuf>) -> Self {
-            self.plan.call.request.sequences.push((identifier.into(), documents.into_iter().map(Given::from).collect()));
+            self.pending.call.request.sequences.push((identifier.into(), documents.into_iter().map(Given::from).collect()));
             self
         }
     };
 }
 
 impl<T> RunCommand<T> {
-    plan_options!();
+    command_options!();
 
     /// Gives the reply as a type.
     pub fn typed<U: FromReply>(self) -> RunCommand<U> {
-        RunCommand { plan: self.plan, form: PhantomData }
+        RunCommand { pending: self.pending, form: PhantomData }
     }
 
     /// Gives the reply as the bytes that came.
@@ -234,11 +234,11 @@ impl<T> RunCommand<T> {
 }
 
 impl<T> RunCursorCommand<T> {
-    plan_options!();
+    command_options!();
 
     /// Gives the documents as a type.
     pub fn typed<U: FromReply>(self) -> RunCursorCommand<U> {
-        RunCursorCommand { plan: self.plan, more: self.more, form: PhantomData }
+        RunCursorCommand { pending: self.pending, more: self.more, form: PhantomData }
     }
 
     /// Sets how many documents each further batch has at the most.
@@ -262,14 +262,14 @@ impl<T> RunCursorCommand<T> {
 
 impl<T: FromReply> IntoFuture for RunCommand<T> {
     type Output = Result<T>;
-    type IntoFuture = Running<T>;
+    type IntoFuture = CommandFuture<T>;
 
     fn into_future(self) -> Self::IntoFuture {
-        self.plan.start()
+        self.pending.start()
     }
 }
 
-impl<T: FromReply> Future for Running<T> {
+impl<T: FromReply> Future for CommandFuture<T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -277,9 +277,9 @@ impl<T: FromReply> Future for Running<T> {
     }
 }
 
-impl<T> Drop for Running<T> {
+impl<T> Drop for CommandFuture<T> {
     fn drop(&mut self) {
-        self.run.abandon(self.database.client.inner());
+        self.run.abandon(self.database.client.core());
     }
 }
 
@@ -289,12 +289,12 @@ impl<T: FromReply> IntoFuture for RunCursorCommand<T> {
 
     fn into_future(mut self) -> Self::IntoFuture {
         Box::pin(async move {
-            self.plan.call.pins = true;
-            let timeout = match self.plan.call.time {
+            self.pending.call.pins = true;
+            let timeout = match self.pending.call.time {
                 Time::Limit(limit) => Some(limit),
                 Time::Default | Time::Until(_) => None,
             };
-            let mut running = self.plan.start::<T>();
+            let mut running = self.pending.start::<T>();
             let Outcome { reply, session } = poll_fn(|context| running.poll_outcome(context)).await?;
             let (cursor, batch) = read(&reply).map_err(|error| running.after_success(error))?;
             let fetched = Fetched { cursor, batch, session, pin: Pinned::of(&mut running.run), took: None };

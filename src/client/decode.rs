@@ -77,9 +77,9 @@ mod tests {
 
     /// A document of so many levels, encoded by hand: what encodes it otherwise is recursive.
     fn nested(levels: usize) -> Vec<u8> {
-        (1..levels).fold(rawdoc! { "x": 1 }.into_bytes(), |inner, _| {
-            let length = u32::try_from(inner.len() + 8).expect("short");
-            [&length.to_le_bytes()[..], b"\x03a\0", &inner, b"\0"].concat()
+        (1..levels).fold(rawdoc! { "x": 1 }.into_bytes(), |core, _| {
+            let length = u32::try_from(core.len() + 8).expect("short");
+            [&length.to_le_bytes()[..], b"\x03a\0", &core, b"\0"].concat()
         })
     }
 

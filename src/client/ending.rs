@@ -9,7 +9,7 @@ use std::time::Duration;
 use bson::RawDocumentBuf;
 
 use super::call::{Call, InSession, Preference, Time};
-use super::running::Inner;
+use super::running::ClientCore;
 use crate::error::Result;
 use crate::io::clock;
 use crate::op::deadline::Deadline;
@@ -25,11 +25,11 @@ const GRACE_LOOK: Duration = Duration::from_millis(5);
 
 /// A batch of lost sessions that is being ended. What no server was told of goes back when it is dropped.
 struct LostBatch {
-    inner: Arc<Inner>,
+    core: Arc<ClientCore>,
     untold: Vec<ServerSession>,
 }
 
-impl Inner {
+impl ClientCore {
     /// Refuses new calls, lets those under way end within the grace, and ends everything.
     pub(super) async fn shutdown(self: &Arc<Self>, grace: Duration) {
         if self.close() {
@@ -74,7 +74,7 @@ impl Inner {
     /// Ends the sessions of broken connections in the background, if there are enough of them.
     pub(super) fn end_lost_sessions(self: &Arc<Self>) {
         let Some(untold) = self.unfinished().take_lost() else { return };
-        let batch = LostBatch { inner: Arc::clone(self), untold };
+        let batch = LostBatch { core: Arc::clone(self), untold };
         self.spawn("end lost sessions", batch.run());
     }
 
@@ -100,7 +100,7 @@ impl Inner {
 
 impl LostBatch {
     async fn run(mut self) {
-        match self.inner.end_these(self.untold.iter().map(ServerSession::lsid)).await {
+        match self.core.end_these(self.untold.iter().map(ServerSession::lsid)).await {
             Ok(()) => self.untold.clear(),
             Err(error) => tracing::debug!(%error, "lost sessions could not be ended yet"),
         }
@@ -110,6 +110,6 @@ impl LostBatch {
 impl Drop for LostBatch {
     fn drop(&mut self) {
         let untold = std::mem::take(&mut self.untold);
-        self.inner.unfinished().handle_batch_over(untold);
+        self.core.unfinished().handle_batch_over(untold);
     }
 }

@@ -1,6 +1,6 @@
 //! How does a command that has its connection go out, and what becomes of the reply?
 //!
-//! Everything between check-out and check-in but these: session, driver's fields, limits, events, faults, driver time. The waiting
+//! Everything between check-out and check-in but these: session, driver's fields, limits, events, faults, cluster time. The waiting
 //! is `io::conn`'s; which server and connection it is, is settled before, in `run`.
 
 use std::borrow::Cow;
@@ -11,9 +11,9 @@ use std::time::Instant;
 
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::call::{Call, InSession, Lent, Outcome, Preference, Reply, Session};
-use super::run::Conn;
-use super::running::{Inner, no_runtime};
+use super::call::{Call, InSession, Outcome, Preference, Reply, Session, SessionInUse};
+use super::run::CheckedOutConn;
+use super::running::{ClientCore, no_runtime};
 use crate::error::{Error, ErrorKind, Execution, LimitValue, RETRYABLE_ERROR, Result, Stage};
 use crate::io::clock;
 use crate::io::conn::Sent;
@@ -28,24 +28,24 @@ use crate::wire::{Flags, Message, Request};
 
 /// Is a command that has its connection.
 pub(super) struct Exchange {
-    session: Option<Lent>,
+    session: Option<SessionInUse>,
     /// Whether a cursor that is left open keeps the session.
     is_cursors: bool,
     began: Instant,
     request_id: i32,
     /// Its start has been told, and not yet its end: each start has one end, also when its caller goes away.
-    told: Option<Told>,
-    limit: Option<Limit>,
+    told: Option<CommandEnd>,
+    limit: Option<ExchangeLimit>,
 }
 
 /// Is what the end of a command is told by.
-struct Told {
+struct CommandEnd {
     name: Arc<str>,
     is_secret: bool,
 }
 
 /// Is the limit of an exchange, which ends when it is over.
-struct Limit {
+struct ExchangeLimit {
     over: Pin<Box<dyn Future<Output = Deadline> + Send>>,
     /// Whether it is the socket's, and costs the connection.
     is_sockets: bool,
@@ -55,28 +55,28 @@ impl Exchange {
     /// Takes a session, where the server has sessions, and encodes the command into the connection's buffer.
     #[inline]
     pub(super) fn new(
-        inner: &Arc<Inner>,
+        core: &Arc<ClientCore>,
         database: &Arc<str>,
         call: &mut Call,
-        conn: &mut Conn,
+        conn: &mut CheckedOutConn,
         deadline: Option<Deadline>,
         began: Instant,
     ) -> Result<Self> {
         let is_cursors = call.pins || matches!(call.session, InSession::Cursor(_));
-        let limit = limit(inner, deadline, began).map_err(|error| error.on(conn.host()))?;
-        let mut desk = inner.desks.own();
+        let limit = limit(core, deadline, began).map_err(|error| error.on(conn.host()))?;
+        let mut thread_cache = core.thread_caches.own();
         let mut session = match std::mem::replace(&mut call.session, InSession::None) {
-            InSession::Cursor(session) => session.and_then(|mut session| session.lent.take()),
+            InSession::Cursor(session) => session.and_then(|mut session| session.in_use.take()),
             InSession::Implicit => match (conn.of().description().session_timeout(), conn.facts().has_sessions) {
-                (Some(timeout), true) => Some(inner.take_session(&mut desk, timeout, began)?),
+                (Some(timeout), true) => Some(core.take_session(&mut thread_cache, timeout, began)?),
                 _ => None,
             },
             InSession::None => None,
         };
-        inner.gossip.tell(&mut desk.cluster_time);
-        let cluster_time = Arc::clone(&desk.cluster_time);
-        // Other threads use the desk: a large command is not encoded under its lock.
-        drop(desk);
+        core.newest_cluster_time.tell(&mut thread_cache.cluster_time);
+        let cluster_time = Arc::clone(&thread_cache.cluster_time);
+        // Other threads use the thread_cache: a large command is not encoded under its lock.
+        drop(thread_cache);
         match queue(database, call, conn, session.as_ref(), cluster_time.document()) {
             Ok(request_id) => {
                 let mut exchange = Self { session, is_cursors, began, request_id, told: None, limit };
@@ -85,7 +85,7 @@ impl Exchange {
             }
             Err(error) => {
                 // Nothing of it is sent.
-                session.take().into_iter().for_each(|session| inner.put_session(session, began));
+                session.take().into_iter().for_each(|session| core.put_session(session, began));
                 Err(error.on(conn.host()))
             }
         }
@@ -93,11 +93,11 @@ impl Exchange {
 
     /// Sends it and waits for the reply, until its limit.
     #[inline]
-    pub(super) fn poll(&mut self, conn: &mut Conn, context: &mut Context<'_>) -> Poll<Result<Message>> {
+    pub(super) fn poll(&mut self, conn: &mut CheckedOutConn, context: &mut Context<'_>) -> Poll<Result<Message>> {
         if let Poll::Ready(outcome) = conn.poll_exchange(context) {
             return Poll::Ready(outcome);
         }
-        let Some(Limit { over, is_sockets }) = &mut self.limit else { return Poll::Pending };
+        let Some(ExchangeLimit { over, is_sockets }) = &mut self.limit else { return Poll::Pending };
         let deadline = ready!(over.as_mut().poll(context));
         let error = deadline.error(conn.stage(), clock::now());
         if *is_sockets {
@@ -110,9 +110,9 @@ impl Exchange {
     #[inline]
     pub(super) fn finish(
         &mut self,
-        inner: &Arc<Inner>,
+        core: &Arc<ClientCore>,
         call: &Call,
-        conn: &mut Conn,
+        conn: &mut CheckedOutConn,
         outcome: Result<Message>,
         now: Instant,
     ) -> Result<Outcome> {
@@ -125,22 +125,22 @@ impl Exchange {
                 let error = unanswered(error.on(host).with_address(conn.address()).after(elapsed()), conn, call);
                 self.tell_failure(conn, call, &error, now);
                 selected.driver().fault(host, Fault::new(error.clone(), conn.generation()).of_service(service_id));
-                inner.abandon(conn, self.session.take(), now);
+                core.abandon(conn, self.session.take(), now);
                 return Err(error);
             }
         };
         let reply = Reply::new(message.into_body(), host.clone());
         let head = ReplyHead::read(reply.bytes());
         let mut session = None;
-        if let Some(lent) = self.session.take() {
+        if let Some(in_use) = self.session.take() {
             if head.has_cursor && self.is_cursors {
-                session = Some(Box::new(Session { lent: Some(lent), inner: Arc::clone(inner) }));
+                session = Some(Box::new(Session { in_use: Some(in_use), core: Arc::clone(core) }));
             } else {
-                inner.put_session(lent, now);
+                core.put_session(in_use, now);
             }
         }
         if let Some(time) = head.cluster_time {
-            inner.gossip.hear(time);
+            core.newest_cluster_time.hear(time);
         }
         if !head.succeeded || head.has_write_concern_error {
             if let Some(fault) = Fault::in_reply(host, reply.document(), conn.generation()) {
@@ -157,20 +157,20 @@ impl Exchange {
     }
 
     /// Records that the caller dropped the future before the reply came.
-    pub(super) fn abandon(&mut self, inner: &Arc<Inner>, conn: &mut Conn, call: &Call) {
+    pub(super) fn abandon(&mut self, core: &Arc<ClientCore>, conn: &mut CheckedOutConn, call: &Call) {
         let error = Error::new(ErrorKind::Interrupted, "the caller went away").at(conn.stage()).on(conn.host());
         let (error, now) = (unanswered(error, conn, call), clock::now());
         self.tell_failure(conn, call, &error, now);
-        inner.abandon(conn, self.session.take(), now);
+        core.abandon(conn, self.session.take(), now);
     }
 
     #[inline]
-    fn tell_start(&mut self, conn: &Conn, database: &Arc<str>, request: &Request) {
+    fn tell_start(&mut self, conn: &CheckedOutConn, database: &Arc<str>, request: &Request) {
         tracing::debug!(host = %conn.host(), command = %name_of(request), request = self.request_id, "command sent");
         conn.of().pool().events().send(|| {
             let name = name_of(request);
             let (name, is_secret) = (Arc::from(name), is_sensitive(name, request.body.document()));
-            self.told = Some(Told { name: Arc::clone(&name), is_secret });
+            self.told = Some(CommandEnd { name: Arc::clone(&name), is_secret });
             let sent = if is_secret { None } else { sent_command(conn, request) };
             Event::Command(CommandEvent::Started {
                 host: conn.host().clone(),
@@ -186,8 +186,8 @@ impl Exchange {
     }
 
     #[inline]
-    fn tell_success(&mut self, conn: &Conn, reply: &Reply, now: Instant) {
-        let Some(Told { name, is_secret }) = self.told.take() else { return };
+    fn tell_success(&mut self, conn: &CheckedOutConn, reply: &Reply, now: Instant) {
+        let Some(CommandEnd { name, is_secret }) = self.told.take() else { return };
         conn.of().pool().events().send(|| {
             let is_left_out = is_secret || reply.bytes().len() > EVENT_DOCUMENT_SIZE_MAX;
             Event::Command(CommandEvent::Succeeded {
@@ -202,11 +202,11 @@ impl Exchange {
         });
     }
 
-    fn tell_failure(&mut self, conn: &Conn, call: &Call, error: &Error, now: Instant) {
+    fn tell_failure(&mut self, conn: &CheckedOutConn, call: &Call, error: &Error, now: Instant) {
         let redacted = is_secret(&call.request).then(|| error.redacted());
         let error = redacted.as_ref().unwrap_or(error);
         tracing::debug!(host = %conn.host(), command = %name_of(&call.request), request = self.request_id, %error, "command failed");
-        let Some(Told { name, .. }) = self.told.take() else { return };
+        let Some(CommandEnd { name, .. }) = self.told.take() else { return };
         conn.of().pool().events().send(|| {
             Event::Command(CommandEvent::Failed {
                 host: conn.host().clone(),
@@ -223,7 +223,7 @@ impl Exchange {
 
 /// Adds to the error of a command without reply whether the server may have executed the command.
 #[cold]
-fn unanswered(error: Error, conn: &Conn, call: &Call) -> Error {
+fn unanswered(error: Error, conn: &CheckedOutConn, call: &Call) -> Error {
     let execution = if conn.may_execute() { Execution::Possible } else { Execution::Never };
     let retryable = conn.sent() == Sent::Nothing && error.is_network() && !error.is_timeout();
     let error = error.of_command(execution, is_idempotent_read(call.request.body.document()));
@@ -251,8 +251,8 @@ fn is_secret(request: &Request) -> bool {
 
 /// Makes the limit of one exchange: `socketTimeoutMS` costs the connection; the call's own deadline, which it yields to, does not.
 #[inline]
-fn limit(inner: &Inner, deadline: Option<Deadline>, now: Instant) -> Result<Option<Limit>> {
-    let Some(limit) = inner.exchange_deadline(deadline, now) else { return Ok(None) };
+fn limit(core: &ClientCore, deadline: Option<Deadline>, now: Instant) -> Result<Option<ExchangeLimit>> {
+    let Some(limit) = core.exchange_deadline(deadline, now) else { return Ok(None) };
     if tokio::runtime::Handle::try_current().is_err() {
         return Err(no_runtime());
     }
@@ -260,12 +260,18 @@ fn limit(inner: &Inner, deadline: Option<Deadline>, now: Instant) -> Result<Opti
         clock::sleep_until(Some(limit.at)).await;
         limit
     });
-    Ok(Some(Limit { over, is_sockets: deadline.is_none() }))
+    Ok(Some(ExchangeLimit { over, is_sockets: deadline.is_none() }))
 }
 
 /// Encodes a command into the connection's buffer; returns its number.
 #[inline]
-fn queue(database: &Arc<str>, call: &Call, conn: &mut Conn, session: Option<&Lent>, cluster_time: Option<&RawDocument>) -> Result<i32> {
+fn queue(
+    database: &Arc<str>,
+    call: &Call,
+    conn: &mut CheckedOutConn,
+    session: Option<&SessionInUse>,
+    cluster_time: Option<&RawDocument>,
+) -> Result<i32> {
     let selected = conn.of();
     let preference = match &call.preference {
         Preference::Untold => None,
@@ -274,7 +280,7 @@ fn queue(database: &Arc<str>, call: &Call, conn: &mut Conn, session: Option<&Len
         Preference::Of(preference) => to_send(selected, (**preference).clone()),
     };
     check_size(&call.request, conn.facts().document_size_bytes_max)?;
-    let lsid = session.map(|lent| lent.session.lsid().as_ref());
+    let lsid = session.map(|in_use| in_use.session.lsid().as_ref());
     let fields = CommandFields { database, lsid, cluster_time, read_preference: preference.as_deref() };
     let request_id = conn.queue(Flags::default(), &call.request, &fields);
     check_message_size(conn)?;
@@ -288,7 +294,7 @@ fn to_send(selected: &SelectedServer, preference: ReadPreference) -> Option<RawD
 }
 
 /// Returns the command as it was sent, its document sequences as arrays; nothing if it is too large for an event.
-fn sent_command(conn: &Conn, request: &Request) -> Option<RawDocumentBuf> {
+fn sent_command(conn: &CheckedOutConn, request: &Request) -> Option<RawDocumentBuf> {
     let out = conn.queued();
     if out.len() > EVENT_DOCUMENT_SIZE_MAX {
         return None;
@@ -307,7 +313,7 @@ fn sent_command(conn: &Conn, request: &Request) -> Option<RawDocumentBuf> {
 }
 
 #[inline]
-fn check_message_size(conn: &mut Conn) -> Result<()> {
+fn check_message_size(conn: &mut CheckedOutConn) -> Result<()> {
     let limit = conn.facts().message_size_bytes_max;
     let size = conn.queued().len() as u64;
     if size > u64::from(limit) {

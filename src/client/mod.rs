@@ -9,14 +9,14 @@ mod call;
 mod cursor;
 mod database;
 mod decode;
-mod desk;
 mod ending;
 mod exchange;
-mod gossip;
+mod newest_cluster_time;
 mod pin;
 mod probe;
 mod run;
 mod running;
+mod thread_cache;
 mod watch;
 
 use std::sync::Arc;
@@ -25,7 +25,7 @@ use std::time::Duration;
 pub use builder::ClientBuilder;
 pub use call::Reply;
 pub use cursor::{Cursor, FromReply, TryNext};
-pub use database::{Database, IntoCommand, RunCommand, RunCursorCommand, Running};
+pub use database::{CommandFuture, Database, IntoCommand, RunCommand, RunCursorCommand};
 pub use probe::Probe;
 pub use watch::{Events, TopologyWatch};
 
@@ -35,7 +35,7 @@ use crate::host::ServerAddress;
 use crate::options::{ClientOptions, Warning};
 use crate::pool::PoolStats;
 use crate::topology::TopologyDescription;
-use running::Inner;
+use running::ClientCore;
 
 /// Is a client of one deployment: finds its servers, keeps watch over them, and runs commands on them.
 ///
@@ -59,7 +59,7 @@ pub struct Client {
 }
 
 /// Ends the tasks when the last client is dropped.
-struct Handle(Arc<Inner>);
+struct Handle(Arc<ClientCore>);
 
 impl Drop for Handle {
     fn drop(&mut self) {
@@ -86,11 +86,11 @@ impl Client {
         ClientBuilder::new(uri.as_ref())
     }
 
-    fn from_inner(inner: Inner) -> Self {
-        Self { handle: Arc::new(Handle(Arc::new(inner))) }
+    fn from_core(core: ClientCore) -> Self {
+        Self { handle: Arc::new(Handle(Arc::new(core))) }
     }
 
-    fn inner(&self) -> &Arc<Inner> {
+    fn core(&self) -> &Arc<ClientCore> {
         &self.handle.0
     }
 
@@ -101,13 +101,13 @@ impl Client {
 
     /// Names the database of the connection string, if it names one.
     pub fn default_database(&self) -> Option<Database> {
-        let name = self.inner().options().database.clone()?;
+        let name = self.core().options().database.clone()?;
         Some(self.database(name))
     }
 
     /// Returns the options as they were given.
     pub fn options(&self) -> &ClientOptions {
-        self.inner().options()
+        self.core().options()
     }
 
     /// Returns the options that have no effect, and those that make connections less secure, such as `tlsInsecure` or a login
@@ -115,7 +115,7 @@ impl Client {
     ///
     /// Servers that become known later, from SRV records or from other servers, are not judged.
     pub fn warnings(&self) -> &[Warning] {
-        self.inner().warnings()
+        self.core().warnings()
     }
 
     /// Tells servers of a library that wraps the client (mongodb-handshake, `appendMetadata`); new connections name it,
@@ -126,14 +126,14 @@ impl Client {
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for a text with a `|`.
     pub fn append_metadata(&self, library: DriverInfo) -> Result<()> {
-        self.inner().append_metadata(library)
+        self.core().append_metadata(library)
     }
 
     /// Returns what is known of the servers now: every one, its state, round-trip time and last error.
     ///
     /// Starts nothing; before the first use the description is empty.
     pub fn topology(&self) -> Arc<TopologyDescription> {
-        self.inner().description()
+        self.core().description()
     }
 
     /// Watches what is known of the servers: a stream of descriptions, the newest first, each change replacing the last.
@@ -141,7 +141,7 @@ impl Client {
     /// # Errors
     /// Those of starting: the look-up of an SRV connection string, unreadable certificates.
     pub async fn watch_topology(&self) -> Result<TopologyWatch> {
-        let driver = self.inner().driver().await?;
+        let driver = self.core().driver().await?;
         Ok(TopologyWatch::new(&driver))
     }
 
@@ -149,17 +149,17 @@ impl Client {
     ///
     /// A reader that is too slow is told how many events it missed ([`Event::Missed`](crate::Event::Missed)).
     pub fn events(&self) -> Events {
-        Events::new(self.inner().events())
+        Events::new(self.core().events())
     }
 
     /// Counts what the pools hold, by server.
     pub fn pool_stats(&self) -> Vec<(ServerAddress, PoolStats)> {
-        self.inner().pool_stats()
+        self.core().pool_stats()
     }
 
     /// Returns how many tasks the client runs.
     pub fn task_count(&self) -> usize {
-        self.inner().task_count()
+        self.core().task_count()
     }
 
     /// Finds the servers and opens a connection to the one that takes writes, so that the first command need not wait.
@@ -167,7 +167,7 @@ impl Client {
     /// # Errors
     /// Those of a command that could not be sent.
     pub async fn warm_up(&self) -> Result<()> {
-        self.inner().warm_up().await
+        self.core().warm_up().await
     }
 
     /// Opens one connection to a server beside the pools, through all stages, and says how each went.
@@ -175,7 +175,7 @@ impl Client {
     /// # Errors
     /// Those of starting. That the server can't be reached is part of the answer.
     pub async fn probe(&self, host: &ServerAddress) -> Result<Probe> {
-        let driver = self.inner().driver().await?;
+        let driver = self.core().driver().await?;
         Ok(probe::probe(&driver, host).await)
     }
 
@@ -193,7 +193,7 @@ impl Client {
     /// Open cursors may be read on during the grace, and are killed on the server when they are dropped. Returns as soon as no
     /// call is under way.
     pub async fn shutdown_within(&self, grace: Duration) {
-        self.inner().shutdown(grace).await;
+        self.core().shutdown(grace).await;
     }
 }
 

@@ -6,14 +6,14 @@
 use std::sync::Arc;
 
 use super::call::{Call, Outcome, within};
-use super::run::{Conn, Run};
-use super::running::{Inner, no_runtime};
+use super::run::{CheckedOutConn, Run};
+use super::running::{ClientCore, no_runtime};
 use crate::error::{Execution, Result, Stage};
 use crate::io::clock;
 use crate::pool::Health;
 
 /// Is a connection that a cursor keeps; goes back to its pool when dropped.
-pub(super) struct Pinned(Conn);
+pub(super) struct Pinned(CheckedOutConn);
 
 impl Pinned {
     /// Keeps the connection of a call that is over, if that has kept one.
@@ -30,7 +30,7 @@ impl Pinned {
     }
 }
 
-impl Inner {
+impl ClientCore {
     /// Makes a call on the connection that a cursor keeps, or on any. Can be dropped at any moment.
     ///
     /// The connection is kept unless this is dropped.

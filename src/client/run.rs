@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use super::call::{Call, InSession, Outcome};
 use super::exchange::Exchange;
-use super::running::{Entry, Inner};
+use super::running::{CallOrigin, ClientCore};
 use crate::error::{Error, ErrorKind, Execution, Result, Stage};
 use crate::io::clock;
 use crate::io::log;
@@ -28,51 +28,51 @@ use crate::selection::Criteria;
 /// Is a call under way.
 pub(super) struct Run {
     call: Call,
-    step: Step,
+    step: RunStep,
     /// Whether the connection is its caller's.
     keeps: bool,
 }
 
 /// Is a connection of the server that was selected.
-pub(super) type Conn = CheckedOut<SelectedServer>;
+pub(super) type CheckedOutConn = CheckedOut<SelectedServer>;
 
-enum Step {
+enum RunStep {
     /// Nothing is done yet.
     Start,
     /// A server or a connection is waited for, by the call's deadline.
     Waiting(Lending<SelectedServer>, Option<Box<Deadline>>),
     /// The command is sent, and the reply on its way.
-    Exchanging(Conn, Exchange),
+    Exchanging(CheckedOutConn, Exchange),
     /// It is over; this is the connection, if it is kept.
-    Over(Option<Conn>),
+    Over(Option<CheckedOutConn>),
 }
 
 /// A run that is abandoned when it is dropped before its end.
 pub(super) struct Attended<'a> {
     pub(super) run: Run,
-    inner: &'a Arc<Inner>,
+    core: &'a Arc<ClientCore>,
 }
 
 impl Attended<'_> {
     pub(super) async fn outcome(&mut self, database: &Arc<str>) -> Result<Outcome> {
-        poll_fn(|context| self.run.poll(self.inner, database, context)).await
+        poll_fn(|context| self.run.poll(self.core, database, context)).await
     }
 }
 
 impl Run {
     pub(super) fn new(call: Call) -> Self {
-        Self { call, step: Step::Start, keeps: false }
+        Self { call, step: RunStep::Start, keeps: false }
     }
 
     /// Makes a call on a connection that its caller keeps: [`take_conn`](Self::take_conn) gives it back.
-    pub(super) fn on(conn: Conn, deadline: Option<Deadline>, call: Call) -> Self {
-        Self { call, step: Step::Waiting(Lending::Boxed(Box::pin(ready(Ok(conn)))), deadline.map(Box::new)), keeps: true }
+    pub(super) fn on(conn: CheckedOutConn, deadline: Option<Deadline>, call: Call) -> Self {
+        Self { call, step: RunStep::Waiting(Lending::Boxed(Box::pin(ready(Ok(conn)))), deadline.map(Box::new)), keeps: true }
     }
 
     /// Ends it early: its caller does not wait for the reply. Does nothing before the command is sent, or after its end.
-    pub(super) fn abandon(&mut self, inner: &Arc<Inner>) {
-        if let Step::Exchanging(conn, exchange) = &mut self.step {
-            exchange.abandon(inner, conn, &self.call);
+    pub(super) fn abandon(&mut self, core: &Arc<ClientCore>) {
+        if let RunStep::Exchanging(conn, exchange) = &mut self.step {
+            exchange.abandon(core, conn, &self.call);
         }
     }
 
@@ -82,40 +82,40 @@ impl Run {
     }
 
     /// Takes the connection that a call which is over has kept.
-    pub(super) fn take_conn(&mut self) -> Option<Conn> {
+    pub(super) fn take_conn(&mut self) -> Option<CheckedOutConn> {
         match &mut self.step {
-            Step::Over(conn) => conn.take(),
-            Step::Start | Step::Waiting(..) | Step::Exchanging(..) => None,
+            RunStep::Over(conn) => conn.take(),
+            RunStep::Start | RunStep::Waiting(..) | RunStep::Exchanging(..) => None,
         }
     }
 
     /// Goes on until it is over.
-    pub(super) fn poll(&mut self, inner: &Arc<Inner>, database: &Arc<str>, context: &mut Context<'_>) -> Poll<Result<Outcome>> {
+    pub(super) fn poll(&mut self, core: &Arc<ClientCore>, database: &Arc<str>, context: &mut Context<'_>) -> Poll<Result<Outcome>> {
         loop {
             let next = match &mut self.step {
-                Step::Start => self.start(inner, database),
-                Step::Waiting(waiting, deadline) => match task::ready!(Pin::new(waiting).poll(context)) {
+                RunStep::Start => self.start(core, database),
+                RunStep::Waiting(waiting, deadline) => match task::ready!(Pin::new(waiting).poll(context)) {
                     Ok(conn) => {
                         let deadline = deadline.take().map(|deadline| *deadline);
-                        self.send(inner, database, conn, deadline)
+                        self.send(core, database, conn, deadline)
                     }
                     Err(error) => Err(error),
                 },
-                Step::Exchanging(conn, exchange) => {
+                RunStep::Exchanging(conn, exchange) => {
                     let told = task::ready!(exchange.poll(conn, context));
                     let now = clock::now();
-                    let ended = exchange.finish(inner, &self.call, conn, told, now);
+                    let ended = exchange.finish(core, &self.call, conn, told, now);
                     self.end(ended.is_ok(), now);
                     return Poll::Ready(ended);
                 }
-                Step::Over(_) => {
+                RunStep::Over(_) => {
                     let error = Error::new(ErrorKind::Internal, "a call that is over goes on").at(Stage::Read);
                     return Poll::Ready(Err(error));
                 }
             };
             if let Err(error) = next {
-                if !matches!(self.step, Step::Over(_)) {
-                    self.step = Step::Over(None);
+                if !matches!(self.step, RunStep::Over(_)) {
+                    self.step = RunStep::Over(None);
                 }
                 return Poll::Ready(Err(error.of_command(Execution::Never, self.is_idempotent_read())));
             }
@@ -124,39 +124,39 @@ impl Run {
 
     /// Selects a server and asks for a connection.
     #[inline]
-    fn start(&mut self, inner: &Arc<Inner>, database: &Arc<str>) -> Result<()> {
+    fn start(&mut self, core: &Arc<ClientCore>, database: &Arc<str>) -> Result<()> {
         let body = self.call.request.body.document();
         // Found out before anybody waits for anything.
         check_name(body)?;
         let now = clock::now();
-        let deadline = inner.call_deadline(&self.call.time, now);
-        let criteria = self.call.criteria.as_ref().unwrap_or(&inner.primary);
+        let deadline = core.call_deadline(&self.call.time, now);
+        let criteria = self.call.criteria.as_ref().unwrap_or(&core.primary);
         let is_logged = log::wants_selections();
         if is_logged {
-            log::selection_started(command_name(body), criteria, &inner.description());
+            log::selection_started(command_name(body), criteria, &core.description());
         }
-        let found = match inner.select_now(criteria, now) {
+        let found = match core.select_now(criteria, now) {
             Ok(Some(selected)) => Ok(selected),
             Ok(None) => {
                 let entry = match self.call.session {
-                    InSession::Cursor(_) | InSession::None => Entry::Continued,
-                    InSession::Implicit => Entry::New,
+                    InSession::Cursor(_) | InSession::None => CallOrigin::Continued,
+                    InSession::Implicit => CallOrigin::New,
                 };
-                let later = select_and_check_out(Arc::clone(inner), command_name(body).to_owned(), Arc::clone(criteria), deadline, entry);
-                self.step = Step::Waiting(Lending::Boxed(Box::pin(later)), deadline.map(Box::new));
+                let later = select_and_check_out(Arc::clone(core), command_name(body).to_owned(), Arc::clone(criteria), deadline, entry);
+                self.step = RunStep::Waiting(Lending::Boxed(Box::pin(later)), deadline.map(Box::new));
                 return Ok(());
             }
             Err(error) => Err(error),
         };
         if is_logged {
-            inner.log_selection(command_name(body), criteria, &found);
+            core.log_selection(command_name(body), criteria, &found);
         }
         let selected = found?;
         let now = selected_at(&selected, is_logged, now);
-        match check_out(inner, selected, deadline, now) {
-            Ok(conn) => self.send(inner, database, conn, deadline),
+        match check_out(core, selected, deadline, now) {
+            Ok(conn) => self.send(core, database, conn, deadline),
             Err(later) => {
-                self.step = Step::Waiting(later, deadline.map(Box::new));
+                self.step = RunStep::Waiting(later, deadline.map(Box::new));
                 Ok(())
             }
         }
@@ -164,16 +164,16 @@ impl Run {
 
     /// Puts the command into the connection's buffer.
     #[inline]
-    fn send(&mut self, inner: &Arc<Inner>, database: &Arc<str>, mut conn: Conn, deadline: Option<Deadline>) -> Result<()> {
-        // One that its caller keeps was lent for an earlier call.
+    fn send(&mut self, core: &Arc<ClientCore>, database: &Arc<str>, mut conn: CheckedOutConn, deadline: Option<Deadline>) -> Result<()> {
+        // One that its caller keeps was checked out for an earlier call.
         let began = if self.keeps { clock::now() } else { conn.lent_at() };
-        match Exchange::new(inner, database, &mut self.call, &mut conn, deadline, began) {
+        match Exchange::new(core, database, &mut self.call, &mut conn, deadline, began) {
             Ok(exchange) => {
-                self.step = Step::Exchanging(conn, exchange);
+                self.step = RunStep::Exchanging(conn, exchange);
                 Ok(())
             }
             Err(error) => {
-                self.step = Step::Over(Some(conn).filter(|_| self.keeps));
+                self.step = RunStep::Over(Some(conn).filter(|_| self.keeps));
                 Err(error)
             }
         }
@@ -181,12 +181,12 @@ impl Run {
 
     /// Gives the connection back, or keeps it.
     fn end(&mut self, succeeded: bool, now: Instant) {
-        let Step::Exchanging(conn, _) = std::mem::replace(&mut self.step, Step::Over(None)) else { return };
+        let RunStep::Exchanging(conn, _) = std::mem::replace(&mut self.step, RunStep::Over(None)) else { return };
         if self.keeps {
-            self.step = Step::Over(Some(conn));
+            self.step = RunStep::Over(Some(conn));
         } else if succeeded && self.call.pins && conn.facts().service_id.is_some() {
             conn.pin();
-            self.step = Step::Over(Some(conn));
+            self.step = RunStep::Over(Some(conn));
         } else {
             conn.give_back(now);
         }
@@ -195,11 +195,11 @@ impl Run {
 
 impl Drop for Attended<'_> {
     fn drop(&mut self) {
-        self.run.abandon(self.inner);
+        self.run.abandon(self.core);
     }
 }
 
-impl Inner {
+impl ClientCore {
     /// Makes a call. Can be dropped at any moment.
     pub(super) async fn run(self: &Arc<Self>, database: &Arc<str>, call: Call) -> Result<Outcome> {
         self.attend(Run::new(call)).outcome(database).await
@@ -207,7 +207,7 @@ impl Inner {
 
     /// Makes a run that its future owns.
     pub(super) fn attend(self: &Arc<Self>, run: Run) -> Attended<'_> {
-        Attended { run, inner: self }
+        Attended { run, core: self }
     }
 
     /// Logs what came of looking for a server.
@@ -228,31 +228,31 @@ pub(super) fn selected_at(selected: &SelectedServer, is_logged: bool, now: Insta
 /// Asks the selected server's pool for a connection: there is one, or it is waited for.
 #[inline]
 pub(super) fn check_out(
-    inner: &Inner,
+    core: &ClientCore,
     selected: SelectedServer,
     deadline: Option<Deadline>,
     now: Instant,
-) -> std::result::Result<Conn, Lending<SelectedServer>> {
-    let deadline = inner.checkout_deadline(deadline, now);
+) -> std::result::Result<CheckedOutConn, Lending<SelectedServer>> {
+    let deadline = core.checkout_deadline(deadline, now);
     ServerPool::checkout(selected, deadline, now).map_err(|asked| asked.pursue(deadline))
 }
 
 /// Waits for a server, then for a connection.
 async fn select_and_check_out(
-    inner: Arc<Inner>,
+    core: Arc<ClientCore>,
     operation: String,
     criteria: Arc<Criteria>,
     deadline: Option<Deadline>,
-    entry: Entry,
-) -> Result<Conn> {
-    let _waits = inner.wait();
-    let found = inner.select_later(&operation, &criteria, deadline, entry).await;
+    entry: CallOrigin,
+) -> Result<CheckedOutConn> {
+    let _waits = core.wait();
+    let found = core.select_later(&operation, &criteria, deadline, entry).await;
     if log::wants_selections() {
-        inner.log_selection(&operation, &criteria, &found);
+        core.log_selection(&operation, &criteria, &found);
     }
     let selected = found?;
     selected.driver().look_at_clocks();
-    match check_out(&inner, selected, deadline, clock::now()) {
+    match check_out(&core, selected, deadline, clock::now()) {
         Ok(conn) => Ok(conn),
         Err(later) => later.await,
     }

@@ -1,7 +1,7 @@
 //! What runs behind a client, and since when?
 //!
 //! Nothing until the first use. If the runtime that the tasks were started on ends and the client is used on another,
-//! everything starts again there; sessions and driver time are kept.
+//! everything starts again there; sessions and cluster time are kept.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::builder::Extras;
+use super::builder::NonUriOptions;
 use super::call::{Time, within};
-use super::desk::Desk;
-use super::gossip::Gossip;
+use super::newest_cluster_time::NewestClusterTime;
 use super::run::{check_out, selected_at};
+use super::thread_cache::ThreadCache;
 use crate::dns::{Rescan, RescanConfig};
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::handshake::{ClientMetadata, DriverInfo, DriverInfos};
@@ -41,16 +41,16 @@ use crate::topology::{TopologyDescription, TopologyType};
 use crate::uri;
 
 /// Is what all clones of a client share.
-pub(super) struct Inner {
+pub(super) struct ClientCore {
     options: Arc<ClientOptions>,
     warnings: Vec<Warning>,
-    extras: Extras,
+    non_uri_options: NonUriOptions,
     events: EventHub,
-    state: RwLock<State>,
-    /// Counts the changes of the state and of the topology: the source that a desk keeps is out of date when it has grown.
+    state: RwLock<ClientState>,
+    /// Counts the changes of the state and of the topology: the source that a thread_cache keeps is out of date when it has grown.
     pub(super) epoch: Arc<AtomicU64>,
-    pub(super) desks: Striped<Desk>,
-    pub(super) gossip: Apart<Gossip>,
+    pub(super) thread_caches: Striped<ThreadCache>,
+    pub(super) newest_cluster_time: Apart<NewestClusterTime>,
     /// The sessions that do not come back.
     pub(super) unfinished: Mutex<UnfinishedSessions>,
     /// All sessions.
@@ -63,14 +63,14 @@ pub(super) struct Inner {
     libraries: Arc<Mutex<DriverInfos>>,
 }
 
-enum State {
+enum ClientState {
     /// Not used yet.
     Resting,
     /// A task starts it; calls that come meanwhile wait for the same start, and go on when one of them is given up. If it is
     /// closing, new calls are refused, and the start leads to `Closing`.
     Starting { done: watch::Receiver<Started>, tasks: Arc<Tasks>, is_closing: bool },
     /// In use.
-    Running(Arc<TopologyDriver>),
+    CommandFuture(Arc<TopologyDriver>),
     /// Shutting down: calls under way and open cursors go on, new calls are refused.
     Closing(Arc<TopologyDriver>),
     /// Shut down for good; what is left of it may still be ending.
@@ -79,7 +79,7 @@ enum State {
 
 /// Says whether a call may use a client that is shutting down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum CallOrigin {
     /// It is a new call.
     New,
     /// It belongs to an open cursor, or to the shutdown itself.
@@ -89,17 +89,17 @@ pub(super) enum Entry {
 /// The outcome of a start, once there is one.
 type Started = Option<Result<Arc<TopologyDriver>>>;
 
-impl Inner {
-    pub(super) fn new(options: ClientOptions, warnings: Vec<Warning>, extras: Extras, libraries: DriverInfos) -> Self {
+impl ClientCore {
+    pub(super) fn new(options: ClientOptions, warnings: Vec<Warning>, non_uri_options: NonUriOptions, libraries: DriverInfos) -> Self {
         Self {
             options: Arc::new(options),
             warnings,
-            extras,
+            non_uri_options,
             events: EventHub::new(),
-            state: RwLock::new(State::Resting),
+            state: RwLock::new(ClientState::Resting),
             epoch: Arc::default(),
-            desks: Striped::new(|_| Desk::new()),
-            gossip: Apart::default(),
+            thread_caches: Striped::new(|_| ThreadCache::new()),
+            newest_cluster_time: Apart::default(),
             unfinished: Mutex::default(),
             register: Mutex::default(),
             waits: Arc::default(),
@@ -126,7 +126,7 @@ impl Inner {
         operation: &str,
         criteria: &Arc<Criteria>,
         deadline: Option<Deadline>,
-        entry: Entry,
+        entry: CallOrigin,
     ) -> Result<SelectedServer> {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(no_runtime());
@@ -153,36 +153,36 @@ impl Inner {
     /// # Errors
     /// Those of starting; the next call tries again.
     pub(super) async fn driver(self: &Arc<Self>) -> Result<Arc<TopologyDriver>> {
-        self.driver_for(Entry::New).await
+        self.driver_for(CallOrigin::New).await
     }
 
-    async fn driver_for(self: &Arc<Self>, entry: Entry) -> Result<Arc<TopologyDriver>> {
+    async fn driver_for(self: &Arc<Self>, entry: CallOrigin) -> Result<Arc<TopologyDriver>> {
         let _waits = self.wait();
         let (mut done, lost) = {
             let mut state = self.state_mut();
             match &*state {
-                State::Ended(_) => return Err(shut_down()),
-                State::Closing(driver) if entry == Entry::Continued => return Ok(Arc::clone(driver)),
-                State::Closing(_) => return Err(shutting_down()),
-                State::Starting { is_closing: true, .. } if entry == Entry::New => return Err(shutting_down()),
-                State::Running(driver) if driver.tasks().is_alive() => return Ok(Arc::clone(driver)),
-                State::Starting { done, tasks, .. } if tasks.is_alive() => (done.clone(), None),
-                State::Running(_) | State::Starting { .. } | State::Resting => {
+                ClientState::Ended(_) => return Err(shut_down()),
+                ClientState::Closing(driver) if entry == CallOrigin::Continued => return Ok(Arc::clone(driver)),
+                ClientState::Closing(_) => return Err(shutting_down()),
+                ClientState::Starting { is_closing: true, .. } if entry == CallOrigin::New => return Err(shutting_down()),
+                ClientState::CommandFuture(driver) if driver.tasks().is_alive() => return Ok(Arc::clone(driver)),
+                ClientState::Starting { done, tasks, .. } if tasks.is_alive() => (done.clone(), None),
+                ClientState::CommandFuture(_) | ClientState::Starting { .. } | ClientState::Resting => {
                     let (tasks, done) = self.begin()?;
-                    let before = std::mem::replace(&mut *state, State::Starting { done: done.clone(), tasks, is_closing: false });
+                    let before = std::mem::replace(&mut *state, ClientState::Starting { done: done.clone(), tasks, is_closing: false });
                     (done, Some(before))
                 }
             }
         };
-        if let Some(State::Running(lost)) = lost {
+        if let Some(ClientState::CommandFuture(lost)) = lost {
             // Its sockets belong to a runtime that has ended.
-            self.clear_desks();
+            self.clear_thread_caches();
             lost.abandon();
         }
         let started = done.wait_for(Option::is_some).await.map(|started| started.clone());
         match started {
             Ok(Some(started)) => started,
-            Ok(None) | Err(_) if matches!(&*self.state(), State::Ended(_)) => Err(shut_down()),
+            Ok(None) | Err(_) if matches!(&*self.state(), ClientState::Ended(_)) => Err(shut_down()),
             Ok(None) | Err(_) => {
                 let text = "the client's start was ended: its runtime has ended, or its task has panicked";
                 Err(Error::new(ErrorKind::Shutdown, text).at(Stage::Selection))
@@ -213,7 +213,7 @@ impl Inner {
         let (now, selected) = match self.select_now(&self.primary, now)? {
             Some(selected) => (selected_at(&selected, false, now), selected),
             None => {
-                let selected = Box::pin(self.select_later("warm_up", &self.primary, deadline, Entry::New)).await?;
+                let selected = Box::pin(self.select_later("warm_up", &self.primary, deadline, CallOrigin::New)).await?;
                 (clock::now(), selected)
             }
         };
@@ -238,14 +238,18 @@ impl Inner {
         {
             let mut state = self.state_mut();
             match &mut *state {
-                State::Running(driver) | State::Closing(driver) if driver.tasks().is_alive() => {
-                    *state = State::Closing(Arc::clone(driver));
+                ClientState::CommandFuture(driver) | ClientState::Closing(driver) if driver.tasks().is_alive() => {
+                    *state = ClientState::Closing(Arc::clone(driver));
                 }
-                State::Starting { tasks, is_closing, .. } if tasks.is_alive() => *is_closing = true,
-                State::Running(_) | State::Closing(_) | State::Resting | State::Starting { .. } | State::Ended(_) => return false,
+                ClientState::Starting { tasks, is_closing, .. } if tasks.is_alive() => *is_closing = true,
+                ClientState::CommandFuture(_)
+                | ClientState::Closing(_)
+                | ClientState::Resting
+                | ClientState::Starting { .. }
+                | ClientState::Ended(_) => return false,
             }
         }
-        self.clear_desks();
+        self.clear_thread_caches();
         true
     }
 
@@ -261,24 +265,24 @@ impl Inner {
 
     /// Notes that all tasks are gone after a shutdown.
     pub(super) fn ended(&self) {
-        *self.state_mut() = State::Ended(None);
+        *self.state_mut() = ClientState::Ended(None);
     }
 
     /// Lets nobody in any more, and returns what is to be ended.
     pub(super) fn end(&self) -> Option<Arc<TopologyDriver>> {
         let mut state = self.state_mut();
         let driver = match &*state {
-            State::Resting => None,
-            State::Starting { tasks, .. } => {
+            ClientState::Resting => None,
+            ClientState::Starting { tasks, .. } => {
                 tasks.abort();
                 None
             }
-            State::Running(driver) | State::Closing(driver) => Some(Arc::clone(driver)),
-            State::Ended(driver) => driver.clone(),
+            ClientState::CommandFuture(driver) | ClientState::Closing(driver) => Some(Arc::clone(driver)),
+            ClientState::Ended(driver) => driver.clone(),
         };
-        *state = State::Ended(driver.clone());
+        *state = ClientState::Ended(driver.clone());
         drop(state);
-        self.clear_desks();
+        self.clear_thread_caches();
         driver
     }
 
@@ -292,16 +296,16 @@ impl Inner {
     /// Returns what runs, if new calls may use it.
     pub(super) fn open(&self) -> Option<Arc<TopologyDriver>> {
         match &*self.state() {
-            State::Running(driver) => Some(Arc::clone(driver)),
-            State::Closing(_) | State::Resting | State::Starting { .. } | State::Ended(_) => None,
+            ClientState::CommandFuture(driver) => Some(Arc::clone(driver)),
+            ClientState::Closing(_) | ClientState::Resting | ClientState::Starting { .. } | ClientState::Ended(_) => None,
         }
     }
 
     /// Returns what runs.
     pub(super) fn running(&self) -> Option<Arc<TopologyDriver>> {
         match &*self.state() {
-            State::Running(driver) | State::Closing(driver) => Some(Arc::clone(driver)),
-            State::Resting | State::Starting { .. } | State::Ended(_) => None,
+            ClientState::CommandFuture(driver) | ClientState::Closing(driver) => Some(Arc::clone(driver)),
+            ClientState::Resting | ClientState::Starting { .. } | ClientState::Ended(_) => None,
         }
     }
 
@@ -309,11 +313,11 @@ impl Inner {
     fn begin(self: &Arc<Self>) -> Result<(Arc<Tasks>, watch::Receiver<Started>)> {
         let tasks = Arc::new(Tasks::new().ok_or_else(no_runtime)?);
         let (tell, done) = watch::channel(None);
-        let (inner, own) = (Arc::clone(self), Arc::clone(&tasks));
+        let (core, own) = (Arc::clone(self), Arc::clone(&tasks));
         tasks.spawn("start", async move {
-            let started = inner.start(own).await;
+            let started = core.start(own).await;
             // Fails only if all callers have gone.
-            drop(tell.send(Some(inner.settle(started).await)));
+            drop(tell.send(Some(core.settle(started).await)));
         });
         Ok((tasks, done))
     }
@@ -323,16 +327,16 @@ impl Inner {
         let ended = {
             let mut state = self.state_mut();
             let (ended, is_closing) = match &*state {
-                State::Ended(_) => (true, false),
-                State::Starting { is_closing, .. } => (false, *is_closing),
-                State::Resting | State::Running(_) | State::Closing(_) => (false, false),
+                ClientState::Ended(_) => (true, false),
+                ClientState::Starting { is_closing, .. } => (false, *is_closing),
+                ClientState::Resting | ClientState::CommandFuture(_) | ClientState::Closing(_) => (false, false),
             };
             if !ended {
                 *state = match &started {
-                    Ok(driver) if is_closing => State::Closing(Arc::clone(driver)),
-                    Ok(driver) => State::Running(Arc::clone(driver)),
-                    Err(_) if is_closing => State::Ended(None),
-                    Err(_) => State::Resting,
+                    Ok(driver) if is_closing => ClientState::Closing(Arc::clone(driver)),
+                    Ok(driver) => ClientState::CommandFuture(Arc::clone(driver)),
+                    Err(_) if is_closing => ClientState::Ended(None),
+                    Err(_) => ClientState::Resting,
                 };
             }
             ended
@@ -350,7 +354,8 @@ impl Inner {
     async fn start(&self, tasks: Arc<Tasks>) -> Result<Arc<TopologyDriver>> {
         let monitors = Arc::new(tasks.sibling().ok_or_else(no_runtime)?);
         let farewells = Arc::new(tasks.sibling().ok_or_else(no_runtime)?);
-        let resolver = Resolver::new(self.extras.dns.clone(), self.options.dns_timeout_or_default(), self.extras.resolve.clone());
+        let resolver =
+            Resolver::new(self.non_uri_options.dns.clone(), self.options.dns_timeout_or_default(), self.non_uri_options.resolve.clone());
         let seed = random_seed()?;
         let SeedList { options, warnings, ttl, .. } = resolve_seeds((*self.options).clone(), &resolver, seed).await?;
         let srv_poll = self.srv_poll(&resolver, ttl);
@@ -380,7 +385,7 @@ impl Inner {
             monitors,
             farewells,
             events: self.events.about(Subject::new(seed, &self.options, &environment)),
-            boot_clock: Arc::clone(&self.extras.boot_clock),
+            boot_clock: Arc::clone(&self.non_uri_options.boot_clock),
             epoch: Arc::clone(&self.epoch),
             streaming,
             seed,
@@ -397,7 +402,7 @@ impl Inner {
         let host = options.srv.clone()?;
         let config = RescanConfig {
             host: host.clone(),
-            floor: self.extras.srv_rescan_floor,
+            floor: self.non_uri_options.srv_rescan_floor,
             heartbeat_frequency: options.heartbeat_frequency_or_default(),
             look_up_limit: options.dns_timeout_or_default(),
         };
@@ -405,11 +410,11 @@ impl Inner {
         Some(SrvPoll { resolver: resolver.clone(), service: options.srv_service_name_or_default().to_owned(), host, rescan })
     }
 
-    fn state(&self) -> RwLockReadGuard<'_, State> {
+    fn state(&self) -> RwLockReadGuard<'_, ClientState> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
+    fn state_mut(&self) -> RwLockWriteGuard<'_, ClientState> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

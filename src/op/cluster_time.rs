@@ -16,7 +16,7 @@ pub struct ClusterTime {
 
 /// Is a server's `$clusterTime`, which may be newer or not.
 #[derive(Clone, Copy, Debug)]
-pub struct Heard<'a> {
+pub struct ReceivedClusterTime<'a> {
     /// The time itself: seconds in the upper half, increment in the lower.
     pub stamp: u64,
     document: &'a RawDocument,
@@ -25,7 +25,7 @@ pub struct Heard<'a> {
 /// The largest `$clusterTime` that is kept, in bytes; a server's has about 150.
 const SIZE_BYTES_MAX: usize = 4096;
 
-impl<'a> Heard<'a> {
+impl<'a> ReceivedClusterTime<'a> {
     /// Reads a document's bytes. Nothing if they are no cluster time.
     #[inline]
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
@@ -47,7 +47,7 @@ impl<'a> Heard<'a> {
 impl ClusterTime {
     /// Takes a server's, if it is newer; says whether it is.
     #[inline]
-    pub fn hear(&mut self, heard: Heard<'_>) -> bool {
+    pub fn hear(&mut self, heard: ReceivedClusterTime<'_>) -> bool {
         if heard.stamp <= self.stamp {
             return false;
         }

@@ -2,7 +2,7 @@ use std::time::{Duration, Instant};
 
 use bson::{RawDocumentBuf, Timestamp, rawdoc};
 
-use super::cluster_time::{ClusterTime, Heard};
+use super::cluster_time::{ClusterTime, ReceivedClusterTime};
 use super::session::{ServerSession, SessionPool};
 use super::*;
 use crate::wire::Request;
@@ -15,7 +15,7 @@ fn time(time: u32, increment: u32) -> RawDocumentBuf {
 fn only_a_newer_cluster_time_is_taken() {
     let mut newest = ClusterTime::default();
     assert_eq!(newest.document(), None);
-    let mut hear = |document: RawDocumentBuf| newest.hear(Heard::read(document.as_bytes()).expect("a cluster time"));
+    let mut hear = |document: RawDocumentBuf| newest.hear(ReceivedClusterTime::read(document.as_bytes()).expect("a cluster time"));
     assert!(hear(time(5, 1)) && !hear(time(5, 1)) && !hear(time(4, 9)) && hear(time(5, 2)));
     assert_eq!((newest.stamp(), newest.document()), (5 << 32 | 2, Some(time(5, 2).as_ref())));
     let mut copy = ClusterTime::default();
@@ -29,11 +29,11 @@ fn what_is_no_cluster_time_is_not_heard() {
     *unclosed.last_mut().expect("a byte") = 1;
     let padded = rawdoc! { "clusterTime": Timestamp { time: 1, increment: 1 }, "signature": "x".repeat(5000) };
     for bytes in [rawdoc! { "clusterTime": 5 }.as_bytes(), rawdoc! { "ok": 1 }.as_bytes(), &unclosed, padded.as_bytes(), &[]] {
-        assert!(Heard::read(bytes).is_none());
+        assert!(ReceivedClusterTime::read(bytes).is_none());
     }
     // Not in the first place.
     let second = rawdoc! { "x": 1, "clusterTime": Timestamp { time: 3, increment: 4 } };
-    assert_eq!(Heard::read(second.as_bytes()).map(|heard| heard.stamp), Some(3 << 32 | 4));
+    assert_eq!(ReceivedClusterTime::read(second.as_bytes()).map(|heard| heard.stamp), Some(3 << 32 | 4));
 }
 
 #[test]

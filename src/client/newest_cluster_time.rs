@@ -1,25 +1,25 @@
-//! Who tells whom of the newest driver time?
+//! Who tells whom of the newest cluster time?
 //!
-//! Replies tell the client, commands are told by it. Desks keep copies, which catch up when there is news. What a driver
+//! Replies tell the client, commands are told by it. Desks keep copies, which catch up when there is news. What a cluster
 //! time is, and which one is newer, is decided in `op::cluster_time`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::op::cluster_time::{ClusterTime, Heard};
+use crate::op::cluster_time::{ClusterTime, ReceivedClusterTime};
 
-/// Knows the newest driver time.
+/// Knows the newest cluster time.
 #[derive(Default)]
-pub(super) struct Gossip {
+pub(super) struct NewestClusterTime {
     stamp: AtomicU64,
     newest: Mutex<ClusterTime>,
 }
 
-impl Gossip {
+impl NewestClusterTime {
     /// Takes the `$clusterTime` of a reply, if it is newer than all before.
     #[inline]
     pub(super) fn hear(&self, document: &[u8]) {
-        let Some(heard) = Heard::read(document) else { return };
+        let Some(heard) = ReceivedClusterTime::read(document) else { return };
         if heard.stamp <= self.stamp.load(Ordering::Relaxed) {
             return;
         }
@@ -54,29 +54,29 @@ mod tests {
 
     #[test]
     fn copies_catch_up_with_the_newest_and_never_go_back() {
-        let gossip = Gossip::default();
+        let newest_cluster_time = NewestClusterTime::default();
         let mut copy = Arc::default();
-        gossip.tell(&mut copy);
+        newest_cluster_time.tell(&mut copy);
         assert_eq!(copy.document(), None);
         for (heard, newest) in [(5, 5), (4, 5), (5, 5), (7, 7)] {
-            gossip.hear(time(heard).as_bytes());
-            gossip.tell(&mut copy);
+            newest_cluster_time.hear(time(heard).as_bytes());
+            newest_cluster_time.tell(&mut copy);
             assert_eq!(copy.document(), Some(time(newest).as_ref()));
         }
-        gossip.hear(rawdoc! { "ok": 1 }.as_bytes());
+        newest_cluster_time.hear(rawdoc! { "ok": 1 }.as_bytes());
         let mut late = Arc::default();
-        gossip.tell(&mut late);
+        newest_cluster_time.tell(&mut late);
         assert_eq!(late, copy);
     }
 
     #[test]
     fn copy_that_is_in_use_does_not_change() {
-        let (gossip, mut copy) = (Gossip::default(), Arc::default());
-        gossip.hear(time(1).as_bytes());
-        gossip.tell(&mut copy);
+        let (newest_cluster_time, mut copy) = (NewestClusterTime::default(), Arc::default());
+        newest_cluster_time.hear(time(1).as_bytes());
+        newest_cluster_time.tell(&mut copy);
         let in_use = Arc::clone(&copy);
-        gossip.hear(time(2).as_bytes());
-        gossip.tell(&mut copy);
+        newest_cluster_time.hear(time(2).as_bytes());
+        newest_cluster_time.tell(&mut copy);
         assert_eq!((in_use.document(), copy.document()), (Some(time(1).as_ref()), Some(time(2).as_ref())));
     }
 }
