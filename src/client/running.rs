@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
+use crossbeam_utils::CachePadded;
 use tokio::sync::watch;
 
 use super::builder::NonUriOptions;
@@ -26,9 +27,9 @@ use crate::io::events::EventHub;
 use crate::io::log::Subject;
 use crate::io::open::{Introduction, Opener};
 use crate::io::resolver::{Resolver, SeedList, resolve_seeds};
+use crate::io::shards::Sharded;
 use crate::io::snapshot::SelectedServer;
 use crate::io::srv_poll::SrvPoll;
-use crate::io::stripes::{Apart, Striped};
 use crate::io::tasks::Tasks;
 use crate::io::tls::TlsConnector;
 use crate::io::topology::{DriverParts, TopologyDriver};
@@ -49,8 +50,8 @@ pub(super) struct ClientCore {
     state: RwLock<ClientState>,
     /// Counts the changes of the state and of the topology: the source that a thread_cache keeps is out of date when it has grown.
     pub(super) epoch: Arc<AtomicU64>,
-    pub(super) thread_caches: Striped<ThreadCache>,
-    pub(super) newest_cluster_time: Apart<NewestClusterTime>,
+    pub(super) thread_caches: Sharded<ThreadCache>,
+    pub(super) newest_cluster_time: CachePadded<NewestClusterTime>,
     /// The sessions that do not come back.
     pub(super) unfinished: Mutex<UnfinishedSessions>,
     /// All sessions.
@@ -98,8 +99,8 @@ impl ClientCore {
             events: EventHub::new(),
             state: RwLock::new(ClientState::Resting),
             epoch: Arc::default(),
-            thread_caches: Striped::new(|_| ThreadCache::new()),
-            newest_cluster_time: Apart::default(),
+            thread_caches: Sharded::new(|_| ThreadCache::new()),
+            newest_cluster_time: CachePadded::default(),
             unfinished: Mutex::default(),
             register: Mutex::default(),
             waits: Arc::default(),

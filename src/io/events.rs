@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
+use crossbeam_utils::CachePadded;
 use tokio::task::coop;
 
 use super::log::{self, CheckedOn, Subject};
 use super::outbox::{Line, Outbox};
-use super::stripes::Apart;
 use crate::host::ServerAddress;
 use crate::note::Note;
 use crate::op::CommandEvent;
@@ -94,7 +94,7 @@ struct Speaker(Arc<Hall>);
 struct Hall {
     /// How many listen: asked at every step of every command, and therefore not behind the lock.
     listeners: AtomicUsize,
-    queues: Apart<Mutex<Queues>>,
+    queues: CachePadded<Mutex<Queues>>,
     outbox: Outbox,
 }
 

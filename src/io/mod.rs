@@ -21,11 +21,11 @@ pub(crate) mod pool;
 pub mod resolver;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
+pub(crate) mod shards;
 mod sign_of_life;
 pub(crate) mod snapshot;
 pub(crate) mod srv_poll;
 mod stream;
-pub(crate) mod stripes;
 pub(crate) mod tasks;
 mod tcp;
 pub(crate) mod tls;

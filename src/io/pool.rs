@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
+use crossbeam_utils::CachePadded;
 use tokio::sync::{Notify, oneshot};
 
 pub(crate) use asked::Lending;
@@ -30,7 +31,6 @@ use super::clock;
 use super::conn::{Conn, Interrupt};
 use super::events::{EventHub, Wanted};
 use super::open::{Opener, Purpose};
-use super::stripes::Apart;
 use super::tasks::{Tasks, runtime_ended};
 use super::topology::TopologyDriver;
 use crate::error::{Error, ErrorKind, Stage};
@@ -41,7 +41,7 @@ use crate::pool::{Action, Checkout, Health, Lease, Pool, PoolEvent, PoolStats, Q
 /// Carries out one server's pool.
 pub(crate) struct ServerPool {
     host: ServerAddress,
-    shared: Apart<Shared>,
+    shared: CachePadded<Shared>,
     timer: Arc<Notify>,
     opener: Arc<Opener>,
     tasks: Weak<Tasks>,
@@ -81,7 +81,7 @@ impl ServerPool {
         let guarded = Guarded { pool: rules, waiters, latest, interrupts, armed: None };
         let pool = Arc::new(Self {
             host,
-            shared: Apart(Shared { guarded: Mutex::new(guarded), load: AtomicU32::new(0), round_trip: AtomicU64::new(0) }),
+            shared: CachePadded::new(Shared { guarded: Mutex::new(guarded), load: AtomicU32::new(0), round_trip: AtomicU64::new(0) }),
             timer: Arc::default(),
             opener,
             tasks: Arc::downgrade(tasks),
