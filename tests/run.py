@@ -57,7 +57,7 @@ def kinds(targets):
         Kind("cli", ["--test", "cli"]),
         Kind("pymongo", ["--test", "loopback"], ["pymongo", "--nocapture"], "MONGOLINK_PYTHON"),
         Kind("live-mongod", ["--test", "live"], ["--skip", "secantus::", "--nocapture"], "MONGOLINK_MONGOD"),
-        Kind("live-bad-luck", ["--test", "bad_luck"], ["--nocapture"], "MONGOLINK_MONGOD"),
+        Kind("live-chaos", ["--test", "chaos"], ["--nocapture"], "MONGOLINK_MONGOD"),
         Kind("live-secantus", ["--test", "live"], ["secantus::", "--nocapture"], "MONGOLINK_SECANTUS"),
     ]
     names = {kind.target[1] for kind in known if kind.target[0] == "--test"}

@@ -19,13 +19,13 @@ use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use super::clock::{self, BootClock};
 use super::events::EventHub;
-use super::former::Former;
+use super::liveness::RunningProbes;
 use super::log;
 use super::monitor::{MONITOR_DIALS_MAX, MonitorOrders, Watch};
 use super::open::Opener;
 use super::pool::ServerPool;
 use super::resolver::Resolver;
-use super::sign_of_life::Probes;
+use super::retired_pools::RetiredPools;
 use super::snapshot::{SelectedServer, SelectionSource, Snapshot};
 use super::tasks::{Lifeline, Tasks};
 use crate::error::{Error, ErrorKind, Stage};
@@ -40,7 +40,7 @@ use later::Later;
 
 /// Carries out what the topology orders, and knows every server's pool and monitor.
 pub(crate) struct TopologyDriver {
-    state: Mutex<State>,
+    state: Mutex<DriverState>,
     snapshot: RwLock<Arc<Snapshot>>,
     /// What users watch. It holds no pools: a watcher that is never read must not keep them.
     descriptions: watch::Sender<Arc<TopologyDescription>>,
@@ -77,13 +77,13 @@ pub(crate) struct DriverParts {
     pub(crate) seed: u64,
 }
 
-struct State {
+struct DriverState {
     topology: Topology,
     pools: BTreeMap<ServerAddress, Arc<ServerPool>>,
-    former: Former,
+    retired_pools: RetiredPools,
     monitors: BTreeMap<ServerAddress, MonitorOrders>,
     selects: BTreeMap<SelectId, oneshot::Sender<Result<(), Error>>>,
-    probes: Probes,
+    probes: RunningProbes,
     waits: log::Waits,
     armed: Option<Instant>,
 }
@@ -102,10 +102,18 @@ impl TopologyDriver {
     pub(crate) fn start(parts: DriverParts) -> Arc<Self> {
         let now = clock::now();
         let topology = Topology::new(TopologyConfig::from_options(&parts.options), parts.seed, now);
-        let (pools, monitors, selects, probes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), Probes::default());
+        let (pools, monitors, selects, probes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), RunningProbes::default());
         let (first, description) = (Snapshot::new(Arc::clone(topology.description()), &pools), Arc::clone(topology.description()));
-        let state =
-            State { topology, pools, former: Former::default(), monitors, selects, probes, waits: log::Waits::default(), armed: None };
+        let state = DriverState {
+            topology,
+            pools,
+            retired_pools: RetiredPools::default(),
+            monitors,
+            selects,
+            probes,
+            waits: log::Waits::default(),
+            armed: None,
+        };
         let driver = Arc::new(Self {
             state: Mutex::new(state),
             snapshot: RwLock::new(Arc::new(first)),
@@ -277,8 +285,8 @@ impl TopologyDriver {
         self.parts.monitors.finish(MONITORS_LIMIT).await;
         self.parts.farewells.stop().await;
         let over = ended();
-        let former: Vec<_> = self.lock().former.take().collect();
-        for pool in self.snapshot().pools().cloned().chain(former) {
+        let retired_pools: Vec<_> = self.lock().retired_pools.take().collect();
+        for pool in self.snapshot().pools().cloned().chain(retired_pools) {
             pool.close_now(&over);
         }
         self.act(|topology, now| topology.handle_shutdown(now));
@@ -290,8 +298,8 @@ impl TopologyDriver {
     pub(crate) fn abandon(&self) {
         let lost = self.lost();
         self.abort();
-        let former: Vec<_> = self.lock().former.take().collect();
-        for pool in self.snapshot().pools().cloned().chain(former) {
+        let retired_pools: Vec<_> = self.lock().retired_pools.take().collect();
+        for pool in self.snapshot().pools().cloned().chain(retired_pools) {
             pool.close_now(&lost);
         }
     }
@@ -302,7 +310,9 @@ impl TopologyDriver {
             return true;
         }
         let state = self.lock();
-        state.topology.waiting() > 0 || state.pools.values().any(|pool| pool.load() > 0) || state.former.all().any(|pool| pool.load() > 0)
+        state.topology.waiting() > 0
+            || state.pools.values().any(|pool| pool.load() > 0)
+            || state.retired_pools.all().any(|pool| pool.load() > 0)
     }
 
     /// Makes what a call needs to find its server in a snapshot.
@@ -327,7 +337,7 @@ impl TopologyDriver {
         self.draws.fetch_add(1, Ordering::Relaxed)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, DriverState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -391,10 +401,10 @@ impl TopologyDriver {
     }
 }
 
-impl State {
+impl DriverState {
     /// Returns the pool of a host, and those that it had before.
     fn pools_of<'a>(&'a self, host: &'a ServerAddress) -> impl Iterator<Item = Arc<ServerPool>> + 'a {
-        self.pools.get(host).cloned().into_iter().chain(self.former.of(host))
+        self.pools.get(host).cloned().into_iter().chain(self.retired_pools.of(host))
     }
 }
 

@@ -47,7 +47,7 @@ const REFUSED: [i64; 7] = [13, 59, 322, 323, 352, 391, 462];
 /// Codes with which a write of at most one document fails as a whole; a write of several may have executed a part before.
 ///
 /// Invalid commands: BadValue, FailedToParse, TypeMismatch, IDLDuplicateField, IDLFailedToParse, IDLUnknownField. Refused
-/// documents: ImmutableField, DocumentValidationFailure, BSONObjectTooLarge, DuplicateKey and its two former codes. No primary:
+/// documents: ImmutableField, DocumentValidationFailure, BSONObjectTooLarge, DuplicateKey and its two older codes. No primary:
 /// LegacyNotPrimary, NotWritablePrimary, NotPrimaryNoSecondaryOk, NotPrimaryOrSecondary.
 const FAILED_AS_A_WHOLE: [i64; 16] = [2, 9, 14, 66, 121, 10058, 10107, 10334, 11000, 11001, 12582, 13435, 13436, 40413, 40414, 40415];
 

@@ -75,7 +75,7 @@ impl WriteError {
     pub fn duplicate_key_index(&self) -> Option<&str> {
         let (_, rest) = self.message.split_once(" index: ").filter(|_| self.is_duplicate_key())?;
         let (name, _) = rest.split_once(" dup key")?;
-        // Former servers write the collection before it.
+        // Older servers write the collection before it.
         Some(name.rsplit_once(".$").map_or(name, |(_, name)| name).trim())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! A connection is lent for one exchange, so one that has been lent for long waits for a reply, even if its caller has given
 //! up. What follows is decided in
-//! `topology::sign_of_life`: by itself it proves nothing. Lending costs one comparison; while nothing is lent, there is no
+//! `topology::liveness`: by itself it proves nothing. Lending costs one comparison; while nothing is lent, there is no
 //! timer.
 
 use std::time::{Duration, Instant};

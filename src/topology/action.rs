@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bson::oid::ObjectId;
 
 use super::description::TopologyDescription;
-use super::sign_of_life::ProbeId;
+use super::liveness::ProbeId;
 use super::waiters::SelectId;
 use crate::error::Error;
 use crate::host::ServerAddress;
@@ -52,7 +52,7 @@ pub enum TopologyAction {
     /// Close a server's pool for good, and tell at once whether commands are in flight on its connections.
     ClosePool(ServerAddress),
     /// Interrupt what is in flight on the connections of pools of the server that have been closed.
-    InterruptFormer {
+    InterruptRetired {
         /// The server.
         host: ServerAddress,
         /// What the commands end with.
@@ -76,7 +76,7 @@ pub enum TopologyAction {
         again: bool,
     },
     /// Tell at once whether any of these connections have received anything since the probe began.
-    Overhear {
+    CheckTraffic {
         /// The server.
         host: ServerAddress,
         /// What the answer is to be told with.

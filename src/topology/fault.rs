@@ -57,7 +57,7 @@ pub enum StateChange {
 
 /// Says what follows from a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum FaultEffect {
     /// Nothing: it is stale, or not about the server.
     Ignored(&'static str),
     /// The server has changed its state: unknown, and to be checked at once; the pool is cleared if the server ends.
@@ -121,33 +121,33 @@ impl Fault {
     }
 
     /// Judges the fault: first by its pool's generation, then by the version of the server's state, then by its kind.
-    pub(super) fn verdict(&self, generation: u64, server: &ServerDescription) -> Verdict {
+    pub(super) fn verdict(&self, generation: u64, server: &ServerDescription) -> FaultEffect {
         if self.generation < generation {
-            return Verdict::Ignored("it is of an older generation of the pool");
+            return FaultEffect::Ignored("it is of an older generation of the pool");
         }
         if self.topology_version.is_some_and(|version| server.topology_version.is_some_and(|known| !is_newer(version, known))) {
-            return Verdict::Ignored("it is not newer than what is known of the server");
+            return FaultEffect::Ignored("it is not newer than what is known of the server");
         }
         if let Some(change) = self.state_change {
-            return Verdict::StateChanged { clear: change == StateChange::ShuttingDown };
+            return FaultEffect::StateChanged { clear: change == StateChange::ShuttingDown };
         }
         if self.error.has_label(OVERLOADED) {
-            return Verdict::Ignored("the server is overloaded, not broken");
+            return FaultEffect::Ignored("the server is overloaded, not broken");
         }
         match (about(&self.error), self.during_handshake) {
-            (About::Caller, _) => Verdict::Ignored("it is not about the server"),
-            (About::Reply, false) => Verdict::Ignored("the server works, and refused one command"),
-            (About::Reply, true) => Verdict::Refused,
-            (About::Network, false) if self.error.is_timeout() => Verdict::Ignored("a time-out after the handshake proves nothing"),
-            (About::Network, _) => Verdict::Broken,
-            (About::SetUp, _) => Verdict::Refused,
+            (About::Caller, _) => FaultEffect::Ignored("it is not about the server"),
+            (About::Reply, false) => FaultEffect::Ignored("the server works, and refused one command"),
+            (About::Reply, true) => FaultEffect::Refused,
+            (About::Network, false) if self.error.is_timeout() => FaultEffect::Ignored("a time-out after the handshake proves nothing"),
+            (About::Network, _) => FaultEffect::Broken,
+            (About::SetUp, _) => FaultEffect::Refused,
         }
     }
 
     /// Judges the fault of a load balancer's connection, which never makes it unknown (load-balancers, "Error handling").
-    pub(super) fn verdict_behind_load_balancer(&self) -> Verdict {
+    pub(super) fn verdict_behind_load_balancer(&self) -> FaultEffect {
         let Some(service) = self.service_id else {
-            return Verdict::Ignored("no service was reached");
+            return FaultEffect::Ignored("no service was reached");
         };
         let cleared = match self.state_change {
             Some(change) => change == StateChange::ShuttingDown,
@@ -158,7 +158,7 @@ impl Fault {
                 About::SetUp => true,
             },
         };
-        if cleared { Verdict::ServiceFailed(service) } else { Verdict::Ignored("the service works") }
+        if cleared { FaultEffect::ServiceFailed(service) } else { FaultEffect::Ignored("the service works") }
     }
 }
 

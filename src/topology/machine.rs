@@ -19,11 +19,11 @@ use super::change::Change;
 use super::config::TopologyConfig;
 use super::description::{TopologyDescription, TopologyType};
 use super::events::TopologyEvent;
-use super::fault::{self, Fault, Verdict};
+use super::fault::{self, Fault, FaultEffect};
+use super::liveness::LivenessProbes;
+use super::log_limits::LogLimits;
 use super::server::{ServerDescription, ServerType};
-use super::sign_of_life::SignsOfLife;
-use super::told::Told;
-use super::waiters::{SelectId, Waiter, Waiters};
+use super::waiters::{SelectId, SelectionWaiter, SelectionWaiters};
 use super::{SERVERS_MAX, update};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::handshake::HelloReply;
@@ -38,21 +38,21 @@ use crate::note::Note;
 #[derive(Debug)]
 pub struct Topology {
     config: TopologyConfig,
-    pub(super) state: State,
+    pub(super) state: TopologyState,
     pub(super) current: Arc<TopologyDescription>,
     pools: BTreeMap<ServerAddress, PoolRecord>,
     /// Above every generation of the pools that are gone.
     next_generation: u64,
-    pub(super) waiters: Waiters,
-    pub(super) signs: SignsOfLife,
-    pub(super) told: Told,
+    pub(super) waiters: SelectionWaiters,
+    pub(super) signs: LivenessProbes,
+    pub(super) log_limits: LogLimits,
     rng: SmallRng,
     pub(super) actions: VecDeque<TopologyAction>,
     events: VecDeque<TopologyEvent>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum TopologyState {
     Open,
     Closed,
 }
@@ -80,13 +80,13 @@ impl Topology {
     /// Opens the topology: its first orders make pools and start monitors for the seeds.
     pub fn new(config: TopologyConfig, seed: u64, now: Instant) -> Self {
         let mut topology = Self {
-            state: State::Open,
+            state: TopologyState::Open,
             current: Arc::new(config.describe(TopologyType::Unknown, [])),
             pools: BTreeMap::new(),
             next_generation: 0,
-            waiters: Waiters::default(),
-            signs: SignsOfLife::default(),
-            told: Told::new(),
+            waiters: SelectionWaiters::default(),
+            signs: LivenessProbes::default(),
+            log_limits: LogLimits::new(),
             rng: SmallRng::seed_from_u64(seed),
             actions: VecDeque::new(),
             events: VecDeque::from([TopologyEvent::TopologyOpening]),
@@ -122,20 +122,20 @@ impl Topology {
             return self.handle_check_failed(host, error.on(host), now);
         }
         if fault::is_outdated(reply.topology_version, known.topology_version) {
-            return self.told.notes.push(Level::DEBUG, format!("{host}: hello reply ignored: it is older than what is known"));
+            return self.log_limits.notes.push(Level::DEBUG, format!("{host}: hello reply ignored: it is older than what is known"));
         }
-        self.events.extend(self.told.unusable(host, &reply.unusable_hosts, now));
+        self.events.extend(self.log_limits.unusable(host, &reply.unusable_hosts, now));
         let mut incoming = ServerDescription::of_hello(host, reply, now);
         incoming.round_trip_time = average.or(known.round_trip_time);
         incoming.min_round_trip_time = known.min_round_trip_time;
-        let former = self.current.primary().cloned();
+        let deposed = self.current.primary().cloned();
         self.submit(incoming, None, now);
         let is_full = self.current.servers().len() >= SERVERS_MAX;
         let is_missing = |server: &Arc<ServerDescription>| server.members().any(|name| self.current.server(name).is_none());
         if is_full && self.current.server(host).is_some_and(is_missing) {
-            self.told.full(SERVERS_MAX, now);
+            self.log_limits.full(SERVERS_MAX, now);
         }
-        self.ask_deposed(former, now);
+        self.ask_deposed(deposed, now);
         self.wake();
     }
 
@@ -147,7 +147,7 @@ impl Topology {
         let Some(known) = self.watched(host) else { return };
         if error.kind() == ErrorKind::LocalResources && known.is_known() {
             let text = format!("{host}: the check could not be made, and the server stays as it is: {error}");
-            return self.told.notes.push(Level::WARN, text);
+            return self.log_limits.notes.push(Level::WARN, text);
         }
         let interrupt = error.is_timeout() && error.is_network();
         if interrupt {
@@ -173,29 +173,31 @@ impl Topology {
 
     /// Takes an error that an application's connection met.
     pub fn handle_fault(&mut self, host: &ServerAddress, fault: Fault, now: Instant) {
-        let (State::Open, Some(known), Some(generation)) = (self.state, self.current.server(host), self.generation(host)) else { return };
+        let (TopologyState::Open, Some(known), Some(generation)) = (self.state, self.current.server(host), self.generation(host)) else {
+            return;
+        };
         let verdict = if self.config.load_balanced { fault.verdict_behind_load_balancer() } else { fault.verdict(generation, known) };
-        self.told.notes.push(Level::DEBUG, format!("{host}: application error, {verdict:?}: {}", fault.error));
+        self.log_limits.notes.push(Level::DEBUG, format!("{host}: application error, {verdict:?}: {}", fault.error));
         let unknown =
             ServerDescription { topology_version: fault.topology_version, ..ServerDescription::failed(host, fault.error.clone(), now) };
         let clearing = Clearing { cause: fault.error, interrupt: false };
         match verdict {
-            Verdict::Ignored(_) => return,
-            Verdict::StateChanged { clear } => {
+            FaultEffect::Ignored(_) => return,
+            FaultEffect::StateChanged { clear } => {
                 self.submit(unknown, Some(clearing).filter(|_| clear), now);
                 self.actions.push_back(TopologyAction::CheckNow(host.clone()));
             }
-            Verdict::Broken => {
+            FaultEffect::Broken => {
                 self.submit(unknown, Some(clearing), now);
                 self.actions.push_back(TopologyAction::CancelCheck(host.clone()));
             }
-            Verdict::Refused => {
+            FaultEffect::Refused => {
                 // A monitor that streams would not tell of the server again for `heartbeatFrequencyMS`.
                 let is_login = clearing.cause.stage() == Some(Stage::Auth);
                 self.submit(unknown, Some(clearing), now);
                 self.actions.extend(is_login.then(|| TopologyAction::CancelCheck(host.clone())));
             }
-            Verdict::ServiceFailed(service_id) => {
+            FaultEffect::ServiceFailed(service_id) => {
                 let Clearing { cause, .. } = clearing;
                 let generation = fault.generation;
                 self.actions.push_back(TopologyAction::ClearService { host: host.clone(), service_id, generation, cause });
@@ -209,7 +211,7 @@ impl Topology {
     /// Servers that stay are left alone, servers that are gone leave, and of the new ones as many come as may, at random.
     pub fn handle_srv_hosts(&mut self, hosts: Vec<ServerAddress>, now: Instant) {
         let follows = self.config.srv && self.current.kind().follows_srv();
-        if self.state == State::Closed || !follows || hosts.is_empty() {
+        if self.state == TopologyState::Closed || !follows || hosts.is_empty() {
             return;
         }
         let mut next = TopologyDescription::clone(&self.current);
@@ -235,10 +237,10 @@ impl Topology {
 
     /// Closes the topology: monitors stop, pools close, callers are refused, and the description becomes empty.
     pub fn handle_shutdown(&mut self, now: Instant) {
-        if self.state == State::Closed {
+        if self.state == TopologyState::Closed {
             return;
         }
-        self.state = State::Closed;
+        self.state = TopologyState::Closed;
         self.commit(self.config.describe(TopologyType::Unknown, []), None, now);
         self.end_probes();
         while let Some((id, waiter)) = self.waiters.pop() {
@@ -267,7 +269,7 @@ impl Topology {
 
     /// Takes the next line for the log.
     pub(crate) fn poll_note(&mut self) -> Option<Note> {
-        self.told.notes.pop()
+        self.log_limits.notes.pop()
     }
 
     /// Returns when [`handle_timeout`](Self::handle_timeout) is due, and the name of the limit that runs out then.
@@ -297,7 +299,7 @@ impl Topology {
 
     /// Tells whether servers are watched: a load balancer is not, and nobody is after the end.
     pub(super) fn has_monitors(&self) -> bool {
-        self.state == State::Open && !self.config.load_balanced
+        self.state == TopologyState::Open && !self.config.load_balanced
     }
 
     /// Tells whether servers are asked for signs of life.
@@ -305,7 +307,7 @@ impl Topology {
         self.has_monitors() && self.config.liveness_probes
     }
 
-    pub(super) fn refuse_late(&mut self, id: SelectId, waiter: &Waiter, now: Instant) {
+    pub(super) fn refuse_late(&mut self, id: SelectId, waiter: &SelectionWaiter, now: Instant) {
         let error = waiter.timed_out(&self.current, &self.config.seeds, now);
         self.actions.push_back(TopologyAction::NotSelected(id, error));
     }
@@ -327,8 +329,8 @@ impl Topology {
         let next = Arc::new(next);
         let previous = std::mem::replace(&mut self.current, Arc::clone(&next));
         let change = Change::between(&previous, &next, subject);
-        if previous.kind != next.kind && self.state != State::Closed {
-            self.told.kind(previous.kind.name(), next.kind.name(), now);
+        if previous.kind != next.kind && self.state != TopologyState::Closed {
+            self.log_limits.kind(previous.kind.name(), next.kind.name(), now);
         }
         for host in &change.added {
             let generation = self.next_generation;
@@ -339,7 +341,7 @@ impl Topology {
         self.actions.push_back(TopologyAction::Publish(Arc::clone(&next)));
         for host in &change.removed {
             self.handle_leaving(host, previous.server(host));
-            self.told.forget(host);
+            self.log_limits.forget(host);
             if let Some(gone) = self.pools.remove(host) {
                 // A late error of the old pool must not count against a new one.
                 self.next_generation = self.next_generation.max(gone.generation + 1);

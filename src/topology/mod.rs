@@ -1,7 +1,7 @@
 //! What do we know of the deployment, and what follows from it?
 //!
 //! The rules of server-discovery-and-monitoring: `server` and `description` hold what is known, `update` is the table by
-//! which it changes, `fault` says what an application's error proves, `sign_of_life` what silence does, and `machine` gives
+//! which it changes, `fault` says what an application's error proves, `liveness` what silence does, and `machine` gives
 //! the orders to monitors and pools. Which server a command goes to is decided in `selection`, how a connection is opened in `io`.
 
 mod action;
@@ -10,14 +10,14 @@ mod config;
 mod description;
 mod events;
 mod fault;
+pub mod liveness;
+mod log_limits;
 mod machine;
 pub mod monitor;
 mod pace;
 pub mod rtt;
 mod server;
-pub mod sign_of_life;
 mod suspension;
-mod told;
 mod update;
 mod waiters;
 
@@ -26,11 +26,11 @@ pub use config::TopologyConfig;
 pub use description::{TopologyDescription, TopologyType};
 pub use events::TopologyEvent;
 pub use fault::{Fault, StateChange};
+pub use liveness::ProbeId;
 pub use machine::Topology;
-pub use monitor::{Action as MonitorAction, Monitor, MonitorConfig, MonitorEvent};
+pub use monitor::{Monitor, MonitorAction, MonitorConfig, MonitorEvent};
 pub use rtt::RoundTrips;
 pub use server::{ServerDescription, ServerType};
-pub use sign_of_life::ProbeId;
 pub use suspension::Suspension;
 pub use waiters::SelectId;
 

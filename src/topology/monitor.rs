@@ -53,7 +53,7 @@ pub const FLOOD_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub struct Monitor {
     config: MonitorConfig,
-    state: State,
+    state: MonitorState,
     /// Whether a connection is open.
     connected: bool,
     hello_ok: bool,
@@ -67,12 +67,12 @@ pub struct Monitor {
     stream: Pace,
     /// Until when the server is polled because its stream had no pause.
     flooded_until: Option<Instant>,
-    actions: VecDeque<Action>,
+    actions: VecDeque<MonitorAction>,
     events: VecDeque<MonitorEvent>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum MonitorState {
     Resting { floor: Instant, due: Instant },
     Opening { deadline: Option<Instant> },
     Polling { sent_at: Instant, deadline: Option<Instant> },
@@ -82,7 +82,7 @@ enum State {
 
 /// Is a wish of the monitor.
 #[derive(Debug)]
-pub enum Action {
+pub enum MonitorAction {
     /// Open a connection and say hello on it; then `handle_opened` or `handle_failed`.
     Open,
     /// Send a hello; a reply is to be read.
@@ -146,7 +146,7 @@ impl Monitor {
         let every = STREAMED_EVERY.min(config.heartbeat_frequency / 2);
         let mut monitor = Self {
             config,
-            state: State::Resting { floor: now, due: now },
+            state: MonitorState::Resting { floor: now, due: now },
             connected: false,
             hello_ok: false,
             known: false,
@@ -165,56 +165,56 @@ impl Monitor {
     /// A connection is open, and the server has answered the hello on it: that was the check.
     pub fn handle_opened(&mut self, reply: HelloReply, round_trip: Duration, now: Instant) {
         match self.state {
-            State::Opening { .. } => {
+            MonitorState::Opening { .. } => {
                 self.connected = true;
                 self.hello_ok = false;
                 self.answered(reply, Some(round_trip), false, false, now);
             }
-            State::Resting { .. } | State::Polling { .. } | State::Streaming { .. } | State::Stopped => {}
+            MonitorState::Resting { .. } | MonitorState::Polling { .. } | MonitorState::Streaming { .. } | MonitorState::Stopped => {}
         }
     }
 
     /// Opening has to wait, because too many connections are being opened: until then its limit does not count.
     pub fn handle_queued(&mut self) {
-        if let State::Opening { .. } = self.state {
-            self.state = State::Opening { deadline: None };
+        if let MonitorState::Opening { .. } = self.state {
+            self.state = MonitorState::Opening { deadline: None };
         }
     }
 
     /// Opening has had to wait, and begins now.
     pub fn handle_dialling(&mut self, now: Instant) {
-        if let State::Opening { .. } = self.state {
-            self.state = State::Opening { deadline: self.config.open_timeout.map(|limit| now + limit) };
+        if let MonitorState::Opening { .. } = self.state {
+            self.state = MonitorState::Opening { deadline: self.config.open_timeout.map(|limit| now + limit) };
         }
     }
 
     /// The server answered on an open connection; `more_to_come` if it will answer again without being asked.
     pub fn handle_reply(&mut self, reply: HelloReply, more_to_come: bool, now: Instant) {
         match self.state {
-            State::Polling { .. } if more_to_come => {
+            MonitorState::Polling { .. } if more_to_come => {
                 let text = "moreToCome on the reply to a hello that did not ask for it";
                 self.failed(Error::new(ErrorKind::Protocol, text).at(Stage::Hello), false, now);
             }
-            State::Polling { sent_at, .. } => self.answered(reply, Some(now.saturating_duration_since(sent_at)), false, false, now),
-            State::Streaming { .. } => self.answered(reply, None, true, more_to_come, now),
-            State::Resting { .. } | State::Opening { .. } | State::Stopped => {}
+            MonitorState::Polling { sent_at, .. } => self.answered(reply, Some(now.saturating_duration_since(sent_at)), false, false, now),
+            MonitorState::Streaming { .. } => self.answered(reply, None, true, more_to_come, now),
+            MonitorState::Resting { .. } | MonitorState::Opening { .. } | MonitorState::Stopped => {}
         }
     }
 
     /// Opening, sending or reading failed, or the server answered with an error.
     pub fn handle_failed(&mut self, error: Error, now: Instant) {
         match self.state {
-            State::Opening { .. } | State::Polling { .. } => self.failed(error, false, now),
-            State::Streaming { .. } => self.failed(error, true, now),
-            State::Resting { .. } | State::Stopped => {}
+            MonitorState::Opening { .. } | MonitorState::Polling { .. } => self.failed(error, false, now),
+            MonitorState::Streaming { .. } => self.failed(error, true, now),
+            MonitorState::Resting { .. } | MonitorState::Stopped => {}
         }
     }
 
     /// Somebody wants to know now; a check that is running answers that already.
     pub fn handle_check_now(&mut self, now: Instant) {
         match self.state {
-            State::Resting { floor, .. } => self.state = State::Resting { floor, due: floor.max(now) },
-            State::Opening { .. } | State::Polling { .. } | State::Streaming { .. } | State::Stopped => {}
+            MonitorState::Resting { floor, .. } => self.state = MonitorState::Resting { floor, due: floor.max(now) },
+            MonitorState::Opening { .. } | MonitorState::Polling { .. } | MonitorState::Streaming { .. } | MonitorState::Stopped => {}
         }
         self.begin_if_due(now);
     }
@@ -224,14 +224,14 @@ impl Monitor {
         if self.cancel("check cancelled: an operation found the connection broken", now) {
             self.known = false;
             let floor = (self.check_began + MIN_HEARTBEAT_FREQUENCY).max(now);
-            self.state = State::Resting { floor, due: now + self.config.heartbeat_frequency };
+            self.state = MonitorState::Resting { floor, due: now + self.config.heartbeat_frequency };
         }
     }
 
     /// The machine was suspended: the connection is not trusted, and the server is checked at once.
     pub fn handle_resumed(&mut self, now: Instant) {
         self.cancel("check cancelled: the machine was suspended", now);
-        if self.state != State::Stopped {
+        if self.state != MonitorState::Stopped {
             self.begin_check(now);
         }
     }
@@ -239,14 +239,14 @@ impl Monitor {
     /// The server is watched no more.
     pub fn handle_stop(&mut self, now: Instant) {
         self.cancel("check cancelled: the server is watched no more", now);
-        self.state = State::Stopped;
+        self.state = MonitorState::Stopped;
     }
 
     /// Does what time asks for.
     pub fn handle_timeout(&mut self, now: Instant) {
         let connect = self.config.connect_timeout.unwrap_or_default();
         match self.state {
-            State::Opening { deadline: Some(deadline) } if deadline <= now => {
+            MonitorState::Opening { deadline: Some(deadline) } if deadline <= now => {
                 let limit = self.config.open_timeout.unwrap_or_default();
                 self.failed(
                     Error::timeout(
@@ -259,10 +259,10 @@ impl Monitor {
                     now,
                 );
             }
-            State::Polling { sent_at, deadline: Some(deadline) } if deadline <= now => {
+            MonitorState::Polling { sent_at, deadline: Some(deadline) } if deadline <= now => {
                 self.failed(Error::timeout(Stage::Hello, "connectTimeoutMS", connect, now.saturating_duration_since(sent_at)), false, now);
             }
-            State::Streaming { since, deadline: Some(deadline) } if deadline <= now => {
+            MonitorState::Streaming { since, deadline: Some(deadline) } if deadline <= now => {
                 let limit = connect + self.config.heartbeat_frequency;
                 self.failed(
                     Error::timeout(Stage::Hello, "connectTimeoutMS + heartbeatFrequencyMS", limit, now.saturating_duration_since(since)),
@@ -270,13 +270,17 @@ impl Monitor {
                     now,
                 );
             }
-            State::Resting { .. } | State::Opening { .. } | State::Polling { .. } | State::Streaming { .. } | State::Stopped => {}
+            MonitorState::Resting { .. }
+            | MonitorState::Opening { .. }
+            | MonitorState::Polling { .. }
+            | MonitorState::Streaming { .. }
+            | MonitorState::Stopped => {}
         }
         self.begin_if_due(now);
     }
 
     /// Takes the next wish.
-    pub fn poll_action(&mut self) -> Option<Action> {
+    pub fn poll_action(&mut self) -> Option<MonitorAction> {
         self.actions.pop_front()
     }
 
@@ -286,23 +290,23 @@ impl Monitor {
     /// that outcome is told first.
     pub fn poll_event(&mut self) -> Option<MonitorEvent> {
         let starts = matches!(self.events.front(), Some(MonitorEvent::HeartbeatStarted { .. }));
-        let untold = || self.actions.iter().any(|action| matches!(action, Action::Answered { .. } | Action::Failed(_)));
+        let untold = || self.actions.iter().any(|action| matches!(action, MonitorAction::Answered { .. } | MonitorAction::Failed(_)));
         if starts && untold() { None } else { self.events.pop_front() }
     }
 
     /// Says when `handle_timeout` is due, and for what.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match self.state {
-            State::Resting { due, .. } => Some((due, "heartbeatFrequencyMS")),
-            State::Opening { deadline } => Some((deadline?, "opening")),
-            State::Polling { deadline, .. } => Some((deadline?, "connectTimeoutMS")),
-            State::Streaming { deadline, .. } => Some((deadline?, "connectTimeoutMS + heartbeatFrequencyMS")),
-            State::Stopped => None,
+            MonitorState::Resting { due, .. } => Some((due, "heartbeatFrequencyMS")),
+            MonitorState::Opening { deadline } => Some((deadline?, "opening")),
+            MonitorState::Polling { deadline, .. } => Some((deadline?, "connectTimeoutMS")),
+            MonitorState::Streaming { deadline, .. } => Some((deadline?, "connectTimeoutMS + heartbeatFrequencyMS")),
+            MonitorState::Stopped => None,
         }
     }
 
     fn begin_if_due(&mut self, now: Instant) {
-        if let State::Resting { due, .. } = self.state
+        if let MonitorState::Resting { due, .. } = self.state
             && due <= now
         {
             self.begin_check(now);
@@ -313,11 +317,11 @@ impl Monitor {
         self.check_began = now;
         self.events.push_back(MonitorEvent::HeartbeatStarted { awaited: false });
         if self.connected {
-            self.actions.push_back(Action::Send { hello_ok: self.hello_ok, awaited: None });
-            self.state = State::Polling { sent_at: now, deadline: self.config.connect_timeout.map(|limit| now + limit) };
+            self.actions.push_back(MonitorAction::Send { hello_ok: self.hello_ok, awaited: None });
+            self.state = MonitorState::Polling { sent_at: now, deadline: self.config.connect_timeout.map(|limit| now + limit) };
         } else {
-            self.actions.push_back(Action::Open);
-            self.state = State::Opening { deadline: self.config.open_timeout.map(|limit| now + limit) };
+            self.actions.push_back(MonitorAction::Open);
+            self.state = MonitorState::Opening { deadline: self.config.open_timeout.map(|limit| now + limit) };
         }
     }
 
@@ -330,31 +334,33 @@ impl Monitor {
         let is_flooded = self.flooded_until.is_some_and(|until| until > now);
         self.version = reply.topology_version.filter(|_| self.config.streaming && !is_flooded);
         if was_streaming != self.version.is_some() {
-            self.actions.push_back(Action::MeasureRoundTrips(self.version.is_some()));
+            self.actions.push_back(MonitorAction::MeasureRoundTrips(self.version.is_some()));
         }
-        self.actions.push_back(Action::Answered { reply: Box::new(reply), round_trip });
+        self.actions.push_back(MonitorAction::Answered { reply: Box::new(reply), round_trip });
         if !more_to_come && self.version.is_none() {
             let pause = if is_flooded { self.pause_of_polls() } else { self.config.heartbeat_frequency };
-            self.state = State::Resting { floor: now + MIN_HEARTBEAT_FREQUENCY, due: now + pause };
+            self.state = MonitorState::Resting { floor: now + MIN_HEARTBEAT_FREQUENCY, due: now + pause };
             return;
         }
         if awaited && self.stream.admit(now).is_none() {
             // What waits to be read is old: the next check has a connection of its own.
             self.flooded_until = Some(now + FLOOD_PAUSE);
-            self.actions.push_back(Action::WarnOfFlood);
+            self.actions.push_back(MonitorAction::WarnOfFlood);
             self.disconnect();
-            self.state = State::Resting { floor: now + MIN_HEARTBEAT_FREQUENCY, due: now + self.pause_of_polls() };
+            self.state = MonitorState::Resting { floor: now + MIN_HEARTBEAT_FREQUENCY, due: now + self.pause_of_polls() };
             return;
         }
         // The next check of a stream begins with the end of this one.
         self.check_began = now;
         self.events.push_back(MonitorEvent::HeartbeatStarted { awaited: true });
         self.actions.push_back(match self.version {
-            _ if more_to_come => Action::Read,
-            version => Action::Send { hello_ok: self.hello_ok, awaited: version.map(|version| (version, self.config.heartbeat_frequency)) },
+            _ if more_to_come => MonitorAction::Read,
+            version => {
+                MonitorAction::Send { hello_ok: self.hello_ok, awaited: version.map(|version| (version, self.config.heartbeat_frequency)) }
+            }
         });
         let limit = self.config.connect_timeout.map(|limit| limit + self.config.heartbeat_frequency);
-        self.state = State::Streaming { since: now, deadline: limit.map(|limit| now + limit) };
+        self.state = MonitorState::Streaming { since: now, deadline: limit.map(|limit| now + limit) };
     }
 
     fn failed(&mut self, error: Error, awaited: bool, now: Instant) {
@@ -362,7 +368,7 @@ impl Monitor {
         self.disconnect();
         let retry = self.known && error.is_network();
         self.known = false;
-        self.actions.push_back(Action::Failed(error));
+        self.actions.push_back(MonitorAction::Failed(error));
         let floor = now + MIN_HEARTBEAT_FREQUENCY;
         if retry && self.retried_at.is_none_or(|at| at + MIN_HEARTBEAT_FREQUENCY <= now) {
             // server-monitoring, "Network error or timeout when calling hello": once, without waiting.
@@ -370,9 +376,9 @@ impl Monitor {
             self.begin_check(now);
         } else if retry {
             // It answers and fails in turns.
-            self.state = State::Resting { floor, due: floor };
+            self.state = MonitorState::Resting { floor, due: floor };
         } else {
-            self.state = State::Resting { floor: now + MIN_HEARTBEAT_FREQUENCY, due: now + self.config.heartbeat_frequency };
+            self.state = MonitorState::Resting { floor: now + MIN_HEARTBEAT_FREQUENCY, due: now + self.config.heartbeat_frequency };
         }
     }
 
@@ -389,10 +395,10 @@ impl Monitor {
     /// Ends the connection, and the check that runs on it; tells whether one did.
     fn cancel(&mut self, why: &str, now: Instant) -> bool {
         let awaited = match self.state {
-            State::Stopped => return false,
-            State::Resting { .. } => None,
-            State::Opening { .. } | State::Polling { .. } => Some(false),
-            State::Streaming { .. } => Some(true),
+            MonitorState::Stopped => return false,
+            MonitorState::Resting { .. } => None,
+            MonitorState::Opening { .. } | MonitorState::Polling { .. } => Some(false),
+            MonitorState::Streaming { .. } => Some(true),
         };
         if let Some(awaited) = awaited {
             self.heartbeat_failed(Error::new(ErrorKind::Interrupted, why).at(Stage::Hello), awaited, now);
@@ -402,13 +408,13 @@ impl Monitor {
     }
 
     fn disconnect(&mut self) {
-        let opening = matches!(self.state, State::Opening { .. });
+        let opening = matches!(self.state, MonitorState::Opening { .. });
         if self.connected || opening {
-            self.actions.push_back(Action::Close);
+            self.actions.push_back(MonitorAction::Close);
         }
         self.connected = false;
         if self.version.take().is_some() {
-            self.actions.push_back(Action::MeasureRoundTrips(false));
+            self.actions.push_back(MonitorAction::MeasureRoundTrips(false));
         }
     }
 }

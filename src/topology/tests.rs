@@ -93,14 +93,14 @@ impl Scene {
 
     fn drain(&mut self) {
         self.orders();
-        self.told();
+        self.take_events();
     }
 
     fn orders(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.topology.poll_action()).map(|action| in_short(&action)).collect()
     }
 
-    fn told(&mut self) -> Vec<String> {
+    fn take_events(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.topology.poll_event()).map(|event| event_in_short(&event)).collect()
     }
 
@@ -128,11 +128,11 @@ fn in_short(action: &TopologyAction) -> String {
             format!("clear {}{}", name(host), if *interrupt { " and interrupt" } else { "" })
         }
         TopologyAction::ClosePool(host) => format!("close {}", name(host)),
-        TopologyAction::InterruptFormer { host, .. } => format!("interrupt former {}", name(host)),
+        TopologyAction::InterruptRetired { host, .. } => format!("interrupt deposed {}", name(host)),
         TopologyAction::CheckNow(host) => format!("check {}", name(host)),
         TopologyAction::CancelCheck(host) => format!("cancel {}", name(host)),
         TopologyAction::Probe { host, again, .. } => format!("ask {}{}", name(host), if *again { " again" } else { "" }),
-        TopologyAction::Overhear { host, .. } => format!("overhear {}", name(host)),
+        TopologyAction::CheckTraffic { host, .. } => format!("check_traffic {}", name(host)),
         TopologyAction::EndProbe(host) => format!("end asking {}", name(host)),
         TopologyAction::Publish(topology) => format!("publish {}", topology.kind().name()),
         TopologyAction::Selected(id) => format!("selected {}", id.0),
@@ -160,7 +160,7 @@ fn event_in_short(event: &TopologyEvent) -> String {
 fn opening_makes_paused_pools_and_then_monitors() {
     let mut scene = Scene::of_set(&["b", "a"]);
     assert_eq!(scene.orders(), ["create a", "create b", "publish ReplicaSetNoPrimary", "watch a", "watch b"]);
-    assert_eq!(scene.told(), ["opening", "Unknown/0 -> ReplicaSetNoPrimary/2", "opening a", "opening b"]);
+    assert_eq!(scene.take_events(), ["opening", "Unknown/0 -> ReplicaSetNoPrimary/2", "opening a", "opening b"]);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn primary_brings_its_members_and_readies_its_pool_before_it_is_published() {
     scene.drain();
     scene.hello("a", primary(&["a", "b"]));
     assert_eq!(scene.orders(), ["create b", "ready a", "publish ReplicaSetWithPrimary", "watch b"]);
-    assert_eq!(scene.told(), ["a Unknown -> RSPrimary", "opening b", "ReplicaSetNoPrimary/1 -> ReplicaSetWithPrimary/2"]);
+    assert_eq!(scene.take_events(), ["a Unknown -> RSPrimary", "opening b", "ReplicaSetNoPrimary/1 -> ReplicaSetWithPrimary/2"]);
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn member_that_left_is_unwatched_and_its_pool_closed() {
     let mut scene = Scene::settled();
     scene.hello("a", primary(&["a"]));
     assert_eq!(scene.orders(), ["publish ReplicaSetWithPrimary", "unwatch b", "close b"]);
-    assert_eq!(scene.told(), ["a RSPrimary -> RSPrimary", "closed b", "ReplicaSetWithPrimary/2 -> ReplicaSetWithPrimary/1"]);
+    assert_eq!(scene.take_events(), ["a RSPrimary -> RSPrimary", "closed b", "ReplicaSetWithPrimary/2 -> ReplicaSetWithPrimary/1"]);
     scene.hello("b", secondary(&["a", "b"]));
     assert_eq!(scene.orders(), [""; 0]);
 }
@@ -187,7 +187,7 @@ fn equal_hello_refreshes_without_an_event() {
     let mut scene = Scene::settled();
     scene.now += Duration::from_secs(10);
     scene.hello("a", primary(&["a", "b"]));
-    assert_eq!(scene.told(), [""; 0]);
+    assert_eq!(scene.take_events(), [""; 0]);
     assert_eq!(scene.orders(), ["publish ReplicaSetWithPrimary"]);
     let server = scene.topology.description().server(&key("a")).expect("a").clone();
     assert_eq!(server.last_update, Some(scene.now));
@@ -197,7 +197,7 @@ fn equal_hello_refreshes_without_an_event() {
 fn last_write_date_is_no_change() {
     let mut scene = Scene::settled();
     scene.hello("a", HelloReply { last_write_date_millis: Some(5), connection_id: Some(77), ..primary(&["a", "b"]) });
-    assert_eq!(scene.told(), [""; 0]);
+    assert_eq!(scene.take_events(), [""; 0]);
     assert_eq!(scene.topology.description().primary().and_then(|server| server.last_write_date_millis()), Some(5));
 }
 
@@ -206,7 +206,7 @@ fn round_trip_times_are_published_without_an_event() {
     let mut scene = Scene::settled();
     scene.topology.handle_rtt(&key("a"), Duration::from_millis(9), Duration::from_millis(3), scene.now);
     assert_eq!(scene.orders(), ["publish ReplicaSetWithPrimary"]);
-    assert_eq!(scene.told(), [""; 0]);
+    assert_eq!(scene.take_events(), [""; 0]);
     scene.topology.handle_hello(&key("a"), primary(&["a", "b"]), None, scene.now);
     let server = scene.topology.description().primary().expect("primary").clone();
     assert_eq!((server.round_trip_time, server.min_round_trip_time), (Some(Duration::from_millis(9)), Duration::from_millis(3)));
@@ -242,7 +242,7 @@ fn failed_check_publishes_before_it_clears() {
     let mut scene = Scene::settled();
     scene.failed("a", refused());
     assert_eq!(scene.orders(), ["publish ReplicaSetNoPrimary", "clear a"]);
-    assert_eq!(scene.told(), ["a RSPrimary -> Unknown", "ReplicaSetWithPrimary/2 -> ReplicaSetNoPrimary/2"]);
+    assert_eq!(scene.take_events(), ["a RSPrimary -> Unknown", "ReplicaSetWithPrimary/2 -> ReplicaSetNoPrimary/2"]);
     let server = scene.topology.description().server(&key("a")).expect("a").clone();
     assert_eq!((server.round_trip_time, server.hello.is_none()), (None, true));
     scene.hello("a", primary(&["a", "b"]));
@@ -257,7 +257,7 @@ fn check_that_times_out_interrupts_connections_in_use() {
     scene.drain();
     // The same fault, a millisecond later: nothing new.
     scene.failed("a", Error::timeout(Stage::Hello, "connectTimeoutMS", Duration::from_secs(1), Duration::from_millis(1002)));
-    assert_eq!(scene.told(), [""; 0]);
+    assert_eq!(scene.take_events(), [""; 0]);
     assert_eq!(scene.topology.generation(&key("a")), Some(2));
 }
 
@@ -273,7 +273,7 @@ fn new_primary_makes_the_old_one_unknown_and_keeps_its_pool() {
     let mut scene = Scene::settled();
     scene.hello("b", HelloReply { set_version: Some(2), ..primary(&["a", "b"]) });
     assert_eq!(scene.orders(), ["publish ReplicaSetWithPrimary", "ask a"]);
-    assert_eq!(scene.told()[..2], ["b RSSecondary -> RSPrimary", "a RSPrimary -> Unknown"]);
+    assert_eq!(scene.take_events()[..2], ["b RSSecondary -> RSPrimary", "a RSPrimary -> Unknown"]);
     let old = scene.topology.description().server(&key("a")).expect("a").clone();
     assert!(old.error.as_ref().is_some_and(|error| error.message().contains("discovery of newer primary")));
     assert_eq!(scene.topology.description().primary().map(|server| server.host.clone()), Some(key("b")));
@@ -304,7 +304,7 @@ fn load_balancer_is_known_at_once_and_never_watched() {
     let mut scene = Scene::new(config);
     assert_eq!(scene.orders(), ["create a", "publish LoadBalanced", "ready a", "publish LoadBalanced"]);
     assert_eq!(
-        scene.told(),
+        scene.take_events(),
         ["opening", "Unknown/0 -> LoadBalanced/1", "opening a", "a Unknown -> LoadBalancer", "LoadBalanced/1 -> LoadBalanced/1"]
     );
     scene.failed("a", refused());
@@ -355,7 +355,7 @@ fn load_balanced_topology_closes_with_the_fixed_series() {
     scene.drain();
     scene.topology.handle_shutdown(scene.now);
     assert_eq!(scene.orders(), ["publish Unknown", "close a"]);
-    assert_eq!(scene.told(), ["closed a", "LoadBalanced/1 -> Unknown/0", "closed"]);
+    assert_eq!(scene.take_events(), ["closed a", "LoadBalanced/1 -> Unknown/0", "closed"]);
 }
 
 #[test]
@@ -366,11 +366,11 @@ fn unusable_name_costs_that_host_and_is_told_once() {
         |name: &str| crate::handshake::UnusableHost { name: name.into(), error: ServerAddress::parse(name).expect_err("invalid") };
     let reply = |names: &[&str]| HelloReply { unusable_hosts: names.iter().map(|name| unusable(name)).collect(), ..primary(&["a"]) };
     scene.hello("a", reply(&["b..c"]));
-    assert_eq!(scene.told()[0], "a names b..c");
+    assert_eq!(scene.take_events()[0], "a names b..c");
     scene.hello("a", reply(&["b..c"]));
-    assert_eq!(scene.told(), [""; 0]);
+    assert_eq!(scene.take_events(), [""; 0]);
     scene.hello("a", reply(&["b..c", "d..e"]));
-    assert_eq!(scene.told(), ["a names d..e"]);
+    assert_eq!(scene.take_events(), ["a names d..e"]);
 }
 
 #[test]
@@ -382,17 +382,17 @@ fn unusable_names_are_reported_at_a_limited_rate() {
     let mut told = 0;
     for number in 0..1000 {
         scene.hello("a", HelloReply { unusable_hosts: vec![unusable(2 * number), unusable(2 * number + 1)], ..primary(&["a"]) });
-        told += scene.told().iter().filter(|text| text.starts_with("a names")).count();
+        told += scene.take_events().iter().filter(|text| text.starts_with("a names")).count();
     }
     assert_eq!(told, 2 * 5, "a burst of replies");
     scene.now += Duration::from_secs(60);
     for number in [5000, 5000, 6000] {
         scene.hello("a", HelloReply { unusable_hosts: vec![unusable(number)], ..primary(&["a"]) });
     }
-    assert_eq!(scene.told(), ["a names 5000..x"], "what is named later is told later");
+    assert_eq!(scene.take_events(), ["a names 5000..x"], "what is named later is told later");
     scene.now += Duration::from_secs(60);
     scene.hello("a", HelloReply { unusable_hosts: vec![unusable(6000)], ..primary(&["a"]) });
-    assert_eq!(scene.told(), ["a names 6000..x"], "what was left out is told if it is still named");
+    assert_eq!(scene.take_events(), ["a names 6000..x"], "what was left out is told if it is still named");
 }
 
 #[test]
@@ -411,7 +411,7 @@ fn unix_sockets_are_members_only_where_one_was_given() {
     assert_eq!(description.servers().len(), 1, "{description}");
     let hello = description.server(&key("a")).and_then(|server| server.hello.clone()).expect("known");
     assert_eq!((hello.unusable_hosts.len(), hello.primary.as_ref(), hello.me.as_ref()), (5, None, None));
-    let told: Vec<String> = scene.told().into_iter().filter(|text| text.contains("names")).collect();
+    let told: Vec<String> = scene.take_events().into_iter().filter(|text| text.contains("names")).collect();
     assert_eq!(told, ["a names /run/x.sock", "a names /run/y.sock", "a names /run/z.sock"]);
 
     let mut scene = Scene::of_set(&["/run/x.sock"]);
@@ -451,7 +451,7 @@ fn standalone_in_a_set_is_left_out_with_its_reason() {
     let mut scene = Scene::of_set(&["a", "b"]);
     scene.drain();
     scene.hello("b", standalone());
-    assert_eq!(scene.told(), ["b Unknown -> Standalone", "closed b", "ReplicaSetNoPrimary/2 -> ReplicaSetNoPrimary/1"]);
+    assert_eq!(scene.take_events(), ["b Unknown -> Standalone", "closed b", "ReplicaSetNoPrimary/2 -> ReplicaSetNoPrimary/1"]);
     let left_out = scene.topology.description().left_out().to_vec();
     assert!(left_out[0].to_string().contains("no member of a replica set, wanted is \"rs\""), "{}", left_out[0]);
 }
@@ -464,11 +464,11 @@ fn shutdown_leaves_nothing() {
     scene.drain();
     scene.topology.handle_shutdown(scene.now);
     assert_eq!(scene.orders(), ["publish Unknown", "unwatch a", "close a", "unwatch b", "close b", "not selected 1: Shutdown"]);
-    assert_eq!(scene.told(), ["closed a", "closed b", "ReplicaSetNoPrimary/2 -> Unknown/0", "closed"]);
+    assert_eq!(scene.take_events(), ["closed a", "closed b", "ReplicaSetNoPrimary/2 -> Unknown/0", "closed"]);
     scene.topology.handle_shutdown(scene.now);
     scene.hello("a", primary(&["a"]));
     scene.failed("b", refused());
-    assert_eq!((scene.orders().len(), scene.told().len()), (0, 0));
+    assert_eq!((scene.orders().len(), scene.take_events().len()), (0, 0));
     assert_eq!((scene.topology.waiting(), scene.topology.poll_timeout()), (0, None));
     scene.select(2, None);
     assert_eq!(scene.orders(), ["not selected 2: Shutdown"]);

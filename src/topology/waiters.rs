@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use super::action::TopologyAction;
 use super::description::TopologyDescription;
-use super::machine::{State, Topology};
+use super::machine::{Topology, TopologyState};
 use super::server::ServerDescription;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::ServerAddress;
@@ -22,13 +22,13 @@ pub struct SelectId(pub u64);
 
 /// Holds the callers that wait.
 #[derive(Debug, Default)]
-pub(super) struct Waiters {
-    waiting: BTreeMap<SelectId, Waiter>,
+pub(super) struct SelectionWaiters {
+    waiting: BTreeMap<SelectId, SelectionWaiter>,
     deadlines: BTreeSet<(Instant, SelectId)>,
 }
 
 #[derive(Debug)]
-pub(super) struct Waiter {
+pub(super) struct SelectionWaiter {
     criteria: Arc<Criteria>,
     deadline: Option<Deadline>,
     waiting_since: Instant,
@@ -46,7 +46,7 @@ pub(super) enum Prospect {
     Hopeless(Error),
 }
 
-impl Waiter {
+impl SelectionWaiter {
     pub(super) fn new(criteria: Arc<Criteria>, deadline: Option<Deadline>, now: Instant) -> Self {
         Self { criteria, deadline, waiting_since: deadline.map_or(now, |deadline| deadline.since), judged: None }
     }
@@ -96,15 +96,15 @@ impl Waiter {
     }
 }
 
-impl Waiters {
-    pub(super) fn insert(&mut self, id: SelectId, waiter: Waiter) {
+impl SelectionWaiters {
+    pub(super) fn insert(&mut self, id: SelectId, waiter: SelectionWaiter) {
         if let Some(deadline) = waiter.deadline {
             self.deadlines.insert((deadline.at, id));
         }
         self.waiting.insert(id, waiter);
     }
 
-    pub(super) fn remove(&mut self, id: SelectId) -> Option<Waiter> {
+    pub(super) fn remove(&mut self, id: SelectId) -> Option<SelectionWaiter> {
         let waiter = self.waiting.remove(&id)?;
         if let Some(deadline) = waiter.deadline {
             self.deadlines.remove(&(deadline.at, id));
@@ -123,13 +123,13 @@ impl Waiters {
     }
 
     /// Takes out the next caller whose time has run out.
-    pub(super) fn pop_late(&mut self, now: Instant) -> Option<(SelectId, Waiter)> {
+    pub(super) fn pop_late(&mut self, now: Instant) -> Option<(SelectId, SelectionWaiter)> {
         let (_, id) = *self.deadlines.first().filter(|(at, _)| *at <= now)?;
         Some((id, self.remove(id)?))
     }
 
     /// Takes out any caller.
-    pub(super) fn pop(&mut self) -> Option<(SelectId, Waiter)> {
+    pub(super) fn pop(&mut self) -> Option<(SelectId, SelectionWaiter)> {
         let id = *self.waiting.keys().next()?;
         Some((id, self.remove(id)?))
     }
@@ -157,7 +157,7 @@ impl Topology {
     /// It is answered with [`Selected`](TopologyAction::Selected) or [`NotSelected`](TopologyAction::NotSelected), once,
     /// unless it is cancelled. While it waits, every server is asked for an immediate check.
     pub fn handle_select(&mut self, id: SelectId, criteria: Arc<Criteria>, deadline: Option<Deadline>, now: Instant) {
-        self.enlist(id, Waiter::new(criteria, deadline, now), now);
+        self.enlist(id, SelectionWaiter::new(criteria, deadline, now), now);
     }
 
     /// Takes a caller for which the application's server selector kept no server of `judged`.
@@ -172,12 +172,12 @@ impl Topology {
         deadline: Option<Deadline>,
         now: Instant,
     ) {
-        self.enlist(id, Waiter::new(criteria, deadline, now).judged(judged), now);
+        self.enlist(id, SelectionWaiter::new(criteria, deadline, now).judged(judged), now);
     }
 
-    fn enlist(&mut self, id: SelectId, waiter: Waiter, now: Instant) {
+    fn enlist(&mut self, id: SelectId, waiter: SelectionWaiter, now: Instant) {
         self.waiters.remove(id);
-        if self.state == State::Closed {
+        if self.state == TopologyState::Closed {
             self.actions.push_back(TopologyAction::NotSelected(id, shut_down()));
             return;
         }

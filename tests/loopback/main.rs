@@ -2,8 +2,8 @@
 #![cfg(feature = "sandbox")]
 #![allow(clippy::disallowed_methods, reason = "tests spawn and look at the clock")]
 
-mod bad_luck;
 mod basics;
+mod chaos;
 mod commands;
 mod faults;
 mod hostile;
@@ -14,10 +14,10 @@ mod monitoring;
 mod official_client;
 mod peers;
 mod prose;
+mod regressions;
 mod repeat;
 mod silence;
 mod srv_polling;
 mod srv_seeds;
-mod stories;
 mod support;
 mod zone;

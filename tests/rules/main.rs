@@ -9,6 +9,8 @@
 mod balanced_random;
 mod cache_model;
 mod hello_model;
+mod liveness_model;
+mod liveness_random;
 mod monitor_model;
 mod pool_exhaustive;
 mod pool_model;
@@ -16,8 +18,6 @@ mod pool_pair;
 mod pool_random;
 mod race_model;
 mod selection_model;
-mod signs_model;
-mod signs_random;
 mod support;
 mod topology_model;
 mod topology_random;

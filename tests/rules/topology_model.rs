@@ -15,8 +15,8 @@ use mongolink::topology::{
 };
 use mongolink::{ErrorKind, ServerAddress};
 
-use crate::signs_model::Signs;
-use crate::signs_random;
+use crate::liveness_model::Signs;
+use crate::liveness_random;
 
 /// A pool, as the orders make it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub(crate) struct Outcome {
     pub(crate) judged: Vec<ServerAddress>,
     /// Servers of which no sign of life is expected any more.
     pub(crate) ended: Vec<ServerAddress>,
-    /// Servers whose former pools are interrupted.
+    /// Servers whose retired pools are interrupted.
     pub(crate) interrupted: Vec<ServerAddress>,
     /// Orders, but for those about signs of life.
     pub(crate) actions: usize,
@@ -195,9 +195,9 @@ impl Scene {
                 outcome.asked.push(host.clone());
                 self.signs.asked(&host, id, again, self.now);
             }
-            TopologyAction::Overhear { host, id } => {
+            TopologyAction::CheckTraffic { host, id } => {
                 outcome.actions -= 1;
-                self.signs.overheard(&host, id, self.now);
+                self.signs.traffic_checked(&host, id, self.now);
                 outcome.judged.push(host);
             }
             TopologyAction::EndProbe(host) => {
@@ -210,12 +210,12 @@ impl Scene {
                 self.signs.forget(&host);
                 let average = self.outdated.as_ref().and_then(|topology| topology.server(&host)).and_then(|server| server.round_trip_time);
                 if self.monitored && !self.closed && is_busy(&host) {
-                    signs_random::foretell_left(&mut self.signs, &host, average, self.now);
+                    liveness_random::foretell_left(&mut self.signs, &host, average, self.now);
                 }
                 self.topology.handle_pool_closed(&host, is_busy(&host), self.now);
                 self.gone.insert(host, pool.generation);
             }
-            TopologyAction::InterruptFormer { host, why } => {
+            TopologyAction::InterruptRetired { host, why } => {
                 outcome.actions -= 1;
                 assert!(why.kind() == ErrorKind::Interrupted && why.labels().is_empty(), "{why}");
                 outcome.interrupted.push(host);

@@ -15,7 +15,7 @@ use mongolink::{Error, ErrorKind, HelloReply, ReadPreference, ServerAddress, Sta
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-use crate::signs_random;
+use crate::liveness_random;
 use crate::support::{closed_by_peer, for_seeds, key, ms};
 use crate::topology_model::{Order, Scene, is_busy};
 
@@ -87,8 +87,8 @@ fn step(scene: &mut Scene, world: World, rng: &mut SmallRng, callers: &mut u64) 
             scene.now = scene.now.max(due);
             scene.time();
         }
-        19 => signs_random::unanswered(scene, &host),
-        20..=22 => signs_random::answer(scene, rng),
+        19 => liveness_random::unanswered(scene, &host),
+        20..=22 => liveness_random::answer(scene, rng),
         23 if rng.random_bool(0.3) => {
             scene.now += ms(rng.random_range(0..9_000));
             scene.time();
@@ -153,7 +153,7 @@ fn hello(scene: &mut Scene, host: &ServerAddress, world: World, rng: &mut SmallR
     }
     scene.topology.handle_hello(host, reply, Some(round_trip), scene.now);
     let after = Arc::clone(scene.topology.description());
-    signs_random::foretell_deposed(scene, host, &before);
+    liveness_random::foretell_deposed(scene, host, &before);
     let mut outcome = scene.look();
     let leaves = |asked: &ServerAddress| before.server(asked).is_some() && after.server(asked).is_none() && !is_busy(asked);
     asked.retain(|asked| leaves(asked) || (asked == host && before.server(host).is_some()));
@@ -329,7 +329,7 @@ fn after_the_end(scene: &mut Scene, world: World, rng: &mut SmallRng, callers: &
     scene.topology.handle_fault(&host, Fault::new(closed_by_peer(), 99), scene.now);
     scene.topology.handle_rtt(&host, ms(1), ms(1), scene.now);
     scene.topology.handle_srv_hosts(vec![host.clone()], scene.now);
-    signs_random::after_the_end(scene, &host);
+    liveness_random::after_the_end(scene, &host);
     scene.topology.handle_shutdown(scene.now);
     scene.now += ms(50);
     scene.time();

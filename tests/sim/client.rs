@@ -56,7 +56,7 @@ pub(crate) struct Client {
     pub(crate) resolver: Resolver,
     pub(crate) srv: Option<SrvPoll>,
     pub(crate) winners: BTreeMap<ServerAddress, Address>,
-    /// Former primaries, as far as they stand still: a newer one was discovered at that moment.
+    /// Deposed primaries that are frozen: a newer one was discovered at that moment.
     pub(crate) deposed: BTreeMap<ServerAddress, Deposed>,
     pub(crate) suspension: Suspension,
     pub(crate) replay: TopologyReplay,
@@ -241,7 +241,7 @@ impl World {
                 let now = self.local(c);
                 self.clients[c].topology.handle_pool_closed(&host, in_use, now);
             }
-            TopologyAction::InterruptFormer { host, why } => {
+            TopologyAction::InterruptRetired { host, why } => {
                 for id in self.pools_of(c, &host) {
                     if self.clients[c].places.get(&host) != Some(&id) {
                         self.pool_act(c, id, false, |pool, now| pool.handle_close(&why, true, now));
@@ -260,7 +260,7 @@ impl World {
             TopologyAction::CheckNow(host) => self.order_of(c, &host, CHECK_NOW),
             TopologyAction::CancelCheck(host) => self.order_of(c, &host, CANCEL_CHECK),
             TopologyAction::Probe { host, id, again } => self.probe(c, &host, id, again),
-            TopologyAction::Overhear { host, id } => self.overhear(c, &host, id),
+            TopologyAction::CheckTraffic { host, id } => self.check_traffic(c, &host, id),
             TopologyAction::EndProbe(host) => self.end_probe(c, &host),
             TopologyAction::Publish(description) => {
                 let client = &mut self.clients[c];

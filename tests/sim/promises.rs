@@ -144,7 +144,7 @@ pub(crate) fn balancer_is_not_watched(action: &TopologyAction) {
         | TopologyAction::CheckNow(_)
         | TopologyAction::CancelCheck(_)
         | TopologyAction::Probe { .. }
-        | TopologyAction::Overhear { .. }
+        | TopologyAction::CheckTraffic { .. }
         | TopologyAction::EndProbe(_)
         | TopologyAction::ClearPool { .. } => violated("balancer_is_not_watched", format!("behind a load balancer: {action:?}")),
         _ => {}

@@ -1,6 +1,6 @@
 //! How is a server asked for a sign of life, and is its silence true?
 //!
-//! Does what `io/sign_of_life.rs` does: each attempt looks up the address, opens a connection as a monitor does, and tells
+//! Does what `io/liveness.rs` does: each attempt looks up the address, opens a connection as a monitor does, and tells
 //! how that went. Beside it stands what really happened between a client and a member, to judge the verdicts by.
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mongolink::race::STAGGER;
-use mongolink::topology::sign_of_life::{self, CEILING, DEPOSED_FLOOR, ROUND_TRIPS, UNREACHED};
+use mongolink::topology::liveness::{self, CEILING, DEPOSED_FLOOR, ROUND_TRIPS, UNREACHED};
 use mongolink::topology::{ProbeId, TopologyDescription};
 use mongolink::{Error, ErrorKind, ServerAddress, TopologyEvent};
 
@@ -61,10 +61,10 @@ impl World {
     }
 
     /// Tells the topology whether the connections of a server's pool have received anything.
-    pub(crate) fn overhear(&mut self, c: usize, host: &ServerAddress, id: ProbeId) {
+    pub(crate) fn check_traffic(&mut self, c: usize, host: &ServerAddress, id: ProbeId) {
         let anything = self.pools_of(c, host).iter().any(|pool| self.clients[c].pools.get(pool).is_some_and(|pool| pool.has_heard()));
         let now = self.local(c);
-        self.clients[c].topology.handle_overheard(host, id, anything, now);
+        self.clients[c].topology.handle_traffic_checked(host, id, anything, now);
     }
 
     /// Ends all attempts of a server's probe.
@@ -169,16 +169,15 @@ impl World {
     /// Notes a primary that stood still when a newer one was discovered.
     pub(crate) fn note_deposed(&mut self, c: usize, previous: &TopologyDescription) {
         let published = Arc::clone(&self.clients[c].published);
-        let (Some(former), Some(new)) = (previous.primary(), published.primary()) else { return };
-        if former.host == new.host || published.server(&former.host).is_none_or(|server| server.is_known()) {
+        let (Some(deposed), Some(new)) = (previous.primary(), published.primary()) else { return };
+        if deposed.host == new.host || published.server(&deposed.host).is_none_or(|server| server.is_known()) {
             return;
         }
-        let Some(member) = self.member_of(&former.host).filter(|member| self.servers.cluster.is_frozen(*member)) else { return };
-        let Some(pool) = self.clients[c].places.get(&former.host).copied() else { return };
-        let limit = sign_of_life::limit(DEPOSED_FLOOR, former.round_trip_time);
-        let deposed = Deposed { member, at: self.local(c), limit, pool };
-        let host = former.host.clone();
-        self.clients[c].deposed.insert(host, deposed);
+        let Some(member) = self.member_of(&deposed.host).filter(|member| self.servers.cluster.is_frozen(*member)) else { return };
+        let Some(pool) = self.clients[c].places.get(&deposed.host).copied() else { return };
+        let limit = liveness::limit(DEPOSED_FLOOR, deposed.round_trip_time);
+        let record = Deposed { member, at: self.local(c), limit, pool };
+        self.clients[c].deposed.insert(deposed.host.clone(), record);
     }
 
     /// Notes servers that stood still when they left, with commands in flight.
@@ -192,7 +191,7 @@ impl World {
             let Some(member) = self.member_of(&server.host).filter(frozen) else { continue };
             // Of one that was not known, nobody knows how far away it is.
             let (Some(average), Some(pool)) = (server.round_trip_time, self.pools_of(c, &server.host).last().copied()) else { continue };
-            let limit = sign_of_life::limit(DEPOSED_FLOOR, Some(average));
+            let limit = liveness::limit(DEPOSED_FLOOR, Some(average));
             let left = Deposed { member, at: self.local(c), limit, pool };
             self.clients[c].deposed.insert(server.host.clone(), left);
         }

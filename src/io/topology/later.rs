@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::topology::TopologyDescription;
 
 /// The sender of an answer to a caller that waits for a server, and the answer.
-type Answer = (oneshot::Sender<Result<(), Error>>, Result<(), Error>);
+type SelectionReply = (oneshot::Sender<Result<(), Error>>, Result<(), Error>);
 
 /// What is left to do after a step of the topology.
 pub(super) struct Later {
@@ -22,7 +22,7 @@ pub(super) struct Later {
     pub(super) pools_wanted: Wanted,
     pub(super) told: Told,
     pub(super) pools: Vec<Pending>,
-    pub(super) answers: Vec<Answer>,
+    pub(super) answers: Vec<SelectionReply>,
     pub(super) old_snapshots: Vec<Arc<Snapshot>>,
     pub(super) old_descriptions: Vec<Arc<TopologyDescription>>,
 }

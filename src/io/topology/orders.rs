@@ -9,12 +9,12 @@ use super::super::clock;
 use super::super::monitor::{self, MonitorOrders};
 use super::super::snapshot::Snapshot;
 use super::later::Later;
-use super::{State, TopologyDriver, known_servers};
+use super::{DriverState, TopologyDriver, known_servers};
 use crate::pool::closed;
 use crate::topology::{TopologyAction, TopologyDescription};
 
 impl TopologyDriver {
-    pub(super) fn carry_out(self: &Arc<Self>, state: &mut State, action: TopologyAction, later: &mut Later) {
+    pub(super) fn carry_out(self: &Arc<Self>, state: &mut DriverState, action: TopologyAction, later: &mut Later) {
         let wanted = later.pools_wanted;
         match action {
             TopologyAction::CreatePool { host, generation } => {
@@ -41,11 +41,11 @@ impl TopologyDriver {
                 if let Some(pool) = state.pools.remove(&host) {
                     let (in_use, pending) = pool.close(&closed(), false, wanted);
                     later.pools.push(pending);
-                    state.former.keep(&pool);
+                    state.retired_pools.keep(&pool);
                     state.topology.handle_pool_closed(&host, in_use, clock::now());
                 }
             }
-            TopologyAction::InterruptFormer { host, why } => later.pools.extend(state.former.interrupt(&host, &why, wanted)),
+            TopologyAction::InterruptRetired { host, why } => later.pools.extend(state.retired_pools.interrupt(&host, &why, wanted)),
             TopologyAction::StartMonitor(host) => {
                 let orders = MonitorOrders::default();
                 monitor::watch(self.make_watch(&host), orders.clone());
@@ -72,9 +72,9 @@ impl TopologyDriver {
                 }
                 state.probes.attempt(host, id, &self.parts.opener, self, &self.parts.tasks);
             }
-            TopologyAction::Overhear { host, id } => {
+            TopologyAction::CheckTraffic { host, id } => {
                 let anything = state.pools_of(&host).any(|pool| pool.has_heard());
-                state.topology.handle_overheard(&host, id, anything, clock::now());
+                state.topology.handle_traffic_checked(&host, id, anything, clock::now());
             }
             TopologyAction::EndProbe(host) => state.probes.end(&host),
             TopologyAction::Publish(description) => self.publish(state, description, later),
@@ -87,7 +87,7 @@ impl TopologyDriver {
     }
 
     /// Makes a description the one that callers see; those who watch are woken later.
-    fn publish(&self, state: &mut State, description: Arc<TopologyDescription>, later: &mut Later) {
+    fn publish(&self, state: &mut DriverState, description: Arc<TopologyDescription>, later: &mut Later) {
         state.waits.look(known_servers(&description));
         for server in description.servers() {
             if let Some(pool) = state.pools.get(&server.host) {

@@ -30,15 +30,15 @@ fn network() -> Error {
 fn texts(monitor: &mut Monitor) -> String {
     let actions: Vec<_> = std::iter::from_fn(|| monitor.poll_action())
         .map(|action| match action {
-            Action::Open => "open".to_owned(),
-            Action::Send { awaited: Some(_), .. } => "send awaited".to_owned(),
-            Action::Send { awaited: None, .. } => "send".to_owned(),
-            Action::Read => "read".to_owned(),
-            Action::Close => "close".to_owned(),
-            Action::Answered { round_trip, .. } => format!("answered {round_trip:?}"),
-            Action::Failed(error) => format!("failed {:?}", error.kind()),
-            Action::MeasureRoundTrips(on) => format!("measure {on}"),
-            Action::WarnOfFlood => "warn".to_owned(),
+            MonitorAction::Open => "open".to_owned(),
+            MonitorAction::Send { awaited: Some(_), .. } => "send awaited".to_owned(),
+            MonitorAction::Send { awaited: None, .. } => "send".to_owned(),
+            MonitorAction::Read => "read".to_owned(),
+            MonitorAction::Close => "close".to_owned(),
+            MonitorAction::Answered { round_trip, .. } => format!("answered {round_trip:?}"),
+            MonitorAction::Failed(error) => format!("failed {:?}", error.kind()),
+            MonitorAction::MeasureRoundTrips(on) => format!("measure {on}"),
+            MonitorAction::WarnOfFlood => "warn".to_owned(),
         })
         .collect();
     actions.join(", ")
@@ -108,19 +108,19 @@ fn next_check_starts_after_the_outcome_of_the_last_was_taken() {
         std::iter::from_fn(|| monitor.poll_event()).map(name).collect()
     };
     assert_eq!(told(&mut monitor), ["started"]);
-    assert!(matches!(monitor.poll_action(), Some(Action::Open)));
+    assert!(matches!(monitor.poll_action(), Some(MonitorAction::Open)));
     monitor.handle_opened(streamable(), ms(3), now);
     assert_eq!(told(&mut monitor), ["succeeded"]);
-    assert!(matches!(monitor.poll_action(), Some(Action::MeasureRoundTrips(true))));
+    assert!(matches!(monitor.poll_action(), Some(MonitorAction::MeasureRoundTrips(true))));
     assert!(told(&mut monitor).is_empty());
-    assert!(matches!(monitor.poll_action(), Some(Action::Answered { .. })));
+    assert!(matches!(monitor.poll_action(), Some(MonitorAction::Answered { .. })));
     assert_eq!(told(&mut monitor), ["started"], "before its hello is sent");
-    assert!(matches!(monitor.poll_action(), Some(Action::Send { .. })));
+    assert!(matches!(monitor.poll_action(), Some(MonitorAction::Send { .. })));
     monitor.handle_failed(network(), now + ms(1));
     assert_eq!(told(&mut monitor), ["failed"]);
-    while !matches!(monitor.poll_action(), Some(Action::Failed(_)) | None) {}
+    while !matches!(monitor.poll_action(), Some(MonitorAction::Failed(_)) | None) {}
     assert_eq!(told(&mut monitor), ["started"], "before its connection is opened");
-    assert!(matches!(monitor.poll_action(), Some(Action::Open)));
+    assert!(matches!(monitor.poll_action(), Some(MonitorAction::Open)));
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn server_that_once_understood_hello_is_greeted_so_from_then_on() {
         now += ms(10_000);
         monitor.handle_timeout(now);
         let sent = std::iter::from_fn(|| monitor.poll_action())
-            .find_map(|action| if let Action::Send { hello_ok, .. } = action { Some(hello_ok) } else { None });
+            .find_map(|action| if let MonitorAction::Send { hello_ok, .. } = action { Some(hello_ok) } else { None });
         greetings.extend(sent);
         monitor.handle_reply(HelloReply { hello_ok, ..plain() }, false, now);
     }
@@ -162,7 +162,7 @@ fn server_that_once_understood_hello_is_greeted_so_from_then_on() {
     monitor.handle_opened(plain(), ms(3), now);
     assert_eq!(texts(&mut monitor), "answered Some(0ns), send, close, failed Closed, open, answered Some(3ms)");
     monitor.handle_timeout(now + ms(10_000));
-    assert!(matches!(monitor.poll_action(), Some(Action::Send { hello_ok: false, .. })));
+    assert!(matches!(monitor.poll_action(), Some(MonitorAction::Send { hello_ok: false, .. })));
 }
 
 #[test]
@@ -352,7 +352,8 @@ fn states_and_events_match_the_recorded_matrix() {
                     MonitorEvent::HeartbeatSucceeded { .. } | MonitorEvent::HeartbeatFailed { .. } => ended += 1,
                 }
             }
-            let running = matches!(monitor.state, State::Opening { .. } | State::Polling { .. } | State::Streaming { .. });
+            let running =
+                matches!(monitor.state, MonitorState::Opening { .. } | MonitorState::Polling { .. } | MonitorState::Streaming { .. });
             assert_eq!(begun, ended + u32::from(running), "{state} x {name}");
         }
     }

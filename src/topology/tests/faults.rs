@@ -209,7 +209,7 @@ fn load_balancer_stays_known_and_only_its_service_is_cleared() {
     scene.fault("a", Fault::new(broken(), 3).of_service(Some(service)));
     let Some(TopologyAction::ClearService { service_id, generation, .. }) = scene.topology.poll_action() else { panic!("no order") };
     assert_eq!((service_id, generation, scene.type_of("a")), (service, 3, Some(ServerType::LoadBalancer)));
-    assert_eq!((scene.orders(), scene.told()), (Vec::<String>::new(), Vec::<String>::new()));
+    assert_eq!((scene.orders(), scene.take_events()), (Vec::<String>::new(), Vec::<String>::new()));
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn error_before_the_hello_reply_never_reaches_a_load_balanced_topology() {
     for error in errors {
         let mut scene = balanced();
         scene.fault("a", Fault::new(error.clone(), 0).during_handshake());
-        assert_eq!((scene.orders().len(), scene.told().len()), (0, 0), "{error}");
+        assert_eq!((scene.orders().len(), scene.take_events().len()), (0, 0), "{error}");
         assert_eq!(scene.type_of("a"), Some(ServerType::LoadBalancer), "{error}");
     }
 }
@@ -254,7 +254,7 @@ fn error_behind_a_load_balancer_clears_its_service_if_it_would_clear_a_pool() {
         let text = fault.error.to_string();
         scene.fault("a", fault.of_service(Some(service)));
         assert_eq!(scene.orders(), if clears { vec![clear.clone()] } else { Vec::new() }, "{text}");
-        assert_eq!((scene.told().len(), scene.type_of("a")), (0, Some(ServerType::LoadBalancer)), "{text}");
+        assert_eq!((scene.take_events().len(), scene.type_of("a")), (0, Some(ServerType::LoadBalancer)), "{text}");
     }
 }
 

@@ -97,7 +97,7 @@ impl Shell {
                 take(&mut self.pools, &host);
                 self.closing.push(host);
             }
-            TopologyAction::InterruptFormer { .. } => {}
+            TopologyAction::InterruptRetired { .. } => {}
             TopologyAction::ReadyPool(host) => {
                 assert!(self.pools.contains(&host) && !self.ready.contains(&host));
                 self.ready.push(host);
@@ -117,7 +117,7 @@ impl Shell {
                 assert_eq!(self.probes.contains_key(&host), again, "one probe at a time");
                 self.probes.insert(host, id);
             }
-            TopologyAction::Overhear { host, id } => {
+            TopologyAction::CheckTraffic { host, id } => {
                 assert_eq!(self.probes.get(&host), Some(&id));
                 self.overhearing.push((host, id));
             }
@@ -150,7 +150,7 @@ fn any_sequence_keeps_the_invariants() {
             while let Some(action) = scene.topology.poll_action() {
                 shell.obey(action);
                 while let Some((host, id)) = shell.overhearing.pop() {
-                    scene.topology.handle_overheard(&host, id, rng.random_bool(0.3), scene.now);
+                    scene.topology.handle_traffic_checked(&host, id, rng.random_bool(0.3), scene.now);
                 }
                 while let Some(host) = shell.closing.pop() {
                     scene.topology.handle_pool_closed(&host, rng.random_bool(0.5), scene.now);

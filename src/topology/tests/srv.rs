@@ -27,7 +27,7 @@ fn srv_hosts_that_stay_are_left_alone() {
     let mut scene = routers(&["a", "b"], 0, 1);
     scene.topology.handle_srv_hosts(keys(&["b", "c"]), scene.now);
     assert_eq!(scene.orders(), ["create c", "publish Sharded", "unwatch a", "close a", "watch c"]);
-    assert_eq!(scene.told(), ["opening c", "closed a", "Sharded/2 -> Sharded/2"]);
+    assert_eq!(scene.take_events(), ["opening c", "closed a", "Sharded/2 -> Sharded/2"]);
     assert_eq!(scene.type_of("b"), Some(ServerType::Mongos));
     assert_eq!(scene.type_of("c"), Some(ServerType::Unknown));
 }
@@ -57,7 +57,7 @@ fn srv_hosts_of_a_topology_that_lost_all_are_opened_before_they_are_described() 
             scene.drain();
         }
         scene.topology.handle_srv_hosts(keys(&["c"]), scene.now);
-        let told = scene.told();
+        let told = scene.take_events();
         assert_eq!(told[told.len() - 2..], ["opening c", "Unknown/0 -> Unknown/1"]);
         scene.hello("c", standalone());
         assert_eq!(scene.kind(), TopologyType::Single, "there is one seed now");
@@ -88,7 +88,7 @@ fn srv_hosts_are_checked_for_those_who_wait() {
 fn same_srv_hosts_give_no_orders() {
     let mut scene = routers(&["a", "b"], 0, 1);
     scene.topology.handle_srv_hosts(keys(&["b", "a", "b"]), scene.now);
-    assert_eq!((scene.orders(), scene.told()), (vec![], vec![]));
+    assert_eq!((scene.orders(), scene.take_events()), (vec![], vec![]));
 }
 
 #[test]

@@ -231,7 +231,7 @@ fn check_that_lacked_local_resources_leaves_a_known_server_as_it_is() {
     let shortage = || Error::new(ErrorKind::LocalResources, "too many open files").at(Stage::Tcp);
     let mut scene = Scene::settled();
     scene.failed("a", shortage());
-    assert_eq!((scene.orders(), scene.told()), (vec![], vec![]));
+    assert_eq!((scene.orders(), scene.take_events()), (vec![], vec![]));
     // Of one that is unknown, the error says why.
     let mut scene = Scene::of_set(&["a"]);
     scene.failed("a", shortage());

@@ -1,6 +1,6 @@
 //! Does a topology ask the right servers for a sign of life, and draw the right conclusion?
 //!
-//! The facts of `topology::sign_of_life`, among all the others that `topology_random` makes up, and what each must bring
+//! The facts of `topology::liveness`, among all the others that `topology_random` makes up, and what each must bring
 //! about.
 
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use mongolink::{Error, ErrorKind, ServerAddress, Stage};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-use crate::signs_model::{CEILING, Signs, Step};
+use crate::liveness_model::{CEILING, Signs, Step};
 use crate::support::{closed_by_peer, ms};
 use crate::topology_model::{Outcome, Scene, is_busy};
 
@@ -63,7 +63,7 @@ pub(crate) fn answer(scene: &mut Scene, rng: &mut SmallRng) {
     let own = rng.random_bool(0.9);
     let id = if own { probe.id } else { ProbeId(probe.id.0 + 1_000) };
     match probe.step {
-        Step::Judging { .. } => overheard(scene, host, id, own, rng.random_bool(0.4)),
+        Step::CheckingTraffic { .. } => traffic_checked(scene, host, id, own, rng.random_bool(0.4)),
         Step::Naming { .. } if rng.random_bool(0.8) => {
             scene.signs.named(host, id, scene.now);
             scene.topology.handle_probe_named(host, id, scene.now);
@@ -79,7 +79,7 @@ pub(crate) fn answer(scene: &mut Scene, rng: &mut SmallRng) {
             assert!(outcome.ended.is_empty() && outcome.asked.is_empty());
             nothing_else(&outcome);
         }
-        Step::Naming { .. } | Step::Asked { .. } if rng.random_bool(0.1) => overheard(scene, host, id, false, false),
+        Step::Naming { .. } | Step::Asked { .. } if rng.random_bool(0.1) => traffic_checked(scene, host, id, false, false),
         Step::Naming { .. } | Step::Asked { .. } => probed(scene, host, id, own, rng),
     }
 }
@@ -110,9 +110,9 @@ fn probed(scene: &mut Scene, host: &ServerAddress, id: ProbeId, own: bool, rng: 
 
 /// The server's connections have received something, which is a sign, or nothing: then it is unknown, its pool cleared,
 /// and what is in flight interrupted.
-fn overheard(scene: &mut Scene, host: &ServerAddress, id: ProbeId, counts: bool, anything: bool) {
+fn traffic_checked(scene: &mut Scene, host: &ServerAddress, id: ProbeId, counts: bool, anything: bool) {
     let generation = scene.topology.generation(host);
-    scene.topology.handle_overheard(host, id, anything, scene.now);
+    scene.topology.handle_traffic_checked(host, id, anything, scene.now);
     if counts && anything {
         scene.rest(host);
     }
@@ -121,7 +121,7 @@ fn overheard(scene: &mut Scene, host: &ServerAddress, id: ProbeId, counts: bool,
     if !counts || anything {
         return nothing_else(&outcome);
     }
-    assert_eq!(outcome.interrupted, std::slice::from_ref(host), "what its former pools have lent is interrupted");
+    assert_eq!(outcome.interrupted, std::slice::from_ref(host), "what its retired pools have lent is interrupted");
     let Some(generation) = generation else {
         assert!(outcome.actions == 0 && outcome.events == 0, "of a server that has left nothing else is known: {outcome:?}");
         return;
@@ -135,17 +135,17 @@ fn overheard(scene: &mut Scene, host: &ServerAddress, id: ProbeId, counts: bool,
 
 /// A reply was taken: foretells that the primary which it has deposed is asked.
 pub(crate) fn foretell_deposed(scene: &mut Scene, heard: &ServerAddress, before: &TopologyDescription) {
-    let Some(former) = before.primary() else { return };
+    let Some(retired_pools) = before.primary() else { return };
     let after = scene.topology.description();
-    let replaced = after.primary().is_some_and(|primary| primary.host != former.host);
-    if !replaced || after.server(&former.host).is_none_or(|server| server.is_known()) {
+    let replaced = after.primary().is_some_and(|primary| primary.host != retired_pools.host);
+    if !replaced || after.server(&retired_pools.host).is_none_or(|server| server.is_known()) {
         return;
     }
-    let limit = limit(DEPOSED, former);
-    if scene.signs.probe(&former.host).is_some() && former.host != *heard {
-        scene.signs.hasten(&former.host, limit, scene.now);
+    let limit = limit(DEPOSED, retired_pools);
+    if scene.signs.probe(&retired_pools.host).is_some() && retired_pools.host != *heard {
+        scene.signs.hasten(&retired_pools.host, limit, scene.now);
     } else {
-        scene.signs.expect(&former.host, limit);
+        scene.signs.expect(&retired_pools.host, limit);
     }
 }
 
@@ -165,7 +165,7 @@ pub(crate) fn after_the_end(scene: &mut Scene, host: &ServerAddress) {
     scene.topology.handle_unanswered(host, scene.now);
     scene.topology.handle_probe_named(host, ProbeId(0), scene.now);
     scene.topology.handle_probed(host, ProbeId(0), Err(closed_by_peer()), scene.now);
-    scene.topology.handle_overheard(host, ProbeId(0), false, scene.now);
+    scene.topology.handle_traffic_checked(host, ProbeId(0), false, scene.now);
     scene.topology.handle_probe_reached(host, ProbeId(0), ms(1), scene.now);
     scene.topology.handle_pool_closed(host, true, scene.now);
 }

@@ -1,7 +1,7 @@
 //! How is a server asked for a sign of life?
 //!
 //! One task for each attempt: it looks up the address, opens a connection as a monitor does, tells when that is accepted and
-//! how it went, and closes it. When a server is asked, and what its silence means, is decided in `topology::sign_of_life`.
+//! how it went, and closes it. When a server is asked, and what its silence means, is decided in `topology::liveness`.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -20,7 +20,7 @@ use crate::topology::ProbeId;
 
 /// Knows the probes that are under way; their attempts end with them.
 #[derive(Debug, Default)]
-pub(super) struct Probes(BTreeMap<ServerAddress, watch::Sender<()>>);
+pub(super) struct RunningProbes(BTreeMap<ServerAddress, watch::Sender<()>>);
 
 impl TopologyDriver {
     /// Tells the topology that a command on a server has been unanswered for long.
@@ -41,7 +41,7 @@ impl TopologyDriver {
     }
 }
 
-impl Probes {
+impl RunningProbes {
     /// Starts an attempt of a server's probe.
     pub(super) fn attempt(&mut self, host: ServerAddress, id: ProbeId, opener: &Arc<Opener>, driver: &Arc<TopologyDriver>, tasks: &Tasks) {
         let lives = self.0.entry(host.clone()).or_insert_with(|| watch::Sender::new(())).subscribe();

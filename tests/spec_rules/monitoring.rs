@@ -84,7 +84,7 @@ fn heartbeat_is_told_before_each_read_of_a_stream() {
 }
 
 #[test]
-fn silence_of_a_stream_is_borne_for_connect_timeout_and_heartbeat_and_for_ever_without_the_former() {
+fn silence_of_a_stream_is_borne_for_connect_timeout_and_heartbeat_and_for_ever_without_connect_timeout() {
     let (mut monitor, now) = opened(streamable(), config());
     wishes(&mut monitor);
     assert_eq!(monitor.poll_timeout(), Some((now + ms(12_000), "connectTimeoutMS + heartbeatFrequencyMS")));

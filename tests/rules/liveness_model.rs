@@ -1,7 +1,7 @@
 //! Which servers are asked for a sign of life, and until when?
 //!
 //! The plainest notes that one can take of that: a list of probes under way, which the topology's orders begin and end, and
-//! the facts that they meet. What must be ordered when is decided in `signs_random` and `topology_random`.
+//! the facts that they meet. What must be ordered when is decided in `liveness_random` and `topology_random`.
 
 use std::time::{Duration, Instant};
 
@@ -45,7 +45,7 @@ pub(crate) enum Step {
     /// The server has been asked; once more at this moment, if that is still to come.
     Asked { since: Instant, again_at: Option<Instant> },
     /// Its connections are looked at.
-    Judging { since: Instant },
+    CheckingTraffic { since: Instant },
 }
 
 #[derive(Debug, Default)]
@@ -113,7 +113,7 @@ impl Signs {
                 probe.limit = shorter;
                 probe.step = Step::Asked { since: now, again_at: again_at.map(|at| at.min(now + shorter / 2)) };
             }
-            Step::Asked { .. } | Step::Judging { .. } => {}
+            Step::Asked { .. } | Step::CheckingTraffic { .. } => {}
         }
     }
 
@@ -161,12 +161,12 @@ impl Signs {
     }
 
     /// The order to look at a server's connections: its time is over.
-    pub(crate) fn overheard(&mut self, host: &ServerAddress, id: ProbeId, now: Instant) {
+    pub(crate) fn traffic_checked(&mut self, host: &ServerAddress, id: ProbeId, now: Instant) {
         let probe = self.find(host).expect("a probe that is judged");
         assert_eq!(id, probe.id);
         let Step::Asked { since, .. } = probe.step else { panic!("{host} is judged: {probe:?}") };
         assert!(probe.verdict(since) <= now, "{host} is judged too early");
-        probe.step = Step::Judging { since };
+        probe.step = Step::CheckingTraffic { since };
     }
 
     /// The order to stop asking.
@@ -180,7 +180,7 @@ impl Signs {
         let due = |probe: &Probe| match probe.step {
             Step::Naming { since } => Some(since + CEILING),
             Step::Asked { since, again_at } => Some(again_at.unwrap_or(probe.verdict(since))),
-            Step::Judging { .. } => None,
+            Step::CheckingTraffic { .. } => None,
         };
         self.probes.iter().filter_map(|(_, probe)| due(probe)).min()
     }

@@ -39,7 +39,7 @@ struct Scene {
     /// The id of the last probe of each server.
     id: ProbeId,
     /// What the pools are said to have received.
-    overheard: bool,
+    traffic_checked: bool,
     /// Whether commands are in flight in pools that are closed.
     in_use: bool,
 }
@@ -55,7 +55,7 @@ impl Scene {
     fn of(config: TopologyConfig, average: Duration) -> Self {
         let now = Instant::now();
         let mut scene =
-            Self { topology: Topology::new(config, 1, now), now, began: now, id: ProbeId(u64::MAX), overheard: false, in_use: false };
+            Self { topology: Topology::new(config, 1, now), now, began: now, id: ProbeId(u64::MAX), traffic_checked: false, in_use: false };
         scene.topology.handle_hello(&key("a"), primary(1), Some(average), now);
         scene.topology.handle_hello(&key("b"), secondary(), Some(average), now);
         scene.topology.handle_hello(&key("c"), secondary(), Some(average), now);
@@ -130,12 +130,14 @@ impl Scene {
                     self.id = id;
                     orders.push(format!("ask {}{}", name(&host), if again { " again" } else { "" }));
                 }
-                TopologyAction::Overhear { host, id } => self.topology.handle_overheard(&host, id, self.overheard, self.now),
+                TopologyAction::CheckTraffic { host, id } => {
+                    self.topology.handle_traffic_checked(&host, id, self.traffic_checked, self.now)
+                }
                 TopologyAction::EndProbe(host) => orders.push(format!("end {}", name(&host))),
                 TopologyAction::ClearPool { host, interrupt, .. } => orders.push(format!("clear {} {interrupt}", name(&host))),
                 TopologyAction::CancelCheck(host) => orders.push(format!("cancel {}", name(&host))),
                 TopologyAction::ClosePool(host) => self.topology.handle_pool_closed(&host, self.in_use, self.now),
-                TopologyAction::InterruptFormer { host, why } => {
+                TopologyAction::InterruptRetired { host, why } => {
                     assert!(why.kind() == ErrorKind::Interrupted && why.labels().is_empty() && why.is_network(), "{why}");
                     // Of a server that is there, all is interrupted.
                     if self.topology.description().server(&host).is_none() {
@@ -259,7 +261,7 @@ fn look_up_of_the_address_is_no_silence() {
 #[test]
 fn byte_on_any_connection_of_the_pool_is_a_sign_of_life() {
     let mut scene = Scene::deposed();
-    scene.overheard = true;
+    scene.traffic_checked = true;
     assert_eq!(scene.run(ms(60_000)), ["750: ask a again", "1500: end a"]);
     assert_eq!(scene.topology.generation(&key("a")), Some(0));
 }
@@ -300,7 +302,7 @@ fn member_that_was_removed_is_not_judged() {
     assert_eq!(scene.orders(), ["end b", "ask a"]);
     scene.named();
     scene.topology.handle_probed(&key("a"), old, Ok(()), scene.now);
-    scene.topology.handle_overheard(&key("a"), old, false, scene.now);
+    scene.topology.handle_traffic_checked(&key("a"), old, false, scene.now);
     assert_eq!(scene.orders(), NOTHING);
     assert_eq!(scene.run(ms(2000)).len(), 4);
 }
@@ -655,8 +657,8 @@ fn silence_has_every_server_checked_while_somebody_waits() {
     scene.topology.handle_timeout(scene.now + ms(1));
     let mut checked = Vec::new();
     while let Some(action) = scene.topology.poll_action() {
-        if let TopologyAction::Overhear { host, id } = &action {
-            scene.topology.handle_overheard(host, *id, false, scene.now + ms(1));
+        if let TopologyAction::CheckTraffic { host, id } = &action {
+            scene.topology.handle_traffic_checked(host, *id, false, scene.now + ms(1));
         } else if let TopologyAction::CheckNow(host) = action {
             checked.push(host);
         }

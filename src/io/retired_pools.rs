@@ -1,7 +1,7 @@
 //! Which pools of servers that are gone are still in use?
 //!
 //! They have been closed; a connection of theirs that is in use keeps its pool. What becomes of them is decided in
-//! `topology::sign_of_life`.
+//! `topology::liveness`.
 
 use std::sync::{Arc, Weak};
 
@@ -12,9 +12,9 @@ use crate::host::ServerAddress;
 
 /// Knows the pools of servers that are gone, as long as somebody uses a connection of theirs.
 #[derive(Default)]
-pub(super) struct Former(Vec<Weak<ServerPool>>);
+pub(super) struct RetiredPools(Vec<Weak<ServerPool>>);
 
-impl Former {
+impl RetiredPools {
     /// Takes a pool that has been closed.
     pub(super) fn keep(&mut self, pool: &Arc<ServerPool>) {
         self.0.retain(|pool| pool.strong_count() > 0);

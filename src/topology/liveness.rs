@@ -63,8 +63,8 @@ const LEFT: &str = "it has left, and a command is in flight on it";
 
 /// Holds the probes of a topology's servers, one at a time for each.
 #[derive(Debug, Default)]
-pub(super) struct SignsOfLife {
-    probes: BTreeMap<ServerAddress, State>,
+pub(super) struct LivenessProbes {
+    probes: BTreeMap<ServerAddress, ProbeState>,
     next: u64,
     /// The average round-trip times of servers that have left, until their pools say whether anything is in flight.
     leaving: BTreeMap<ServerAddress, Duration>,
@@ -80,26 +80,26 @@ struct Reached {
 }
 
 /// ```text
-///        begin           asked           half the limit          the limit            nothing overheard
-/// (none) -----> Naming --------> Asked first --------> Asked again --------> Judging ------------------> (none): silent
-///                  |  no address     | any answer          | any answer          | something overheard
+///        begin           asked           half the limit          the limit            nothing traffic_checked
+/// (none) -----> Resolving --------> AwaitingAnswer first --------> AwaitingAnswer again --------> CheckingTraffic ------------------> (none): silent
+///                  |  no address     | any answer          | any answer          | something traffic_checked
 ///                  +-----------------+---------------------+---------------------+--> Resting
 /// ```
 #[derive(Clone, Copy, Debug)]
-enum State {
+enum ProbeState {
     /// The server's address is looked up, which is nothing that the server could answer for.
-    Naming { id: ProbeId, limit: Duration, deadline: Instant },
+    Resolving { id: ProbeId, limit: Duration, deadline: Instant },
     /// It has been asked once, or twice if nothing is left of `again_at`.
-    Asked { id: ProbeId, since: Instant, limit: Duration, reached: Option<Reached>, again_at: Option<Instant> },
+    AwaitingAnswer { id: ProbeId, since: Instant, limit: Duration, reached: Option<Reached>, again_at: Option<Instant> },
     /// The limit has passed; what the server's other connections have received is being looked at, which takes no time.
-    Judging { id: ProbeId, since: Instant, limit: Duration },
+    CheckingTraffic { id: ProbeId, since: Instant, limit: Duration },
     /// It has given a sign, or could not be asked.
     Resting { until: Instant },
 }
 
 /// Says what the outcome of an attempt tells of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Reading {
+enum ProbeReading {
     /// Its process has said something, if only no.
     Life,
     /// Nothing came back from it.
@@ -162,10 +162,10 @@ impl Topology {
 
     /// Takes from a probe that the server's address is known: from now on its silence counts.
     pub fn handle_probe_named(&mut self, host: &ServerAddress, id: ProbeId, now: Instant) {
-        if let Some(State::Naming { id: own, limit, .. }) = self.signs.get(host)
+        if let Some(ProbeState::Resolving { id: own, limit, .. }) = self.signs.get(host)
             && own == id
         {
-            self.signs.put(host, State::Asked { id, since: now, limit, reached: None, again_at: Some(now + limit / 2) });
+            self.signs.put(host, ProbeState::AwaitingAnswer { id, since: now, limit, reached: None, again_at: Some(now + limit / 2) });
         }
     }
 
@@ -173,11 +173,11 @@ impl Topology {
     ///
     /// That is no sign of life, but says how far away the server is; only the first time counts.
     pub fn handle_probe_reached(&mut self, host: &ServerAddress, id: ProbeId, took: Duration, now: Instant) {
-        if let Some(State::Asked { id: own, since, limit, reached: None, again_at }) = self.signs.get(host)
+        if let Some(ProbeState::AwaitingAnswer { id: own, since, limit, reached: None, again_at }) = self.signs.get(host)
             && own == id
         {
             let reached = Some(Reached { at: now, took });
-            self.signs.put(host, State::Asked { id, since, limit, reached, again_at });
+            self.signs.put(host, ProbeState::AwaitingAnswer { id, since, limit, reached, again_at });
         }
     }
 
@@ -186,47 +186,53 @@ impl Topology {
         if self.signs.id(host) != Some(id) {
             return;
         }
-        let reading = outcome.as_ref().map_or_else(read, |()| Reading::Life);
-        self.told.notes.push(Level::DEBUG, format!("{host}: outcome of a probe: {reading:?}"));
+        let reading = outcome.as_ref().map_or_else(read, |()| ProbeReading::Life);
+        self.log_limits.notes.push(Level::DEBUG, format!("{host}: outcome of a probe: {reading:?}"));
         match reading {
-            Reading::Life | Reading::NotAsked => self.rest(host, now),
+            ProbeReading::Life | ProbeReading::NotAsked => self.rest(host, now),
             // Its kernel has refused the connection, and has been reached.
-            Reading::Refused => {
+            ProbeReading::Refused => {
                 let took = outcome.as_ref().err().and_then(|error| error.elapsed()).unwrap_or_default();
                 self.handle_probe_reached(host, id, took, now);
             }
-            Reading::Nothing => {}
+            ProbeReading::Nothing => {}
         }
     }
 
-    /// Takes the answer to [`Overhear`](TopologyAction::Overhear): whether the server's connections have received anything.
-    pub fn handle_overheard(&mut self, host: &ServerAddress, id: ProbeId, anything: bool, now: Instant) {
+    /// Takes the answer to [`CheckTraffic`](TopologyAction::CheckTraffic): whether the server's connections have received anything.
+    pub fn handle_traffic_checked(&mut self, host: &ServerAddress, id: ProbeId, anything: bool, now: Instant) {
         match self.signs.get(host) {
-            Some(State::Judging { id: own, since, limit }) if own == id => {
+            Some(ProbeState::CheckingTraffic { id: own, since, limit }) if own == id => {
                 if anything {
                     self.rest(host, now);
                 } else {
                     self.handle_silence(host, limit, now.saturating_duration_since(since), now);
                 }
             }
-            Some(State::Naming { .. } | State::Asked { .. } | State::Judging { .. } | State::Resting { .. }) | None => {}
+            Some(
+                ProbeState::Resolving { .. }
+                | ProbeState::AwaitingAnswer { .. }
+                | ProbeState::CheckingTraffic { .. }
+                | ProbeState::Resting { .. },
+            )
+            | None => {}
         }
     }
 
-    /// Asks a former primary for a sign of life, if a newer one has taken its place without a word of its own.
-    pub(super) fn ask_deposed(&mut self, former: Option<Arc<ServerDescription>>, now: Instant) {
-        let Some(former) = former.filter(|_| self.has_probes()) else { return };
-        let replaced = self.current.primary().is_some_and(|primary| primary.host != former.host);
-        if !replaced || self.current.server(&former.host).is_none_or(|server| server.is_known()) {
+    /// Asks a deposed primary for an answer, if a newer one has taken its place without a word of its own.
+    pub(super) fn ask_deposed(&mut self, deposed: Option<Arc<ServerDescription>>, now: Instant) {
+        let Some(deposed) = deposed.filter(|_| self.has_probes()) else { return };
+        let replaced = self.current.primary().is_some_and(|primary| primary.host != deposed.host);
+        if !replaced || self.current.server(&deposed.host).is_none_or(|server| server.is_known()) {
             return;
         }
-        let limit = limit(DEPOSED_FLOOR, former.round_trip_time);
-        if self.signs.hasten(&former.host, limit, now) {
+        let limit = limit(DEPOSED_FLOOR, deposed.round_trip_time);
+        if self.signs.hasten(&deposed.host, limit, now) {
             return;
         }
-        self.signs.forget(&former.host);
-        if let Some(id) = self.signs.begin(&former.host, limit, now) {
-            self.ask(&former.host, id, "a newer primary has deposed it", limit);
+        self.signs.forget(&deposed.host);
+        if let Some(id) = self.signs.begin(&deposed.host, limit, now) {
+            self.ask(&deposed.host, id, "a newer primary has deposed it", limit);
         }
     }
 
@@ -251,7 +257,7 @@ impl Topology {
         let is_asked = self.signs.id(host).is_some();
         self.end_probe(host);
         if is_asked {
-            self.actions.push_back(TopologyAction::InterruptFormer { host: host.clone(), why: interrupted(error) });
+            self.actions.push_back(TopologyAction::InterruptRetired { host: host.clone(), why: interrupted(error) });
         }
     }
 
@@ -272,17 +278,17 @@ impl Topology {
     pub(super) fn watch_signs(&mut self, now: Instant) {
         while let Some((host, state)) = self.signs.due(now) {
             match state {
-                State::Naming { .. } => self.rest(&host, now),
-                State::Asked { id, since, limit, reached, .. } if verdict_at(since, limit, reached) <= now => {
+                ProbeState::Resolving { .. } => self.rest(&host, now),
+                ProbeState::AwaitingAnswer { id, since, limit, reached, .. } if verdict_at(since, limit, reached) <= now => {
                     let limit = verdict_at(since, limit, reached).saturating_duration_since(since);
-                    self.signs.put(&host, State::Judging { id, since, limit });
-                    self.actions.push_back(TopologyAction::Overhear { host, id });
+                    self.signs.put(&host, ProbeState::CheckingTraffic { id, since, limit });
+                    self.actions.push_back(TopologyAction::CheckTraffic { host, id });
                 }
-                State::Asked { id, since, limit, reached, .. } => {
-                    self.signs.put(&host, State::Asked { id, since, limit, reached, again_at: None });
+                ProbeState::AwaitingAnswer { id, since, limit, reached, .. } => {
+                    self.signs.put(&host, ProbeState::AwaitingAnswer { id, since, limit, reached, again_at: None });
                     self.actions.push_back(TopologyAction::Probe { host, id, again: true });
                 }
-                State::Judging { .. } | State::Resting { .. } => return,
+                ProbeState::CheckingTraffic { .. } | ProbeState::Resting { .. } => return,
             }
         }
     }
@@ -295,7 +301,7 @@ impl Topology {
     }
 
     fn ask(&mut self, host: &ServerAddress, id: ProbeId, why: &str, limit: Duration) {
-        self.told.notes.push(Level::DEBUG, format!("{host}: server is asked for a sign of life within {limit:?}: {why}"));
+        self.log_limits.notes.push(Level::DEBUG, format!("{host}: server is asked for a sign of life within {limit:?}: {why}"));
         self.actions.push_back(TopologyAction::Probe { host: host.clone(), id, again: false });
     }
 
@@ -303,7 +309,7 @@ impl Topology {
         self.end_probe(host);
         // One that has left is asked again as often as its pool says that a command is unanswered.
         if self.current.server(host).is_some() {
-            self.signs.put(host, State::Resting { until: now + PAUSE });
+            self.signs.put(host, ProbeState::Resting { until: now + PAUSE });
         }
     }
 
@@ -314,8 +320,8 @@ impl Topology {
             .on(host)
             .after(elapsed)
             .against("SIGN_OF_LIFE_LIMIT", LimitValue::Time(limit));
-        self.told.silent(host, &error, now);
-        self.actions.push_back(TopologyAction::InterruptFormer { host: host.clone(), why: interrupted(&error) });
+        self.log_limits.silent(host, &error, now);
+        self.actions.push_back(TopologyAction::InterruptRetired { host: host.clone(), why: interrupted(&error) });
         if self.current.server(host).is_none() {
             return;
         }
@@ -326,29 +332,35 @@ impl Topology {
     }
 }
 
-impl SignsOfLife {
+impl LivenessProbes {
     /// Begins a probe, unless one is under way or the server has just been asked.
     fn begin(&mut self, host: &ServerAddress, limit: Duration, now: Instant) -> Option<ProbeId> {
         match self.get(host) {
-            Some(State::Naming { .. } | State::Asked { .. } | State::Judging { .. }) => return None,
-            Some(State::Resting { until }) if until > now => return None,
-            Some(State::Resting { .. }) | None => {}
+            Some(ProbeState::Resolving { .. } | ProbeState::AwaitingAnswer { .. } | ProbeState::CheckingTraffic { .. }) => return None,
+            Some(ProbeState::Resting { until }) if until > now => return None,
+            Some(ProbeState::Resting { .. }) | None => {}
         }
         let id = ProbeId(self.next);
         self.next += 1;
-        self.put(host, State::Naming { id, limit, deadline: now + CEILING });
+        self.put(host, ProbeState::Resolving { id, limit, deadline: now + CEILING });
         Some(id)
     }
 
     /// Gives a probe that is under way a shorter limit from now on; tells whether one is.
     fn hasten(&mut self, host: &ServerAddress, shorter: Duration, now: Instant) -> bool {
         let hastened = match self.get(host) {
-            Some(State::Naming { id, limit, deadline }) => State::Naming { id, limit: limit.min(shorter), deadline },
-            Some(State::Asked { id, since, limit, reached, again_at }) if now + shorter < since + limit => {
-                State::Asked { id, since: now, limit: shorter, reached, again_at: again_at.map(|at| at.min(now + shorter / 2)) }
+            Some(ProbeState::Resolving { id, limit, deadline }) => ProbeState::Resolving { id, limit: limit.min(shorter), deadline },
+            Some(ProbeState::AwaitingAnswer { id, since, limit, reached, again_at }) if now + shorter < since + limit => {
+                ProbeState::AwaitingAnswer {
+                    id,
+                    since: now,
+                    limit: shorter,
+                    reached,
+                    again_at: again_at.map(|at| at.min(now + shorter / 2)),
+                }
             }
-            Some(state @ (State::Asked { .. } | State::Judging { .. })) => state,
-            Some(State::Resting { .. }) | None => return false,
+            Some(state @ (ProbeState::AwaitingAnswer { .. } | ProbeState::CheckingTraffic { .. })) => state,
+            Some(ProbeState::Resting { .. }) | None => return false,
         };
         self.put(host, hastened);
         true
@@ -357,8 +369,8 @@ impl SignsOfLife {
     /// Forgets a server; tells whether a probe was under way.
     fn forget(&mut self, host: &ServerAddress) -> bool {
         match self.probes.remove(host) {
-            Some(State::Naming { .. } | State::Asked { .. } | State::Judging { .. }) => true,
-            Some(State::Resting { .. }) | None => false,
+            Some(ProbeState::Resolving { .. } | ProbeState::AwaitingAnswer { .. } | ProbeState::CheckingTraffic { .. }) => true,
+            Some(ProbeState::Resting { .. }) | None => false,
         }
     }
 
@@ -367,34 +379,36 @@ impl SignsOfLife {
         self.probes.values().filter_map(|state| state.due()).min()
     }
 
-    fn due(&self, now: Instant) -> Option<(ServerAddress, State)> {
-        let is_due = |state: &State| state.due().is_some_and(|(at, _)| at <= now);
+    fn due(&self, now: Instant) -> Option<(ServerAddress, ProbeState)> {
+        let is_due = |state: &ProbeState| state.due().is_some_and(|(at, _)| at <= now);
         self.probes.iter().find(|(_, state)| is_due(state)).map(|(host, state)| (host.clone(), *state))
     }
 
     fn id(&self, host: &ServerAddress) -> Option<ProbeId> {
         match self.get(host)? {
-            State::Naming { id, .. } | State::Asked { id, .. } | State::Judging { id, .. } => Some(id),
-            State::Resting { .. } => None,
+            ProbeState::Resolving { id, .. } | ProbeState::AwaitingAnswer { id, .. } | ProbeState::CheckingTraffic { id, .. } => Some(id),
+            ProbeState::Resting { .. } => None,
         }
     }
 
-    fn get(&self, host: &ServerAddress) -> Option<State> {
+    fn get(&self, host: &ServerAddress) -> Option<ProbeState> {
         self.probes.get(host).copied()
     }
 
-    fn put(&mut self, host: &ServerAddress, state: State) {
+    fn put(&mut self, host: &ServerAddress, state: ProbeState) {
         self.probes.insert(host.clone(), state);
     }
 }
 
-impl State {
+impl ProbeState {
     fn due(&self) -> Option<(Instant, &'static str)> {
         match self {
-            Self::Naming { deadline, .. } => Some((*deadline, "address of a silent server")),
-            Self::Asked { again_at: Some(again_at), .. } => Some((*again_at, "second question")),
-            Self::Asked { since, limit, reached, again_at: None, .. } => Some((verdict_at(*since, *limit, *reached), "SIGN_OF_LIFE_LIMIT")),
-            Self::Judging { .. } | Self::Resting { .. } => None,
+            Self::Resolving { deadline, .. } => Some((*deadline, "address of a silent server")),
+            Self::AwaitingAnswer { again_at: Some(again_at), .. } => Some((*again_at, "second question")),
+            Self::AwaitingAnswer { since, limit, reached, again_at: None, .. } => {
+                Some((verdict_at(*since, *limit, *reached), "SIGN_OF_LIFE_LIMIT"))
+            }
+            Self::CheckingTraffic { .. } | Self::Resting { .. } => None,
         }
     }
 }
@@ -415,18 +429,18 @@ fn verdict_at(since: Instant, limit: Duration, reached: Option<Reached>) -> Inst
 ///
 /// That something accepted the connection proves nothing: the kernel does that for a process that stands still. What is
 /// said, or closed, after that is the process's doing.
-fn read(error: &Error) -> Reading {
+fn read(error: &Error) -> ProbeReading {
     let refused = |kind| {
         use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
         matches!(kind, ConnectionRefused | ConnectionReset | ConnectionAborted)
     };
     match (error.stage(), error.kind()) {
-        (_, ErrorKind::LocalResources) => Reading::NotAsked,
-        (Some(Stage::Tcp | Stage::Tls | Stage::Hello), kind) if error.is_timeout() && kind != ErrorKind::Command => Reading::Nothing,
-        (Some(Stage::Tcp), ErrorKind::Io(kind)) if refused(kind) => Reading::Refused,
-        (Some(Stage::Tcp), ErrorKind::Io(std::io::ErrorKind::HostUnreachable)) => Reading::Nothing,
-        (Some(Stage::Tls | Stage::Hello), _) => Reading::Life,
-        (Some(_) | None, _) => Reading::NotAsked,
+        (_, ErrorKind::LocalResources) => ProbeReading::NotAsked,
+        (Some(Stage::Tcp | Stage::Tls | Stage::Hello), kind) if error.is_timeout() && kind != ErrorKind::Command => ProbeReading::Nothing,
+        (Some(Stage::Tcp), ErrorKind::Io(kind)) if refused(kind) => ProbeReading::Refused,
+        (Some(Stage::Tcp), ErrorKind::Io(std::io::ErrorKind::HostUnreachable)) => ProbeReading::Nothing,
+        (Some(Stage::Tls | Stage::Hello), _) => ProbeReading::Life,
+        (Some(_) | None, _) => ProbeReading::NotAsked,
     }
 }
 

@@ -27,9 +27,9 @@ const LINES_BURST: u32 = 20;
 /// How often all servers may bring about one more line.
 const LINES_EVERY: Duration = Duration::from_secs(6);
 
-/// Knows what was told of a topology's servers.
+/// Knows what was log_limits of a topology's servers.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct LogLimits {
     /// The lines for the log.
     pub(super) notes: Notes,
     lines: Pace,
@@ -39,11 +39,11 @@ pub(super) struct Told {
 /// The unusable names of one server's replies.
 #[derive(Debug)]
 struct UnusableNames {
-    told: BTreeSet<String>,
+    log_limits: BTreeSet<String>,
     reports: Pace,
 }
 
-impl Told {
+impl LogLimits {
     pub(super) fn new() -> Self {
         Self { notes: Notes::default(), lines: Pace::new(LINES_BURST, LINES_EVERY), unusable: BTreeMap::new() }
     }
@@ -76,23 +76,23 @@ impl Told {
     }
 
     fn new_names<'h>(&mut self, server: &ServerAddress, hosts: &'h [UnusableHost], now: Instant) -> Vec<&'h UnusableHost> {
-        let empty = || UnusableNames { told: BTreeSet::new(), reports: Pace::new(REPORTS_BURST, REPORTS_EVERY) };
+        let empty = || UnusableNames { log_limits: BTreeSet::new(), reports: Pace::new(REPORTS_BURST, REPORTS_EVERY) };
         let known = self.unusable.entry(server.clone()).or_insert_with(empty);
-        let is_new = |host: &&UnusableHost| !known.told.contains(&host.name);
+        let is_new = |host: &&UnusableHost| !known.log_limits.contains(&host.name);
         if !hosts.iter().any(|host| is_new(&host)) || known.reports.admit(now).is_none() {
             return Vec::new();
         }
-        if known.told.len() > NAMES_MAX {
-            known.told.clear();
+        if known.log_limits.len() > NAMES_MAX {
+            known.log_limits.clear();
         }
-        hosts.iter().filter(|host| known.told.insert(host.name.clone())).collect()
+        hosts.iter().filter(|host| known.log_limits.insert(host.name.clone())).collect()
     }
 
     /// Logs that the topology has another type.
     pub(super) fn kind(&mut self, previous: &'static str, new: &'static str, now: Instant) {
         match self.lines.admit(now) {
             Some(left_out) => {
-                self.notes.push(Level::INFO, format!("topology type changed from {previous} to {new}{}", LeftOut(left_out)));
+                self.notes.push(Level::INFO, format!("topology type changed from {previous} to {new}{}", OmittedCount(left_out)));
             }
             None => self.notes.push(Level::DEBUG, format!("topology type changed from {previous} to {new}")),
         }
@@ -101,7 +101,7 @@ impl Told {
     /// Logs that servers name more members than are watched.
     pub(super) fn full(&mut self, limit: usize, now: Instant) {
         if let Some(left_out) = self.lines.admit(now) {
-            let left_out = LeftOut(left_out);
+            let left_out = OmittedCount(left_out);
             self.notes.push(Level::WARN, format!("servers are left out: SERVERS_MAX ({limit}) are known already{left_out}"));
         }
     }
@@ -110,16 +110,16 @@ impl Told {
     pub(super) fn silent(&mut self, host: &ServerAddress, error: &dyn Display, now: Instant) {
         let text = format!("{host}: server is silent, and what is in flight on it is interrupted: {error}");
         match self.lines.admit(now) {
-            Some(left_out) => self.notes.push(Level::INFO, format!("{text}{}", LeftOut(left_out))),
+            Some(left_out) => self.notes.push(Level::INFO, format!("{text}{}", OmittedCount(left_out))),
             None => self.notes.push(Level::DEBUG, text),
         }
     }
 }
 
 /// Prints how many lines were left out before this one, if any were.
-struct LeftOut(u64);
+struct OmittedCount(u64);
 
-impl Display for LeftOut {
+impl Display for OmittedCount {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0 == 0 { Ok(()) } else { write!(f, " ({} lines were left out before)", self.0) }
     }
