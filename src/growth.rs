@@ -25,7 +25,7 @@ use crate::op::{ReplyHead, command_error, document, json::Json};
 use crate::options::ClientOptions;
 use crate::uri::{ConnectionString, apply_txt};
 use crate::wire::depth::depth;
-use crate::wire::{Decoder, Flags, Given, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message, legacy};
+use crate::wire::{Decoder, Flags, InputDocument, MESSAGE_SIZE_MAX, Message, Request, WriteBuffer, encode_message, legacy};
 
 thread_local! {
     static FIELDS: Cell<u64> = const { Cell::new(0) };
@@ -409,9 +409,9 @@ fn parse_message(bytes: Vec<u8>) -> Box<dyn FnOnce()> {
 
 /// Encodes a message with sequences of so many documents.
 fn encoded(body: RawDocumentBuf, sequences: impl IntoIterator<Item = (String, usize)>) -> Vec<u8> {
-    let documents = |(identifier, count)| (identifier, (0..count).map(|_| Given::from(rawdoc! {})).collect());
+    let documents = |(identifier, count)| (identifier, (0..count).map(|_| InputDocument::from(rawdoc! {})).collect());
     let request = Request { body: body.into(), sequences: sequences.into_iter().map(documents).collect() };
-    let mut out = Outgoing::default();
+    let mut out = WriteBuffer::default();
     encode_message(&mut out, 1, 0, Flags::default(), &request, |_| {});
     out.to_bytes()
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use mongolink::bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
 use mongolink::op::command_name;
-use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, encode_message};
+use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, WriteBuffer, encode_message};
 use serde_json::Value;
 
 /// How long any run of the program may take here.
@@ -275,7 +275,7 @@ fn peer(answer: impl Fn(&str) -> Vec<u8> + Clone + Send + 'static) -> String {
                             name => answer(name),
                         };
                         let body = RawDocumentBuf::from_bytes(body).expect("framed");
-                        let mut out = Outgoing::default();
+                        let mut out = WriteBuffer::default();
                         encode_message(&mut out, 1, message.request_id, Flags::default(), &body.into(), |_| {});
                         drop(stream.write_all(&out.to_bytes()));
                     }

@@ -18,7 +18,7 @@ use mongolink::auth::Credential;
 use mongolink::auth::scram::keys::Derivation;
 use mongolink::bson::{RawDocument, RawDocumentBuf, rawdoc};
 use mongolink::handshake::{Command, Conversation, ConversationConfig, Step};
-use mongolink::wire::{Flags, Outgoing, Request, encode_message};
+use mongolink::wire::{Flags, Request, WriteBuffer, encode_message};
 use mongolink::{Client, ConnectionString, ErrorKind};
 use ring::{digest, hmac, pbkdf2};
 use tokio::runtime::{Builder, Runtime};
@@ -239,7 +239,7 @@ fn talk(mut stream: TcpStream, answer: &dyn Fn(&RawDocument) -> Option<RawDocume
         // The header, the flags and the kind of the section.
         let command = RawDocument::from_bytes(&buffer[21..length]).expect("a document");
         if let Some(reply) = answer(command) {
-            let mut out = Outgoing::default();
+            let mut out = WriteBuffer::default();
             encode_message(&mut out, 1, request, Flags::default(), &Request::from(reply), |_| {});
             stream.write_all(&out.to_bytes())?;
         }

@@ -5,7 +5,7 @@
 use mongolink::bson::oid::ObjectId;
 use mongolink::bson::spec::BinarySubtype;
 use mongolink::bson::{Binary, DateTime, Document, Timestamp, doc};
-use mongolink::wire::{Flags, Outgoing, Request, encode_message};
+use mongolink::wire::{Flags, WriteBuffer, Request, encode_message};
 
 use crate::op::{BIG_DOCUMENT_BYTES, BIG_DOCUMENTS, encoded, one};
 
@@ -151,7 +151,7 @@ fn place() -> u64 {
 }
 
 fn reply(document: &Document) -> Vec<u8> {
-    let mut out = Outgoing::default();
+    let mut out = WriteBuffer::default();
     encode_message(&mut out, 1, 0, Flags::default(), &Request::from(encoded(document)), |_| {});
     out.to_bytes()
 }

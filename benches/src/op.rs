@@ -4,7 +4,7 @@
 
 use mongolink::bson::spec::BinarySubtype;
 use mongolink::bson::{Binary, Document, RawDocumentBuf, doc};
-use mongolink::wire::{Flags, Outgoing, Request, encode_message};
+use mongolink::wire::{Flags, WriteBuffer, Request, encode_message};
 
 /// Is an operation that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub fn encoded(document: &Document) -> RawDocumentBuf {
 
 /// Makes the whole message of a command, as a client without sessions sends it.
 pub fn message(command: RawDocumentBuf, database: &str) -> Vec<u8> {
-    let mut out = Outgoing::default();
+    let mut out = WriteBuffer::default();
     encode_message(&mut out, 1, 0, Flags::default(), &Request::from(command), |body| body.string(c"$db", database));
     out.to_bytes()
 }

@@ -18,7 +18,7 @@ use crate::cursor::GetMoreOptions;
 use crate::error::{Error, ErrorKind, Execution, Result, Stage};
 use crate::host::ServerAddress;
 use crate::selection::{Criteria, ReadPreference};
-use crate::wire::{Given, Request};
+use crate::wire::{InputDocument, Request};
 
 /// Names a database of a client's deployment.
 #[derive(Debug)]
@@ -213,7 +213,7 @@ macro_rules! command_options {
 
         /// Sends documents beside the command, as a sequence of their own (OP_MSG, kind 1): for large batches.
         pub fn documents(mut self, identifier: impl Into<String>, documents: Vec<RawDocumentBuf>) -> Self {
-            self.pending.call.request.sequences.push((identifier.into(), documents.into_iter().map(Given::from).collect()));
+            self.pending.call.request.sequences.push((identifier.into(), documents.into_iter().map(InputDocument::from).collect()));
             self
         }
     };

@@ -18,7 +18,7 @@ use super::running::{CallOrigin, ClientCore};
 use crate::error::{Error, ErrorKind, Execution, Result, Stage};
 use crate::io::clock;
 use crate::io::log;
-use crate::io::pool::{CheckedOut, Lending, ServerPool};
+use crate::io::pool::{CheckedOut, CheckoutFuture, ServerPool};
 use crate::io::snapshot::SelectedServer;
 use crate::op::deadline::Deadline;
 use crate::op::execution::is_idempotent_read;
@@ -40,7 +40,7 @@ enum RunStep {
     /// Nothing is done yet.
     Start,
     /// A server or a connection is waited for, by the call's deadline.
-    Waiting(Lending<SelectedServer>, Option<Box<Deadline>>),
+    QueuedCheckout(CheckoutFuture<SelectedServer>, Option<Box<Deadline>>),
     /// The command is sent, and the reply on its way.
     Exchanging(CheckedOutConn, Exchange),
     /// It is over; this is the connection, if it is kept.
@@ -66,7 +66,7 @@ impl Run {
 
     /// Makes a call on a connection that its caller keeps: [`take_conn`](Self::take_conn) gives it back.
     pub(super) fn on(conn: CheckedOutConn, deadline: Option<Deadline>, call: Call) -> Self {
-        Self { call, step: RunStep::Waiting(Lending::Boxed(Box::pin(ready(Ok(conn)))), deadline.map(Box::new)), keeps: true }
+        Self { call, step: RunStep::QueuedCheckout(CheckoutFuture::Boxed(Box::pin(ready(Ok(conn)))), deadline.map(Box::new)), keeps: true }
     }
 
     /// Ends it early: its caller does not wait for the reply. Does nothing before the command is sent, or after its end.
@@ -85,7 +85,7 @@ impl Run {
     pub(super) fn take_conn(&mut self) -> Option<CheckedOutConn> {
         match &mut self.step {
             RunStep::Over(conn) => conn.take(),
-            RunStep::Start | RunStep::Waiting(..) | RunStep::Exchanging(..) => None,
+            RunStep::Start | RunStep::QueuedCheckout(..) | RunStep::Exchanging(..) => None,
         }
     }
 
@@ -94,7 +94,7 @@ impl Run {
         loop {
             let next = match &mut self.step {
                 RunStep::Start => self.start(core, database),
-                RunStep::Waiting(waiting, deadline) => match task::ready!(Pin::new(waiting).poll(context)) {
+                RunStep::QueuedCheckout(waiting, deadline) => match task::ready!(Pin::new(waiting).poll(context)) {
                     Ok(conn) => {
                         let deadline = deadline.take().map(|deadline| *deadline);
                         self.send(core, database, conn, deadline)
@@ -143,7 +143,7 @@ impl Run {
                     InSession::Implicit => CallOrigin::New,
                 };
                 let later = select_and_check_out(Arc::clone(core), command_name(body).to_owned(), Arc::clone(criteria), deadline, entry);
-                self.step = RunStep::Waiting(Lending::Boxed(Box::pin(later)), deadline.map(Box::new));
+                self.step = RunStep::QueuedCheckout(CheckoutFuture::Boxed(Box::pin(later)), deadline.map(Box::new));
                 return Ok(());
             }
             Err(error) => Err(error),
@@ -156,7 +156,7 @@ impl Run {
         match check_out(core, selected, deadline, now) {
             Ok(conn) => self.send(core, database, conn, deadline),
             Err(later) => {
-                self.step = RunStep::Waiting(later, deadline.map(Box::new));
+                self.step = RunStep::QueuedCheckout(later, deadline.map(Box::new));
                 Ok(())
             }
         }
@@ -232,7 +232,7 @@ pub(super) fn check_out(
     selected: SelectedServer,
     deadline: Option<Deadline>,
     now: Instant,
-) -> std::result::Result<CheckedOutConn, Lending<SelectedServer>> {
+) -> std::result::Result<CheckedOutConn, CheckoutFuture<SelectedServer>> {
     let deadline = core.checkout_deadline(deadline, now);
     ServerPool::checkout(selected, deadline, now).map_err(|asked| asked.pursue(deadline))
 }

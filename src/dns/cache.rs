@@ -9,13 +9,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::action::{Action, WaiterId};
-use super::flight::{Flight, FlightId, Verdict};
+use super::action::{CacheAction, LookupId};
+use super::flight::{Query, QueryId, Verdict};
 use super::good::Good;
 use super::limits::{
     BUDGET_MAX, DOWN_TTL, NAMES_MAX, NOT_THERE_TTL, STALE_ANSWER_DELAY, STALE_KEPT, STALE_RETRY, TTL_MAX, TTL_MIN, UNTIMED_TTL, WAITERS_MAX,
 };
-use super::{Answer, Failure, Family, Want};
+use super::{AddressFamily, LookupAnswer, LookupFailure, Want};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 
 mod arrivals;
@@ -40,8 +40,8 @@ pub struct Cache {
     /// The names by their last use.
     recency: BTreeMap<u64, String>,
     /// What each caller that waits has asked for.
-    waiters: BTreeMap<WaiterId, String>,
-    actions: VecDeque<Action>,
+    waiters: BTreeMap<LookupId, String>,
+    actions: VecDeque<CacheAction>,
     uses: u64,
     flights: u64,
     arrivals: u64,
@@ -59,7 +59,7 @@ struct Entry {
 enum State {
     /// A question is under way; `last` is the last good answer.
     Asking {
-        flight: Flight,
+        flight: Query,
         last: Option<Good>,
     },
     Fresh(Good),
@@ -91,23 +91,23 @@ impl Cache {
     }
 
     /// Somebody asks for a name, given in normal form.
-    pub fn handle_ask(&mut self, waiter: WaiterId, name: &str, want: Want, now: Instant) {
+    pub fn handle_ask(&mut self, waiter: LookupId, name: &str, want: Want, now: Instant) {
         // Nobody may have been left to tell it that a flight's time is over.
         self.handle_timeout(now);
         self.expire(name, now);
         self.touch(name);
         match self.entries.get(name).map(|entry| &entry.state) {
-            Some(State::Fresh(good)) => self.actions.push_back(Action::Answer(vec![waiter], good.answer(now))),
+            Some(State::Fresh(good)) => self.actions.push_back(CacheAction::LookupAnswer(vec![waiter], good.answer(now))),
             Some(State::Stale { good, retry_at }) if now < *retry_at => {
-                self.actions.push_back(Action::Answer(vec![waiter], good.answer(now)));
+                self.actions.push_back(CacheAction::LookupAnswer(vec![waiter], good.answer(now)));
             }
-            Some(State::Failed { error, .. }) => self.actions.push_back(Action::Refuse(vec![waiter], error.clone())),
+            Some(State::Failed { error, .. }) => self.actions.push_back(CacheAction::Refuse(vec![waiter], error.clone())),
             Some(State::Asking { .. } | State::Stale { .. }) | None => self.wait(waiter, name, want, now),
         }
     }
 
     /// A caller has gone. Its question goes on: the next one will be glad of the answer.
-    pub fn handle_cancel(&mut self, waiter: WaiterId) {
+    pub fn handle_cancel(&mut self, waiter: LookupId) {
         if let Some(name) = self.waiters.remove(&waiter)
             && let Some(State::Asking { flight, .. }) = self.entries.get_mut(&name).map(|entry| &mut entry.state)
         {
@@ -116,17 +116,25 @@ impl Cache {
     }
 
     /// DNS answered for one family; `ttl` is the shortest of the records'.
-    pub fn handle_answered(&mut self, name: &str, flight: FlightId, family: Family, addresses: Vec<IpAddr>, ttl: Duration, now: Instant) {
+    pub fn handle_answered(
+        &mut self,
+        name: &str,
+        flight: QueryId,
+        family: AddressFamily,
+        addresses: Vec<IpAddr>,
+        ttl: Duration,
+        now: Instant,
+    ) {
         self.record(name, flight, family, Ok((addresses, ttl)), now);
     }
 
     /// DNS has no addresses of one family, or did not answer.
-    pub fn handle_failed(&mut self, name: &str, flight: FlightId, family: Family, failure: Failure, now: Instant) {
+    pub fn handle_failed(&mut self, name: &str, flight: QueryId, family: AddressFamily, failure: LookupFailure, now: Instant) {
         self.record(name, flight, family, Err(failure), now);
     }
 
     /// A source without families and lifetimes answered: the operating system, the hosts file or a user's own resolver.
-    pub fn handle_system(&mut self, name: &str, flight: FlightId, outcome: Result<Vec<IpAddr>, Error>, now: Instant) {
+    pub fn handle_system(&mut self, name: &str, flight: QueryId, outcome: Result<Vec<IpAddr>, Error>, now: Instant) {
         if let Some(own) = self.flight(name, flight) {
             let verdict = own.record_system(outcome, UNTIMED_TTL, name, now);
             self.conclude(name, verdict, now);
@@ -134,7 +142,7 @@ impl Cache {
     }
 
     /// Whoever carried the question is gone without a word.
-    pub fn handle_abandoned(&mut self, name: &str, flight: FlightId, now: Instant) {
+    pub fn handle_abandoned(&mut self, name: &str, flight: QueryId, now: Instant) {
         if self.flight(name, flight).is_none() {
             return;
         }
@@ -189,11 +197,11 @@ impl Cache {
             match &mut entry.state {
                 State::Asking { flight, last } => {
                     self.flights += 1;
-                    flight.restart(FlightId(self.flights));
+                    flight.restart(QueryId(self.flights));
                     if let Some(good) = last {
                         good.valid_until = good.valid_until.min(now);
                     }
-                    self.actions.push_back(Action::Query(name, FlightId(self.flights)));
+                    self.actions.push_back(CacheAction::Query(name, QueryId(self.flights)));
                 }
                 State::Fresh(good) => {
                     good.valid_until = good.valid_until.min(now);
@@ -223,7 +231,7 @@ impl Cache {
     }
 
     /// Returns the next wish.
-    pub fn poll_action(&mut self) -> Option<Action> {
+    pub fn poll_action(&mut self) -> Option<CacheAction> {
         self.actions.pop_front()
     }
 
@@ -237,7 +245,7 @@ impl Cache {
         timers.min_by_key(|(at, _)| *at)
     }
 
-    fn wait(&mut self, waiter: WaiterId, name: &str, want: Want, now: Instant) {
+    fn wait(&mut self, waiter: LookupId, name: &str, want: Want, now: Instant) {
         if self.waiters.len() >= WAITERS_MAX {
             let error = Error::new(ErrorKind::TooManyWaiters, "too many callers wait for addresses already");
             self.refuse(vec![waiter], error.at(Stage::Dns).against("WAITERS_MAX", LimitValue::Count(WAITERS_MAX as u64)));
@@ -280,15 +288,22 @@ impl Cache {
             Some(_) | None => deadline.min(now + STALE_ANSWER_DELAY),
         };
         self.flights += 1;
-        let flight = Flight::new(FlightId(self.flights), stale_at, self.budget, now);
-        self.actions.push_back(Action::Query(name.to_owned(), flight.id));
+        let flight = Query::new(QueryId(self.flights), stale_at, self.budget, now);
+        self.actions.push_back(CacheAction::Query(name.to_owned(), flight.id));
         self.entries.insert(name.to_owned(), Entry { state: State::Asking { flight, last }, used: 0, arrived });
         self.asking.insert(name.to_owned());
         self.touch(name);
         true
     }
 
-    fn record(&mut self, name: &str, flight: FlightId, family: Family, outcome: Result<(Vec<IpAddr>, Duration), Failure>, now: Instant) {
+    fn record(
+        &mut self,
+        name: &str,
+        flight: QueryId,
+        family: AddressFamily,
+        outcome: Result<(Vec<IpAddr>, Duration), LookupFailure>,
+        now: Instant,
+    ) {
         let is_arrival = outcome.as_ref().is_ok_and(|(addresses, _)| !addresses.is_empty());
         if let Some(own) = self.flight(name, flight) {
             let verdict = own.record(family, outcome, name, now);
@@ -305,17 +320,17 @@ impl Cache {
             Verdict::AskSystem => {
                 // A flight of its own: whoever carried the question to DNS is gone now, and must not end this one.
                 self.flights += 1;
-                let id = FlightId(self.flights);
+                let id = QueryId(self.flights);
                 if let Some(State::Asking { flight, .. }) = self.entries.get_mut(name).map(|entry| &mut entry.state) {
                     flight.id = id;
-                    self.actions.push_back(Action::QuerySystem(name.to_owned(), id));
+                    self.actions.push_back(CacheAction::QuerySystem(name.to_owned(), id));
                 }
             }
             Verdict::Found { addresses, ttl, complete } => {
                 let Some((waiters, _)) = self.land(name) else { return };
                 let valid_until = now + ttl.clamp(TTL_MIN, TTL_MAX);
                 let good = Good::new(addresses, valid_until, valid_until + STALE_KEPT);
-                self.answer(waiters, Answer { complete, ..good.answer(now) });
+                self.answer(waiters, LookupAnswer { complete, ..good.answer(now) });
                 self.settle(name, State::Fresh(good));
                 self.arrive(name);
             }
@@ -349,33 +364,33 @@ impl Cache {
             Some(_) | None => None,
         };
         if let Some((waiters, addresses)) = first {
-            self.answer(waiters, Answer { addresses, complete: false, stale: false });
+            self.answer(waiters, LookupAnswer { addresses, complete: false, stale: false });
         }
         if let Some((waiters, answer)) = stale {
             self.answer(waiters, answer);
         }
     }
 
-    fn answer(&mut self, waiters: Vec<WaiterId>, answer: Answer) {
+    fn answer(&mut self, waiters: Vec<LookupId>, answer: LookupAnswer) {
         for waiter in &waiters {
             self.waiters.remove(waiter);
         }
         if !waiters.is_empty() {
-            self.actions.push_back(Action::Answer(waiters, answer));
+            self.actions.push_back(CacheAction::LookupAnswer(waiters, answer));
         }
     }
 
-    fn refuse(&mut self, waiters: Vec<WaiterId>, error: Error) {
+    fn refuse(&mut self, waiters: Vec<LookupId>, error: Error) {
         for waiter in &waiters {
             self.waiters.remove(waiter);
         }
         if !waiters.is_empty() {
-            self.actions.push_back(Action::Refuse(waiters, error));
+            self.actions.push_back(CacheAction::Refuse(waiters, error));
         }
     }
 
     /// Returns the flight of a name, if it is this one.
-    fn flight(&mut self, name: &str, id: FlightId) -> Option<&mut Flight> {
+    fn flight(&mut self, name: &str, id: QueryId) -> Option<&mut Query> {
         match self.entries.get_mut(name).map(|entry| &mut entry.state) {
             Some(State::Asking { flight, .. }) if flight.id == id => Some(flight),
             Some(State::Asking { .. } | State::Fresh(_) | State::Stale { .. } | State::Failed { .. }) | None => None,
@@ -383,7 +398,7 @@ impl Cache {
     }
 
     /// Ends the flight of a name: returns who waits for it, and the last good answer. The caller settles or forgets.
-    fn land(&mut self, name: &str) -> Option<(Vec<WaiterId>, Option<Good>)> {
+    fn land(&mut self, name: &str) -> Option<(Vec<LookupId>, Option<Good>)> {
         match self.entries.get_mut(name).map(|entry| &mut entry.state) {
             Some(State::Asking { flight, last }) => {
                 self.asking.remove(name);

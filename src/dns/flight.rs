@@ -6,14 +6,14 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::action::WaiterId;
+use super::action::LookupId;
 use super::good::Good;
-use super::{Answer, BUDGET, Failure, Family, Want};
+use super::{AddressFamily, BUDGET, LookupAnswer, LookupFailure, Want};
 use crate::error::{Error, ErrorKind, Stage};
 
 /// Names one flight; facts of an earlier flight of the same name are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FlightId(pub(super) u64);
+pub struct QueryId(pub(super) u64);
 
 /// Is a question under way.
 ///
@@ -23,14 +23,14 @@ pub struct FlightId(pub(super) u64);
 ///            '--------- both: no such name, no server ------> System --> landed
 /// ```
 #[derive(Debug)]
-pub(super) struct Flight {
-    pub(super) id: FlightId,
+pub(super) struct Query {
+    pub(super) id: QueryId,
     asked_at: Instant,
     pub(super) deadline: Instant,
     /// From here on, those who wait get the last good answer, if there is one.
     pub(super) stale_at: Instant,
     phase: Phase,
-    waiters: Vec<(WaiterId, Want)>,
+    waiters: Vec<(LookupId, Want)>,
 }
 
 #[derive(Debug)]
@@ -50,7 +50,7 @@ enum Denial {
 enum Progress {
     Pending,
     Found { addresses: Vec<IpAddr>, ttl: Duration, at: Instant },
-    Failed(Failure),
+    Failed(LookupFailure),
 }
 
 /// Says how a flight stands.
@@ -68,33 +68,33 @@ pub(super) enum Verdict {
     Down(Error),
 }
 
-impl Flight {
-    pub(super) fn new(id: FlightId, stale_at: Instant, budget: Duration, now: Instant) -> Self {
+impl Query {
+    pub(super) fn new(id: QueryId, stale_at: Instant, budget: Duration, now: Instant) -> Self {
         let phase = Phase::Dns { v4: Progress::Pending, v6: Progress::Pending };
         Self { id, asked_at: now, deadline: now + budget, stale_at, phase, waiters: Vec::new() }
     }
 
     /// Forgets what came in, and goes on under a new id: whoever answered may not be the one to ask any more.
-    pub(super) fn restart(&mut self, id: FlightId) {
+    pub(super) fn restart(&mut self, id: QueryId) {
         self.id = id;
         self.phase = Phase::Dns { v4: Progress::Pending, v6: Progress::Pending };
     }
 
-    pub(super) fn join(&mut self, waiter: WaiterId, want: Want) {
+    pub(super) fn join(&mut self, waiter: LookupId, want: Want) {
         self.waiters.push((waiter, want));
     }
 
-    pub(super) fn leave(&mut self, waiter: WaiterId) {
+    pub(super) fn leave(&mut self, waiter: LookupId) {
         self.waiters.retain(|(own, _)| *own != waiter);
     }
 
     /// Takes all who wait.
-    pub(super) fn take_all(&mut self) -> Vec<WaiterId> {
+    pub(super) fn take_all(&mut self) -> Vec<LookupId> {
         self.waiters.drain(..).map(|(waiter, _)| waiter).collect()
     }
 
     /// Takes those who wait for the first addresses only, with these addresses, if they may go.
-    pub(super) fn take_first(&mut self, now: Instant) -> Option<(Vec<WaiterId>, Vec<IpAddr>)> {
+    pub(super) fn take_first(&mut self, now: Instant) -> Option<(Vec<LookupId>, Vec<IpAddr>)> {
         let due = self.first_at().is_some_and(|at| at <= now);
         if !due || !self.waiters.iter().any(|(_, want)| *want == Want::First) {
             return None;
@@ -105,39 +105,39 @@ impl Flight {
     }
 
     /// Returns what has been found so far if the last good answer is past its time, and else that answer.
-    pub(super) fn instead_of(&self, last: Answer) -> Answer {
+    pub(super) fn instead_of(&self, last: LookupAnswer) -> LookupAnswer {
         match self.found() {
-            (addresses, Some(_)) if last.stale => Answer { addresses, complete: false, stale: false },
+            (addresses, Some(_)) if last.stale => LookupAnswer { addresses, complete: false, stale: false },
             (_, Some(_) | None) => last,
         }
     }
 
     /// Returns what has been found so far, and of the last good answer what a family has that is still awaited.
-    pub(super) fn so_far(&self, last: Option<&Good>, now: Instant) -> Option<Answer> {
+    pub(super) fn so_far(&self, last: Option<&Good>, now: Instant) -> Option<LookupAnswer> {
         let last = last.map(|good| good.answer(now));
         let (mut addresses, Some(_)) = self.found() else { return last };
         let is_found = |family: &IpAddr| addresses.iter().any(|found| found.is_ipv4() == family.is_ipv4());
         let awaited: Vec<IpAddr> = last.into_iter().flat_map(|last| last.addresses).filter(|old| !is_found(old)).collect();
         addresses.extend(awaited);
-        Some(Answer { addresses, complete: false, stale: false })
+        Some(LookupAnswer { addresses, complete: false, stale: false })
     }
 
     /// Records what DNS said for one family. Only the first word counts.
     pub(super) fn record(
         &mut self,
-        family: Family,
-        outcome: Result<(Vec<IpAddr>, Duration), Failure>,
+        family: AddressFamily,
+        outcome: Result<(Vec<IpAddr>, Duration), LookupFailure>,
         name: &str,
         now: Instant,
     ) -> Verdict {
         let Phase::Dns { v4, v6 } = &mut self.phase else { return Verdict::Flying };
         let slot = match family {
-            Family::V4 => v4,
-            Family::V6 => v6,
+            AddressFamily::V4 => v4,
+            AddressFamily::V6 => v6,
         };
         if matches!(slot, Progress::Pending) {
             *slot = match outcome {
-                Ok((addresses, _)) if addresses.is_empty() => Progress::Failed(Failure::NoAddresses),
+                Ok((addresses, _)) if addresses.is_empty() => Progress::Failed(LookupFailure::NoAddresses),
                 Ok((addresses, ttl)) => Progress::Found { addresses, ttl, at: now },
                 Err(failure) => Progress::Failed(failure),
             };
@@ -187,14 +187,14 @@ impl Flight {
                 let (addresses, ttl) = self.found();
                 return Verdict::Found { addresses, ttl: ttl.unwrap_or_default(), complete: true };
             }
-            (Progress::Failed(Failure::Other(error)), _) | (_, Progress::Failed(Failure::Other(error))) => {
+            (Progress::Failed(LookupFailure::Other(error)), _) | (_, Progress::Failed(LookupFailure::Other(error))) => {
                 return Verdict::Down(error.clone().at(Stage::Dns).after(self.elapsed(now)));
             }
-            (Progress::Failed(Failure::NoAddresses), _) | (_, Progress::Failed(Failure::NoAddresses)) => {
+            (Progress::Failed(LookupFailure::NoAddresses), _) | (_, Progress::Failed(LookupFailure::NoAddresses)) => {
                 return Verdict::NotThere(self.no_addresses(name, now));
             }
-            (Progress::Failed(Failure::NoServer), _) | (_, Progress::Failed(Failure::NoServer)) => Denial::NoServer,
-            (Progress::Failed(Failure::NoSuchName), Progress::Failed(Failure::NoSuchName)) => Denial::NoSuchName,
+            (Progress::Failed(LookupFailure::NoServer), _) | (_, Progress::Failed(LookupFailure::NoServer)) => Denial::NoServer,
+            (Progress::Failed(LookupFailure::NoSuchName), Progress::Failed(LookupFailure::NoSuchName)) => Denial::NoSuchName,
         };
         self.phase = Phase::System(denial);
         Verdict::AskSystem

@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::Answer;
+use super::LookupAnswer;
 
 /// Is the last good answer for a name.
 #[derive(Debug)]
@@ -31,13 +31,13 @@ impl Good {
     }
 
     /// Leaves the dead out, unless there is nobody else.
-    pub(super) fn answer(&self, now: Instant) -> Answer {
+    pub(super) fn answer(&self, now: Instant) -> LookupAnswer {
         let alive: Vec<IpAddr> = self.addresses.iter().filter(|held| !held.dead).map(|held| held.address).collect();
         let (addresses, stale) = match alive.is_empty() {
             true => (self.addresses.iter().map(|held| held.address).collect(), true),
             false => (alive, self.valid_until <= now),
         };
-        Answer { addresses, complete: true, stale }
+        LookupAnswer { addresses, complete: true, stale }
     }
 
     /// Marks an address; `false` if it is not in the answer, or was marked before.

@@ -17,9 +17,9 @@ use std::net::IpAddr;
 
 use crate::error::Error;
 
-pub use action::{Action, WaiterId};
+pub use action::{CacheAction, LookupId};
 pub use cache::Cache;
-pub use flight::FlightId;
+pub use flight::QueryId;
 pub use rescan::{FLOOR_MIN, RESCAN_FLOOR, Rescan, RescanAction, RescanConfig};
 pub use srv::{SrvRecord, TxtRecord};
 
@@ -34,7 +34,7 @@ pub enum Want {
 
 /// Is the answer to a question for a name's addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct LookupAnswer {
     /// The addresses, IPv6 before IPv4, otherwise in the order given by their source; never empty.
     pub addresses: Vec<IpAddr>,
     /// Whether both families have answered; if not, a question with [`Want::All`] brings the rest.
@@ -45,7 +45,7 @@ pub struct Answer {
 
 /// Is an address family, and with it a record type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
+pub enum AddressFamily {
     /// IPv4, A records.
     V4,
     /// IPv6, AAAA records.
@@ -54,7 +54,7 @@ pub enum Family {
 
 /// Says why a family has no addresses.
 #[derive(Clone, Debug)]
-pub enum Failure {
+pub enum LookupFailure {
     /// The name does not exist.
     NoSuchName,
     /// The name exists, without records of this type.

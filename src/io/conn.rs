@@ -27,13 +27,15 @@ use crate::handshake::{HELLO_SIZE_MAX, HelloReply};
 use crate::host::{Address, ServerAddress};
 use crate::op::CommandFields;
 use crate::pool::Health;
-use crate::wire::{self, DOCUMENT_SIZE_MAX, Decoder, Flags, Given, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
+use crate::wire::{
+    self, DOCUMENT_SIZE_MAX, Decoder, Flags, InputDocument, MESSAGE_SIZE_MAX, Message, Request, WriteBuffer, encode_message,
+};
 
 /// Is an open connection.
 pub(crate) struct Conn {
     stream: Stream,
     decoder: Decoder,
-    out: Outgoing,
+    out: WriteBuffer,
     exchange: Exchange,
     /// What broke it, if it was an error.
     cause: Option<Error>,
@@ -140,7 +142,7 @@ impl Conn {
         Self {
             stream,
             decoder,
-            out: Outgoing::default(),
+            out: WriteBuffer::default(),
             exchange: Exchange::Idle,
             cause: None,
             last_request: 0,
@@ -212,9 +214,9 @@ impl Conn {
         self.out.clear();
         // The buffer must not move while the secret is in it.
         self.out.own_mut().reserve(body.as_bytes().len() + fields.database.len() + MESSAGE_BYTES);
-        let request = Request { body: Given::Small(body.take()), sequences: Vec::new() };
+        let request = Request { body: InputDocument::Small(body.take()), sequences: Vec::new() };
         self.queue(Flags::default(), &request, fields);
-        if let Given::Small(document) = request.body {
+        if let InputDocument::Small(document) = request.body {
             drop(SecretDocument::from(document));
         }
     }
@@ -229,7 +231,7 @@ impl Conn {
     }
 
     /// Returns the message that is to be sent.
-    pub(crate) fn queued(&self) -> &Outgoing {
+    pub(crate) fn queued(&self) -> &WriteBuffer {
         &self.out
     }
 
@@ -338,7 +340,7 @@ impl Conn {
         self.unqueue();
         self.out.clear();
         if self.out.capacity() > IDLE_BYTES_MAX / 2 {
-            self.out = Outgoing::default();
+            self.out = WriteBuffer::default();
         }
         self.decoder.rest(IDLE_BYTES_MAX);
     }
@@ -403,7 +405,7 @@ impl Conn {
 }
 
 /// Writes what follows the bytes that are written already.
-fn poll_write(stream: Pin<&mut Stream>, context: &mut Context<'_>, out: &Outgoing, written: usize) -> Poll<io::Result<usize>> {
+fn poll_write(stream: Pin<&mut Stream>, context: &mut Context<'_>, out: &WriteBuffer, written: usize) -> Poll<io::Result<usize>> {
     if let Some(whole) = out.whole() {
         return stream.poll_write(context, whole.get(written..).unwrap_or_default());
     }

@@ -18,7 +18,7 @@ use super::resolver::Resolver;
 use super::stream::Stream;
 use super::tcp;
 use super::tls::{Demand, TlsConnector};
-use crate::dns::{Answer, Want};
+use crate::dns::{LookupAnswer, Want};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::{Address, Host, ServerAddress};
 use crate::options::ClientOptions;
@@ -247,7 +247,7 @@ impl std::fmt::Debug for Dialer {
 enum First {
     /// The host is an address, or has a fixed one.
     Given(Address),
-    Found(Answer),
+    Found(LookupAnswer),
 }
 
 /// A newer answer than the one that is gone by.
@@ -357,7 +357,7 @@ impl<'a> Attempts<'a> {
     }
 }
 
-fn with_port(found: &Answer, host: &ServerAddress) -> Vec<Address> {
+fn with_port(found: &LookupAnswer, host: &ServerAddress) -> Vec<Address> {
     found.addresses.iter().map(|ip| Address::Ip(SocketAddr::new(*ip, host.port()))).collect()
 }
 

@@ -6,8 +6,8 @@
 //! An order of the topology is given under the topology's lock. What it leads to is returned as [`Pending`], and done after
 //! that lock was released.
 
-mod asked;
 mod checked_out;
+mod checkout;
 mod timer;
 mod work;
 
@@ -20,12 +20,12 @@ use bson::oid::ObjectId;
 use crossbeam_utils::CachePadded;
 use tokio::sync::{Notify, oneshot};
 
-pub(crate) use asked::Lending;
-use asked::{Asked, Waiting};
 pub(crate) use checked_out::CheckedOut;
+pub(crate) use checkout::CheckoutFuture;
+use checkout::{PendingCheckout, QueuedCheckout};
 use timer::Keeper;
 pub(crate) use work::Pending;
-use work::{Deed, Work};
+use work::{PoolEffect, Work};
 
 use super::clock;
 use super::conn::{Conn, Interrupt};
@@ -36,12 +36,12 @@ use super::topology::TopologyDriver;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::ServerAddress;
 use crate::op::deadline::Deadline;
-use crate::pool::{Action, Checkout, Health, Lease, Pool, PoolEvent, PoolStats, Queue, WaiterId};
+use crate::pool::{Checkout, Health, Lease, Pool, PoolAction, PoolEvent, PoolStats, Queue, WaiterId};
 
 /// Carries out one server's pool.
 pub(crate) struct ServerPool {
     host: ServerAddress,
-    shared: CachePadded<Shared>,
+    shared: CachePadded<PoolShared>,
     timer: Arc<Notify>,
     opener: Arc<Opener>,
     tasks: Weak<Tasks>,
@@ -49,15 +49,15 @@ pub(crate) struct ServerPool {
     events: EventHub,
 }
 
-struct Shared {
-    guarded: Mutex<Guarded>,
+struct PoolShared {
+    guarded: Mutex<PoolState>,
     /// How many callers have, or wait for, a connection; for selection.
     load: AtomicU32,
     /// The server's average round-trip time in microseconds; 0 if unknown.
     round_trip: AtomicU64,
 }
 
-struct Guarded {
+struct PoolState {
     pool: Pool<Box<Conn>>,
     waiters: Queue<oneshot::Sender<Result<CheckedOut, Error>>>,
     /// The latest time that the rules were told. Callers read the clock before they have the lock, in any order.
@@ -78,10 +78,10 @@ impl ServerPool {
         events: EventHub,
     ) -> Arc<Self> {
         let (waiters, interrupts, latest) = (Queue::default(), Vec::new(), clock::now());
-        let guarded = Guarded { pool: rules, waiters, latest, interrupts, armed: None };
+        let guarded = PoolState { pool: rules, waiters, latest, interrupts, armed: None };
         let pool = Arc::new(Self {
             host,
-            shared: CachePadded::new(Shared { guarded: Mutex::new(guarded), load: AtomicU32::new(0), round_trip: AtomicU64::new(0) }),
+            shared: CachePadded::new(PoolShared { guarded: Mutex::new(guarded), load: AtomicU32::new(0), round_trip: AtomicU64::new(0) }),
             timer: Arc::default(),
             opener,
             tasks: Arc::downgrade(tasks),
@@ -117,9 +117,13 @@ impl ServerPool {
         self.shared.load.load(Ordering::Relaxed)
     }
 
-    /// Asks for a connection: there is one, or what was asked for is [pursued](Asked::pursue).
+    /// Asks for a connection: there is one, or what was asked for is [pursued](PendingCheckout::pursue).
     #[inline]
-    pub(crate) fn checkout<P: Borrow<Arc<Self>>>(of: P, deadline: Option<Deadline>, now: Instant) -> Result<CheckedOut<P>, Asked<P>> {
+    pub(crate) fn checkout<P: Borrow<Arc<Self>>>(
+        of: P,
+        deadline: Option<Deadline>,
+        now: Instant,
+    ) -> Result<CheckedOut<P>, PendingCheckout<P>> {
         Self::ask(of, now, |guarded, now| guarded.pool.handle_checkout(deadline, now))
     }
 
@@ -127,27 +131,27 @@ impl ServerPool {
     fn ask<P: Borrow<Arc<Self>>>(
         of: P,
         now: Instant,
-        step: impl FnOnce(&mut Guarded, Instant) -> Checkout<Box<Conn>>,
-    ) -> Result<CheckedOut<P>, Asked<P>> {
+        step: impl FnOnce(&mut PoolState, Instant) -> Checkout<Box<Conn>>,
+    ) -> Result<CheckedOut<P>, PendingCheckout<P>> {
         let answer = of.borrow().act_at(now, |guarded, now| match step(guarded, now) {
-            Checkout::Lent { lease, connection, look } => Answer::Lent(lease, connection, look),
+            Checkout::CheckedOut { lease, connection, liveness_check } => CheckoutReply::Lent(lease, connection, liveness_check),
             Checkout::Waiting(waiter) => {
                 let (sender, receiver) = oneshot::channel();
                 guarded.waiters.insert(waiter, sender);
-                Answer::Wait(waiter, receiver)
+                CheckoutReply::Wait(waiter, receiver)
             }
-            Checkout::Refused(error) => Answer::Refused(error),
+            Checkout::Refused(error) => CheckoutReply::Refused(error),
         });
         match answer {
-            Answer::Lent(lease, conn, look) => {
+            CheckoutReply::Lent(lease, conn, liveness_check) => {
                 let out = CheckedOut { conn: Some(conn), lease, lent_at: now, pool: of };
-                match look {
+                match liveness_check {
                     None => Ok(out),
-                    Some(ticket) => Err(Asked::Look(out, ticket)),
+                    Some(waiter) => Err(PendingCheckout::Look(out, waiter)),
                 }
             }
-            Answer::Wait(waiter, answer) => Err(Asked::Wait(Waiting { of, waiter, answer, answered: false })),
-            Answer::Refused(error) => Err(Asked::Refused(error.on(&of.borrow().host))),
+            CheckoutReply::Wait(waiter, answer) => Err(PendingCheckout::Wait(QueuedCheckout { of, waiter, answer, answered: false })),
+            CheckoutReply::Refused(error) => Err(PendingCheckout::Refused(error.on(&of.borrow().host))),
         }
     }
 
@@ -227,7 +231,7 @@ impl ServerPool {
         work
     }
 
-    fn lock(&self) -> MutexGuard<'_, Guarded> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.shared.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -235,27 +239,27 @@ impl ServerPool {
         CheckedOut { conn: Some(connection), lease, lent_at: now, pool: Arc::clone(self) }
     }
 
-    fn act<R>(self: &Arc<Self>, step: impl FnOnce(&mut Guarded, Instant) -> R) -> R {
+    fn act<R>(self: &Arc<Self>, step: impl FnOnce(&mut PoolState, Instant) -> R) -> R {
         self.act_at(clock::now(), step)
     }
 
     /// Lock, decide, unlock, act.
     #[inline]
-    fn act_at<R>(self: &Arc<Self>, now: Instant, step: impl FnOnce(&mut Guarded, Instant) -> R) -> R {
+    fn act_at<R>(self: &Arc<Self>, now: Instant, step: impl FnOnce(&mut PoolState, Instant) -> R) -> R {
         let (outcome, work) = self.decide(now, self.events.pools_wanted(), step);
         self.finish(work);
         outcome
     }
 
     /// Lock, decide, unlock: what is left to do is done when the topology's lock was released, too.
-    fn order<R>(self: &Arc<Self>, wanted: Wanted, step: impl FnOnce(&mut Guarded, Instant) -> R) -> (R, Pending) {
+    fn order<R>(self: &Arc<Self>, wanted: Wanted, step: impl FnOnce(&mut PoolState, Instant) -> R) -> (R, Pending) {
         let (outcome, work) = self.decide(clock::now(), wanted, step);
         (outcome, Pending { pool: Arc::clone(self), work })
     }
 
     /// Returns `None` for work where nothing is left to do, as on every warm path.
     #[inline]
-    fn decide<R>(self: &Arc<Self>, now: Instant, wanted: Wanted, step: impl FnOnce(&mut Guarded, Instant) -> R) -> (R, Option<Work>) {
+    fn decide<R>(self: &Arc<Self>, now: Instant, wanted: Wanted, step: impl FnOnce(&mut PoolState, Instant) -> R) -> (R, Option<Work>) {
         let mut guarded = self.lock();
         let now = now.max(guarded.latest);
         guarded.latest = now;
@@ -279,15 +283,15 @@ impl ServerPool {
     }
 
     /// Takes all that the rules wish for and tell.
-    fn collect(self: &Arc<Self>, guarded: &mut Guarded, first: Option<Action<Box<Conn>>>, now: Instant, wanted: Wanted) -> Work {
+    fn collect(self: &Arc<Self>, guarded: &mut PoolState, first: Option<PoolAction<Box<Conn>>>, now: Instant, wanted: Wanted) -> Work {
         let mut work = Work::default();
         let mut next = first;
         while let Some(action) = next {
-            let deed = self.deed(guarded, action, now);
+            let effect = self.effect(guarded, action, now);
             if work.first.is_none() {
-                work.first = deed
+                work.first = effect
             } else {
-                work.more.extend(deed)
+                work.more.extend(effect)
             }
             next = guarded.pool.poll_action();
         }
@@ -301,9 +305,9 @@ impl ServerPool {
     }
 
     /// Finds, under the lock, what a wish needs to be carried out outside of it.
-    fn deed(self: &Arc<Self>, guarded: &mut Guarded, action: Action<Box<Conn>>, now: Instant) -> Option<Deed> {
+    fn effect(self: &Arc<Self>, guarded: &mut PoolState, action: PoolAction<Box<Conn>>, now: Instant) -> Option<PoolEffect> {
         match action {
-            Action::Open(lease) => {
+            PoolAction::Open(lease) => {
                 let interrupt = Arc::<Interrupt>::default();
                 if guarded.interrupts.len() <= lease.slot {
                     guarded.interrupts.resize_with(lease.slot + 1, || None);
@@ -311,20 +315,20 @@ impl ServerPool {
                 if let Some(place) = guarded.interrupts.get_mut(lease.slot) {
                     *place = Some(Arc::clone(&interrupt));
                 }
-                Some(Deed::Open(lease, interrupt))
+                Some(PoolEffect::Open(lease, interrupt))
             }
-            Action::Close(_, conn) => Some(Deed::Close(conn)),
-            Action::Deliver { waiter, lease, connection } => {
+            PoolAction::Close(_, conn) => Some(PoolEffect::Close(conn)),
+            PoolAction::Deliver { waiter, lease, connection } => {
                 let out = self.lent(lease, connection, now);
-                Some(Deed::Tell(guarded.waiters.remove(waiter), Ok(out)))
+                Some(PoolEffect::Tell(guarded.waiters.remove(waiter), Ok(out)))
             }
-            Action::Refuse(waiter, error) => Some(Deed::Tell(guarded.waiters.remove(waiter), Err(error))),
-            Action::Interrupt(lease, error) => {
+            PoolAction::Refuse(waiter, error) => Some(PoolEffect::Tell(guarded.waiters.remove(waiter), Err(error))),
+            PoolAction::Interrupt(lease, error) => {
                 let interrupt = guarded.interrupts.get(lease.slot)?.clone()?;
-                Some(Deed::Interrupt(interrupt, error))
+                Some(PoolEffect::Interrupt(interrupt, error))
             }
-            Action::Drain(lease, conn) => Some(Deed::Drain(lease, conn)),
-            Action::Unanswered => Some(Deed::TellUnanswered),
+            PoolAction::Drain(lease, conn) => Some(PoolEffect::Drain(lease, conn)),
+            PoolAction::Unanswered => Some(PoolEffect::TellUnanswered),
         }
     }
 
@@ -335,7 +339,7 @@ impl ServerPool {
     }
 }
 
-enum Answer {
+enum CheckoutReply {
     Lent(Lease, Box<Conn>, Option<WaiterId>),
     Wait(WaiterId, oneshot::Receiver<Result<CheckedOut, Error>>),
     Refused(Error),

@@ -31,7 +31,7 @@ pub use servers::DnsConfig;
 use servers::Servers;
 use settings::{News, Settings};
 
-use crate::dns::{Action, Answer, BUDGET, Cache, SrvRecord, TxtRecord, WaiterId, Want, srv};
+use crate::dns::{BUDGET, Cache, CacheAction, LookupAnswer, LookupId, SrvRecord, TxtRecord, Want, srv};
 use crate::error::{Error, ErrorKind, Ineligible, Stage};
 use crate::host::ServerAddress;
 use crate::io::clock;
@@ -75,7 +75,7 @@ struct Shared {
 
 struct State {
     cache: Cache,
-    waiters: BTreeMap<WaiterId, oneshot::Sender<Result<Answer, Error>>>,
+    waiters: BTreeMap<LookupId, oneshot::Sender<Result<LookupAnswer, Error>>>,
     waiters_made: u64,
 }
 
@@ -103,7 +103,7 @@ impl Resolver {
     /// # Errors
     /// [`ErrorKind::NoSuchName`], [`ErrorKind::NoAddresses`], [`ErrorKind::DnsFailed`], or [`ErrorKind::Timeout`] with the
     /// limit `dnsTimeoutMS`; stage `dns`.
-    pub async fn lookup(&self, name: &str, want: Want) -> Result<Answer, Error> {
+    pub async fn lookup(&self, name: &str, want: Want) -> Result<LookupAnswer, Error> {
         self.notice_changes();
         let (waiter, mut receiver) = self.shared.enlist();
         let _ticket = Ticket { shared: &self.shared, waiter };
@@ -128,7 +128,7 @@ impl Resolver {
     }
 
     /// Returns a name's addresses if some arrived after the arrival `than`, and the number of the last arrival.
-    pub(crate) fn newer(&self, name: &str, than: u64) -> Option<(u64, Answer)> {
+    pub(crate) fn newer(&self, name: &str, than: u64) -> Option<(u64, LookupAnswer)> {
         self.shared.state().cache.newer(name, than, clock::now())
     }
 
@@ -297,11 +297,11 @@ impl Shared {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enlist(&self) -> (WaiterId, oneshot::Receiver<Result<Answer, Error>>) {
+    fn enlist(&self) -> (LookupId, oneshot::Receiver<Result<LookupAnswer, Error>>) {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
         state.waiters_made += 1;
-        let waiter = WaiterId(state.waiters_made);
+        let waiter = LookupId(state.waiters_made);
         state.waiters.insert(waiter, sender);
         (waiter, receiver)
     }
@@ -318,16 +318,16 @@ impl Shared {
             fact(&mut state.cache, clock::now());
             while let Some(action) = state.cache.poll_action() {
                 let (waiters, outcome) = match action {
-                    Action::Query(name, id) => {
+                    CacheAction::Query(name, id) => {
                         questions.push((state.cache.deadline(&name), Flight::new(self, name, id), Source::Dns));
                         continue;
                     }
-                    Action::QuerySystem(name, id) => {
+                    CacheAction::QuerySystem(name, id) => {
                         questions.push((state.cache.deadline(&name), Flight::new(self, name, id), Source::System));
                         continue;
                     }
-                    Action::Answer(waiters, answer) => (waiters, Ok(answer)),
-                    Action::Refuse(waiters, error) => (waiters, Err(error)),
+                    CacheAction::LookupAnswer(waiters, answer) => (waiters, Ok(answer)),
+                    CacheAction::Refuse(waiters, error) => (waiters, Err(error)),
                 };
                 let senders = waiters.iter().filter_map(|waiter| state.waiters.remove(waiter));
                 deliveries.extend(senders.map(|sender| (sender, outcome.clone())));
@@ -402,7 +402,7 @@ fn ended(name: &str) -> Error {
 /// Is one caller's turn; dropped, the caller is gone.
 struct Ticket<'a> {
     shared: &'a Arc<Shared>,
-    waiter: WaiterId,
+    waiter: LookupId,
 }
 
 impl Drop for Ticket<'_> {

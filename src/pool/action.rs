@@ -42,14 +42,14 @@ impl PoolConfig {
 #[derive(Debug)]
 pub enum Checkout<C> {
     /// Here it is.
-    Lent {
+    CheckedOut {
         /// Its name in the pool.
         lease: Lease,
         /// The connection.
         connection: C,
-        /// It has been idle so long that it should be looked at first; if it is dead, `handle_dead_on_look` takes this
+        /// It has been idle so long that it should be looked at first; if it is dead, `handle_liveness_check_failed` takes this
         /// place in the queue.
-        look: Option<WaiterId>,
+        liveness_check: Option<WaiterId>,
     },
     /// None is free; an action will tell this waiter.
     Waiting(WaiterId),
@@ -59,7 +59,7 @@ pub enum Checkout<C> {
 
 /// Is a wish of the pool.
 #[derive(Debug)]
-pub enum Action<C> {
+pub enum PoolAction<C> {
     /// Open a connection, and say how it went with `handle_opened` or `handle_open_failed`.
     Open(Lease),
     /// Close a connection.

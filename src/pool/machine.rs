@@ -6,23 +6,23 @@ mod balanced;
 mod clear;
 mod failure;
 mod late;
-mod look;
+mod liveness_check;
 mod overdue;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::action::{Action, Checkout, Health, PoolConfig};
+use super::action::{Checkout, Health, PoolAction, PoolConfig};
 use super::event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
 use super::login::Logins;
 use super::refusal::{cleared, opened_too_late, too_many};
 use super::services::Services;
-use super::slots::{Lease, Lent, Opening, Slot, Slots};
+use super::slots::{InUseConnection, Lease, Opening, Slot, Slots};
 use super::waiters::{Waiter, WaiterId, Waiters};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::note::{Note, Notes};
 use crate::op::deadline::Deadline;
-use failure::Failure;
+use failure::OpenFailure;
 
 /// Holds the rules of one server's pool; `C` is the connection itself.
 ///
@@ -34,7 +34,7 @@ use failure::Failure;
 #[derive(Debug)]
 pub struct Pool<C> {
     pub(super) config: PoolConfig,
-    state: State,
+    state: PoolMode,
     generation: u64,
     next_id: u64,
     pub(super) slots: Slots<C>,
@@ -43,10 +43,10 @@ pub struct Pool<C> {
     pub(super) refill_at: Option<Instant>,
     pub(super) logins: Logins,
     /// What failed to open, until its error has done its work on the server's state.
-    failures: Vec<Failure>,
+    failures: Vec<OpenFailure>,
     /// Why the connection is broken that comes back next.
     cause: Option<(u64, Error)>,
-    actions: VecDeque<Action<C>>,
+    actions: VecDeque<PoolAction<C>>,
     events: VecDeque<PoolEvent>,
     record_events: bool,
     pub(super) notes: Notes,
@@ -62,7 +62,7 @@ pub struct Pool<C> {
 }
 
 #[derive(Debug)]
-enum State {
+enum PoolMode {
     Paused { cause: Option<Error> },
     Ready,
     Closed { why: Error },
@@ -82,7 +82,7 @@ impl<C> Pool<C> {
     pub fn new(config: PoolConfig, generation: u64) -> Self {
         Self {
             config,
-            state: State::Paused { cause: None },
+            state: PoolMode::Paused { cause: None },
             generation,
             next_id: 1,
             slots: Slots::new(),
@@ -129,7 +129,7 @@ impl<C> Pool<C> {
             let error = too_many(WAITERS_MAX);
             return Checkout::Refused(self.checkout_failed(error, CheckOutFailure::ConnectionError, Duration::ZERO));
         }
-        let waiter = self.waiters.ticket();
+        let waiter = self.waiters.next_waiter_id();
         self.waiters.insert(waiter, Waiter { since: now, deadline });
         self.fill(now);
         Checkout::Waiting(waiter)
@@ -155,7 +155,7 @@ impl<C> Pool<C> {
             _ if aborted => {
                 self.closed += 1;
                 self.slots.vacate(lease);
-                self.actions.push_back(Action::Close(lease, connection));
+                self.actions.push_back(PoolAction::Close(lease, connection));
             }
             Some(reason) => self.close(lease, connection, reason),
             None => {
@@ -171,7 +171,7 @@ impl<C> Pool<C> {
     #[inline]
     pub fn handle_checkin(&mut self, lease: Lease, connection: C, health: Health, now: Instant) {
         self.check_time(now);
-        let Some(Lent { since, interrupted, in_use }) = self.slots.take_lent(lease) else {
+        let Some(InUseConnection { since, interrupted, in_use }) = self.slots.take_in_use(lease) else {
             return self.disown(lease, connection);
         };
         if in_use {
@@ -186,7 +186,7 @@ impl<C> Pool<C> {
             (Health::Good | Health::ReplyOutstanding, None) if interrupted => self.close(lease, connection, CloseReason::Error),
             (Health::ReplyOutstanding, None) => {
                 self.slots.drain(lease, since, now, now + self.config.drain_limit);
-                self.actions.push_back(Action::Drain(lease, connection));
+                self.actions.push_back(PoolAction::Drain(lease, connection));
             }
             (Health::Good, None) => self.settle(lease, connection, now),
         }
@@ -196,13 +196,13 @@ impl<C> Pool<C> {
     /// The server has answered a check: connections may be opened and lent.
     pub fn handle_ready(&mut self, now: Instant) {
         match self.state {
-            State::Paused { .. } => {
-                self.state = State::Ready;
+            PoolMode::Paused { .. } => {
+                self.state = PoolMode::Ready;
                 self.refill_at = self.logins.paused_until(now);
                 self.event(|| PoolEvent::PoolReady);
                 self.fill(now);
             }
-            State::Ready | State::Closed { .. } => {}
+            PoolMode::Ready | PoolMode::Closed { .. } => {}
         }
     }
 
@@ -229,14 +229,14 @@ impl<C> Pool<C> {
         let is_late = |slot: &Slot<C>| matches!(slot, Slot::Opening { deadline: Some(deadline), .. } if *deadline <= now);
         let dials = self.abort(CloseReason::Error, is_late);
         let limit = self.config.open_timeout.unwrap_or_default();
-        self.actions.extend(dials.into_iter().map(|lease| Action::Interrupt(lease, opened_too_late(limit))));
+        self.actions.extend(dials.into_iter().map(|lease| PoolAction::Interrupt(lease, opened_too_late(limit))));
         self.end_late_drains(now);
         self.actions.extend(self.slots.look_for_unanswered(now));
         self.fill(now);
     }
 
     /// Takes the next wish.
-    pub fn poll_action(&mut self) -> Option<Action<C>> {
+    pub fn poll_action(&mut self) -> Option<PoolAction<C>> {
         self.actions.pop_front()
     }
 
@@ -262,7 +262,7 @@ impl<C> Pool<C> {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        matches!(self.state, State::Closed { .. })
+        matches!(self.state, PoolMode::Closed { .. })
     }
 
     /// Returns the limits that it was made with.
@@ -282,7 +282,7 @@ impl<C> Pool<C> {
             generation: self.generation,
             created: self.created,
             closed: self.closed,
-            ready: matches!(self.state, State::Ready),
+            ready: matches!(self.state, PoolMode::Ready),
         }
     }
 
@@ -295,7 +295,7 @@ impl<C> Pool<C> {
                 self.slots.lend(lease, now);
                 let duration = now.saturating_duration_since(asked.since);
                 self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration });
-                self.actions.push_back(Action::Deliver { waiter, lease, connection });
+                self.actions.push_back(PoolAction::Deliver { waiter, lease, connection });
             }
             None => self.slots.rest(lease, connection, now),
         }
@@ -311,24 +311,24 @@ impl<C> Pool<C> {
                 continue;
             }
             self.slots.lend(lease, now);
-            let look = (since + LOOK_AFTER < now).then(|| self.waiters.ticket());
-            if look.is_none() {
+            let liveness_check = (since + LOOK_AFTER < now).then(|| self.waiters.next_waiter_id());
+            if liveness_check.is_none() {
                 self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration: Duration::ZERO });
             }
             // Others may have been closed on the way to this one.
             if self.below_min() {
                 self.fill(now);
             }
-            return Some(Checkout::Lent { lease, connection, look });
+            return Some(Checkout::CheckedOut { lease, connection, liveness_check });
         }
     }
 
     /// Refuses whoever asks a pool that lends nothing.
     fn refusal(&mut self) -> Option<Error> {
         let (error, reason) = match &self.state {
-            State::Ready => return None,
-            State::Paused { cause } => (cleared(cause.as_ref()), CheckOutFailure::ConnectionError),
-            State::Closed { why } => (why.clone(), CheckOutFailure::PoolClosed),
+            PoolMode::Ready => return None,
+            PoolMode::Paused { cause } => (cleared(cause.as_ref()), CheckOutFailure::ConnectionError),
+            PoolMode::Closed { why } => (why.clone(), CheckOutFailure::PoolClosed),
         };
         Some(self.checkout_failed(error, reason, Duration::ZERO))
     }
@@ -337,7 +337,7 @@ impl<C> Pool<C> {
     #[inline]
     fn fill(&mut self, now: Instant) {
         self.end_pause(now);
-        if !matches!(self.state, State::Ready) {
+        if !matches!(self.state, PoolMode::Ready) {
             return;
         }
         let max = self.config.max_size.map_or(usize::MAX, |max| max as usize);
@@ -356,7 +356,7 @@ impl<C> Pool<C> {
             let deadline = self.config.open_timeout.map(|limit| now + limit);
             let lease = self.slots.open(id, self.generation, now, deadline);
             self.event(|| PoolEvent::ConnectionCreated { connection_id: id });
-            self.actions.push_back(Action::Open(lease));
+            self.actions.push_back(PoolAction::Open(lease));
         }
         if self.slots.draining > 0 {
             self.make_room(now);
@@ -367,7 +367,7 @@ impl<C> Pool<C> {
     }
 
     pub(super) fn below_min(&self) -> bool {
-        matches!(self.state, State::Ready) && self.slots.total() < self.config.min_size as usize
+        matches!(self.state, PoolMode::Ready) && self.slots.total() < self.config.min_size as usize
     }
 
     /// Counts the connections on their way to those who wait.
@@ -378,10 +378,10 @@ impl<C> Pool<C> {
     #[inline]
     fn obsolete(&self, lease: Lease) -> Option<CloseReason> {
         match self.state {
-            State::Closed { .. } => Some(CloseReason::PoolClosed),
-            State::Paused { .. } | State::Ready if lease.generation < self.current(lease) => Some(CloseReason::Stale),
-            State::Paused { .. } | State::Ready if !self.slots.trusts(lease) => Some(CloseReason::Idle),
-            State::Paused { .. } | State::Ready => None,
+            PoolMode::Closed { .. } => Some(CloseReason::PoolClosed),
+            PoolMode::Paused { .. } | PoolMode::Ready if lease.generation < self.current(lease) => Some(CloseReason::Stale),
+            PoolMode::Paused { .. } | PoolMode::Ready if !self.slots.trusts(lease) => Some(CloseReason::Idle),
+            PoolMode::Paused { .. } | PoolMode::Ready => None,
         }
     }
 
@@ -397,13 +397,13 @@ impl<C> Pool<C> {
         self.leave(lease);
         let error = self.cause_of(lease, reason);
         self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason, error });
-        self.actions.push_back(Action::Close(lease, connection));
+        self.actions.push_back(PoolAction::Close(lease, connection));
     }
 
     fn refuse(&mut self, id: WaiterId, error: Error, reason: CheckOutFailure, now: Instant) {
         if let Some(waiter) = self.waiters.remove(id) {
             let error = self.checkout_failed(error, reason, now.saturating_duration_since(waiter.since));
-            self.actions.push_back(Action::Refuse(id, error));
+            self.actions.push_back(PoolAction::Refuse(id, error));
         }
     }
 

@@ -15,14 +15,14 @@ mod timers;
 mod unanswered;
 mod waiters;
 
-pub use action::{Action, Checkout, Health, PoolConfig};
+pub use action::{Checkout, Health, PoolAction, PoolConfig};
 pub use event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
 pub use login::{LOGIN_PAUSE_MAX, LOGIN_PAUSE_MIN};
 pub use machine::Pool;
 pub use refusal::{closed, interrupted};
 pub use slots::Lease;
 pub use unanswered::UNANSWERED_AFTER;
-pub use waiters::{Place, Queue, WaiterId};
+pub use waiters::{Queue, QueuePosition, WaiterId};
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]

@@ -42,7 +42,7 @@ pub(super) struct Opening {
 }
 
 /// What is known of a connection that was lent, or whose late reply was being drained.
-pub(super) struct Lent {
+pub(super) struct InUseConnection {
     pub(super) since: Instant,
     pub(super) interrupted: bool,
     pub(super) in_use: bool,
@@ -145,13 +145,13 @@ impl<C> Slots<C> {
 
     /// Takes out a connection that is lent or drained; any other is left alone.
     #[inline]
-    pub(super) fn take_lent(&mut self, lease: Lease) -> Option<Lent> {
+    pub(super) fn take_in_use(&mut self, lease: Lease) -> Option<InUseConnection> {
         let lent = match self.table.get(lease.slot)? {
             Slot::InUse { lease: own, since, interrupted } if *own == lease => {
-                Lent { since: *since, interrupted: *interrupted, in_use: true }
+                InUseConnection { since: *since, interrupted: *interrupted, in_use: true }
             }
             Slot::Draining { lease: own, since, interrupted, .. } if *own == lease => {
-                Lent { since: *since, interrupted: *interrupted, in_use: false }
+                InUseConnection { since: *since, interrupted: *interrupted, in_use: false }
             }
             Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } | Slot::InUse { .. } | Slot::Draining { .. } => return None,
         };

@@ -47,13 +47,13 @@ impl Bench {
     fn wait_until(&mut self, limit: Option<Duration>) -> WaiterId {
         match self.pool.handle_checkout(Deadline::maybe("waitQueueTimeoutMS", limit, self.now), self.now) {
             Checkout::Waiting(waiter) => waiter,
-            other @ (Checkout::Lent { .. } | Checkout::Refused(_)) => panic!("{other:?}"),
+            other @ (Checkout::CheckedOut { .. } | Checkout::Refused(_)) => panic!("{other:?}"),
         }
     }
 
     fn lent(&mut self) -> (Lease, Number, Option<WaiterId>) {
         match self.pool.handle_checkout(None, self.now) {
-            Checkout::Lent { lease, connection, look } => (lease, connection, look),
+            Checkout::CheckedOut { lease, connection, liveness_check } => (lease, connection, liveness_check),
             other @ (Checkout::Waiting(_) | Checkout::Refused(_)) => panic!("{other:?}"),
         }
     }
@@ -61,11 +61,11 @@ impl Bench {
     fn refused(&mut self) -> Error {
         match self.pool.handle_checkout(None, self.now) {
             Checkout::Refused(error) => error,
-            other @ (Checkout::Lent { .. } | Checkout::Waiting(_)) => panic!("{other:?}"),
+            other @ (Checkout::CheckedOut { .. } | Checkout::Waiting(_)) => panic!("{other:?}"),
         }
     }
 
-    fn actions(&mut self) -> Vec<Action<Number>> {
+    fn actions(&mut self) -> Vec<PoolAction<Number>> {
         std::iter::from_fn(|| self.pool.poll_action()).collect()
     }
 
@@ -74,7 +74,7 @@ impl Bench {
     }
 
     fn opens(&mut self) -> Vec<Lease> {
-        self.actions().iter().filter_map(|action| if let Action::Open(lease) = action { Some(*lease) } else { None }).collect()
+        self.actions().iter().filter_map(|action| if let PoolAction::Open(lease) = action { Some(*lease) } else { None }).collect()
     }
 
     /// Lends a fresh connection to one caller.
@@ -98,15 +98,15 @@ impl Bench {
     }
 }
 
-fn describe(action: &Action<Number>) -> String {
+fn describe(action: &PoolAction<Number>) -> String {
     match action {
-        Action::Open(lease) => format!("open {}", lease.id),
-        Action::Close(_, connection) => format!("close {connection}"),
-        Action::Deliver { waiter, connection, .. } => format!("deliver {connection} to {}", waiter.0),
-        Action::Refuse(waiter, error) => format!("refuse {} {:?}", waiter.0, error.kind()),
-        Action::Interrupt(lease, _) => format!("interrupt {}", lease.id),
-        Action::Drain(_, connection) => format!("drain {connection}"),
-        Action::Unanswered => "unanswered".to_owned(),
+        PoolAction::Open(lease) => format!("open {}", lease.id),
+        PoolAction::Close(_, connection) => format!("close {connection}"),
+        PoolAction::Deliver { waiter, connection, .. } => format!("deliver {connection} to {}", waiter.0),
+        PoolAction::Refuse(waiter, error) => format!("refuse {} {:?}", waiter.0, error.kind()),
+        PoolAction::Interrupt(lease, _) => format!("interrupt {}", lease.id),
+        PoolAction::Drain(_, connection) => format!("drain {connection}"),
+        PoolAction::Unanswered => "unanswered".to_owned(),
     }
 }
 
@@ -215,7 +215,7 @@ fn pause_after_a_failure_ends_though_no_timer_ran() {
         bench.pool.handle_opened(opens[0], number, bench.now);
     }
     for _ in 0..2 {
-        let Checkout::Lent { lease, connection, .. } = bench.pool.handle_checkout(None, bench.now) else { panic!("two are idle") };
+        let Checkout::CheckedOut { lease, connection, .. } = bench.pool.handle_checkout(None, bench.now) else { panic!("two are idle") };
         lent.push((lease, connection));
     }
     bench.wait();
@@ -280,7 +280,7 @@ fn waiter_times_out_exactly_and_says_why() {
     assert_eq!(bench.text(), "");
     bench.later(ms(1));
     match bench.actions().as_slice() {
-        [Action::Refuse(WaiterId(1), error)] => {
+        [PoolAction::Refuse(WaiterId(1), error)] => {
             let text = error.to_string();
             assert!(
                 text.contains("connection pool, after 100 ms")
@@ -333,9 +333,9 @@ fn closing_of_what_failed_is_told_with_the_cause() {
     let five = bench.lend_new();
     bench.pool.handle_checkin(five, 5, Health::Good, bench.now);
     bench.now += ms(1001);
-    let (lease, connection, look) = bench.lent();
-    let place = Place { ticket: look.expect("looked at"), asked_at: bench.now, deadline: None };
-    assert!(matches!(bench.pool.handle_dead_on_look(lease, connection, place, bench.now), Checkout::Waiting(_)));
+    let (lease, connection, liveness_check) = bench.lent();
+    let place = QueuePosition { waiter: liveness_check.expect("looked at"), requested_at: bench.now, deadline: None };
+    assert!(matches!(bench.pool.handle_liveness_check_failed(lease, connection, place, bench.now), Checkout::Waiting(_)));
     assert_eq!(closed(&mut bench), [(5, CloseReason::Error, Some(ErrorKind::Closed))]);
     let six = bench.opens()[0];
     bench.pool.handle_opened(six, 6, bench.now);
@@ -367,23 +367,23 @@ fn dial_that_goes_to_an_earlier_caller_no_longer_spares_a_later_one() {
         let two = bench.lend_new();
         bench.pool.handle_checkin(two, 2, Health::Good, bench.now);
         bench.now += ms(1001);
-        let (lease, connection, look) = bench.lent();
-        let earlier = Place { ticket: look.expect("looked at"), asked_at: bench.now, deadline: None };
+        let (lease, connection, liveness_check) = bench.lent();
+        let earlier = QueuePosition { waiter: liveness_check.expect("looked at"), requested_at: bench.now, deadline: None };
         let later = bench.wait_until(Some(ms(100)));
         let dial = bench.opens()[0];
         bench.later(ms(100));
         assert_eq!((bench.text(), bench.pool.stats().waiting), (String::new(), 1), "a connection is on its way");
-        let back = bench.pool.handle_dead_on_look(lease, connection, earlier, bench.now);
+        let back = bench.pool.handle_liveness_check_failed(lease, connection, earlier, bench.now);
         assert!(matches!(back, Checkout::Waiting(waiter) if waiter < later));
         if room {
             assert_eq!(bench.text(), "close 2 open 4", "each has one on its way");
             bench.pool.handle_opened(dial, 3, bench.now);
-            assert_eq!(bench.text(), format!("deliver 3 to {}", earlier.ticket.0));
+            assert_eq!(bench.text(), format!("deliver 3 to {}", earlier.waiter.0));
         } else {
             assert_eq!(bench.text(), format!("close 2 refuse {} Timeout", later.0));
             bench.pool.handle_opened(dial, 3, bench.now);
             bench.pool.handle_checkin(one, 1, Health::Good, bench.now);
-            assert_eq!(bench.text(), format!("deliver 3 to {}", earlier.ticket.0));
+            assert_eq!(bench.text(), format!("deliver 3 to {}", earlier.waiter.0));
         }
     }
 }
@@ -398,14 +398,14 @@ fn newest_idle_connection_is_lent_and_old_ones_are_looked_at() {
     bench.now += ms(1000);
     assert_eq!(bench.lent(), (one, 1, None));
     bench.now += ms(1);
-    let (lease, connection, look) = bench.lent();
+    let (lease, connection, liveness_check) = bench.lent();
     assert_eq!(connection, 2);
     let later = bench.wait();
-    let ticket = look.expect("looked at");
-    let place = Place { ticket, asked_at: bench.now, deadline: None };
-    match bench.pool.handle_dead_on_look(lease, connection, place, bench.now) {
+    let waiter = liveness_check.expect("looked at");
+    let place = QueuePosition { waiter, requested_at: bench.now, deadline: None };
+    match bench.pool.handle_liveness_check_failed(lease, connection, place, bench.now) {
         Checkout::Waiting(waiter) => assert!(waiter < later, "the place in the queue is kept"),
-        other @ (Checkout::Lent { .. } | Checkout::Refused(_)) => panic!("{other:?}"),
+        other @ (Checkout::CheckedOut { .. } | Checkout::Refused(_)) => panic!("{other:?}"),
     }
     assert_eq!(bench.text(), "close 2 open 3");
 }
@@ -418,7 +418,7 @@ fn clear_refuses_waiters_at_once_and_makes_the_rest_stale() {
     let open = bench.opens()[0];
     bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "reset"), false, bench.now);
     match bench.actions().as_slice() {
-        [Action::Refuse(_, error), Action::Interrupt(..)] => assert!(error.to_string().contains("reset"), "{error}"),
+        [PoolAction::Refuse(_, error), PoolAction::Interrupt(..)] => assert!(error.to_string().contains("reset"), "{error}"),
         other => panic!("{other:?}"),
     }
     bench.pool.handle_ready(bench.now);
@@ -538,9 +538,12 @@ fn min_size_is_kept_when_the_dead_are_passed_over_for_one_that_is_lent() {
     // Perished ones are found on the way to a connection, dead ones by a look at it.
     bench.pool.record_events(true);
     bench.later(ms(1001));
-    let (dead, connection, look) = bench.lent();
-    let place = Place { ticket: look.expect("looked at"), asked_at: bench.now, deadline: None };
-    assert!(matches!(bench.pool.handle_dead_on_look(dead, connection, place, bench.now), Checkout::Lent { connection: 1, .. }));
+    let (dead, connection, liveness_check) = bench.lent();
+    let place = QueuePosition { waiter: liveness_check.expect("looked at"), requested_at: bench.now, deadline: None };
+    assert!(matches!(
+        bench.pool.handle_liveness_check_failed(dead, connection, place, bench.now),
+        Checkout::CheckedOut { connection: 1, .. }
+    ));
     assert_eq!(bench.text(), "close 2 open 3");
     assert_eq!(bench.pool.poll_timeout().map(|(at, _)| at > bench.now), Some(true));
 }
@@ -823,7 +826,7 @@ fn random_sequences_keep_the_promises() {
             match random.random_range(0..12) {
                 0..3 => {
                     match bench.pool.handle_checkout(Deadline::maybe("w", Some(ms(random.random_range(1..4000))), bench.now), bench.now) {
-                        Checkout::Lent { lease, .. } => {
+                        Checkout::CheckedOut { lease, .. } => {
                             assert!(
                                 ready && lease.generation == generation,
                                 "seed {seed} step {step}: only current connections of a ready pool"
@@ -869,19 +872,19 @@ fn random_sequences_keep_the_promises() {
             }
             for action in bench.actions() {
                 match action {
-                    Action::Open(lease) => opening.push(lease),
-                    Action::Deliver { waiter, lease, .. } => {
+                    PoolAction::Open(lease) => opening.push(lease),
+                    PoolAction::Deliver { waiter, lease, .. } => {
                         assert_eq!(waiting.iter().min(), Some(&waiter), "seed {seed} step {step}: nobody is passed");
                         assert_eq!(lease.generation, generation, "seed {seed} step {step}");
                         waiting.retain(|other| *other != waiter);
                         lent.push(lease);
                     }
-                    Action::Refuse(waiter, _) => {
+                    PoolAction::Refuse(waiter, _) => {
                         assert!(waiting.contains(&waiter), "seed {seed} step {step}: refused once");
                         waiting.retain(|other| *other != waiter);
                     }
-                    Action::Drain(lease, _) => draining.push(lease),
-                    Action::Close(..) | Action::Interrupt(..) | Action::Unanswered => {}
+                    PoolAction::Drain(lease, _) => draining.push(lease),
+                    PoolAction::Close(..) | PoolAction::Interrupt(..) | PoolAction::Unanswered => {}
                 }
             }
             let stats = bench.pool.stats();

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::action::Action;
+use super::action::PoolAction;
 use super::slots::{Slot, Slots};
 
 /// After how long a command counts as unanswered: few take longer.
@@ -37,7 +37,7 @@ impl<C> Slots<C> {
     }
 
     /// Looks for a connection that was lent long ago, if it is time for that, and sets the time of the next look.
-    pub(super) fn look_for_unanswered<T>(&mut self, now: Instant) -> Option<Action<T>> {
+    pub(super) fn look_for_unanswered<T>(&mut self, now: Instant) -> Option<PoolAction<T>> {
         self.unanswered_due().filter(|(due, _)| *due <= now)?;
         let lent = self.iter().filter_map(|(_, slot)| match slot {
             Slot::InUse { since, interrupted: false, .. } | Slot::Draining { since, interrupted: false, .. } => Some(*since),
@@ -46,7 +46,7 @@ impl<C> Slots<C> {
         let oldest_due = lent.min().map(|since| since + UNANSWERED_AFTER);
         let is_late = oldest_due.is_some_and(|due| due <= now);
         self.unanswered.due = oldest_due.map(|due| if is_late { now + UNANSWERED_AFTER } else { due });
-        is_late.then_some(Action::Unanswered)
+        is_late.then_some(PoolAction::Unanswered)
     }
 }
 

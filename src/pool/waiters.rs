@@ -1,6 +1,6 @@
 //! Who waits for a connection, and until when?
 //!
-//! First come, first served: a caller's ticket is its place in the queue.
+//! First come, first served: a caller's waiter is its place in the queue.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
@@ -13,11 +13,11 @@ pub struct WaiterId(pub u64);
 
 /// Is the place in the queue of a caller whose connection is being looked at.
 #[derive(Clone, Copy, Debug)]
-pub struct Place {
-    /// Its ticket.
-    pub ticket: WaiterId,
+pub struct QueuePosition {
+    /// Its waiter.
+    pub waiter: WaiterId,
     /// When it came.
-    pub asked_at: Instant,
+    pub requested_at: Instant,
     /// Until when it waits.
     pub deadline: Option<Deadline>,
 }
@@ -79,7 +79,7 @@ impl<T> Queue<T> {
         self.places.get(self.find(id).ok()?)?.1.as_ref()
     }
 
-    /// Lets a caller wait in the place of its ticket, which nobody has.
+    /// Lets a caller wait in the place of its waiter, which nobody has.
     pub fn insert(&mut self, id: WaiterId, value: T) {
         let place = (id, Some(value));
         match self.places.back() {
@@ -119,7 +119,7 @@ impl<T> Queue<T> {
 
 impl Waiters {
     /// Gives out the next place in the queue.
-    pub(super) fn ticket(&mut self) -> WaiterId {
+    pub(super) fn next_waiter_id(&mut self) -> WaiterId {
         self.next += 1;
         WaiterId(self.next - 1)
     }

@@ -10,7 +10,7 @@ use bson::{Binary, Bson, Document, doc};
 use super::call::{Call, binary, integer, truth};
 use super::cluster::{At, Cluster};
 use super::failpoint::FailPoint;
-use super::failure::{Failure, code};
+use super::failure::{CommandRefusal, code};
 use super::member::{Life, Login, Role};
 use super::scram_server::{Step, USERS_DATABASE};
 
@@ -31,7 +31,7 @@ impl Cluster {
         self.users.bar(name, false);
     }
 
-    pub(super) fn run_other(&mut self, at: At, database: &str, call: &mut Call, now: Instant) -> Result<Document, Failure> {
+    pub(super) fn run_other(&mut self, at: At, database: &str, call: &mut Call, now: Instant) -> Result<Document, CommandRefusal> {
         match call.name.as_str() {
             "saslStart" => self.begin_login(at, database, &call.body),
             "saslContinue" => self.continue_login(at, &call.body),
@@ -64,9 +64,9 @@ impl Cluster {
     }
 
     /// Begins a login, from `saslStart` or from `speculativeAuthenticate`.
-    pub(super) fn begin_login(&mut self, at: At, database: &str, command: &Document) -> Result<Document, Failure> {
+    pub(super) fn begin_login(&mut self, at: At, database: &str, command: &Document) -> Result<Document, CommandRefusal> {
         if database != USERS_DATABASE {
-            return Err(Failure::new(code::AUTHENTICATION_FAILED, "Authentication failed."));
+            return Err(CommandRefusal::new(code::AUTHENTICATION_FAILED, "Authentication failed."));
         }
         let mechanism = command.get_str("mechanism").unwrap_or_default();
         let options = command.get_document("options").ok();
@@ -79,8 +79,8 @@ impl Cluster {
         Ok(sasl_reply(false, reply))
     }
 
-    fn continue_login(&mut self, at: At, command: &Document) -> Result<Document, Failure> {
-        let nothing = || Failure::new(code::ILLEGAL_OPERATION, "No SASL session state found");
+    fn continue_login(&mut self, at: At, command: &Document) -> Result<Document, CommandRefusal> {
+        let nothing = || CommandRefusal::new(code::ILLEGAL_OPERATION, "No SASL session state found");
         let connection = self.connection(at).ok_or_else(nothing)?;
         let Login::Conversing(conversation) = std::mem::replace(&mut connection.login, Login::Anonymous) else {
             return Err(nothing());
@@ -96,12 +96,12 @@ impl Cluster {
         Ok(sasl_reply(done, reply))
     }
 
-    fn run_step_down(&mut self, at: At, call: &Call, now: Instant) -> Result<Document, Failure> {
+    fn run_step_down(&mut self, at: At, call: &Call, now: Instant) -> Result<Document, CommandRefusal> {
         if !self.is_set() {
-            return Err(Failure::new(code::NO_REPLICATION_ENABLED, "not running with --replSet"));
+            return Err(CommandRefusal::new(code::NO_REPLICATION_ENABLED, "not running with --replSet"));
         }
         if self.primary() != Some(at.member) {
-            return Err(Failure::new(code::NOT_WRITABLE_PRIMARY, "not primary so can't step down"));
+            return Err(CommandRefusal::new(code::NOT_WRITABLE_PRIMARY, "not primary so can't step down"));
         }
         let seconds = call.body.get("replSetStepDown").and_then(integer).filter(|seconds| *seconds > 0);
         let seconds = seconds.unwrap_or(STEP_DOWN_SECONDS).min(STEP_DOWN_SECONDS_MAX);
@@ -117,9 +117,9 @@ impl Cluster {
         doc! { "authInfo": { "authenticatedUsers": users, "authenticatedUserRoles": roles }, "ok": 1.0 }
     }
 
-    fn status(&mut self, at: At, now: Instant) -> Result<Document, Failure> {
+    fn status(&mut self, at: At, now: Instant) -> Result<Document, CommandRefusal> {
         let Some(set_name) = self.config.set_name.clone() else {
-            return Err(Failure::new(code::NO_REPLICATION_ENABLED, "not running with --replSet"));
+            return Err(CommandRefusal::new(code::NO_REPLICATION_ENABLED, "not running with --replSet"));
         };
         let state = |role: Role| match role {
             Role::Primary => (1, "PRIMARY"),
@@ -163,7 +163,7 @@ fn sasl_reply(done: bool, payload: Vec<u8>) -> Document {
     doc! { "conversationId": 1, "done": done, "payload": payload, "ok": 1.0 }
 }
 
-fn payload(command: &Document) -> Result<Vec<u8>, Failure> {
+fn payload(command: &Document) -> Result<Vec<u8>, CommandRefusal> {
     let payload = command.get("payload").and_then(binary).map(<[u8]>::to_vec);
-    payload.ok_or_else(|| Failure::new(code::TYPE_MISMATCH, "payload is no binary value"))
+    payload.ok_or_else(|| CommandRefusal::new(code::TYPE_MISMATCH, "payload is no binary value"))
 }

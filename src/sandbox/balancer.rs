@@ -7,7 +7,7 @@ use bson::{Document, doc};
 
 use super::call::{Call, truth};
 use super::cluster::{At, Cluster};
-use super::failure::{Failure, code};
+use super::failure::{CommandRefusal, code};
 use super::member::Life;
 
 impl Cluster {
@@ -29,7 +29,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`code::LOAD_BALANCER_SUPPORT_MISMATCH`] if the client does not know of the load balancer, as mongos has it.
-    pub(super) fn ask_service(&mut self, at: At, call: &Call) -> Result<(), Failure> {
+    pub(super) fn ask_service(&mut self, at: At, call: &Call) -> Result<(), CommandRefusal> {
         if !self.config.load_balanced {
             return Ok(());
         }
@@ -38,7 +38,7 @@ impl Cluster {
             Some(connection) if asked || connection.knows_service => connection.knows_service = true,
             Some(_) | None => {
                 let text = "the client came through a load balancer, and does not know that";
-                return Err(Failure::new(code::LOAD_BALANCER_SUPPORT_MISMATCH, text));
+                return Err(CommandRefusal::new(code::LOAD_BALANCER_SUPPORT_MISMATCH, text));
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use bson::{Bson, Document, doc};
 
 use super::call::{Call, integer, truth};
 use super::cluster::{At, Cluster};
-use super::failure::{Failure, code};
+use super::failure::{CommandRefusal, code};
 use super::hello::WRITE_BATCH_MAX;
 use super::query::{Filter, Sort};
 use super::retried::Retried;
@@ -30,7 +30,7 @@ struct Tally {
 }
 
 impl Cluster {
-    pub(super) fn run_write(&mut self, database: &str, call: &mut Call, now: Instant) -> Result<Document, Failure> {
+    pub(super) fn run_write(&mut self, database: &str, call: &mut Call, now: Instant) -> Result<Document, CommandRefusal> {
         let namespace = namespace(database, call, &call.name)?;
         let ticket = Retried::ticket(call)?;
         if let Some(ticket) = &ticket
@@ -54,7 +54,7 @@ impl Cluster {
         Ok(reply)
     }
 
-    pub(super) fn run_read(&mut self, at: At, database: &str, call: &mut Call, now: Instant) -> Result<Document, Failure> {
+    pub(super) fn run_read(&mut self, at: At, database: &str, call: &mut Call, now: Instant) -> Result<Document, CommandRefusal> {
         match call.name.as_str() {
             "find" => self.find(at, database, call, now),
             "getMore" => self.get_more(at, database, call, now),
@@ -64,7 +64,7 @@ impl Cluster {
         }
     }
 
-    fn insert(&mut self, namespace: &str, call: &mut Call) -> Result<Document, Failure> {
+    fn insert(&mut self, namespace: &str, call: &mut Call) -> Result<Document, CommandRefusal> {
         let documents = statements(call, "documents")?;
         let ordered = call.body.get("ordered").is_none_or(truth);
         let mut inserted = 0;
@@ -84,7 +84,7 @@ impl Cluster {
         Ok(tally.into_reply(false))
     }
 
-    fn update(&mut self, namespace: &str, call: &mut Call) -> Result<Document, Failure> {
+    fn update(&mut self, namespace: &str, call: &mut Call) -> Result<Document, CommandRefusal> {
         let updates = statements(call, "updates")?;
         let ordered = call.body.get("ordered").is_none_or(truth);
         let mut tally = Tally::default();
@@ -99,10 +99,10 @@ impl Cluster {
         Ok(tally.into_reply(true))
     }
 
-    fn update_one(&mut self, namespace: &str, index: usize, update: &Document, tally: &mut Tally) -> Result<(), Failure> {
+    fn update_one(&mut self, namespace: &str, index: usize, update: &Document, tally: &mut Tally) -> Result<(), CommandRefusal> {
         let empty = Document::new();
         let filter = Filter::parse(update.get_document("q").unwrap_or(&empty))?;
-        let change = update.get_document("u").map_err(|_| Failure::unserved("an update that is no document"))?;
+        let change = update.get_document("u").map_err(|_| CommandRefusal::unserved("an update that is no document"))?;
         let multi = update.get("multi").is_some_and(truth);
         let mut places = self.store.select(namespace, &filter, None);
         if !multi {
@@ -129,7 +129,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn delete(&mut self, namespace: &str, call: &mut Call) -> Result<Document, Failure> {
+    fn delete(&mut self, namespace: &str, call: &mut Call) -> Result<Document, CommandRefusal> {
         let mut tally = Tally::default();
         let ordered = call.body.get("ordered").is_none_or(truth);
         let empty = Document::new();
@@ -156,21 +156,21 @@ impl Cluster {
         Ok(tally.into_reply(false))
     }
 
-    fn drop_collection(&mut self, namespace: &str) -> Result<Document, Failure> {
+    fn drop_collection(&mut self, namespace: &str) -> Result<Document, CommandRefusal> {
         if self.store.drop_collection(namespace) {
             Ok(doc! { "nIndexesWas": 1, "ns": namespace, "ok": 1.0 })
         } else {
-            Err(Failure::new(code::NAMESPACE_NOT_FOUND, "ns not found"))
+            Err(CommandRefusal::new(code::NAMESPACE_NOT_FOUND, "ns not found"))
         }
     }
 
-    fn find(&mut self, at: At, database: &str, call: &Call, now: Instant) -> Result<Document, Failure> {
+    fn find(&mut self, at: At, database: &str, call: &Call, now: Instant) -> Result<Document, CommandRefusal> {
         let namespace = namespace(database, call, "find")?;
         for field in ["projection", "collation", "min", "max", "awaitData", "returnKey", "showRecordId"] {
             let asked =
                 call.body.get(field).is_some_and(|value| truth(value) || value.as_document().is_some_and(|value| !value.is_empty()));
             if asked {
-                return Err(Failure::unserved(format_args!("{field:?} of find")));
+                return Err(CommandRefusal::unserved(format_args!("{field:?} of find")));
             }
         }
         let empty = Document::new();
@@ -198,23 +198,24 @@ impl Cluster {
         Ok(doc! { "cursor": { "firstBatch": first, "id": id, "ns": namespace }, "ok": 1.0 })
     }
 
-    fn get_more(&mut self, at: At, database: &str, call: &Call, now: Instant) -> Result<Document, Failure> {
-        let id = call.body.get("getMore").and_then(integer).ok_or_else(|| Failure::new(code::TYPE_MISMATCH, "getMore is no number"))?;
+    fn get_more(&mut self, at: At, database: &str, call: &Call, now: Instant) -> Result<Document, CommandRefusal> {
+        let id =
+            call.body.get("getMore").and_then(integer).ok_or_else(|| CommandRefusal::new(code::TYPE_MISMATCH, "getMore is no number"))?;
         let namespace = namespace(database, call, "collection")?;
         let batch = size(call, "batchSize")?.filter(|batch| *batch > 0).unwrap_or(usize::MAX);
-        let unknown = || Failure::new(code::CURSOR_NOT_FOUND, format!("cursor id {id} not found"));
+        let unknown = || CommandRefusal::new(code::CURSOR_NOT_FOUND, format!("cursor id {id} not found"));
         let member = self.members.get_mut(at.member).ok_or_else(unknown)?;
         let mut cursor = member.cursors.take(id).ok_or_else(unknown)?;
         if cursor.namespace != namespace {
             let text =
                 format!("Requested getMore on namespace '{namespace}', but cursor belongs to a different namespace {}", cursor.namespace);
             member.cursors.put_back(id, cursor, now);
-            return Err(Failure::new(code::UNAUTHORIZED, text));
+            return Err(CommandRefusal::new(code::UNAUTHORIZED, text));
         }
         if cursor.session.as_deref() != call.session() {
             let text = format!("Cannot run getMore on cursor {id}, which was created in another session");
             member.cursors.put_back(id, cursor, now);
-            return Err(Failure::new(code::CURSOR_IN_ANOTHER_SESSION, text));
+            return Err(CommandRefusal::new(code::CURSOR_IN_ANOTHER_SESSION, text));
         }
         if let Some(tail) = &mut cursor.tail {
             let found = self.store.select(&namespace, &tail.filter, None);
@@ -229,8 +230,8 @@ impl Cluster {
         Ok(doc! { "cursor": { "nextBatch": next, "id": if open { id } else { 0 }, "ns": namespace }, "ok": 1.0 })
     }
 
-    fn kill_cursors(&mut self, at: At, call: &Call) -> Result<Document, Failure> {
-        let ids = call.body.get_array("cursors").map_err(|_| Failure::new(code::TYPE_MISMATCH, "cursors is no array"))?;
+    fn kill_cursors(&mut self, at: At, call: &Call) -> Result<Document, CommandRefusal> {
+        let ids = call.body.get_array("cursors").map_err(|_| CommandRefusal::new(code::TYPE_MISMATCH, "cursors is no array"))?;
         let (mut killed, mut missing) = (Vec::new(), Vec::new());
         for id in ids.iter().filter_map(integer) {
             let found = self.members.get_mut(at.member).is_some_and(|member| member.cursors.take(id).is_some());
@@ -240,7 +241,7 @@ impl Cluster {
         Ok(doc! { "cursorsKilled": killed, "cursorsNotFound": missing, "cursorsAlive": none.clone(), "cursorsUnknown": none, "ok": 1.0 })
     }
 
-    fn count(&self, database: &str, call: &Call) -> Result<Document, Failure> {
+    fn count(&self, database: &str, call: &Call) -> Result<Document, CommandRefusal> {
         let namespace = namespace(database, call, "count")?;
         let empty = Document::new();
         let filter = Filter::parse(call.body.get_document("query").unwrap_or(&empty))?;
@@ -289,7 +290,7 @@ impl Cluster {
 }
 
 impl Tally {
-    fn fail(&mut self, index: usize, failure: &Failure) {
+    fn fail(&mut self, index: usize, failure: &CommandRefusal) {
         self.errors.push(doc! { "index": count(index), "code": failure.code, "errmsg": failure.message.as_str() });
     }
 
@@ -310,18 +311,18 @@ impl Tally {
 }
 
 /// Takes the statements of a write, in the number that is allowed.
-fn statements(call: &mut Call, key: &str) -> Result<Vec<Document>, Failure> {
+fn statements(call: &mut Call, key: &str) -> Result<Vec<Document>, CommandRefusal> {
     let text = format!("BSON field '{key}' is missing or no list of documents");
-    let statements = call.take_documents(key).ok_or_else(|| Failure::new(code::TYPE_MISMATCH, text))?;
+    let statements = call.take_documents(key).ok_or_else(|| CommandRefusal::new(code::TYPE_MISMATCH, text))?;
     if statements.is_empty() || statements.len() > WRITE_BATCH_MAX {
         let text = format!("Write batch sizes must be between 1 and {WRITE_BATCH_MAX}. Got {} operations.", statements.len());
-        return Err(Failure::new(code::INVALID_LENGTH, text));
+        return Err(CommandRefusal::new(code::INVALID_LENGTH, text));
     }
     Ok(statements)
 }
 
 /// Applies an update: a whole document, or `$set`, `$unset`, `$inc` and `$setOnInsert` on top-level fields.
-fn changed(before: &Document, change: &Document) -> Result<Document, Failure> {
+fn changed(before: &Document, change: &Document) -> Result<Document, CommandRefusal> {
     if !change.keys().next().is_some_and(|key| key.starts_with('$')) {
         let mut after = Document::new();
         if let Some(id) = before.get("_id") {
@@ -332,10 +333,10 @@ fn changed(before: &Document, change: &Document) -> Result<Document, Failure> {
     }
     let mut after = before.clone();
     for (operator, fields) in change {
-        let fields = fields.as_document().ok_or_else(|| Failure::bad_value(format!("{operator} needs a document")))?;
+        let fields = fields.as_document().ok_or_else(|| CommandRefusal::bad_value(format!("{operator} needs a document")))?;
         for (field, value) in fields {
             if field.contains('.') {
-                return Err(Failure::unserved(format_args!("the nested field {field:?} in an update")));
+                return Err(CommandRefusal::unserved(format_args!("the nested field {field:?} in an update")));
             }
             match operator.as_str() {
                 "$set" => drop(after.insert(field.clone(), value.clone())),
@@ -343,12 +344,13 @@ fn changed(before: &Document, change: &Document) -> Result<Document, Failure> {
                 "$inc" => {
                     let old = after.get(field).map_or(Some(0), integer);
                     let sum = old.zip(integer(value)).and_then(|(old, step)| old.checked_add(step));
-                    let sum = sum.ok_or_else(|| Failure::new(code::TYPE_MISMATCH, "Cannot apply $inc to what is no whole number"))?;
+                    let sum =
+                        sum.ok_or_else(|| CommandRefusal::new(code::TYPE_MISMATCH, "Cannot apply $inc to what is no whole number"))?;
                     after.insert(field.clone(), i32::try_from(sum).map_or(Bson::Int64(sum), Bson::Int32));
                 }
                 "$setOnInsert" if before.contains_key("_id") => {}
                 "$setOnInsert" => drop(after.insert(field.clone(), value.clone())),
-                _ => return Err(Failure::unserved(format_args!("the update operator {operator}"))),
+                _ => return Err(CommandRefusal::unserved(format_args!("the update operator {operator}"))),
             }
         }
     }
@@ -356,19 +358,19 @@ fn changed(before: &Document, change: &Document) -> Result<Document, Failure> {
 }
 
 /// Reads the collection's name from an argument.
-fn namespace(database: &str, call: &Call, key: &str) -> Result<String, Failure> {
+fn namespace(database: &str, call: &Call, key: &str) -> Result<String, CommandRefusal> {
     let collection = call.body.get_str(key).unwrap_or_default();
     if collection.is_empty() || collection.contains('\0') {
-        return Err(Failure::new(code::INVALID_NAMESPACE, format!("collection name has invalid type or is empty in {key:?}")));
+        return Err(CommandRefusal::new(code::INVALID_NAMESPACE, format!("collection name has invalid type or is empty in {key:?}")));
     }
     Ok(format!("{database}.{collection}"))
 }
 
 /// Reads an argument that is a number of things.
-fn size(call: &Call, key: &str) -> Result<Option<usize>, Failure> {
+fn size(call: &Call, key: &str) -> Result<Option<usize>, CommandRefusal> {
     let Some(value) = call.body.get(key) else { return Ok(None) };
     let number = integer(value).and_then(|number| usize::try_from(number).ok());
-    number.map(Some).ok_or_else(|| Failure::bad_value(format!("BSON field '{key}' must be a whole number >= 0")))
+    number.map(Some).ok_or_else(|| CommandRefusal::bad_value(format!("BSON field '{key}' must be a whole number >= 0")))
 }
 
 fn count(number: usize) -> i32 {

@@ -11,10 +11,10 @@ use bson::{Binary, Document, RawDocumentBuf, doc, rawdoc};
 use super::call::{Answer, Call, Form};
 use super::cluster::{Action, At, Cluster};
 use super::failpoint::Verdict;
-use super::failure::{Failure, code};
+use super::failure::{CommandRefusal, code};
 use super::member::{Activity, Awaiting, Role};
 use crate::wire::legacy::encode_reply;
-use crate::wire::{COMMAND_OVERHEAD_MAX, DOCUMENT_SIZE_MAX, Flags, Frame, Outgoing, Request, encode_message};
+use crate::wire::{COMMAND_OVERHEAD_MAX, DOCUMENT_SIZE_MAX, Flags, Frame, Request, WriteBuffer, encode_message};
 
 /// Is what a command leads to.
 pub(super) enum Outcome {
@@ -64,7 +64,7 @@ impl Cluster {
             Form::Legacy => encode_reply(&mut bytes, number, answer.to, &body),
             Form::Message | Form::Exhaust | Form::Silent => {
                 let flags = if more { Flags::MORE_TO_COME } else { Flags::default() };
-                let mut out = Outgoing::default();
+                let mut out = WriteBuffer::default();
                 encode_message(&mut out, number, answer.to, flags, &Request::from(body), |_| {});
                 bytes = out.to_bytes();
             }
@@ -152,7 +152,7 @@ impl Cluster {
         self.reply(at, answer, false, document, now);
     }
 
-    fn refuse(&self, at: At, failure: Failure, retryable: bool) -> Document {
+    fn refuse(&self, at: At, failure: CommandRefusal, retryable: bool) -> Document {
         let state_change = failure.is_state_change();
         let mut document = failure.into_document(retryable);
         if state_change && let Some(version) = self.topology_version(at.member) {
@@ -161,28 +161,28 @@ impl Cluster {
         document
     }
 
-    fn execute(&mut self, at: At, call: &mut Call, now: Instant) -> Result<Outcome, Failure> {
+    fn execute(&mut self, at: At, call: &mut Call, now: Instant) -> Result<Outcome, CommandRefusal> {
         if matches!(call.name.as_str(), "hello" | "isMaster" | "ismaster") {
             return self.run_hello(at, call, now);
         }
         if call.answer.form == Form::Legacy {
             let text = format!("Unsupported OP_QUERY command: {}. The client driver may require an upgrade.", call.name);
-            return Err(Failure::new(code::UNSUPPORTED_OP_QUERY, text));
+            return Err(CommandRefusal::new(code::UNSUPPORTED_OP_QUERY, text));
         }
         let size_max = usize::try_from(DOCUMENT_SIZE_MAX + COMMAND_OVERHEAD_MAX).unwrap_or(usize::MAX);
         if call.body_size > size_max {
             let text = format!("BSONObj size: {} is invalid. Size must be between 0 and {size_max}(16MB)", call.body_size);
-            return Err(Failure::new(code::DOCUMENT_TOO_LARGE, text));
+            return Err(CommandRefusal::new(code::DOCUMENT_TOO_LARGE, text));
         }
-        let missing = || Failure::new(code::MISSING_DATABASE, "OP_MSG requests require a $db argument");
+        let missing = || CommandRefusal::new(code::MISSING_DATABASE, "OP_MSG requests require a $db argument");
         let database = call.database.clone().ok_or_else(missing)?;
-        let kind =
-            Kind::of(&call.name).ok_or_else(|| Failure::new(code::COMMAND_NOT_FOUND, format!("no such command: '{}'", call.name)))?;
+        let kind = Kind::of(&call.name)
+            .ok_or_else(|| CommandRefusal::new(code::COMMAND_NOT_FOUND, format!("no such command: '{}'", call.name)))?;
         if kind != Kind::Open && !self.users.is_empty() && self.user(at).is_none() {
-            return Err(Failure::new(code::UNAUTHORIZED, format!("Command {} requires authentication", call.name)));
+            return Err(CommandRefusal::new(code::UNAUTHORIZED, format!("Command {} requires authentication", call.name)));
         }
         if kind == Kind::Admin && database != "admin" {
-            return Err(Failure::new(code::UNAUTHORIZED, format!("{} may only be run against the admin database.", call.name)));
+            return Err(CommandRefusal::new(code::UNAUTHORIZED, format!("{} may only be run against the admin database.", call.name)));
         }
         self.check_role(at, kind, call)?;
         let reply = match kind {
@@ -194,21 +194,21 @@ impl Cluster {
     }
 
     /// Checks whether the member's role allows the command.
-    fn check_role(&self, at: At, kind: Kind, call: &Call) -> Result<(), Failure> {
+    fn check_role(&self, at: At, kind: Kind, call: &Call) -> Result<(), CommandRefusal> {
         let Some(member) = self.members.get(at.member).filter(|_| self.is_set()) else { return Ok(()) };
         let newest = member.view.term == self.term;
         match (kind, member.role) {
             (Kind::Write, Role::Primary) if newest => Ok(()),
             // Nothing that it writes can be committed any more.
             (Kind::Write, Role::Primary) => {
-                Err(Failure::new(code::PRIMARY_STEPPED_DOWN, "primary stepped down while waiting for replication"))
+                Err(CommandRefusal::new(code::PRIMARY_STEPPED_DOWN, "primary stepped down while waiting for replication"))
             }
-            (Kind::Write, Role::Secondary | Role::Arbiter) => Err(Failure::new(code::NOT_WRITABLE_PRIMARY, "not primary")),
+            (Kind::Write, Role::Secondary | Role::Arbiter) => Err(CommandRefusal::new(code::NOT_WRITABLE_PRIMARY, "not primary")),
             (Kind::Read, Role::Secondary) if !takes_secondary(&call.body) => {
-                Err(Failure::new(code::NO_SECONDARY_OK, "not primary and secondaryOk=false"))
+                Err(CommandRefusal::new(code::NO_SECONDARY_OK, "not primary and secondaryOk=false"))
             }
             (Kind::Read | Kind::Cursor, Role::Arbiter) => {
-                Err(Failure::new(code::NOT_PRIMARY_OR_SECONDARY, "node is not in primary or recovering state"))
+                Err(CommandRefusal::new(code::NOT_PRIMARY_OR_SECONDARY, "node is not in primary or recovering state"))
             }
             (Kind::Read | Kind::Cursor, Role::Primary | Role::Secondary) => Ok(()),
             (Kind::Open | Kind::Admin | Kind::Session, Role::Primary | Role::Secondary | Role::Arbiter) => Ok(()),

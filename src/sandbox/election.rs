@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use super::cluster::{At, Cluster, Event};
-use super::failure::{Failure, code};
+use super::failure::{CommandRefusal, code};
 use super::member::{Life, Member, Role, View};
 
 /// Is the state of a set's leadership.
@@ -114,14 +114,14 @@ impl Cluster {
     }
 
     /// Makes the primary step down and bars it from election for a while.
-    pub(super) fn abdicate(&mut self, barred: Duration, force: bool, now: Instant) -> Result<(), Failure> {
+    pub(super) fn abdicate(&mut self, barred: Duration, force: bool, now: Instant) -> Result<(), CommandRefusal> {
         if self.leadership == Leadership::Alone {
-            return Err(Failure::new(code::NO_REPLICATION_ENABLED, "not running with --replSet"));
+            return Err(CommandRefusal::new(code::NO_REPLICATION_ENABLED, "not running with --replSet"));
         }
-        let primary = self.primary().ok_or_else(|| Failure::new(code::NOT_WRITABLE_PRIMARY, "not primary so can't step down"))?;
+        let primary = self.primary().ok_or_else(|| CommandRefusal::new(code::NOT_WRITABLE_PRIMARY, "not primary so can't step down"))?;
         let successor = self.members.iter().enumerate().any(|(index, member)| index != primary && member.is_electable());
         if !successor && !force {
-            return Err(Failure::new(code::EXCEEDED_TIME_LIMIT, "No electable secondaries caught up"));
+            return Err(CommandRefusal::new(code::EXCEEDED_TIME_LIMIT, "No electable secondaries caught up"));
         }
         if let Some(place) = self.members.get_mut(primary) {
             place.barred_until = Some(now + barred);

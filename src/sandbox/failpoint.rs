@@ -9,7 +9,7 @@ use rand::RngExt;
 use rand::rngs::SmallRng;
 
 use super::call::{integer, truth};
-use super::failure::{Failure, code};
+use super::failure::{CommandRefusal, code};
 
 /// Is an armed fail point.
 pub(super) struct FailPoint {
@@ -46,16 +46,16 @@ const DELAY_MAX: Duration = Duration::from_secs(24 * 3600);
 
 impl FailPoint {
     /// Reads a `configureFailPoint` command; `None` if it turns the fail point off.
-    pub(super) fn parse(command: &Document) -> Result<Option<Self>, Failure> {
+    pub(super) fn parse(command: &Document) -> Result<Option<Self>, CommandRefusal> {
         let name = command.get_str("configureFailPoint").unwrap_or_default();
         if name != "failCommand" {
-            return Err(Failure::new(code::FAIL_POINT_SET_FAILED, format!("{name} not found")));
+            return Err(CommandRefusal::new(code::FAIL_POINT_SET_FAILED, format!("{name} not found")));
         }
         let Some(mode) = Mode::parse(command.get("mode"))? else { return Ok(None) };
         let empty = Document::new();
         let data = command.get_document("data").unwrap_or(&empty);
         if let Some(key) = data.keys().find(|key| !KEYS.contains(&key.as_str())) {
-            return Err(Failure::unserved(format_args!("{key:?} of failCommand")));
+            return Err(CommandRefusal::unserved(format_args!("{key:?} of failCommand")));
         }
         let is_set = |key: &str| data.get(key).is_some_and(truth);
         let number = |key: &str| data.get(key).and_then(integer);
@@ -63,7 +63,7 @@ impl FailPoint {
             None => None,
             Some(code) => {
                 let code = code.and_then(|code| i32::try_from(code).ok());
-                Some(code.ok_or_else(|| Failure::bad_value("errorCode is no 32-bit number"))?)
+                Some(code.ok_or_else(|| CommandRefusal::bad_value("errorCode is no 32-bit number"))?)
             }
         };
         let delay = number("blockTimeMS").and_then(|millis| u64::try_from(millis).ok()).unwrap_or(0);
@@ -90,8 +90,8 @@ impl FailPoint {
 }
 
 impl Mode {
-    fn parse(mode: Option<&Bson>) -> Result<Option<Self>, Failure> {
-        let unknown = || Failure::bad_value("mode is \"off\", \"alwaysOn\", {times: n}, {skip: n} or {activationProbability: p}");
+    fn parse(mode: Option<&Bson>) -> Result<Option<Self>, CommandRefusal> {
+        let unknown = || CommandRefusal::bad_value("mode is \"off\", \"alwaysOn\", {times: n}, {skip: n} or {activationProbability: p}");
         let mode = mode.ok_or_else(unknown)?;
         match mode.as_str() {
             Some("off") => return Ok(None),
@@ -132,9 +132,9 @@ impl Mode {
 
 impl Verdict {
     /// Returns the refusal, if it is one.
-    pub(super) fn failure(&self) -> Option<Failure> {
+    pub(super) fn failure(&self) -> Option<CommandRefusal> {
         let code = self.error_code?;
-        let mut failure = Failure::new(code, "Failing command via 'failCommand' failpoint");
+        let mut failure = CommandRefusal::new(code, "Failing command via 'failCommand' failpoint");
         failure.labels = self.labels.clone().unwrap_or_default();
         Some(failure)
     }

@@ -6,7 +6,7 @@ use bson::{Document, doc};
 
 /// Is why a command was refused.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct CommandRefusal {
     pub(super) code: i32,
     pub(super) message: String,
     pub(super) labels: Vec<String>,
@@ -43,7 +43,7 @@ pub(super) mod code {
     pub(in super::super) const CURSOR_IN_ANOTHER_SESSION: i32 = 50738;
 }
 
-impl Failure {
+impl CommandRefusal {
     pub(super) fn new(code: i32, message: impl Into<String>) -> Self {
         Self { code, message: message.into(), labels: Vec::new() }
     }

@@ -12,7 +12,7 @@ use super::call::{Call, Form, integer, truth};
 use super::cluster::{At, Cluster};
 use super::config::MemberKind;
 use super::dispatch::Outcome;
-use super::failure::{Failure, code};
+use super::failure::{CommandRefusal, code};
 use super::member::{Activity, Awaiting, Member, Role};
 use crate::wire::{DOCUMENT_SIZE_MAX, MESSAGE_SIZE_MAX};
 
@@ -29,7 +29,7 @@ pub(super) const WRITE_BATCH_MAX: usize = 100_000;
 const SESSION_TIMEOUT_MINUTES: i32 = 30;
 
 impl Cluster {
-    pub(super) fn run_hello(&mut self, at: At, call: &mut Call, now: Instant) -> Result<Outcome, Failure> {
+    pub(super) fn run_hello(&mut self, at: At, call: &mut Call, now: Instant) -> Result<Outcome, CommandRefusal> {
         if let Some(name) = call.app_name().filter(|name| name.len() <= APP_NAME_SIZE_MAX).map(str::to_owned)
             && let Some(connection) = self.connection(at)
         {
@@ -97,16 +97,16 @@ impl Cluster {
     }
 
     /// Reads whether a hello is to wait, for how long, and whether it knows the current state.
-    fn awaits(&self, member: usize, body: &Document) -> Result<Option<(Duration, bool)>, Failure> {
+    fn awaits(&self, member: usize, body: &Document) -> Result<Option<(Duration, bool)>, CommandRefusal> {
         let (version, patience) = match (body.get("topologyVersion"), body.get("maxAwaitTimeMS")) {
             (None, None) => return Ok(None),
             (Some(version), Some(patience)) => (version, patience),
             (Some(_), None) | (None, Some(_)) => {
                 let text = "A request with a 'topologyVersion' must include 'maxAwaitTimeMS', and the reverse";
-                return Err(Failure::new(code::AWAIT_WITHOUT_VERSION, text));
+                return Err(CommandRefusal::new(code::AWAIT_WITHOUT_VERSION, text));
             }
         };
-        let malformed = || Failure::new(code::TYPE_MISMATCH, "topologyVersion or maxAwaitTimeMS is malformed");
+        let malformed = || CommandRefusal::new(code::TYPE_MISMATCH, "topologyVersion or maxAwaitTimeMS is malformed");
         let patience = integer(patience).and_then(|millis| u64::try_from(millis).ok()).ok_or_else(malformed)?;
         let patience = Duration::from_millis(patience).clamp(PATIENCE_MIN, PATIENCE_MAX);
         let version = version.as_document().ok_or_else(malformed)?;

@@ -8,7 +8,7 @@ use std::cmp::Ordering;
 use bson::{Bson, Document};
 
 use super::call::{integer, truth};
-use super::failure::Failure;
+use super::failure::CommandRefusal;
 
 /// Is a parsed filter: all tests must hold.
 #[derive(Debug)]
@@ -31,11 +31,11 @@ pub(super) struct Sort {
 }
 
 impl Filter {
-    pub(super) fn parse(filter: &Document) -> Result<Self, Failure> {
+    pub(super) fn parse(filter: &Document) -> Result<Self, CommandRefusal> {
         let mut tests = Vec::new();
         for (field, value) in filter {
             if field.starts_with('$') || field.contains('.') {
-                return Err(Failure::unserved(format_args!("{field:?} in a filter")));
+                return Err(CommandRefusal::unserved(format_args!("{field:?} in a filter")));
             }
             match value.as_document().filter(|value| value.keys().next().is_some_and(|key| key.starts_with('$'))) {
                 Some(operators) => {
@@ -72,7 +72,7 @@ impl Filter {
 }
 
 impl Test {
-    fn parse(operator: &str, operand: &Bson) -> Result<Self, Failure> {
+    fn parse(operator: &str, operand: &Bson) -> Result<Self, CommandRefusal> {
         Ok(match operator {
             "$eq" => Self::Equal(operand.clone()),
             "$ne" => Self::NotEqual(operand.clone()),
@@ -80,9 +80,9 @@ impl Test {
             "$gte" => Self::Ordered(operand.clone(), &[Ordering::Greater, Ordering::Equal]),
             "$lt" => Self::Ordered(operand.clone(), &[Ordering::Less]),
             "$lte" => Self::Ordered(operand.clone(), &[Ordering::Less, Ordering::Equal]),
-            "$in" => Self::In(operand.as_array().ok_or_else(|| Failure::bad_value("$in needs an array"))?.clone()),
+            "$in" => Self::In(operand.as_array().ok_or_else(|| CommandRefusal::bad_value("$in needs an array"))?.clone()),
             "$exists" => Self::Exists(truth(operand)),
-            _ => return Err(Failure::unserved(format_args!("the operator {operator}"))),
+            _ => return Err(CommandRefusal::unserved(format_args!("the operator {operator}"))),
         })
     }
 
@@ -100,16 +100,16 @@ impl Test {
 
 impl Sort {
     /// Reads a sort; `None` if it is empty.
-    pub(super) fn parse(sort: &Document) -> Result<Option<Self>, Failure> {
+    pub(super) fn parse(sort: &Document) -> Result<Option<Self>, CommandRefusal> {
         let mut fields = sort.iter();
         match (fields.next(), fields.next()) {
             (None, _) => Ok(None),
             (Some((field, direction)), None) if !field.contains('.') => match integer(direction) {
                 Some(1) => Ok(Some(Self { field: field.clone(), descending: false })),
                 Some(-1) => Ok(Some(Self { field: field.clone(), descending: true })),
-                Some(_) | None => Err(Failure::bad_value("a sort's direction is 1 or -1")),
+                Some(_) | None => Err(CommandRefusal::bad_value("a sort's direction is 1 or -1")),
             },
-            (Some(_), _) => Err(Failure::unserved("a sort by several or nested fields")),
+            (Some(_), _) => Err(CommandRefusal::unserved("a sort by several or nested fields")),
         }
     }
 

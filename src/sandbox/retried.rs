@@ -9,7 +9,7 @@ use bson::Document;
 
 use super::SESSIONS_MAX;
 use super::call::{Call, binary, integer};
-use super::failure::{Failure, code};
+use super::failure::{CommandRefusal, code};
 
 /// Remembers replies to retryable writes.
 #[derive(Default)]
@@ -26,22 +26,22 @@ pub(super) struct Ticket {
 
 impl Retried {
     /// Reads which retryable write a call is, if it is one.
-    pub(super) fn ticket(call: &Call) -> Result<Option<Ticket>, Failure> {
+    pub(super) fn ticket(call: &Call) -> Result<Option<Ticket>, CommandRefusal> {
         if call.body.contains_key("startTransaction") || call.body.contains_key("autocommit") {
-            return Err(Failure::unserved("transactions"));
+            return Err(CommandRefusal::unserved("transactions"));
         }
         let Some(number) = call.body.get("txnNumber") else { return Ok(None) };
-        let number = integer(number).ok_or_else(|| Failure::new(code::TYPE_MISMATCH, "txnNumber is no number"))?;
+        let number = integer(number).ok_or_else(|| CommandRefusal::new(code::TYPE_MISMATCH, "txnNumber is no number"))?;
         let session = call.body.get_document("lsid").ok().and_then(|lsid| lsid.get("id")).and_then(binary);
-        let session = session.ok_or_else(|| Failure::bad_value("txnNumber without lsid"))?;
+        let session = session.ok_or_else(|| CommandRefusal::bad_value("txnNumber without lsid"))?;
         Ok(Some(Ticket { session: session.to_vec(), number }))
     }
 
     /// Returns the reply that the write got when it was carried out.
-    pub(super) fn reply(&self, ticket: &Ticket) -> Result<Option<Document>, Failure> {
+    pub(super) fn reply(&self, ticket: &Ticket) -> Result<Option<Document>, CommandRefusal> {
         match self.sessions.get(&ticket.session) {
             Some((number, reply)) if *number == ticket.number => Ok(Some(reply.clone())),
-            Some((number, _)) if *number > ticket.number => Err(Failure::new(
+            Some((number, _)) if *number > ticket.number => Err(CommandRefusal::new(
                 code::TRANSACTION_TOO_OLD,
                 format!("Retryable write with txnNumber {} is prohibited, a newer one with txnNumber {number} has started", ticket.number),
             )),

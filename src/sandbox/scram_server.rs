@@ -16,7 +16,7 @@ use ring::{digest, hmac, pbkdf2};
 use zeroize::Zeroizing;
 
 use super::config::User;
-use super::failure::{Failure, code};
+use super::failure::{CommandRefusal, code};
 
 /// Is who may log in, by name.
 pub(super) struct Users {
@@ -95,11 +95,11 @@ impl Users {
         payload: &[u8],
         skip_empty: bool,
         random: &mut SmallRng,
-    ) -> Result<(Conversation, Vec<u8>), Failure> {
+    ) -> Result<(Conversation, Vec<u8>), CommandRefusal> {
         let scram = match mechanism {
             "SCRAM-SHA-1" => Scram::Sha1,
             "SCRAM-SHA-256" => Scram::Sha256,
-            _ => return Err(Failure::unserved(format_args!("the mechanism {mechanism:?}"))),
+            _ => return Err(CommandRefusal::unserved(format_args!("the mechanism {mechanism:?}"))),
         };
         let text = std::str::from_utf8(payload).map_err(|_| refused())?;
         let bare = text.strip_prefix("n,,").or_else(|| text.strip_prefix("y,,")).ok_or_else(refused)?;
@@ -125,7 +125,7 @@ impl Users {
 
 impl Conversation {
     /// Goes on with the client's next message.
-    pub(super) fn proceed(self, users: &Users, payload: &[u8]) -> Result<Step, Failure> {
+    pub(super) fn proceed(self, users: &Users, payload: &[u8]) -> Result<Step, CommandRefusal> {
         let Self { scram, user, stage } = self;
         match stage {
             Stage::ExpectProof { first, nonce, skip_empty } => {
@@ -235,8 +235,8 @@ fn attribute(text: &str, name: char) -> Option<&str> {
     text.split(',').find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
 }
 
-fn refused() -> Failure {
-    Failure::new(code::AUTHENTICATION_FAILED, "Authentication failed.")
+fn refused() -> CommandRefusal {
+    CommandRefusal::new(code::AUTHENTICATION_FAILED, "Authentication failed.")
 }
 
 /// The least that clients take.

@@ -11,7 +11,7 @@ use bson::{Bson, Document, doc};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-use super::failure::{Failure, code};
+use super::failure::{CommandRefusal, code};
 use super::query::{Filter, Sort};
 use super::{COLLECTIONS_MAX, CURSORS_MAX, STORE_DOCUMENTS_MAX, STORE_SIZE_MAX};
 use crate::wire::DOCUMENT_SIZE_MAX;
@@ -38,7 +38,7 @@ struct Stored {
 
 impl Store {
     /// Inserts a document, with an `_id` in front if it has none.
-    pub(super) fn insert(&mut self, namespace: &str, mut document: Document, random: &mut SmallRng) -> Result<(), Failure> {
+    pub(super) fn insert(&mut self, namespace: &str, mut document: Document, random: &mut SmallRng) -> Result<(), CommandRefusal> {
         if !document.contains_key("_id") {
             let mut whole = doc! { "_id": random_id(random) };
             whole.extend(document);
@@ -50,7 +50,7 @@ impl Store {
         if collection.ids.contains_key(&id) {
             let id = document.get("_id").cloned().unwrap_or(Bson::Null);
             let text = format!("E11000 duplicate key error collection: {namespace} index: _id_ dup key: {{ _id: {id} }}");
-            return Err(Failure::new(code::DUPLICATE_KEY, text));
+            return Err(CommandRefusal::new(code::DUPLICATE_KEY, text));
         }
         collection.ids.insert(id, self.next_place);
         collection.documents.insert(self.next_place, Stored { document, size_bytes });
@@ -61,13 +61,13 @@ impl Store {
     }
 
     /// Puts a document in another's place; `_id` stays.
-    pub(super) fn replace(&mut self, namespace: &str, place: u64, document: Document) -> Result<(), Failure> {
+    pub(super) fn replace(&mut self, namespace: &str, place: u64, document: Document) -> Result<(), CommandRefusal> {
         let size_bytes = self.admit(namespace, &document, 0)?;
         let Some(stored) = self.collections.get_mut(namespace).and_then(|collection| collection.documents.get_mut(&place)) else {
             return Ok(());
         };
         if stored.document.get("_id") != document.get("_id") {
-            return Err(Failure::new(66, "Performing an update on the path '_id' would modify the immutable field '_id'"));
+            return Err(CommandRefusal::new(66, "Performing an update on the path '_id' would modify the immutable field '_id'"));
         }
         self.size_bytes = self.size_bytes.saturating_sub(stored.size_bytes) + size_bytes;
         *stored = Stored { document, size_bytes };
@@ -129,15 +129,15 @@ impl Store {
     }
 
     /// Checks the limits for a document that is to be stored; hands back its size.
-    fn admit(&self, namespace: &str, document: &Document, more: usize) -> Result<usize, Failure> {
-        let size = document.to_vec().map(|bytes| bytes.len()).map_err(|error| Failure::bad_value(error.to_string()))?;
+    fn admit(&self, namespace: &str, document: &Document, more: usize) -> Result<usize, CommandRefusal> {
+        let size = document.to_vec().map(|bytes| bytes.len()).map_err(|error| CommandRefusal::bad_value(error.to_string()))?;
         let size_max = usize::try_from(DOCUMENT_SIZE_MAX).unwrap_or(usize::MAX);
         if size > size_max {
             let text = format!("object to insert too large. size in bytes: {size}, max size: {size_max}");
-            return Err(Failure::new(code::DOCUMENT_TOO_LARGE, text));
+            return Err(CommandRefusal::new(code::DOCUMENT_TOO_LARGE, text));
         }
         let full = |limit: &str, value: usize| {
-            Err(Failure::new(code::OUT_OF_DISK_SPACE, format!("the sandbox is full (limit {limit} of {value})")))
+            Err(CommandRefusal::new(code::OUT_OF_DISK_SPACE, format!("the sandbox is full (limit {limit} of {value})")))
         };
         if self.documents + more > STORE_DOCUMENTS_MAX {
             return full("STORE_DOCUMENTS_MAX", STORE_DOCUMENTS_MAX);
@@ -200,10 +200,10 @@ impl Cursor {
 
 impl Cursors {
     /// Opens a cursor; hands back its number.
-    pub(super) fn open(&mut self, cursor: Cursor, random: &mut SmallRng, now: Instant) -> Result<i64, Failure> {
+    pub(super) fn open(&mut self, cursor: Cursor, random: &mut SmallRng, now: Instant) -> Result<i64, CommandRefusal> {
         if self.open.len() >= CURSORS_MAX {
             let text = format!("too many open cursors (limit CURSORS_MAX of {CURSORS_MAX})");
-            return Err(Failure::new(code::OUT_OF_DISK_SPACE, text));
+            return Err(CommandRefusal::new(code::OUT_OF_DISK_SPACE, text));
         }
         let id = loop {
             let id = random.random_range(1..i64::MAX);

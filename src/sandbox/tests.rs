@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng};
 use ring::{digest, hmac, pbkdf2};
 
 use super::*;
-use crate::wire::{Decoder, Flags, Message, Outgoing, Request, encode_message, op_code};
+use crate::wire::{Decoder, Flags, Message, Request, WriteBuffer, encode_message, op_code};
 
 /// A deployment on virtual time, and what came out of it.
 struct World {
@@ -122,7 +122,7 @@ impl World {
 }
 
 fn encoded(id: i32, flags: Flags, command: Document) -> Vec<u8> {
-    let mut out = Outgoing::default();
+    let mut out = WriteBuffer::default();
     let body = RawDocumentBuf::try_from(&command).expect("document");
     encode_message(&mut out, id, 0, flags, &Request::from(body), |_| {});
     out.to_bytes()

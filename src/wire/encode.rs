@@ -14,14 +14,14 @@ use super::{Flags, HEADER_SIZE, op_code};
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The command document, without `$db`, `lsid` and `$clusterTime`.
-    pub body: Given,
+    pub body: InputDocument,
     /// Kind-1 sections: identifier and documents.
-    pub sequences: Vec<(String, Vec<Given>)>,
+    pub sequences: Vec<(String, Vec<InputDocument>)>,
 }
 
 /// Is a document as its caller gave it.
 #[derive(Clone, Debug)]
-pub enum Given {
+pub enum InputDocument {
     /// One that is copied behind what is there.
     Small(RawDocumentBuf),
     /// One that is shared with whoever writes it.
@@ -30,7 +30,7 @@ pub enum Given {
 
 /// Is a message on its way out: bytes of our own, and between them large documents of the caller's.
 #[derive(Debug, Default)]
-pub struct Outgoing {
+pub struct WriteBuffer {
     own: Vec<u8>,
     /// Each with the place in `own` that it comes before.
     large: Vec<(usize, Bytes)>,
@@ -43,13 +43,13 @@ const LARGE_BYTES_MIN: usize = 8 * 1024;
 /// Room for what is added to a user's bytes: header, flags and the driver's own fields. More is no fault, but a move.
 const EXTRA_BYTES: usize = 256;
 
-impl From<RawDocumentBuf> for Given {
+impl From<RawDocumentBuf> for InputDocument {
     fn from(document: RawDocumentBuf) -> Self {
         if document.as_bytes().len() < LARGE_BYTES_MIN { Self::Small(document) } else { Self::Large(document.into_bytes().into()) }
     }
 }
 
-impl Given {
+impl InputDocument {
     /// Returns the document.
     pub fn document(&self) -> &RawDocument {
         match self {
@@ -78,7 +78,7 @@ impl Given {
 impl Request {
     /// Returns how much of what the caller gave is copied, in bytes.
     fn copied_bytes(&self) -> usize {
-        let documents = |documents: &Vec<Given>| documents.iter().map(Given::copied_bytes).sum::<usize>();
+        let documents = |documents: &Vec<InputDocument>| documents.iter().map(InputDocument::copied_bytes).sum::<usize>();
         let sequences = self.sequences.iter().map(|(identifier, list)| identifier.len() + 6 + documents(list)).sum::<usize>();
         self.body.copied_bytes() + sequences
     }
@@ -86,11 +86,11 @@ impl Request {
 
 impl From<RawDocumentBuf> for Request {
     fn from(body: RawDocumentBuf) -> Self {
-        Self { body: Given::from(body), sequences: Vec::new() }
+        Self { body: InputDocument::from(body), sequences: Vec::new() }
     }
 }
 
-impl Outgoing {
+impl WriteBuffer {
     /// Returns how long the message is, in bytes.
     pub fn len(&self) -> usize {
         self.own.len() + self.large_bytes
@@ -138,11 +138,11 @@ impl Outgoing {
     }
 
     /// Appends a document but for its first and last bytes, as many as are said.
-    fn document(&mut self, document: &Given, first: usize, last: usize) {
+    fn document(&mut self, document: &InputDocument, first: usize, last: usize) {
         let range = first..document.size_bytes().saturating_sub(last).max(first);
         match document {
-            Given::Small(document) => self.own.extend_from_slice(document.as_bytes().get(range).unwrap_or_default()),
-            Given::Large(bytes) => {
+            InputDocument::Small(document) => self.own.extend_from_slice(document.as_bytes().get(range).unwrap_or_default()),
+            InputDocument::Large(bytes) => {
                 self.large_bytes += range.len();
                 self.large.push((self.own.len(), bytes.slice(range)));
             }
@@ -181,7 +181,7 @@ struct Start {
 /// Lengths are those of the data given; whether they are within the server's limits is the caller's to check.
 #[inline]
 pub fn encode_message(
-    out: &mut Outgoing,
+    out: &mut WriteBuffer,
     request_id: i32,
     response_to: i32,
     flags: Flags,

@@ -11,7 +11,7 @@ pub mod scan;
 mod value;
 
 pub use decode::{Decoder, Frame, Message, SEQUENCE_DOCUMENTS_MAX, SEQUENCES_MAX, Sequence};
-pub use encode::{BodyWriter, Given, Outgoing, Request, encode_message};
+pub use encode::{BodyWriter, InputDocument, Request, WriteBuffer, encode_message};
 
 /// The largest message a peer may announce, in bytes, until its hello says otherwise (`maxMessageSizeBytes`).
 pub const MESSAGE_SIZE_MAX: u32 = 48_000_000;

@@ -4,7 +4,7 @@ use super::*;
 use crate::error::{Error, ErrorKind};
 
 fn encoded(request: &Request, flags: Flags) -> Vec<u8> {
-    let mut out = Outgoing::default();
+    let mut out = WriteBuffer::default();
     encode_message(&mut out, 7, 3, flags, request, |body| {
         body.string(c"$db", "admin");
         body.document(c"lsid", &rawdoc! { "id": 1 });
@@ -20,7 +20,7 @@ fn decoded(bytes: &[u8]) -> Result<Message, Error> {
 }
 
 fn with_sequence() -> Request {
-    let documents = (0..3).map(|n| Given::from(rawdoc! { "n": n })).collect();
+    let documents = (0..3).map(|n| InputDocument::from(rawdoc! { "n": n })).collect();
     Request { body: rawdoc! { "insert": "things" }.into(), sequences: vec![("documents".to_owned(), documents)] }
 }
 
@@ -45,14 +45,14 @@ fn message_survives_the_round_trip() {
 #[test]
 fn large_documents_are_written_from_where_they_are() {
     let text = "x".repeat(20_000);
-    let small = || Given::from(rawdoc! { "n": 1 });
-    let large = || Given::from(rawdoc! { "text": text.as_str() });
+    let small = || InputDocument::from(rawdoc! { "n": 1 });
+    let large = || InputDocument::from(rawdoc! { "text": text.as_str() });
     let request = Request { body: large(), sequences: vec![("documents".to_owned(), vec![small(), large(), large(), small()])] };
-    let mut out = Outgoing::default();
+    let mut out = WriteBuffer::default();
     encode_message(&mut out, 7, 3, Flags::default(), &request, |body| body.string(c"$db", "admin"));
     assert!(out.own_mut().len() < 200 && out.whole().is_none());
     assert!(out.pieces().all(|piece| !piece.is_empty()));
-    let Given::Large(shared) = &request.body else { panic!("copied") };
+    let InputDocument::Large(shared) = &request.body else { panic!("copied") };
     assert!(out.pieces().any(|piece| std::ptr::eq(piece, &shared[4..shared.len() - 1])));
     let mut decoder = Decoder::new(100_000);
     decoder.buffer().extend_from_slice(&out.to_bytes());
@@ -153,7 +153,7 @@ fn broken_sections_are_refused() {
 #[test]
 fn sequences_are_counted() {
     let with = |sequences: usize, documents: usize| {
-        let list = || (0..documents).map(|_| Given::from(rawdoc! {})).collect();
+        let list = || (0..documents).map(|_| InputDocument::from(rawdoc! {})).collect();
         let sequences = (0..sequences).map(|number| (number.to_string(), list())).collect();
         let bytes = encoded(&Request { body: rawdoc! { "x": 1 }.into(), sequences }, Flags::default());
         let mut decoder = Decoder::new(MESSAGE_SIZE_MAX);

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use mongolink::bson::oid::ObjectId;
 use mongolink::bson::{Document, RawDocumentBuf, doc};
 use mongolink::topology::monitor::STREAMED_BURST;
-use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Outgoing, Request, encode_message};
+use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Request, WriteBuffer, encode_message};
 use mongolink::{Client, CommandEvent, ERROR_MESSAGE_SIZE_MAX, ErrorKind, Event, MonitorEvent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,7 +34,7 @@ async fn flood(mut tcp: TcpStream) {
             reply.insert("topologyVersion", doc! { "processId": ObjectId::from_bytes([1; 12]), "counter": counter });
             let flags = if is_awaited { Flags::MORE_TO_COME } else { Flags::default() };
             let (id, reply) = (i32::try_from(counter).expect("not so many"), RawDocumentBuf::try_from(&reply).expect("a document"));
-            let mut bytes = Outgoing::default();
+            let mut bytes = WriteBuffer::default();
             encode_message(&mut bytes, id, response_to, flags, &Request::from(reply), |_| {});
             response_to = id;
             if tcp.write_all(&bytes.to_bytes()).await.is_err() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use mongolink::bson::oid::ObjectId;
 use mongolink::bson::{Document, RawDocumentBuf, doc};
-use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
+use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, WriteBuffer, encode_message};
 use mongolink::{Client, Event, MonitorEvent, PoolEvent, ServerType, TopologyEvent};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -104,7 +104,7 @@ impl Notes {
                 } else {
                     doc! { "ok": 1 }
                 };
-                let mut bytes = Outgoing::default();
+                let mut bytes = WriteBuffer::default();
                 let reply = RawDocumentBuf::try_from(&reply).expect("a document");
                 encode_message(&mut bytes, next_id, response_to, flags, &Request::from(reply), |_| {});
                 (response_to, next_id) = (next_id, next_id + 1);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use mongolink::ServerAddress;
 use mongolink::bson::{Document, RawDocumentBuf, doc};
-use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message, op_code};
+use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, WriteBuffer, encode_message, op_code};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream, UdpSocket};
@@ -238,7 +238,7 @@ pub(crate) async fn hear<S: AsyncRead + Unpin>(stream: &mut S, decoder: &mut Dec
 /// Encodes a reply as it should be.
 pub(crate) fn message(response_to: i32, document: &Document) -> Vec<u8> {
     let body = RawDocumentBuf::try_from(document).expect("a document");
-    let mut out = Outgoing::default();
+    let mut out = WriteBuffer::default();
     encode_message(&mut out, 1, response_to, Flags::default(), &Request::from(body), |_| {});
     out.to_bytes()
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use mongolink::bson::oid::ObjectId;
-use mongolink::pool::{self, Action, Checkout, CloseReason, Health, Lease, Pool, PoolConfig, PoolEvent, WaiterId};
+use mongolink::pool::{self, Checkout, CloseReason, Health, Lease, Pool, PoolAction, PoolConfig, PoolEvent, WaiterId};
 use mongolink::{Error, ErrorKind};
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -107,8 +107,8 @@ impl Scene {
 
     fn check_out(&mut self) {
         match self.pool.handle_checkout(None, self.now) {
-            Checkout::Lent { lease, connection, look } => {
-                if look.is_some() {
+            Checkout::CheckedOut { lease, connection, liveness_check } => {
+                if liveness_check.is_some() {
                     self.pool.handle_alive(lease, self.now, self.now);
                 }
                 self.receive(lease, connection);
@@ -229,21 +229,21 @@ impl Scene {
         }
         while let Some(action) = self.pool.poll_action() {
             match action {
-                Action::Open(lease) => self.opening.push(lease),
-                Action::Deliver { waiter, lease, connection } => {
+                PoolAction::Open(lease) => self.opening.push(lease),
+                PoolAction::Deliver { waiter, lease, connection } => {
                     assert_eq!(self.waiting.remove(0), waiter, "{waiter:?} passes an earlier one");
                     self.receive(lease, connection);
                 }
-                Action::Refuse(waiter, error) => {
+                PoolAction::Refuse(waiter, error) => {
                     assert!(error.kind() == closed_by_peer().kind() || self.ended, "{error}");
                     assert_eq!(self.waiting.remove(0), waiter, "who has waited longest is told of a failure");
                 }
-                Action::Interrupt(lease, _) => {
+                PoolAction::Interrupt(lease, _) => {
                     assert!(self.ended || self.lent.iter().all(|lent| lent.id != lease.id), "a connection in use is interrupted");
                     self.given_up.insert(lease.id);
                 }
-                Action::Drain(lease, _) => self.draining.push(lease),
-                Action::Close(..) | Action::Unanswered => {}
+                PoolAction::Drain(lease, _) => self.draining.push(lease),
+                PoolAction::Close(..) | PoolAction::Unanswered => {}
             }
         }
     }

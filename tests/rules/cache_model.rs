@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use mongolink::dns::{Action, Answer, Cache, Failure, Family, FlightId, WaiterId, Want};
+use mongolink::dns::{AddressFamily, Cache, CacheAction, LookupAnswer, LookupFailure, LookupId, QueryId, Want};
 use mongolink::{Error, ErrorKind};
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -31,7 +31,7 @@ type Found = (Vec<IpAddr>, Duration);
 /// A question under way.
 #[derive(Clone, Debug)]
 struct Question {
-    id: FlightId,
+    id: QueryId,
     asked_at: Instant,
     /// What DNS said of each family: IPv4, IPv6.
     families: [Option<Result<Found, ()>>; 2],
@@ -63,7 +63,7 @@ struct Name {
 
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
-    id: WaiterId,
+    id: LookupId,
     name: usize,
     want: Want,
     since: Instant,
@@ -127,7 +127,7 @@ impl Scene {
     }
 
     fn ask(&mut self, name: usize, want: Want) {
-        let id = WaiterId(self.next_waiter);
+        let id = LookupId(self.next_waiter);
         self.next_waiter += 1;
         self.end_late_questions();
         let now = self.now;
@@ -160,13 +160,13 @@ impl Scene {
             return self.look(if found { Step::Other } else { Step::Down(name) });
         }
         let v6 = addresses.first().map_or(rng.random_bool(0.5), IpAddr::is_ipv6);
-        let family = if v6 { Family::V6 } else { Family::V4 };
+        let family = if v6 { AddressFamily::V6 } else { AddressFamily::V4 };
         let ttl = Duration::from_secs([0, 3, 20, 100, 10_000][rng.random_range(0..5)]);
         let failure = match rng.random_range(0..4) {
-            0 => Failure::NoSuchName,
-            1 => Failure::NoAddresses,
-            2 => Failure::NoServer,
-            _ => Failure::Other(Error::new(ErrorKind::DnsFailed, "server failure")),
+            0 => LookupFailure::NoSuchName,
+            1 => LookupFailure::NoAddresses,
+            2 => LookupFailure::NoServer,
+            _ => LookupFailure::Other(Error::new(ErrorKind::DnsFailed, "server failure")),
         };
         let found = rng.random_bool(0.7);
         let settled = self.hear(name, usize::from(v6), found.then(|| (addresses.clone(), ttl)));
@@ -240,8 +240,8 @@ impl Scene {
             return;
         }
         let address = vec![IpAddr::from([203, 0, 113, 1])];
-        self.cache.handle_answered(NAMES[name], question.id, Family::V4, address.clone(), UNTIMED_TTL, self.now);
-        self.cache.handle_failed(NAMES[name], question.id, Family::V6, Failure::NoAddresses, self.now);
+        self.cache.handle_answered(NAMES[name], question.id, AddressFamily::V4, address.clone(), UNTIMED_TTL, self.now);
+        self.cache.handle_failed(NAMES[name], question.id, AddressFamily::V6, LookupFailure::NoAddresses, self.now);
         self.cache.handle_system(NAMES[name], question.id, Ok(address), self.now);
         self.cache.handle_abandoned(NAMES[name], question.id, self.now);
         assert!(self.cache.poll_action().is_none(), "a stale fact has an effect");
@@ -281,7 +281,7 @@ impl Scene {
         }
         while let Some(action) = self.cache.poll_action() {
             match action {
-                Action::Query(name, id) => {
+                CacheAction::Query(name, id) => {
                     let name = place(&name);
                     let question = &mut self.names[name].question;
                     let asked_at = match (&question, step) {
@@ -295,18 +295,18 @@ impl Scene {
                     *question = Some(Question { id, asked_at, families: [None, None], v4_at: None, system: false });
                     self.names[name].asked_at = Some(asked_at);
                 }
-                Action::QuerySystem(name, id) => {
+                CacheAction::QuerySystem(name, id) => {
                     let name = place(&name);
                     assert_eq!(step, Step::Down(name), "the operating system is asked second");
                     assert!(self.names[name].question.is_none(), "{} is asked for twice at once", NAMES[name]);
                     let asked_at = self.names[name].asked_at.expect("DNS is asked first");
                     self.names[name].question = Some(Question { id, asked_at, families: [None, None], v4_at: None, system: true });
                 }
-                Action::Answer(waiters, answer) => {
+                CacheAction::LookupAnswer(waiters, answer) => {
                     let (name, since) = self.take(&waiters);
                     self.judge(name, since, &answer, step);
                 }
-                Action::Refuse(waiters, _) => {
+                CacheAction::Refuse(waiters, _) => {
                     let (name, _) = self.take(&waiters);
                     let known = self.names[name].known.as_ref().filter(|known| known.is_fresh(self.now) && known.dead.is_empty());
                     assert!(known.is_none() || self.names[name].question.is_some(), "who could have a fresh answer is refused");
@@ -316,7 +316,7 @@ impl Scene {
     }
 
     /// Ends the waiting of those who are answered; all wait for one name, the first of them since the moment returned.
-    fn take(&mut self, waiters: &[WaiterId]) -> (usize, Instant) {
+    fn take(&mut self, waiters: &[LookupId]) -> (usize, Instant) {
         let (mut name, mut since) = (None, self.now);
         for waiter in waiters {
             let at = self.waiting.iter().position(|waiting| waiting.id == *waiter).expect("who is answered has waited");
@@ -328,7 +328,7 @@ impl Scene {
         (name.expect("an answer is for somebody"), since)
     }
 
-    fn judge(&self, name: usize, since: Instant, answer: &Answer, step: Step) {
+    fn judge(&self, name: usize, since: Instant, answer: &LookupAnswer, step: Step) {
         let Name { question, known, asked_at, failed_at } = &self.names[name];
         assert!(!answer.addresses.is_empty());
         if !answer.complete && !answer.stale && question.is_some() {

@@ -12,7 +12,7 @@ use crate::support::ms;
 /// The answer to a check-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    Lent { id: u64, look: Option<u64> },
+    Lent { id: u64, liveness_check: Option<u64> },
     Waiting(u64),
     Refused(ErrorKind),
 }
@@ -73,7 +73,7 @@ pub(crate) struct Connection {
 
 #[derive(Clone, Copy, Debug)]
 struct Asker {
-    ticket: u64,
+    waiter: u64,
     since: Instant,
     until: Option<Until>,
 }
@@ -163,17 +163,17 @@ impl Model {
             self.told.push(Told::Failed(CheckOutFailure::ConnectionError, Duration::ZERO));
             return Answer::Refused(ErrorKind::Auth);
         }
-        let ticket = self.ticket();
-        self.askers.push(Asker { ticket, since: now, until });
+        let waiter = self.next_waiter_id();
+        self.askers.push(Asker { waiter, since: now, until });
         self.fill(now);
-        Answer::Waiting(ticket)
+        Answer::Waiting(waiter)
     }
 
-    pub(crate) fn alive(&mut self, id: u64, asked_at: Instant, now: Instant) {
-        self.told.push(Told::Out(id, now - asked_at));
+    pub(crate) fn alive(&mut self, id: u64, requested_at: Instant, now: Instant) {
+        self.told.push(Told::Out(id, now - requested_at));
     }
 
-    pub(crate) fn dead_on_look(&mut self, id: u64, ticket: u64, asked_at: Instant, until: Option<Until>, now: Instant) -> Answer {
+    pub(crate) fn dead_on_look(&mut self, id: u64, waiter: u64, requested_at: Instant, until: Option<Until>, now: Instant) -> Answer {
         self.shut(id, CloseReason::Error);
         if let Some(kind) = self.refusal() {
             return Answer::Refused(kind);
@@ -185,13 +185,13 @@ impl Model {
             self.told.push(Told::Failed(CheckOutFailure::ConnectionError, Duration::ZERO));
             return Answer::Refused(ErrorKind::Auth);
         }
-        self.askers.push(Asker { ticket, since: asked_at, until });
+        self.askers.push(Asker { waiter, since: requested_at, until });
         self.fill(now);
-        Answer::Waiting(ticket)
+        Answer::Waiting(waiter)
     }
 
-    pub(crate) fn cancel(&mut self, ticket: u64, now: Instant) {
-        if let Some(at) = self.askers.iter().position(|asker| asker.ticket == ticket) {
+    pub(crate) fn cancel(&mut self, waiter: u64, now: Instant) {
+        if let Some(at) = self.askers.iter().position(|asker| asker.waiter == waiter) {
             let asker = self.askers.remove(at);
             self.told.push(Told::Failed(CheckOutFailure::Timeout, now - asker.since));
         }
@@ -235,7 +235,7 @@ impl Model {
         }
         let reason = (!aborted).then_some(obsolete.unwrap_or(CloseReason::Error));
         self.failures.push(Failure { id, reason, told });
-        told.map(|(asker, _)| asker.ticket)
+        told.map(|(asker, _)| asker.waiter)
     }
 
     pub(crate) fn refill(&mut self, now: Instant) {
@@ -244,7 +244,7 @@ impl Model {
             self.told.extend(reason.map(|reason| Told::Closed(id, reason)));
             if let Some((asker, kind)) = told {
                 self.told.push(Told::Failed(CheckOutFailure::ConnectionError, now - asker.since));
-                self.said.push(Said::Refuse(asker.ticket, kind));
+                self.said.push(Said::Refuse(asker.waiter, kind));
             }
         }
         if self.is_paused(now) {
@@ -339,13 +339,13 @@ impl Model {
         let coming = self.coming();
         loop {
             let is_late = |until: &Until| until.at <= now && !until.passed;
-            let late = self.askers.iter().filter_map(|asker| Some((asker.until.filter(is_late)?, asker.ticket)));
-            let Some((until, ticket)) = late.min_by_key(|(until, ticket)| (until.at, *ticket)) else { break };
-            if until.in_queue && self.askers.iter().filter(|asker| asker.ticket < ticket).count() < coming {
+            let late = self.askers.iter().filter_map(|asker| Some((asker.until.filter(is_late)?, asker.waiter)));
+            let Some((until, waiter)) = late.min_by_key(|(until, waiter)| (until.at, *waiter)) else { break };
+            if until.in_queue && self.askers.iter().filter(|asker| asker.waiter < waiter).count() < coming {
                 let passed = Some(Until { passed: true, ..until });
-                self.askers.iter_mut().filter(|asker| asker.ticket == ticket).for_each(|asker| asker.until = passed);
+                self.askers.iter_mut().filter(|asker| asker.waiter == waiter).for_each(|asker| asker.until = passed);
             } else {
-                self.refuse(ticket, ErrorKind::Timeout, CheckOutFailure::Timeout, now);
+                self.refuse(waiter, ErrorKind::Timeout, CheckOutFailure::Timeout, now);
             }
         }
         let perished = |connection: &&Connection| self.perished(connection, now);
@@ -372,9 +372,9 @@ impl Model {
             At::Opening { .. } | At::Draining { .. } | At::InUse { .. } => None,
         });
         let below = self.phase == Phase::Ready && self.connections.len() < self.config.min_size as usize;
-        let look = self.look_at.filter(|_| self.count(At::is_lent) > 0);
+        let unanswered_look = self.look_at.filter(|_| self.count(At::is_lent) > 0);
         let room = self.makes_room().map(|(_, at)| at);
-        waits.chain(connections).chain(self.refill_at.filter(|_| below)).chain(look).chain(room).min()
+        waits.chain(connections).chain(self.refill_at.filter(|_| below)).chain(unanswered_look).chain(room).min()
     }
 
     pub(crate) fn waiting(&self) -> usize {
@@ -389,13 +389,13 @@ impl Model {
         *self.connections.iter().find(|connection| connection.id == id).expect("a connection")
     }
 
-    fn ticket(&mut self) -> u64 {
+    fn next_waiter_id(&mut self) -> u64 {
         self.tickets += 1;
         self.tickets - 1
     }
 
     fn first(&self) -> Option<u64> {
-        self.askers.iter().map(|asker| asker.ticket).min()
+        self.askers.iter().map(|asker| asker.waiter).min()
     }
 
     fn refusal(&mut self) -> Option<ErrorKind> {
@@ -427,14 +427,14 @@ impl Model {
 
     fn lend(&mut self, id: u64, idle: Duration, now: Instant) -> Answer {
         self.hand_out(id, now);
-        let look = (idle > LOOK_AFTER).then(|| self.ticket());
-        if look.is_none() {
+        let liveness_check = (idle > LOOK_AFTER).then(|| self.next_waiter_id());
+        if liveness_check.is_none() {
             self.told.push(Told::Out(id, ms(0)));
         }
         if self.connections.len() < self.config.min_size as usize {
             self.fill(now);
         }
-        Answer::Lent { id, look }
+        Answer::Lent { id, liveness_check }
     }
 
     fn settle(&mut self, id: u64, now: Instant) {
@@ -442,7 +442,7 @@ impl Model {
         let asker = self.take_asker(first);
         self.hand_out(id, now);
         self.told.push(Told::Out(id, now - asker.since));
-        self.said.push(Said::Deliver(asker.ticket, id));
+        self.said.push(Said::Deliver(asker.waiter, id));
     }
 
     fn fill(&mut self, now: Instant) {
@@ -469,8 +469,8 @@ impl Model {
             self.interrupt(|connection| connection.id == id);
         }
         // Whose time has passed, and who has no connection on its way any more, is refused; the last one first.
-        while let Some(ticket) = self.askers.iter().filter(|asker| self.is_passed_over(asker)).map(|asker| asker.ticket).max() {
-            self.refuse(ticket, ErrorKind::Timeout, CheckOutFailure::Timeout, now);
+        while let Some(waiter) = self.askers.iter().filter(|asker| self.is_passed_over(asker)).map(|asker| asker.waiter).max() {
+            self.refuse(waiter, ErrorKind::Timeout, CheckOutFailure::Timeout, now);
         }
     }
 
@@ -493,7 +493,7 @@ impl Model {
     }
 
     fn is_passed_over(&self, asker: &Asker) -> bool {
-        let before = self.askers.iter().filter(|other| other.ticket < asker.ticket).count();
+        let before = self.askers.iter().filter(|other| other.waiter < asker.waiter).count();
         asker.until.is_some_and(|until| until.passed) && before >= self.coming()
     }
 
@@ -598,14 +598,14 @@ impl Model {
         }
     }
 
-    fn refuse(&mut self, ticket: u64, kind: ErrorKind, reason: CheckOutFailure, now: Instant) {
-        let asker = self.take_asker(ticket);
+    fn refuse(&mut self, waiter: u64, kind: ErrorKind, reason: CheckOutFailure, now: Instant) {
+        let asker = self.take_asker(waiter);
         self.told.push(Told::Failed(reason, now - asker.since));
-        self.said.push(Said::Refuse(ticket, kind));
+        self.said.push(Said::Refuse(waiter, kind));
     }
 
-    fn take_asker(&mut self, ticket: u64) -> Asker {
-        let at = self.askers.iter().position(|asker| asker.ticket == ticket).expect("an asker");
+    fn take_asker(&mut self, waiter: u64) -> Asker {
+        let at = self.askers.iter().position(|asker| asker.waiter == waiter).expect("an asker");
         self.askers.remove(at)
     }
 }

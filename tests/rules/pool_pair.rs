@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use mongolink::op::deadline::Deadline;
-use mongolink::pool::{self, Action, Checkout, Health, Lease, Place, Pool, PoolConfig, PoolEvent, PoolStats, UNANSWERED_AFTER, WaiterId};
+use mongolink::pool::{
+    self, Checkout, Health, Lease, Pool, PoolAction, PoolConfig, PoolEvent, PoolStats, QueuePosition, UNANSWERED_AFTER, WaiterId,
+};
 use mongolink::{Error, ErrorKind, LimitValue, Stage};
 
 use crate::pool_model::{Answer, At, Model, Phase, Said, Told, Until};
@@ -62,11 +64,11 @@ pub(crate) struct Pair {
     pub(crate) now: Instant,
     opening: Vec<Lease>,
     pub(crate) lent: Vec<Held>,
-    looking: Vec<(Held, Place)>,
+    looking: Vec<(Held, QueuePosition)>,
     draining: Vec<Held>,
-    pub(crate) waiting: Vec<Place>,
+    pub(crate) waiting: Vec<QueuePosition>,
     /// Those who have left the queue, to be told why a connection could not be opened.
-    failing: Vec<Place>,
+    failing: Vec<QueuePosition>,
     /// Connections that could not be opened, and of which nothing has been told.
     failed: usize,
     answered: Vec<WaiterId>,
@@ -142,10 +144,10 @@ impl Pair {
     fn check_waits(&mut self, coming: usize) {
         for (at, place) in self.waiting.iter().enumerate() {
             let Some(deadline) = place.deadline.filter(|deadline| deadline.at <= self.now) else { continue };
-            if deadline.name == IN_QUEUE && at < coming && !self.waits_on.contains(&place.ticket) {
-                self.waits_on.push(place.ticket);
+            if deadline.name == IN_QUEUE && at < coming && !self.waits_on.contains(&place.waiter) {
+                self.waits_on.push(place.waiter);
             }
-            assert!(self.waits_on.contains(&place.ticket), "{place:?} waits too long");
+            assert!(self.waits_on.contains(&place.waiter), "{place:?} waits too long");
         }
     }
 
@@ -191,21 +193,21 @@ impl Pair {
             Op::CheckOutWithin(limit) => self.check_out(Deadline::maybe("timeoutMS", Some(limit), now)),
             Op::Cancel(which) => {
                 let place = self.waiting.remove(which);
-                self.pool.handle_cancel(place.ticket, now);
-                self.model.cancel(place.ticket.0, now);
+                self.pool.handle_cancel(place.waiter, now);
+                self.model.cancel(place.waiter.0, now);
             }
             Op::Alive(which) => {
                 let (held, place) = self.looking.remove(which);
-                self.pool.handle_alive(held.0, place.asked_at, now);
-                self.model.alive(held.0.id, place.asked_at, now);
+                self.pool.handle_alive(held.0, place.requested_at, now);
+                self.model.alive(held.0.id, place.requested_at, now);
                 self.lent.push(held);
             }
             Op::DeadOnLook(which) => {
                 let ((lease, connection), place) = self.looking.remove(which);
-                let checkout = self.pool.handle_dead_on_look(lease, connection, place, now);
+                let checkout = self.pool.handle_liveness_check_failed(lease, connection, place, now);
                 self.lent_at.remove(&lease.id);
-                let expected = self.model.dead_on_look(lease.id, place.ticket.0, place.asked_at, place.deadline.map(until), now);
-                self.receive(checkout, expected, place.asked_at, place.deadline);
+                let expected = self.model.dead_on_look(lease.id, place.waiter.0, place.requested_at, place.deadline.map(until), now);
+                self.receive(checkout, expected, place.requested_at, place.deadline);
             }
             Op::Opened(which) => {
                 let lease = self.opening.remove(which);
@@ -290,7 +292,7 @@ impl Pair {
         self.failed += 1;
         if let Some(told) = told {
             let first = self.waiting.remove(0);
-            assert_eq!(first.ticket.0, told, "who has waited longest is told");
+            assert_eq!(first.waiter.0, told, "who has waited longest is told");
             self.failing.push(first);
         }
     }
@@ -302,27 +304,29 @@ impl Pair {
     }
 
     /// Takes the answer to a check-out as its caller would.
-    fn receive(&mut self, checkout: Checkout<u32>, expected: Answer, asked_at: Instant, deadline: Option<Deadline>) {
+    fn receive(&mut self, checkout: Checkout<u32>, expected: Answer, requested_at: Instant, deadline: Option<Deadline>) {
         let answer = match &checkout {
-            Checkout::Lent { lease, look, .. } => Answer::Lent { id: lease.id, look: look.map(|ticket| ticket.0) },
-            Checkout::Waiting(ticket) => Answer::Waiting(ticket.0),
+            Checkout::CheckedOut { lease, liveness_check, .. } => {
+                Answer::Lent { id: lease.id, liveness_check: liveness_check.map(|waiter| waiter.0) }
+            }
+            Checkout::Waiting(waiter) => Answer::Waiting(waiter.0),
             Checkout::Refused(error) => Answer::Refused(error.kind()),
         };
         assert_eq!(answer, expected, "the answer to a check-out");
         match checkout {
-            Checkout::Lent { lease, connection, look } => {
+            Checkout::CheckedOut { lease, connection, liveness_check } => {
                 self.check_lent(lease, connection);
                 self.lent_at.insert(lease.id, self.now);
-                let place = |ticket| Place { ticket, asked_at, deadline };
-                match look {
-                    Some(ticket) => self.looking.push(((lease, connection), place(ticket))),
+                let place = |waiter| QueuePosition { waiter, requested_at, deadline };
+                match liveness_check {
+                    Some(waiter) => self.looking.push(((lease, connection), place(waiter))),
                     None => self.lent.push((lease, connection)),
                 }
             }
-            Checkout::Waiting(ticket) => {
-                assert!(!self.answered.contains(&ticket), "{ticket:?} waits after it was answered");
-                self.waiting.push(Place { ticket, asked_at, deadline });
-                self.waiting.sort_by_key(|place| place.ticket);
+            Checkout::Waiting(waiter) => {
+                assert!(!self.answered.contains(&waiter), "{waiter:?} waits after it was answered");
+                self.waiting.push(QueuePosition { waiter, requested_at, deadline });
+                self.waiting.sort_by_key(|place| place.waiter);
             }
             Checkout::Refused(_) => {}
         }
@@ -333,26 +337,26 @@ impl Pair {
         let (mut said, mut interrupted) = (Vec::new(), Vec::new());
         while let Some(action) = self.pool.poll_action() {
             match &action {
-                Action::Open(lease) => said.push(Said::Open(lease.id)),
-                Action::Close(lease, connection) => {
+                PoolAction::Open(lease) => said.push(Said::Open(lease.id)),
+                PoolAction::Close(lease, connection) => {
                     assert_eq!(*connection, number(*lease));
                     said.push(Said::Close(lease.id));
                 }
-                Action::Deliver { waiter, lease, connection } => {
+                PoolAction::Deliver { waiter, lease, connection } => {
                     self.check_lent(*lease, *connection);
                     said.push(Said::Deliver(waiter.0, lease.id));
                 }
-                Action::Refuse(waiter, error) => {
+                PoolAction::Refuse(waiter, error) => {
                     self.check_refusal(*waiter, error);
                     said.push(Said::Refuse(waiter.0, error.kind()));
                 }
-                Action::Interrupt(lease, _) => interrupted.push(lease.id),
-                Action::Unanswered => {
+                PoolAction::Interrupt(lease, _) => interrupted.push(lease.id),
+                PoolAction::Unanswered => {
                     let waits = |lent: &Instant| *lent + UNANSWERED_AFTER <= self.now;
                     assert!(self.lent_at.values().any(waits), "no command is unanswered for long");
                     said.push(Said::Unanswered);
                 }
-                Action::Drain(lease, _) => said.push(Said::Drain(lease.id)),
+                PoolAction::Drain(lease, _) => said.push(Said::Drain(lease.id)),
             }
             self.obey(action);
         }
@@ -379,29 +383,29 @@ impl Pair {
     }
 
     /// Does what the pool wishes.
-    fn obey(&mut self, action: Action<u32>) {
+    fn obey(&mut self, action: PoolAction<u32>) {
         match action {
-            Action::Open(lease) => self.opening.push(lease),
-            Action::Deliver { waiter, lease, connection } => {
-                let first = self.waiting.first().map(|place| place.ticket);
+            PoolAction::Open(lease) => self.opening.push(lease),
+            PoolAction::Deliver { waiter, lease, connection } => {
+                let first = self.waiting.first().map(|place| place.waiter);
                 assert_eq!(first, Some(waiter), "{waiter:?} passes an earlier one");
                 self.waiting.remove(0);
                 self.answered.push(waiter);
                 self.lent_at.insert(lease.id, self.now);
                 self.lent.push((lease, connection));
             }
-            Action::Refuse(waiter, _) => {
-                let places = if self.failing.iter().any(|place| place.ticket == waiter) { &mut self.failing } else { &mut self.waiting };
-                let at = places.iter().position(|place| place.ticket == waiter).expect("who is refused has waited");
+            PoolAction::Refuse(waiter, _) => {
+                let places = if self.failing.iter().any(|place| place.waiter == waiter) { &mut self.failing } else { &mut self.waiting };
+                let at = places.iter().position(|place| place.waiter == waiter).expect("who is refused has waited");
                 places.remove(at);
                 self.answered.push(waiter);
             }
-            Action::Drain(lease, connection) => self.draining.push((lease, connection)),
-            Action::Interrupt(lease, _) => {
+            PoolAction::Drain(lease, connection) => self.draining.push((lease, connection)),
+            PoolAction::Interrupt(lease, _) => {
                 self.lent_at.remove(&lease.id);
             }
-            Action::Unanswered => self.unanswered_at = Some(self.now),
-            Action::Close(lease, _) => {
+            PoolAction::Unanswered => self.unanswered_at = Some(self.now),
+            PoolAction::Close(lease, _) => {
                 self.lent_at.remove(&lease.id);
             }
         }
@@ -423,7 +427,7 @@ impl Pair {
         // After a failure nothing is opened before its error has done its work.
         let stuck = self.failed == 0 && stats.waiting > self.coming() && stats.opening < self.config.max_connecting as usize && !full;
         assert!(!stuck, "somebody waits, and nothing is opened");
-        let past = |place: &&Place| self.waits_on.contains(&place.ticket);
+        let past = |place: &&QueuePosition| self.waits_on.contains(&place.waiter);
         let in_vain = self.failed == 0 && self.waiting.iter().skip(self.coming()).any(|place| past(&place));
         assert!(!in_vain, "somebody waits past his limit, and nothing is on its way to him");
     }
@@ -440,12 +444,12 @@ impl Pair {
 
     fn check_refusal(&self, waiter: WaiterId, error: &Error) {
         let places = self.waiting.iter().chain(&self.failing);
-        let place = places.into_iter().find(|place| place.ticket == waiter).expect("who is refused has waited");
+        let place = places.into_iter().find(|place| place.waiter == waiter).expect("who is refused has waited");
         let kind = error.kind();
         if kind == ErrorKind::Timeout {
             let deadline = place.deadline.expect("who waits without limit is not timed out");
             assert!(deadline.at <= self.now, "a waiter is timed out too early");
-            let before = self.waiting.iter().take_while(|place| place.ticket < waiter).count();
+            let before = self.waiting.iter().take_while(|place| place.waiter < waiter).count();
             let spared = deadline.name == IN_QUEUE && before < self.spared;
             assert!(!spared, "{waiter:?} is timed out in the queue while its connection is being opened");
             let limit = error.limit().map(|limit| (limit.name, limit.value));

@@ -14,7 +14,7 @@ use mongolink::topology::{
     Fault, Monitor, MonitorAction, MonitorConfig, RoundTrips, SelectId, Suspension, Topology, TopologyAction, TopologyConfig,
     TopologyDescription,
 };
-use mongolink::wire::{Flags, Message, Outgoing, Request};
+use mongolink::wire::{Flags, Message, Request, WriteBuffer};
 use mongolink::{Address, Error, ServerAddress, Stage};
 
 use super::calls::Call;
@@ -571,7 +571,7 @@ impl World {
         conn.exchange = Exchange::Awaiting(conn.last_request);
         let number = conn.last_request;
         let client = conn.client;
-        let mut bytes = Outgoing::default();
+        let mut bytes = WriteBuffer::default();
         let fields = mongolink::op::CommandFields { database, read_preference: preference, ..Default::default() };
         mongolink::wire::encode_message(&mut bytes, number, 0, flags, request, |body| fields.write(body));
         self.send_request(id, bytes.to_bytes());

@@ -13,7 +13,7 @@ use mongolink::op::reply::{ERROR_LABELS_MAX, ERROR_REPLY_SIZE_MAX, NAME_SIZE_MAX
 use mongolink::race::ATTEMPTS_MAX;
 use mongolink::topology::liveness::{ANSWER_SLACK, limit};
 use mongolink::topology::monitor::{STREAMED_BURST, STREAMED_EVERY};
-use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
+use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, WriteBuffer, encode_message};
 use mongolink::{ERROR_MESSAGE_SIZE_MAX, ERROR_TEXT_SIZE_MAX, Error, ServerAddress, TopologyEvent};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -114,7 +114,7 @@ fn exceeded(bytes: &[u8], excess: Excess, number: u64) -> Option<(Vec<u8>, Vec<V
 
 fn encode(message: &Message, id: i32, response_to: i32, body: &Document) -> Option<Vec<u8>> {
     let more = if message.flags.has(Flags::MORE_TO_COME) { Flags::MORE_TO_COME } else { Flags::default() };
-    let mut out = Outgoing::default();
+    let mut out = WriteBuffer::default();
     encode_message(&mut out, id, response_to, more, &Request::from(RawDocumentBuf::try_from(body).ok()?), |_| {});
     Some(out.to_bytes())
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
-use mongolink::dns::{Answer, WaiterId, Want};
+use mongolink::dns::{LookupAnswer, LookupId, Want};
 use mongolink::handshake::{Conversation, ConversationConfig, Step};
 use mongolink::op::deadline::Deadline;
 use mongolink::pool::Lease;
@@ -49,15 +49,15 @@ pub(crate) enum Purpose {
 enum Progress {
     /// The address is looked up beforehand.
     Naming {
-        waiter: WaiterId,
+        waiter: LookupId,
     },
     Resolving {
-        waiter: WaiterId,
+        waiter: LookupId,
     },
     Racing {
         race: Box<Race>,
         attempts: BTreeMap<AttemptId, (u64, Address)>,
-        later: Option<WaiterId>,
+        later: Option<LookupId>,
         /// The last arrival of addresses that it knows.
         seen: u64,
     },
@@ -100,14 +100,15 @@ impl World {
     }
 
     /// A look-up has ended.
-    pub(crate) fn resolved(&mut self, c: usize, id: u64, waiter: WaiterId) {
+    pub(crate) fn resolved(&mut self, c: usize, id: u64, waiter: LookupId) {
         let Some(outcome) = self.clients[c].resolver.answers.remove(&waiter.0) else { return };
         let now = self.local(c);
         let timeout = self.clients[c].settings.connect_timeout;
         let client = &mut self.clients[c];
         let Some(opening) = client.openings.get_mut(&id) else { return };
         let port = opening.host.port();
-        let with_port = |answer: &Answer| answer.addresses.iter().map(|ip| Address::Ip(SocketAddr::new(*ip, port))).collect::<Vec<_>>();
+        let with_port =
+            |answer: &LookupAnswer| answer.addresses.iter().map(|ip| Address::Ip(SocketAddr::new(*ip, port))).collect::<Vec<_>>();
         match &mut opening.stage {
             Progress::Naming { waiter: own } if *own == waiter => match outcome {
                 Ok(_) => {

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use mongolink::op::deadline::Deadline;
-use mongolink::pool::{Action, Checkout, Health, Lease, Place, Pool, WaiterId};
+use mongolink::pool::{Checkout, Health, Lease, Pool, PoolAction, QueuePosition, WaiterId};
 use mongolink::topology::Fault;
 use mongolink::wire::Message;
 use mongolink::{Error, ErrorKind, HelloReply, ServerAddress};
@@ -145,7 +145,7 @@ impl World {
         let server = self.clients[c].pools.get_mut(&id).expect("a pool stays");
         let answer = step(&mut server.pool, now);
         match &answer {
-            Checkout::Lent { lease, .. } => {
+            Checkout::CheckedOut { lease, .. } => {
                 server.look_at_lent(*lease);
                 nobody_is_passed(&server.host, &server.ledger, place.unwrap_or(WaiterId(u64::MAX)));
                 server.ledger.idle.remove(&lease.id);
@@ -169,21 +169,22 @@ impl World {
 
     /// Asks for a connection; one that was idle for long is looked at first.
     pub(crate) fn check_out(&mut self, c: usize, id: u64, call: u64, deadline: Option<Deadline>) -> Answer {
-        let asked_at = self.local(c);
+        let requested_at = self.local(c);
         let mut answer = self.ask_pool(c, id, call, deadline, None, |pool, now| pool.handle_checkout(deadline, now));
         loop {
             match answer {
-                Checkout::Lent { lease, connection, look: None } => return Answer::Lent(lease, connection),
-                Checkout::Lent { lease, connection, look: Some(ticket) } => {
+                Checkout::CheckedOut { lease, connection, liveness_check: None } => return Answer::Lent(lease, connection),
+                Checkout::CheckedOut { lease, connection, liveness_check: Some(waiter) } => {
                     let dead = self.net.conns.get(&connection).is_none_or(|conn| !conn.inbox.is_empty() || !conn.decoder.is_empty());
                     if !dead {
-                        self.pool_act(c, id, false, |pool, now| pool.handle_alive(lease, asked_at, now));
+                        self.pool_act(c, id, false, |pool, now| pool.handle_alive(lease, requested_at, now));
                         return Answer::Lent(lease, connection);
                     }
-                    let place = Place { ticket, asked_at, deadline };
+                    let place = QueuePosition { waiter, requested_at, deadline };
                     self.move_in(c, id, lease);
-                    answer = self
-                        .ask_pool(c, id, call, deadline, Some(ticket), |pool, now| pool.handle_dead_on_look(lease, connection, place, now));
+                    answer = self.ask_pool(c, id, call, deadline, Some(waiter), |pool, now| {
+                        pool.handle_liveness_check_failed(lease, connection, place, now)
+                    });
                 }
                 Checkout::Waiting(waiter) => return Answer::Waits(waiter),
                 Checkout::Refused(error) => return Answer::Refused(error),
@@ -289,36 +290,36 @@ impl World {
         let now = self.local(c);
         let Some(server) = self.clients[c].pools.get_mut(&id) else { return };
         while let Some(action) = server.pool.poll_action() {
-            if let Action::Deliver { waiter, lease, .. } = &action {
+            if let PoolAction::Deliver { waiter, lease, .. } = &action {
                 server.look_at_lent(*lease);
                 waiter_still_waits(&server.host, &server.ledger, *waiter);
                 nobody_is_passed(&server.host, &server.ledger, *waiter);
             }
             match &action {
-                Action::Open(lease) => {
+                PoolAction::Open(lease) => {
                     server.ledger.opening.insert(lease.id);
                     server.ledger.since.insert(lease.id, now);
                     server.ledger.generations.insert(lease.id, lease.generation);
                     server.heard.remove(&lease.slot);
                 }
-                Action::Close(lease, _) => drop(server.ledger.idle.remove(&lease.id)),
-                Action::Deliver { waiter, lease, .. } => {
+                PoolAction::Close(lease, _) => drop(server.ledger.idle.remove(&lease.id)),
+                PoolAction::Deliver { waiter, lease, .. } => {
                     server.ledger.idle.remove(&lease.id);
                     server.ledger.in_use.insert(lease.id);
                     server.ledger.waiting.remove(waiter);
                 }
-                Action::Refuse(waiter, _) => {
+                PoolAction::Refuse(waiter, _) => {
                     waiter_still_waits(&server.host, &server.ledger, *waiter);
                     server.ledger.waiting.remove(waiter);
                     server.ledger.leaving.remove(waiter);
                 }
-                Action::Interrupt(lease, _) => drop(server.ledger.interrupted.insert(lease.id)),
-                Action::Drain(lease, _) => {
+                PoolAction::Interrupt(lease, _) => drop(server.ledger.interrupted.insert(lease.id)),
+                PoolAction::Drain(lease, _) => {
                     server.ledger.since.insert(lease.id, now);
                     server.ledger.idle.remove(&lease.id);
                     server.ledger.draining.insert(lease.id);
                 }
-                Action::Unanswered => {}
+                PoolAction::Unanswered => {}
             }
             deeds.push(action);
         }
@@ -339,33 +340,33 @@ impl World {
         }
     }
 
-    fn perform(&mut self, c: usize, id: u64, deed: Action<u64>) {
+    fn perform(&mut self, c: usize, id: u64, deed: PoolAction<u64>) {
         let at = self.soon(c);
         match deed {
-            Action::Open(lease) => {
+            PoolAction::Open(lease) => {
                 let host = self.clients[c].pools.get(&id).map(|server| server.host.clone()).expect("a pool stays");
                 let opening = self.start_opening(c, &host, Purpose::Pool { pool: id, lease });
                 if let Some(server) = self.clients[c].pools.get_mut(&id) {
                     server.slots.insert(lease.slot, Occupant::Opening(opening));
                 }
             }
-            Action::Close(_, conn) => self.close(conn),
-            Action::Unanswered => {
+            PoolAction::Close(_, conn) => self.close(conn),
+            PoolAction::Unanswered => {
                 let host = self.clients[c].pools.get(&id).map(|server| server.host.clone()).expect("a pool stays");
                 self.topology_act(c, false, |topology, now| topology.handle_unanswered(&host, now));
             }
-            Action::Deliver { waiter, lease, connection } => {
+            PoolAction::Deliver { waiter, lease, connection } => {
                 let call = self.clients[c].pools.get_mut(&id).and_then(|server| server.waiters.remove(&waiter)).expect("somebody waits");
                 if let Some(conn) = self.net.conns.get_mut(&connection) {
                     conn.user = User::Call { pool: id, lease, call };
                 }
                 self.queue.push(at, Event::Delivered { client: c, pool: id, call, lease, conn: connection });
             }
-            Action::Refuse(waiter, error) => {
+            PoolAction::Refuse(waiter, error) => {
                 let call = self.clients[c].pools.get_mut(&id).and_then(|server| server.waiters.remove(&waiter)).expect("somebody waits");
                 self.queue.push(at, Event::Denied { client: c, call, error });
             }
-            Action::Interrupt(lease, error) => {
+            PoolAction::Interrupt(lease, error) => {
                 let occupant = self.clients[c].pools.get(&id).and_then(|server| server.slots.get(&lease.slot)).copied();
                 match occupant.expect("whoever is interrupted has a slot") {
                     Occupant::Opening(opening) => self.queue.push(at, Event::OpeningInterrupted { client: c, opening, error }),
@@ -377,7 +378,7 @@ impl World {
                     }
                 }
             }
-            Action::Drain(lease, connection) => {
+            PoolAction::Drain(lease, connection) => {
                 if let Some(conn) = self.net.conns.get_mut(&connection) {
                     conn.user = User::Drain { pool: id, lease };
                 }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use mongolink::Error;
-use mongolink::dns::{Family, FlightId};
+use mongolink::dns::{AddressFamily, QueryId};
 use mongolink::pool::Lease;
 
 use super::servers::End;
@@ -70,18 +70,18 @@ pub(crate) enum Event {
     DnsAnswer {
         client: usize,
         name: String,
-        flight: FlightId,
-        family: Family,
+        flight: QueryId,
+        family: AddressFamily,
     },
     SystemAnswer {
         client: usize,
         name: String,
-        flight: FlightId,
+        flight: QueryId,
     },
     FlightEnds {
         client: usize,
         name: String,
-        flight: FlightId,
+        flight: QueryId,
     },
     /// A task of a client goes on: each is what its wake-up is for.
     Orders {

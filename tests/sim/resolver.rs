@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use mongolink::dns::{Action, Answer, Cache, Failure, Family, FlightId, WaiterId, Want};
+use mongolink::dns::{AddressFamily, Cache, CacheAction, LookupAnswer, LookupFailure, LookupId, QueryId, Want};
 use mongolink::{Error, ErrorKind, Stage};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -20,11 +20,11 @@ use super::world::{NOT_THERE, World};
 pub(crate) struct Resolver {
     pub(crate) cache: Cache,
     /// Who waits: the opening that asked.
-    pub(crate) waiting: BTreeMap<WaiterId, u64>,
-    pub(crate) answers: BTreeMap<u64, Result<Answer, Error>>,
+    pub(crate) waiting: BTreeMap<LookupId, u64>,
+    pub(crate) answers: BTreeMap<u64, Result<LookupAnswer, Error>>,
     next: u64,
     /// The question under way for each name, and how many families it has been told.
-    flights: BTreeMap<String, (FlightId, BTreeSet<u8>)>,
+    flights: BTreeMap<String, (QueryId, BTreeSet<u8>)>,
     /// What was told of each name, and how long it is good.
     told: BTreeMap<String, BTreeMap<IpAddr, Told>>,
     /// When DNS was last asked for each name.
@@ -35,7 +35,7 @@ pub(crate) struct Resolver {
 #[derive(Clone, Copy, Debug)]
 struct Told {
     good_until: Instant,
-    flight: FlightId,
+    flight: QueryId,
     dead: bool,
 }
 
@@ -103,16 +103,16 @@ impl Resolver {
 
 impl World {
     /// Asks for a name's addresses; the answer is an event.
-    pub(crate) fn look_up(&mut self, c: usize, name: &str, want: Want, opening: u64) -> WaiterId {
+    pub(crate) fn look_up(&mut self, c: usize, name: &str, want: Want, opening: u64) -> LookupId {
         let resolver = &mut self.clients[c].resolver;
         resolver.next += 1;
-        let waiter = WaiterId(resolver.next);
+        let waiter = LookupId(resolver.next);
         resolver.waiting.insert(waiter, opening);
         self.cache_act(c, false, |cache, now| cache.handle_ask(waiter, name, want, now));
         waiter
     }
 
-    pub(crate) fn cancel_look_up(&mut self, c: usize, waiter: WaiterId) {
+    pub(crate) fn cancel_look_up(&mut self, c: usize, waiter: LookupId) {
         self.clients[c].resolver.waiting.remove(&waiter);
         self.clients[c].resolver.answers.remove(&waiter.0);
         self.cache_act(c, false, |cache, _| cache.handle_cancel(waiter));
@@ -145,13 +145,13 @@ impl World {
         }
         while let Some(action) = self.clients[c].resolver.cache.poll_action() {
             match action {
-                Action::Query(name, flight) => self.query(c, name, flight, now),
-                Action::QuerySystem(name, flight) => {
+                CacheAction::Query(name, flight) => self.query(c, name, flight, now),
+                CacheAction::QuerySystem(name, flight) => {
                     self.clients[c].resolver.flights.insert(name.clone(), (flight, BTreeSet::new()));
                     self.queue.push(self.now + Duration::from_millis(3), Event::SystemAnswer { client: c, name, flight });
                 }
-                Action::Answer(waiters, answer) => self.give(c, &waiters, &Ok(answer)),
-                Action::Refuse(waiters, error) => self.give(c, &waiters, &Err(error)),
+                CacheAction::LookupAnswer(waiters, answer) => self.give(c, &waiters, &Ok(answer)),
+                CacheAction::Refuse(waiters, error) => self.give(c, &waiters, &Err(error)),
             }
         }
         let resolver = &self.clients[c].resolver;
@@ -161,14 +161,14 @@ impl World {
         self.arm(c, Timer::Cache(c), timer.map(|(at, _)| at));
     }
 
-    fn query(&mut self, c: usize, name: String, flight: FlightId, now: Instant) {
+    fn query(&mut self, c: usize, name: String, flight: QueryId, now: Instant) {
         let resolver = &mut self.clients[c].resolver;
         one_query_for_a_name(&name, resolver.flights.contains_key(&name), resolver.resumed_at == Some(now));
         resolver.flights.insert(name.clone(), (flight, BTreeSet::new()));
         resolver.asked.insert(name.clone(), now);
         self.trace.note(self.now, || format!("client {c}: asks DNS for {name}"));
         let left = self.clients[c].resolver.cache.deadline(&name).map_or(Duration::ZERO, |by| by.saturating_duration_since(now));
-        for family in [Family::V6, Family::V4] {
+        for family in [AddressFamily::V6, AddressFamily::V4] {
             let slow = self.zone.slow.filter(|(_, until)| *until > self.now).map_or(Duration::ZERO, |(delay, _)| delay);
             let delay = slow + self.plan.dns_delay.mul_f64(self.random.random_range(0.5..2.0));
             self.queue.push(self.now + delay, Event::DnsAnswer { client: c, name: name.clone(), flight, family });
@@ -176,7 +176,7 @@ impl World {
         self.queue.push(self.now + left, Event::FlightEnds { client: c, name, flight });
     }
 
-    fn give(&mut self, c: usize, waiters: &[WaiterId], outcome: &Result<Answer, Error>) {
+    fn give(&mut self, c: usize, waiters: &[LookupId], outcome: &Result<LookupAnswer, Error>) {
         for waiter in waiters {
             let at = self.soon(c);
             let now = self.local(c);
@@ -222,19 +222,19 @@ impl World {
     }
 
     /// DNS answers for one family, in whatever way it is able to.
-    pub(crate) fn dns_answers(&mut self, c: usize, name: String, flight: FlightId, family: Family) {
+    pub(crate) fn dns_answers(&mut self, c: usize, name: String, flight: QueryId, family: AddressFamily) {
         let is_on = |until: Option<Instant>| until.is_some_and(|until| until > self.now);
         if is_on(self.zone.hangs_until) {
             return;
         }
         let outcome = if is_on(self.zone.fails_until) {
-            Err(Failure::Other(Error::new(ErrorKind::DnsFailed, "SERVFAIL").at(Stage::Dns)))
+            Err(LookupFailure::Other(Error::new(ErrorKind::DnsFailed, "SERVFAIL").at(Stage::Dns)))
         } else if is_on(self.zone.forgets_until) || !self.zone.records.contains_key(&name) {
-            Err(Failure::NoSuchName)
+            Err(LookupFailure::NoSuchName)
         } else {
             let all = self.zone.records.get(&name).into_iter().flatten();
-            let found: Vec<IpAddr> = all.copied().filter(|ip| ip.is_ipv4() == (family == Family::V4)).collect();
-            if found.is_empty() { Err(Failure::NoAddresses) } else { Ok(found) }
+            let found: Vec<IpAddr> = all.copied().filter(|ip| ip.is_ipv4() == (family == AddressFamily::V4)).collect();
+            if found.is_empty() { Err(LookupFailure::NoAddresses) } else { Ok(found) }
         };
         self.note(|_| format!("client {c}: DNS says of {name}, {family:?}: {outcome:?}"));
         let time_to_live = self.plan.time_to_live;
@@ -246,12 +246,12 @@ impl World {
     }
 
     /// Keeps what was told; with both families an answer is whole, and what it has not is gone.
-    fn learn(&mut self, c: usize, name: &str, flight: FlightId, family: Family, found: &[IpAddr]) {
+    fn learn(&mut self, c: usize, name: &str, flight: QueryId, family: AddressFamily, found: &[IpAddr]) {
         let now = self.local(c);
         let good_until = now + self.plan.time_to_live.max(TTL_MIN);
         let resolver = &mut self.clients[c].resolver;
         let Some((_, families)) = resolver.flights.get_mut(name).filter(|(current, _)| *current == flight) else { return };
-        families.insert(u8::from(family == Family::V4));
+        families.insert(u8::from(family == AddressFamily::V4));
         let whole = families.len() == 2;
         let told = resolver.told.entry(name.to_owned()).or_default();
         for ip in found {
@@ -267,20 +267,20 @@ impl World {
         }
     }
 
-    pub(crate) fn system_answers(&mut self, c: usize, name: String, flight: FlightId) {
+    pub(crate) fn system_answers(&mut self, c: usize, name: String, flight: QueryId) {
         self.land(c, &name, flight);
         let error = Error::new(ErrorKind::NoSuchName, "the operating system knows no such name").at(Stage::Dns);
         self.cache_act(c, false, |cache, now| cache.handle_system(&name, flight, Err(error), now));
     }
 
     /// Whoever carried a question gives up.
-    pub(crate) fn flight_ends(&mut self, c: usize, name: String, flight: FlightId) {
+    pub(crate) fn flight_ends(&mut self, c: usize, name: String, flight: QueryId) {
         self.land(c, &name, flight);
         self.cache_act(c, false, |cache, now| cache.handle_timeout(now));
         self.cache_act(c, false, |cache, now| cache.handle_abandoned(&name, flight, now));
     }
 
-    fn land(&mut self, c: usize, name: &str, flight: FlightId) {
+    fn land(&mut self, c: usize, name: &str, flight: QueryId) {
         let flights = &mut self.clients[c].resolver.flights;
         if flights.get(name).is_some_and(|(current, _)| *current == flight) {
             flights.remove(name);

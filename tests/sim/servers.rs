@@ -9,7 +9,7 @@ use bson::oid::ObjectId;
 use bson::{Document, RawDocumentBuf};
 use mongolink::ServerAddress;
 use mongolink::sandbox::{Action, Cluster};
-use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
+use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, WriteBuffer, encode_message};
 use std::time::Instant;
 
 use super::excess::{Excess, exceed};
@@ -133,7 +133,7 @@ fn distort(bytes: Vec<u8>, change: impl FnOnce(&mut Document) -> Option<()>) -> 
         change(&mut body)?;
         let body = RawDocumentBuf::try_from(&body).ok()?;
         let more = if message.flags.has(Flags::MORE_TO_COME) { Flags::MORE_TO_COME } else { Flags::default() };
-        let mut out = Outgoing::default();
+        let mut out = WriteBuffer::default();
         encode_message(&mut out, message.request_id, message.response_to, more, &Request::from(body), |_| {});
         Some(out.to_bytes())
     })();

@@ -248,7 +248,7 @@ impl World {
             Event::SystemAnswer { client, name, flight } => self.system_answers(client, name, flight),
             Event::FlightEnds { client, name, flight } => self.flight_ends(client, name, flight),
             Event::Orders { client, watch } => self.obey(client, watch),
-            Event::Resolved { client, opening, waiter } => self.resolved(client, opening, mongolink::dns::WaiterId(waiter)),
+            Event::Resolved { client, opening, waiter } => self.resolved(client, opening, mongolink::dns::LookupId(waiter)),
             Event::Overtaken { client, opening } => self.race_act(client, opening, false, |_, _| ()),
             Event::Derived { client, opening } => self.derived(client, opening),
             Event::Admit => self.admit(),

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use mongolink::op::deadline::Deadline;
-use mongolink::pool::{Action, Checkout, Health, Lease, Pool, WaiterId, closed};
+use mongolink::pool::{Checkout, Health, Lease, Pool, PoolAction, WaiterId, closed};
 use mongolink::{ConnectionString, Error, ErrorKind, PoolConfig, PoolEvent, Stage};
 
 use crate::support::{Scene, closed_by_peer, ms};
@@ -39,12 +39,12 @@ impl Bench {
         bench
     }
 
-    fn actions(&mut self) -> Vec<Action<u64>> {
+    fn actions(&mut self) -> Vec<PoolAction<u64>> {
         std::iter::from_fn(|| self.pool.poll_action()).collect()
     }
 
     fn opens(&mut self) -> Vec<Lease> {
-        self.actions().into_iter().filter_map(|action| if let Action::Open(lease) = action { Some(lease) } else { None }).collect()
+        self.actions().into_iter().filter_map(|action| if let PoolAction::Open(lease) = action { Some(lease) } else { None }).collect()
     }
 
     fn events(&mut self) -> String {
@@ -55,14 +55,14 @@ impl Bench {
     fn wait(&mut self) -> WaiterId {
         match self.pool.handle_checkout(None, self.now) {
             Checkout::Waiting(waiter) => waiter,
-            other @ (Checkout::Lent { .. } | Checkout::Refused(_)) => panic!("{other:?}"),
+            other @ (Checkout::CheckedOut { .. } | Checkout::Refused(_)) => panic!("{other:?}"),
         }
     }
 
     fn refused(&mut self) -> Error {
         match self.pool.handle_checkout(None, self.now) {
             Checkout::Refused(error) => error,
-            other @ (Checkout::Lent { .. } | Checkout::Waiting(_)) => panic!("{other:?}"),
+            other @ (Checkout::CheckedOut { .. } | Checkout::Waiting(_)) => panic!("{other:?}"),
         }
     }
 
@@ -71,7 +71,7 @@ impl Bench {
         self.wait();
         let lease = self.opens()[0];
         self.pool.handle_opened(lease, lease.id, self.now);
-        assert!(matches!(self.actions().as_slice(), [Action::Deliver { .. }]));
+        assert!(matches!(self.actions().as_slice(), [PoolAction::Deliver { .. }]));
         lease
     }
 
@@ -134,7 +134,7 @@ fn clear_refuses_all_who_wait_at_once_with_an_error_that_is_retryable_and_nobody
     bench.clear(false);
     let mut refused = Vec::new();
     for action in bench.actions() {
-        if let Action::Refuse(waiter, error) = action {
+        if let PoolAction::Refuse(waiter, error) = action {
             assert_eq!(error.kind(), ErrorKind::PoolCleared);
             assert!(error.has_label("RetryableError"), "{error:?}");
             let mut scene = Scene::settled();
@@ -154,15 +154,21 @@ fn interruption_hits_older_generations_only_the_pending_ones_too_and_the_pool_go
     bench.wait();
     let pending = bench.opens()[0];
     bench.clear(true);
-    let hit: Vec<u64> =
-        bench.actions().iter().filter_map(|action| if let Action::Interrupt(lease, _) = action { Some(lease.id) } else { None }).collect();
+    let hit: Vec<u64> = bench
+        .actions()
+        .iter()
+        .filter_map(|action| if let PoolAction::Interrupt(lease, _) = action { Some(lease.id) } else { None })
+        .collect();
     assert_eq!(hit, [old.id, pending.id]);
     bench.pool.handle_ready(bench.now);
     let new = bench.lend();
     assert_eq!(new.generation, 1, "a new connection does not wait for the old ones");
     bench.clear(true);
-    let again: Vec<u64> =
-        bench.actions().iter().filter_map(|action| if let Action::Interrupt(lease, _) = action { Some(lease.id) } else { None }).collect();
+    let again: Vec<u64> = bench
+        .actions()
+        .iter()
+        .filter_map(|action| if let PoolAction::Interrupt(lease, _) = action { Some(lease.id) } else { None })
+        .collect();
     assert_eq!(again, [new.id], "each is interrupted once");
 }
 
@@ -185,7 +191,7 @@ fn perished_connections_met_on_the_way_are_closed_and_the_search_goes_on() {
     bench.now += ms(100);
     bench.wait();
     let closed: Vec<u64> =
-        bench.actions().iter().filter_map(|action| if let Action::Close(_, id) = action { Some(*id) } else { None }).collect();
+        bench.actions().iter().filter_map(|action| if let PoolAction::Close(_, id) = action { Some(*id) } else { None }).collect();
     assert_eq!(closed, [2, 1]);
     assert_eq!(bench.events(), "CheckOutStarted ConnectionClosed ConnectionClosed ConnectionCreated");
 }
@@ -197,7 +203,7 @@ fn foreign_connection_is_closed_and_changes_nothing() {
     let before = bench.pool.stats();
     bench.events();
     bench.pool.handle_checkin(Lease { id: 77, ..own }, 77, Health::Good, bench.now);
-    assert!(matches!(bench.actions().as_slice(), [Action::Close(_, 77)]));
+    assert!(matches!(bench.actions().as_slice(), [PoolAction::Close(_, 77)]));
     assert_eq!((bench.pool.stats(), bench.events().as_str()), (before, ""));
 }
 
@@ -235,7 +241,7 @@ fn who_came_first_is_served_first_also_by_a_connection_that_comes_back() {
     let served: Vec<_> = bench
         .actions()
         .iter()
-        .filter_map(|action| if let Action::Deliver { waiter, connection, .. } = action { Some((*waiter, *connection)) } else { None })
+        .filter_map(|action| if let PoolAction::Deliver { waiter, connection, .. } = action { Some((*waiter, *connection)) } else { None })
         .collect();
     assert_eq!(served, [(waiters[0], 1), (waiters[1], 2)]);
 }
@@ -263,7 +269,7 @@ fn wait_queue_timeout_names_its_limit_and_closed_pool_says_so() {
     bench.now += ms(50);
     bench.pool.handle_timeout(bench.now);
     let actions = bench.actions();
-    let [Action::Refuse(_, error)] = actions.as_slice() else { panic!("{actions:?}") };
+    let [PoolAction::Refuse(_, error)] = actions.as_slice() else { panic!("{actions:?}") };
     assert!(error.is_timeout() && error.limit().is_some_and(|limit| limit.name == "waitQueueTimeoutMS"), "{error}");
     bench.pool.handle_close(&closed(), false, bench.now);
     assert_eq!(bench.refused().kind(), ErrorKind::PoolClosed);

@@ -2,7 +2,7 @@
 
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use mongolink::op::{CommandFields, check_size};
-use mongolink::wire::{Decoder, Flags, Message, Outgoing, Request, encode_message};
+use mongolink::wire::{Decoder, Flags, Message, Request, WriteBuffer, encode_message};
 use mongolink::{Error, ErrorKind};
 
 /// A message of flags and sections.
@@ -41,7 +41,7 @@ fn read(bytes: &[u8]) -> Result<Message, Error> {
 }
 
 fn encoded(request: &Request, fields: &CommandFields<'_>) -> Vec<u8> {
-    let mut bytes = Outgoing::default();
+    let mut bytes = WriteBuffer::default();
     encode_message(&mut bytes, 7, 0, Flags::default(), request, |body| fields.write(body));
     bytes.to_bytes()
 }

@@ -5,7 +5,7 @@
 
 use std::time::Instant;
 
-use super::{Answer, Cache, State, Verdict};
+use super::{Cache, LookupAnswer, State, Verdict};
 
 impl Cache {
     /// Tells whether a name is being asked for, and has no earlier answer.
@@ -20,7 +20,7 @@ impl Cache {
 
     /// Returns a name's addresses if some arrived after the arrival `than`, with the number of the last one; 0 comes before
     /// all. Nothing that is past its time is among them: none are returned if all are.
-    pub fn newer(&self, name: &str, than: u64, now: Instant) -> Option<(u64, Answer)> {
+    pub fn newer(&self, name: &str, than: u64, now: Instant) -> Option<(u64, LookupAnswer)> {
         let entry = self.entries.get(name).filter(|entry| entry.arrived > than)?;
         let answer = match &entry.state {
             State::Asking { flight, last } => flight.so_far(last.as_ref().filter(|good| now < good.valid_until), now)?,

@@ -20,8 +20,8 @@ fn ips(texts: &[&str]) -> Vec<IpAddr> {
     texts.iter().map(|text| ip(text)).collect()
 }
 
-fn down() -> Failure {
-    Failure::Other(Error::new(ErrorKind::DnsFailed, "server failure"))
+fn down() -> LookupFailure {
+    LookupFailure::Other(Error::new(ErrorKind::DnsFailed, "server failure"))
 }
 
 fn seconds(count: u64) -> Duration {
@@ -35,7 +35,7 @@ impl Scene {
     }
 
     fn ask(&mut self, waiter: u64, want: Want) -> &mut Self {
-        self.cache.handle_ask(WaiterId(waiter), NAME, want, self.now);
+        self.cache.handle_ask(LookupId(waiter), NAME, want, self.now);
         self
     }
 
@@ -45,18 +45,18 @@ impl Scene {
     }
 
     fn found(&mut self, flight: u64, texts: &[&str]) -> &mut Self {
-        let family = if ip(texts[0]).is_ipv4() { Family::V4 } else { Family::V6 };
-        self.cache.handle_answered(NAME, FlightId(flight), family, ips(texts), seconds(60), self.now);
+        let family = if ip(texts[0]).is_ipv4() { AddressFamily::V4 } else { AddressFamily::V6 };
+        self.cache.handle_answered(NAME, QueryId(flight), family, ips(texts), seconds(60), self.now);
         self
     }
 
-    fn failed(&mut self, flight: u64, family: Family, failure: Failure) -> &mut Self {
-        self.cache.handle_failed(NAME, FlightId(flight), family, failure, self.now);
+    fn failed(&mut self, flight: u64, family: AddressFamily, failure: LookupFailure) -> &mut Self {
+        self.cache.handle_failed(NAME, QueryId(flight), family, failure, self.now);
         self
     }
 
-    fn both_failed(&mut self, flight: u64, failure: &Failure) -> &mut Self {
-        self.failed(flight, Family::V4, failure.clone()).failed(flight, Family::V6, failure.clone())
+    fn both_failed(&mut self, flight: u64, failure: &LookupFailure) -> &mut Self {
+        self.failed(flight, AddressFamily::V4, failure.clone()).failed(flight, AddressFamily::V6, failure.clone())
     }
 
     fn timeout(&mut self) -> &mut Self {
@@ -75,12 +75,12 @@ impl Scene {
         self.holds_nothing_that_is_over();
         let mut wishes = Vec::new();
         while let Some(action) = self.cache.poll_action() {
-            let numbers = |waiters: &[WaiterId]| waiters.iter().map(|waiter| waiter.0.to_string()).collect::<Vec<_>>().join("+");
+            let numbers = |waiters: &[LookupId]| waiters.iter().map(|waiter| waiter.0.to_string()).collect::<Vec<_>>().join("+");
             wishes.push(match action {
-                Action::Query(name, flight) => format!("query {name} #{}", flight.0),
-                Action::QuerySystem(name, flight) => format!("system {name} #{}", flight.0),
-                Action::Refuse(waiters, error) => format!("{} refused {:?}", numbers(&waiters), error.kind()),
-                Action::Answer(waiters, answer) => {
+                CacheAction::Query(name, flight) => format!("query {name} #{}", flight.0),
+                CacheAction::QuerySystem(name, flight) => format!("system {name} #{}", flight.0),
+                CacheAction::Refuse(waiters, error) => format!("{} refused {:?}", numbers(&waiters), error.kind()),
+                CacheAction::LookupAnswer(waiters, answer) => {
                     let addresses = answer.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ");
                     let partial = if answer.complete { "" } else { " so far" };
                     let stale = if answer.stale { " stale" } else { "" };
@@ -137,7 +137,7 @@ fn one_query_answers_all_who_ask() {
     assert_eq!(scene.wishes(), ["query db.example #1"]);
     scene.found(1, &["10.0.0.1"]);
     assert_eq!(scene.wishes(), [] as [&str; 0]);
-    scene.failed(1, Family::V6, Failure::NoAddresses);
+    scene.failed(1, AddressFamily::V6, LookupFailure::NoAddresses);
     assert_eq!(scene.wishes(), ["1+2+3 gets 10.0.0.1"]);
     scene.ask(4, Want::First);
     assert_eq!(scene.wishes(), ["4 gets 10.0.0.1"]);
@@ -180,19 +180,19 @@ fn ipv6_within_the_resolution_delay_comes_first() {
 #[test]
 fn ipv4_does_not_wait_once_ipv6_has_failed() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).failed(1, Family::V6, down()).found(1, &["10.0.0.1"]);
+    scene.ask(1, Want::First).failed(1, AddressFamily::V6, down()).found(1, &["10.0.0.1"]);
     assert_eq!(scene.wishes(), ["query db.example #1", "1 gets 10.0.0.1"]);
 }
 
 #[test]
 fn name_that_does_not_exist_goes_to_the_system_second() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).both_failed(1, &Failure::NoSuchName);
+    scene.ask(1, Want::First).both_failed(1, &LookupFailure::NoSuchName);
     assert_eq!(scene.wishes(), ["query db.example #1", "system db.example #2"]);
     scene.ask(2, Want::All);
     // Whoever asked DNS is done, and goes.
-    scene.cache.handle_abandoned(NAME, FlightId(1), scene.now);
-    scene.cache.handle_system(NAME, FlightId(2), Ok(ips(&["10.0.0.9"])), scene.now);
+    scene.cache.handle_abandoned(NAME, QueryId(1), scene.now);
+    scene.cache.handle_system(NAME, QueryId(2), Ok(ips(&["10.0.0.9"])), scene.now);
     assert_eq!(scene.wishes(), ["1+2 gets 10.0.0.9"]);
     scene.pass(UNTIMED_TTL).ask(3, Want::First);
     assert_eq!(scene.wishes(), ["query db.example #3"]);
@@ -201,9 +201,9 @@ fn name_that_does_not_exist_goes_to_the_system_second() {
 #[test]
 fn name_that_nobody_knows_is_refused_and_remembered_shortly() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).both_failed(1, &Failure::NoSuchName);
+    scene.ask(1, Want::First).both_failed(1, &LookupFailure::NoSuchName);
     let unknown = Error::new(ErrorKind::DnsFailed, "name or service not known");
-    scene.cache.handle_system(NAME, FlightId(2), Err(unknown), scene.now);
+    scene.cache.handle_system(NAME, QueryId(2), Err(unknown), scene.now);
     scene.ask(2, Want::First);
     assert_eq!(scene.wishes()[2..], ["1 refused NoSuchName", "2 refused NoSuchName"]);
     scene.pass(NOT_THERE_TTL - Duration::from_nanos(1)).ask(3, Want::First);
@@ -215,17 +215,17 @@ fn name_that_nobody_knows_is_refused_and_remembered_shortly() {
 #[test]
 fn without_dns_servers_the_system_is_asked() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).both_failed(1, &Failure::NoServer);
+    scene.ask(1, Want::First).both_failed(1, &LookupFailure::NoServer);
     assert_eq!(scene.wishes()[1..], ["system db.example #2"]);
-    scene.cache.handle_system(NAME, FlightId(2), Err(Error::new(ErrorKind::DnsFailed, "try again")), scene.now);
+    scene.cache.handle_system(NAME, QueryId(2), Err(Error::new(ErrorKind::DnsFailed, "try again")), scene.now);
     assert_eq!(scene.wishes(), ["1 refused DnsFailed"]);
 }
 
 #[test]
 fn system_that_knows_a_name_without_addresses_refuses_it() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).both_failed(1, &Failure::NoSuchName);
-    scene.cache.handle_system(NAME, FlightId(2), Ok(Vec::new()), scene.now);
+    scene.ask(1, Want::First).both_failed(1, &LookupFailure::NoSuchName);
+    scene.cache.handle_system(NAME, QueryId(2), Ok(Vec::new()), scene.now);
     assert_eq!(scene.wishes()[1..], ["system db.example #2", "1 refused NoAddresses"]);
     assert_eq!(scene.state(), "Failed");
 }
@@ -233,7 +233,11 @@ fn system_that_knows_a_name_without_addresses_refuses_it() {
 #[test]
 fn name_without_addresses_never_goes_to_the_system() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).failed(1, Family::V4, Failure::NoAddresses).failed(1, Family::V6, Failure::NoSuchName);
+    scene.ask(1, Want::First).failed(1, AddressFamily::V4, LookupFailure::NoAddresses).failed(
+        1,
+        AddressFamily::V6,
+        LookupFailure::NoSuchName,
+    );
     assert_eq!(scene.wishes()[1..], ["1 refused NoAddresses"]);
 }
 
@@ -241,8 +245,8 @@ fn name_without_addresses_never_goes_to_the_system() {
 fn empty_answer_is_no_answer() {
     let mut scene = Scene::new();
     scene.ask(1, Want::First);
-    for family in [Family::V4, Family::V6] {
-        scene.cache.handle_answered(NAME, FlightId(1), family, Vec::new(), seconds(60), scene.now);
+    for family in [AddressFamily::V4, AddressFamily::V6] {
+        scene.cache.handle_answered(NAME, QueryId(1), family, Vec::new(), seconds(60), scene.now);
     }
     assert_eq!(scene.wishes()[1..], ["1 refused NoAddresses"]);
 }
@@ -254,8 +258,8 @@ fn silence_ends_at_the_budget_with_its_name() {
     assert_eq!(scene.timer(), Some((BUDGET, "dnsTimeoutMS")));
     scene.pass(seconds(11)).timeout();
     scene.cache.poll_action();
-    let Some(Action::Refuse(waiters, error)) = scene.cache.poll_action() else { panic!("nobody was refused") };
-    assert_eq!(waiters, [WaiterId(1), WaiterId(2)]);
+    let Some(CacheAction::Refuse(waiters, error)) = scene.cache.poll_action() else { panic!("nobody was refused") };
+    assert_eq!(waiters, [LookupId(1), LookupId(2)]);
     assert_eq!(error.to_string(), "dns: timed out after 15.0 s (limit dnsTimeoutMS of 15.0 s)");
     assert_eq!(scene.state(), "Failed");
 }
@@ -297,8 +301,8 @@ fn outage_is_remembered_for_a_second() {
 fn lifetimes_are_clamped() {
     for (given, used) in [(seconds(0), TTL_MIN), (seconds(86_400), TTL_MAX), (seconds(300), seconds(300))] {
         let mut scene = Scene::new();
-        scene.ask(1, Want::All).failed(1, Family::V6, Failure::NoAddresses);
-        scene.cache.handle_answered(NAME, FlightId(1), Family::V4, ips(&["10.0.0.1"]), given, scene.now);
+        scene.ask(1, Want::All).failed(1, AddressFamily::V6, LookupFailure::NoAddresses);
+        scene.cache.handle_answered(NAME, QueryId(1), AddressFamily::V4, ips(&["10.0.0.1"]), given, scene.now);
         scene.pass(used - Duration::from_nanos(1)).ask(2, Want::First);
         assert_eq!(scene.wishes()[1..], ["1 gets 10.0.0.1", "2 gets 10.0.0.1"]);
         scene.pass(Duration::from_nanos(1)).ask(3, Want::First);
@@ -310,7 +314,7 @@ fn lifetimes_are_clamped() {
 fn shorter_lifetime_of_both_families_counts() {
     let mut scene = Scene::new();
     scene.ask(1, Want::All).found(1, &["::1"]);
-    scene.cache.handle_answered(NAME, FlightId(1), Family::V4, ips(&["10.0.0.1"]), seconds(7), scene.now);
+    scene.cache.handle_answered(NAME, QueryId(1), AddressFamily::V4, ips(&["10.0.0.1"]), seconds(7), scene.now);
     scene.wishes();
     scene.pass(seconds(7)).ask(2, Want::All);
     assert_eq!(scene.wishes(), ["query db.example #2"]);
@@ -335,7 +339,7 @@ fn last_good_answer_is_served_when_dns_is_slow() {
     scene.pass(STALE_ANSWER_DELAY).timeout().ask(3, Want::First);
     let served = ["query db.example #2", "2 gets ::1 10.0.0.1 10.0.0.2 stale", "3 gets ::1 10.0.0.1 10.0.0.2 stale"];
     assert_eq!(scene.wishes(), served);
-    scene.found(2, &["10.0.0.7"]).failed(2, Family::V6, Failure::NoAddresses).ask(4, Want::First);
+    scene.found(2, &["10.0.0.7"]).failed(2, AddressFamily::V6, LookupFailure::NoAddresses).ask(4, Want::First);
     assert_eq!(scene.wishes(), ["4 gets 10.0.0.7"]);
 }
 
@@ -400,14 +404,14 @@ fn what_was_fresh_but_for_its_dead_is_not_fresh_after_the_machine_slept() {
 fn timer_is_the_earliest_of_all_names() {
     let mut scene = Scene::new();
     scene.ask(1, Want::First).pass(seconds(1));
-    scene.cache.handle_ask(WaiterId(2), "a.example", Want::First, scene.now);
-    scene.cache.handle_ask(WaiterId(3), "z.example", Want::First, scene.now);
+    scene.cache.handle_ask(LookupId(2), "a.example", Want::First, scene.now);
+    scene.cache.handle_ask(LookupId(3), "z.example", Want::First, scene.now);
     assert_eq!(scene.timer(), Some((BUDGET, "dnsTimeoutMS")));
 }
 
 #[test]
 fn nobody_waits_any_more_when_all_questions_are_over() {
-    for end in [Ok(()), Err(down()), Err(Failure::NoAddresses)] {
+    for end in [Ok(()), Err(down()), Err(LookupFailure::NoAddresses)] {
         let mut scene = Scene::new();
         scene.ask(1, Want::First).ask(2, Want::All);
         match end {
@@ -428,7 +432,7 @@ fn fresh_answer_without_its_dead_is_served_before_half_a_new_one() {
 #[test]
 fn last_good_answer_does_not_outlive_the_name() {
     let mut scene = Scene::stale();
-    scene.ask(2, Want::First).both_failed(2, &Failure::NoAddresses);
+    scene.ask(2, Want::First).both_failed(2, &LookupFailure::NoAddresses);
     assert_eq!(scene.wishes(), ["query db.example #2", "2 refused NoAddresses"]);
 }
 
@@ -497,7 +501,7 @@ fn late_answers_are_ignored() {
 #[test]
 fn first_word_of_a_family_counts() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::All).found(1, &["10.0.0.1"]).found(1, &["10.0.0.2"]).failed(1, Family::V6, down());
+    scene.ask(1, Want::All).found(1, &["10.0.0.1"]).found(1, &["10.0.0.2"]).failed(1, AddressFamily::V6, down());
     assert_eq!(scene.wishes()[1..], ["1 gets 10.0.0.1"]);
 }
 
@@ -505,9 +509,9 @@ fn first_word_of_a_family_counts() {
 fn cancelled_caller_gets_nothing_and_the_question_goes_on() {
     let mut scene = Scene::new();
     scene.ask(1, Want::First).ask(2, Want::All);
-    scene.cache.handle_cancel(WaiterId(1));
-    scene.cache.handle_cancel(WaiterId(2));
-    scene.cache.handle_cancel(WaiterId(2));
+    scene.cache.handle_cancel(LookupId(1));
+    scene.cache.handle_cancel(LookupId(2));
+    scene.cache.handle_cancel(LookupId(2));
     scene.found(1, &["10.0.0.1"]).found(1, &["::1"]);
     assert_eq!(scene.wishes(), ["query db.example #1"]);
     assert_eq!(scene.state(), "Fresh");
@@ -518,7 +522,7 @@ fn cancelled_caller_gets_nothing_and_the_question_goes_on() {
 fn abandoned_question_refuses_and_leaves_no_trace() {
     let mut scene = Scene::new();
     scene.ask(1, Want::First);
-    scene.cache.handle_abandoned(NAME, FlightId(1), scene.now);
+    scene.cache.handle_abandoned(NAME, QueryId(1), scene.now);
     assert_eq!(scene.wishes()[1..], ["1 refused Shutdown"]);
     assert_eq!((scene.state(), scene.timer()), ("Absent", None));
     scene.ask(2, Want::First);
@@ -528,10 +532,10 @@ fn abandoned_question_refuses_and_leaves_no_trace() {
 #[test]
 fn abandoned_question_with_one_family_known_serves_it_shortly() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).found(1, &["10.0.0.1"]).failed(1, Family::V6, Failure::NoAddresses);
+    scene.ask(1, Want::First).found(1, &["10.0.0.1"]).failed(1, AddressFamily::V6, LookupFailure::NoAddresses);
     scene.pass(seconds(61)).ask(2, Want::All).found(2, &["10.0.0.2"]);
     assert_eq!(scene.wishes(), ["query db.example #1", "1 gets 10.0.0.1", "query db.example #2"]);
-    scene.cache.handle_abandoned(NAME, FlightId(2), scene.now);
+    scene.cache.handle_abandoned(NAME, QueryId(2), scene.now);
     assert_eq!(scene.wishes(), ["2 gets 10.0.0.2 so far"]);
     // The other family may have addresses.
     scene.pass(TTL_MIN).ask(3, Want::All);
@@ -543,7 +547,7 @@ fn abandoned_question_with_one_family_known_leaves_an_answer_that_is_still_good(
     let mut scene = Scene::new();
     scene.ask(1, Want::All).found(1, &["10.0.0.1", "10.0.0.2"]).found(1, &["::1"]).dead("10.0.0.1");
     scene.ask(2, Want::All).found(2, &["10.0.0.3"]).wishes();
-    scene.cache.handle_abandoned(NAME, FlightId(2), scene.now);
+    scene.cache.handle_abandoned(NAME, QueryId(2), scene.now);
     scene.ask(3, Want::All);
     assert_eq!(scene.wishes(), ["query db.example #3", "3 gets ::1 10.0.0.2"]);
 }
@@ -553,10 +557,10 @@ fn least_recently_used_name_makes_room() {
     let mut scene = Scene::new();
     for number in 0..NAMES_MAX {
         let name = format!("host{number}.example");
-        scene.cache.handle_ask(WaiterId(number as u64), &name, Want::First, scene.now);
-        scene.cache.handle_system(&name, FlightId(number as u64 + 1), Ok(ips(&["10.0.0.1"])), scene.now);
+        scene.cache.handle_ask(LookupId(number as u64), &name, Want::First, scene.now);
+        scene.cache.handle_system(&name, QueryId(number as u64 + 1), Ok(ips(&["10.0.0.1"])), scene.now);
     }
-    scene.cache.handle_ask(WaiterId(5000), "host0.example", Want::First, scene.now);
+    scene.cache.handle_ask(LookupId(5000), "host0.example", Want::First, scene.now);
     scene.ask(5001, Want::First);
     assert_eq!(scene.cache.entries.len(), NAMES_MAX);
     assert!(scene.cache.entries.contains_key("host0.example") && !scene.cache.entries.contains_key("host1.example"));
@@ -567,7 +571,7 @@ fn least_recently_used_name_makes_room() {
 fn too_many_names_at_once_are_refused() {
     let mut scene = Scene::new();
     for number in 0..NAMES_MAX {
-        scene.cache.handle_ask(WaiterId(number as u64), &format!("host{number}.example"), Want::First, scene.now);
+        scene.cache.handle_ask(LookupId(number as u64), &format!("host{number}.example"), Want::First, scene.now);
     }
     scene.wishes();
     scene.ask(5000, Want::First);
@@ -604,7 +608,7 @@ fn newer_addresses_are_known_as_they_arrive() {
     scene.ask(2, Want::All).found(2, &["::2"]);
     let (third, answer) = newer(&scene, second).expect("half of the next");
     assert_eq!((answer.addresses, answer.complete), (ips(&["::2"]), false));
-    scene.failed(2, Family::V4, Failure::NoAddresses);
+    scene.failed(2, AddressFamily::V4, LookupFailure::NoAddresses);
     let (fourth, answer) = newer(&scene, third).expect("the next");
     assert_eq!((answer.addresses, answer.complete), (ips(&["::2"]), true));
     assert_eq!(scene.cache.arrivals(), fourth);
@@ -622,17 +626,17 @@ fn half_an_answer_leaves_the_other_family_as_it_was_while_that_is_good() {
 
 #[test]
 fn every_state_knows_every_event() {
-    type Event = fn(&mut Scene, FlightId);
+    type Event = fn(&mut Scene, QueryId);
     let events: [(&str, Event); 8] = [
         ("ask", |scene, _| {
             scene.ask(9, Want::First);
         }),
-        ("cancel", |scene, _| scene.cache.handle_cancel(WaiterId(2))),
+        ("cancel", |scene, _| scene.cache.handle_cancel(LookupId(2))),
         ("answered", |scene, flight| {
             scene.found(flight.0, &["10.0.0.5"]).found(flight.0, &["::5"]);
         }),
         ("no such name", |scene, flight| {
-            scene.both_failed(flight.0, &Failure::NoSuchName);
+            scene.both_failed(flight.0, &LookupFailure::NoSuchName);
         }),
         ("failed", |scene, flight| {
             scene.both_failed(flight.0, &down());
@@ -674,7 +678,7 @@ fn every_state_knows_every_event() {
         for (event, apply) in events {
             let mut scene = make();
             let before = scene.state();
-            let flight = FlightId(scene.cache.flights);
+            let flight = QueryId(scene.cache.flights);
             apply(&mut scene, flight);
             let wishes = scene.wishes().join(", ");
             table.push_str(&format!("{before} + {event} = {}: {wishes}\n", scene.state()));

@@ -17,8 +17,8 @@ use crate::pool::Lease;
 #[derive(Default)]
 pub(super) struct Work {
     /// Mostly there is one at the most, and no list is made.
-    pub(super) first: Option<Deed>,
-    pub(super) more: Vec<Deed>,
+    pub(super) first: Option<PoolEffect>,
+    pub(super) more: Vec<PoolEffect>,
     pub(super) told: Told,
     pub(super) wakes_timer: bool,
 }
@@ -38,7 +38,7 @@ impl Pending {
     }
 }
 
-pub(super) enum Deed {
+pub(super) enum PoolEffect {
     Open(Lease, Arc<Interrupt>),
     Close(Box<Conn>),
     Tell(Option<oneshot::Sender<Result<CheckedOut, Error>>>, Result<CheckedOut, Error>),
@@ -83,19 +83,19 @@ impl ServerPool {
         }
         let mut undelivered = Vec::new();
         if let Some(first) = first {
-            undelivered.extend(self.perform(first));
-            undelivered.extend(more.into_iter().filter_map(|deed| self.perform(deed)));
+            undelivered.extend(self.apply(first));
+            undelivered.extend(more.into_iter().filter_map(|effect| self.apply(effect)));
         }
         self.events.finish(told);
         undelivered
     }
 
     /// Returns a connection that could not be delivered.
-    fn perform(self: &Arc<Self>, deed: Deed) -> Option<CheckedOut> {
-        match deed {
-            Deed::Open(lease, interrupt) => self.spawn("open connection", open(Arc::clone(self), lease, interrupt)),
-            Deed::Close(conn) => drop(conn),
-            Deed::Tell(sender, outcome) => {
+    fn apply(self: &Arc<Self>, effect: PoolEffect) -> Option<CheckedOut> {
+        match effect {
+            PoolEffect::Open(lease, interrupt) => self.spawn("open connection", open(Arc::clone(self), lease, interrupt)),
+            PoolEffect::Close(conn) => drop(conn),
+            PoolEffect::Tell(sender, outcome) => {
                 let outcome = match sender {
                     Some(sender) => sender.send(outcome),
                     None => Err(outcome),
@@ -103,13 +103,13 @@ impl ServerPool {
                 // The waiter may be gone.
                 return outcome.err()?.ok();
             }
-            Deed::Interrupt(interrupt, error) => interrupt.fire(error.on(&self.host)),
-            Deed::TellUnanswered => {
+            PoolEffect::Interrupt(interrupt, error) => interrupt.fire(error.on(&self.host)),
+            PoolEffect::TellUnanswered => {
                 if let Some(driver) = self.driver.upgrade() {
                     driver.unanswered(&self.host);
                 }
             }
-            Deed::Drain(lease, conn) => self.spawn("drain late reply", drain(Arc::clone(self), lease, conn)),
+            PoolEffect::Drain(lease, conn) => self.spawn("drain late reply", drain(Arc::clone(self), lease, conn)),
         }
         None
     }

@@ -16,7 +16,7 @@ use hickory_resolver::proto::rr::RecordType;
 
 use super::Shared;
 use super::servers::{Servers, own_addresses};
-use crate::dns::{BUDGET, Cache, Failure, Family, FlightId};
+use crate::dns::{AddressFamily, BUDGET, Cache, LookupFailure, QueryId};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::io::clock;
 use crate::io::local::shortage;
@@ -32,15 +32,15 @@ pub(super) enum Source {
 pub(super) struct Flight {
     shared: Weak<Shared>,
     name: String,
-    id: FlightId,
+    id: QueryId,
 }
 
 impl Flight {
-    pub(super) fn new(shared: &Arc<Shared>, name: String, id: FlightId) -> Self {
+    pub(super) fn new(shared: &Arc<Shared>, name: String, id: QueryId) -> Self {
         Self { shared: Arc::downgrade(shared), name, id }
     }
 
-    fn tell(&self, fact: impl FnOnce(&mut Cache, &str, FlightId, Instant)) {
+    fn tell(&self, fact: impl FnOnce(&mut Cache, &str, QueryId, Instant)) {
         if let Some(shared) = self.shared.upgrade() {
             shared.act(|cache, now| fact(cache, &self.name, self.id, now));
         }
@@ -50,7 +50,7 @@ impl Flight {
         self.tell(|cache, name, id, now| cache.handle_system(name, id, outcome, now));
     }
 
-    fn tell_failed(&self, family: Family, failure: Failure) {
+    fn tell_failed(&self, family: AddressFamily, failure: LookupFailure) {
         self.tell(|cache, name, id, now| cache.handle_failed(name, id, family, failure, now));
     }
 }
@@ -100,8 +100,8 @@ async fn ask(flight: &Flight, source: Source, budget: Duration) {
             match servers {
                 Ok(servers) => ask_dns(flight, &servers, budget).await,
                 Err(_) => {
-                    flight.tell_failed(Family::V4, Failure::NoServer);
-                    flight.tell_failed(Family::V6, Failure::NoServer);
+                    flight.tell_failed(AddressFamily::V4, LookupFailure::NoServer);
+                    flight.tell_failed(AddressFamily::V6, LookupFailure::NoServer);
                 }
             }
         }
@@ -114,35 +114,35 @@ async fn ask_dns(flight: &Flight, servers: &Servers, budget: Duration) {
     let Ok(_place) = questions.acquire_owned().await else { return };
     let mut exists = false;
     for name in servers.search.candidates(&flight.name) {
-        let v4 = ask_family(flight, servers, &name, Family::V4, budget);
-        let v6 = ask_family(flight, servers, &name, Family::V6, budget);
+        let v4 = ask_family(flight, servers, &name, AddressFamily::V4, budget);
+        let v6 = ask_family(flight, servers, &name, AddressFamily::V6, budget);
         match tokio::join!(v4, v6) {
             (None, None) => return,
-            (Some(v4), None) => return flight.tell_failed(Family::V4, v4),
-            (None, Some(v6)) => return flight.tell_failed(Family::V6, v6),
+            (Some(v4), None) => return flight.tell_failed(AddressFamily::V4, v4),
+            (None, Some(v6)) => return flight.tell_failed(AddressFamily::V6, v6),
             (Some(v4), Some(v6)) => {
-                if matches!(v4, Failure::Other(_)) || matches!(v6, Failure::Other(_)) {
-                    flight.tell_failed(Family::V4, v4);
-                    return flight.tell_failed(Family::V6, v6);
+                if matches!(v4, LookupFailure::Other(_)) || matches!(v6, LookupFailure::Other(_)) {
+                    flight.tell_failed(AddressFamily::V4, v4);
+                    return flight.tell_failed(AddressFamily::V6, v6);
                 }
-                exists |= matches!(v4, Failure::NoAddresses) || matches!(v6, Failure::NoAddresses);
+                exists |= matches!(v4, LookupFailure::NoAddresses) || matches!(v6, LookupFailure::NoAddresses);
             }
         }
     }
-    for family in [Family::V4, Family::V6] {
-        flight.tell_failed(family, if exists { Failure::NoAddresses } else { Failure::NoSuchName });
+    for family in [AddressFamily::V4, AddressFamily::V6] {
+        flight.tell_failed(family, if exists { LookupFailure::NoAddresses } else { LookupFailure::NoSuchName });
     }
 }
 
 /// Asks for the addresses of one family and tells them; failures are the caller's to tell.
-async fn ask_family(flight: &Flight, servers: &Servers, name: &str, family: Family, budget: Duration) -> Option<Failure> {
+async fn ask_family(flight: &Flight, servers: &Servers, name: &str, family: AddressFamily, budget: Duration) -> Option<LookupFailure> {
     let asked_at = clock::now();
     let kind = match family {
-        Family::V4 => RecordType::A,
-        Family::V6 => RecordType::AAAA,
+        AddressFamily::V4 => RecordType::A,
+        AddressFamily::V6 => RecordType::AAAA,
     };
     match servers.addresses(name, kind, budget).await {
-        Ok((addresses, _)) if addresses.is_empty() => Some(Failure::NoAddresses),
+        Ok((addresses, _)) if addresses.is_empty() => Some(LookupFailure::NoAddresses),
         Ok((addresses, ttl)) => {
             flight.tell(|cache, name, id, now| cache.handle_answered(name, id, family, addresses, ttl, now));
             None
@@ -151,19 +151,19 @@ async fn ask_family(flight: &Flight, servers: &Servers, name: &str, family: Fami
     }
 }
 
-fn failure(error: NetError, budget: Duration, elapsed: Duration) -> Failure {
+fn failure(error: NetError, budget: Duration, elapsed: Duration) -> LookupFailure {
     if error.is_nx_domain() {
-        Failure::NoSuchName
+        LookupFailure::NoSuchName
     } else if error.is_no_records_found() {
-        Failure::NoAddresses
+        LookupFailure::NoAddresses
     } else if matches!(error, NetError::Timeout) {
-        Failure::Other(Error::timeout(Stage::Dns, BUDGET, budget, elapsed))
+        LookupFailure::Other(Error::timeout(Stage::Dns, BUDGET, budget, elapsed))
     } else if let NetError::Io(cause) = &error
         && let Some(advice) = shortage(cause)
     {
-        Failure::Other(Error::new(ErrorKind::LocalResources, format!("DNS could not be asked: {cause}: {advice}")).at(Stage::Dns))
+        LookupFailure::Other(Error::new(ErrorKind::LocalResources, format!("DNS could not be asked: {cause}: {advice}")).at(Stage::Dns))
     } else {
-        Failure::Other(Error::new(ErrorKind::DnsFailed, format!("no answer from DNS: {error}")).because(error))
+        LookupFailure::Other(Error::new(ErrorKind::DnsFailed, format!("no answer from DNS: {error}")).because(error))
     }
 }
 

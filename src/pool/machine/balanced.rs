@@ -8,7 +8,7 @@ use std::time::Instant;
 use bson::oid::ObjectId;
 
 use super::super::refusal::{interrupted, waited_too_long, waited_too_long_behind_load_balancer};
-use super::{Action, CloseReason, Deadline, Error, Lease, Pool, PoolEvent, Slot, State};
+use super::{CloseReason, Deadline, Error, Lease, Pool, PoolAction, PoolEvent, PoolMode, Slot};
 
 impl<C> Pool<C> {
     /// Says that a load balancer stands before the servers.
@@ -40,7 +40,7 @@ impl<C> Pool<C> {
 
     /// A service failed on a connection of this generation: its connections up to now are obsolete, and no others.
     pub fn handle_clear_service(&mut self, service: ObjectId, generation: u64, cause: &Error, now: Instant) {
-        let Some(services) = self.services.as_mut().filter(|_| !matches!(self.state, State::Closed { .. })) else { return };
+        let Some(services) = self.services.as_mut().filter(|_| !matches!(self.state, PoolMode::Closed { .. })) else { return };
         if !services.clear(service, generation) {
             let text = format!("error ignored: it is of an older generation of service {service}");
             return self.notes.push(tracing::Level::DEBUG, text);
@@ -57,7 +57,7 @@ impl<C> Pool<C> {
             self.close(lease, connection, CloseReason::Stale);
         }
         let interrupted = interrupted(cause);
-        self.actions.extend(opening.into_iter().map(|lease| Action::Interrupt(lease, interrupted.clone())));
+        self.actions.extend(opening.into_iter().map(|lease| PoolAction::Interrupt(lease, interrupted.clone())));
         self.fill(now);
     }
 

@@ -6,18 +6,18 @@
 use std::time::Instant;
 
 use super::super::refusal::{interrupted, suspended};
-use super::{Action, CheckOutFailure, CloseReason, Error, Pool, PoolEvent, Slot, State, cleared};
+use super::{CheckOutFailure, CloseReason, Error, Pool, PoolAction, PoolEvent, PoolMode, Slot, cleared};
 
 impl<C> Pool<C> {
     /// All connections up to now are obsolete; nobody gets one before the next `handle_ready`.
     pub fn handle_clear(&mut self, cause: &Error, interrupt_in_use: bool, now: Instant) {
         let was_ready = match self.state {
-            State::Closed { .. } => return,
-            State::Ready => true,
-            State::Paused { .. } => false,
+            PoolMode::Closed { .. } => return,
+            PoolMode::Ready => true,
+            PoolMode::Paused { .. } => false,
         };
         self.generation += 1;
-        self.state = State::Paused { cause: Some(cause.clone()) };
+        self.state = PoolMode::Paused { cause: Some(cause.clone()) };
         if was_ready {
             let cause = cause.clone();
             self.event(|| PoolEvent::PoolCleared { interrupt_in_use, cause, service_id: None });
@@ -34,7 +34,7 @@ impl<C> Pool<C> {
             Slot::InUse { .. } | Slot::Draining { .. } => interrupt_in_use,
             Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } => false,
         });
-        self.actions.extend(leases.into_iter().chain(dials).map(|lease| Action::Interrupt(lease, interrupted.clone())));
+        self.actions.extend(leases.into_iter().chain(dials).map(|lease| PoolAction::Interrupt(lease, interrupted.clone())));
     }
 
     /// The machine was suspended: connections from before are not trusted; those in use are closed when they come back.
@@ -42,7 +42,7 @@ impl<C> Pool<C> {
         self.close_idle(CloseReason::Idle);
         let dials = self.abort(CloseReason::Idle, |slot| matches!(slot, Slot::Opening { .. }));
         let drains = self.slots.distrust(self.next_id);
-        self.actions.extend(drains.into_iter().chain(dials).map(|lease| Action::Interrupt(lease, suspended())));
+        self.actions.extend(drains.into_iter().chain(dials).map(|lease| PoolAction::Interrupt(lease, suspended())));
         self.fill(now);
     }
 
@@ -51,8 +51,8 @@ impl<C> Pool<C> {
     /// What is still lent by a pool that has ended can be interrupted later.
     pub fn handle_close(&mut self, why: &Error, interrupt_in_use: bool, now: Instant) {
         let mut dials = Vec::new();
-        if !matches!(self.state, State::Closed { .. }) {
-            self.state = State::Closed { why: why.clone() };
+        if !matches!(self.state, PoolMode::Closed { .. }) {
+            self.state = PoolMode::Closed { why: why.clone() };
             dials = self.abort(CloseReason::PoolClosed, |slot| matches!(slot, Slot::Opening { .. }));
             for waiter in self.waiters.all() {
                 self.refuse(waiter, why.clone(), CheckOutFailure::PoolClosed, now);
@@ -65,6 +65,6 @@ impl<C> Pool<C> {
             Slot::InUse { .. } => interrupt_in_use,
             Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } => false,
         });
-        self.actions.extend(leases.into_iter().chain(dials).map(|lease| Action::Interrupt(lease, why.clone())));
+        self.actions.extend(leases.into_iter().chain(dials).map(|lease| PoolAction::Interrupt(lease, why.clone())));
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Pool;
 use crate::error::Error;
-use crate::pool::action::Action;
+use crate::pool::action::PoolAction;
 use crate::pool::event::{CheckOutFailure, CloseReason, PoolEvent};
 use crate::pool::refusal::{found_dead, opened_too_late};
 use crate::pool::slots::{Lease, Opening, Slot};
@@ -15,7 +15,7 @@ use crate::pool::waiters::WaiterId;
 
 /// Is a connection that failed to open, and whoever is told why.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(super) struct OpenFailure {
     lease: Lease,
     /// `None` if the connection was told as closed when it was aborted.
     reason: Option<CloseReason>,
@@ -48,12 +48,12 @@ impl<C> Pool<C> {
         }
         let reason = Some(stale.unwrap_or(CloseReason::Error)).filter(|_| !aborted);
         let cause = (self.record_events && reason == Some(CloseReason::Error)).then(|| error.clone());
-        self.failures.push(Failure { lease, reason, cause, told });
+        self.failures.push(OpenFailure { lease, reason, cause, told });
     }
 
     /// What failed to open has done its work: it is told, and whatever should be opened may be opened.
     pub fn handle_refill(&mut self, now: Instant) {
-        for Failure { lease, reason, cause, told } in std::mem::take(&mut self.failures) {
+        for OpenFailure { lease, reason, cause, told } in std::mem::take(&mut self.failures) {
             self.closed += 1;
             self.leave(lease);
             if let Some(reason) = reason {
@@ -61,7 +61,7 @@ impl<C> Pool<C> {
             }
             if let Some((waiter, since, error)) = told {
                 let error = self.checkout_failed(error, CheckOutFailure::ConnectionError, now.saturating_duration_since(since));
-                self.actions.push_back(Action::Refuse(waiter, error));
+                self.actions.push_back(PoolAction::Refuse(waiter, error));
             }
         }
         self.refuse_for_login(now);
@@ -87,7 +87,7 @@ impl<C> Pool<C> {
     pub(super) fn disown(&mut self, lease: Lease, connection: C) {
         let text = format!("connection {} was returned, but was neither lent nor being opened", lease.id);
         self.notes.push(tracing::Level::ERROR, text);
-        self.actions.push_back(Action::Close(lease, connection));
+        self.actions.push_back(PoolAction::Close(lease, connection));
     }
 
     /// Ends the pause after an earlier failure, if it is over: it is no timer any more.

@@ -6,7 +6,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Action, Pool};
+use super::{Pool, PoolAction};
 use crate::pool::refusal::{drained_too_late, room_needed};
 use crate::pool::slots::{Lease, Slot};
 
@@ -29,7 +29,7 @@ impl<C> Pool<C> {
     pub(super) fn end_late_drains(&mut self, now: Instant) {
         let drains = self.slots.interrupt(|slot| matches!(slot, Slot::Draining { deadline, .. } if *deadline <= now));
         let limit = self.config.drain_limit;
-        self.actions.extend(drains.into_iter().map(|lease| Action::Interrupt(lease, drained_too_late(limit))));
+        self.actions.extend(drains.into_iter().map(|lease| PoolAction::Interrupt(lease, drained_too_late(limit))));
     }
 
     /// Interrupts the oldest drains while callers wait for their places.
@@ -38,7 +38,7 @@ impl<C> Pool<C> {
             && at <= now
         {
             self.slots.interrupt(|slot| matches!(slot, Slot::Draining { lease: own, .. } if *own == lease));
-            self.actions.push_back(Action::Interrupt(lease, room_needed(now.saturating_duration_since(began))));
+            self.actions.push_back(PoolAction::Interrupt(lease, room_needed(now.saturating_duration_since(began))));
         }
     }
 

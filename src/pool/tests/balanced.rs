@@ -99,7 +99,7 @@ fn opening_that_is_given_up_is_named_by_the_lease_of_its_greeting() {
     let interrupted: Vec<_> = bench
         .actions()
         .into_iter()
-        .filter_map(|action| if let Action::Interrupt(lease, _) = action { Some(lease) } else { None })
+        .filter_map(|action| if let PoolAction::Interrupt(lease, _) = action { Some(lease) } else { None })
         .collect();
     assert_eq!(interrupted, [greeted]);
 }
@@ -270,7 +270,7 @@ fn late_text(bench: &mut Bench) -> String {
     bench.wait_until(Some(ms(100)));
     bench.later(ms(100));
     match bench.actions().as_slice() {
-        [Action::Refuse(_, error)] => {
+        [PoolAction::Refuse(_, error)] => {
             assert_eq!((error.kind(), error.limit().map(|limit| limit.name)), (ErrorKind::Timeout, Some("waitQueueTimeoutMS")));
             error.message().to_owned()
         }

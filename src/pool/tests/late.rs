@@ -94,7 +94,7 @@ fn drain_limit_is_an_option_and_zero_closes_at_once() {
         assert_eq!(bench.pool.poll_timeout(), Some((bench.now + ms(last), "draining")));
         bench.later(ms(last));
         let actions = bench.actions();
-        let [Action::Interrupt(_, error)] = actions.as_slice() else { panic!("{actions:?}") };
+        let [PoolAction::Interrupt(_, error)] = actions.as_slice() else { panic!("{actions:?}") };
         assert_eq!(error.limit().map(|limit| limit.name), Some("drain_limit"));
     }
 }

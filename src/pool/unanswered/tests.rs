@@ -28,9 +28,9 @@ impl Bench {
     /// Lends a new connection.
     fn lend_new(&mut self) -> Lease {
         assert!(matches!(self.pool.handle_checkout(None, self.now), Checkout::Waiting(_)));
-        let Some(Action::Open(lease)) = self.pool.poll_action() else { panic!("nothing is opened") };
+        let Some(PoolAction::Open(lease)) = self.pool.poll_action() else { panic!("nothing is opened") };
         self.pool.handle_opened(lease, lease.id, self.now);
-        assert!(matches!(self.pool.poll_action(), Some(Action::Deliver { .. })));
+        assert!(matches!(self.pool.poll_action(), Some(PoolAction::Deliver { .. })));
         lease
     }
 
@@ -47,7 +47,7 @@ impl Bench {
             (self.now, timers) = (at, timers + 1);
             self.pool.handle_timeout(at);
             while let Some(action) = self.pool.poll_action() {
-                if matches!(action, Action::Unanswered) {
+                if matches!(action, PoolAction::Unanswered) {
                     told.push(at.duration_since(self.began).as_millis());
                 }
             }
@@ -67,7 +67,7 @@ fn idle_pool_has_no_timer() {
     bench.check_in(lease, Health::Good);
     assert_eq!(bench.pool.poll_timeout(), None);
     assert_eq!(bench.run(3_600_000), (vec![], 0));
-    assert!(matches!(bench.pool.handle_checkout(None, bench.now), Checkout::Lent { .. }));
+    assert!(matches!(bench.pool.handle_checkout(None, bench.now), Checkout::CheckedOut { .. }));
     assert_eq!(bench.pool.poll_timeout(), Some((bench.now + UNANSWERED_AFTER, "UNANSWERED_AFTER")));
 }
 
@@ -90,7 +90,7 @@ fn busy_pool_of_short_commands_tells_nothing() {
         assert!(told.is_empty());
         let at = round % 2;
         bench.check_in(lent[at], Health::Good);
-        let Checkout::Lent { lease, .. } = bench.pool.handle_checkout(None, bench.now) else { panic!("one rests") };
+        let Checkout::CheckedOut { lease, .. } = bench.pool.handle_checkout(None, bench.now) else { panic!("one rests") };
         lent[at] = lease;
     }
 }
@@ -111,7 +111,7 @@ fn reply_that_its_caller_gave_up_on_is_unanswered_too() {
     let lease = bench.lend_new();
     bench.run(1000);
     bench.check_in(lease, Health::ReplyOutstanding);
-    assert!(matches!(bench.pool.poll_action(), Some(Action::Drain(..))));
+    assert!(matches!(bench.pool.poll_action(), Some(PoolAction::Drain(..))));
     assert_eq!(bench.run(5000).0, [5000]);
 }
 

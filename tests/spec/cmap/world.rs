@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use mongolink::handshake::{ClientMetadata, Conversation, ConversationConfig, Environment, Step};
 use mongolink::op::deadline::Deadline;
-use mongolink::pool::{Action, Checkout, Health, Lease, Pool, WaiterId, closed};
+use mongolink::pool::{Checkout, Health, Lease, Pool, PoolAction, WaiterId, closed};
 use mongolink::sandbox::{Action as ServerAction, Cluster, Config};
 use mongolink::topology::{Fault, Topology, TopologyAction, TopologyConfig};
 use mongolink::uri::ConnectionString;
-use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Outgoing, Request, encode_message};
+use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, WriteBuffer, encode_message};
 use mongolink::{CheckOutFailure, ClientOptions, CloseReason, Error, ErrorKind, PoolConfig, PoolEvent, ServerAddress, Stage};
 use serde_json::{Value, json};
 
@@ -276,8 +276,8 @@ impl World {
             Operation::CheckOut(label) => {
                 let deadline = Deadline::maybe("waitQueueTimeoutMS", self.options.wait_queue_timeout_or_default(), now);
                 match self.pool.handle_checkout(deadline, now) {
-                    Checkout::Lent { lease, connection, look } => {
-                        if look.is_some() {
+                    Checkout::CheckedOut { lease, connection, liveness_check } => {
+                        if liveness_check.is_some() {
                             // Every connection of this world is alive when it is looked at.
                             self.pool.handle_alive(lease, now, now);
                         }
@@ -318,35 +318,35 @@ impl World {
         Ok(true)
     }
 
-    fn carry_out(&mut self, action: Action<u64>) -> Result<(), String> {
+    fn carry_out(&mut self, action: PoolAction<u64>) -> Result<(), String> {
         match action {
-            Action::Open(lease) => self.dial(lease),
-            Action::Close(_, connection) => self.server.handle_closed(0, connection, self.now),
-            Action::Deliver { waiter, lease, connection } => {
+            PoolAction::Open(lease) => self.dial(lease),
+            PoolAction::Close(_, connection) => self.server.handle_closed(0, connection, self.now),
+            PoolAction::Deliver { waiter, lease, connection } => {
                 let (_, label) = self.awaken(waiter)?;
                 self.keep(label, lease, connection);
             }
-            Action::Refuse(waiter, error) => {
+            PoolAction::Refuse(waiter, error) => {
                 let (name, _) = self.awaken(waiter)?;
                 self.fail(&name, error);
             }
-            Action::Interrupt(lease, error) => self.interrupt(lease, error)?,
+            PoolAction::Interrupt(lease, error) => self.interrupt(lease, error)?,
             // A connection that a thread keeps for long: nobody is there to be asked.
-            Action::Unanswered => {}
-            Action::Drain(lease, _) => return Err(format!("connection {} is drained, though no command was sent", lease.id)),
+            PoolAction::Unanswered => {}
+            PoolAction::Drain(lease, _) => return Err(format!("connection {} is drained, though no command was sent", lease.id)),
         }
         Ok(())
     }
 
-    /// Frees the thread that waits with a ticket.
-    fn awaken(&mut self, ticket: WaiterId) -> Result<(String, Option<String>), String> {
+    /// Frees the thread that waits with a waiter.
+    fn awaken(&mut self, waiter: WaiterId) -> Result<(String, Option<String>), String> {
         for (name, thread) in &mut self.threads {
             match std::mem::take(&mut thread.state) {
-                State::CheckingOut { waiter, label } if waiter == ticket => return Ok((name.clone(), label)),
+                State::CheckingOut { waiter, label } if waiter == waiter => return Ok((name.clone(), label)),
                 other @ (State::Free | State::Sleeping { .. } | State::CheckingOut { .. }) => thread.state = other,
             }
         }
-        Err(format!("nobody waits with ticket {}", ticket.0))
+        Err(format!("nobody waits with waiter {}", waiter.0))
     }
 
     fn keep(&mut self, label: Option<String>, lease: Lease, connection: u64) {
@@ -372,7 +372,7 @@ impl World {
     }
 
     fn send(&mut self, connection: u64, body: RawDocumentBuf, database: &str) {
-        let mut bytes = Outgoing::default();
+        let mut bytes = WriteBuffer::default();
         encode_message(&mut bytes, self.next_request, 0, Flags::default(), &Request::from(body), |body| body.string(c"$db", database));
         self.next_request += 1;
         self.server.handle_bytes(0, connection, &bytes.to_bytes(), self.now);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use mongolink::pool::{Action, Checkout, Health, Pool, PoolConfig};
+use mongolink::pool::{PoolAction, Checkout, Health, Pool, PoolConfig};
 use mongolink::selection::{Criteria, select};
 use mongolink::{Client, HelloReply, ServerAddress, ServerDescription, TopologyDescription, TopologyType};
 use mongolink_benches::driver::Driver;
@@ -175,16 +175,16 @@ fn idle_pool() -> Pool<u64> {
     let (mut pool, now) = (Pool::new(config, 0), Instant::now());
     pool.handle_ready(now);
     let Checkout::Waiting(_) = pool.handle_checkout(None, now) else { panic!("there is no connection yet") };
-    let Some(Action::Open(lease)) = pool.poll_action() else { panic!("one is to be opened") };
+    let Some(PoolAction::Open(lease)) = pool.poll_action() else { panic!("one is to be opened") };
     pool.handle_opened(lease, 7, now);
-    let Some(Action::Deliver { lease, connection, .. }) = pool.poll_action() else { panic!("it is waited for") };
+    let Some(PoolAction::Deliver { lease, connection, .. }) = pool.poll_action() else { panic!("it is waited for") };
     pool.handle_checkin(lease, connection, Health::Good, now);
     pool
 }
 
 /// One check-out and check-in.
 fn turn(pool: &mut Pool<u64>, now: Instant) {
-    let Checkout::Lent { lease, connection, .. } = pool.handle_checkout(None, now) else { panic!("one is idle") };
+    let Checkout::CheckedOut { lease, connection, .. } = pool.handle_checkout(None, now) else { panic!("one is idle") };
     pool.handle_checkin(lease, black_box(connection), Health::Good, now);
     assert!(pool.poll_action().is_none());
 }

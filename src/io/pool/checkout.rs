@@ -1,6 +1,6 @@
 //! How does somebody wait for a connection?
 //!
-//! In the pool's queue, or for a look at an idle connection that may be dead. Can be given up at any moment: the place in the
+//! In the pool's queue, or for a look at an idle connection that may be dead. Can be given up at any moment: the position in the
 //! queue is given up with it, and what was lent goes back.
 
 use std::borrow::Borrow;
@@ -14,20 +14,20 @@ use super::{CheckedOut, ServerPool};
 use crate::error::{Error, ErrorKind};
 use crate::io::clock;
 use crate::op::deadline::Deadline;
-use crate::pool::{Place, WaiterId};
+use crate::pool::{QueuePosition, WaiterId};
 
 /// Is a connection that was asked for, and not there at once.
-pub(crate) enum Asked<P: Borrow<Arc<ServerPool>>> {
-    /// It may be dead; whoever finds it so has a place in the queue.
+pub(crate) enum PendingCheckout<P: Borrow<Arc<ServerPool>>> {
+    /// It may be dead; whoever finds it so has a position in the queue.
     Look(CheckedOut<P>, WaiterId),
     /// It will be told.
-    Wait(Waiting<P>),
+    Wait(QueuedCheckout<P>),
     /// It will not be had.
     Refused(Error),
 }
 
-/// Is a place in the queue, which is given up when its caller goes away.
-pub(crate) struct Waiting<P: Borrow<Arc<ServerPool>>> {
+/// Is a position in the queue, which is given up when its caller goes away.
+pub(crate) struct QueuedCheckout<P: Borrow<Arc<ServerPool>>> {
     pub(super) of: P,
     pub(super) waiter: WaiterId,
     pub(super) answer: oneshot::Receiver<Result<CheckedOut, Error>>,
@@ -35,36 +35,36 @@ pub(crate) struct Waiting<P: Borrow<Arc<ServerPool>>> {
 }
 
 /// Is the wait for a connection.
-pub(crate) enum Lending<P: Borrow<Arc<ServerPool>>> {
+pub(crate) enum CheckoutFuture<P: Borrow<Arc<ServerPool>>> {
     /// Only for the answer: it is small, for there may be many.
-    Queued(Waiting<P>),
+    Queued(QueuedCheckout<P>),
     /// For whatever it takes.
     Boxed(Pin<Box<dyn Future<Output = Result<CheckedOut<P>, Error>> + Send>>),
 }
 
-impl<P: Borrow<Arc<ServerPool>> + Clone + Send + Sync + Unpin + 'static> Asked<P> {
+impl<P: Borrow<Arc<ServerPool>> + Clone + Send + Sync + Unpin + 'static> PendingCheckout<P> {
     /// Waits for it.
-    pub(crate) fn pursue(self, deadline: Option<Deadline>) -> Lending<P> {
+    pub(crate) fn pursue(self, deadline: Option<Deadline>) -> CheckoutFuture<P> {
         match (self, deadline) {
-            (Self::Wait(waiting), None) => Lending::Queued(waiting),
-            (asked, deadline) => Lending::Boxed(Box::pin(asked.look_or_wait(deadline))),
+            (Self::Wait(waiting), None) => CheckoutFuture::Queued(waiting),
+            (asked, deadline) => CheckoutFuture::Boxed(Box::pin(asked.look_or_wait(deadline))),
         }
     }
 
     async fn look_or_wait(mut self, deadline: Option<Deadline>) -> Result<CheckedOut<P>, Error> {
-        let asked_at = clock::now();
+        let requested_at = clock::now();
         loop {
             match self {
-                Self::Look(mut out, ticket) => {
+                Self::Look(mut out, waiter) => {
                     let pool = Arc::clone(out.of().borrow());
                     let lease = out.lease;
                     if !out.is_dead() {
-                        pool.act(|guarded, now| guarded.pool.handle_alive(lease, asked_at, now));
+                        pool.act(|guarded, now| guarded.pool.handle_alive(lease, requested_at, now));
                         return Ok(out);
                     }
                     let Some(conn) = out.conn.take() else { return Err(pool.lost().on(&pool.host)) };
-                    let place = Place { ticket, asked_at, deadline };
-                    let dead = |guarded: &mut super::Guarded, now| guarded.pool.handle_dead_on_look(lease, conn, place, now);
+                    let position = QueuePosition { waiter, requested_at, deadline };
+                    let dead = |guarded: &mut super::PoolState, now| guarded.pool.handle_liveness_check_failed(lease, conn, position, now);
                     match ServerPool::ask(out.of().clone(), clock::now(), dead) {
                         Ok(out) => return Ok(out),
                         Err(asked) => self = asked,
@@ -82,7 +82,7 @@ impl<P: Borrow<Arc<ServerPool>> + Clone + Send + Sync + Unpin + 'static> Asked<P
     }
 }
 
-impl<P: Borrow<Arc<ServerPool>> + Clone + Unpin> Waiting<P> {
+impl<P: Borrow<Arc<ServerPool>> + Clone + Unpin> QueuedCheckout<P> {
     /// The caller keeps its own time: it must not depend on the runtime that the pool's tasks run on.
     async fn until(mut self, deadline: Deadline) -> Result<CheckedOut<P>, Error> {
         let pool = Arc::clone(self.of.borrow());
@@ -100,7 +100,7 @@ impl<P: Borrow<Arc<ServerPool>> + Clone + Unpin> Waiting<P> {
     }
 }
 
-impl<P: Borrow<Arc<ServerPool>> + Clone + Unpin> Future for Waiting<P> {
+impl<P: Borrow<Arc<ServerPool>> + Clone + Unpin> Future for QueuedCheckout<P> {
     type Output = Result<CheckedOut<P>, Error>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -123,7 +123,7 @@ impl ServerPool {
     }
 }
 
-impl<P: Borrow<Arc<ServerPool>> + Clone + Unpin> Future for Lending<P> {
+impl<P: Borrow<Arc<ServerPool>> + Clone + Unpin> Future for CheckoutFuture<P> {
     type Output = Result<CheckedOut<P>, Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -134,7 +134,7 @@ impl<P: Borrow<Arc<ServerPool>> + Clone + Unpin> Future for Lending<P> {
     }
 }
 
-impl<P: Borrow<Arc<ServerPool>>> Drop for Waiting<P> {
+impl<P: Borrow<Arc<ServerPool>>> Drop for QueuedCheckout<P> {
     fn drop(&mut self) {
         if !self.answered {
             let waiter = self.waiter;
