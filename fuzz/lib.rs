@@ -15,7 +15,8 @@ use mongolink::cli::extjson::parse;
 use mongolink::cursor::CursorState;
 use mongolink::dns::srv::{SrvRecord, seeds};
 use mongolink::handshake::{
-    ClientMetadata, Conversation, ConversationConfig, DriverInfo, DriverInfos, Environment, HelloReply, METADATA_SIZE_MAX, NAMES_MAX, Step,
+    ClientMetadata, Conversation, ConversationConfig, DriverInfo, DriverInfos, Environment, HandshakeStep, HelloReply, METADATA_SIZE_MAX,
+    NAMES_MAX,
 };
 use mongolink::host::{ServerAddress, normalize_name};
 use mongolink::op::json::Json;
@@ -183,16 +184,16 @@ fn login_as(credential: Option<Credential>, mut data: &[u8]) {
         data = rest;
         let Ok(reply) = RawDocument::from_bytes(reply) else { return };
         let mut step = conversation.handle_reply(reply);
-        if let Ok(Step::Derive(derivation, waiting)) = step {
+        if let Ok(HandshakeStep::Derive(derivation, waiting)) = step {
             if derivation.iterations() > ITERATIONS_RUN_MAX {
                 return;
             }
             step = waiting.handle_keys(derivation.run());
         }
         match step {
-            Ok(Step::Send(_, next)) => conversation = next,
-            Ok(Step::Derive(..)) => panic!("keys were asked for twice"),
-            Ok(Step::Ready(hello)) => panic!("ready without a signature: {hello:?}"),
+            Ok(HandshakeStep::Send(_, next)) => conversation = next,
+            Ok(HandshakeStep::Derive(..)) => panic!("keys were asked for twice"),
+            Ok(HandshakeStep::Ready(hello)) => panic!("ready without a signature: {hello:?}"),
             Err(_) => return,
         }
     }

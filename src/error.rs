@@ -28,10 +28,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// [`source`](StdError::source) returns only a cause that the text does not show; [`underlying`](Self::underlying) returns it
 /// in any case.
 #[derive(Clone)]
-pub struct Error(Arc<Facts>);
+pub struct Error(Arc<ErrorData>);
 
 #[derive(Clone)]
-struct Facts {
+struct ErrorData {
     kind: ErrorKind,
     message: String,
     stage: Option<Stage>,
@@ -53,7 +53,7 @@ struct Facts {
 impl Error {
     /// Makes an error of a kind and a message, which is cut after [`ERROR_MESSAGE_SIZE_MAX`] bytes.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self(Arc::new(Facts {
+        Self(Arc::new(ErrorData {
             kind,
             message: cut(message.into(), ERROR_MESSAGE_SIZE_MAX),
             stage: None,
@@ -275,7 +275,7 @@ impl Error {
         self
     }
 
-    fn facts(&mut self) -> &mut Facts {
+    fn facts(&mut self) -> &mut ErrorData {
         Arc::make_mut(&mut self.0)
     }
 }

@@ -44,7 +44,7 @@ pub struct AttemptId(usize);
 
 /// Is what a [`Race`] wants done.
 #[derive(Clone, Debug)]
-pub enum Action {
+pub enum RaceAction {
     /// Open a connection to the address.
     Dial(AttemptId, Address),
     /// Drop the attempt.
@@ -63,16 +63,16 @@ pub struct Race {
     remembered: Option<Address>,
     candidates: Vec<Candidate>,
     more_to_come: bool,
-    phase: Phase,
-    actions: VecDeque<Action>,
+    phase: AddressPhase,
+    actions: VecDeque<RaceAction>,
 }
 
 struct Candidate {
     address: Address,
-    state: State,
+    state: RaceState,
 }
 
-enum State {
+enum RaceState {
     /// Waits for its turn: `next_at`, or an earlier failure.
     Queued,
     /// A newer answer came without it before it had its turn.
@@ -91,20 +91,20 @@ enum State {
 }
 
 #[derive(Clone, Copy)]
-enum Phase {
+enum AddressPhase {
     /// No address is known; the resolver's own limit is the only one that runs.
     Waiting,
     Racing {
         since: Instant,
         deadline: Option<Instant>,
         next_at: Instant,
-        last: Option<Family>,
+        last: Option<RaceFamily>,
     },
     Settled,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Family {
+enum RaceFamily {
     V4,
     V6,
     Unix,
@@ -114,24 +114,24 @@ impl Race {
     /// Starts a race over `addresses`; with `more_to_come`, further ones are announced later.
     pub fn new(config: RaceConfig, addresses: Vec<Address>, more_to_come: bool, remembered: Option<Address>, now: Instant) -> Self {
         let (candidates, actions) = (Vec::new(), VecDeque::new());
-        let mut race = Self { config, remembered, candidates, more_to_come, phase: Phase::Waiting, actions };
+        let mut race = Self { config, remembered, candidates, more_to_come, phase: AddressPhase::Waiting, actions };
         race.handle_addresses(addresses, more_to_come, now);
         race
     }
 
     /// Takes further addresses; those known already are skipped.
     pub fn handle_addresses(&mut self, addresses: Vec<Address>, more_to_come: bool, now: Instant) {
-        if matches!(self.phase, Phase::Settled) {
+        if matches!(self.phase, AddressPhase::Settled) {
             return;
         }
         self.more_to_come = more_to_come;
         for address in addresses {
             if let Some(known) = self.candidates.iter_mut().find(|known| known.address == address) {
-                if matches!(known.state, State::Withdrawn) {
-                    known.state = State::Queued;
+                if matches!(known.state, RaceState::Withdrawn) {
+                    known.state = RaceState::Queued;
                 }
             } else if self.candidates.len() < ADDRESSES_MAX {
-                self.candidates.push(Candidate { address, state: State::Queued });
+                self.candidates.push(Candidate { address, state: RaceState::Queued });
             }
         }
         self.advance(now);
@@ -141,7 +141,7 @@ impl Race {
     ///
     /// What runs goes on. What has not had its turn gives way to the addresses of the answer that were not tried yet.
     pub fn handle_newer(&mut self, addresses: Vec<Address>, more_to_come: bool, now: Instant) {
-        if matches!(self.phase, Phase::Settled) {
+        if matches!(self.phase, AddressPhase::Settled) {
             return;
         }
         let mut untried: Vec<Address> = Vec::new();
@@ -155,8 +155,8 @@ impl Race {
         // No attempt was named after these places yet.
         for candidate in self.candidates.iter_mut().filter(|candidate| candidate.is_untried()) {
             match untried.next() {
-                Some(address) => *candidate = Candidate { address, state: State::Queued },
-                None => candidate.state = State::Withdrawn,
+                Some(address) => *candidate = Candidate { address, state: RaceState::Queued },
+                None => candidate.state = RaceState::Withdrawn,
             }
         }
         self.handle_addresses(untried.collect(), more_to_come, now);
@@ -165,9 +165,9 @@ impl Race {
     /// Notes that an attempt's socket is open and TLS begins.
     pub fn handle_opened(&mut self, id: AttemptId, now: Instant) {
         if let Some(candidate) = self.candidates.get_mut(id.0)
-            && matches!(candidate.state, State::Dialling { .. })
+            && matches!(candidate.state, RaceState::Dialling { .. })
         {
-            candidate.state = State::Securing { since: now };
+            candidate.state = RaceState::Securing { since: now };
         }
     }
 
@@ -175,10 +175,10 @@ impl Race {
     pub fn handle_connected(&mut self, id: AttemptId, _now: Instant) {
         let Some(candidate) = self.candidates.get_mut(id.0) else { return };
         if candidate.running_since().is_some() {
-            candidate.state = State::Won;
+            candidate.state = RaceState::Won;
             self.abort_running(false);
-            self.actions.push_back(Action::Won(id));
-            self.phase = Phase::Settled;
+            self.actions.push_back(RaceAction::Won(id));
+            self.phase = AddressPhase::Settled;
         }
     }
 
@@ -187,9 +187,9 @@ impl Race {
         let Some(candidate) = self.candidates.get_mut(id.0) else { return };
         let Some(since) = candidate.running_since() else { return };
         let cause = cause.with_address(&candidate.address).after(now.saturating_duration_since(since));
-        self.actions.push_back(Action::Dead(candidate.address.clone()));
-        candidate.state = State::Failed(label_overload(cause));
-        if let Phase::Racing { next_at, .. } = &mut self.phase {
+        self.actions.push_back(RaceAction::Dead(candidate.address.clone()));
+        candidate.state = RaceState::Failed(label_overload(cause));
+        if let AddressPhase::Racing { next_at, .. } = &mut self.phase {
             *next_at = now;
         }
         self.advance(now);
@@ -199,23 +199,25 @@ impl Race {
     pub fn handle_timeout(&mut self, now: Instant) {
         match self.phase {
             // Only a look-up was still waited for: that is no time-out of the addresses that have failed.
-            Phase::Racing { deadline: Some(deadline), .. } if deadline <= now && !self.is_running() && self.upcoming().is_none() => {
+            AddressPhase::Racing { deadline: Some(deadline), .. } if deadline <= now && !self.is_running() && self.upcoming().is_none() => {
                 self.lose(now)
             }
-            Phase::Racing { since, deadline: Some(deadline), .. } if deadline <= now => self.expire(now.saturating_duration_since(since)),
-            Phase::Racing { .. } => self.advance(now),
-            Phase::Waiting | Phase::Settled => {}
+            AddressPhase::Racing { since, deadline: Some(deadline), .. } if deadline <= now => {
+                self.expire(now.saturating_duration_since(since))
+            }
+            AddressPhase::Racing { .. } => self.advance(now),
+            AddressPhase::Waiting | AddressPhase::Settled => {}
         }
     }
 
     /// Returns the next thing to do.
-    pub fn poll_action(&mut self) -> Option<Action> {
+    pub fn poll_action(&mut self) -> Option<RaceAction> {
         self.actions.pop_front()
     }
 
     /// Returns when [`handle_timeout`](Self::handle_timeout) is due next, and for which timer.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        let Phase::Racing { deadline, next_at, .. } = self.phase else { return None };
+        let AddressPhase::Racing { deadline, next_at, .. } = self.phase else { return None };
         let connect = deadline.map(|at| (at, CONNECT_TIMER));
         let stagger = self.upcoming().filter(|_| self.running() < ATTEMPTS_MAX).map(|_| (next_at, "stagger"));
         connect.into_iter().chain(stagger).min_by_key(|(at, _)| *at)
@@ -223,10 +225,10 @@ impl Race {
 
     /// Starts the attempts that are due, and ends a race that nobody can win any more.
     fn advance(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Waiting) && !self.candidates.is_empty() {
+        if matches!(self.phase, AddressPhase::Waiting) && !self.candidates.is_empty() {
             // A limit beyond the clock's range is no limit.
             let deadline = self.config.timeout.and_then(|limit| now.checked_add(limit));
-            self.phase = Phase::Racing { since: now, deadline, next_at: now, last: None };
+            self.phase = AddressPhase::Racing { since: now, deadline, next_at: now, last: None };
         }
         while let Some(index) = self.upcoming()
             && self.is_due(now)
@@ -234,8 +236,8 @@ impl Race {
             self.start(index, now);
         }
         let over = match self.phase {
-            Phase::Waiting | Phase::Racing { .. } => !self.more_to_come && self.upcoming().is_none() && !self.is_running(),
-            Phase::Settled => false,
+            AddressPhase::Waiting | AddressPhase::Racing { .. } => !self.more_to_come && self.upcoming().is_none() && !self.is_running(),
+            AddressPhase::Settled => false,
         };
         if over {
             self.lose(now);
@@ -246,21 +248,21 @@ impl Race {
     /// the first.
     fn upcoming(&self) -> Option<usize> {
         let last = match self.phase {
-            Phase::Racing { last, .. } => last,
-            Phase::Waiting | Phase::Settled => None,
+            AddressPhase::Racing { last, .. } => last,
+            AddressPhase::Waiting | AddressPhase::Settled => None,
         };
         let first = |wanted: &dyn Fn(&Address) -> bool| {
-            self.candidates.iter().position(|candidate| matches!(candidate.state, State::Queued) && wanted(&candidate.address))
+            self.candidates.iter().position(|candidate| matches!(candidate.state, RaceState::Queued) && wanted(&candidate.address))
         };
         first(&|address| self.remembered.as_ref() == Some(address))
-            .or_else(|| first(&|address| last.is_some() && last != Some(Family::of(address))))
+            .or_else(|| first(&|address| last.is_some() && last != Some(RaceFamily::of(address))))
             .or_else(|| first(&|_| true))
     }
 
     fn is_due(&self, now: Instant) -> bool {
         match self.phase {
-            Phase::Racing { next_at, .. } => !self.is_running() || (next_at <= now && self.running() < ATTEMPTS_MAX),
-            Phase::Waiting | Phase::Settled => false,
+            AddressPhase::Racing { next_at, .. } => !self.is_running() || (next_at <= now && self.running() < ATTEMPTS_MAX),
+            AddressPhase::Waiting | AddressPhase::Settled => false,
         }
     }
 
@@ -274,11 +276,11 @@ impl Race {
 
     fn start(&mut self, index: usize, now: Instant) {
         let Some(candidate) = self.candidates.get_mut(index) else { return };
-        candidate.state = State::Dialling { since: now };
-        self.actions.push_back(Action::Dial(AttemptId(index), candidate.address.clone()));
-        if let Phase::Racing { next_at, last, .. } = &mut self.phase {
+        candidate.state = RaceState::Dialling { since: now };
+        self.actions.push_back(RaceAction::Dial(AttemptId(index), candidate.address.clone()));
+        if let AddressPhase::Racing { next_at, last, .. } = &mut self.phase {
             *next_at = now + self.config.stagger;
-            *last = Some(Family::of(&candidate.address));
+            *last = Some(RaceFamily::of(&candidate.address));
         }
     }
 
@@ -286,10 +288,10 @@ impl Race {
     fn abort_running(&mut self, dead: bool) {
         for (index, candidate) in self.candidates.iter_mut().enumerate() {
             if candidate.running_since().is_some() {
-                candidate.state = State::Aborted;
-                self.actions.push_back(Action::Abort(AttemptId(index)));
+                candidate.state = RaceState::Aborted;
+                self.actions.push_back(RaceAction::Abort(AttemptId(index)));
                 if dead {
-                    self.actions.push_back(Action::Dead(candidate.address.clone()));
+                    self.actions.push_back(RaceAction::Dead(candidate.address.clone()));
                 }
             }
         }
@@ -302,13 +304,13 @@ impl Race {
         let mut causes = Vec::new();
         for candidate in &self.candidates {
             match &candidate.state {
-                State::Dialling { .. } => causes.push(timeout(Stage::Tcp).with_address(&candidate.address)),
-                State::Securing { .. } => {
+                RaceState::Dialling { .. } => causes.push(timeout(Stage::Tcp).with_address(&candidate.address)),
+                RaceState::Securing { .. } => {
                     stage = Stage::Tls;
                     causes.push(timeout(Stage::Tls).with_address(&candidate.address));
                 }
-                State::Failed(cause) => causes.push(cause.clone()),
-                State::Queued | State::Withdrawn | State::Aborted | State::Won => {}
+                RaceState::Failed(cause) => causes.push(cause.clone()),
+                RaceState::Queued | RaceState::Withdrawn | RaceState::Aborted | RaceState::Won => {}
             }
         }
         let error = match causes.as_slice() {
@@ -321,8 +323,13 @@ impl Race {
 
     fn lose(&mut self, now: Instant) {
         let failed = |candidate: &Candidate| match &candidate.state {
-            State::Failed(cause) => Some(cause.clone()),
-            State::Queued | State::Withdrawn | State::Dialling { .. } | State::Securing { .. } | State::Aborted | State::Won => None,
+            RaceState::Failed(cause) => Some(cause.clone()),
+            RaceState::Queued
+            | RaceState::Withdrawn
+            | RaceState::Dialling { .. }
+            | RaceState::Securing { .. }
+            | RaceState::Aborted
+            | RaceState::Won => None,
         };
         let causes: Vec<Error> = self.candidates.iter().filter_map(failed).collect();
         // `max_by_key` returns the last of equals; the first address is the preferred one.
@@ -331,8 +338,8 @@ impl Race {
             Some(only) if causes.len() == 1 => only.clone(),
             Some(best) => {
                 let elapsed = match self.phase {
-                    Phase::Racing { since, .. } => now.saturating_duration_since(since),
-                    Phase::Waiting | Phase::Settled => Duration::ZERO,
+                    AddressPhase::Racing { since, .. } => now.saturating_duration_since(since),
+                    AddressPhase::Waiting | AddressPhase::Settled => Duration::ZERO,
                 };
                 let whole = Error::new(best.kind(), format!("none of {} addresses could be connected to", causes.len()));
                 label_overload(whole.at(best.stage().unwrap_or(Stage::Tcp)).after(elapsed)).with_causes(causes)
@@ -342,8 +349,8 @@ impl Race {
     }
 
     fn settle(&mut self, error: Error) {
-        self.actions.push_back(Action::Lost(error));
-        self.phase = Phase::Settled;
+        self.actions.push_back(RaceAction::Lost(error));
+        self.phase = AddressPhase::Settled;
     }
 }
 
@@ -351,21 +358,21 @@ impl Candidate {
     /// Since when the attempt's present stage has been running, if it runs.
     fn running_since(&self) -> Option<Instant> {
         match self.state {
-            State::Dialling { since } | State::Securing { since } => Some(since),
-            State::Queued | State::Withdrawn | State::Failed(_) | State::Aborted | State::Won => None,
+            RaceState::Dialling { since } | RaceState::Securing { since } => Some(since),
+            RaceState::Queued | RaceState::Withdrawn | RaceState::Failed(_) | RaceState::Aborted | RaceState::Won => None,
         }
     }
 
     /// Tells whether it has not had its turn.
     fn is_untried(&self) -> bool {
         match self.state {
-            State::Queued | State::Withdrawn => true,
-            State::Dialling { .. } | State::Securing { .. } | State::Failed(_) | State::Aborted | State::Won => false,
+            RaceState::Queued | RaceState::Withdrawn => true,
+            RaceState::Dialling { .. } | RaceState::Securing { .. } | RaceState::Failed(_) | RaceState::Aborted | RaceState::Won => false,
         }
     }
 }
 
-impl Family {
+impl RaceFamily {
     fn of(address: &Address) -> Self {
         match address {
             Address::Ip(ip) if ip.is_ipv4() => Self::V4,

@@ -17,7 +17,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use mongolink::auth::Credential;
 use mongolink::auth::scram::keys::Derivation;
 use mongolink::bson::{RawDocument, RawDocumentBuf, rawdoc};
-use mongolink::handshake::{Command, Conversation, ConversationConfig, Step};
+use mongolink::handshake::{Conversation, ConversationConfig, HandshakeCommand, HandshakeStep};
 use mongolink::wire::{Flags, Request, WriteBuffer, encode_message};
 use mongolink::{Client, ConnectionString, ErrorKind};
 use ring::{digest, hmac, pbkdf2};
@@ -406,7 +406,7 @@ fn scram_is_broken_off_at_every_step() {
 }
 
 /// What is dropped in the end: what was left at some step.
-type Left = (Option<(Command, Conversation)>, Option<Step>, Option<Derivation>);
+type Left = (Option<(HandshakeCommand, Conversation)>, Option<HandshakeStep>, Option<Derivation>);
 
 /// Goes so many steps through a login.
 fn go(hash: Hash, steps: usize) -> Left {
@@ -417,19 +417,21 @@ fn go(hash: Hash, steps: usize) -> Left {
     if steps == 0 {
         return (Some((command, conversation)), None, None);
     }
-    let Ok(Step::Send(command, conversation)) = conversation.handle_reply(&hello()) else { panic!("a login") };
+    let Ok(HandshakeStep::Send(command, conversation)) = conversation.handle_reply(&hello()) else { panic!("a login") };
     if steps == 1 {
         return (Some((command, conversation)), None, None);
     }
     let exchange = server_first(&command.body);
     let answer = |payload: &str, done: bool| rawdoc! { "ok": 1, "conversationId": 1, "done": done, "payload": payload };
-    let Ok(Step::Derive(derivation, conversation)) = conversation.handle_reply(&answer(&exchange.1, false)) else { panic!("a derivation") };
+    let Ok(HandshakeStep::Derive(derivation, conversation)) = conversation.handle_reply(&answer(&exchange.1, false)) else {
+        panic!("a derivation")
+    };
     if steps == 2 {
         let mut deriving = derivation.begin();
         assert!(deriving.advance(100).is_none());
         return (None, None, Some(derivation));
     }
-    let Ok(Step::Send(command, conversation)) = conversation.handle_keys(derivation.run()) else { panic!("a proof") };
+    let Ok(HandshakeStep::Send(command, conversation)) = conversation.handle_keys(derivation.run()) else { panic!("a proof") };
     if steps == 3 {
         return (Some((command, conversation)), None, None);
     }

@@ -1,6 +1,6 @@
 //! May the server have executed the command, and is it safe to repeat the call?
 //!
-//! Facts of the connection and of the reply, which the call adds to its error; without them, kind and stage decide. What an
+//! ErrorData of the connection and of the reply, which the call adds to its error; without them, kind and stage decide. What an
 //! error reply says is decided in `op::execution`.
 
 use super::{Error, ErrorKind, Stage};

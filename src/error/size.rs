@@ -2,7 +2,7 @@
 
 use std::error::Error as StdError;
 
-use super::{Error, Facts};
+use super::{Error, ErrorData};
 
 /// How deep causes and sources are followed: deeper ones do not occur.
 const DEPTH_MAX: usize = 8;
@@ -24,6 +24,6 @@ impl Error {
         let command = command.map_or(0, |failure| failure.code_name.len() + failure.message.len() + failure.reply.as_bytes().len());
         let source = facts.source.as_deref().map(|source| source as &(dyn StdError + 'static));
         let source = source.and_then(|source| source.downcast_ref::<Self>()).map_or(0, |source| source.size_to(depth));
-        size_of::<Facts>() + facts.message.len() + labels + causes + servers + command + source
+        size_of::<ErrorData>() + facts.message.len() + labels + causes + servers + command + source
     }
 }

@@ -23,7 +23,7 @@ use bson::raw::RawBson;
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::command::{FirstHello, hello_command};
-use super::login::{Attempt, Exchange, Login, Nonces, no_users_here};
+use super::login::{Attempt, Login, Nonces, SaslExchange, no_users_here};
 use super::{HelloReply, sasl};
 use crate::auth::scram::keys::{Derivation, ScramKeys};
 use crate::auth::scram::{NONCE_SIZE, ServerFirst};
@@ -46,7 +46,7 @@ pub struct ConversationConfig {
 }
 
 /// Is a command to be sent; `$db` is appended where it becomes bytes.
-pub struct Command {
+pub struct HandshakeCommand {
     /// The database it is for.
     pub database: String,
     /// The command. May hold a proof or a password, so it belongs into no log and no event.
@@ -60,9 +60,9 @@ pub struct Command {
 /// Is what comes next in a conversation.
 #[derive(Debug)]
 #[must_use]
-pub enum Step {
+pub enum HandshakeStep {
     /// Send this, and hand in the reply.
-    Send(Command, Conversation),
+    Send(HandshakeCommand, Conversation),
     /// Run this, away from the async threads, or find its outcome in the cache; then hand in the keys.
     Derive(Derivation, Conversation),
     /// The connection can be used.
@@ -71,19 +71,19 @@ pub enum Step {
 
 /// Is the opening of a connection, up to where it waits for the server or for keys.
 pub struct Conversation {
-    state: State,
+    state: ConversationState,
 }
 
 #[allow(clippy::enum_variant_names, reason = "each state is named for what it awaits")]
-enum State {
-    ExpectHello { login: Option<Login>, speculation: Option<(Mechanism, Exchange)>, load_balanced: bool },
-    ExpectAuth { attempt: Attempt, exchange: Exchange },
+enum ConversationState {
+    ExpectHello { login: Option<Login>, speculation: Option<(Mechanism, SaslExchange)>, load_balanced: bool },
+    ExpectAuth { attempt: Attempt, exchange: SaslExchange },
     ExpectKeys { attempt: Attempt, conversation_id: RawBson, first: ServerFirst },
 }
 
 impl Conversation {
     /// Opens a conversation with a socket's first hello.
-    pub fn new(config: ConversationConfig) -> (Command, Self) {
+    pub fn new(config: ConversationConfig) -> (HandshakeCommand, Self) {
         let [speculative, own] = config.nonces;
         let login = config.credential.map(|credential| Login { credential, nonces: Nonces { speculative, own } });
         let speculation = login.as_ref().and_then(Login::speculate);
@@ -95,9 +95,10 @@ impl Conversation {
             sasl_supported_mechs: negotiating.as_deref(),
             speculative: speculation.as_ref().map(|opening| &*opening.body),
         };
-        let command = Command { database: "admin".to_owned(), body: hello_command(&hello).into(), stage: Stage::Hello, name: hello.name() };
+        let command =
+            HandshakeCommand { database: "admin".to_owned(), body: hello_command(&hello).into(), stage: Stage::Hello, name: hello.name() };
         let speculation = speculation.map(|opening| (opening.mechanism, opening.exchange));
-        (command, Self { state: State::ExpectHello { login, speculation, load_balanced: config.load_balanced } })
+        (command, Self { state: ConversationState::ExpectHello { login, speculation, load_balanced: config.load_balanced } })
     }
 
     /// Takes the reply to the command sent last.
@@ -106,9 +107,9 @@ impl Conversation {
     /// The server's own error if it refused hello; [`ErrorKind::Auth`] if it refused the login, failed to prove that it
     /// knows the password, or says that it is an arbiter, where nobody can log in; [`ErrorKind::Protocol`] for what can't be a reply; [`ErrorKind::Unsupported`] for a mechanism
     /// that is not served; [`ErrorKind::InvalidOption`] for a credential that the mechanism can't use.
-    pub fn handle_reply(self, reply: &RawDocument) -> Result<Step, Error> {
+    pub fn handle_reply(self, reply: &RawDocument) -> Result<HandshakeStep, Error> {
         match self.state {
-            State::ExpectHello { login, speculation, load_balanced } => {
+            ConversationState::ExpectHello { login, speculation, load_balanced } => {
                 let hello = Box::new(HelloReply::parse(reply)?);
                 if load_balanced && hello.service_id.is_none() {
                     let text = "Driver attempted to initialize in load balancing mode, but the server does not support this mode.";
@@ -117,14 +118,16 @@ impl Conversation {
                 match login {
                     Some(login) if hello.arbiter_only => Err(no_users_here(&login.credential)),
                     Some(login) => log_in(hello, login, speculation, reply),
-                    None => Ok(Step::Ready(hello)),
+                    None => Ok(HandshakeStep::Ready(hello)),
                 }
             }
-            State::ExpectAuth { attempt, exchange } => {
+            ConversationState::ExpectAuth { attempt, exchange } => {
                 attempt.check(exchange.step(), reply)?;
                 advance(attempt, exchange, reply)
             }
-            State::ExpectKeys { .. } => Err(Error::new(ErrorKind::Internal, "a reply was handed in where keys are due").at(Stage::Auth)),
+            ConversationState::ExpectKeys { .. } => {
+                Err(Error::new(ErrorKind::Internal, "a reply was handed in where keys are due").at(Stage::Auth))
+            }
         }
     }
 
@@ -133,8 +136,10 @@ impl Conversation {
     /// The connection belongs to that service from here on, whatever becomes of the login.
     pub fn service_in(&self, reply: &RawDocument) -> Option<ObjectId> {
         match self.state {
-            State::ExpectHello { load_balanced: true, .. } => HelloReply::parse(reply).ok()?.service_id,
-            State::ExpectHello { load_balanced: false, .. } | State::ExpectAuth { .. } | State::ExpectKeys { .. } => None,
+            ConversationState::ExpectHello { load_balanced: true, .. } => HelloReply::parse(reply).ok()?.service_id,
+            ConversationState::ExpectHello { load_balanced: false, .. }
+            | ConversationState::ExpectAuth { .. }
+            | ConversationState::ExpectKeys { .. } => None,
         }
     }
 
@@ -142,14 +147,14 @@ impl Conversation {
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] if no keys are due, or these are another mechanism's.
-    pub fn handle_keys(self, keys: ScramKeys) -> Result<Step, Error> {
+    pub fn handle_keys(self, keys: ScramKeys) -> Result<HandshakeStep, Error> {
         match self.state {
-            State::ExpectKeys { attempt, conversation_id, first } => {
+            ConversationState::ExpectKeys { attempt, conversation_id, first } => {
                 let (message, last) = first.handle_keys(keys)?;
                 let body = sasl::proceed(&conversation_id, message.as_bytes());
-                Ok(send(attempt, "saslContinue", body, Exchange::ScramLast(last)))
+                Ok(send(attempt, "saslContinue", body, SaslExchange::ScramLast(last)))
             }
-            State::ExpectHello { .. } | State::ExpectAuth { .. } => {
+            ConversationState::ExpectHello { .. } | ConversationState::ExpectAuth { .. } => {
                 Err(Error::new(ErrorKind::Internal, "keys were handed in where a reply is due").at(Stage::Auth))
             }
         }
@@ -166,9 +171,9 @@ impl fmt::Debug for ConversationConfig {
     }
 }
 
-impl fmt::Debug for Command {
+impl fmt::Debug for HandshakeCommand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Command")
+        f.debug_struct("HandshakeCommand")
             .field("name", &self.name)
             .field("database", &self.database)
             .field("stage", &self.stage)
@@ -179,14 +184,19 @@ impl fmt::Debug for Command {
 impl fmt::Debug for Conversation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.state {
-            State::ExpectHello { .. } => "Conversation(hello)",
-            State::ExpectAuth { exchange, .. } => return write!(f, "Conversation({})", exchange.step()),
-            State::ExpectKeys { .. } => "Conversation(keys)",
+            ConversationState::ExpectHello { .. } => "Conversation(hello)",
+            ConversationState::ExpectAuth { exchange, .. } => return write!(f, "Conversation({})", exchange.step()),
+            ConversationState::ExpectKeys { .. } => "Conversation(keys)",
         })
     }
 }
 
-fn log_in(hello: Box<HelloReply>, login: Login, speculation: Option<(Mechanism, Exchange)>, reply: &RawDocument) -> Result<Step, Error> {
+fn log_in(
+    hello: Box<HelloReply>,
+    login: Login,
+    speculation: Option<(Mechanism, SaslExchange)>,
+    reply: &RawDocument,
+) -> Result<HandshakeStep, Error> {
     let answer = Fields::find(reply, "speculativeAuthenticate").and_then(|field| field.document());
     if let (Some((mechanism, exchange)), Some(answer)) = (speculation, answer) {
         return advance(Attempt { hello, login, mechanism }, exchange, answer);
@@ -197,19 +207,19 @@ fn log_in(hello: Box<HelloReply>, login: Login, speculation: Option<(Mechanism, 
 }
 
 /// Takes what the server says in an exchange that it has not refused.
-fn advance(attempt: Attempt, exchange: Exchange, answer: &RawDocument) -> Result<Step, Error> {
+fn advance(attempt: Attempt, exchange: SaslExchange, answer: &RawDocument) -> Result<HandshakeStep, Error> {
     let step = exchange.step();
     let said = sasl::SaslAnswer::parse(answer);
     match exchange {
-        Exchange::X509 => Ok(Step::Ready(attempt.hello)),
-        Exchange::Plain | Exchange::ScramEmpty => {
+        SaslExchange::X509 => Ok(HandshakeStep::Ready(attempt.hello)),
+        SaslExchange::Plain | SaslExchange::ScramEmpty => {
             if said.done {
-                Ok(Step::Ready(attempt.hello))
+                Ok(HandshakeStep::Ready(attempt.hello))
             } else {
                 Err(attempt.protocol(step, "the server goes on where the exchange is over"))
             }
         }
-        Exchange::ScramFirst(client) => {
+        SaslExchange::ScramFirst(client) => {
             if said.done {
                 return Err(attempt.failed(
                     step,
@@ -219,22 +229,22 @@ fn advance(attempt: Attempt, exchange: Exchange, answer: &RawDocument) -> Result
             let payload = said.payload.ok_or_else(|| attempt.protocol(step, "reply without a payload"))?;
             let conversation_id = said.conversation_id.ok_or_else(|| attempt.protocol(step, "reply without a conversationId"))?;
             let (derivation, first) = client.handle_server_first(payload).map_err(|error| attempt.failed(step, &error))?;
-            Ok(Step::Derive(derivation, Conversation { state: State::ExpectKeys { attempt, conversation_id, first } }))
+            Ok(HandshakeStep::Derive(derivation, Conversation { state: ConversationState::ExpectKeys { attempt, conversation_id, first } }))
         }
-        Exchange::ScramLast(client) => {
+        SaslExchange::ScramLast(client) => {
             let payload = said.payload.ok_or_else(|| attempt.protocol(step, "reply without a payload"))?;
             client.handle_server_final(payload).map_err(|error| attempt.failed(step, &error))?;
             if said.done {
-                return Ok(Step::Ready(attempt.hello));
+                return Ok(HandshakeStep::Ready(attempt.hello));
             }
             // "a third empty exchange": the server did not honour skipEmptyExchange.
             let conversation_id = said.conversation_id.ok_or_else(|| attempt.protocol(step, "reply without a conversationId"))?;
-            Ok(send(attempt, "saslContinue", sasl::proceed(&conversation_id, &[]), Exchange::ScramEmpty))
+            Ok(send(attempt, "saslContinue", sasl::proceed(&conversation_id, &[]), SaslExchange::ScramEmpty))
         }
     }
 }
 
-fn send(attempt: Attempt, name: &'static str, body: SecretDocument, exchange: Exchange) -> Step {
-    let command = Command { database: attempt.login.credential.source.clone(), body, stage: Stage::Auth, name };
-    Step::Send(command, Conversation { state: State::ExpectAuth { attempt, exchange } })
+fn send(attempt: Attempt, name: &'static str, body: SecretDocument, exchange: SaslExchange) -> HandshakeStep {
+    let command = HandshakeCommand { database: attempt.login.credential.source.clone(), body, stage: Stage::Auth, name };
+    HandshakeStep::Send(command, Conversation { state: ConversationState::ExpectAuth { attempt, exchange } })
 }

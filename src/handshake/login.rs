@@ -38,15 +38,15 @@ pub(super) struct Attempt {
 }
 
 /// Is a mechanism's first command, and what it leads to.
-pub(super) struct Opening {
+pub(super) struct FirstCommand {
     pub(super) mechanism: Mechanism,
     pub(super) name: &'static str,
     pub(super) body: SecretDocument,
-    pub(super) exchange: Exchange,
+    pub(super) exchange: SaslExchange,
 }
 
 /// Is what the server is to say next.
-pub(super) enum Exchange {
+pub(super) enum SaslExchange {
     /// A SCRAM's first message.
     ScramFirst(ClientFirst),
     /// A SCRAM's final message, with the signature.
@@ -59,7 +59,7 @@ pub(super) enum Exchange {
     Plain,
 }
 
-impl Exchange {
+impl SaslExchange {
     /// Names the step for errors.
     pub(super) fn step(&self) -> &'static str {
         match self {
@@ -73,7 +73,7 @@ impl Exchange {
 
 impl Login {
     /// Returns the command that is sent along with hello, if the mechanism has one.
-    pub(super) fn speculate(&self) -> Option<Opening> {
+    pub(super) fn speculate(&self) -> Option<FirstCommand> {
         let mechanism = match self.credential.mechanism {
             None => Mechanism::ScramSha256,
             Some(mechanism @ (Mechanism::ScramSha1 | Mechanism::ScramSha256 | Mechanism::X509)) => mechanism,
@@ -94,32 +94,32 @@ impl Login {
     }
 
     /// Opens the login after hello, with the mechanism given or negotiated.
-    pub(super) fn start(&self, offered: Option<&[String]>) -> Result<Opening, Error> {
+    pub(super) fn start(&self, offered: Option<&[String]>) -> Result<FirstCommand, Error> {
         let mechanism = self.credential.mechanism.unwrap_or_else(|| negotiate(offered));
         self.open(mechanism, self.nonces.own)
     }
 
-    fn open(&self, mechanism: Mechanism, nonce: [u8; NONCE_SIZE]) -> Result<Opening, Error> {
+    fn open(&self, mechanism: Mechanism, nonce: [u8; NONCE_SIZE]) -> Result<FirstCommand, Error> {
         let (name, body, exchange) = match mechanism {
             Mechanism::ScramSha1 => self.open_scram(ScramHash::Sha1, nonce)?,
             Mechanism::ScramSha256 => self.open_scram(ScramHash::Sha256, nonce)?,
-            Mechanism::X509 => ("authenticate", x509::authenticate(self.credential.username.as_deref()).into(), Exchange::X509),
+            Mechanism::X509 => ("authenticate", x509::authenticate(self.credential.username.as_deref()).into(), SaslExchange::X509),
             Mechanism::Plain => {
                 let (user, password) = self.user_and_password(mechanism)?;
-                ("saslStart", sasl::start(mechanism, &plain::payload(user, password)?), Exchange::Plain)
+                ("saslStart", sasl::start(mechanism, &plain::payload(user, password)?), SaslExchange::Plain)
             }
             Mechanism::Gssapi | Mechanism::Aws | Mechanism::Oidc => {
                 return Err(Error::new(ErrorKind::Unsupported, format!("the mechanism {} is not served", mechanism.name())).at(Stage::Auth));
             }
         };
-        Ok(Opening { mechanism, name, body, exchange })
+        Ok(FirstCommand { mechanism, name, body, exchange })
     }
 
-    fn open_scram(&self, hash: ScramHash, nonce: [u8; NONCE_SIZE]) -> Result<(&'static str, SecretDocument, Exchange), Error> {
+    fn open_scram(&self, hash: ScramHash, nonce: [u8; NONCE_SIZE]) -> Result<(&'static str, SecretDocument, SaslExchange), Error> {
         let mechanism = hash.mechanism();
         let (user, password) = self.user_and_password(mechanism)?;
         let first = ClientFirst::new(hash, user, password, nonce);
-        Ok(("saslStart", sasl::start(mechanism, first.message().as_bytes()), Exchange::ScramFirst(first)))
+        Ok(("saslStart", sasl::start(mechanism, first.message().as_bytes()), SaslExchange::ScramFirst(first)))
     }
 
     fn user_and_password(&self, mechanism: Mechanism) -> Result<(&str, &Secret), Error> {

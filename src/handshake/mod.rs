@@ -13,7 +13,7 @@ mod metadata;
 mod sasl;
 
 pub use command::{FirstHello, hello_command, monitor_hello};
-pub use conversation::{Command, Conversation, ConversationConfig, Step};
+pub use conversation::{Conversation, ConversationConfig, HandshakeCommand, HandshakeStep};
 pub use driver_info::{DriverInfo, DriverInfos, LIBRARIES_MAX, LIBRARY_TEXT_SIZE_MAX};
 pub use hello::{HELLO_SIZE_MAX, HelloReply, NAMES_MAX, TEXT_SIZE_MAX, TopologyVersion, UNUSABLE_HOSTS_MAX, UnusableHost};
 pub use metadata::{ClientMetadata, Environment, METADATA_SIZE_MAX, Variables};

@@ -37,7 +37,7 @@ fn config(credential: Option<Credential>) -> ConversationConfig {
     }
 }
 
-fn begun(mechanism: Option<Mechanism>) -> (Command, Conversation) {
+fn begun(mechanism: Option<Mechanism>) -> (HandshakeCommand, Conversation) {
     Conversation::new(config(Some(credential(mechanism))))
 }
 
@@ -52,24 +52,24 @@ fn hello_with(key: &'static str, value: impl Into<RawBson>) -> RawDocumentBuf {
     reply
 }
 
-fn sent(step: Result<Step, Error>) -> (Command, Conversation) {
+fn sent(step: Result<HandshakeStep, Error>) -> (HandshakeCommand, Conversation) {
     match step.expect("step") {
-        Step::Send(command, conversation) => (command, conversation),
-        other @ (Step::Derive(..) | Step::Ready(_)) => panic!("{other:?}"),
+        HandshakeStep::Send(command, conversation) => (command, conversation),
+        other @ (HandshakeStep::Derive(..) | HandshakeStep::Ready(_)) => panic!("{other:?}"),
     }
 }
 
-fn derived(step: Result<Step, Error>) -> (Command, Conversation) {
+fn derived(step: Result<HandshakeStep, Error>) -> (HandshakeCommand, Conversation) {
     match step.expect("step") {
-        Step::Derive(derivation, conversation) => sent(conversation.handle_keys(derivation.run())),
-        other @ (Step::Send(..) | Step::Ready(_)) => panic!("{other:?}"),
+        HandshakeStep::Derive(derivation, conversation) => sent(conversation.handle_keys(derivation.run())),
+        other @ (HandshakeStep::Send(..) | HandshakeStep::Ready(_)) => panic!("{other:?}"),
     }
 }
 
-fn ready(step: Result<Step, Error>) -> HelloReply {
+fn ready(step: Result<HandshakeStep, Error>) -> HelloReply {
     match step.expect("step") {
-        Step::Ready(hello) => *hello,
-        other @ (Step::Send(..) | Step::Derive(..)) => panic!("{other:?}"),
+        HandshakeStep::Ready(hello) => *hello,
+        other @ (HandshakeStep::Send(..) | HandshakeStep::Derive(..)) => panic!("{other:?}"),
     }
 }
 
@@ -332,7 +332,7 @@ fn steps_out_of_turn_are_refused() {
     let (command, conversation) = begun(None);
     let start = command.body.get_document("speculativeAuthenticate").expect("speculation");
     let reply = hello_with("speculativeAuthenticate", server.first(start));
-    let Ok(Step::Derive(derivation, conversation)) = conversation.handle_reply(&reply) else { panic!("derivation") };
+    let Ok(HandshakeStep::Derive(derivation, conversation)) = conversation.handle_reply(&reply) else { panic!("derivation") };
     assert_eq!(conversation.handle_reply(&reply).map(drop).expect_err("refusal").kind(), ErrorKind::Internal);
     assert_eq!(begun(None).1.handle_keys(derivation.run()).map(drop).expect_err("refusal").kind(), ErrorKind::Internal);
 }

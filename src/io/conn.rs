@@ -36,7 +36,7 @@ pub(crate) struct Conn {
     stream: Stream,
     decoder: Decoder,
     out: WriteBuffer,
-    exchange: Exchange,
+    exchange: ExchangeState,
     /// What broke it, if it was an error.
     cause: Option<Error>,
     last_request: i32,
@@ -47,14 +47,14 @@ pub(crate) struct Conn {
     listening: bool,
     host: ServerAddress,
     address: Address,
-    facts: Facts,
+    facts: ServerFacts,
     /// What takes the reply of an abandoned command, once it has come.
     late: Option<Box<dyn LateReply>>,
 }
 
 /// Is what a command needs to know of a connection's server; the rest of its hello is not kept for each connection.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Facts {
+pub(crate) struct ServerFacts {
     /// The server's own number of the connection.
     pub(crate) connection_id: Option<i64>,
     /// Whether it has sessions.
@@ -67,7 +67,7 @@ pub(crate) struct Facts {
 
 /// Where a request and its reply stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Exchange {
+enum ExchangeState {
     /// Nothing is outstanding.
     Idle,
     /// Some of `out` is still to be written.
@@ -143,7 +143,7 @@ impl Conn {
             stream,
             decoder,
             out: WriteBuffer::default(),
-            exchange: Exchange::Idle,
+            exchange: ExchangeState::Idle,
             cause: None,
             last_request: 0,
             is_streaming: false,
@@ -152,7 +152,7 @@ impl Conn {
             // Every reply has a clone of it.
             host: host.unshared(),
             address,
-            facts: Facts {
+            facts: ServerFacts {
                 connection_id: None,
                 has_sessions: false,
                 service_id: None,
@@ -167,7 +167,7 @@ impl Conn {
     pub(crate) fn greeted(&mut self, hello: &HelloReply) {
         let message_size_bytes_max = hello.max_message_size_bytes.unwrap_or(MESSAGE_SIZE_MAX);
         self.decoder.limit("maxMessageSizeBytes", message_size_bytes_max.clamp(wire::HEADER_SIZE as u32, MESSAGE_SIZE_MAX));
-        self.facts = Facts {
+        self.facts = ServerFacts {
             connection_id: hello.connection_id,
             has_sessions: hello.logical_session_timeout.is_some() || hello.service_id.is_some(),
             service_id: hello.service_id,
@@ -176,7 +176,7 @@ impl Conn {
         };
     }
 
-    pub(crate) fn facts(&self) -> &Facts {
+    pub(crate) fn facts(&self) -> &ServerFacts {
         &self.facts
     }
 
@@ -196,16 +196,16 @@ impl Conn {
     /// Encodes a command; [`exchange`](Self::exchange) sends it. Returns the number of the message.
     #[inline]
     pub(crate) fn queue(&mut self, flags: Flags, request: &Request, fields: &CommandFields<'_>) -> i32 {
-        if self.exchange != Exchange::Idle {
+        if self.exchange != ExchangeState::Idle {
             tracing::error!(host = %self.host, exchange = ?self.exchange, "a command while another is under way");
-            self.exchange = Exchange::Broken(Sent::Whole);
+            self.exchange = ExchangeState::Broken(Sent::Whole);
             return self.last_request;
         }
         self.last_request = self.last_request.wrapping_add(1) & i32::MAX;
         self.is_streaming = flags.has(Flags::EXHAUST_ALLOWED);
         self.out.clear();
         encode_message(&mut self.out, self.last_request, 0, flags, request, |body| fields.write(body));
-        self.exchange = Exchange::Writing { written: 0, request: self.last_request };
+        self.exchange = ExchangeState::Writing { written: 0, request: self.last_request };
         self.last_request
     }
 
@@ -223,10 +223,10 @@ impl Conn {
 
     /// Forgets a command of which nothing was sent.
     pub(crate) fn unqueue(&mut self) {
-        if let Exchange::Writing { written: 0, .. } = self.exchange
+        if let ExchangeState::Writing { written: 0, .. } = self.exchange
             && self.late.is_none()
         {
-            self.exchange = Exchange::Idle;
+            self.exchange = ExchangeState::Idle;
         }
     }
 
@@ -251,10 +251,10 @@ impl Conn {
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        while let Exchange::Writing { written, request } = self.exchange {
+        while let ExchangeState::Writing { written, request } = self.exchange {
             if written >= self.out.len() {
                 tracing::trace!(host = %self.host, request, bytes = written, "frame out");
-                self.exchange = Exchange::Awaiting { request };
+                self.exchange = ExchangeState::Awaiting { request };
                 break;
             }
             match poll_write(Pin::new(&mut self.stream), context, &self.out, written) {
@@ -263,7 +263,7 @@ impl Conn {
                         Err(self.broken(Error::new(ErrorKind::Closed, "connection closed by the server").at(Stage::Write))),
                     );
                 }
-                Poll::Ready(Ok(count)) => self.exchange = Exchange::Writing { written: written + count, request },
+                Poll::Ready(Ok(count)) => self.exchange = ExchangeState::Writing { written: written + count, request },
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.write_failed(error))),
                 Poll::Pending => return self.poll_interrupted(context, Stage::Write),
             }
@@ -309,16 +309,16 @@ impl Conn {
 
     /// Says what an exchange under way waits for.
     pub(crate) fn stage(&self) -> Stage {
-        if matches!(self.exchange, Exchange::Writing { .. }) { Stage::Write } else { Stage::Read }
+        if matches!(self.exchange, ExchangeState::Writing { .. }) { Stage::Write } else { Stage::Read }
     }
 
     /// Says in which state the connection is for whoever comes next.
     pub(crate) fn health(&self) -> Health {
         match self.exchange {
-            Exchange::Idle if self.decoder.is_empty() => Health::Good,
-            Exchange::Idle | Exchange::Broken(_) => Health::Broken,
-            Exchange::Writing { written: 0, .. } if self.late.is_none() => Health::Good,
-            Exchange::Writing { .. } | Exchange::Awaiting { .. } => Health::ReplyOutstanding,
+            ExchangeState::Idle if self.decoder.is_empty() => Health::Good,
+            ExchangeState::Idle | ExchangeState::Broken(_) => Health::Broken,
+            ExchangeState::Writing { written: 0, .. } if self.late.is_none() => Health::Good,
+            ExchangeState::Writing { .. } | ExchangeState::Awaiting { .. } => Health::ReplyOutstanding,
         }
     }
 
@@ -358,14 +358,14 @@ impl Conn {
 
     /// Makes it unusable.
     pub(crate) fn spoil(&mut self) {
-        self.exchange = Exchange::Broken(self.sent());
+        self.exchange = ExchangeState::Broken(self.sent());
     }
 
     fn accept(&mut self, message: Message) -> Result<Message, Error> {
         tracing::trace!(host = %self.host, response_to = message.response_to, bytes = message.body().as_bytes().len(), "frame in");
         let expected = match self.exchange {
-            Exchange::Awaiting { request } => request,
-            Exchange::Idle | Exchange::Writing { .. } | Exchange::Broken(_) => {
+            ExchangeState::Awaiting { request } => request,
+            ExchangeState::Idle | ExchangeState::Writing { .. } | ExchangeState::Broken(_) => {
                 return Err(self.broken(Error::new(ErrorKind::Protocol, "a reply that nobody asked for").at(Stage::Read)));
             }
         };
@@ -373,15 +373,15 @@ impl Conn {
             let text = format!("reply to request {}, expected one to {expected}", message.response_to);
             return Err(self.broken(Error::new(ErrorKind::Protocol, text).at(Stage::Read)));
         }
-        self.exchange = if message.flags.has(Flags::MORE_TO_COME) { self.stream_on(&message)? } else { Exchange::Idle };
+        self.exchange = if message.flags.has(Flags::MORE_TO_COME) { self.stream_on(&message)? } else { ExchangeState::Idle };
         Ok(message)
     }
 
     /// Expects the next reply of a stream, which answers this one (OP_MSG, "moreToCome").
     #[cold]
-    fn stream_on(&mut self, message: &Message) -> Result<Exchange, Error> {
+    fn stream_on(&mut self, message: &Message) -> Result<ExchangeState, Error> {
         if self.is_streaming {
-            return Ok(Exchange::Awaiting { request: message.request_id });
+            return Ok(ExchangeState::Awaiting { request: message.request_id });
         }
         Err(self.broken(Error::new(ErrorKind::Protocol, "moreToCome on a reply that was not asked to stream").at(Stage::Read)))
     }
@@ -391,7 +391,7 @@ impl Conn {
         let error = self.broken(socket_fault(Stage::Write, error));
         // The TLS layer may have sent the beginning of what it reports as not written.
         if self.stream.is_encrypted() {
-            self.exchange = Exchange::Broken(self.sent().max(Sent::Partly));
+            self.exchange = ExchangeState::Broken(self.sent().max(Sent::Partly));
         }
         error
     }

@@ -22,7 +22,7 @@ use crate::dns::{LookupAnswer, Want};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::{Address, Host, ServerAddress};
 use crate::options::ClientOptions;
-use crate::race::{Action, AttemptId, Race, RaceConfig, STAGGER};
+use crate::race::{AttemptId, Race, RaceAction, RaceConfig, STAGGER};
 
 /// For how many hosts the address that worked last is remembered.
 const WINNERS_MAX: usize = 1024;
@@ -124,16 +124,16 @@ impl Dialer {
             }
             while let Some(action) = race.poll_action() {
                 match action {
-                    Action::Dial(id, address) => attempts.open(id, address),
-                    Action::Abort(id) => attempts.abort(id),
-                    Action::Dead(address) => self.report_dead(host, &address),
-                    Action::Won(id) => {
+                    RaceAction::Dial(id, address) => attempts.open(id, address),
+                    RaceAction::Abort(id) => attempts.abort(id),
+                    RaceAction::Dead(address) => self.report_dead(host, &address),
+                    RaceAction::Won(id) => {
                         let (stream, address) = attempts.finish(id).ok_or_else(|| lost_winner(host))?;
                         tracing::debug!(%host, %address, "connected");
                         self.remember(host, &address);
                         return Ok((stream, address));
                     }
-                    Action::Lost(error) => {
+                    RaceAction::Lost(error) => {
                         let error = error.on(host);
                         tracing::debug!(%host, %error, "not connected");
                         report_unfinished(&error, timeline);

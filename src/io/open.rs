@@ -18,7 +18,7 @@ use super::log;
 use super::tls::explained;
 use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Stage};
-use crate::handshake::{ClientMetadata, Command, Conversation, ConversationConfig, DriverInfos, HelloReply, Step};
+use crate::handshake::{ClientMetadata, Conversation, ConversationConfig, DriverInfos, HandshakeCommand, HandshakeStep, HelloReply};
 use crate::host::ServerAddress;
 use crate::op::CommandFields;
 use crate::op::deadline::Deadline;
@@ -154,17 +154,17 @@ impl Opener {
             let mut step = conversation.handle_reply(&reply)?;
             loop {
                 match step {
-                    Step::Send(next, then) => {
+                    HandshakeStep::Send(next, then) => {
                         (command, conversation) = (next, then);
                         break;
                     }
-                    Step::Derive(derivation, then) => {
+                    HandshakeStep::Derive(derivation, then) => {
                         if talk.stage != Stage::Auth {
                             talk.next(Stage::Auth, conn, timeline);
                         }
                         step = then.handle_keys(self.keys.derive(&derivation).await?)?;
                     }
-                    Step::Ready(hello) => {
+                    HandshakeStep::Ready(hello) => {
                         talk.next(Stage::Read, conn, timeline);
                         return Ok(hello);
                     }
@@ -219,7 +219,7 @@ impl Drop for Wiping<'_> {
     }
 }
 
-async fn say(conn: &mut Conn, command: Command) -> Result<RawDocumentBuf, Error> {
+async fn say(conn: &mut Conn, command: HandshakeCommand) -> Result<RawDocumentBuf, Error> {
     let fields = CommandFields { database: &command.database, ..CommandFields::default() };
     let wiping = Wiping(conn);
     wiping.0.queue_secret(command.body, &fields);

@@ -39,9 +39,9 @@ fn dialled(race: &mut Race) -> Vec<Address> {
     let mut dialled = Vec::new();
     while let Some(action) = race.poll_action() {
         match action {
-            Action::Dial(_, address) => dialled.push(address),
-            Action::Dead(_) => {}
-            Action::Abort(_) | Action::Won(_) | Action::Lost(_) => panic!("{action:?}"),
+            RaceAction::Dial(_, address) => dialled.push(address),
+            RaceAction::Dead(_) => {}
+            RaceAction::Abort(_) | RaceAction::Won(_) | RaceAction::Lost(_) => panic!("{action:?}"),
         }
     }
     dialled
@@ -50,7 +50,7 @@ fn dialled(race: &mut Race) -> Vec<Address> {
 /// The error of a race that must be lost by now.
 fn lost(race: &mut Race) -> Error {
     while let Some(action) = race.poll_action() {
-        if let Action::Lost(error) = action {
+        if let RaceAction::Lost(error) = action {
             return error;
         }
     }
@@ -235,8 +235,8 @@ fn winner_ends_the_others() {
     assert_eq!(dialled(&mut race), [v6(1), v4(1)]);
     let (first, second) = (id_of(&race, &v6(1)), id_of(&race, &v4(1)));
     race.handle_connected(second, t0 + ms(300));
-    assert!(matches!(race.poll_action(), Some(Action::Abort(id)) if id == first));
-    assert!(matches!(race.poll_action(), Some(Action::Won(id)) if id == second));
+    assert!(matches!(race.poll_action(), Some(RaceAction::Abort(id)) if id == first));
+    assert!(matches!(race.poll_action(), Some(RaceAction::Won(id)) if id == second));
     race.handle_connected(first, t0 + ms(300));
     race.handle_timeout(t0 + LIMIT);
     assert!(race.poll_action().is_none());
@@ -329,14 +329,14 @@ fn random_race(seed: u64) {
         while let Some(action) = race.poll_action() {
             assert_eq!(ends, 0, "seed {seed}: {action:?} after the end");
             match action {
-                Action::Dial(id, address) => assert!(running.insert(id) && tried.insert(address), "seed {seed}: dialled twice"),
-                Action::Abort(id) => assert!(running.remove(&id), "seed {seed}: aborted what does not run"),
-                Action::Dead(address) => assert!(tried.contains(&address), "seed {seed}: dead without a try"),
-                Action::Won(id) => {
+                RaceAction::Dial(id, address) => assert!(running.insert(id) && tried.insert(address), "seed {seed}: dialled twice"),
+                RaceAction::Abort(id) => assert!(running.remove(&id), "seed {seed}: aborted what does not run"),
+                RaceAction::Dead(address) => assert!(tried.contains(&address), "seed {seed}: dead without a try"),
+                RaceAction::Won(id) => {
                     assert!(running.remove(&id), "seed {seed}: winner does not run");
                     ends += 1;
                 }
-                Action::Lost(_) => ends += 1,
+                RaceAction::Lost(_) => ends += 1,
             }
         }
         if ends > 0 {
@@ -391,7 +391,7 @@ fn newer_answer_is_dialled_at_once_beside_a_long_silence() {
     assert_eq!(dialled(&mut race), [v4(2)]);
     let winner = id_of(&race, &v4(1));
     race.handle_connected(winner, t0 + ms(700));
-    let over = std::iter::from_fn(|| race.poll_action()).any(|action| matches!(action, Action::Won(id) if id == winner));
+    let over = std::iter::from_fn(|| race.poll_action()).any(|action| matches!(action, RaceAction::Won(id) if id == winner));
     assert!(over, "what runs may win all the same");
 }
 
@@ -517,18 +517,18 @@ fn apply(race: &mut Race, event: &str, t0: Instant, now: Instant) {
 fn name(race: &Race) -> String {
     let state = match race.candidates.iter().find(|known| known.address == b()).map(|known| &known.state) {
         None => "Absent",
-        Some(State::Queued) => "Queued",
-        Some(State::Withdrawn) => "Withdrawn",
-        Some(State::Dialling { .. }) => "Dialling",
-        Some(State::Securing { .. }) => "Securing",
-        Some(State::Failed(_)) => "Failed",
-        Some(State::Aborted) => "Aborted",
-        Some(State::Won) => "Won",
+        Some(RaceState::Queued) => "Queued",
+        Some(RaceState::Withdrawn) => "Withdrawn",
+        Some(RaceState::Dialling { .. }) => "Dialling",
+        Some(RaceState::Securing { .. }) => "Securing",
+        Some(RaceState::Failed(_)) => "Failed",
+        Some(RaceState::Aborted) => "Aborted",
+        Some(RaceState::Won) => "Won",
     };
     let phase = match race.phase {
-        Phase::Waiting => "Waiting",
-        Phase::Racing { .. } => "Racing",
-        Phase::Settled => "Settled",
+        AddressPhase::Waiting => "Waiting",
+        AddressPhase::Racing { .. } => "Racing",
+        AddressPhase::Settled => "Settled",
     };
     format!("{state}/{phase}")
 }
@@ -540,11 +540,11 @@ fn wishes(race: &mut Race) -> String {
     while let Some(action) = race.poll_action() {
         let of = |id: AttemptId| race.candidates.get(id.0).map_or("?", |known| letter(&known.address));
         wishes.push(match action {
-            Action::Dial(_, address) => format!("dial {}", letter(&address)),
-            Action::Abort(id) => format!("abort {}", of(id)),
-            Action::Dead(address) => format!("dead {}", letter(&address)),
-            Action::Won(id) => format!("won {}", of(id)),
-            Action::Lost(error) => format!("lost: {:?}", error.kind()),
+            RaceAction::Dial(_, address) => format!("dial {}", letter(&address)),
+            RaceAction::Abort(id) => format!("abort {}", of(id)),
+            RaceAction::Dead(address) => format!("dead {}", letter(&address)),
+            RaceAction::Won(id) => format!("won {}", of(id)),
+            RaceAction::Lost(error) => format!("lost: {:?}", error.kind()),
         });
     }
     if wishes.is_empty() { "none".into() } else { wishes.join(", ") }

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use mongolink::race::{Action, AttemptId, Race, RaceConfig, STAGGER};
+use mongolink::race::{AttemptId, Race, RaceAction, RaceConfig, STAGGER};
 use mongolink::{Address, Error, ErrorKind, Stage};
 use rand::RngExt;
 use rand::rngs::SmallRng;
@@ -94,7 +94,7 @@ impl Track {
             (4..=6, Some((lane, id))) => {
                 self.race.handle_failed(id, failure(rng), self.now);
                 let dead = self.race.poll_action();
-                assert!(matches!(dead, Some(Action::Dead(address)) if address == self.lanes[lane].0), "the resolver is told");
+                assert!(matches!(dead, Some(RaceAction::Dead(address)) if address == self.lanes[lane].0), "the resolver is told");
                 self.lanes[lane].1 = State::Failed;
                 self.next_at = self.now;
                 self.look();
@@ -134,9 +134,9 @@ impl Track {
         } else if self.running().next().is_some() || self.upcoming().is_some() {
             let running: Vec<(usize, AttemptId)> = self.running().collect();
             for (lane, id) in running {
-                assert!(matches!(self.race.poll_action(), Some(Action::Abort(other)) if other == id), "what runs is given up");
+                assert!(matches!(self.race.poll_action(), Some(RaceAction::Abort(other)) if other == id), "what runs is given up");
                 let dead = self.race.poll_action();
-                assert!(matches!(dead, Some(Action::Dead(address)) if address == self.lanes[lane].0), "the resolver is told");
+                assert!(matches!(dead, Some(RaceAction::Dead(address)) if address == self.lanes[lane].0), "the resolver is told");
                 self.lanes[lane].1 = State::Over;
             }
             self.lost(Some(ErrorKind::Timeout));
@@ -151,7 +151,7 @@ impl Track {
         while let Some(lane) = self.upcoming().filter(|_| !self.over)
             && (self.running().next().is_none() || (self.next_at <= self.now && self.has_room()))
         {
-            let Some(Action::Dial(id, address)) = self.race.poll_action() else { panic!("{:?} is not dialled", self.lanes[lane]) };
+            let Some(RaceAction::Dial(id, address)) = self.race.poll_action() else { panic!("{:?} is not dialled", self.lanes[lane]) };
             assert_eq!(address, self.lanes[lane].0, "the wrong address is dialled");
             self.lanes[lane].1 = State::Running { id };
             self.dialled.push(id);
@@ -165,7 +165,7 @@ impl Track {
     }
 
     fn lost(&mut self, kind: Option<ErrorKind>) {
-        let Some(Action::Lost(error)) = self.race.poll_action() else { panic!("a lost race is told") };
+        let Some(RaceAction::Lost(error)) = self.race.poll_action() else { panic!("a lost race is told") };
         let failed = self.lanes.iter().filter(|(_, state)| *state == State::Failed).count();
         let over = self.lanes.iter().filter(|(_, state)| *state == State::Over).count();
         match kind {
@@ -186,10 +186,10 @@ impl Track {
         self.lanes[winner].1 = State::Over;
         let running: Vec<(usize, AttemptId)> = self.running().collect();
         for (lane, other) in running {
-            assert!(matches!(self.race.poll_action(), Some(Action::Abort(aborted)) if aborted == other), "the others are dropped");
+            assert!(matches!(self.race.poll_action(), Some(RaceAction::Abort(aborted)) if aborted == other), "the others are dropped");
             self.lanes[lane].1 = State::Over;
         }
-        assert!(matches!(self.race.poll_action(), Some(Action::Won(won)) if won == id), "one has won");
+        assert!(matches!(self.race.poll_action(), Some(RaceAction::Won(won)) if won == id), "one has won");
         self.over = true;
         assert!(self.race.poll_action().is_none(), "nothing follows the end");
     }

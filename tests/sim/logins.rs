@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use mongolink::ConnectionString;
 use mongolink::auth::scram::keys::{CacheKey, Derivation, ScramKeyCache};
 use mongolink::auth::{Credential, Mechanism};
-use mongolink::handshake::{Conversation, Step};
+use mongolink::handshake::{Conversation, HandshakeStep};
 use mongolink::pool::Lease;
 use mongolink::sandbox::{self, Config};
 use mongolink::{Error, ErrorKind, ServerAddress, Stage};
@@ -205,7 +205,13 @@ impl World {
     }
 
     /// Finds a derivation's keys if the client has them, else derives them, which takes a while.
-    pub(crate) fn derive(&mut self, c: usize, opening: u64, derivation: Derivation, then: Conversation) -> Option<Result<Step, Error>> {
+    pub(crate) fn derive(
+        &mut self,
+        c: usize,
+        opening: u64,
+        derivation: Derivation,
+        then: Conversation,
+    ) -> Option<Result<HandshakeStep, Error>> {
         let key = derivation.cache_key();
         if let Some(keys) = self.logins.known.get(c).and_then(|known| known.get(&key)) {
             return Some(then.handle_keys(keys));

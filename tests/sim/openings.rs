@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
 use mongolink::dns::{LookupAnswer, LookupId, Want};
-use mongolink::handshake::{Conversation, ConversationConfig, Step};
+use mongolink::handshake::{Conversation, ConversationConfig, HandshakeStep};
 use mongolink::op::deadline::Deadline;
 use mongolink::pool::Lease;
-use mongolink::race::{Action, AttemptId, Race, RaceConfig, STAGGER, label_overload};
+use mongolink::race::{AttemptId, Race, RaceAction, RaceConfig, STAGGER, label_overload};
 use mongolink::topology::ProbeId;
 use mongolink::wire::{Flags, Message, Request};
 use mongolink::{Address, Error, ErrorKind, HelloReply, ServerAddress, Stage};
@@ -178,7 +178,7 @@ impl World {
         let mut over = false;
         for action in actions {
             match action {
-                Action::Dial(attempt, address) => {
+                RaceAction::Dial(attempt, address) => {
                     let Address::Ip(ip) = &address else { unreachable!("no unix sockets here") };
                     self.look_at_dialled(c, host.name().unwrap_or_default(), ip.ip());
                     let conn = self.dial(c, &host, ip.ip(), User::Attempt { opening: id, attempt });
@@ -186,24 +186,24 @@ impl World {
                         attempts.insert(attempt, (conn, address));
                     }
                 }
-                Action::Abort(attempt) => {
+                RaceAction::Abort(attempt) => {
                     if let Some((conn, _)) = self.attempts(c, id).and_then(|attempts| attempts.remove(&attempt)) {
                         self.close(conn);
                     }
                 }
-                Action::Dead(address) => {
+                RaceAction::Dead(address) => {
                     if let (Some(name), Address::Ip(ip)) = (host.name(), &address) {
                         self.report_dead(c, name, ip.ip());
                     }
                 }
-                Action::Won(attempt) => {
+                RaceAction::Won(attempt) => {
                     over = true;
                     let won = self.attempts(c, id).and_then(|attempts| attempts.remove(&attempt));
                     let (conn, address) = won.expect("the winner has a connection");
                     self.clients[c].winners.insert(host.clone(), address);
                     self.greet(c, id, conn);
                 }
-                Action::Lost(error) => {
+                RaceAction::Lost(error) => {
                     over = true;
                     self.opening_ends(c, id, Err(error.on(&host)));
                 }
@@ -331,25 +331,25 @@ impl World {
     }
 
     /// What comes next in a conversation, or why nothing does.
-    pub(crate) fn greeting_goes_on(&mut self, c: usize, id: u64, step: Result<Step, Error>) {
+    pub(crate) fn greeting_goes_on(&mut self, c: usize, id: u64, step: Result<HandshakeStep, Error>) {
         let now = self.local(c);
         let Some(Opening { stage: Progress::Greeting { conn, conversation, talk, .. }, .. }) = self.clients[c].openings.get_mut(&id) else {
             return;
         };
         let conn = *conn;
-        if matches!(step, Ok(Step::Send(..) | Step::Derive(..))) && talk.stage == Stage::Hello {
+        if matches!(step, Ok(HandshakeStep::Send(..) | HandshakeStep::Derive(..))) && talk.stage == Stage::Hello {
             (talk.stage, talk.since) = (Stage::Auth, now);
             self.figures.logins.0 += 1;
         }
         let talk = *talk;
         match step {
-            Ok(Step::Ready(hello)) => self.opening_ends(c, id, Ok((conn, hello, talk.round_trip.unwrap_or_default()))),
-            Ok(Step::Send(mut command, then)) => {
+            Ok(HandshakeStep::Ready(hello)) => self.opening_ends(c, id, Ok((conn, hello, talk.round_trip.unwrap_or_default()))),
+            Ok(HandshakeStep::Send(mut command, then)) => {
                 *conversation = Some(Box::new(then));
                 self.send_command(conn, &command.database, Flags::default(), &Request::from(command.body.take()), None);
                 self.spring_snare(c, conn);
             }
-            Ok(Step::Derive(derivation, then)) => {
+            Ok(HandshakeStep::Derive(derivation, then)) => {
                 if let Some(step) = self.derive(c, id, derivation, then) {
                     self.greeting_goes_on(c, id, step);
                 }

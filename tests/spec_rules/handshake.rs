@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use bson::{RawBsonRef, RawDocument, rawdoc};
-use mongolink::handshake::{Command, Conversation, ConversationConfig, Step, monitor_hello};
+use mongolink::handshake::{Conversation, ConversationConfig, HandshakeCommand, HandshakeStep, monitor_hello};
 use mongolink::op::is_sensitive;
 use mongolink::{ConnectionString, Credential, ErrorKind, Stage};
 
-fn first(credential: Option<Credential>, hello_ok: bool, load_balanced: bool) -> (Command, Conversation) {
+fn first(credential: Option<Credential>, hello_ok: bool, load_balanced: bool) -> (HandshakeCommand, Conversation) {
     let client = Arc::new(rawdoc! { "driver": { "name": "x" } });
     Conversation::new(ConversationConfig { client, credential, hello_ok, load_balanced, nonces: [[7; 24], [8; 24]] })
 }
@@ -58,7 +58,7 @@ fn connection_without_a_credential_says_nothing_of_a_login_and_is_ready_after_he
     let (command, conversation) = first(None, false, false);
     assert!(!keys(&command.body).iter().any(|key| ["saslSupportedMechs", "speculativeAuthenticate"].contains(key)));
     let reply = rawdoc! { "ok": 1, "isWritablePrimary": true, "maxWireVersion": 21 };
-    assert!(matches!(conversation.handle_reply(&reply), Ok(Step::Ready(_))));
+    assert!(matches!(conversation.handle_reply(&reply), Ok(HandshakeStep::Ready(_))));
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn unnamed_mechanism_is_asked_for_and_guessed() {
 fn odd_list_of_mechanisms_is_no_error_and_leads_to_the_older_scram() {
     let (_, conversation) = first(Some(ann("")), false, false);
     let reply = rawdoc! { "ok": 1, "isWritablePrimary": true, "maxWireVersion": 21, "saslSupportedMechs": ["ARBITRARY", "", "x"] };
-    let Step::Send(command, _) = conversation.handle_reply(&reply).expect("no error") else { panic!("no login") };
+    let HandshakeStep::Send(command, _) = conversation.handle_reply(&reply).expect("no error") else { panic!("no login") };
     assert_eq!((command.name, command.body.get_str("mechanism").ok()), ("saslStart", Some("SCRAM-SHA-1")));
 }
 

@@ -3,7 +3,7 @@
 //! The connection knows how much of it was sent, and keeps a [`LateReply`] until its reply has come. What the reply leads to
 //! is decided in `client::abandoned`.
 
-use super::{Conn, Exchange};
+use super::{Conn, ExchangeState};
 use crate::error::Error;
 use crate::op::CommandFields;
 use crate::pool::Health;
@@ -34,10 +34,10 @@ impl Conn {
     /// Returns how much of the last command was sent.
     pub(crate) fn sent(&self) -> Sent {
         match self.exchange {
-            Exchange::Writing { written: 0, .. } => Sent::Nothing,
-            Exchange::Writing { .. } => Sent::Partly,
-            Exchange::Idle | Exchange::Awaiting { .. } => Sent::Whole,
-            Exchange::Broken(sent) => sent,
+            ExchangeState::Writing { written: 0, .. } => Sent::Nothing,
+            ExchangeState::Writing { .. } => Sent::Partly,
+            ExchangeState::Idle | ExchangeState::Awaiting { .. } => Sent::Whole,
+            ExchangeState::Broken(sent) => sent,
         }
     }
 
@@ -54,7 +54,7 @@ impl Conn {
 
     /// Tells whether an error has made it unusable.
     pub(crate) fn is_broken(&self) -> bool {
-        matches!(self.exchange, Exchange::Broken(_))
+        matches!(self.exchange, ExchangeState::Broken(_))
     }
 
     /// Sets the receiver of the reply that the abandoned command still gets.
@@ -70,7 +70,7 @@ impl Conn {
     pub(crate) async fn drain(&mut self) -> Result<(), Error> {
         while self.health() == Health::ReplyOutstanding {
             let reply = self.exchange().await?;
-            if self.exchange == Exchange::Idle
+            if self.exchange == ExchangeState::Idle
                 && let Some(mut late) = self.late.take()
                 && let Some(next) = late.handle_reply(reply)
             {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bson::{Bson, Document, RawDocumentBuf, doc};
-use mongolink::handshake::{ClientMetadata, Conversation, ConversationConfig, Environment, Step};
+use mongolink::handshake::{ClientMetadata, Conversation, ConversationConfig, Environment, HandshakeStep};
 use mongolink::op::deadline::Deadline;
 use mongolink::pool::{Checkout, Health, Lease, Pool, PoolAction, WaiterId, closed};
 use mongolink::sandbox::{Action as ServerAction, Cluster, Config};
@@ -398,8 +398,8 @@ impl World {
                 match next_message(&mut dial.decoder)
                     .and_then(|message| message.map(|reply| dial.conversation.handle_reply(reply.body())).transpose())
                 {
-                    Ok(Some(Step::Ready(_))) => self.pool.handle_opened(lease, conn, self.now),
-                    Ok(Some(Step::Send(..) | Step::Derive(..))) => return Err("a login without a user".into()),
+                    Ok(Some(HandshakeStep::Ready(_))) => self.pool.handle_opened(lease, conn, self.now),
+                    Ok(Some(HandshakeStep::Send(..) | HandshakeStep::Derive(..))) => return Err("a login without a user".into()),
                     Ok(None) => return Err("half a reply".into()),
                     Err(error) => self.opening_failed(conn, lease, error)?,
                 }
