@@ -22,7 +22,7 @@ use mongolink::host::{ServerAddress, normalize_name};
 use mongolink::op::json::Json;
 use mongolink::op::{ReplyHead, command_error, write_concern_error};
 use mongolink::options::ClientOptions;
-use mongolink::sandbox::{Action, Cluster, Config};
+use mongolink::sandbox::{Config, FakeDeployment, SandboxAction};
 use mongolink::topology::{Fault, Topology, TopologyConfig};
 use mongolink::uri::{ConnectionString, apply_txt};
 use mongolink::wire::{Decoder, Frame, MESSAGE_SIZE_MAX, Message};
@@ -341,14 +341,14 @@ pub fn sandbox(data: &[u8]) {
 /// Returns the lengths of the replies, and whether the connection was closed.
 fn answers(pieces: &[&[u8]]) -> (Vec<usize>, bool) {
     let now = start();
-    let mut cluster = Cluster::new(Config::standalone("a.example:1"), 1, now).expect("a deployment");
+    let mut cluster = FakeDeployment::new(Config::standalone("a.example:1"), 1, now).expect("a deployment");
     cluster.handle_connected(0, 1, now);
     let (mut lengths, mut closed) = (Vec::new(), false);
     for piece in pieces {
         cluster.handle_bytes(0, 1, piece, now);
         while let Some(action) = cluster.poll_action() {
             match action {
-                Action::Reply { bytes, .. } => {
+                SandboxAction::Reply { bytes, .. } => {
                     let mut decoder = Decoder::new(MESSAGE_SIZE_MAX);
                     decoder.buffer().extend_from_slice(&bytes);
                     let frame = decoder.next_frame().expect("a frame").expect("a whole frame");
@@ -356,7 +356,7 @@ fn answers(pieces: &[&[u8]]) -> (Vec<usize>, bool) {
                     drop(Message::parse(frame));
                     lengths.push(bytes.len());
                 }
-                Action::Close { .. } => closed = true,
+                SandboxAction::Close { .. } => closed = true,
                 _ => {}
             }
         }

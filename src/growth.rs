@@ -354,12 +354,12 @@ fn of_texts() -> Vec<Parser> {
 fn of_requests() -> [Parser; 4] {
     use std::time::Instant;
 
-    use crate::sandbox::{Cluster, Config};
+    use crate::sandbox::{Config, FakeDeployment};
 
     #[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
     fn send(bytes: Vec<u8>) -> Box<dyn FnOnce()> {
         let now = Instant::now();
-        let mut cluster = Cluster::new(Config::standalone("a:1"), 1, now).expect("a configuration");
+        let mut cluster = FakeDeployment::new(Config::standalone("a:1"), 1, now).expect("a configuration");
         cluster.handle_connected(0, 1, now);
         Box::new(move || {
             cluster.handle_bytes(0, 1, &bytes, now);

@@ -4,13 +4,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use crate::io::events::{Event, EventHub, Listener};
+use crate::io::events::{Event, EventHub, Subscriber};
 use crate::io::topology::TopologyDriver;
 use crate::topology::{TopologyDescription, TopologyEvent};
 use futures_util::{Stream, StreamExt, stream};
 
 /// A stream of a client's events. It ends when the client is shut down or dropped, and at once if that has happened already.
-pub struct Events(Option<Listener>);
+pub struct Events(Option<Subscriber>);
 
 /// Is a stream of what is known of the servers: the present state first, then the newest after each change.
 ///

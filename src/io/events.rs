@@ -1,11 +1,11 @@
 //! How do events reach those who want them?
 //!
-//! Each listener has a queue: a writer puts an event at its end, a reader takes many at once, so that it seldom
+//! Each subscriber has a queue: a writer puts an event at its end, a reader takes many at once, so that it seldom
 //! meets the writers. The queues are bounded: whoever reads too slowly is told how many events were missed, and nobody waits
-//! for a reader. Without listeners no event is made. What of it is logged is decided in `log`.
+//! for a reader. Without subscribers no event is made. What of it is logged is decided in `log`.
 //!
 //! Events are queued under the lock of the machine that decides on them, so that their order is that of its decisions. What is
-//! foreign runs after that lock was released ([`Told`]): wakers of readers, and the log's subscribers.
+//! foreign runs after that lock was released ([`PendingWakeups`]): wakers of readers, and the log's subscribers.
 
 pub(in crate::io) mod size;
 
@@ -55,7 +55,7 @@ pub enum Event {
 /// How many events wait for a slow reader, those that it has taken out of its queue included.
 pub const EVENTS_MAX: usize = 4096;
 
-/// How many bytes of events wait for a slow reader, those that it has taken out of its queue included: a listener that is
+/// How many bytes of events wait for a slow reader, those that it has taken out of its queue included: a subscriber that is
 /// never read must not cost more.
 pub const EVENTS_BYTES_MAX: usize = 32 * 1024 * 1024;
 
@@ -68,49 +68,49 @@ const QUEUED_MAX: usize = EVENTS_MAX - TAKEN_MAX;
 /// Commands and replies that are larger, in bytes, are left out of events: a slow reader must not hold them all in memory.
 pub const EVENT_DOCUMENT_SIZE_MAX: usize = 64 * 1024;
 
-/// Hands events out. The last one that goes ends what its listeners hear.
+/// Hands events out. The last one that goes ends what its subscribers hear.
 #[derive(Clone, Debug)]
 pub(crate) struct EventHub {
-    speaker: Arc<Speaker>,
+    publisher: Arc<Publisher>,
     /// What is logged beside them is about this.
     subject: Subject,
 }
 
 /// Listens until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Listener {
-    hall: Arc<Hall>,
+pub(crate) struct Subscriber {
+    bus: Arc<EventBus>,
     id: u64,
     /// What was taken out of its queue, and is not read yet.
-    taken: VecDeque<Kept>,
+    taken: VecDeque<SizedEvent>,
 }
 
 /// Is what all hubs of a client share.
 #[derive(Debug, Default)]
-struct Speaker(Arc<Hall>);
+struct Publisher(Arc<EventBus>);
 
-/// Is where listeners and hubs meet.
+/// Is where subscribers and hubs meet.
 #[derive(Debug, Default)]
-struct Hall {
+struct EventBus {
     /// How many listen: asked at every step of every command, and therefore not behind the lock.
-    listeners: AtomicUsize,
-    queues: CachePadded<Mutex<Queues>>,
+    subscribers: AtomicUsize,
+    queues: CachePadded<Mutex<SubscriberQueues>>,
     outbox: Outbox,
 }
 
 #[derive(Debug, Default)]
-struct Queues {
-    all: Vec<Queue>,
+struct SubscriberQueues {
+    all: Vec<SubscriberQueue>,
     next_id: u64,
     /// Nobody is left to tell anything.
     is_over: bool,
 }
 
-/// Is what waits for one listener.
+/// Is what waits for one subscriber.
 #[derive(Debug)]
-struct Queue {
+struct SubscriberQueue {
     id: u64,
-    events: VecDeque<Kept>,
+    events: VecDeque<SizedEvent>,
     /// The bytes of what waits.
     queued_bytes: usize,
     /// The bytes of what its reader has taken out last.
@@ -123,8 +123,8 @@ struct Queue {
 
 /// An event that waits, and its size.
 #[derive(Debug)]
-struct Kept {
-    event: Held,
+struct SizedEvent {
+    event: QueuedEvent,
     size_bytes: usize,
 }
 
@@ -138,16 +138,16 @@ pub(crate) struct Wanted {
 /// What is left to do for events that were queued, when no lock is held any more.
 #[derive(Debug, Default)]
 #[must_use]
-pub(crate) struct Told {
+pub(crate) struct PendingWakeups {
     reader: Option<Waker>,
     readers: Vec<Waker>,
-    dropped: Vec<Kept>,
+    dropped: Vec<SizedEvent>,
     is_logged: bool,
 }
 
-/// Is an event that waits: mostly for one listener only, and then it is not shared.
+/// Is an event that waits: mostly for one subscriber only, and then it is not shared.
 #[derive(Debug)]
-enum Held {
+enum QueuedEvent {
     Own(Event),
     Shared(Arc<Event>),
 }
@@ -161,7 +161,7 @@ impl Wanted {
 
 impl EventHub {
     pub(crate) fn new() -> Self {
-        Self { speaker: Arc::default(), subject: Subject::default() }
+        Self { publisher: Arc::default(), subject: Subject::default() }
     }
 
     /// Hands out to the same readers what happens to one topology.
@@ -171,25 +171,25 @@ impl EventHub {
 
     /// Tells whether anybody listens.
     pub(crate) fn wanted(&self) -> bool {
-        self.hall().listeners.load(Ordering::Relaxed) > 0
+        self.bus().subscribers.load(Ordering::Relaxed) > 0
     }
 
-    pub(crate) fn subscribe(&self) -> Listener {
-        let hall = Arc::clone(self.hall());
-        let mut queues = hall.lock();
+    pub(crate) fn subscribe(&self) -> Subscriber {
+        let bus = Arc::clone(self.bus());
+        let mut queues = bus.lock();
         let id = queues.next_id;
         queues.next_id += 1;
-        queues.all.push(Queue { id, events: VecDeque::new(), queued_bytes: 0, taken_bytes: 0, missed: 0, reader: None });
-        hall.listeners.store(queues.all.len(), Ordering::Relaxed);
+        queues.all.push(SubscriberQueue { id, events: VecDeque::new(), queued_bytes: 0, taken_bytes: 0, missed: 0, reader: None });
+        bus.subscribers.store(queues.all.len(), Ordering::Relaxed);
         drop(queues);
-        Listener { hall, id, taken: VecDeque::new() }
+        Subscriber { bus, id, taken: VecDeque::new() }
     }
 
     #[inline]
     pub(crate) fn send(&self, make: impl FnOnce() -> Event) {
         if self.wanted() {
-            let mut told = Told::default();
-            self.hall().tell([make()].into_iter(), &mut told);
+            let mut told = PendingWakeups::default();
+            self.bus().tell([make()].into_iter(), &mut told);
             self.finish(told);
         }
     }
@@ -205,101 +205,107 @@ impl EventHub {
         Wanted { is_heard: self.wanted(), is_logged: log::wants_topology() }
     }
 
-    /// Queues an event of the topology.
-    pub(crate) fn topology(&self, event: TopologyEvent, wanted: Wanted, told: &mut Told) {
+    /// SubscriberQueues an event of the topology.
+    pub(crate) fn topology(&self, event: TopologyEvent, wanted: Wanted, told: &mut PendingWakeups) {
         if wanted.is_logged {
             told.is_logged = true;
-            self.hall().outbox.push(Line::Topology(self.subject, event.clone()));
+            self.bus().outbox.push(Line::Topology(self.subject, event.clone()));
         }
         if wanted.is_heard {
-            self.hall().tell([Event::Topology(event)].into_iter(), told);
+            self.bus().tell([Event::Topology(event)].into_iter(), told);
         }
     }
 
     /// Tells of a check. Must not be called under a lock.
     pub(crate) fn heartbeat(&self, host: &ServerAddress, on: &CheckedOn, event: MonitorEvent) {
-        let mut told = Told { is_logged: log::wants_topology(), ..Told::default() };
+        let mut told = PendingWakeups { is_logged: log::wants_topology(), ..PendingWakeups::default() };
         if told.is_logged {
-            self.hall().outbox.push(Line::Heartbeat(self.subject, host.clone(), on.clone(), event.clone()));
+            self.bus().outbox.push(Line::Heartbeat(self.subject, host.clone(), on.clone(), event.clone()));
         }
         if self.wanted() {
-            self.hall().tell([Event::Heartbeat { host: host.clone(), event }].into_iter(), &mut told);
+            self.bus().tell([Event::Heartbeat { host: host.clone(), event }].into_iter(), &mut told);
         }
         self.finish(told);
     }
 
-    /// Queues events of a pool.
+    /// SubscriberQueues events of a pool.
     #[inline]
-    pub(crate) fn pools(&self, host: &ServerAddress, events: impl IntoIterator<Item = PoolEvent>, wanted: Wanted, told: &mut Told) {
+    pub(crate) fn pools(
+        &self,
+        host: &ServerAddress,
+        events: impl IntoIterator<Item = PoolEvent>,
+        wanted: Wanted,
+        told: &mut PendingWakeups,
+    ) {
         let about = |event| Event::Pool { host: host.clone(), event };
         let mut events = events.into_iter();
         if wanted.is_logged {
             self.log_pools(host, events, wanted, told);
         } else if let Some(first) = events.next() {
-            self.hall().tell([first].into_iter().chain(events).map(about), told);
+            self.bus().tell([first].into_iter().chain(events).map(about), told);
         }
     }
 
     #[cold]
-    fn log_pools(&self, host: &ServerAddress, events: impl Iterator<Item = PoolEvent>, wanted: Wanted, told: &mut Told) {
+    fn log_pools(&self, host: &ServerAddress, events: impl Iterator<Item = PoolEvent>, wanted: Wanted, told: &mut PendingWakeups) {
         for event in events {
             told.is_logged = true;
-            self.hall().outbox.push(Line::Pool(self.subject, host.clone(), event.clone()));
+            self.bus().outbox.push(Line::Pool(self.subject, host.clone(), event.clone()));
             if wanted.is_heard {
-                self.hall().tell([Event::Pool { host: host.clone(), event }].into_iter(), told);
+                self.bus().tell([Event::Pool { host: host.clone(), event }].into_iter(), told);
             }
         }
     }
 
-    /// Queues a line of a rule for the log.
+    /// SubscriberQueues a line of a rule for the log.
     #[cold]
-    pub(crate) fn note(&self, note: Note, told: &mut Told) {
+    pub(crate) fn note(&self, note: Note, told: &mut PendingWakeups) {
         told.is_logged = true;
-        self.hall().outbox.push(Line::Note(note));
+        self.bus().outbox.push(Line::Note(note));
     }
 
     /// Does what is left to do for queued events. Must not be called under a lock.
     #[inline]
-    pub(crate) fn finish(&self, told: Told) {
-        let Told { reader, readers, dropped, is_logged } = told;
+    pub(crate) fn finish(&self, told: PendingWakeups) {
+        let PendingWakeups { reader, readers, dropped, is_logged } = told;
         if let Some(reader) = reader {
             reader.wake();
             readers.into_iter().for_each(Waker::wake);
         }
         drop(dropped);
         if is_logged {
-            self.hall().outbox.write();
+            self.bus().outbox.write();
         }
     }
 
-    /// Ends what listeners hear, now and later: they get what is queued, and then the end.
+    /// Ends what subscribers hear, now and later: they get what is queued, and then the end.
     pub(crate) fn close(&self) {
-        let told = self.hall().end();
+        let told = self.bus().end();
         self.finish(told);
     }
 
-    fn hall(&self) -> &Arc<Hall> {
-        &self.speaker.0
+    fn bus(&self) -> &Arc<EventBus> {
+        &self.publisher.0
     }
 }
 
-impl Hall {
-    fn lock(&self) -> MutexGuard<'_, Queues> {
+impl EventBus {
+    fn lock(&self) -> MutexGuard<'_, SubscriberQueues> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Puts events into every queue. Readers to be woken, and events that had no room, are added to `told`.
-    fn tell(&self, events: impl Iterator<Item = Event>, told: &mut Told) {
+    fn tell(&self, events: impl Iterator<Item = Event>, told: &mut PendingWakeups) {
         let mut queues = self.lock();
         for event in events {
             let size_bytes = size::size_bytes(&event);
             match queues.all.as_mut_slice() {
-                [] => told.dropped.push(Kept { event: Held::Own(event), size_bytes }),
-                [only] => only.push(Kept { event: Held::Own(event), size_bytes }, &mut told.dropped),
+                [] => told.dropped.push(SizedEvent { event: QueuedEvent::Own(event), size_bytes }),
+                [only] => only.push(SizedEvent { event: QueuedEvent::Own(event), size_bytes }, &mut told.dropped),
                 all => {
                     let event = Arc::new(event);
                     for queue in all {
-                        queue.push(Kept { event: Held::Shared(Arc::clone(&event)), size_bytes }, &mut told.dropped);
+                        queue.push(SizedEvent { event: QueuedEvent::Shared(Arc::clone(&event)), size_bytes }, &mut told.dropped);
                     }
                 }
             }
@@ -307,8 +313,8 @@ impl Hall {
         queues.take_readers(told);
     }
 
-    fn end(&self) -> Told {
-        let mut told = Told::default();
+    fn end(&self) -> PendingWakeups {
+        let mut told = PendingWakeups::default();
         let mut queues = self.lock();
         queues.is_over = true;
         queues.take_readers(&mut told);
@@ -316,8 +322,8 @@ impl Hall {
     }
 }
 
-impl Queues {
-    fn take_readers(&mut self, told: &mut Told) {
+impl SubscriberQueues {
+    fn take_readers(&mut self, told: &mut PendingWakeups) {
         // Mostly there is none, and seldom more than one.
         for reader in self.all.iter_mut().filter_map(|queue| queue.reader.take()) {
             if told.reader.is_none() { told.reader = Some(reader) } else { told.readers.push(reader) }
@@ -325,9 +331,9 @@ impl Queues {
     }
 }
 
-impl Queue {
+impl SubscriberQueue {
     /// Adds an event; what has to make room for it goes to `dropped`.
-    fn push(&mut self, event: Kept, dropped: &mut Vec<Kept>) {
+    fn push(&mut self, event: SizedEvent, dropped: &mut Vec<SizedEvent>) {
         let room_bytes = EVENTS_BYTES_MAX.saturating_sub(self.taken_bytes);
         while self.events.len() >= QUEUED_MAX || self.queued_bytes + event.size_bytes > room_bytes {
             let Some(oldest) = self.events.pop_front() else {
@@ -344,7 +350,7 @@ impl Queue {
     }
 }
 
-impl Held {
+impl QueuedEvent {
     fn event(self) -> Event {
         match self {
             Self::Own(event) => event,
@@ -353,7 +359,7 @@ impl Held {
     }
 }
 
-impl Listener {
+impl Subscriber {
     /// Waits for the next event; there is none after the last hub has gone.
     pub(crate) fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Option<Event>> {
         if let Some(held) = self.taken.pop_front() {
@@ -363,7 +369,7 @@ impl Listener {
         ready!(pin!(coop::consume_budget()).poll(context));
         // Wakers are strangers: they are cloned and dropped without the lock.
         let waker = context.waker().clone();
-        let mut queues = self.hall.lock();
+        let mut queues = self.bus.lock();
         let is_over = queues.is_over;
         let Some(own) = queues.all.iter_mut().find(|queue| queue.id == self.id) else { return Poll::Ready(None) };
         if own.missed > 0 {
@@ -388,18 +394,18 @@ impl Listener {
     }
 }
 
-impl Drop for Speaker {
+impl Drop for Publisher {
     fn drop(&mut self) {
-        let Told { reader, readers, .. } = self.0.end();
+        let PendingWakeups { reader, readers, .. } = self.0.end();
         reader.into_iter().chain(readers).for_each(Waker::wake);
     }
 }
 
-impl Drop for Listener {
+impl Drop for Subscriber {
     fn drop(&mut self) {
-        let mut queues = self.hall.lock();
+        let mut queues = self.bus.lock();
         let own = queues.all.iter().position(|queue| queue.id == self.id).map(|index| queues.all.remove(index));
-        self.hall.listeners.store(queues.all.len(), Ordering::Relaxed);
+        self.bus.subscribers.store(queues.all.len(), Ordering::Relaxed);
         drop(queues);
         drop(own);
     }
@@ -413,8 +419,8 @@ mod tests {
 
     use super::*;
 
-    fn listen(listener: &mut Listener) -> Option<Option<Event>> {
-        std::future::poll_fn(|context| listener.poll_next(context)).now_or_never()
+    fn listen(subscriber: &mut Subscriber) -> Option<Option<Event>> {
+        std::future::poll_fn(|context| subscriber.poll_next(context)).now_or_never()
     }
 
     fn send(hub: &EventHub, numbers: std::ops::Range<u64>) {
@@ -428,9 +434,9 @@ mod tests {
     }
 
     /// The numbers that were heard, and in brackets how many were missed.
-    fn heard(listener: &mut Listener) -> String {
+    fn heard(subscriber: &mut Subscriber) -> String {
         let mut heard = String::new();
-        while let Some(Some(event)) = listen(listener) {
+        while let Some(Some(event)) = listen(subscriber) {
             match event {
                 Event::Pool { event: PoolEvent::ConnectionCreated { connection_id }, .. } => heard += &format!("{connection_id} "),
                 Event::Missed(count) => heard += &format!("({count}) "),
@@ -449,7 +455,7 @@ mod tests {
         let mut first = hub.subscribe();
         send(&hub, 1..3);
         let mut second = hub.subscribe();
-        let (hub_of_topology, mut told) = (hub.about(Subject::default()), Told::default());
+        let (hub_of_topology, mut told) = (hub.about(Subject::default()), PendingWakeups::default());
         let events = [3, 4].map(|connection_id| PoolEvent::ConnectionCreated { connection_id });
         hub_of_topology.pools(&host(), events, hub_of_topology.pools_wanted(), &mut told);
         hub_of_topology.finish(told);
@@ -549,10 +555,10 @@ mod tests {
     #[tokio::test]
     async fn who_waits_is_woken_and_told_of_the_end() {
         let hub = EventHub::new();
-        let mut listener = hub.subscribe();
+        let mut subscriber = hub.subscribe();
         let mut next = Box::pin(async move {
-            let first = std::future::poll_fn(|context| listener.poll_next(context)).await;
-            (first.is_some(), std::future::poll_fn(|context| listener.poll_next(context)).await.is_none())
+            let first = std::future::poll_fn(|context| subscriber.poll_next(context)).await;
+            (first.is_some(), std::future::poll_fn(|context| subscriber.poll_next(context)).await.is_none())
         });
         assert!(futures_util::poll!(&mut next).is_pending());
         let tell = async {

@@ -1,6 +1,6 @@
 //! How does a fake deployment come onto the network?
 //!
-//! Serves a [`Cluster`] over TCP and TLS: bytes in, bytes out, timers. It holds no rule; what is answered, when, and
+//! Serves a [`FakeDeployment`] over TCP and TLS: bytes in, bytes out, timers. It holds no rule; what is answered, when, and
 //! which connection is closed is decided in [`sandbox`](crate::sandbox).
 
 mod serve;
@@ -17,11 +17,11 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use self::serve::{Door, Shared, keep_time, listen, serve};
+use self::serve::{Door, SandboxShared, keep_time, listen, serve};
 use super::clock;
 use super::tasks::Tasks;
 use crate::error::Error;
-use crate::sandbox::{Cluster, Config, MemberConfig};
+use crate::sandbox::{Config, FakeDeployment, MemberConfig};
 
 /// Is a fake deployment on loopback; it ends when it is dropped.
 ///
@@ -35,7 +35,7 @@ use crate::sandbox::{Cluster, Config, MemberConfig};
 /// # }
 /// ```
 pub struct Sandbox {
-    shared: Arc<Shared>,
+    shared: Arc<SandboxShared>,
     addresses: Vec<SocketAddr>,
     /// The members', or the load balancer's, which no member's fate shuts.
     doors: Vec<watch::Sender<Door>>,
@@ -163,8 +163,8 @@ impl SandboxBuilder {
         let uri = UriParts { set_name: self.set_name.clone(), user: self.users.first().cloned(), tls: self.tls.is_some() };
         let acceptor = self.tls.clone().map(TlsAcceptor::from);
         let seed = self.seed;
-        let cluster = Cluster::new(self.describe(&addresses), seed, clock::now()).map_err(io::Error::other)?;
-        let shared = Arc::new(Shared::new(cluster, tasks, acceptor));
+        let cluster = FakeDeployment::new(self.describe(&addresses), seed, clock::now()).map_err(io::Error::other)?;
+        let shared = Arc::new(SandboxShared::new(cluster, tasks, acceptor));
         shared.tasks.spawn("sandbox timer", keep_time(Arc::clone(&shared)));
         let mut doors = Vec::with_capacity(listeners.len());
         for (member, listener) in listeners.into_iter().enumerate() {
@@ -301,15 +301,15 @@ impl Sandbox {
     /// Makes the primary step down.
     ///
     /// # Errors
-    /// As [`Cluster::step_down`].
+    /// As [`FakeDeployment::step_down`].
     pub fn step_down(&self) -> Result<(), Error> {
-        self.shared.act(Cluster::step_down)
+        self.shared.act(FakeDeployment::step_down)
     }
 
     /// Makes a member primary at once.
     ///
     /// # Errors
-    /// As [`Cluster::elect`].
+    /// As [`FakeDeployment::elect`].
     pub fn elect(&self, member: usize) -> Result<(), Error> {
         self.shared.act(|cluster, now| cluster.elect(member, now))
     }
@@ -317,7 +317,7 @@ impl Sandbox {
     /// Gives a member another name in the set's configuration; it listens where it did.
     ///
     /// # Errors
-    /// As [`Cluster::rename`].
+    /// As [`FakeDeployment::rename`].
     pub fn rename(&self, member: usize, host: impl Into<String>) -> Result<(), Error> {
         self.shared.act(|cluster, now| cluster.rename(member, host, now))
     }
@@ -325,7 +325,7 @@ impl Sandbox {
     /// Takes a member that is not primary out of the set's configuration; its process goes on.
     ///
     /// # Errors
-    /// As [`Cluster::remove`].
+    /// As [`FakeDeployment::remove`].
     pub fn remove(&self, member: usize) -> Result<(), Error> {
         self.shared.act(|cluster, now| cluster.remove(member, now))
     }
@@ -333,7 +333,7 @@ impl Sandbox {
     /// Sets or clears a member's fail point, with a command as `configureFailPoint` takes it.
     ///
     /// # Errors
-    /// As [`Cluster::set_fail_point`].
+    /// As [`FakeDeployment::set_fail_point`].
     pub fn fail_point(&self, member: usize, command: &Document) -> Result<(), Error> {
         self.shared.act(|cluster, _| cluster.set_fail_point(member, command))
     }

@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use bson::spec::BinarySubtype;
 use bson::{Binary, Bson, Document, doc};
 
-use super::call::{Call, binary, integer, truth};
-use super::cluster::{At, Cluster};
+use super::call::{ReceivedCommand, binary, integer, truth};
+use super::cluster::{At, FakeDeployment};
 use super::failpoint::FailPoint;
 use super::failure::{CommandRefusal, code};
-use super::member::{Life, Login, Role};
-use super::scram_server::{Step, USERS_DATABASE};
+use super::member::{Life, LoginState, Role};
+use super::scram_server::{LoginStep, USERS_DATABASE};
 
 /// How long a member that stepped down is no candidate if the command does not say, as in mongod.
 const STEP_DOWN_SECONDS: i64 = 60;
@@ -20,7 +20,7 @@ const STEP_DOWN_SECONDS: i64 = 60;
 /// The longest that a step-down bars a member, in seconds.
 const STEP_DOWN_SECONDS_MAX: i64 = 24 * 3600;
 
-impl Cluster {
+impl FakeDeployment {
     /// Refuses a user's logins on all members, until [`admit_user`](Self::admit_user). Who is logged in stays so.
     pub fn bar_user(&mut self, name: &str) {
         self.users.bar(name, true);
@@ -31,13 +31,19 @@ impl Cluster {
         self.users.bar(name, false);
     }
 
-    pub(super) fn run_other(&mut self, at: At, database: &str, call: &mut Call, now: Instant) -> Result<Document, CommandRefusal> {
+    pub(super) fn run_other(
+        &mut self,
+        at: At,
+        database: &str,
+        call: &mut ReceivedCommand,
+        now: Instant,
+    ) -> Result<Document, CommandRefusal> {
         match call.name.as_str() {
             "saslStart" => self.begin_login(at, database, &call.body),
             "saslContinue" => self.continue_login(at, &call.body),
             "logout" => {
                 if let Some(connection) = self.connection(at) {
-                    connection.login = Login::Anonymous;
+                    connection.login = LoginState::Anonymous;
                 }
                 Ok(doc! { "ok": 1.0 })
             }
@@ -74,7 +80,7 @@ impl Cluster {
         let payload = payload(command)?;
         let (conversation, reply) = self.users.begin(mechanism, &payload, skip_empty, &mut self.random)?;
         if let Some(connection) = self.connection(at) {
-            connection.login = Login::Conversing(conversation);
+            connection.login = LoginState::Conversing(conversation);
         }
         Ok(sasl_reply(false, reply))
     }
@@ -82,13 +88,13 @@ impl Cluster {
     fn continue_login(&mut self, at: At, command: &Document) -> Result<Document, CommandRefusal> {
         let nothing = || CommandRefusal::new(code::ILLEGAL_OPERATION, "No SASL session state found");
         let connection = self.connection(at).ok_or_else(nothing)?;
-        let Login::Conversing(conversation) = std::mem::replace(&mut connection.login, Login::Anonymous) else {
+        let LoginState::Conversing(conversation) = std::mem::replace(&mut connection.login, LoginState::Anonymous) else {
             return Err(nothing());
         };
         let step = conversation.proceed(&self.users, &payload(command)?)?;
         let (login, done, reply) = match step {
-            Step::Continue(conversation, reply) => (Login::Conversing(conversation), false, reply),
-            Step::Done(user, reply) => (Login::User(user), true, reply),
+            LoginStep::Continue(conversation, reply) => (LoginState::Conversing(conversation), false, reply),
+            LoginStep::Done(user, reply) => (LoginState::User(user), true, reply),
         };
         if let Some(connection) = self.connection(at) {
             connection.login = login;
@@ -96,7 +102,7 @@ impl Cluster {
         Ok(sasl_reply(done, reply))
     }
 
-    fn run_step_down(&mut self, at: At, call: &Call, now: Instant) -> Result<Document, CommandRefusal> {
+    fn run_step_down(&mut self, at: At, call: &ReceivedCommand, now: Instant) -> Result<Document, CommandRefusal> {
         if !self.is_set() {
             return Err(CommandRefusal::new(code::NO_REPLICATION_ENABLED, "not running with --replSet"));
         }

@@ -5,12 +5,12 @@
 
 use bson::{Document, doc};
 
-use super::call::{Call, truth};
-use super::cluster::{At, Cluster};
+use super::call::{ReceivedCommand, truth};
+use super::cluster::{At, FakeDeployment};
 use super::failure::{CommandRefusal, code};
 use super::member::Life;
 
-impl Cluster {
+impl FakeDeployment {
     /// Returns which member takes the next connection that `listener` accepts: its own, or behind a load balancer the next
     /// service that is not stopped.
     pub fn route(&mut self, listener: usize) -> usize {
@@ -29,7 +29,7 @@ impl Cluster {
     ///
     /// # Errors
     /// [`code::LOAD_BALANCER_SUPPORT_MISMATCH`] if the client does not know of the load balancer, as mongos has it.
-    pub(super) fn ask_service(&mut self, at: At, call: &Call) -> Result<(), CommandRefusal> {
+    pub(super) fn ask_service(&mut self, at: At, call: &ReceivedCommand) -> Result<(), CommandRefusal> {
         if !self.config.load_balanced {
             return Ok(());
         }

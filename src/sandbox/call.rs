@@ -12,26 +12,26 @@ use crate::wire::legacy::Query;
 use crate::wire::{Flags, Frame, Message, op_code};
 
 /// Is a command, understood as far as its frame goes.
-pub(super) struct Call {
+pub(super) struct ReceivedCommand {
     pub(super) name: String,
     /// The database; `None` if the message named none.
     pub(super) database: Option<String>,
     pub(super) body: Document,
     pub(super) body_size: usize,
     pub(super) sequences: Vec<(String, Vec<Document>)>,
-    pub(super) answer: Answer,
+    pub(super) answer: ReplyShape,
 }
 
 /// Says how a reply has to look.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Answer {
+pub(super) struct ReplyShape {
     /// The number of the message it answers.
     pub(super) to: i32,
-    pub(super) form: Form,
+    pub(super) form: ReplyForm,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum ReplyForm {
     /// One OP_MSG.
     Message,
     /// OP_MSGs, as many as the command has to say.
@@ -42,7 +42,7 @@ pub(super) enum Form {
     Silent,
 }
 
-impl Call {
+impl ReceivedCommand {
     /// Reads a frame.
     ///
     /// # Errors
@@ -59,14 +59,14 @@ impl Call {
             sequences.push((sequence.identifier.clone(), documents));
         }
         let form = if message.flags.has(Flags::MORE_TO_COME) {
-            Form::Silent
+            ReplyForm::Silent
         } else if message.flags.has(Flags::EXHAUST_ALLOWED) {
-            Form::Exhaust
+            ReplyForm::Exhaust
         } else {
-            Form::Message
+            ReplyForm::Message
         };
         let database = body.get_str("$db").ok().map(str::to_owned);
-        let answer = Answer { to: message.request_id, form };
+        let answer = ReplyShape { to: message.request_id, form };
         let body_size = message.body().as_bytes().len();
         Self::assemble(database, body, body_size, sequences, answer)
     }
@@ -77,7 +77,7 @@ impl Call {
         // Mongos style: the command travels in `$query`, beside `$readPreference`.
         let wrapped = body.get_document("$query").ok().cloned();
         let body = wrapped.unwrap_or(body);
-        let answer = Answer { to: frame.request_id, form: Form::Legacy };
+        let answer = ReplyShape { to: frame.request_id, form: ReplyForm::Legacy };
         Self::assemble(Some(query.database), body, query.body.len(), Vec::new(), answer)
     }
 
@@ -86,7 +86,7 @@ impl Call {
         body: Document,
         body_size: usize,
         sequences: Vec<(String, Vec<Document>)>,
-        answer: Answer,
+        answer: ReplyShape,
     ) -> Result<Self, Error> {
         let name = body.keys().next().cloned().ok_or_else(|| protocol("command without a name"))?;
         Ok(Self { name, database, body, body_size, sequences, answer })

@@ -17,12 +17,12 @@ use rand::rngs::SmallRng;
 use super::config::Config;
 use super::election::Leadership;
 use super::failpoint::FailPoint;
-use super::member::{Connection, Life, Login, Member, Role, View};
+use super::member::{ClientConnection, Life, LoginState, Member, Role, View};
 use super::retried::Retried;
 use super::scram_server::Users;
 use super::sessions::Sessions;
 use super::store::{Store, random_id};
-use super::time::ClusterTime;
+use super::time::DeploymentTime;
 use super::{CONNECTIONS_MAX, READ_AHEAD_MAX};
 use crate::error::{Error, ErrorKind};
 use crate::wire::MESSAGE_SIZE_MAX;
@@ -32,7 +32,7 @@ use crate::wire::MESSAGE_SIZE_MAX;
 /// Members are numbered from 0, connections by whoever drives it; a number is not used twice for one member. After every
 /// `handle_*` and every order, drain [`poll_action`](Self::poll_action) and [`poll_event`](Self::poll_event), then look
 /// at [`poll_timeout`](Self::poll_timeout).
-pub struct Cluster {
+pub struct FakeDeployment {
     pub(super) config: Config,
     pub(super) members: Vec<Member>,
     pub(super) set_version: i64,
@@ -45,7 +45,7 @@ pub struct Cluster {
     pub(super) store: Store,
     pub(super) retried: Retried,
     pub(super) sessions: Sessions,
-    pub(super) time: ClusterTime,
+    pub(super) time: DeploymentTime,
     pub(super) random: SmallRng,
     /// Who takes the next connection that comes through a load balancer.
     pub(super) next_service: usize,
@@ -53,14 +53,14 @@ pub struct Cluster {
     next_connection: i32,
     /// Connections whose next request may be looked at.
     pub(super) ready: VecDeque<At>,
-    pub(super) actions: VecDeque<Action>,
-    pub(super) events: VecDeque<Event>,
+    pub(super) actions: VecDeque<SandboxAction>,
+    pub(super) events: VecDeque<SandboxEvent>,
 }
 
 /// Is what the deployment wants done.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Action {
+pub enum SandboxAction {
     /// Send these bytes, now.
     Reply {
         /// The member that sends.
@@ -84,7 +84,7 @@ pub enum Action {
 /// Is what happened in the deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Event {
+pub enum SandboxEvent {
     /// A member became primary.
     Elected {
         /// The member.
@@ -106,7 +106,7 @@ pub(super) struct At {
     pub(super) conn: u64,
 }
 
-impl Cluster {
+impl FakeDeployment {
     /// Makes a deployment, running and with its first primary.
     ///
     /// # Errors
@@ -121,7 +121,7 @@ impl Cluster {
         for member in &config.members {
             members.push(Member::new(member, view.clone(), config.wire_versions, random_id(&mut random)));
         }
-        let time = ClusterTime::new(config.epoch_millis, now);
+        let time = DeploymentTime::new(config.epoch_millis, now);
         let mut cluster = Self {
             members,
             set_version: 1,
@@ -153,10 +153,10 @@ impl Cluster {
         let Some(place) = self.members.get_mut(member) else { return };
         if place.life == Life::Stopped || place.connections.len() >= CONNECTIONS_MAX {
             let reset = place.life == Life::Stopped;
-            self.actions.push_back(Action::Close { member, conn, reset });
+            self.actions.push_back(SandboxAction::Close { member, conn, reset });
             return;
         }
-        place.connections.insert(conn, Connection::new(number));
+        place.connections.insert(conn, ClientConnection::new(number));
         self.next_connection = number;
     }
 
@@ -192,12 +192,12 @@ impl Cluster {
     }
 
     /// Returns the next wish.
-    pub fn poll_action(&mut self) -> Option<Action> {
+    pub fn poll_action(&mut self) -> Option<SandboxAction> {
         self.actions.pop_front()
     }
 
     /// Returns the next event.
-    pub fn poll_event(&mut self) -> Option<Event> {
+    pub fn poll_event(&mut self) -> Option<SandboxEvent> {
         self.events.pop_front()
     }
 
@@ -230,10 +230,10 @@ impl Cluster {
         let open: Vec<u64> = place.connections.keys().copied().collect();
         for conn in open {
             place.forget(conn);
-            self.actions.push_back(Action::Close { member, conn, reset: true });
+            self.actions.push_back(SandboxAction::Close { member, conn, reset: true });
         }
         if was_primary {
-            self.events.push_back(Event::SteppedDown { member });
+            self.events.push_back(SandboxEvent::SteppedDown { member });
         }
         self.reconsider(now);
         self.settle(now);
@@ -369,21 +369,21 @@ impl Cluster {
         self.members.get(member).map_or(0, |member| member.seen(name))
     }
 
-    pub(super) fn connection(&mut self, at: At) -> Option<&mut Connection> {
+    pub(super) fn connection(&mut self, at: At) -> Option<&mut ClientConnection> {
         self.members.get_mut(at.member)?.connections.get_mut(&at.conn)
     }
 
     /// Returns who has logged in on a connection.
     pub(super) fn user(&mut self, at: At) -> Option<String> {
         match &self.connection(at)?.login {
-            Login::User(name) => Some(name.clone()),
-            Login::Anonymous | Login::Conversing(_) => None,
+            LoginState::User(name) => Some(name.clone()),
+            LoginState::Anonymous | LoginState::Conversing(_) => None,
         }
     }
 
     pub(super) fn close(&mut self, at: At) {
         if self.members.get_mut(at.member).is_some_and(|member| member.forget(at.conn)) {
-            self.actions.push_back(Action::Close { member: at.member, conn: at.conn, reset: false });
+            self.actions.push_back(SandboxAction::Close { member: at.member, conn: at.conn, reset: false });
         }
     }
 

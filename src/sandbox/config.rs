@@ -9,7 +9,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::MEMBERS_MAX;
-use super::scram_server::Keys;
+use super::scram_server::StoredKeys;
 use crate::auth::Secret;
 use crate::error::{Error, ErrorKind};
 
@@ -73,7 +73,7 @@ pub struct User {
     pub name: String,
     /// The password.
     pub password: Secret,
-    pub(super) keys: Option<Arc<[Keys; 2]>>,
+    pub(super) keys: Option<Arc<[StoredKeys; 2]>>,
 }
 
 impl Config {
@@ -153,7 +153,7 @@ impl User {
     /// from `seed`.
     #[must_use]
     pub fn with_keys(mut self, seed: u64) -> Self {
-        self.keys = Some(Keys::of(&self, &mut SmallRng::seed_from_u64(seed)));
+        self.keys = Some(StoredKeys::of(&self, &mut SmallRng::seed_from_u64(seed)));
         self
     }
 }

@@ -8,13 +8,13 @@ use std::time::Instant;
 
 use bson::{Bson, Document, doc};
 
-use super::call::{Call, integer, truth};
-use super::cluster::{At, Cluster};
+use super::call::{ReceivedCommand, integer, truth};
+use super::cluster::{At, FakeDeployment};
 use super::failure::{CommandRefusal, code};
 use super::hello::WRITE_BATCH_MAX;
 use super::query::{Filter, Sort};
 use super::retried::Retried;
-use super::store::{Cursor, Tail};
+use super::store::{OpenCursor, Tail};
 use crate::wire::DOCUMENT_SIZE_MAX;
 
 /// How many documents the first batch has if nobody says otherwise.
@@ -29,8 +29,8 @@ struct Tally {
     errors: Vec<Document>,
 }
 
-impl Cluster {
-    pub(super) fn run_write(&mut self, database: &str, call: &mut Call, now: Instant) -> Result<Document, CommandRefusal> {
+impl FakeDeployment {
+    pub(super) fn run_write(&mut self, database: &str, call: &mut ReceivedCommand, now: Instant) -> Result<Document, CommandRefusal> {
         let namespace = namespace(database, call, &call.name)?;
         let ticket = Retried::ticket(call)?;
         if let Some(ticket) = &ticket
@@ -54,7 +54,13 @@ impl Cluster {
         Ok(reply)
     }
 
-    pub(super) fn run_read(&mut self, at: At, database: &str, call: &mut Call, now: Instant) -> Result<Document, CommandRefusal> {
+    pub(super) fn run_read(
+        &mut self,
+        at: At,
+        database: &str,
+        call: &mut ReceivedCommand,
+        now: Instant,
+    ) -> Result<Document, CommandRefusal> {
         match call.name.as_str() {
             "find" => self.find(at, database, call, now),
             "getMore" => self.get_more(at, database, call, now),
@@ -64,7 +70,7 @@ impl Cluster {
         }
     }
 
-    fn insert(&mut self, namespace: &str, call: &mut Call) -> Result<Document, CommandRefusal> {
+    fn insert(&mut self, namespace: &str, call: &mut ReceivedCommand) -> Result<Document, CommandRefusal> {
         let documents = statements(call, "documents")?;
         let ordered = call.body.get("ordered").is_none_or(truth);
         let mut inserted = 0;
@@ -84,7 +90,7 @@ impl Cluster {
         Ok(tally.into_reply(false))
     }
 
-    fn update(&mut self, namespace: &str, call: &mut Call) -> Result<Document, CommandRefusal> {
+    fn update(&mut self, namespace: &str, call: &mut ReceivedCommand) -> Result<Document, CommandRefusal> {
         let updates = statements(call, "updates")?;
         let ordered = call.body.get("ordered").is_none_or(truth);
         let mut tally = Tally::default();
@@ -129,7 +135,7 @@ impl Cluster {
         Ok(())
     }
 
-    fn delete(&mut self, namespace: &str, call: &mut Call) -> Result<Document, CommandRefusal> {
+    fn delete(&mut self, namespace: &str, call: &mut ReceivedCommand) -> Result<Document, CommandRefusal> {
         let mut tally = Tally::default();
         let ordered = call.body.get("ordered").is_none_or(truth);
         let empty = Document::new();
@@ -164,7 +170,7 @@ impl Cluster {
         }
     }
 
-    fn find(&mut self, at: At, database: &str, call: &Call, now: Instant) -> Result<Document, CommandRefusal> {
+    fn find(&mut self, at: At, database: &str, call: &ReceivedCommand, now: Instant) -> Result<Document, CommandRefusal> {
         let namespace = namespace(database, call, "find")?;
         for field in ["projection", "collation", "min", "max", "awaitData", "returnKey", "showRecordId"] {
             let asked =
@@ -189,7 +195,7 @@ impl Cluster {
         let single = call.body.get("singleBatch").is_some_and(truth);
         let tailable = call.body.get("tailable").is_some_and(truth);
         let exhausted = single || (places.is_empty() && batch > 0 && !tailable);
-        let mut cursor = Cursor::new(&namespace, places, call.session().map(<[u8]>::to_vec), now);
+        let mut cursor = OpenCursor::new(&namespace, places, call.session().map(<[u8]>::to_vec), now);
         cursor.tail = tailable.then_some(Tail { filter, last });
         let id = match self.members.get_mut(at.member) {
             Some(member) if !exhausted => member.cursors.open(cursor, &mut self.random, now)?,
@@ -198,7 +204,7 @@ impl Cluster {
         Ok(doc! { "cursor": { "firstBatch": first, "id": id, "ns": namespace }, "ok": 1.0 })
     }
 
-    fn get_more(&mut self, at: At, database: &str, call: &Call, now: Instant) -> Result<Document, CommandRefusal> {
+    fn get_more(&mut self, at: At, database: &str, call: &ReceivedCommand, now: Instant) -> Result<Document, CommandRefusal> {
         let id =
             call.body.get("getMore").and_then(integer).ok_or_else(|| CommandRefusal::new(code::TYPE_MISMATCH, "getMore is no number"))?;
         let namespace = namespace(database, call, "collection")?;
@@ -230,7 +236,7 @@ impl Cluster {
         Ok(doc! { "cursor": { "nextBatch": next, "id": if open { id } else { 0 }, "ns": namespace }, "ok": 1.0 })
     }
 
-    fn kill_cursors(&mut self, at: At, call: &Call) -> Result<Document, CommandRefusal> {
+    fn kill_cursors(&mut self, at: At, call: &ReceivedCommand) -> Result<Document, CommandRefusal> {
         let ids = call.body.get_array("cursors").map_err(|_| CommandRefusal::new(code::TYPE_MISMATCH, "cursors is no array"))?;
         let (mut killed, mut missing) = (Vec::new(), Vec::new());
         for id in ids.iter().filter_map(integer) {
@@ -241,7 +247,7 @@ impl Cluster {
         Ok(doc! { "cursorsKilled": killed, "cursorsNotFound": missing, "cursorsAlive": none.clone(), "cursorsUnknown": none, "ok": 1.0 })
     }
 
-    fn count(&self, database: &str, call: &Call) -> Result<Document, CommandRefusal> {
+    fn count(&self, database: &str, call: &ReceivedCommand) -> Result<Document, CommandRefusal> {
         let namespace = namespace(database, call, "count")?;
         let empty = Document::new();
         let filter = Filter::parse(call.body.get_document("query").unwrap_or(&empty))?;
@@ -279,7 +285,7 @@ impl Cluster {
     }
 
     /// Returns the error of a write concern that no set of this size can satisfy.
-    fn judge_write_concern(&self, call: &Call) -> Option<Document> {
+    fn judge_write_concern(&self, call: &ReceivedCommand) -> Option<Document> {
         let wanted = integer(call.body.get_document("writeConcern").ok()?.get("w")?)?;
         let members = i64::try_from(self.members.len()).unwrap_or(i64::MAX);
         (wanted > members).then(|| {
@@ -311,7 +317,7 @@ impl Tally {
 }
 
 /// Takes the statements of a write, in the number that is allowed.
-fn statements(call: &mut Call, key: &str) -> Result<Vec<Document>, CommandRefusal> {
+fn statements(call: &mut ReceivedCommand, key: &str) -> Result<Vec<Document>, CommandRefusal> {
     let text = format!("BSON field '{key}' is missing or no list of documents");
     let statements = call.take_documents(key).ok_or_else(|| CommandRefusal::new(code::TYPE_MISMATCH, text))?;
     if statements.is_empty() || statements.len() > WRITE_BATCH_MAX {
@@ -358,7 +364,7 @@ fn changed(before: &Document, change: &Document) -> Result<Document, CommandRefu
 }
 
 /// Reads the collection's name from an argument.
-fn namespace(database: &str, call: &Call, key: &str) -> Result<String, CommandRefusal> {
+fn namespace(database: &str, call: &ReceivedCommand, key: &str) -> Result<String, CommandRefusal> {
     let collection = call.body.get_str(key).unwrap_or_default();
     if collection.is_empty() || collection.contains('\0') {
         return Err(CommandRefusal::new(code::INVALID_NAMESPACE, format!("collection name has invalid type or is empty in {key:?}")));
@@ -367,7 +373,7 @@ fn namespace(database: &str, call: &Call, key: &str) -> Result<String, CommandRe
 }
 
 /// Reads an argument that is a number of things.
-fn size(call: &Call, key: &str) -> Result<Option<usize>, CommandRefusal> {
+fn size(call: &ReceivedCommand, key: &str) -> Result<Option<usize>, CommandRefusal> {
     let Some(value) = call.body.get(key) else { return Ok(None) };
     let number = integer(value).and_then(|number| usize::try_from(number).ok());
     number.map(Some).ok_or_else(|| CommandRefusal::bad_value(format!("BSON field '{key}' must be a whole number >= 0")))

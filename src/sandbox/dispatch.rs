@@ -8,16 +8,16 @@ use std::time::Instant;
 use bson::spec::BinarySubtype;
 use bson::{Binary, Document, RawDocumentBuf, doc, rawdoc};
 
-use super::call::{Answer, Call, Form};
-use super::cluster::{Action, At, Cluster};
-use super::failpoint::Verdict;
+use super::call::{ReceivedCommand, ReplyForm, ReplyShape};
+use super::cluster::{At, FakeDeployment, SandboxAction};
+use super::failpoint::FailPointEffect;
 use super::failure::{CommandRefusal, code};
 use super::member::{Activity, Awaiting, Role};
 use crate::wire::legacy::encode_reply;
 use crate::wire::{COMMAND_OVERHEAD_MAX, DOCUMENT_SIZE_MAX, Flags, Frame, Request, WriteBuffer, encode_message};
 
 /// Is what a command leads to.
-pub(super) enum Outcome {
+pub(super) enum CommandEffect {
     Reply(Document),
     /// The reply comes later.
     Await(Awaiting),
@@ -25,7 +25,7 @@ pub(super) enum Outcome {
     Streams,
 }
 
-impl Cluster {
+impl FakeDeployment {
     /// Answers what can be answered on the connections that are ready.
     pub(super) fn settle(&mut self, now: Instant) {
         while let Some(at) = self.ready.pop_front() {
@@ -51,9 +51,9 @@ impl Cluster {
     }
 
     /// Sends a reply; hands back its number.
-    pub(super) fn reply(&mut self, at: At, answer: Answer, more: bool, mut document: Document, now: Instant) -> i32 {
+    pub(super) fn reply(&mut self, at: At, answer: ReplyShape, more: bool, mut document: Document, now: Instant) -> i32 {
         let number = self.number();
-        if answer.form == Form::Silent {
+        if answer.form == ReplyForm::Silent {
             return number;
         }
         self.stamp(&mut document, now);
@@ -61,15 +61,15 @@ impl Cluster {
             .unwrap_or_else(|_| rawdoc! { "ok": 0.0, "code": 1, "codeName": "InternalError", "errmsg": "reply is no BSON" });
         let mut bytes = Vec::with_capacity(body.as_bytes().len() + 64);
         match answer.form {
-            Form::Legacy => encode_reply(&mut bytes, number, answer.to, &body),
-            Form::Message | Form::Exhaust | Form::Silent => {
+            ReplyForm::Legacy => encode_reply(&mut bytes, number, answer.to, &body),
+            ReplyForm::Message | ReplyForm::Exhaust | ReplyForm::Silent => {
                 let flags = if more { Flags::MORE_TO_COME } else { Flags::default() };
                 let mut out = WriteBuffer::default();
                 encode_message(&mut out, number, answer.to, flags, &Request::from(body), |_| {});
                 bytes = out.to_bytes();
             }
         }
-        self.actions.push_back(Action::Reply { member: at.member, conn: at.conn, bytes });
+        self.actions.push_back(SandboxAction::Reply { member: at.member, conn: at.conn, bytes });
         number
     }
 
@@ -91,7 +91,7 @@ impl Cluster {
     }
 
     fn take_frame(&mut self, at: At, frame: Frame, now: Instant) {
-        let call = match Call::parse(frame) {
+        let call = match ReceivedCommand::parse(frame) {
             Ok(call) => call,
             Err(error) => {
                 tracing::debug!(member = at.member, conn = at.conn, %error, "sandbox closes a connection");
@@ -105,7 +105,7 @@ impl Cluster {
         let app_name = call.app_name().or(known);
         let verdict = match &mut member.fail_point {
             Some(fail_point) => fail_point.judge(&call.name, app_name, &mut self.random),
-            None => Verdict::default(),
+            None => FailPointEffect::default(),
         };
         match verdict.delay {
             Some(delay) => member.occupy(at.conn, Activity::Held { due: now + delay, call: Box::new(call), verdict }),
@@ -122,7 +122,7 @@ impl Cluster {
         }
     }
 
-    fn perform(&mut self, at: At, mut call: Call, verdict: &Verdict, now: Instant) {
+    fn perform(&mut self, at: At, mut call: ReceivedCommand, verdict: &FailPointEffect, now: Instant) {
         if verdict.close {
             return self.close(at);
         }
@@ -133,14 +133,14 @@ impl Cluster {
             None => self.execute(at, &mut call, now),
         };
         let mut document = match outcome {
-            Ok(Outcome::Reply(document)) => document,
-            Ok(Outcome::Await(awaiting)) => {
+            Ok(CommandEffect::Reply(document)) => document,
+            Ok(CommandEffect::Await(awaiting)) => {
                 if let Some(member) = self.members.get_mut(at.member) {
                     member.occupy(at.conn, Activity::Awaiting(awaiting));
                 }
                 return;
             }
-            Ok(Outcome::Streams) => return,
+            Ok(CommandEffect::Streams) => return,
             Err(failure) => self.refuse(at, failure, retryable && verdict.labels.is_none()),
         };
         if let Some(error) = &verdict.write_concern_error {
@@ -161,11 +161,11 @@ impl Cluster {
         document
     }
 
-    fn execute(&mut self, at: At, call: &mut Call, now: Instant) -> Result<Outcome, CommandRefusal> {
+    fn execute(&mut self, at: At, call: &mut ReceivedCommand, now: Instant) -> Result<CommandEffect, CommandRefusal> {
         if matches!(call.name.as_str(), "hello" | "isMaster" | "ismaster") {
             return self.run_hello(at, call, now);
         }
-        if call.answer.form == Form::Legacy {
+        if call.answer.form == ReplyForm::Legacy {
             let text = format!("Unsupported OP_QUERY command: {}. The client driver may require an upgrade.", call.name);
             return Err(CommandRefusal::new(code::UNSUPPORTED_OP_QUERY, text));
         }
@@ -176,42 +176,42 @@ impl Cluster {
         }
         let missing = || CommandRefusal::new(code::MISSING_DATABASE, "OP_MSG requests require a $db argument");
         let database = call.database.clone().ok_or_else(missing)?;
-        let kind = Kind::of(&call.name)
+        let kind = CommandKind::of(&call.name)
             .ok_or_else(|| CommandRefusal::new(code::COMMAND_NOT_FOUND, format!("no such command: '{}'", call.name)))?;
-        if kind != Kind::Open && !self.users.is_empty() && self.user(at).is_none() {
+        if kind != CommandKind::Open && !self.users.is_empty() && self.user(at).is_none() {
             return Err(CommandRefusal::new(code::UNAUTHORIZED, format!("Command {} requires authentication", call.name)));
         }
-        if kind == Kind::Admin && database != "admin" {
+        if kind == CommandKind::Admin && database != "admin" {
             return Err(CommandRefusal::new(code::UNAUTHORIZED, format!("{} may only be run against the admin database.", call.name)));
         }
         self.check_role(at, kind, call)?;
         let reply = match kind {
-            Kind::Write => self.run_write(&database, call, now),
-            Kind::Read | Kind::Cursor => self.run_read(at, &database, call, now),
-            Kind::Open | Kind::Admin | Kind::Session => self.run_other(at, &database, call, now),
+            CommandKind::Write => self.run_write(&database, call, now),
+            CommandKind::Read | CommandKind::OpenCursor => self.run_read(at, &database, call, now),
+            CommandKind::Open | CommandKind::Admin | CommandKind::Session => self.run_other(at, &database, call, now),
         };
-        reply.map(Outcome::Reply)
+        reply.map(CommandEffect::Reply)
     }
 
     /// Checks whether the member's role allows the command.
-    fn check_role(&self, at: At, kind: Kind, call: &Call) -> Result<(), CommandRefusal> {
+    fn check_role(&self, at: At, kind: CommandKind, call: &ReceivedCommand) -> Result<(), CommandRefusal> {
         let Some(member) = self.members.get(at.member).filter(|_| self.is_set()) else { return Ok(()) };
         let newest = member.view.term == self.term;
         match (kind, member.role) {
-            (Kind::Write, Role::Primary) if newest => Ok(()),
+            (CommandKind::Write, Role::Primary) if newest => Ok(()),
             // Nothing that it writes can be committed any more.
-            (Kind::Write, Role::Primary) => {
+            (CommandKind::Write, Role::Primary) => {
                 Err(CommandRefusal::new(code::PRIMARY_STEPPED_DOWN, "primary stepped down while waiting for replication"))
             }
-            (Kind::Write, Role::Secondary | Role::Arbiter) => Err(CommandRefusal::new(code::NOT_WRITABLE_PRIMARY, "not primary")),
-            (Kind::Read, Role::Secondary) if !takes_secondary(&call.body) => {
+            (CommandKind::Write, Role::Secondary | Role::Arbiter) => Err(CommandRefusal::new(code::NOT_WRITABLE_PRIMARY, "not primary")),
+            (CommandKind::Read, Role::Secondary) if !takes_secondary(&call.body) => {
                 Err(CommandRefusal::new(code::NO_SECONDARY_OK, "not primary and secondaryOk=false"))
             }
-            (Kind::Read | Kind::Cursor, Role::Arbiter) => {
+            (CommandKind::Read | CommandKind::OpenCursor, Role::Arbiter) => {
                 Err(CommandRefusal::new(code::NOT_PRIMARY_OR_SECONDARY, "node is not in primary or recovering state"))
             }
-            (Kind::Read | Kind::Cursor, Role::Primary | Role::Secondary) => Ok(()),
-            (Kind::Open | Kind::Admin | Kind::Session, Role::Primary | Role::Secondary | Role::Arbiter) => Ok(()),
+            (CommandKind::Read | CommandKind::OpenCursor, Role::Primary | Role::Secondary) => Ok(()),
+            (CommandKind::Open | CommandKind::Admin | CommandKind::Session, Role::Primary | Role::Secondary | Role::Arbiter) => Ok(()),
         }
     }
 
@@ -228,25 +228,25 @@ impl Cluster {
 
 /// Names what a command needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum CommandKind {
     /// Nothing, not even a login.
     Open,
     Write,
     Read,
     /// A cursor that was opened on this member.
-    Cursor,
+    OpenCursor,
     /// The database `admin`.
     Admin,
     Session,
 }
 
-impl Kind {
+impl CommandKind {
     fn of(name: &str) -> Option<Self> {
         Some(match name {
             "ping" | "buildInfo" | "buildinfo" | "connectionStatus" | "saslStart" | "saslContinue" | "logout" => Self::Open,
             "insert" | "update" | "delete" | "drop" => Self::Write,
             "find" | "count" | "listCollections" => Self::Read,
-            "getMore" | "killCursors" => Self::Cursor,
+            "getMore" | "killCursors" => Self::OpenCursor,
             "configureFailPoint" | "replSetStepDown" | "replSetGetStatus" => Self::Admin,
             "endSessions" => Self::Session,
             _ => return None,

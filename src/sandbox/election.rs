@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::cluster::{At, Cluster, Event};
+use super::cluster::{At, FakeDeployment, SandboxEvent};
 use super::failure::{CommandRefusal, code};
 use super::member::{Life, Member, Role, View};
 
@@ -42,7 +42,7 @@ impl Leadership {
     }
 }
 
-impl Cluster {
+impl FakeDeployment {
     /// Holds the first election.
     pub(super) fn found(&mut self, now: Instant) {
         if self.is_set() {
@@ -156,10 +156,10 @@ impl Cluster {
                 continue;
             }
             if member.role == Role::Primary && role != Role::Primary {
-                self.events.push_back(Event::SteppedDown { member: index });
+                self.events.push_back(SandboxEvent::SteppedDown { member: index });
             }
             if member.role != Role::Primary && role == Role::Primary {
-                self.events.push_back(Event::Elected { member: index, term: self.term });
+                self.events.push_back(SandboxEvent::Elected { member: index, term: self.term });
             }
             member.role = role;
             member.view = view.clone();

@@ -16,7 +16,7 @@ pub(super) struct FailPoint {
     commands: Vec<String>,
     app_name: Option<String>,
     mode: Mode,
-    verdict: Verdict,
+    verdict: FailPointEffect,
 }
 
 enum Mode {
@@ -28,7 +28,7 @@ enum Mode {
 
 /// Says what happens to one command.
 #[derive(Clone, Default)]
-pub(super) struct Verdict {
+pub(super) struct FailPointEffect {
     /// It is held for this long first.
     pub(super) delay: Option<Duration>,
     /// Its connection is closed instead of an answer.
@@ -68,7 +68,7 @@ impl FailPoint {
         };
         let delay = number("blockTimeMS").and_then(|millis| u64::try_from(millis).ok()).unwrap_or(0);
         let delay = Duration::from_millis(delay).min(DELAY_MAX);
-        let verdict = Verdict {
+        let verdict = FailPointEffect {
             delay: (is_set("blockConnection") && !delay.is_zero()).then_some(delay),
             close: is_set("closeConnection"),
             error_code,
@@ -81,11 +81,11 @@ impl FailPoint {
     }
 
     /// Says what happens to a command.
-    pub(super) fn judge(&mut self, name: &str, app_name: Option<&str>, random: &mut SmallRng) -> Verdict {
+    pub(super) fn judge(&mut self, name: &str, app_name: Option<&str>, random: &mut SmallRng) -> FailPointEffect {
         let name = if name == "ismaster" { "isMaster" } else { name };
         let named = self.commands.iter().any(|own| own == name || (own == "ismaster" && name == "isMaster"));
         let meant = self.app_name.is_none() || self.app_name.as_deref() == app_name;
-        if named && meant && self.mode.strikes(random) { self.verdict.clone() } else { Verdict::default() }
+        if named && meant && self.mode.strikes(random) { self.verdict.clone() } else { FailPointEffect::default() }
     }
 }
 
@@ -130,7 +130,7 @@ impl Mode {
     }
 }
 
-impl Verdict {
+impl FailPointEffect {
     /// Returns the refusal, if it is one.
     pub(super) fn failure(&self) -> Option<CommandRefusal> {
         let code = self.error_code?;

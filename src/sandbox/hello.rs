@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use bson::oid::ObjectId;
 use bson::{Bson, DateTime, Document, doc};
 
-use super::call::{Call, Form, integer, truth};
-use super::cluster::{At, Cluster};
+use super::call::{ReceivedCommand, ReplyForm, integer, truth};
+use super::cluster::{At, FakeDeployment};
 use super::config::MemberKind;
-use super::dispatch::Outcome;
+use super::dispatch::CommandEffect;
 use super::failure::{CommandRefusal, code};
 use super::member::{Activity, Awaiting, Member, Role};
 use crate::wire::{DOCUMENT_SIZE_MAX, MESSAGE_SIZE_MAX};
@@ -28,8 +28,8 @@ pub(super) const WRITE_BATCH_MAX: usize = 100_000;
 
 const SESSION_TIMEOUT_MINUTES: i32 = 30;
 
-impl Cluster {
-    pub(super) fn run_hello(&mut self, at: At, call: &mut Call, now: Instant) -> Result<Outcome, CommandRefusal> {
+impl FakeDeployment {
+    pub(super) fn run_hello(&mut self, at: At, call: &mut ReceivedCommand, now: Instant) -> Result<CommandEffect, CommandRefusal> {
         if let Some(name) = call.app_name().filter(|name| name.len() <= APP_NAME_SIZE_MAX).map(str::to_owned)
             && let Some(connection) = self.connection(at)
         {
@@ -37,18 +37,18 @@ impl Cluster {
         }
         self.ask_service(at, call)?;
         let legacy = call.name != "hello";
-        let streams = call.answer.form == Form::Exhaust;
+        let streams = call.answer.form == ReplyForm::Exhaust;
         if let Some((patience, current)) = self.awaits(at.member, &call.body)? {
             let awaiting = Awaiting { deadline: now + patience, patience, answer: call.answer, legacy };
             if current {
-                return Ok(Outcome::Await(awaiting));
+                return Ok(CommandEffect::Await(awaiting));
             }
             if streams {
                 if let Some(member) = self.members.get_mut(at.member) {
                     member.occupy(at.conn, Activity::Awaiting(awaiting));
                 }
                 self.answer_awaiting(at, now);
-                return Ok(Outcome::Streams);
+                return Ok(CommandEffect::Streams);
             }
         }
         let mut reply = self.describe(at, legacy, now);
@@ -67,7 +67,7 @@ impl Cluster {
         {
             reply.insert("speculativeAuthenticate", begun);
         }
-        Ok(Outcome::Reply(reply))
+        Ok(CommandEffect::Reply(reply))
     }
 
     /// Answers a hello that waits; one of a stream goes on waiting.
@@ -75,7 +75,7 @@ impl Cluster {
         let Some(member) = self.members.get_mut(at.member) else { return };
         let Some(Activity::Awaiting(awaiting)) = member.vacate(at.conn) else { return };
         let reply = self.describe(at, awaiting.legacy, now);
-        let streams = awaiting.answer.form == Form::Exhaust;
+        let streams = awaiting.answer.form == ReplyForm::Exhaust;
         let number = self.reply(at, awaiting.answer, streams, reply, now);
         if !streams {
             self.ready.push_back(at);

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use bson::oid::ObjectId;
 
 use super::COMMAND_NAMES_MAX;
-use super::call::{Answer, Call};
+use super::call::{ReceivedCommand, ReplyShape};
 use super::config::{MemberConfig, MemberKind};
-use super::failpoint::{FailPoint, Verdict};
+use super::failpoint::{FailPoint, FailPointEffect};
 use super::scram_server;
 use super::store::Cursors;
 use crate::wire::{Decoder, MESSAGE_SIZE_MAX};
@@ -32,7 +32,7 @@ pub(super) struct Member {
     pub(super) changes: i64,
     /// After a step-down it is no candidate until then.
     pub(super) barred_until: Option<Instant>,
-    pub(super) connections: BTreeMap<u64, Connection>,
+    pub(super) connections: BTreeMap<u64, ClientConnection>,
     /// The deadlines of what its connections wait for.
     deadlines: BTreeSet<(Instant, u64)>,
     pub(super) cursors: Cursors,
@@ -70,19 +70,19 @@ pub(super) struct View {
 }
 
 /// Is one connection, from the server's side.
-pub(super) struct Connection {
+pub(super) struct ClientConnection {
     pub(super) number: i32,
     pub(super) decoder: Decoder,
-    pub(super) login: Login,
+    pub(super) login: LoginState,
     pub(super) app_name: Option<String>,
     /// Whether its hello has asked for the service that it reaches.
     pub(super) knows_service: bool,
     pub(super) activity: Activity,
 }
 
-pub(super) enum Login {
+pub(super) enum LoginState {
     Anonymous,
-    Conversing(scram_server::Conversation),
+    Conversing(scram_server::ScramConversation),
     User(String),
 }
 
@@ -94,8 +94,8 @@ pub(super) enum Activity {
     /// A command that a fail point holds.
     Held {
         due: Instant,
-        call: Box<Call>,
-        verdict: Verdict,
+        call: Box<ReceivedCommand>,
+        verdict: FailPointEffect,
     },
 }
 
@@ -104,7 +104,7 @@ pub(super) enum Activity {
 pub(super) struct Awaiting {
     pub(super) deadline: Instant,
     pub(super) patience: Duration,
-    pub(super) answer: Answer,
+    pub(super) answer: ReplyShape,
     /// Whether the command was the older `isMaster`.
     pub(super) legacy: bool,
 }
@@ -207,12 +207,12 @@ impl Role {
     }
 }
 
-impl Connection {
+impl ClientConnection {
     pub(super) fn new(number: i32) -> Self {
         Self {
             number,
             decoder: Decoder::new(MESSAGE_SIZE_MAX),
-            login: Login::Anonymous,
+            login: LoginState::Anonymous,
             app_name: None,
             knows_service: false,
             activity: Activity::Idle,

@@ -26,7 +26,7 @@ mod sessions;
 mod store;
 mod time;
 
-pub use cluster::{Action, Cluster, Event};
+pub use cluster::{FakeDeployment, SandboxAction, SandboxEvent};
 pub use config::{Config, MemberConfig, MemberKind, User};
 
 /// How many members a set may have.

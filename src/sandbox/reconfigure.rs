@@ -5,10 +5,10 @@
 
 use std::time::Instant;
 
-use super::cluster::{Cluster, refusal};
+use super::cluster::{FakeDeployment, refusal};
 use crate::error::Error;
 
-impl Cluster {
+impl FakeDeployment {
     /// Reconfigures the set: a member has another name, and the configuration's version is one higher.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bson::Document;
 
 use super::SESSIONS_MAX;
-use super::call::{Call, binary, integer};
+use super::call::{ReceivedCommand, binary, integer};
 use super::failure::{CommandRefusal, code};
 
 /// Remembers replies to retryable writes.
@@ -19,14 +19,14 @@ pub(super) struct Retried {
 }
 
 /// Names one retryable write.
-pub(super) struct Ticket {
+pub(super) struct RetryableWriteId {
     session: Vec<u8>,
     number: i64,
 }
 
 impl Retried {
     /// Reads which retryable write a call is, if it is one.
-    pub(super) fn ticket(call: &Call) -> Result<Option<Ticket>, CommandRefusal> {
+    pub(super) fn ticket(call: &ReceivedCommand) -> Result<Option<RetryableWriteId>, CommandRefusal> {
         if call.body.contains_key("startTransaction") || call.body.contains_key("autocommit") {
             return Err(CommandRefusal::unserved("transactions"));
         }
@@ -34,11 +34,11 @@ impl Retried {
         let number = integer(number).ok_or_else(|| CommandRefusal::new(code::TYPE_MISMATCH, "txnNumber is no number"))?;
         let session = call.body.get_document("lsid").ok().and_then(|lsid| lsid.get("id")).and_then(binary);
         let session = session.ok_or_else(|| CommandRefusal::bad_value("txnNumber without lsid"))?;
-        Ok(Some(Ticket { session: session.to_vec(), number }))
+        Ok(Some(RetryableWriteId { session: session.to_vec(), number }))
     }
 
     /// Returns the reply that the write got when it was carried out.
-    pub(super) fn reply(&self, ticket: &Ticket) -> Result<Option<Document>, CommandRefusal> {
+    pub(super) fn reply(&self, ticket: &RetryableWriteId) -> Result<Option<Document>, CommandRefusal> {
         match self.sessions.get(&ticket.session) {
             Some((number, reply)) if *number == ticket.number => Ok(Some(reply.clone())),
             Some((number, _)) if *number > ticket.number => Err(CommandRefusal::new(
@@ -50,8 +50,8 @@ impl Retried {
     }
 
     /// Remembers a reply.
-    pub(super) fn remember(&mut self, ticket: Ticket, reply: &Document) {
-        let Ticket { session, number } = ticket;
+    pub(super) fn remember(&mut self, ticket: RetryableWriteId, reply: &Document) {
+        let RetryableWriteId { session, number } = ticket;
         if self.sessions.insert(session.clone(), (number, reply.clone())).is_none() {
             self.order.push_back(session);
         }

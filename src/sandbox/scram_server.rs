@@ -20,40 +20,40 @@ use super::failure::{CommandRefusal, code};
 
 /// Is who may log in, by name.
 pub(super) struct Users {
-    keys: BTreeMap<String, Arc<[Keys; 2]>>,
+    keys: BTreeMap<String, Arc<[StoredKeys; 2]>>,
     /// Whose logins are refused for a while.
     barred: BTreeSet<String>,
 }
 
 /// Is what is kept of a password, for one mechanism.
-pub(super) struct Keys {
+pub(super) struct StoredKeys {
     salt: Vec<u8>,
     stored: Vec<u8>,
     server: Vec<u8>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Scram {
+enum ScramLogin {
     Sha1,
     Sha256,
 }
 
 /// Is a login that awaits the client's proof, or its last empty message.
-pub(super) struct Conversation {
-    scram: Scram,
+pub(super) struct ScramConversation {
+    scram: ScramLogin,
     user: String,
-    stage: Stage,
+    stage: ScramStage,
 }
 
-enum Stage {
+enum ScramStage {
     ExpectProof { first: String, nonce: String, skip_empty: bool },
     ExpectEmpty,
 }
 
 /// Is where a login goes on.
-pub(super) enum Step {
+pub(super) enum LoginStep {
     /// The client has to say more.
-    Continue(Conversation, Vec<u8>),
+    Continue(ScramConversation, Vec<u8>),
     /// The user is logged in.
     Done(String, Vec<u8>),
 }
@@ -65,7 +65,7 @@ impl Users {
     /// Derives everybody's keys.
     pub(super) fn new(users: &[User], random: &mut SmallRng) -> Self {
         let derived = users.iter().map(|user| {
-            let keys = user.keys.clone().unwrap_or_else(|| Keys::of(user, random));
+            let keys = user.keys.clone().unwrap_or_else(|| StoredKeys::of(user, random));
             (user.name.clone(), keys)
         });
         Self { keys: derived.collect(), barred: BTreeSet::new() }
@@ -95,10 +95,10 @@ impl Users {
         payload: &[u8],
         skip_empty: bool,
         random: &mut SmallRng,
-    ) -> Result<(Conversation, Vec<u8>), CommandRefusal> {
+    ) -> Result<(ScramConversation, Vec<u8>), CommandRefusal> {
         let scram = match mechanism {
-            "SCRAM-SHA-1" => Scram::Sha1,
-            "SCRAM-SHA-256" => Scram::Sha256,
+            "SCRAM-SHA-1" => ScramLogin::Sha1,
+            "SCRAM-SHA-256" => ScramLogin::Sha256,
             _ => return Err(CommandRefusal::unserved(format_args!("the mechanism {mechanism:?}"))),
         };
         let text = std::str::from_utf8(payload).map_err(|_| refused())?;
@@ -110,25 +110,25 @@ impl Users {
         random.fill(&mut own[..]);
         let nonce = format!("{client_nonce}{}", STANDARD.encode(own));
         let reply = format!("r={nonce},s={},i={ITERATIONS}", STANDARD.encode(&keys.salt));
-        let stage = Stage::ExpectProof { first: format!("{bare},{reply}"), nonce, skip_empty };
-        Ok((Conversation { scram, user, stage }, reply.into_bytes()))
+        let stage = ScramStage::ExpectProof { first: format!("{bare},{reply}"), nonce, skip_empty };
+        Ok((ScramConversation { scram, user, stage }, reply.into_bytes()))
     }
 
-    fn keys(&self, user: &str, scram: Scram) -> Option<&Keys> {
+    fn keys(&self, user: &str, scram: ScramLogin) -> Option<&StoredKeys> {
         let [sha1, sha256] = self.keys.get(user).filter(|_| !self.barred.contains(user))?.as_ref();
         Some(match scram {
-            Scram::Sha1 => sha1,
-            Scram::Sha256 => sha256,
+            ScramLogin::Sha1 => sha1,
+            ScramLogin::Sha256 => sha256,
         })
     }
 }
 
-impl Conversation {
+impl ScramConversation {
     /// Goes on with the client's next message.
-    pub(super) fn proceed(self, users: &Users, payload: &[u8]) -> Result<Step, CommandRefusal> {
+    pub(super) fn proceed(self, users: &Users, payload: &[u8]) -> Result<LoginStep, CommandRefusal> {
         let Self { scram, user, stage } = self;
         match stage {
-            Stage::ExpectProof { first, nonce, skip_empty } => {
+            ScramStage::ExpectProof { first, nonce, skip_empty } => {
                 let keys = users.keys(&user, scram).ok_or_else(refused)?;
                 let text = std::str::from_utf8(payload).map_err(|_| refused())?;
                 let (unproved, proof) = text.rsplit_once(",p=").ok_or_else(refused)?;
@@ -144,24 +144,24 @@ impl Conversation {
                 let signature = STANDARD.encode(scram.sign(&keys.server, exchange.as_bytes()));
                 let reply = format!("v={signature}").into_bytes();
                 Ok(if skip_empty {
-                    Step::Done(user, reply)
+                    LoginStep::Done(user, reply)
                 } else {
-                    Step::Continue(Self { scram, user, stage: Stage::ExpectEmpty }, reply)
+                    LoginStep::Continue(Self { scram, user, stage: ScramStage::ExpectEmpty }, reply)
                 })
             }
-            Stage::ExpectEmpty if payload.is_empty() => Ok(Step::Done(user, Vec::new())),
-            Stage::ExpectEmpty => Err(refused()),
+            ScramStage::ExpectEmpty if payload.is_empty() => Ok(LoginStep::Done(user, Vec::new())),
+            ScramStage::ExpectEmpty => Err(refused()),
         }
     }
 }
 
-impl Keys {
+impl StoredKeys {
     /// Derives somebody's keys for both mechanisms.
     pub(super) fn of(user: &User, random: &mut SmallRng) -> Arc<[Self; 2]> {
-        Arc::new([Scram::Sha1, Scram::Sha256].map(|scram| Self::derive(scram, user, random)))
+        Arc::new([ScramLogin::Sha1, ScramLogin::Sha256].map(|scram| Self::derive(scram, user, random)))
     }
 
-    fn derive(scram: Scram, user: &User, random: &mut SmallRng) -> Self {
+    fn derive(scram: ScramLogin, user: &User, random: &mut SmallRng) -> Self {
         let mut salt = vec![0_u8; scram.salt_size()];
         random.fill(&mut salt[..]);
         let password = scram.prepare(user);
@@ -173,7 +173,7 @@ impl Keys {
     }
 
     /// Tells whether a proof was made by someone who knows the password.
-    fn prove(&self, scram: Scram, exchange: &[u8], proof: &[u8]) -> bool {
+    fn prove(&self, scram: ScramLogin, exchange: &[u8], proof: &[u8]) -> bool {
         let signature = scram.sign(&self.stored, exchange);
         if proof.len() != signature.len() {
             return false;
@@ -184,13 +184,13 @@ impl Keys {
     }
 }
 
-impl fmt::Debug for Keys {
+impl fmt::Debug for StoredKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Keys(***)")
+        f.write_str("StoredKeys(***)")
     }
 }
 
-impl Scram {
+impl ScramLogin {
     fn digest(self) -> &'static digest::Algorithm {
         match self {
             Self::Sha1 => &digest::SHA1_FOR_LEGACY_USE_ONLY,

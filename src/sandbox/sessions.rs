@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::OPEN_SESSIONS_MAX;
-use super::call::{Call, binary};
+use super::call::{ReceivedCommand, binary};
 
 /// The open sessions of a deployment.
 #[derive(Default)]
@@ -13,7 +13,7 @@ pub(super) struct Sessions(BTreeSet<Vec<u8>>);
 
 impl Sessions {
     /// Notes the session of a command.
-    pub(super) fn note(&mut self, call: &Call) {
+    pub(super) fn note(&mut self, call: &ReceivedCommand) {
         if let Some(session) = call.session()
             && self.0.len() < OPEN_SESSIONS_MAX
             && !self.0.contains(session)
@@ -23,7 +23,7 @@ impl Sessions {
     }
 
     /// Ends the sessions that an endSessions command names, and returns their numbers.
-    pub(super) fn end<'a>(&mut self, call: &'a Call) -> Vec<&'a [u8]> {
+    pub(super) fn end<'a>(&mut self, call: &'a ReceivedCommand) -> Vec<&'a [u8]> {
         let Ok(named) = call.body.get_array("endSessions") else { return Vec::new() };
         let ended: Vec<_> = named.iter().filter_map(|session| session.as_document()?.get("id").and_then(binary)).collect();
         for id in &ended {

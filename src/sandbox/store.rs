@@ -167,12 +167,12 @@ pub(super) fn random_id(random: &mut SmallRng) -> ObjectId {
 /// Holds the open cursors of one member.
 #[derive(Default)]
 pub(super) struct Cursors {
-    open: BTreeMap<i64, Cursor>,
+    open: BTreeMap<i64, OpenCursor>,
     sweep_due: Option<Instant>,
 }
 
 /// Is an open cursor: what it has still to give.
-pub(super) struct Cursor {
+pub(super) struct OpenCursor {
     pub(super) namespace: String,
     pub(super) places: VecDeque<u64>,
     /// What a tailable cursor finds later.
@@ -192,7 +192,7 @@ pub(super) struct Tail {
 /// How long a cursor lives without being asked, as in mongod.
 pub(super) const CURSOR_IDLE_MAX: Duration = Duration::from_secs(600);
 
-impl Cursor {
+impl OpenCursor {
     pub(super) fn new(namespace: &str, places: VecDeque<u64>, session: Option<Vec<u8>>, now: Instant) -> Self {
         Self { namespace: namespace.to_owned(), places, tail: None, session, idle_since: now }
     }
@@ -200,7 +200,7 @@ impl Cursor {
 
 impl Cursors {
     /// Opens a cursor; hands back its number.
-    pub(super) fn open(&mut self, cursor: Cursor, random: &mut SmallRng, now: Instant) -> Result<i64, CommandRefusal> {
+    pub(super) fn open(&mut self, cursor: OpenCursor, random: &mut SmallRng, now: Instant) -> Result<i64, CommandRefusal> {
         if self.open.len() >= CURSORS_MAX {
             let text = format!("too many open cursors (limit CURSORS_MAX of {CURSORS_MAX})");
             return Err(CommandRefusal::new(code::OUT_OF_DISK_SPACE, text));
@@ -216,12 +216,12 @@ impl Cursors {
     }
 
     /// Takes a cursor out, to be put back if it has more to give.
-    pub(super) fn take(&mut self, id: i64) -> Option<Cursor> {
+    pub(super) fn take(&mut self, id: i64) -> Option<OpenCursor> {
         self.open.remove(&id)
     }
 
-    pub(super) fn put_back(&mut self, id: i64, cursor: Cursor, now: Instant) {
-        self.open.insert(id, Cursor { idle_since: now, ..cursor });
+    pub(super) fn put_back(&mut self, id: i64, cursor: OpenCursor, now: Instant) {
+        self.open.insert(id, OpenCursor { idle_since: now, ..cursor });
         self.sweep_due.get_or_insert(now + CURSOR_IDLE_MAX);
     }
 

@@ -12,13 +12,13 @@ use crate::wire::{Decoder, Flags, Message, Request, WriteBuffer, encode_message,
 
 /// A deployment on virtual time, and what came out of it.
 struct World {
-    cluster: Cluster,
+    cluster: FakeDeployment,
     now: Instant,
     next_conn: u64,
     next_request: i32,
     replies: Vec<Reply>,
     closed: Vec<(usize, u64)>,
-    events: Vec<Event>,
+    events: Vec<SandboxEvent>,
 }
 
 struct Reply {
@@ -33,7 +33,7 @@ struct Reply {
 impl World {
     fn new(config: Config) -> Self {
         let now = Instant::now();
-        let cluster = Cluster::new(config, 1, now).expect("config");
+        let cluster = FakeDeployment::new(config, 1, now).expect("config");
         let mut world = Self { cluster, now, next_conn: 0, next_request: 0, replies: Vec::new(), closed: Vec::new(), events: Vec::new() };
         world.drain();
         world.events.clear();
@@ -96,7 +96,7 @@ impl World {
     fn drain(&mut self) {
         while let Some(action) = self.cluster.poll_action() {
             match action {
-                Action::Reply { member, conn, bytes } => {
+                SandboxAction::Reply { member, conn, bytes } => {
                     let mut decoder = Decoder::new(48_000_000);
                     decoder.buffer().extend_from_slice(&bytes);
                     let frame = decoder.next_frame().expect("frame").expect("whole frame");
@@ -112,7 +112,7 @@ impl World {
                     let more = message.flags.has(Flags::MORE_TO_COME);
                     self.replies.push(Reply { member, conn, id: message.request_id, to: message.response_to, more, body });
                 }
-                Action::Close { member, conn, .. } => self.closed.push((member, conn)),
+                SandboxAction::Close { member, conn, .. } => self.closed.push((member, conn)),
             }
         }
         while let Some(event) = self.cluster.poll_event() {
@@ -228,8 +228,8 @@ fn step_down_answers_awaiting_hellos_at_once() {
     assert!(flag(&reply.body, "secondary"));
     world.pass(Duration::from_millis(20));
     assert_ne!(world.cluster.primary(), Some(0));
-    let stepped = Event::SteppedDown { member: 0 };
-    assert!(world.events.contains(&stepped) && world.events.contains(&Event::Elected { member: 1, term: 2 }));
+    let stepped = SandboxEvent::SteppedDown { member: 0 };
+    assert!(world.events.contains(&stepped) && world.events.contains(&SandboxEvent::Elected { member: 1, term: 2 }));
 }
 
 #[test]
@@ -621,7 +621,7 @@ fn standalone_has_no_set_and_no_cluster_time() {
     assert!(!hello.contains_key("setName") && !hello.contains_key("$clusterTime") && !hello.contains_key("hosts"));
     assert!(is_ok(&world.ask(0, insert([1]))));
     assert_eq!(code(&world.ask(0, doc! { "replSetStepDown": 1, "$db": "admin" })), 76);
-    Cluster::new(Config::replica_set("rs0", Vec::<String>::new()), 1, world.now).err().expect("no members");
+    FakeDeployment::new(Config::replica_set("rs0", Vec::<String>::new()), 1, world.now).err().expect("no members");
 }
 
 #[test]

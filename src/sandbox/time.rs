@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bson::Timestamp;
 
 /// Is the time that the members agree on.
-pub(super) struct ClusterTime {
+pub(super) struct DeploymentTime {
     started: Instant,
     epoch_millis: i64,
     pub(super) latest: Timestamp,
@@ -15,7 +15,7 @@ pub(super) struct ClusterTime {
     pub(super) last_write_millis: i64,
 }
 
-impl ClusterTime {
+impl DeploymentTime {
     pub(super) fn new(epoch_millis: i64, now: Instant) -> Self {
         let mut time = Self { started: now, epoch_millis, latest: Timestamp { time: 0, increment: 0 }, last_write_millis: epoch_millis };
         time.advance(now);

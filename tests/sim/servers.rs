@@ -8,7 +8,7 @@ use std::time::Duration;
 use bson::oid::ObjectId;
 use bson::{Document, RawDocumentBuf};
 use mongolink::ServerAddress;
-use mongolink::sandbox::{Action, Cluster};
+use mongolink::sandbox::{FakeDeployment, SandboxAction};
 use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, WriteBuffer, encode_message};
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ use super::world::World;
 
 /// Is the deployment, and what is untrue about it.
 pub(crate) struct Servers {
-    pub(crate) cluster: Cluster,
+    pub(crate) cluster: FakeDeployment,
     /// By member.
     pub(crate) lies: Vec<Option<(Lie, Instant)>>,
     /// By member, too.
@@ -49,8 +49,8 @@ impl World {
     pub(crate) fn drain_servers(&mut self) {
         while let Some(action) = self.servers.cluster.poll_action() {
             match action {
-                Action::Reply { member, conn, bytes } => self.reply(member, conn, bytes),
-                Action::Close { conn, reset, .. } => {
+                SandboxAction::Reply { member, conn, bytes } => self.reply(member, conn, bytes),
+                SandboxAction::Close { conn, reset, .. } => {
                     let Some(place) = self.net.conns.get_mut(&conn) else { continue };
                     place.server_closed = true;
                     let parcel = if reset { Parcel::Reset } else { Parcel::Fin };

@@ -10,7 +10,7 @@ use bson::{RawDocumentBuf, rawdoc};
 use mongolink::options::MIN_HEARTBEAT_FREQUENCY;
 use mongolink::pool::LOGIN_PAUSE_MAX;
 use mongolink::race::STAGGER;
-use mongolink::sandbox::Cluster;
+use mongolink::sandbox::FakeDeployment;
 use mongolink::{Error, ErrorKind, ServerAddress};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -110,7 +110,7 @@ impl World {
         let start = Instant::now();
         let hosts: Vec<Vec<String>> = (0..plan.members).map(names).collect();
         let first: Vec<&str> = hosts.iter().filter_map(|names| names.get(2)).map(String::as_str).collect();
-        let cluster = Cluster::new(plan.config(&first), seed, start).expect("a deployment");
+        let cluster = FakeDeployment::new(plan.config(&first), seed, start).expect("a deployment");
         let mut random = SmallRng::seed_from_u64(seed ^ 0x5eed_0fa2_u64);
         let seeds: Vec<ServerAddress> = first.iter().map(|name| ServerAddress::parse(name).expect("a name")).collect();
         let clients = plan

@@ -10,7 +10,7 @@ use super::{CheckedOut, ServerPool, drain, open};
 use crate::error::Error;
 use crate::io::clock;
 use crate::io::conn::{Conn, Interrupt};
-use crate::io::events::Told;
+use crate::io::events::PendingWakeups;
 use crate::pool::Lease;
 
 /// What is left to do when no lock is held.
@@ -19,7 +19,7 @@ pub(super) struct Work {
     /// Mostly there is one at the most, and no list is made.
     pub(super) first: Option<PoolEffect>,
     pub(super) more: Vec<PoolEffect>,
-    pub(super) told: Told,
+    pub(super) told: PendingWakeups,
     pub(super) wakes_timer: bool,
 }
 

@@ -17,18 +17,18 @@ use tokio_rustls::server::TlsStream;
 
 use crate::io::clock;
 use crate::io::tasks::Tasks;
-use crate::sandbox::{Action, Cluster, Event};
+use crate::sandbox::{FakeDeployment, SandboxAction, SandboxEvent};
 
 /// Is what all tasks of a sandbox share.
-pub(super) struct Shared {
-    core: Mutex<Core>,
+pub(super) struct SandboxShared {
+    core: Mutex<SandboxCore>,
     alarm: Notify,
     pub(super) tasks: Tasks,
     tls: Option<TlsAcceptor>,
 }
 
-pub(super) struct Core {
-    pub(super) cluster: Cluster,
+pub(super) struct SandboxCore {
+    pub(super) cluster: FakeDeployment,
     wires: BTreeMap<(usize, u64), Wire>,
     next_conn: u64,
     /// What the timer waits for.
@@ -67,24 +67,24 @@ const BACKLOG: u32 = 1024;
 /// How long a listener rests after a failed accept, such as one for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
-impl Shared {
-    pub(super) fn new(cluster: Cluster, tasks: Tasks, tls: Option<TlsAcceptor>) -> Self {
-        let core = Core { cluster, wires: BTreeMap::new(), next_conn: 0, armed: None };
+impl SandboxShared {
+    pub(super) fn new(cluster: FakeDeployment, tasks: Tasks, tls: Option<TlsAcceptor>) -> Self {
+        let core = SandboxCore { cluster, wires: BTreeMap::new(), next_conn: 0, armed: None };
         Self { core: Mutex::new(core), alarm: Notify::new(), tasks, tls }
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, Core> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, SandboxCore> {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Lets the cluster decide, hands its wishes to the connections' tasks, and rearms the timer.
-    pub(super) fn act<R>(&self, decide: impl FnOnce(&mut Cluster, Instant) -> R) -> R {
+    pub(super) fn act<R>(&self, decide: impl FnOnce(&mut FakeDeployment, Instant) -> R) -> R {
         let mut core = self.lock();
         let outcome = decide(&mut core.cluster, clock::now());
         core.deliver();
         let due = core.cluster.poll_timeout().map(|(due, _)| due);
         let earlier = due.is_some_and(|due| core.armed.is_none_or(|armed| due < armed));
-        let events: Vec<Event> = std::iter::from_fn(|| core.cluster.poll_event()).collect();
+        let events: Vec<SandboxEvent> = std::iter::from_fn(|| core.cluster.poll_event()).collect();
         drop(core);
         if earlier {
             self.alarm.notify_one();
@@ -113,17 +113,17 @@ impl Shared {
     }
 }
 
-impl Core {
+impl SandboxCore {
     fn deliver(&mut self) {
         while let Some(action) = self.cluster.poll_action() {
             match action {
-                Action::Reply { member, conn, bytes } => {
+                SandboxAction::Reply { member, conn, bytes } => {
                     let Some(wire) = self.wires.get(&(member, conn)) else { continue };
                     if wire.replies.try_send(bytes).is_err() {
                         wire.reset.send_replace(true);
                     }
                 }
-                Action::Close { member, conn, reset } => {
+                SandboxAction::Close { member, conn, reset } => {
                     if let Some(wire) = self.wires.remove(&(member, conn)) {
                         wire.reset.send_replace(reset);
                     }
@@ -133,15 +133,15 @@ impl Core {
     }
 }
 
-fn log(event: Event) {
+fn log(event: SandboxEvent) {
     match event {
-        Event::Elected { member, term } => tracing::info!(member, term, "sandbox: elected"),
-        Event::SteppedDown { member } => tracing::info!(member, "sandbox: stepped down"),
+        SandboxEvent::Elected { member, term } => tracing::info!(member, term, "sandbox: elected"),
+        SandboxEvent::SteppedDown { member } => tracing::info!(member, "sandbox: stepped down"),
     }
 }
 
 /// Calls the cluster when its timers run out.
-pub(super) async fn keep_time(shared: Arc<Shared>) {
+pub(super) async fn keep_time(shared: Arc<SandboxShared>) {
     loop {
         let due = {
             let mut core = shared.lock();
@@ -149,14 +149,14 @@ pub(super) async fn keep_time(shared: Arc<Shared>) {
             core.armed
         };
         tokio::select! {
-            () = clock::sleep_until(due) => shared.act(Cluster::handle_timeout),
+            () = clock::sleep_until(due) => shared.act(FakeDeployment::handle_timeout),
             () = shared.alarm.notified() => {}
         }
     }
 }
 
 /// Accepts one member's connections until its door shuts.
-pub(super) async fn serve(shared: Arc<Shared>, member: usize, listener: TcpListener, mut door: watch::Receiver<Door>) {
+pub(super) async fn serve(shared: Arc<SandboxShared>, member: usize, listener: TcpListener, mut door: watch::Receiver<Door>) {
     loop {
         if !is_open(&mut door).await {
             return;
@@ -194,7 +194,7 @@ async fn is_shut(door: &mut watch::Receiver<Door>) {
 }
 
 /// Speaks TLS if it has to, then carries bytes.
-async fn welcome(shared: Arc<Shared>, member: usize, stream: TcpStream, mut door: watch::Receiver<Door>) {
+async fn welcome(shared: Arc<SandboxShared>, member: usize, stream: TcpStream, mut door: watch::Receiver<Door>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(member, %error, "sandbox: no nodelay");
     }
@@ -214,7 +214,7 @@ async fn welcome(shared: Arc<Shared>, member: usize, stream: TcpStream, mut door
 }
 
 /// Carries bytes between a connection and the cluster until one of them ends it.
-async fn carry<S: Peer>(shared: Arc<Shared>, member: usize, stream: S, mut door: watch::Receiver<Door>) {
+async fn carry<S: Peer>(shared: Arc<SandboxShared>, member: usize, stream: S, mut door: watch::Receiver<Door>) {
     let (conn, queue, mut resets) = shared.admit(member);
     let mut own_door = door.clone();
     let (mut reading, mut writing) = tokio::io::split(stream);
@@ -242,7 +242,7 @@ async fn is_reset(resets: &mut watch::Receiver<bool>) {
 }
 
 /// Hands what comes to the cluster, until the peer closes or the member's process ends.
-async fn read_all<S: Peer>(shared: &Shared, member: usize, conn: u64, stream: &mut ReadHalf<S>, door: &mut watch::Receiver<Door>) {
+async fn read_all<S: Peer>(shared: &SandboxShared, member: usize, conn: u64, stream: &mut ReadHalf<S>, door: &mut watch::Receiver<Door>) {
     let mut buffer = vec![0; READ_SIZE];
     while is_open(door).await {
         match stream.read(&mut buffer).await {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
-use super::super::events::{EventHub, Told, Wanted};
+use super::super::events::{EventHub, PendingWakeups, Wanted};
 use super::super::pool::Pending;
 use super::super::snapshot::Snapshot;
 use crate::error::Error;
@@ -20,7 +20,7 @@ type SelectionReply = (oneshot::Sender<Result<(), Error>>, Result<(), Error>);
 pub(super) struct Later {
     pub(super) topology_wanted: Wanted,
     pub(super) pools_wanted: Wanted,
-    pub(super) told: Told,
+    pub(super) told: PendingWakeups,
     pub(super) pools: Vec<Pending>,
     pub(super) answers: Vec<SelectionReply>,
     pub(super) old_snapshots: Vec<Arc<Snapshot>>,
@@ -33,7 +33,7 @@ impl Later {
         Self {
             topology_wanted: events.topology_wanted(),
             pools_wanted: events.pools_wanted(),
-            told: Told::default(),
+            told: PendingWakeups::default(),
             pools: Vec::new(),
             answers: Vec::new(),
             old_snapshots: Vec::new(),

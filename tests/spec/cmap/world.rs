@@ -13,7 +13,7 @@ use bson::{Bson, Document, RawDocumentBuf, doc};
 use mongolink::handshake::{ClientMetadata, Conversation, ConversationConfig, Environment, HandshakeStep};
 use mongolink::op::deadline::Deadline;
 use mongolink::pool::{Checkout, Health, Lease, Pool, PoolAction, WaiterId, closed};
-use mongolink::sandbox::{Action as ServerAction, Cluster, Config};
+use mongolink::sandbox::{Config, FakeDeployment, SandboxAction as ServerAction};
 use mongolink::topology::{Fault, Topology, TopologyAction, TopologyConfig};
 use mongolink::uri::ConnectionString;
 use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, WriteBuffer, encode_message};
@@ -47,7 +47,7 @@ pub(super) struct World {
     background: bool,
     pool: Pool<u64>,
     topology: Topology,
-    server: Cluster,
+    server: FakeDeployment,
     next_connection: u64,
     next_request: i32,
     dials: BTreeMap<u64, Dial>,
@@ -116,7 +116,7 @@ impl World {
             metadata: ClientMetadata::new(options.app_name.as_deref(), &environment).map_err(|error| error.to_string())?,
             background: background.is_none_or(|millis| millis >= 0),
             pool,
-            server: Cluster::new(Config::standalone(HOST), 1, now).map_err(|error| error.to_string())?,
+            server: FakeDeployment::new(Config::standalone(HOST), 1, now).map_err(|error| error.to_string())?,
             next_connection: 1,
             next_request: 1,
             dials: BTreeMap::new(),
