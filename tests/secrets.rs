@@ -11,7 +11,7 @@ use std::fmt::Write as _;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use mongolink::uri::{ConnectionString, unserved, validate};
+use mongolink::uri::{ConnectionString, option_warnings, validate};
 use mongolink::{Client, Error};
 
 /// What every part of a password is made of.
@@ -236,13 +236,13 @@ fn said(text: &str) -> String {
         Ok(read) => {
             write!(out, "{read}\n{read:?}\n{:?}\n{:?}\n", read.options, read.warnings).expect("a string");
             read.warnings.iter().for_each(|warning| writeln!(out, "{warning}").expect("a string"));
-            let judged = validate(&read.options).and_then(|()| unserved(&read.options));
+            let judged = validate(&read.options).and_then(|()| option_warnings(&read.options));
             match judged {
                 Err(error) => {
                     error_text(&error, &mut out);
                     let shown = ConnectionString::parse(&read.to_string()).and_then(|shown| {
                         validate(&shown.options)?;
-                        unserved(&shown.options)
+                        option_warnings(&shown.options)
                     });
                     assert!(shown.is_err(), "{text:?} is refused ({error}), and accepted as it is displayed: {read}");
                 }

@@ -20,11 +20,11 @@ pub(super) struct Arguments {
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(super) verbose: u8,
     #[command(subcommand)]
-    pub(super) command: Command,
+    pub(super) command: CliCommand,
 }
 
 #[derive(Subcommand)]
-pub(super) enum Command {
+pub(super) enum CliCommand {
     /// Examines a deployment stage by stage, and says what is wrong with it.
     ///
     /// Connects to every seed and every member found, and does not stop at the first that fails. Without URI and

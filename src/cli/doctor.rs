@@ -16,8 +16,8 @@ use futures_util::stream::FuturesUnordered;
 use super::advice::{Findings, advise};
 use super::args::DoctorArguments;
 use super::output::{Output, Paint, complain, is_watched};
-use super::report::{Outcome, Report, StageLine, failed_probe};
-use super::{Failure, Given, builder, goodbye, is_misuse, since, within};
+use super::report::{ExaminationOutcome, Report, StageLine, failed_probe};
+use super::{Failure, UriInput, builder, goodbye, is_misuse, since, within};
 use crate::client::{Client, Probe};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::ServerAddress;
@@ -37,13 +37,13 @@ const SANDBOX_USER: (&str, &str) = ("doctor", "kept out of sight");
 
 /// Examines a deployment, prints the report, and says by the exit code whether it is usable.
 pub(super) async fn doctor(mut arguments: DoctorArguments) -> Result<ExitCode, Failure> {
-    let (uri, sandbox) = match Given::read(arguments.uri.take())? {
+    let (uri, sandbox) = match UriInput::read(arguments.uri.take())? {
         Some(uri) => (uri, None),
         None => {
             let (user, password) = SANDBOX_USER;
             let started = Sandbox::builder().members(3).user(user, password).start().await;
             let sandbox = started.map_err(|error| Failure::Failed(format!("the embedded sandbox can't start: {error}")))?;
-            (Given::own(sandbox.uri()), Some(sandbox))
+            (UriInput::own(sandbox.uri()), Some(sandbox))
         }
     };
     let report = examine(&uri, &arguments).await;
@@ -72,13 +72,13 @@ fn show(text: &str) -> io::Result<()> {
 }
 
 /// Examines a deployment.
-pub(super) async fn examine(uri: &Given, arguments: &DoctorArguments) -> Report {
+pub(super) async fn examine(uri: &UriInput, arguments: &DoctorArguments) -> Report {
     let began = clock::now();
     let mut report = Report::new(ConnectionString::parse(uri.text()).ok().map(|read| read.to_string()));
     let prepared = prepare(uri, arguments);
     report.start.push(StageLine::new(Stage::Uri, since(began), prepared.as_ref().err().cloned()));
     let Ok(client) = prepared else {
-        report.outcome = Outcome::Misused;
+        report.outcome = ExaminationOutcome::Misused;
         return report;
     };
     report.options = Some(client.options().clone());
@@ -90,7 +90,7 @@ pub(super) async fn examine(uri: &Given, arguments: &DoctorArguments) -> Report 
 }
 
 /// Makes the client, with limits that let three stages of a host end within the time there is.
-fn prepare(uri: &Given, arguments: &DoctorArguments) -> Result<Client, Error> {
+fn prepare(uri: &UriInput, arguments: &DoctorArguments) -> Result<Client, Error> {
     let share = arguments.timeout.mul_f64(0.3);
     let least = |given: Option<Duration>| Some(given.map_or(share, |given| given.min(share)));
     builder(uri, &arguments.overrides.resolve)?
@@ -142,7 +142,7 @@ impl Examination {
         let Ok(mut watch) = started else {
             // Certificate files are arguments; whatever else fails here is the deployment's, or the network's.
             if error.is_some_and(|error| is_misuse(&error) && error.stage() == Some(Stage::Tls)) {
-                self.report.outcome = Outcome::Misused;
+                self.report.outcome = ExaminationOutcome::Misused;
             }
             return;
         };
@@ -235,7 +235,7 @@ impl Examination {
         };
         self.report.ping = Some(StageLine { host: host.map(ToString::to_string), ..line });
         if answer.is_ok() {
-            self.report.outcome = Outcome::Usable;
+            self.report.outcome = ExaminationOutcome::Usable;
         }
     }
 

@@ -24,9 +24,9 @@ use clap::Parser;
 use crate::client::{Client, ClientBuilder};
 use crate::error::{Error, ErrorKind};
 use crate::io::clock;
-use args::{Arguments, Command, Override};
+use args::{Arguments, CliCommand, Override};
 use output::{Output, complain};
-use uri::Given;
+use uri::UriInput;
 
 /// How long a client may take to say goodbye.
 const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
@@ -57,10 +57,10 @@ pub fn main() -> ExitCode {
     };
     let outcome = runtime.block_on(async {
         match arguments.command {
-            Command::Doctor(arguments) => doctor::doctor(arguments).await,
-            Command::Run(arguments) => run::run(arguments).await,
-            Command::Watch(arguments) => watch::watch(arguments).await,
-            Command::Sandbox(arguments) => sandbox::sandbox(arguments).await,
+            CliCommand::Doctor(arguments) => doctor::doctor(arguments).await,
+            CliCommand::Run(arguments) => run::run(arguments).await,
+            CliCommand::Watch(arguments) => watch::watch(arguments).await,
+            CliCommand::Sandbox(arguments) => sandbox::sandbox(arguments).await,
         }
     });
     runtime.shutdown_timeout(GOODBYE_LIMIT);
@@ -133,13 +133,13 @@ fn hidden(mut text: String, arguments: impl Iterator<Item = OsString>) -> String
 }
 
 /// Starts a client from what all commands have in common.
-fn builder(uri: &Given, overrides: &[Override]) -> Result<ClientBuilder, Error> {
+fn builder(uri: &UriInput, overrides: &[Override]) -> Result<ClientBuilder, Error> {
     let builder = Client::builder(uri.text())?;
     Ok(overrides.iter().fold(builder, |builder, given| builder.resolve(given.host.clone(), given.address.clone())))
 }
 
 /// Makes a client, and tells what was odd in the connection string.
-fn client(uri: &Given, overrides: &[Override], change: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Result<Client, Failure> {
+fn client(uri: &UriInput, overrides: &[Override], change: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Result<Client, Failure> {
     let built = builder(uri, overrides).and_then(|builder| change(builder).build());
     let client = built.map_err(|error| if is_misuse(&error) { Failure::Usage(uri.fault(&error)) } else { error.into() })?;
     for warning in client.warnings() {

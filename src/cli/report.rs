@@ -33,7 +33,7 @@ pub(super) const JSON_HELP: &str = r#"With --json, standard output is one JSON o
 /// Is what an examination found.
 #[derive(Debug)]
 pub(super) struct Report {
-    pub(super) outcome: Outcome,
+    pub(super) outcome: ExaminationOutcome,
     /// The connection string without secrets.
     pub(super) uri: Option<String>,
     /// The options in effect; `None` if they could not be read.
@@ -51,7 +51,7 @@ pub(super) struct Report {
 
 /// Names what an examination comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum ExaminationOutcome {
     /// A primary, standalone or mongos answered a ping.
     Usable,
     /// None did.
@@ -73,7 +73,7 @@ pub(super) struct StageLine {
 /// The stages of a connection, in their order.
 const STAGES: [&str; 6] = ["dns", "tcp", "tls", "hello", "auth", "ping"];
 
-impl Outcome {
+impl ExaminationOutcome {
     pub(super) fn exit_code(self) -> ExitCode {
         match self {
             Self::Usable => ExitCode::SUCCESS,
@@ -117,7 +117,7 @@ impl Report {
     /// Starts a report.
     pub(super) fn new(uri: Option<String>) -> Self {
         Self {
-            outcome: Outcome::Unusable,
+            outcome: ExaminationOutcome::Unusable,
             uri,
             options: None,
             warnings: Vec::new(),
@@ -131,7 +131,7 @@ impl Report {
 
     /// Returns the error of what was given, if that can't be used.
     pub(super) fn misuse(&self) -> Option<&Error> {
-        self.start.iter().find_map(|line| line.error.as_ref()).filter(|_| self.outcome == Outcome::Misused)
+        self.start.iter().find_map(|line| line.error.as_ref()).filter(|_| self.outcome == ExaminationOutcome::Misused)
     }
 
     /// Makes the JSON object.
@@ -141,7 +141,7 @@ impl Report {
         let stages: Vec<Value> = self.start.iter().cloned().chain(probed).chain(last).map(|line| line.json()).collect();
         let topology = self.topology.as_ref().map(|(topology, _)| topology);
         json!({
-            "usable": self.outcome == Outcome::Usable,
+            "usable": self.outcome == ExaminationOutcome::Usable,
             "uri": self.uri,
             "warnings": self.warnings,
             "stages": stages,
@@ -181,7 +181,7 @@ impl Report {
             lines.push(ping.row("", ping.host.as_deref().unwrap_or_default(), paint));
         }
         lines.push(String::new());
-        lines.push(if self.outcome == Outcome::Usable { paint.good("usable") } else { paint.bad("not usable") });
+        lines.push(if self.outcome == ExaminationOutcome::Usable { paint.good("usable") } else { paint.bad("not usable") });
         lines.extend(self.advice.iter().map(|advice| format!("  * {}", printable(advice))));
         lines.push(String::new());
         lines.join("\n")

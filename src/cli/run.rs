@@ -13,7 +13,7 @@ use super::args::RunArguments;
 use super::extjson;
 use super::output::{Output, complain};
 use super::uri::VARIABLE;
-use super::{Failure, Given, client, goodbye};
+use super::{Failure, UriInput, client, goodbye};
 use crate::client::{Client, Reply};
 use crate::op::{document, json::Json};
 use crate::selection::ReadPreference;
@@ -61,7 +61,7 @@ pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Failure> {
     if command.is_empty() {
         return Err(Failure::Usage("COMMAND_JSON: an empty object is no command".to_owned()));
     }
-    let uri = Given::read(uri)?.ok_or_else(|| {
+    let uri = UriInput::read(uri)?.ok_or_else(|| {
         Failure::Usage(format!("two arguments are DATABASE and COMMAND_JSON, and {VARIABLE} is not set: set it, or give URI before them"))
     })?;
     let client = client(&uri, &arguments.overrides.resolve, |builder| builder)?;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::args::SandboxArguments;
 use super::output::Output;
 use super::watch::{Shape, follow};
-use super::{Failure, Given, client, goodbye, interrupted};
+use super::{Failure, UriInput, client, goodbye, interrupted};
 use crate::client::Client;
 use crate::io::clock;
 use crate::io::sandbox::Sandbox;
@@ -14,7 +14,7 @@ use crate::io::sandbox::Sandbox;
 /// Serves until Ctrl-C: prints the URI, then a line per change.
 pub(super) async fn sandbox(arguments: SandboxArguments) -> Result<ExitCode, Failure> {
     let sandbox = start(&arguments).await?;
-    let client = client(&Given::own(sandbox.uri()), &[], |builder| builder.app_name("mongolink sandbox"))?;
+    let client = client(&UriInput::own(sandbox.uri()), &[], |builder| builder.app_name("mongolink sandbox"))?;
     let outcome = tokio::select! {
         outcome = serve(&sandbox, &client) => outcome,
         () = interrupted() => Ok(()),

@@ -2,7 +2,7 @@ use bson::{Bson, Document, RawDocumentBuf, doc};
 
 use super::extjson::parse;
 use super::output::{Paint, printable};
-use super::report::{Outcome, Report, StageLine, failed_probe, probe_lines, servers_json, topology_json};
+use super::report::{ExaminationOutcome, Report, StageLine, failed_probe, probe_lines, servers_json, topology_json};
 use super::*;
 use crate::error::Stage;
 use crate::handshake::HelloReply;
@@ -32,7 +32,7 @@ fn arguments_make_a_consistent_command() {
 
 #[test]
 fn doctor_has_defaults() {
-    let Ok(Arguments { command: Command::Doctor(doctor), verbose: 2 }) = arguments(&["doctor", "-vv"]) else {
+    let Ok(Arguments { command: CliCommand::Doctor(doctor), verbose: 2 }) = arguments(&["doctor", "-vv"]) else {
         panic!("doctor is a command")
     };
     assert_eq!((doctor.uri, doctor.json, doctor.timeout), (None, false, Duration::from_secs(15)));
@@ -197,7 +197,7 @@ fn report_has_two_forms_of_the_same() {
     for part in ["mongodb://h1:27017/", "h1:27017\n", "tcp", "FAILED", "not usable", "start it"] {
         assert!(text.contains(part), "{part} in {text}");
     }
-    assert_eq!(report.outcome, Outcome::Unusable);
+    assert_eq!(report.outcome, ExaminationOutcome::Unusable);
 }
 
 #[test]

@@ -26,14 +26,14 @@ pub(super) const HELP: &str = "Where the connection string comes from:
 One line end after it is ignored. It may have 65,536 bytes.";
 
 /// A connection string, and where it came from.
-pub(super) struct Given {
+pub(super) struct UriInput {
     text: Zeroizing<String>,
-    source: Source,
+    source: UriSource,
 }
 
 /// Where a connection string came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Source {
+pub(super) enum UriSource {
     /// The argument itself.
     Argument,
     /// The environment variable.
@@ -44,7 +44,7 @@ pub(super) enum Source {
     Input,
 }
 
-impl Given {
+impl UriInput {
     /// Reads the connection string that an argument stands for; without an argument, that of the environment if there is one.
     pub(super) fn read(argument: Option<String>) -> Result<Option<Self>, Failure> {
         let given = Self::read_from(argument, std::env::var_os(VARIABLE), &mut io::stdin().lock())?;
@@ -69,14 +69,14 @@ impl Given {
         input: &mut dyn Read,
     ) -> Result<Option<Self>, Failure> {
         let (source, bytes) = match argument.map(Zeroizing::new) {
-            Some(argument) if *argument == "-" => (Source::Input, read_all(input)),
+            Some(argument) if *argument == "-" => (UriSource::Input, read_all(input)),
             Some(argument) => match argument.strip_prefix('@') {
                 Some("") => return Err(Failure::Usage("'@' without the path of a file".to_owned())),
-                Some(path) => (Source::File(path.into()), File::open(path).and_then(|mut file| read_all(&mut file))),
-                None => return Ok(Some(Self { text: argument, source: Source::Argument })),
+                Some(path) => (UriSource::File(path.into()), File::open(path).and_then(|mut file| read_all(&mut file))),
+                None => return Ok(Some(Self { text: argument, source: UriSource::Argument })),
             },
             None => match variable.filter(|text| !text.is_empty()) {
-                Some(text) => (Source::Variable, Ok(Zeroizing::new(text.into_encoded_bytes()))),
+                Some(text) => (UriSource::Variable, Ok(Zeroizing::new(text.into_encoded_bytes()))),
                 None => return Ok(None),
             },
         };
@@ -93,7 +93,7 @@ impl Given {
 
     /// The connection string of the program's own sandbox.
     pub(super) fn own(text: String) -> Self {
-        Self { text: Zeroizing::new(text), source: Source::Argument }
+        Self { text: Zeroizing::new(text), source: UriSource::Argument }
     }
 
     pub(super) fn text(&self) -> &str {
@@ -103,14 +103,14 @@ impl Given {
     /// Says what is wrong with it, and where it came from.
     pub(super) fn fault(&self, error: &Error) -> String {
         match self.source {
-            Source::Argument => error.to_string(),
-            Source::Variable | Source::File(_) | Source::Input => format!("{}: {error}", self.source.name()),
+            UriSource::Argument => error.to_string(),
+            UriSource::Variable | UriSource::File(_) | UriSource::Input => format!("{}: {error}", self.source.name()),
         }
     }
 
     /// Tells whether other users of the machine can read a password of it.
     fn is_exposed(&self) -> bool {
-        self.source == Source::Argument
+        self.source == UriSource::Argument
             && match ConnectionString::parse(&self.text) {
                 Ok(ConnectionString { options, .. }) => {
                     let secrets = [
@@ -127,7 +127,7 @@ impl Given {
     }
 }
 
-impl Source {
+impl UriSource {
     fn name(&self) -> String {
         match self {
             Self::Argument => "URI".to_owned(),
@@ -153,9 +153,9 @@ fn read_all(input: &mut dyn Read) -> io::Result<Zeroizing<Vec<u8>>> {
 mod tests {
     use super::*;
 
-    fn read(argument: Option<&str>, variable: Option<&str>, input: &[u8]) -> Result<Option<(String, Source)>, String> {
+    fn read(argument: Option<&str>, variable: Option<&str>, input: &[u8]) -> Result<Option<(String, UriSource)>, String> {
         let mut input = input;
-        match Given::read_from(argument.map(str::to_owned), variable.map(Into::into), &mut input) {
+        match UriInput::read_from(argument.map(str::to_owned), variable.map(Into::into), &mut input) {
             Ok(given) => Ok(given.map(|given| (given.text.to_string(), given.source))),
             Err(Failure::Usage(text)) => Err(text),
             Err(_) => panic!("another failure"),
@@ -165,17 +165,17 @@ mod tests {
     #[test]
     fn argument_comes_before_the_environment() {
         let text = |text: &str, source| Ok(Some((text.to_owned(), source)));
-        assert_eq!(read(Some("mongodb://a"), Some("mongodb://b"), b""), text("mongodb://a", Source::Argument));
-        assert_eq!(read(None, Some("mongodb://b\n"), b""), text("mongodb://b", Source::Variable));
-        assert_eq!(read(Some("-"), Some("mongodb://b"), b"mongodb://c\r\n"), text("mongodb://c", Source::Input));
+        assert_eq!(read(Some("mongodb://a"), Some("mongodb://b"), b""), text("mongodb://a", UriSource::Argument));
+        assert_eq!(read(None, Some("mongodb://b\n"), b""), text("mongodb://b", UriSource::Variable));
+        assert_eq!(read(Some("-"), Some("mongodb://b"), b"mongodb://c\r\n"), text("mongodb://c", UriSource::Input));
         assert_eq!(read(None, Some(""), b""), Ok(None));
         assert_eq!(read(None, None, b"mongodb://c"), Ok(None));
     }
 
     #[test]
     fn one_line_end_is_no_part_of_it() {
-        assert_eq!(read(Some("-"), None, b"mongodb://c\n\n"), Ok(Some(("mongodb://c\n".to_owned(), Source::Input))));
-        assert_eq!(read(Some("-"), None, b""), Ok(Some((String::new(), Source::Input))));
+        assert_eq!(read(Some("-"), None, b"mongodb://c\n\n"), Ok(Some(("mongodb://c\n".to_owned(), UriSource::Input))));
+        assert_eq!(read(Some("-"), None, b""), Ok(Some((String::new(), UriSource::Input))));
     }
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn only_an_argument_exposes_a_password() {
         let exposed = |argument: Option<&str>, variable: Option<&str>| {
-            let given = Given::read_from(argument.map(str::to_owned), variable.map(Into::into), &mut io::empty());
+            let given = UriInput::read_from(argument.map(str::to_owned), variable.map(Into::into), &mut io::empty());
             given.ok().flatten().is_some_and(|given| given.is_exposed())
         };
         assert!(exposed(Some("mongodb://u:p@h/"), None));

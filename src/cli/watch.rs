@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::args::WatchArguments;
 use super::output::{Output, printable};
 use super::report::{millis, servers_json, topology_json};
-use super::{Failure, Given, client, goodbye, interrupted, since};
+use super::{Failure, UriInput, client, goodbye, interrupted, since};
 use crate::client::Client;
 use crate::io::clock;
 use crate::topology::TopologyDescription;
@@ -25,7 +25,7 @@ pub(super) enum Shape {
 
 /// Prints the servers at once and at every change, until Ctrl-C.
 pub(super) async fn watch(arguments: WatchArguments) -> Result<ExitCode, Failure> {
-    let client = client(&Given::require(arguments.uri)?, &arguments.overrides.resolve, |builder| builder)?;
+    let client = client(&UriInput::require(arguments.uri)?, &arguments.overrides.resolve, |builder| builder)?;
     let shape = if arguments.json { Shape::Json } else { Shape::Text };
     let outcome = tokio::select! {
         outcome = follow(&client, shape, clock::now()) => outcome,

@@ -239,7 +239,7 @@ impl ClientBuilder {
     pub fn build(mut self) -> Result<Client> {
         uri::validate(&self.options)?;
         self.options.credential()?;
-        self.warnings.extend(uri::unserved(&self.options)?);
+        self.warnings.extend(uri::option_warnings(&self.options)?);
         for warning in &self.warnings {
             tracing::warn!(%warning, "connection string or options");
         }

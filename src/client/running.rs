@@ -24,7 +24,7 @@ use crate::io::dial::Dialer;
 use crate::io::entropy::entropy;
 use crate::io::environment::environment;
 use crate::io::events::EventHub;
-use crate::io::log::Subject;
+use crate::io::log::LogSubject;
 use crate::io::open::{Introduction, Opener};
 use crate::io::resolver::{Resolver, SeedList, resolve_seeds};
 use crate::io::shards::Sharded;
@@ -361,7 +361,7 @@ impl ClientCore {
         let SeedList { options, warnings, ttl, .. } = resolve_seeds((*self.options).clone(), &resolver, seed).await?;
         let srv_poll = self.srv_poll(&resolver, ttl);
         // What a TXT record asks for must be served like everything else.
-        uri::unserved(&options)?;
+        uri::option_warnings(&options)?;
         for warning in &warnings {
             tracing::warn!(%warning, "TXT record");
         }
@@ -385,7 +385,7 @@ impl ClientCore {
             tasks,
             monitors,
             farewells,
-            events: self.events.about(Subject::new(seed, &self.options, &environment)),
+            events: self.events.about(LogSubject::new(seed, &self.options, &environment)),
             boot_clock: Arc::clone(&self.non_uri_options.boot_clock),
             epoch: Arc::clone(&self.epoch),
             streaming,

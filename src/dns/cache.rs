@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::action::{CacheAction, LookupId};
-use super::flight::{Query, QueryId, Verdict};
+use super::flight::{Query, QueryId, QueryStatus};
 use super::good::Good;
 use super::limits::{
     BUDGET_MAX, DOWN_TTL, NAMES_MAX, NOT_THERE_TTL, STALE_ANSWER_DELAY, STALE_KEPT, STALE_RETRY, TTL_MAX, TTL_MIN, UNTIMED_TTL, WAITERS_MAX,
@@ -34,7 +34,7 @@ mod arrivals;
 #[derive(Debug)]
 pub struct Cache {
     budget: Duration,
-    entries: BTreeMap<String, Entry>,
+    entries: BTreeMap<String, CacheEntry>,
     /// The names that are in state Asking.
     asking: BTreeSet<String>,
     /// The names by their last use.
@@ -48,15 +48,15 @@ pub struct Cache {
 }
 
 #[derive(Debug)]
-struct Entry {
-    state: State,
+struct CacheEntry {
+    state: NameState,
     used: u64,
     /// Which arrival of addresses was the last; 0 before the first.
     arrived: u64,
 }
 
 #[derive(Debug)]
-enum State {
+enum NameState {
     /// A question is under way; `last` is the last good answer.
     Asking {
         flight: Query,
@@ -97,19 +97,19 @@ impl Cache {
         self.expire(name, now);
         self.touch(name);
         match self.entries.get(name).map(|entry| &entry.state) {
-            Some(State::Fresh(good)) => self.actions.push_back(CacheAction::LookupAnswer(vec![waiter], good.answer(now))),
-            Some(State::Stale { good, retry_at }) if now < *retry_at => {
+            Some(NameState::Fresh(good)) => self.actions.push_back(CacheAction::LookupAnswer(vec![waiter], good.answer(now))),
+            Some(NameState::Stale { good, retry_at }) if now < *retry_at => {
                 self.actions.push_back(CacheAction::LookupAnswer(vec![waiter], good.answer(now)));
             }
-            Some(State::Failed { error, .. }) => self.actions.push_back(CacheAction::Refuse(vec![waiter], error.clone())),
-            Some(State::Asking { .. } | State::Stale { .. }) | None => self.wait(waiter, name, want, now),
+            Some(NameState::Failed { error, .. }) => self.actions.push_back(CacheAction::Refuse(vec![waiter], error.clone())),
+            Some(NameState::Asking { .. } | NameState::Stale { .. }) | None => self.wait(waiter, name, want, now),
         }
     }
 
     /// A caller has gone. Its question goes on: the next one will be glad of the answer.
     pub fn handle_cancel(&mut self, waiter: LookupId) {
         if let Some(name) = self.waiters.remove(&waiter)
-            && let Some(State::Asking { flight, .. }) = self.entries.get_mut(&name).map(|entry| &mut entry.state)
+            && let Some(NameState::Asking { flight, .. }) = self.entries.get_mut(&name).map(|entry| &mut entry.state)
         {
             flight.leave(waiter);
         }
@@ -153,7 +153,7 @@ impl Cache {
         match last {
             Some(good) => {
                 self.answer(waiters, good.answer(now));
-                self.settle(name, State::Stale { good, retry_at: now });
+                self.settle(name, NameState::Stale { good, retry_at: now });
             }
             None => {
                 self.forget(name);
@@ -167,24 +167,24 @@ impl Cache {
     pub fn handle_dead(&mut self, name: &str, address: IpAddr, now: Instant) {
         let Some(entry) = self.entries.get_mut(name) else { return };
         match &mut entry.state {
-            State::Asking { last: Some(good), flight } => {
+            NameState::Asking { last: Some(good), flight } => {
                 good.bury(address);
                 if good.is_dead() {
                     flight.stale_at = flight.deadline;
                 }
             }
-            State::Stale { good, retry_at } => {
+            NameState::Stale { good, retry_at } => {
                 if good.bury(address) {
                     *retry_at = now;
                 }
             }
-            State::Fresh(good) => {
+            NameState::Fresh(good) => {
                 if good.bury(address) {
                     let good = good.take();
-                    entry.state = State::Stale { good, retry_at: now };
+                    entry.state = NameState::Stale { good, retry_at: now };
                 }
             }
-            State::Asking { last: None, .. } | State::Failed { .. } => {}
+            NameState::Asking { last: None, .. } | NameState::Failed { .. } => {}
         }
     }
 
@@ -195,7 +195,7 @@ impl Cache {
         for name in names {
             let Some(entry) = self.entries.get_mut(&name) else { continue };
             match &mut entry.state {
-                State::Asking { flight, last } => {
+                NameState::Asking { flight, last } => {
                     self.flights += 1;
                     flight.restart(QueryId(self.flights));
                     if let Some(good) = last {
@@ -203,16 +203,16 @@ impl Cache {
                     }
                     self.actions.push_back(CacheAction::Query(name, QueryId(self.flights)));
                 }
-                State::Fresh(good) => {
+                NameState::Fresh(good) => {
                     good.valid_until = good.valid_until.min(now);
                     let good = good.take();
-                    entry.state = State::Stale { good, retry_at: now };
+                    entry.state = NameState::Stale { good, retry_at: now };
                 }
-                State::Stale { good, retry_at } => {
+                NameState::Stale { good, retry_at } => {
                     good.valid_until = good.valid_until.min(now);
                     *retry_at = (*retry_at).min(now);
                 }
-                State::Failed { .. } => self.forget(&name),
+                NameState::Failed { .. } => self.forget(&name),
             }
         }
     }
@@ -223,8 +223,10 @@ impl Cache {
         for name in asking {
             self.serve(&name, now);
             let verdict = match self.entries.get(&name).map(|entry| &entry.state) {
-                Some(State::Asking { flight, .. }) if flight.deadline <= now => flight.time_out(self.budget, now),
-                Some(State::Asking { .. } | State::Fresh(_) | State::Stale { .. } | State::Failed { .. }) | None => continue,
+                Some(NameState::Asking { flight, .. }) if flight.deadline <= now => flight.time_out(self.budget, now),
+                Some(NameState::Asking { .. } | NameState::Fresh(_) | NameState::Stale { .. } | NameState::Failed { .. }) | None => {
+                    continue;
+                }
             };
             self.conclude(&name, verdict, now);
         }
@@ -239,8 +241,8 @@ impl Cache {
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let flights = self.asking.iter().filter_map(|name| self.entries.get(name));
         let timers = flights.filter_map(|entry| match &entry.state {
-            State::Asking { flight, last } => flight.timers(last.is_some()).min_by_key(|(at, _)| *at),
-            State::Fresh(_) | State::Stale { .. } | State::Failed { .. } => None,
+            NameState::Asking { flight, last } => flight.timers(last.is_some()).min_by_key(|(at, _)| *at),
+            NameState::Fresh(_) | NameState::Stale { .. } | NameState::Failed { .. } => None,
         });
         timers.min_by_key(|(at, _)| *at)
     }
@@ -256,7 +258,7 @@ impl Cache {
             self.refuse(vec![waiter], error.at(Stage::Dns).against("NAMES_MAX", LimitValue::Count(NAMES_MAX as u64)));
             return;
         }
-        if let Some(State::Asking { flight, .. }) = self.entries.get_mut(name).map(|entry| &mut entry.state) {
+        if let Some(NameState::Asking { flight, .. }) = self.entries.get_mut(name).map(|entry| &mut entry.state) {
             flight.join(waiter, want);
             self.waiters.insert(waiter, name.to_owned());
         }
@@ -268,12 +270,12 @@ impl Cache {
         let known = self.entries.remove(name);
         let arrived = known.as_ref().map_or(0, |entry| entry.arrived);
         let last = match known {
-            Some(Entry { used, state, .. }) => {
+            Some(CacheEntry { used, state, .. }) => {
                 self.recency.remove(&used);
                 match state {
-                    State::Asking { last, .. } => last,
-                    State::Fresh(good) | State::Stale { good, .. } => Some(good),
-                    State::Failed { .. } => None,
+                    NameState::Asking { last, .. } => last,
+                    NameState::Fresh(good) | NameState::Stale { good, .. } => Some(good),
+                    NameState::Failed { .. } => None,
                 }
             }
             None => None,
@@ -290,7 +292,7 @@ impl Cache {
         self.flights += 1;
         let flight = Query::new(QueryId(self.flights), stale_at, self.budget, now);
         self.actions.push_back(CacheAction::Query(name.to_owned(), flight.id));
-        self.entries.insert(name.to_owned(), Entry { state: State::Asking { flight, last }, used: 0, arrived });
+        self.entries.insert(name.to_owned(), CacheEntry { state: NameState::Asking { flight, last }, used: 0, arrived });
         self.asking.insert(name.to_owned());
         self.touch(name);
         true
@@ -314,41 +316,41 @@ impl Cache {
         }
     }
 
-    fn conclude(&mut self, name: &str, verdict: Verdict, now: Instant) {
+    fn conclude(&mut self, name: &str, verdict: QueryStatus, now: Instant) {
         match verdict {
-            Verdict::Flying => self.serve(name, now),
-            Verdict::AskSystem => {
+            QueryStatus::Flying => self.serve(name, now),
+            QueryStatus::AskSystem => {
                 // A flight of its own: whoever carried the question to DNS is gone now, and must not end this one.
                 self.flights += 1;
                 let id = QueryId(self.flights);
-                if let Some(State::Asking { flight, .. }) = self.entries.get_mut(name).map(|entry| &mut entry.state) {
+                if let Some(NameState::Asking { flight, .. }) = self.entries.get_mut(name).map(|entry| &mut entry.state) {
                     flight.id = id;
                     self.actions.push_back(CacheAction::QuerySystem(name.to_owned(), id));
                 }
             }
-            Verdict::Found { addresses, ttl, complete } => {
+            QueryStatus::Found { addresses, ttl, complete } => {
                 let Some((waiters, _)) = self.land(name) else { return };
                 let valid_until = now + ttl.clamp(TTL_MIN, TTL_MAX);
                 let good = Good::new(addresses, valid_until, valid_until + STALE_KEPT);
                 self.answer(waiters, LookupAnswer { complete, ..good.answer(now) });
-                self.settle(name, State::Fresh(good));
+                self.settle(name, NameState::Fresh(good));
                 self.arrive(name);
             }
-            Verdict::NotThere(error) => {
+            QueryStatus::NotThere(error) => {
                 let Some((waiters, _)) = self.land(name) else { return };
                 self.refuse(waiters, error.clone());
-                self.settle(name, State::Failed { error, until: now + NOT_THERE_TTL });
+                self.settle(name, NameState::Failed { error, until: now + NOT_THERE_TTL });
             }
-            Verdict::Down(error) => {
+            QueryStatus::Down(error) => {
                 let Some((waiters, last)) = self.land(name) else { return };
                 match last.filter(|good| now < good.kept_until) {
                     Some(good) => {
                         self.answer(waiters, good.answer(now));
-                        self.settle(name, State::Stale { good, retry_at: now + STALE_RETRY });
+                        self.settle(name, NameState::Stale { good, retry_at: now + STALE_RETRY });
                     }
                     None => {
                         self.refuse(waiters, error.clone());
-                        self.settle(name, State::Failed { error, until: now + DOWN_TTL });
+                        self.settle(name, NameState::Failed { error, until: now + DOWN_TTL });
                     }
                 }
             }
@@ -357,7 +359,7 @@ impl Cache {
 
     /// Gives those who wait what they may have by now.
     fn serve(&mut self, name: &str, now: Instant) {
-        let Some(State::Asking { flight, last }) = self.entries.get_mut(name).map(|entry| &mut entry.state) else { return };
+        let Some(NameState::Asking { flight, last }) = self.entries.get_mut(name).map(|entry| &mut entry.state) else { return };
         let first = flight.take_first(now);
         let stale = match last {
             Some(good) if flight.stale_at <= now => Some((flight.take_all(), flight.instead_of(good.answer(now)))),
@@ -392,23 +394,23 @@ impl Cache {
     /// Returns the flight of a name, if it is this one.
     fn flight(&mut self, name: &str, id: QueryId) -> Option<&mut Query> {
         match self.entries.get_mut(name).map(|entry| &mut entry.state) {
-            Some(State::Asking { flight, .. }) if flight.id == id => Some(flight),
-            Some(State::Asking { .. } | State::Fresh(_) | State::Stale { .. } | State::Failed { .. }) | None => None,
+            Some(NameState::Asking { flight, .. }) if flight.id == id => Some(flight),
+            Some(NameState::Asking { .. } | NameState::Fresh(_) | NameState::Stale { .. } | NameState::Failed { .. }) | None => None,
         }
     }
 
     /// Ends the flight of a name: returns who waits for it, and the last good answer. The caller settles or forgets.
     fn land(&mut self, name: &str) -> Option<(Vec<LookupId>, Option<Good>)> {
         match self.entries.get_mut(name).map(|entry| &mut entry.state) {
-            Some(State::Asking { flight, last }) => {
+            Some(NameState::Asking { flight, last }) => {
                 self.asking.remove(name);
                 Some((flight.take_all(), last.take()))
             }
-            Some(State::Fresh(_) | State::Stale { .. } | State::Failed { .. }) | None => None,
+            Some(NameState::Fresh(_) | NameState::Stale { .. } | NameState::Failed { .. }) | None => None,
         }
     }
 
-    fn settle(&mut self, name: &str, state: State) {
+    fn settle(&mut self, name: &str, state: NameState) {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.state = state;
         }
@@ -418,16 +420,16 @@ impl Cache {
     fn expire(&mut self, name: &str, now: Instant) {
         let Some(entry) = self.entries.get_mut(name) else { return };
         match &mut entry.state {
-            State::Fresh(good) if good.valid_until <= now => {
+            NameState::Fresh(good) if good.valid_until <= now => {
                 let good = good.take();
-                entry.state = State::Stale { good, retry_at: now };
+                entry.state = NameState::Stale { good, retry_at: now };
             }
-            State::Asking { .. } | State::Fresh(_) | State::Stale { .. } | State::Failed { .. } => {}
+            NameState::Asking { .. } | NameState::Fresh(_) | NameState::Stale { .. } | NameState::Failed { .. } => {}
         }
         let over = match &entry.state {
-            State::Stale { good, .. } => good.kept_until <= now,
-            State::Failed { until, .. } => *until <= now,
-            State::Asking { .. } | State::Fresh(_) => false,
+            NameState::Stale { good, .. } => good.kept_until <= now,
+            NameState::Failed { until, .. } => *until <= now,
+            NameState::Asking { .. } | NameState::Fresh(_) => false,
         };
         if over {
             self.forget(name);

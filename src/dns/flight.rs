@@ -29,12 +29,12 @@ pub(super) struct Query {
     pub(super) deadline: Instant,
     /// From here on, those who wait get the last good answer, if there is one.
     pub(super) stale_at: Instant,
-    phase: Phase,
+    phase: QueryPhase,
     waiters: Vec<(LookupId, Want)>,
 }
 
 #[derive(Debug)]
-enum Phase {
+enum QueryPhase {
     Dns { v4: Progress, v6: Progress },
     System(Denial),
 }
@@ -55,7 +55,7 @@ enum Progress {
 
 /// Says how a flight stands.
 #[derive(Debug)]
-pub(super) enum Verdict {
+pub(super) enum QueryStatus {
     /// Answers are still missing.
     Flying,
     /// DNS has nothing; the operating system is asked second.
@@ -70,14 +70,14 @@ pub(super) enum Verdict {
 
 impl Query {
     pub(super) fn new(id: QueryId, stale_at: Instant, budget: Duration, now: Instant) -> Self {
-        let phase = Phase::Dns { v4: Progress::Pending, v6: Progress::Pending };
+        let phase = QueryPhase::Dns { v4: Progress::Pending, v6: Progress::Pending };
         Self { id, asked_at: now, deadline: now + budget, stale_at, phase, waiters: Vec::new() }
     }
 
     /// Forgets what came in, and goes on under a new id: whoever answered may not be the one to ask any more.
     pub(super) fn restart(&mut self, id: QueryId) {
         self.id = id;
-        self.phase = Phase::Dns { v4: Progress::Pending, v6: Progress::Pending };
+        self.phase = QueryPhase::Dns { v4: Progress::Pending, v6: Progress::Pending };
     }
 
     pub(super) fn join(&mut self, waiter: LookupId, want: Want) {
@@ -129,8 +129,8 @@ impl Query {
         outcome: Result<(Vec<IpAddr>, Duration), LookupFailure>,
         name: &str,
         now: Instant,
-    ) -> Verdict {
-        let Phase::Dns { v4, v6 } = &mut self.phase else { return Verdict::Flying };
+    ) -> QueryStatus {
+        let QueryPhase::Dns { v4, v6 } = &mut self.phase else { return QueryStatus::Flying };
         let slot = match family {
             AddressFamily::V4 => v4,
             AddressFamily::V6 => v6,
@@ -146,27 +146,29 @@ impl Query {
     }
 
     /// Records an answer for both families at once.
-    pub(super) fn record_system(&self, outcome: Result<Vec<IpAddr>, Error>, ttl: Duration, name: &str, now: Instant) -> Verdict {
+    pub(super) fn record_system(&self, outcome: Result<Vec<IpAddr>, Error>, ttl: Duration, name: &str, now: Instant) -> QueryStatus {
         match (outcome, &self.phase) {
-            (Ok(addresses), _) if addresses.is_empty() => Verdict::NotThere(self.no_addresses(name, now)),
-            (Ok(addresses), _) => Verdict::Found { addresses, ttl, complete: true },
-            (Err(error), Phase::System(Denial::NoSuchName)) => Verdict::NotThere(self.no_such_name(name, now).with_causes(vec![error])),
-            (Err(error), Phase::System(Denial::NoServer) | Phase::Dns { .. }) => {
-                Verdict::Down(error.at(Stage::Dns).after(self.elapsed(now)))
+            (Ok(addresses), _) if addresses.is_empty() => QueryStatus::NotThere(self.no_addresses(name, now)),
+            (Ok(addresses), _) => QueryStatus::Found { addresses, ttl, complete: true },
+            (Err(error), QueryPhase::System(Denial::NoSuchName)) => {
+                QueryStatus::NotThere(self.no_such_name(name, now).with_causes(vec![error]))
+            }
+            (Err(error), QueryPhase::System(Denial::NoServer) | QueryPhase::Dns { .. }) => {
+                QueryStatus::Down(error.at(Stage::Dns).after(self.elapsed(now)))
             }
         }
     }
 
     /// Says what is made of the flight at its deadline.
-    pub(super) fn time_out(&self, budget: Duration, now: Instant) -> Verdict {
-        self.half().unwrap_or_else(|| Verdict::Down(Error::timeout(Stage::Dns, BUDGET, budget, self.elapsed(now))))
+    pub(super) fn time_out(&self, budget: Duration, now: Instant) -> QueryStatus {
+        self.half().unwrap_or_else(|| QueryStatus::Down(Error::timeout(Stage::Dns, BUDGET, budget, self.elapsed(now))))
     }
 
     /// Says what is made of a flight that ends before both families are known, if one of them is.
-    pub(super) fn half(&self) -> Option<Verdict> {
+    pub(super) fn half(&self) -> Option<QueryStatus> {
         match self.found() {
             // The other family may have addresses: this answer is not for long.
-            (addresses, Some(_)) => Some(Verdict::Found { addresses, ttl: Duration::ZERO, complete: false }),
+            (addresses, Some(_)) => Some(QueryStatus::Found { addresses, ttl: Duration::ZERO, complete: false }),
             (_, None) => None,
         }
     }
@@ -179,32 +181,32 @@ impl Query {
         [Some((self.deadline, BUDGET)), first, stale].into_iter().flatten()
     }
 
-    fn judge(&mut self, name: &str, now: Instant) -> Verdict {
-        let Phase::Dns { v4, v6 } = &self.phase else { return Verdict::Flying };
+    fn judge(&mut self, name: &str, now: Instant) -> QueryStatus {
+        let QueryPhase::Dns { v4, v6 } = &self.phase else { return QueryStatus::Flying };
         let denial = match (v4, v6) {
-            (Progress::Pending, _) | (_, Progress::Pending) => return Verdict::Flying,
+            (Progress::Pending, _) | (_, Progress::Pending) => return QueryStatus::Flying,
             (Progress::Found { .. }, _) | (_, Progress::Found { .. }) => {
                 let (addresses, ttl) = self.found();
-                return Verdict::Found { addresses, ttl: ttl.unwrap_or_default(), complete: true };
+                return QueryStatus::Found { addresses, ttl: ttl.unwrap_or_default(), complete: true };
             }
             (Progress::Failed(LookupFailure::Other(error)), _) | (_, Progress::Failed(LookupFailure::Other(error))) => {
-                return Verdict::Down(error.clone().at(Stage::Dns).after(self.elapsed(now)));
+                return QueryStatus::Down(error.clone().at(Stage::Dns).after(self.elapsed(now)));
             }
             (Progress::Failed(LookupFailure::NoAddresses), _) | (_, Progress::Failed(LookupFailure::NoAddresses)) => {
-                return Verdict::NotThere(self.no_addresses(name, now));
+                return QueryStatus::NotThere(self.no_addresses(name, now));
             }
             (Progress::Failed(LookupFailure::NoServer), _) | (_, Progress::Failed(LookupFailure::NoServer)) => Denial::NoServer,
             (Progress::Failed(LookupFailure::NoSuchName), Progress::Failed(LookupFailure::NoSuchName)) => Denial::NoSuchName,
         };
-        self.phase = Phase::System(denial);
-        Verdict::AskSystem
+        self.phase = QueryPhase::System(denial);
+        QueryStatus::AskSystem
     }
 
     /// Returns what DNS has found so far, IPv6 first, and the shorter lifetime.
     fn found(&self) -> (Vec<IpAddr>, Option<Duration>) {
         let mut all = Vec::new();
         let mut shortest: Option<Duration> = None;
-        if let Phase::Dns { v4, v6 } = &self.phase {
+        if let QueryPhase::Dns { v4, v6 } = &self.phase {
             for progress in [v6, v4] {
                 if let Progress::Found { addresses, ttl, .. } = progress {
                     all.extend(addresses.iter().copied());
@@ -218,9 +220,9 @@ impl Query {
     /// Returns when those who want the first addresses get them (RFC 8305 section 3).
     fn first_at(&self) -> Option<Instant> {
         match &self.phase {
-            Phase::Dns { v6: Progress::Found { at, .. }, .. } => Some(*at),
-            Phase::Dns { v4: Progress::Found { at, .. }, v6: Progress::Pending } => Some(*at + RESOLUTION_DELAY),
-            Phase::Dns { .. } | Phase::System(_) => None,
+            QueryPhase::Dns { v6: Progress::Found { at, .. }, .. } => Some(*at),
+            QueryPhase::Dns { v4: Progress::Found { at, .. }, v6: Progress::Pending } => Some(*at + RESOLUTION_DELAY),
+            QueryPhase::Dns { .. } | QueryPhase::System(_) => None,
         }
     }
 

@@ -10,7 +10,7 @@ use super::LookupAnswer;
 /// Is the last good answer for a name.
 #[derive(Debug)]
 pub(super) struct Good {
-    addresses: Vec<Held>,
+    addresses: Vec<StoredAnswer>,
     /// It is fresh until then.
     pub(super) valid_until: Instant,
     /// It is worth something until then.
@@ -18,7 +18,7 @@ pub(super) struct Good {
 }
 
 #[derive(Debug)]
-struct Held {
+struct StoredAnswer {
     address: IpAddr,
     /// Whether it stopped answering since.
     dead: bool,
@@ -26,7 +26,7 @@ struct Held {
 
 impl Good {
     pub(super) fn new(addresses: Vec<IpAddr>, valid_until: Instant, kept_until: Instant) -> Self {
-        let addresses = addresses.into_iter().take(ADDRESSES_MAX).map(|address| Held { address, dead: false }).collect();
+        let addresses = addresses.into_iter().take(ADDRESSES_MAX).map(|address| StoredAnswer { address, dead: false }).collect();
         Self { addresses, valid_until, kept_until }
     }
 

@@ -48,12 +48,12 @@ pub enum RescanAction {
 #[derive(Debug)]
 pub struct Rescan {
     config: RescanConfig,
-    state: State,
+    state: RescanState,
     actions: VecDeque<RescanAction>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+enum RescanState {
     Resting { due: Instant, interval: &'static str },
     Asking { asked_at: Instant, deadline: Instant },
     Stopped,
@@ -62,26 +62,26 @@ enum State {
 impl Rescan {
     /// Rests after the first look-up, whose records live for `ttl` at least, if that is known.
     pub fn new(config: RescanConfig, ttl: Option<Duration>, now: Instant) -> Self {
-        let mut rescan = Self { config, state: State::Stopped, actions: VecDeque::new() };
+        let mut rescan = Self { config, state: RescanState::Stopped, actions: VecDeque::new() };
         rescan.rest_until_renewal(ttl, now);
         rescan
     }
 
     /// Takes the type of the topology; one that does not follow SRV records ends it all.
     pub fn handle_topology(&mut self, kind: TopologyType) {
-        if kind.follows_srv() || self.state == State::Stopped {
+        if kind.follows_srv() || self.state == RescanState::Stopped {
             return;
         }
         tracing::debug!(host = self.config.host, topology = kind.name(), "SRV records are not looked at again");
-        if let State::Asking { .. } = self.state {
+        if let RescanState::Asking { .. } = self.state {
             self.actions.push_back(RescanAction::Abandon);
         }
-        self.state = State::Stopped;
+        self.state = RescanState::Stopped;
     }
 
     /// Takes an answer. Targets that may not be believed are left out; if none is left, everything stays as it is.
     pub fn handle_answered(&mut self, records: &[SrvRecord], now: Instant) {
-        let State::Asking { .. } = self.state else { return };
+        let RescanState::Asking { .. } = self.state else { return };
         let (hosts, refused) = match srv::followed(&self.config.host, records) {
             Ok(found) => found,
             Err(error) => return self.rest_after_failure(&error, now),
@@ -100,14 +100,14 @@ impl Rescan {
 
     /// Takes the failure of a look-up: everything stays as it is, and the next one comes sooner.
     pub fn handle_failed(&mut self, error: &Error, now: Instant) {
-        if let State::Asking { .. } = self.state {
+        if let RescanState::Asking { .. } = self.state {
             self.rest_after_failure(error, now);
         }
     }
 
     /// Takes that the machine slept: the records grew older meanwhile, which the clock of `now` does not show.
     pub fn handle_slept(&mut self, gap: Duration, now: Instant) {
-        if let State::Resting { due, .. } = &mut self.state {
+        if let RescanState::Resting { due, .. } = &mut self.state {
             *due = due.checked_sub(gap).map_or(now, |due| due.max(now));
         }
     }
@@ -115,17 +115,17 @@ impl Rescan {
     /// Asks when it is time, and gives up an answer that is late.
     pub fn handle_timeout(&mut self, now: Instant) {
         match self.state {
-            State::Resting { due, .. } if due <= now => {
+            RescanState::Resting { due, .. } if due <= now => {
                 let deadline = now + self.config.look_up_limit.min(TIME_MAX);
-                self.state = State::Asking { asked_at: now, deadline };
+                self.state = RescanState::Asking { asked_at: now, deadline };
                 self.actions.push_back(RescanAction::Query);
             }
-            State::Asking { asked_at, deadline } if deadline <= now => {
+            RescanState::Asking { asked_at, deadline } if deadline <= now => {
                 let elapsed = now.saturating_duration_since(asked_at);
                 self.actions.push_back(RescanAction::Abandon);
                 self.rest_after_failure(&Error::timeout(Stage::Srv, BUDGET, self.config.look_up_limit, elapsed), now);
             }
-            State::Resting { .. } | State::Asking { .. } | State::Stopped => {}
+            RescanState::Resting { .. } | RescanState::Asking { .. } | RescanState::Stopped => {}
         }
     }
 
@@ -137,27 +137,27 @@ impl Rescan {
     /// Returns when [`handle_timeout`](Self::handle_timeout) is due, and the name of the limit that runs out then.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match self.state {
-            State::Resting { due, interval } => Some((due, interval)),
-            State::Asking { deadline, .. } => Some((deadline, BUDGET)),
-            State::Stopped => None,
+            RescanState::Resting { due, interval } => Some((due, interval)),
+            RescanState::Asking { deadline, .. } => Some((deadline, BUDGET)),
+            RescanState::Stopped => None,
         }
     }
 
     /// Tells whether nothing will ever be asked again.
     pub fn is_stopped(&self) -> bool {
-        self.state == State::Stopped
+        self.state == RescanState::Stopped
     }
 
     fn rest_until_renewal(&mut self, ttl: Option<Duration>, now: Instant) {
         let floor = self.config.floor.max(FLOOR_MIN);
         let interval = ttl.map_or(floor, |ttl| ttl.max(floor)).min(TIME_MAX);
-        self.state = State::Resting { due: now + interval, interval: RESCAN_INTERVAL };
+        self.state = RescanState::Resting { due: now + interval, interval: RESCAN_INTERVAL };
     }
 
     fn rest_after_failure(&mut self, error: &Error, now: Instant) {
         tracing::warn!(host = self.config.host, %error, "SRV records could not be renewed, the hosts stay as they are");
         let interval = self.config.heartbeat_frequency.clamp(FLOOR_MIN, TIME_MAX);
-        self.state = State::Resting { due: now + interval, interval: HEARTBEAT_FREQUENCY };
+        self.state = RescanState::Resting { due: now + interval, interval: HEARTBEAT_FREQUENCY };
     }
 }
 

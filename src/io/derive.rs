@@ -13,19 +13,19 @@ use crate::error::{Error, ErrorKind, Stage};
 
 /// The derivations of a client: those that are done, and those under way.
 pub(crate) struct Derivations {
-    shared: Mutex<Shared>,
+    shared: Mutex<DerivationState>,
     /// The one turn that callers take.
     turn: Arc<Semaphore>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct DerivationState {
     known: ScramKeyCache,
-    under_way: Vec<(CacheKey, Weak<Flight>)>,
+    under_way: Vec<(CacheKey, Weak<SharedDerivation>)>,
 }
 
 /// A derivation under way, kept by its callers.
-struct Flight {
+struct SharedDerivation {
     deriving: Mutex<Deriving>,
     keys: OnceLock<ScramKeys>,
 }
@@ -71,25 +71,25 @@ impl Derivations {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shared> {
+    fn lock(&self) -> MutexGuard<'_, DerivationState> {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Shared {
+impl DerivationState {
     /// Returns the flight of a derivation, which begins with its first caller.
-    fn join(&mut self, key: &CacheKey, derivation: &Derivation) -> Arc<Flight> {
+    fn join(&mut self, key: &CacheKey, derivation: &Derivation) -> Arc<SharedDerivation> {
         self.under_way.retain(|(_, flight)| flight.strong_count() > 0);
         let found = self.under_way.iter().find(|(own, _)| own == key).and_then(|(_, flight)| flight.upgrade());
         found.unwrap_or_else(|| {
-            let flight = Arc::new(Flight { deriving: Mutex::new(derivation.begin()), keys: OnceLock::new() });
+            let flight = Arc::new(SharedDerivation { deriving: Mutex::new(derivation.begin()), keys: OnceLock::new() });
             self.under_way.push((key.clone(), Arc::downgrade(&flight)));
             flight
         })
     }
 }
 
-impl Flight {
+impl SharedDerivation {
     fn advance(&self) {
         let mut deriving = self.deriving.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(keys) = deriving.advance(SLICE_ITERATIONS) {

@@ -260,18 +260,18 @@ struct Newer {
 struct Attempts<'a> {
     host: &'a ServerAddress,
     tls: Option<&'a TlsConnector>,
-    steps: FuturesUnordered<Abortable<BoxFuture<'a, Step>>>,
-    running: BTreeMap<AttemptId, Running>,
+    steps: FuturesUnordered<Abortable<BoxFuture<'a, StageEnd>>>,
+    running: BTreeMap<AttemptId, RunningAttempt>,
     finished: BTreeMap<AttemptId, Stream>,
 }
 
-struct Running {
+struct RunningAttempt {
     address: Address,
     abort: AbortHandle,
 }
 
 /// The end of one stage of an attempt.
-struct Step {
+struct StageEnd {
     id: AttemptId,
     stage: Stage,
     elapsed: Duration,
@@ -289,7 +289,7 @@ impl<'a> Attempts<'a> {
         let (began, target) = (clock::now(), address.clone());
         let step = async move {
             let result = tcp::open(&target).await;
-            Step { id, stage: Stage::Tcp, elapsed: since(began), result }
+            StageEnd { id, stage: Stage::Tcp, elapsed: since(began), result }
         };
         self.push(id, address, step.boxed());
     }
@@ -299,15 +299,15 @@ impl<'a> Attempts<'a> {
         let (began, host) = (clock::now(), self.host);
         let step = async move {
             let result = tls.connect(host, stream).await;
-            Step { id, stage: Stage::Tls, elapsed: since(began), result }
+            StageEnd { id, stage: Stage::Tls, elapsed: since(began), result }
         };
         self.push(id, address, step.boxed());
     }
 
-    fn push(&mut self, id: AttemptId, address: Address, step: BoxFuture<'a, Step>) {
+    fn push(&mut self, id: AttemptId, address: Address, step: BoxFuture<'a, StageEnd>) {
         let (step, abort) = abortable(step);
         self.steps.push(step);
-        self.running.insert(id, Running { address, abort });
+        self.running.insert(id, RunningAttempt { address, abort });
     }
 
     fn abort(&mut self, id: AttemptId) {
@@ -318,7 +318,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Waits for the next stage to end; `None` if no attempt runs.
-    async fn next(&mut self) -> Option<Step> {
+    async fn next(&mut self) -> Option<StageEnd> {
         while let Some(ended) = self.steps.next().await {
             if let Ok(step) = ended {
                 return Some(step);
@@ -328,7 +328,7 @@ impl<'a> Attempts<'a> {
     }
 
     /// Reports the end of a stage to the race, and starts the attempt's next stage if it has one.
-    fn advance(&mut self, step: Step, race: &mut Race, timeline: &mut Timeline) {
+    fn advance(&mut self, step: StageEnd, race: &mut Race, timeline: &mut Timeline) {
         let Some(address) = self.running.get(&step.id).map(|running| running.address.clone()) else { return };
         let now = clock::now();
         let result = step.result.map_err(|error| error.on(self.host).with_address(&address).after(step.elapsed));

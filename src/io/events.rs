@@ -18,7 +18,7 @@ use std::task::{Context, Poll, Waker, ready};
 use crossbeam_utils::CachePadded;
 use tokio::task::coop;
 
-use super::log::{self, CheckedOn, Subject};
+use super::log::{self, CheckedOn, LogSubject};
 use super::outbox::{Line, Outbox};
 use crate::host::ServerAddress;
 use crate::note::Note;
@@ -73,7 +73,7 @@ pub const EVENT_DOCUMENT_SIZE_MAX: usize = 64 * 1024;
 pub(crate) struct EventHub {
     publisher: Arc<Publisher>,
     /// What is logged beside them is about this.
-    subject: Subject,
+    subject: LogSubject,
 }
 
 /// Listens until it is dropped.
@@ -161,11 +161,11 @@ impl Wanted {
 
 impl EventHub {
     pub(crate) fn new() -> Self {
-        Self { publisher: Arc::default(), subject: Subject::default() }
+        Self { publisher: Arc::default(), subject: LogSubject::default() }
     }
 
     /// Hands out to the same readers what happens to one topology.
-    pub(crate) fn about(&self, subject: Subject) -> Self {
+    pub(crate) fn about(&self, subject: LogSubject) -> Self {
         Self { subject, ..self.clone() }
     }
 
@@ -455,7 +455,7 @@ mod tests {
         let mut first = hub.subscribe();
         send(&hub, 1..3);
         let mut second = hub.subscribe();
-        let (hub_of_topology, mut told) = (hub.about(Subject::default()), PendingWakeups::default());
+        let (hub_of_topology, mut told) = (hub.about(LogSubject::default()), PendingWakeups::default());
         let events = [3, 4].map(|connection_id| PoolEvent::ConnectionCreated { connection_id });
         hub_of_topology.pools(&host(), events, hub_of_topology.pools_wanted(), &mut told);
         hub_of_topology.finish(told);

@@ -50,7 +50,7 @@ pub(crate) fn wants_selections() -> bool {
 
 /// Is the topology that messages are about.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Subject {
+pub(crate) struct LogSubject {
     id: TopologyId,
     wait_queue_timeout: Option<Duration>,
     /// How many characters of a reply are logged (logging, "Configurable Max Document Length").
@@ -93,7 +93,7 @@ macro_rules! debug_of_selection {
     };
 }
 
-impl Subject {
+impl LogSubject {
     /// Names a topology.
     pub(crate) fn new(id: u64, options: &ClientOptions, environment: &Environment) -> Self {
         let length = (environment.variables)(LOG_LENGTH_VARIABLE);

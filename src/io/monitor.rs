@@ -96,7 +96,7 @@ pub(crate) struct Watch {
 
 /// Says which of a server's two tasks this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Role {
+enum MonitorRole {
     /// Its replies make the description.
     Checks,
     /// Its replies are measured, and nothing else.
@@ -104,7 +104,7 @@ enum Role {
 }
 
 /// What the task does at the moment.
-enum Work {
+enum MonitorWork {
     Nothing,
     /// Waits until fewer connections are being opened.
     Queued(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
@@ -122,14 +122,14 @@ enum Fact {
 /// Starts to watch a server.
 pub(crate) fn watch(watch: Watch, orders: MonitorOrders) {
     if let Some(tasks) = watch.tasks.upgrade() {
-        tasks.spawn("monitor", run(watch, orders, Role::Checks));
+        tasks.spawn("monitor", run(watch, orders, MonitorRole::Checks));
     }
 }
 
-async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
+async fn run(watch: Watch, orders: MonitorOrders, role: MonitorRole) {
     let mut monitor = Monitor::new(watch.config.clone(), clock::now());
     let mut conn: Option<Box<Conn>> = None;
-    let mut work = Work::Nothing;
+    let mut work = MonitorWork::Nothing;
     let mut on = CheckedOn::first();
     let mut measuring: Option<MonitorOrders> = None;
     loop {
@@ -140,7 +140,7 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
                 on.closed();
             }
             carry_out(&watch, role, action, &mut conn, &mut work, &mut measuring);
-            if matches!(work, Work::Queued(_)) {
+            if matches!(work, MonitorWork::Queued(_)) {
                 monitor.handle_queued();
             }
         }
@@ -153,7 +153,7 @@ async fn run(watch: Watch, orders: MonitorOrders, role: Role) {
                 }
             }
             fact = advance(&mut work, &mut conn) => {
-                work = Work::Nothing;
+                work = MonitorWork::Nothing;
                 let now = clock::now();
                 match fact {
                     Fact::Admitted(permit) => {
@@ -205,17 +205,17 @@ fn obey(watch: &Watch, monitor: &mut Monitor, given: u8, now: Instant) -> bool {
 
 fn carry_out(
     watch: &Watch,
-    role: Role,
+    role: MonitorRole,
     action: MonitorAction,
     conn: &mut Option<Box<Conn>>,
-    work: &mut Work,
+    work: &mut MonitorWork,
     measuring: &mut Option<MonitorOrders>,
 ) {
     match action {
         MonitorAction::Open => {
             *work = match Arc::clone(&watch.dials).try_acquire_owned() {
                 Ok(permit) => watch.open(permit),
-                Err(_) => Work::Queued(Box::pin(Arc::clone(&watch.dials).acquire_owned())),
+                Err(_) => MonitorWork::Queued(Box::pin(Arc::clone(&watch.dials).acquire_owned())),
             };
         }
         MonitorAction::Send { hello_ok, awaited } => {
@@ -224,11 +224,11 @@ fn carry_out(
                 let fields = CommandFields { database: "admin", ..CommandFields::default() };
                 conn.queue(flags, &Request::from(monitor_hello(hello_ok, awaited)), &fields);
             }
-            *work = Work::Exchanging;
+            *work = MonitorWork::Exchanging;
         }
-        MonitorAction::Read => *work = Work::Exchanging,
+        MonitorAction::Read => *work = MonitorWork::Exchanging,
         MonitorAction::Close => {
-            *work = Work::Nothing;
+            *work = MonitorWork::Nothing;
             *conn = None;
         }
         MonitorAction::Answered { reply, round_trip } => watch.answered(role, *reply, round_trip),
@@ -241,7 +241,7 @@ fn carry_out(
             if let Some(measuring) = measuring.take() {
                 measuring.stop();
             }
-            if wanted && role == Role::Checks {
+            if wanted && role == MonitorRole::Checks {
                 *measuring = Some(watch.measure());
             }
         }
@@ -249,21 +249,21 @@ fn carry_out(
 }
 
 /// Waits for the work at hand; can be abandoned and called again.
-async fn advance(work: &mut Work, conn: &mut Option<Box<Conn>>) -> Fact {
+async fn advance(work: &mut MonitorWork, conn: &mut Option<Box<Conn>>) -> Fact {
     match (work, conn) {
-        (Work::Queued(turn), _) => match turn.await {
+        (MonitorWork::Queued(turn), _) => match turn.await {
             Ok(permit) => Fact::Admitted(permit),
             Err(_) => std::future::pending().await,
         },
-        (Work::Opening(opening), _) => match opening.await {
+        (MonitorWork::Opening(opening), _) => match opening.await {
             Ok(opened) => Fact::Opened(Box::new(opened)),
             Err(error) => Fact::Failed(error),
         },
-        (Work::Exchanging, Some(conn)) => match check(conn).await {
+        (MonitorWork::Exchanging, Some(conn)) => match check(conn).await {
             Ok(fact) => fact,
             Err(error) => Fact::Failed(error),
         },
-        (Work::Exchanging | Work::Nothing, _) => std::future::pending().await,
+        (MonitorWork::Exchanging | MonitorWork::Nothing, _) => std::future::pending().await,
     }
 }
 
@@ -283,9 +283,9 @@ async fn check(conn: &mut Conn) -> Result<Fact, Error> {
 
 impl Watch {
     /// Opens a connection; the permit is given back when it is open, or was given up.
-    fn open(&self, permit: OwnedSemaphorePermit) -> Work {
+    fn open(&self, permit: OwnedSemaphorePermit) -> MonitorWork {
         let (opener, host) = (Arc::clone(&self.opener), self.host.clone());
-        Work::Opening(Box::pin(async move {
+        MonitorWork::Opening(Box::pin(async move {
             let _permit = permit;
             let mut timeline = Timeline::default();
             opener.open(&host, Purpose::Monitor, Arc::<Interrupt>::default(), &mut timeline).await
@@ -299,26 +299,26 @@ impl Watch {
         let watch = Self { config, ..self.clone() };
         if let Some(tasks) = self.tasks.upgrade() {
             // Boxed, because this task starts the other from within itself.
-            let task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(run(watch, orders.clone(), Role::RoundTrips));
+            let task: Pin<Box<dyn Future<Output = ()> + Send>> = Box::pin(run(watch, orders.clone(), MonitorRole::RoundTrips));
             tasks.spawn("round trips", task);
         }
         orders
     }
 
     /// Passes the monitor's events on; the measurements are nobody's business.
-    fn tell(&self, role: Role, on: &CheckedOn, monitor: &mut Monitor) {
+    fn tell(&self, role: MonitorRole, on: &CheckedOn, monitor: &mut Monitor) {
         while let Some(event) = monitor.poll_event() {
-            if role == Role::Checks {
+            if role == MonitorRole::Checks {
                 self.events.heartbeat(&self.host, on, event);
             }
         }
     }
 
-    fn answered(&self, role: Role, reply: HelloReply, round_trip: Option<Duration>) {
+    fn answered(&self, role: MonitorRole, reply: HelloReply, round_trip: Option<Duration>) {
         let Some(driver) = self.driver.upgrade() else { return };
         let measured = {
             let mut trips = self.lock_round_trips();
-            if role == Role::Checks && !driver.knows(&self.host) {
+            if role == MonitorRole::Checks && !driver.knows(&self.host) {
                 trips.reset();
             }
             if let Some(sample) = round_trip {
@@ -326,7 +326,7 @@ impl Watch {
             }
             (trips.average(), trips.minimum())
         };
-        if role == Role::Checks {
+        if role == MonitorRole::Checks {
             driver.answered(&self.host, reply, measured.0);
         }
         if let (Some(average), Some(_)) = (measured.0, round_trip) {
@@ -334,10 +334,10 @@ impl Watch {
         }
     }
 
-    fn failed(&self, role: Role, error: Error) {
+    fn failed(&self, role: MonitorRole, error: Error) {
         let error = error.on(&self.host);
         match role {
-            Role::Checks => {
+            MonitorRole::Checks => {
                 if error.kind() != ErrorKind::LocalResources {
                     self.lock_round_trips().reset();
                 }
@@ -346,7 +346,7 @@ impl Watch {
                 }
             }
             // server-monitoring, "Measuring RTT": an error of the measurement says nothing of the server.
-            Role::RoundTrips => tracing::debug!(host = %self.host, %error, "round-trip time could not be measured"),
+            MonitorRole::RoundTrips => tracing::debug!(host = %self.host, %error, "round-trip time could not be measured"),
         }
     }
 

@@ -211,9 +211,9 @@ impl Talk<'_> {
 }
 
 /// Wipes what is sent on a connection, also if its sender goes away.
-struct Wiping<'a>(&'a mut Conn);
+struct WipeOnDrop<'a>(&'a mut Conn);
 
-impl Drop for Wiping<'_> {
+impl Drop for WipeOnDrop<'_> {
     fn drop(&mut self) {
         self.0.wipe();
     }
@@ -221,7 +221,7 @@ impl Drop for Wiping<'_> {
 
 async fn say(conn: &mut Conn, command: HandshakeCommand) -> Result<RawDocumentBuf, Error> {
     let fields = CommandFields { database: &command.database, ..CommandFields::default() };
-    let wiping = Wiping(conn);
+    let wiping = WipeOnDrop(conn);
     wiping.0.queue_secret(command.body, &fields);
     let message = wiping.0.exchange().await?;
     drop(wiping);

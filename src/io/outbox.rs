@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::events::size::{of_heartbeat, of_pool, of_topology};
-use super::log::{self, CheckedOn, Subject};
+use super::log::{self, CheckedOn, LogSubject};
 use crate::host::ServerAddress;
 use crate::note::Note;
 use crate::pool::PoolEvent;
@@ -16,10 +16,10 @@ use crate::topology::{MonitorEvent, TopologyEvent};
 
 /// The lines of a client that are still to be written.
 #[derive(Debug, Default)]
-pub(crate) struct Outbox(Mutex<Waiting>);
+pub(crate) struct Outbox(Mutex<QueuedLines>);
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct QueuedLines {
     lines: VecDeque<(Line, usize)>,
     size_bytes: usize,
     /// How many lines had no room.
@@ -31,9 +31,9 @@ struct Waiting {
 /// A line, or what a line is made of.
 #[derive(Debug)]
 pub(crate) enum Line {
-    Topology(Subject, TopologyEvent),
-    Heartbeat(Subject, ServerAddress, CheckedOn, MonitorEvent),
-    Pool(Subject, ServerAddress, PoolEvent),
+    Topology(LogSubject, TopologyEvent),
+    Heartbeat(LogSubject, ServerAddress, CheckedOn, MonitorEvent),
+    Pool(LogSubject, ServerAddress, PoolEvent),
     Note(Note),
 }
 
@@ -85,7 +85,7 @@ impl Outbox {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
+    fn lock(&self) -> MutexGuard<'_, QueuedLines> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

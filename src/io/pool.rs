@@ -25,7 +25,7 @@ pub(crate) use checkout::CheckoutFuture;
 use checkout::{PendingCheckout, QueuedCheckout};
 use timer::Keeper;
 pub(crate) use work::Pending;
-use work::{PoolEffect, Work};
+use work::{PoolEffect, PoolWork};
 
 use super::clock;
 use super::conn::{Conn, Interrupt};
@@ -94,7 +94,7 @@ impl ServerPool {
 
     /// Tells that the pool exists.
     pub(crate) fn announce(self: &Arc<Self>, wanted: Wanted) -> Pending {
-        let mut work = Work::default();
+        let mut work = PoolWork::default();
         let options = self.lock().pool.config().clone();
         self.events.pools(&self.host, [PoolEvent::PoolCreated { options }], wanted, &mut work.told);
         Pending { pool: Arc::clone(self), work: Some(work) }
@@ -216,7 +216,7 @@ impl ServerPool {
     }
 
     #[inline]
-    fn returned(self: &Arc<Self>, lease: Lease, mut conn: Box<Conn>, now: Instant) -> Option<Work> {
+    fn returned(self: &Arc<Self>, lease: Lease, mut conn: Box<Conn>, now: Instant) -> Option<PoolWork> {
         conn.forget_task();
         let health = conn.health();
         if health == Health::Good {
@@ -259,7 +259,7 @@ impl ServerPool {
 
     /// Returns `None` for work where nothing is left to do, as on every warm path.
     #[inline]
-    fn decide<R>(self: &Arc<Self>, now: Instant, wanted: Wanted, step: impl FnOnce(&mut PoolState, Instant) -> R) -> (R, Option<Work>) {
+    fn decide<R>(self: &Arc<Self>, now: Instant, wanted: Wanted, step: impl FnOnce(&mut PoolState, Instant) -> R) -> (R, Option<PoolWork>) {
         let mut guarded = self.lock();
         let now = now.max(guarded.latest);
         guarded.latest = now;
@@ -283,8 +283,8 @@ impl ServerPool {
     }
 
     /// Takes all that the rules wish for and tell.
-    fn collect(self: &Arc<Self>, guarded: &mut PoolState, first: Option<PoolAction<Box<Conn>>>, now: Instant, wanted: Wanted) -> Work {
-        let mut work = Work::default();
+    fn collect(self: &Arc<Self>, guarded: &mut PoolState, first: Option<PoolAction<Box<Conn>>>, now: Instant, wanted: Wanted) -> PoolWork {
+        let mut work = PoolWork::default();
         let mut next = first;
         while let Some(action) = next {
             let effect = self.effect(guarded, action, now);

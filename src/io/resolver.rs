@@ -26,7 +26,7 @@ use rand::rngs::SmallRng;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
-use flight::{Flight, Source, fly};
+use flight::{QuerySource, RunningQuery, fly};
 pub use servers::DnsConfig;
 use servers::Servers;
 use settings::{News, Settings};
@@ -55,14 +55,14 @@ pub type ResolveFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, Box
 /// Looks up names; clones share one cache.
 #[derive(Clone)]
 pub struct Resolver {
-    shared: Arc<Shared>,
+    shared: Arc<ResolverShared>,
 }
 
-struct Shared {
+struct ResolverShared {
     budget: Duration,
     own: Option<Arc<dyn Resolve>>,
     os: OsLookup,
-    state: Mutex<State>,
+    state: Mutex<ResolverState>,
     settings: Mutex<Settings>,
     tasks: Mutex<Option<Arc<Tasks>>>,
     /// One permit for each name that may be asked for at once.
@@ -73,7 +73,7 @@ struct Shared {
     arrived: Notify,
 }
 
-struct State {
+struct ResolverState {
     cache: Cache,
     waiters: BTreeMap<LookupId, oneshot::Sender<Result<LookupAnswer, Error>>>,
     waiters_made: u64,
@@ -82,11 +82,11 @@ struct State {
 impl Resolver {
     /// Makes a resolver; it does nothing until it is asked. `budget` limits each look-up (`dnsTimeoutMS`).
     pub fn new(config: DnsConfig, budget: Duration, own: Option<Arc<dyn Resolve>>) -> Self {
-        let shared = Shared {
+        let shared = ResolverShared {
             budget,
             own,
             os: OsLookup::new(),
-            state: Mutex::new(State { cache: Cache::new(budget), waiters: BTreeMap::new(), waiters_made: 0 }),
+            state: Mutex::new(ResolverState { cache: Cache::new(budget), waiters: BTreeMap::new(), waiters_made: 0 }),
             settings: Mutex::new(Settings::new(config)),
             tasks: Mutex::new(None),
             questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
@@ -106,7 +106,7 @@ impl Resolver {
     pub async fn lookup(&self, name: &str, want: Want) -> Result<LookupAnswer, Error> {
         self.notice_changes();
         let (waiter, mut receiver) = self.shared.enlist();
-        let _ticket = Ticket { shared: &self.shared, waiter };
+        let _ticket = LookupGuard { shared: &self.shared, waiter };
         self.shared.act(|cache, now| cache.handle_ask(waiter, name, want, now));
         let mut look_at = clock::now() + LOOK_WHILE_WAITING;
         loop {
@@ -288,8 +288,8 @@ pub async fn resolve_seeds(mut options: ClientOptions, resolver: &Resolver, seed
     Ok(SeedList { options, warnings, ttl })
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
+impl ResolverShared {
+    fn state(&self) -> MutexGuard<'_, ResolverState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -319,11 +319,11 @@ impl Shared {
             while let Some(action) = state.cache.poll_action() {
                 let (waiters, outcome) = match action {
                     CacheAction::Query(name, id) => {
-                        questions.push((state.cache.deadline(&name), Flight::new(self, name, id), Source::Dns));
+                        questions.push((state.cache.deadline(&name), RunningQuery::new(self, name, id), QuerySource::Dns));
                         continue;
                     }
                     CacheAction::QuerySystem(name, id) => {
-                        questions.push((state.cache.deadline(&name), Flight::new(self, name, id), Source::System));
+                        questions.push((state.cache.deadline(&name), RunningQuery::new(self, name, id), QuerySource::System));
                         continue;
                     }
                     CacheAction::LookupAnswer(waiters, answer) => (waiters, Ok(answer)),
@@ -351,7 +351,7 @@ impl Shared {
         }
     }
 
-    fn start(&self, flight: Flight, source: Source, by: Option<Instant>) {
+    fn start(&self, flight: RunningQuery, source: QuerySource, by: Option<Instant>) {
         let tasks = {
             let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
             if !tasks.as_ref().is_some_and(|tasks| tasks.is_alive()) {
@@ -400,12 +400,12 @@ fn ended(name: &str) -> Error {
 }
 
 /// Is one caller's turn; dropped, the caller is gone.
-struct Ticket<'a> {
-    shared: &'a Arc<Shared>,
+struct LookupGuard<'a> {
+    shared: &'a Arc<ResolverShared>,
     waiter: LookupId,
 }
 
-impl Drop for Ticket<'_> {
+impl Drop for LookupGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.shared.state();
         state.waiters.remove(&self.waiter);

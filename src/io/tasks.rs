@@ -26,20 +26,20 @@ use crate::error::{Error, ErrorKind};
 #[derive(Debug)]
 pub(crate) struct Tasks {
     runtime: Handle,
-    set: Arc<Set>,
+    set: Arc<TaskSet>,
     lifeline: Lifeline,
     /// The task that holds the other end of the lifeline.
     anchor: AbortHandle,
-    family: Arc<Family>,
+    family: Arc<TaskGroup>,
 }
 
 /// The tasks of one set; `None` once it has been stopped.
-type Set = Mutex<Option<JoinSet<()>>>;
+type TaskSet = Mutex<Option<JoinSet<()>>>;
 
 /// The sets that end together when a task of one of them panics.
 #[derive(Debug, Default)]
-struct Family {
-    sets: Mutex<Vec<Weak<Set>>>,
+struct TaskGroup {
+    sets: Mutex<Vec<Weak<TaskSet>>>,
     has_panicked: AtomicBool,
 }
 
@@ -74,7 +74,7 @@ impl Tasks {
     }
 
     #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
-    fn of(family: Arc<Family>) -> Option<Self> {
+    fn of(family: Arc<TaskGroup>) -> Option<Self> {
         let runtime = Handle::try_current().ok()?;
         let (anchored, lifeline) = watch::channel(());
         let mut set = JoinSet::new();
@@ -172,8 +172,8 @@ impl Tasks {
     }
 }
 
-impl Family {
-    fn lock(&self) -> MutexGuard<'_, Vec<Weak<Set>>> {
+impl TaskGroup {
+    fn lock(&self) -> MutexGuard<'_, Vec<Weak<TaskSet>>> {
         self.sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -190,7 +190,7 @@ impl Family {
     }
 }
 
-fn lock(set: &Set) -> MutexGuard<'_, Option<JoinSet<()>>> {
+fn lock(set: &TaskSet) -> MutexGuard<'_, Option<JoinSet<()>>> {
     set.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

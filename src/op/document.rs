@@ -13,7 +13,7 @@ use crate::wire::depth::{NESTING_DEPTH_MAX, too_deep};
 const PATH_CHARS_MAX: usize = 200;
 
 /// A document or array that is being read.
-struct Open<'a> {
+struct OpenDocument<'a> {
     /// Its key in the one that it stands in.
     key: &'a str,
     elements: RawIter<'a>,
@@ -32,8 +32,8 @@ enum Read {
 /// # Errors
 /// [`ErrorKind::Bson`], with the path of the field that can't be read; [`ErrorKind::Protocol`] against `NESTING_DEPTH_MAX`.
 pub fn read(raw: &RawDocument) -> Result<Document, Error> {
-    let mut outer: Vec<Open<'_>> = Vec::new();
-    let mut open = Open::new("", raw, Read::Document(Document::new()));
+    let mut outer: Vec<OpenDocument<'_>> = Vec::new();
+    let mut open = OpenDocument::new("", raw, Read::Document(Document::new()));
     loop {
         let Some(element) = open.elements.next() else {
             let Some(next) = outer.pop() else { return Ok(open.read.into_document()) };
@@ -58,11 +58,11 @@ pub fn read(raw: &RawDocument) -> Result<Document, Error> {
             return Err(too_deep());
         }
         let nested = RawDocument::from_bytes(nested).map_err(|error| unreadable(&outer, &open, key, error))?;
-        outer.push(std::mem::replace(&mut open, Open::new(key, nested, read)));
+        outer.push(std::mem::replace(&mut open, OpenDocument::new(key, nested, read)));
     }
 }
 
-impl<'a> Open<'a> {
+impl<'a> OpenDocument<'a> {
     fn new(key: &'a str, raw: &'a RawDocument, read: Read) -> Self {
         Self { key, elements: raw.iter_elements(), read }
     }
@@ -97,7 +97,7 @@ impl Read {
 
 /// Makes the error of a field that can't be read.
 #[cold]
-fn unreadable(outer: &[Open<'_>], open: &Open<'_>, key: &str, error: bson::error::Error) -> Error {
+fn unreadable(outer: &[OpenDocument<'_>], open: &OpenDocument<'_>, key: &str, error: bson::error::Error) -> Error {
     // The key of an element whose value has no possible length is known to the error alone.
     let last = if key.is_empty() { error.key.as_deref().unwrap_or_default() } else { key };
     let keys = outer.iter().chain([open]).skip(1).map(|open| open.key).chain([last]);

@@ -30,12 +30,12 @@ use crate::wire::scan::{Field, Fields, kind};
 pub struct Json<'a> {
     document: &'a RawDocument,
     chars_max: usize,
-    form: Form,
+    form: JsonFormat,
 }
 
 /// Which Extended JSON is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Form {
+enum JsonFormat {
     /// Readable: plain numbers, dates as text.
     Relaxed,
     /// With the type of every number.
@@ -50,7 +50,7 @@ struct Cut<'a, 'f> {
 }
 
 /// A document or array that is being written.
-struct Open<'a> {
+struct OpenContainer<'a> {
     fields: Fields<'a>,
     has_keys: bool,
     is_empty: bool,
@@ -60,7 +60,7 @@ struct Open<'a> {
 impl<'a> Json<'a> {
     /// Prints the whole document.
     pub fn of(document: &'a RawDocument) -> Self {
-        Self { document, chars_max: usize::MAX, form: Form::Relaxed }
+        Self { document, chars_max: usize::MAX, form: JsonFormat::Relaxed }
     }
 
     /// Prints no more than this many characters of it, and three dots where that is not all.
@@ -72,7 +72,7 @@ impl<'a> Json<'a> {
     /// Prints the type of every number.
     #[must_use]
     pub fn canonical(self) -> Self {
-        Self { form: Form::Canonical, ..self }
+        Self { form: JsonFormat::Canonical, ..self }
     }
 }
 
@@ -102,15 +102,15 @@ impl fmt::Write for Cut<'_, '_> {
     }
 }
 
-impl<'a> Open<'a> {
+impl<'a> OpenContainer<'a> {
     fn new(fields: &'a [u8], has_keys: bool, end: &'static str) -> Self {
         Self { fields: Fields::of(fields), has_keys, is_empty: true, end }
     }
 }
 
-fn put_document(out: &mut Cut<'_, '_>, document: &RawDocument, form: Form) -> fmt::Result {
+fn put_document(out: &mut Cut<'_, '_>, document: &RawDocument, form: JsonFormat) -> fmt::Result {
     out.write_char('{')?;
-    let mut levels = vec![Open::new(document.as_bytes(), true, "}")];
+    let mut levels = vec![OpenContainer::new(document.as_bytes(), true, "}")];
     while let Some(open) = levels.last_mut() {
         let Some(Ok(field)) = open.fields.next() else {
             out.write_str(open.end)?;
@@ -125,11 +125,11 @@ fn put_document(out: &mut Cut<'_, '_>, document: &RawDocument, form: Form) -> fm
             out.write_char(':')?;
         }
         let nested = match field.kind {
-            kind::DOCUMENT => Open::new(field.value, true, "}"),
-            kind::ARRAY => Open::new(field.value, false, "]"),
+            kind::DOCUMENT => OpenContainer::new(field.value, true, "}"),
+            kind::ARRAY => OpenContainer::new(field.value, false, "]"),
             kind::CODE_WITH_SCOPE => {
                 put_named(out, "$code", string(field.value.get(4..).unwrap_or_default()))?;
-                Open::new(field.nested().unwrap_or_default(), true, "}}")
+                OpenContainer::new(field.nested().unwrap_or_default(), true, "}}")
             }
             _ => {
                 put(out, &field, form)?;
@@ -151,7 +151,7 @@ fn put_document(out: &mut Cut<'_, '_>, document: &RawDocument, form: Form) -> fm
 }
 
 /// Prints a value that holds no others.
-fn put(out: &mut Cut<'_, '_>, field: &Field<'_>, form: Form) -> fmt::Result {
+fn put(out: &mut Cut<'_, '_>, field: &Field<'_>, form: JsonFormat) -> fmt::Result {
     let value = field.value;
     match field.kind {
         kind::DOUBLE => put_double(out, f64::from_le_bytes(first(value)), form),
@@ -192,28 +192,28 @@ fn put(out: &mut Cut<'_, '_>, field: &Field<'_>, form: Form) -> fmt::Result {
     }
 }
 
-fn put_double(out: &mut Cut<'_, '_>, number: f64, form: Form) -> fmt::Result {
+fn put_double(out: &mut Cut<'_, '_>, number: f64, form: JsonFormat) -> fmt::Result {
     match form {
-        Form::Relaxed if number.is_finite() => write!(out, "{number:?}"),
-        Form::Relaxed | Form::Canonical if number.is_nan() => out.write_str(r#"{"$numberDouble":"NaN"}"#),
-        Form::Relaxed | Form::Canonical if number.is_infinite() => {
+        JsonFormat::Relaxed if number.is_finite() => write!(out, "{number:?}"),
+        JsonFormat::Relaxed | JsonFormat::Canonical if number.is_nan() => out.write_str(r#"{"$numberDouble":"NaN"}"#),
+        JsonFormat::Relaxed | JsonFormat::Canonical if number.is_infinite() => {
             write!(out, r#"{{"$numberDouble":"{}Infinity"}}"#, if number.is_sign_negative() { "-" } else { "" })
         }
-        Form::Relaxed | Form::Canonical => write!(out, r#"{{"$numberDouble":"{number:?}"}}"#),
+        JsonFormat::Relaxed | JsonFormat::Canonical => write!(out, r#"{{"$numberDouble":"{number:?}"}}"#),
     }
 }
 
-fn put_integer(out: &mut Cut<'_, '_>, name: &str, number: i64, form: Form) -> fmt::Result {
+fn put_integer(out: &mut Cut<'_, '_>, name: &str, number: i64, form: JsonFormat) -> fmt::Result {
     match form {
-        Form::Relaxed => write!(out, "{number}"),
-        Form::Canonical => write!(out, r#"{{"{name}":"{number}"}}"#),
+        JsonFormat::Relaxed => write!(out, "{number}"),
+        JsonFormat::Canonical => write!(out, r#"{{"{name}":"{number}"}}"#),
     }
 }
 
-fn put_date(out: &mut Cut<'_, '_>, millis: i64, form: Form) -> fmt::Result {
+fn put_date(out: &mut Cut<'_, '_>, millis: i64, form: JsonFormat) -> fmt::Result {
     let text = DateTime::from_millis(millis).try_to_rfc3339_string();
     match text {
-        Ok(text) if form == Form::Relaxed && (0..=DATE_MILLIS_MAX).contains(&millis) => write!(out, r#"{{"$date":"{text}"}}"#),
+        Ok(text) if form == JsonFormat::Relaxed && (0..=DATE_MILLIS_MAX).contains(&millis) => write!(out, r#"{{"$date":"{text}"}}"#),
         Ok(_) | Err(_) => write!(out, r#"{{"$date":{{"$numberLong":"{millis}"}}}}"#),
     }
 }

@@ -108,7 +108,7 @@ impl FakeDeployment {
     fn update_one(&mut self, namespace: &str, index: usize, update: &Document, tally: &mut Tally) -> Result<(), CommandRefusal> {
         let empty = Document::new();
         let filter = Filter::parse(update.get_document("q").unwrap_or(&empty))?;
-        let change = update.get_document("u").map_err(|_| CommandRefusal::unserved("an update that is no document"))?;
+        let change = update.get_document("u").map_err(|_| CommandRefusal::unsupported("an update that is no document"))?;
         let multi = update.get("multi").is_some_and(truth);
         let mut places = self.store.select(namespace, &filter, None);
         if !multi {
@@ -176,7 +176,7 @@ impl FakeDeployment {
             let asked =
                 call.body.get(field).is_some_and(|value| truth(value) || value.as_document().is_some_and(|value| !value.is_empty()));
             if asked {
-                return Err(CommandRefusal::unserved(format_args!("{field:?} of find")));
+                return Err(CommandRefusal::unsupported(format_args!("{field:?} of find")));
             }
         }
         let empty = Document::new();
@@ -342,7 +342,7 @@ fn changed(before: &Document, change: &Document) -> Result<Document, CommandRefu
         let fields = fields.as_document().ok_or_else(|| CommandRefusal::bad_value(format!("{operator} needs a document")))?;
         for (field, value) in fields {
             if field.contains('.') {
-                return Err(CommandRefusal::unserved(format_args!("the nested field {field:?} in an update")));
+                return Err(CommandRefusal::unsupported(format_args!("the nested field {field:?} in an update")));
             }
             match operator.as_str() {
                 "$set" => drop(after.insert(field.clone(), value.clone())),
@@ -356,7 +356,7 @@ fn changed(before: &Document, change: &Document) -> Result<Document, CommandRefu
                 }
                 "$setOnInsert" if before.contains_key("_id") => {}
                 "$setOnInsert" => drop(after.insert(field.clone(), value.clone())),
-                _ => return Err(CommandRefusal::unserved(format_args!("the update operator {operator}"))),
+                _ => return Err(CommandRefusal::unsupported(format_args!("the update operator {operator}"))),
             }
         }
     }

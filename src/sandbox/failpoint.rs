@@ -55,7 +55,7 @@ impl FailPoint {
         let empty = Document::new();
         let data = command.get_document("data").unwrap_or(&empty);
         if let Some(key) = data.keys().find(|key| !KEYS.contains(&key.as_str())) {
-            return Err(CommandRefusal::unserved(format_args!("{key:?} of failCommand")));
+            return Err(CommandRefusal::unsupported(format_args!("{key:?} of failCommand")));
         }
         let is_set = |key: &str| data.get(key).is_some_and(truth);
         let number = |key: &str| data.get(key).and_then(integer);

@@ -52,7 +52,7 @@ impl CommandRefusal {
         Self::new(code::BAD_VALUE, message)
     }
 
-    pub(super) fn unserved(what: impl std::fmt::Display) -> Self {
+    pub(super) fn unsupported(what: impl std::fmt::Display) -> Self {
         Self::new(code::NOT_IMPLEMENTED, format!("the sandbox does not serve {what}"))
     }
 

@@ -35,7 +35,7 @@ impl Filter {
         let mut tests = Vec::new();
         for (field, value) in filter {
             if field.starts_with('$') || field.contains('.') {
-                return Err(CommandRefusal::unserved(format_args!("{field:?} in a filter")));
+                return Err(CommandRefusal::unsupported(format_args!("{field:?} in a filter")));
             }
             match value.as_document().filter(|value| value.keys().next().is_some_and(|key| key.starts_with('$'))) {
                 Some(operators) => {
@@ -82,7 +82,7 @@ impl Test {
             "$lte" => Self::Ordered(operand.clone(), &[Ordering::Less, Ordering::Equal]),
             "$in" => Self::In(operand.as_array().ok_or_else(|| CommandRefusal::bad_value("$in needs an array"))?.clone()),
             "$exists" => Self::Exists(truth(operand)),
-            _ => return Err(CommandRefusal::unserved(format_args!("the operator {operator}"))),
+            _ => return Err(CommandRefusal::unsupported(format_args!("the operator {operator}"))),
         })
     }
 
@@ -109,7 +109,7 @@ impl Sort {
                 Some(-1) => Ok(Some(Self { field: field.clone(), descending: true })),
                 Some(_) | None => Err(CommandRefusal::bad_value("a sort's direction is 1 or -1")),
             },
-            (Some(_), _) => Err(CommandRefusal::unserved("a sort by several or nested fields")),
+            (Some(_), _) => Err(CommandRefusal::unsupported("a sort by several or nested fields")),
         }
     }
 

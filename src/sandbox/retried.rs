@@ -28,7 +28,7 @@ impl Retried {
     /// Reads which retryable write a call is, if it is one.
     pub(super) fn ticket(call: &ReceivedCommand) -> Result<Option<RetryableWriteId>, CommandRefusal> {
         if call.body.contains_key("startTransaction") || call.body.contains_key("autocommit") {
-            return Err(CommandRefusal::unserved("transactions"));
+            return Err(CommandRefusal::unsupported("transactions"));
         }
         let Some(number) = call.body.get("txnNumber") else { return Ok(None) };
         let number = integer(number).ok_or_else(|| CommandRefusal::new(code::TYPE_MISMATCH, "txnNumber is no number"))?;

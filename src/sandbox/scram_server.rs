@@ -99,7 +99,7 @@ impl Users {
         let scram = match mechanism {
             "SCRAM-SHA-1" => ScramLogin::Sha1,
             "SCRAM-SHA-256" => ScramLogin::Sha256,
-            _ => return Err(CommandRefusal::unserved(format_args!("the mechanism {mechanism:?}"))),
+            _ => return Err(CommandRefusal::unsupported(format_args!("the mechanism {mechanism:?}"))),
         };
         let text = std::str::from_utf8(payload).map_err(|_| refused())?;
         let bare = text.strip_prefix("n,,").or_else(|| text.strip_prefix("y,,")).ok_or_else(refused)?;

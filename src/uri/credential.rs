@@ -1,7 +1,7 @@
 //! With what does a client authenticate?
 //!
 //! Follows the auth specification, "MongoCredential": what each mechanism needs, forbids, and defaults to. How a mechanism
-//! talks is decided in `auth`, which mechanisms are served in `unserved`.
+//! talks is decided in `auth`, which mechanisms are served in `unsupported`.
 
 use super::table::SESSION_TOKEN;
 use super::value::quote;

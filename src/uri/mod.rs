@@ -2,7 +2,7 @@
 //!
 //! Follows the connection-string and uri-options specifications: [`ConnectionString::parse`] reads syntax and values by one
 //! table of options, unknown keys and bad values become [`Warning`]s, contradictions errors. `validate` judges options
-//! from wherever they came, `apply_txt` merges a TXT record, `unserved` names what mongolink does not do.
+//! from wherever they came, `apply_txt` merges a TXT record, `option_warnings` names the options that mongolink does not support.
 //! This file does not decide what an option defaults to (`options`) or how a host is normalised (`host`).
 //!
 //! Two levels settle what the specifications' suites contradict each other about. [`ConnectionString::parse`] reads as
@@ -18,7 +18,7 @@ mod display;
 mod parse;
 mod table;
 mod txt;
-mod unserved;
+mod unsupported;
 mod validate;
 mod value;
 mod weakness;
@@ -28,7 +28,7 @@ use std::str::FromStr;
 
 pub use table::{option_names, option_value};
 pub use txt::apply_txt;
-pub use unserved::unserved;
+pub use unsupported::option_warnings;
 pub use validate::validate;
 pub use value::OptionValue;
 

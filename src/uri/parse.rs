@@ -11,8 +11,8 @@ use std::net::IpAddr;
 use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
-use super::table::{Alias, Entry, Repeat, TABLE, find, nearest};
-use super::value::{Fault, decode, holds_further_option};
+use super::table::{Alias, OptionRow, Repeat, TABLE, find, nearest};
+use super::value::{ValueFault, decode, holds_further_option};
 use super::{ConnectionString, SEEDS_MAX, URI_SIZE_MAX, refused, unreadable};
 use crate::auth::Secret;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
@@ -30,7 +30,7 @@ pub(super) fn parse(text: &str) -> Result<ConnectionString, Error> {
     }
     check_ends(text)?;
     let (is_srv, rest) = split_scheme(text)?;
-    let parts = Parts::split(rest)?;
+    let parts = UriComponents::split(rest)?;
     let mut read = ConnectionString { options: ClientOptions::default(), warnings: Vec::new() };
     if let Some(user_info) = parts.user_info {
         read_user_info(&mut read.options, user_info)?;
@@ -69,7 +69,7 @@ fn check_ends(text: &str) -> Result<(), Error> {
 }
 
 /// Holds the parts between the delimiters, still percent-encoded.
-struct Parts<'a> {
+struct UriComponents<'a> {
     user_info: Option<&'a str>,
     hosts: &'a str,
     database: Option<&'a str>,
@@ -79,7 +79,7 @@ struct Parts<'a> {
     is_quotable: bool,
 }
 
-impl<'a> Parts<'a> {
+impl<'a> UriComponents<'a> {
     fn split(rest: &'a str) -> Result<Self, Error> {
         let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
         let (authority, database) = path.split_once('/').map_or((path, None), |(authority, database)| (authority, Some(database)));
@@ -206,7 +206,7 @@ fn read_database(options: &mut ClientOptions, database: &str) -> Result<(), Erro
 }
 
 /// An option as given.
-struct Given {
+struct RawOption {
     /// The key as written.
     key: String,
     /// The other name that the key is, if it is one.
@@ -215,8 +215,8 @@ struct Given {
 }
 
 /// Splits the options, by their place in the table; under the option's own name first, then under other names.
-fn split_options(query: &str, warnings: &mut Vec<Warning>) -> Result<BTreeMap<usize, Vec<Given>>, Error> {
-    let mut options: BTreeMap<usize, Vec<Given>> = BTreeMap::new();
+fn split_options(query: &str, warnings: &mut Vec<Warning>) -> Result<BTreeMap<usize, Vec<RawOption>>, Error> {
+    let mut options: BTreeMap<usize, Vec<RawOption>> = BTreeMap::new();
     for (number, piece) in (1..).zip(query.split('&')).filter(|(_, piece)| !piece.is_empty()) {
         let Some((key, value)) = piece.split_once('=') else {
             let known = if find(piece).is_some() { format!(", {piece},") } else { String::new() };
@@ -243,12 +243,12 @@ fn split_options(query: &str, warnings: &mut Vec<Warning>) -> Result<BTreeMap<us
         }
         let same = options.entry(place).or_default();
         let at = if alias.is_none() { same.iter().take_while(|given| given.alias.is_none()).count() } else { same.len() };
-        same.insert(at, Given { key: key.to_string(), alias, value });
+        same.insert(at, RawOption { key: key.to_string(), alias, value });
     }
     Ok(options)
 }
 
-fn read_options(read: &mut ConnectionString, options: &BTreeMap<usize, Vec<Given>>, is_quotable: bool) -> Result<(), Error> {
+fn read_options(read: &mut ConnectionString, options: &BTreeMap<usize, Vec<RawOption>>, is_quotable: bool) -> Result<(), Error> {
     for (place, given) in options {
         let (Some(entry), Some(first)) = (TABLE.get(*place), given.first()) else { continue };
         let repeated = given.len() > 1;
@@ -277,7 +277,7 @@ fn read_options(read: &mut ConnectionString, options: &BTreeMap<usize, Vec<Given
     Ok(())
 }
 
-fn read_option(read: &mut ConnectionString, entry: &Entry, given: &Given, is_quotable: bool) -> Result<(), Error> {
+fn read_option(read: &mut ConnectionString, entry: &OptionRow, given: &RawOption, is_quotable: bool) -> Result<(), Error> {
     let ConnectionString { options, warnings } = read;
     let warning = |message: String| Warning { option: given.key.clone(), message };
     let told = |message: String| if is_quotable { message } else { NOT_SHOWN.to_owned() };
@@ -289,13 +289,13 @@ fn read_option(read: &mut ConnectionString, entry: &Entry, given: &Given, is_quo
     warnings.extend(notes.into_iter().map(|note| warning(told(note))));
     match outcome {
         Ok(()) => {}
-        Err(Fault::Warn(message)) => warnings.push(warning(format!("{}; it is ignored", told(message)))),
-        Err(Fault::Refuse(message)) => {
+        Err(ValueFault::Warn(message)) => warnings.push(warning(format!("{}; it is ignored", told(message)))),
+        Err(ValueFault::Refuse(message)) => {
             let message = told(message);
             options.refusal.get_or_insert_with(|| (entry.name, refused(format!("option {}: {message}", entry.name))));
             warnings.push(warning(format!("{message}; it is ignored, and no client can be made of it")));
         }
-        Err(Fault::Fail(message)) => return Err(refused(format!("option {}: {}", entry.name, told(message)))),
+        Err(ValueFault::Fail(message)) => return Err(refused(format!("option {}: {}", entry.name, told(message)))),
     }
     Ok(())
 }

@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use super::value::{
-    AppName, Count, Fault, File, Flag, HEARTBEAT_MILLIS_MIN, Hidden, Kind, Millis, Monitoring, NUMBER_MAX, OptionValue, Port, ServiceName,
-    Source, StrictFlag, Text, ZlibLevel, integer, not_within, quote,
+    AppName, AuthSource, Count, File, Flag, HEARTBEAT_MILLIS_MIN, Hidden, Millis, Monitoring, NUMBER_MAX, NonEmptyText, OptionKind,
+    OptionValue, Port, ServiceName, StrictFlag, ValueFault, ZlibLevel, integer, not_within, quote,
 };
 use crate::auth::{Mechanism, Secret};
 use crate::op::concern::W;
@@ -15,7 +15,7 @@ use crate::options::ClientOptions;
 use crate::selection::{ReadPreference, ReadPreferenceMode};
 
 /// Is one option's row.
-pub(super) struct Entry {
+pub(super) struct OptionRow {
     /// The name, spelled as in the specification; read in any case.
     pub(super) name: &'static str,
     /// Other names it is read by.
@@ -23,7 +23,7 @@ pub(super) struct Entry {
     /// What it means if it is given more than once.
     pub(super) repeat: Repeat,
     /// Reads a value into the options; what was left out of it is added to the notes.
-    pub(super) read: fn(&mut ClientOptions, &str, &mut Vec<String>) -> Result<(), Fault>,
+    pub(super) read: fn(&mut ClientOptions, &str, &mut Vec<String>) -> Result<(), ValueFault>,
     /// Returns the value if one was given.
     pub(super) show: fn(&ClientOptions) -> Option<OptionValue>,
 }
@@ -49,7 +49,7 @@ pub(super) enum Repeat {
 }
 
 /// Finds an option by any of its names, in any case: its place in the table, its row, and the other name if it was one.
-pub(super) fn find(name: &str) -> Option<(usize, &'static Entry, Option<&'static Alias>)> {
+pub(super) fn find(name: &str) -> Option<(usize, &'static OptionRow, Option<&'static Alias>)> {
     TABLE.iter().enumerate().find_map(|(place, entry)| {
         if entry.name.eq_ignore_ascii_case(name) {
             return Some((place, entry, None));
@@ -100,15 +100,15 @@ pub fn option_value(options: &ClientOptions, name: &str) -> Option<OptionValue> 
 /// Makes the row of an option with a field of its own.
 macro_rules! field {
     ($name:literal, $field:ident: $kind:ty) => {
-        Entry {
+        OptionRow {
             name: $name,
             aliases: &[],
             repeat: Repeat::First,
             read: |options, text, _| {
-                options.$field = Some(<$kind as Kind>::read(text)?);
+                options.$field = Some(<$kind as OptionKind>::read(text)?);
                 Ok(())
             },
-            show: |options| options.$field.as_ref().map(<$kind as Kind>::show),
+            show: |options| options.$field.as_ref().map(<$kind as OptionKind>::show),
         }
     };
 }
@@ -116,21 +116,21 @@ macro_rules! field {
 /// Makes the row of an option with functions of its own.
 macro_rules! own {
     ($name:expr, $read:ident, $show:expr) => {
-        Entry { name: $name, aliases: &[], repeat: Repeat::First, read: $read, show: $show }
+        OptionRow { name: $name, aliases: &[], repeat: Repeat::First, read: $read, show: $show }
     };
 }
 
 /// All options, in the order in which they are shown.
-pub(super) static TABLE: &[Entry] = &[
-    field!("replicaSet", replica_set: Text),
+pub(super) static TABLE: &[OptionRow] = &[
+    field!("replicaSet", replica_set: NonEmptyText),
     field!("directConnection", direct_connection: Flag),
     field!("loadBalanced", load_balanced: Flag),
     field!("srvServiceName", srv_service_name: ServiceName),
     field!("srvMaxHosts", srv_max_hosts: Count<0>),
-    field!("authSource", auth_source: Source),
+    field!("authSource", auth_source: AuthSource),
     own!("authMechanism", read_mechanism, show_mechanism),
     own!(PROPERTIES, read_properties, show_properties),
-    Entry { aliases: &[Alias { name: "ssl", deprecated: false }], repeat: Repeat::Agree, ..field!("tls", tls: StrictFlag) },
+    OptionRow { aliases: &[Alias { name: "ssl", deprecated: false }], repeat: Repeat::Agree, ..field!("tls", tls: StrictFlag) },
     field!("tlsCAFile", tls_ca_file: File),
     field!("tlsCertificateKeyFile", tls_certificate_key_file: File),
     field!("tlsCertificateKeyFilePassword", tls_certificate_key_file_password: Hidden),
@@ -158,20 +158,20 @@ pub(super) static TABLE: &[Entry] = &[
     field!("maxIdleTimeMS", max_idle_time: Millis<0>),
     field!("waitQueueTimeoutMS", wait_queue_timeout: Millis<0>),
     own!("readPreference", read_preference_mode, show_preference_mode),
-    Entry { repeat: Repeat::List, ..own!("readPreferenceTags", read_tags, show_tags) },
+    OptionRow { repeat: Repeat::List, ..own!("readPreferenceTags", read_tags, show_tags) },
     own!("maxStalenessSeconds", read_staleness, show_staleness),
     own!("readConcernLevel", read_concern_level, show_concern_level),
     own!("w", read_w, show_w),
-    Entry { aliases: &[Alias { name: "j", deprecated: true }], ..own!("journal", read_journal, show_journal) },
-    Entry { aliases: &[Alias { name: "wtimeout", deprecated: true }], ..own!("wTimeoutMS", read_w_timeout, show_w_timeout) },
+    OptionRow { aliases: &[Alias { name: "j", deprecated: true }], ..own!("journal", read_journal, show_journal) },
+    OptionRow { aliases: &[Alias { name: "wtimeout", deprecated: true }], ..own!("wTimeoutMS", read_w_timeout, show_w_timeout) },
     field!("retryReads", retry_reads: Flag),
     field!("retryWrites", retry_writes: Flag),
     field!("maxAdaptiveRetries", max_adaptive_retries: Count<0>),
     field!("enableOverloadRetargeting", enable_overload_retargeting: Flag),
-    Entry { repeat: Repeat::Refused, ..field!("proxyHost", proxy_host: Text) },
-    Entry { repeat: Repeat::Refused, ..field!("proxyPort", proxy_port: Port) },
-    Entry { repeat: Repeat::Refused, ..field!("proxyUsername", proxy_username: Text) },
-    Entry { repeat: Repeat::Refused, ..field!("proxyPassword", proxy_password: Hidden) },
+    OptionRow { repeat: Repeat::Refused, ..field!("proxyHost", proxy_host: NonEmptyText) },
+    OptionRow { repeat: Repeat::Refused, ..field!("proxyPort", proxy_port: Port) },
+    OptionRow { repeat: Repeat::Refused, ..field!("proxyUsername", proxy_username: NonEmptyText) },
+    OptionRow { repeat: Repeat::Refused, ..field!("proxyPassword", proxy_password: Hidden) },
 ];
 
 /// The option whose value is a list of names and values, one of which is a secret.
@@ -187,8 +187,8 @@ const SHOWN_PROPERTIES: [&str; 6] =
 /// The compressors of the specification.
 const COMPRESSORS: [&str; 3] = ["snappy", "zlib", "zstd"];
 
-fn read_mechanism(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), Fault> {
-    let name = Text::read(text)?;
+fn read_mechanism(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), ValueFault> {
+    let name = NonEmptyText::read(text)?;
     options.auth_mechanism = Mechanism::from_name(&name);
     options.auth_mechanism_other = options.auth_mechanism.is_none().then_some(name);
     Ok(())
@@ -199,9 +199,9 @@ fn show_mechanism(options: &ClientOptions) -> Option<OptionValue> {
     known.or_else(|| options.auth_mechanism_other.clone()).map(OptionValue::Text)
 }
 
-fn read_properties(options: &mut ClientOptions, text: &str, notes: &mut Vec<String>) -> Result<(), Fault> {
+fn read_properties(options: &mut ClientOptions, text: &str, notes: &mut Vec<String>) -> Result<(), ValueFault> {
     if text.is_empty() {
-        return Err(Fault::Warn("has no value".to_owned()));
+        return Err(ValueFault::Warn("has no value".to_owned()));
     }
     for (number, part) in (1..).zip(text.split(',')) {
         let Some((name, value)) = part.split_once(':').filter(|(name, value)| !name.is_empty() && !value.is_empty()) else {
@@ -218,10 +218,10 @@ fn read_properties(options: &mut ClientOptions, text: &str, notes: &mut Vec<Stri
         } else if name.eq_ignore_ascii_case(SESSION_TOKEN) {
             options.aws_session_token = Some(Secret::new(value));
         } else if name.eq_ignore_ascii_case("ALLOWED_HOSTS") {
-            return Err(Fault::Fail("ALLOWED_HOSTS can't be given in a connection string".to_owned()));
+            return Err(ValueFault::Fail("ALLOWED_HOSTS can't be given in a connection string".to_owned()));
         } else if !SHOWN_PROPERTIES.iter().any(|known| known.eq_ignore_ascii_case(name)) {
             // Its value could be a secret under a misspelled name.
-            return Err(Fault::Fail(format!("property number {number} is not known")));
+            return Err(ValueFault::Fail(format!("property number {number} is not known")));
         } else {
             options.auth_mechanism_properties.push((name.to_owned(), value.to_owned()));
         }
@@ -236,9 +236,9 @@ fn show_properties(options: &ClientOptions) -> Option<OptionValue> {
     (!pairs.is_empty()).then_some(OptionValue::Pairs(pairs))
 }
 
-fn read_compressors(options: &mut ClientOptions, text: &str, notes: &mut Vec<String>) -> Result<(), Fault> {
+fn read_compressors(options: &mut ClientOptions, text: &str, notes: &mut Vec<String>) -> Result<(), ValueFault> {
     let mut names: Vec<String> = Vec::new();
-    for name in Text::read(text)?.split(',') {
+    for name in NonEmptyText::read(text)?.split(',') {
         if !COMPRESSORS.contains(&name) {
             notes.push(format!("{} is none of {} and is ignored", quote(name), COMPRESSORS.join(", ")));
         } else if !names.iter().any(|known| known == name) {
@@ -251,9 +251,9 @@ fn read_compressors(options: &mut ClientOptions, text: &str, notes: &mut Vec<Str
     Ok(())
 }
 
-fn read_preference_mode(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), Fault> {
+fn read_preference_mode(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), ValueFault> {
     let mode = ReadPreferenceMode::from_name(text).ok_or_else(|| {
-        Fault::Warn(format!("{} is none of primary, primaryPreferred, secondary, secondaryPreferred, nearest", quote(text)))
+        ValueFault::Warn(format!("{} is none of primary, primaryPreferred, secondary, secondaryPreferred, nearest", quote(text)))
     })?;
     preference(options).mode = mode;
     Ok(())
@@ -263,13 +263,13 @@ fn show_preference_mode(options: &ClientOptions) -> Option<OptionValue> {
     options.read_preference.as_ref().map(|preference| OptionValue::Text(preference.mode.name().to_owned()))
 }
 
-fn read_tags(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), Fault> {
+fn read_tags(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), ValueFault> {
     let mut tags = Vec::new();
     for part in text.split(',').filter(|_| !text.is_empty()) {
         let (name, value) = part
             .split_once(':')
             .filter(|(name, _)| !name.is_empty())
-            .ok_or_else(|| Fault::Warn(format!("{} is not name:value", quote(part))))?;
+            .ok_or_else(|| ValueFault::Warn(format!("{} is not name:value", quote(part))))?;
         tags.push((name.to_owned(), value.to_owned()));
     }
     preference(options).tag_sets.push(tags);
@@ -281,14 +281,14 @@ fn show_tags(options: &ClientOptions) -> Option<OptionValue> {
     (!sets.is_empty()).then_some(OptionValue::Tags(sets))
 }
 
-fn read_staleness(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), Fault> {
+fn read_staleness(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), ValueFault> {
     match integer(text) {
         // The value of "no limit".
         Some(-1) => {}
         Some(seconds @ 0..) if seconds <= i64::from(NUMBER_MAX) => {
             preference(options).max_staleness = Some(Duration::from_secs(seconds.unsigned_abs()))
         }
-        Some(_) | None => return Err(Fault::Warn(not_within(text, -1, i64::from(NUMBER_MAX)))),
+        Some(_) | None => return Err(ValueFault::Warn(not_within(text, -1, i64::from(NUMBER_MAX)))),
     }
     Ok(())
 }
@@ -302,8 +302,8 @@ fn preference(options: &mut ClientOptions) -> &mut ReadPreference {
     options.read_preference.get_or_insert_default()
 }
 
-fn read_concern_level(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), Fault> {
-    let level = Text::read(text)?;
+fn read_concern_level(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), ValueFault> {
+    let level = NonEmptyText::read(text)?;
     options.read_concern.get_or_insert_default().level = Some(level);
     Ok(())
 }
@@ -312,13 +312,13 @@ fn show_concern_level(options: &ClientOptions) -> Option<OptionValue> {
     options.read_concern.as_ref().and_then(|concern| concern.level.clone()).map(OptionValue::Text)
 }
 
-fn read_w(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), Fault> {
+fn read_w(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), ValueFault> {
     let w = match integer(text) {
         Some(nodes) => match u32::try_from(nodes) {
             Ok(nodes) if nodes <= NUMBER_MAX => W::Nodes(nodes),
-            Ok(_) | Err(_) => return Err(Fault::Refuse(not_within(text, 0, i64::from(NUMBER_MAX)))),
+            Ok(_) | Err(_) => return Err(ValueFault::Refuse(not_within(text, 0, i64::from(NUMBER_MAX)))),
         },
-        None => W::Tag(Text::read(text)?),
+        None => W::Tag(NonEmptyText::read(text)?),
     };
     options.write_concern.get_or_insert_default().w = Some(w);
     Ok(())
@@ -331,7 +331,7 @@ fn show_w(options: &ClientOptions) -> Option<OptionValue> {
     }
 }
 
-fn read_journal(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), Fault> {
+fn read_journal(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), ValueFault> {
     let journal = Flag::read(text)?;
     options.write_concern.get_or_insert_default().journal = Some(journal);
     Ok(())
@@ -341,9 +341,9 @@ fn show_journal(options: &ClientOptions) -> Option<OptionValue> {
     options.write_concern.as_ref().and_then(|concern| concern.journal).map(OptionValue::Bool)
 }
 
-fn read_w_timeout(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), Fault> {
+fn read_w_timeout(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), ValueFault> {
     if integer(text).is_some_and(i64::is_negative) {
-        return Err(Fault::Refuse(not_within(text, 0, i64::from(NUMBER_MAX))));
+        return Err(ValueFault::Refuse(not_within(text, 0, i64::from(NUMBER_MAX))));
     }
     let timeout = Millis::<0>::read(text)?;
     options.write_concern.get_or_insert_default().w_timeout = Some(timeout);

@@ -133,7 +133,7 @@ fn displayed_text_of_a_refused_string_is_refused() {
 
 #[test]
 fn what_weakens_security_is_a_warning() {
-    let warned = |text: &str| unserved(&parse(text).options).expect(text).iter().map(ToString::to_string).collect::<Vec<_>>();
+    let warned = |text: &str| option_warnings(&parse(text).options).expect(text).iter().map(ToString::to_string).collect::<Vec<_>>();
     for option in ["tlsInsecure", "tlsAllowInvalidCertificates", "tlsAllowInvalidHostnames"] {
         let warnings = warned(&format!("mongodb://localhost/?tls=true&{option}=true"));
         assert!(warnings.len() == 1 && warnings[0].starts_with(&format!("option {option}: ")), "{warnings:?}");
@@ -158,7 +158,7 @@ fn what_weakens_security_is_a_warning() {
     }
     let mut options = parse("mongodb://u:p@h/").options;
     options.resolve.push((ServerAddress::parse("h").expect("host"), crate::host::Address::Ip(([127, 0, 0, 1], 1).into())));
-    assert!(unserved(&options).expect("options").is_empty(), "the address is that of this machine");
+    assert!(option_warnings(&options).expect("options").is_empty(), "the address is that of this machine");
     let client = crate::Client::new("mongodb://u:p@h/?tls=true&tlsInsecure=true").expect("client");
     assert_eq!(client.warnings().iter().map(|warning| warning.option.as_str()).collect::<Vec<_>>(), ["tlsInsecure"]);
 }
@@ -423,7 +423,7 @@ fn load_balancer_is_one_host_also_when_records_say_so() {
     read.options.hosts = ["x.b.c", "y.b.c"].iter().map(|host| ServerAddress::parse(host).expect("host")).collect();
     assert!(validate(&read.options).expect_err("two").to_string().contains("loadBalanced=true with 2 hosts"));
     read.options.hosts.truncate(1);
-    assert!(validate(&read.options).is_ok() && unserved(&read.options).is_ok());
+    assert!(validate(&read.options).is_ok() && option_warnings(&read.options).is_ok());
 }
 
 #[test]
@@ -435,18 +435,19 @@ fn options_that_guard_are_refused_when_not_served() {
         ("mongodb://h/?proxyHost=p", "proxyHost"),
     ];
     for (text, name) in texts {
-        let error = unserved(&parse(text).options).expect_err(text);
+        let error = option_warnings(&parse(text).options).expect_err(text);
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{text}");
         assert!(error.to_string().contains(name), "{error}");
     }
     for text in ["mongodb://h/?tlsCAFile=a", "mongodb://h/?authMechanism=MONGODB-X509"] {
-        assert_eq!(unserved(&parse(text).options).expect_err(text).kind(), ErrorKind::InvalidOption);
+        assert_eq!(option_warnings(&parse(text).options).expect_err(text).kind(), ErrorKind::InvalidOption);
     }
 }
 
 #[test]
 fn options_without_effect_warn() {
-    let warned = |text: &str| unserved(&parse(text).options).expect(text).into_iter().map(|warning| warning.option).collect::<Vec<_>>();
+    let warned =
+        |text: &str| option_warnings(&parse(text).options).expect(text).into_iter().map(|warning| warning.option).collect::<Vec<_>>();
     assert_eq!(warned("mongodb://u:p@h/?tls=true&tlsCAFile=a&maxPoolSize=3&retryWrites=false"), [""; 0]);
     assert_eq!(warned("mongodb://h/?compressors=zlib&retryReads=true&w=1"), ["compressors", "retryReads", "w"]);
     assert_eq!(warned("mongodb://h/?tls=true&tlsDisableOCSPEndpointCheck=true"), ["tlsDisableOCSPEndpointCheck"]);
@@ -456,6 +457,6 @@ fn options_without_effect_warn() {
 #[cfg(not(feature = "encrypted-keys"))]
 #[test]
 fn encrypted_keys_need_their_feature() {
-    let error = unserved(&parse("mongodb://h/?tls=true&tlsCertificateKeyFilePassword=x").options).expect_err("feature");
+    let error = option_warnings(&parse("mongodb://h/?tls=true&tlsCertificateKeyFilePassword=x").options).expect_err("feature");
     assert!(error.to_string().contains("encrypted-keys"));
 }

@@ -5,7 +5,7 @@
 
 use super::URI_SIZE_MAX;
 use super::table::find;
-use super::value::{Fault, decode, holds_further_option};
+use super::value::{ValueFault, decode, holds_further_option};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::options::{ClientOptions, Warning};
 
@@ -61,11 +61,13 @@ fn read_piece(read: &mut ClientOptions, warnings: &mut Vec<Warning>, number: usi
     }
     match (entry.read)(read, &value, &mut Vec::new()) {
         Ok(()) => Ok(()),
-        Err(Fault::Warn(message)) => {
+        Err(ValueFault::Warn(message)) => {
             warn(format!("{message} (in the TXT record); it is ignored"));
             Ok(())
         }
-        Err(Fault::Refuse(message) | Fault::Fail(message)) => Err(broken(format!("the TXT record's option {}: {message}", entry.name))),
+        Err(ValueFault::Refuse(message) | ValueFault::Fail(message)) => {
+            Err(broken(format!("the TXT record's option {}: {message}", entry.name)))
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which texts are values of an option, and how is a value written back?
 //!
-//! A [`Kind`] is a type of the uri-options specification with its range. Which option is of which kind is said in `table`,
-//! what becomes of a [`Fault`] in `parse`.
+//! A [`OptionKind`] is a type of the uri-options specification with its range. Which option is of which kind is said in `table`,
+//! what becomes of a [`ValueFault`] in `parse`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
-use super::table::{Entry, PROPERTIES, SESSION_TOKEN};
+use super::table::{OptionRow, PROPERTIES, SESSION_TOKEN};
 use crate::auth::Secret;
 use crate::host::{is_at_sign, is_colon};
 use crate::options::{MIN_HEARTBEAT_FREQUENCY, ServerMonitoringMode};
@@ -47,7 +47,7 @@ pub enum OptionValue {
 }
 
 /// Says what is wrong with a value, and how much it matters.
-pub(super) enum Fault {
+pub(super) enum ValueFault {
     /// The option is ignored, with a warning.
     Warn(String),
     /// The option is ignored with a warning, and no client is made of the options.
@@ -57,10 +57,10 @@ pub(super) enum Fault {
 }
 
 /// Reads and writes values of one type.
-pub(super) trait Kind {
+pub(super) trait OptionKind {
     type Value;
 
-    fn read(text: &str) -> Result<Self::Value, Fault>;
+    fn read(text: &str) -> Result<Self::Value, ValueFault>;
 
     fn show(value: &Self::Value) -> OptionValue;
 }
@@ -68,14 +68,14 @@ pub(super) trait Kind {
 /// `true` or `false`.
 pub(super) struct Flag;
 
-impl Kind for Flag {
+impl OptionKind for Flag {
     type Value = bool;
 
-    fn read(text: &str) -> Result<bool, Fault> {
+    fn read(text: &str) -> Result<bool, ValueFault> {
         match text {
             "true" => Ok(true),
             "false" => Ok(false),
-            _ => Err(Fault::Warn(format!("{} is neither true nor false", quote(text)))),
+            _ => Err(ValueFault::Warn(format!("{} is neither true nor false", quote(text)))),
         }
     }
 
@@ -87,12 +87,12 @@ impl Kind for Flag {
 /// `true` or `false`, where anything else can't be ignored safely.
 pub(super) struct StrictFlag;
 
-impl Kind for StrictFlag {
+impl OptionKind for StrictFlag {
     type Value = bool;
 
-    fn read(text: &str) -> Result<bool, Fault> {
+    fn read(text: &str) -> Result<bool, ValueFault> {
         Flag::read(text).map_err(|fault| match fault {
-            Fault::Warn(message) | Fault::Refuse(message) | Fault::Fail(message) => Fault::Refuse(message),
+            ValueFault::Warn(message) | ValueFault::Refuse(message) | ValueFault::Fail(message) => ValueFault::Refuse(message),
         })
     }
 
@@ -104,10 +104,10 @@ impl Kind for StrictFlag {
 /// A number of milliseconds, at least `MIN`.
 pub(super) struct Millis<const MIN: u32>;
 
-impl<const MIN: u32> Kind for Millis<MIN> {
+impl<const MIN: u32> OptionKind for Millis<MIN> {
     type Value = Duration;
 
-    fn read(text: &str) -> Result<Duration, Fault> {
+    fn read(text: &str) -> Result<Duration, ValueFault> {
         Count::<MIN>::read(text).map(|millis| Duration::from_millis(u64::from(millis)))
     }
 
@@ -123,14 +123,14 @@ const _: () = assert!(MIN_HEARTBEAT_FREQUENCY.as_millis() == HEARTBEAT_MILLIS_MI
 /// A number, at least `MIN`.
 pub(super) struct Count<const MIN: u32>;
 
-impl<const MIN: u32> Kind for Count<MIN> {
+impl<const MIN: u32> OptionKind for Count<MIN> {
     type Value = u32;
 
-    fn read(text: &str) -> Result<u32, Fault> {
+    fn read(text: &str) -> Result<u32, ValueFault> {
         integer(text)
             .and_then(|number| u32::try_from(number).ok())
             .filter(|number| (MIN..=NUMBER_MAX).contains(number))
-            .ok_or_else(|| Fault::Warn(not_within(text, i64::from(MIN), i64::from(NUMBER_MAX))))
+            .ok_or_else(|| ValueFault::Warn(not_within(text, i64::from(MIN), i64::from(NUMBER_MAX))))
     }
 
     fn show(value: &u32) -> OptionValue {
@@ -141,14 +141,14 @@ impl<const MIN: u32> Kind for Count<MIN> {
 /// `zlibCompressionLevel`.
 pub(super) struct ZlibLevel;
 
-impl Kind for ZlibLevel {
+impl OptionKind for ZlibLevel {
     type Value = i32;
 
-    fn read(text: &str) -> Result<i32, Fault> {
+    fn read(text: &str) -> Result<i32, ValueFault> {
         integer(text)
             .and_then(|level| i32::try_from(level).ok())
             .filter(|level| (-1..=9).contains(level))
-            .ok_or_else(|| Fault::Warn(not_within(text, -1, 9)))
+            .ok_or_else(|| ValueFault::Warn(not_within(text, -1, 9)))
     }
 
     fn show(value: &i32) -> OptionValue {
@@ -159,14 +159,14 @@ impl Kind for ZlibLevel {
 /// A port.
 pub(super) struct Port;
 
-impl Kind for Port {
+impl OptionKind for Port {
     type Value = u16;
 
-    fn read(text: &str) -> Result<u16, Fault> {
+    fn read(text: &str) -> Result<u16, ValueFault> {
         integer(text)
             .and_then(|port| u16::try_from(port).ok())
             .filter(|port| *port > 0)
-            .ok_or_else(|| Fault::Warn(not_within(text, 1, i64::from(u16::MAX))))
+            .ok_or_else(|| ValueFault::Warn(not_within(text, 1, i64::from(u16::MAX))))
     }
 
     fn show(value: &u16) -> OptionValue {
@@ -175,13 +175,13 @@ impl Kind for Port {
 }
 
 /// A text, not empty.
-pub(super) struct Text;
+pub(super) struct NonEmptyText;
 
-impl Kind for Text {
+impl OptionKind for NonEmptyText {
     type Value = String;
 
-    fn read(text: &str) -> Result<String, Fault> {
-        if text.is_empty() { Err(Fault::Warn("has no value".into())) } else { Ok(text.to_owned()) }
+    fn read(text: &str) -> Result<String, ValueFault> {
+        if text.is_empty() { Err(ValueFault::Warn("has no value".into())) } else { Ok(text.to_owned()) }
     }
 
     fn show(value: &String) -> OptionValue {
@@ -192,52 +192,52 @@ impl Kind for Text {
 /// `appName`: a text of limited length.
 pub(super) struct AppName;
 
-impl Kind for AppName {
+impl OptionKind for AppName {
     type Value = String;
 
-    fn read(text: &str) -> Result<String, Fault> {
+    fn read(text: &str) -> Result<String, ValueFault> {
         if text.len() > APP_NAME_SIZE_MAX {
-            return Err(Fault::Warn(format!("has {} bytes, the limit is {APP_NAME_SIZE_MAX}", text.len())));
+            return Err(ValueFault::Warn(format!("has {} bytes, the limit is {APP_NAME_SIZE_MAX}", text.len())));
         }
-        Text::read(text)
+        NonEmptyText::read(text)
     }
 
     fn show(value: &String) -> OptionValue {
-        Text::show(value)
+        NonEmptyText::show(value)
     }
 }
 
 /// `authSource`: without a value it is an error (auth, "authSource").
-pub(super) struct Source;
+pub(super) struct AuthSource;
 
-impl Kind for Source {
+impl OptionKind for AuthSource {
     type Value = String;
 
-    fn read(text: &str) -> Result<String, Fault> {
-        if text.is_empty() { Err(Fault::Fail("has no value".into())) } else { Ok(text.to_owned()) }
+    fn read(text: &str) -> Result<String, ValueFault> {
+        if text.is_empty() { Err(ValueFault::Fail("has no value".into())) } else { Ok(text.to_owned()) }
     }
 
     fn show(value: &String) -> OptionValue {
-        Text::show(value)
+        NonEmptyText::show(value)
     }
 }
 
 /// `srvServiceName`: a service name of RFC 6335, which may be longer than 15 characters.
 pub(super) struct ServiceName;
 
-impl Kind for ServiceName {
+impl OptionKind for ServiceName {
     type Value = String;
 
-    fn read(text: &str) -> Result<String, Fault> {
+    fn read(text: &str) -> Result<String, ValueFault> {
         if is_service_name(text) {
             Ok(text.to_owned())
         } else {
-            Err(Fault::Warn(format!("{} is not a service name (RFC 6335)", quote(text))))
+            Err(ValueFault::Warn(format!("{} is not a service name (RFC 6335)", quote(text))))
         }
     }
 
     fn show(value: &String) -> OptionValue {
-        Text::show(value)
+        NonEmptyText::show(value)
     }
 }
 
@@ -254,11 +254,11 @@ pub(super) fn is_service_name(text: &str) -> bool {
 /// A text that is not shown, not empty.
 pub(super) struct Hidden;
 
-impl Kind for Hidden {
+impl OptionKind for Hidden {
     type Value = Secret;
 
-    fn read(text: &str) -> Result<Secret, Fault> {
-        if text.is_empty() { Err(Fault::Warn("has no value".into())) } else { Ok(Secret::new(text)) }
+    fn read(text: &str) -> Result<Secret, ValueFault> {
+        if text.is_empty() { Err(ValueFault::Warn("has no value".into())) } else { Ok(Secret::new(text)) }
     }
 
     fn show(value: &Secret) -> OptionValue {
@@ -269,11 +269,11 @@ impl Kind for Hidden {
 /// A file's path. What names a file of trust or identity can't be ignored safely.
 pub(super) struct File;
 
-impl Kind for File {
+impl OptionKind for File {
     type Value = PathBuf;
 
-    fn read(text: &str) -> Result<PathBuf, Fault> {
-        if text.is_empty() { Err(Fault::Refuse("has no value".into())) } else { Ok(PathBuf::from(text)) }
+    fn read(text: &str) -> Result<PathBuf, ValueFault> {
+        if text.is_empty() { Err(ValueFault::Refuse("has no value".into())) } else { Ok(PathBuf::from(text)) }
     }
 
     fn show(value: &PathBuf) -> OptionValue {
@@ -284,15 +284,15 @@ impl Kind for File {
 /// `serverMonitoringMode`.
 pub(super) struct Monitoring;
 
-impl Kind for Monitoring {
+impl OptionKind for Monitoring {
     type Value = ServerMonitoringMode;
 
-    fn read(text: &str) -> Result<ServerMonitoringMode, Fault> {
+    fn read(text: &str) -> Result<ServerMonitoringMode, ValueFault> {
         match text {
             "auto" => Ok(ServerMonitoringMode::Auto),
             "stream" => Ok(ServerMonitoringMode::Stream),
             "poll" => Ok(ServerMonitoringMode::Poll),
-            _ => Err(Fault::Warn(format!("{} is none of auto, stream, poll", quote(text)))),
+            _ => Err(ValueFault::Warn(format!("{} is none of auto, stream, poll", quote(text)))),
         }
     }
 
@@ -332,7 +332,7 @@ pub(super) fn quote(text: &str) -> String {
 /// like any other, with a password in it, and the further option would have no effect.
 ///
 /// In a value as given, an `=` that is percent-encoded is no such sign; a name that ends in `password` always is.
-pub(super) fn holds_further_option(entry: &Entry, given: &str, decoded: &str) -> bool {
+pub(super) fn holds_further_option(entry: &OptionRow, given: &str, decoded: &str) -> bool {
     if matches!(entry.name, "proxyPassword" | "tlsCertificateKeyFilePassword") {
         return false;
     }

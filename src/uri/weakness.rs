@@ -1,7 +1,7 @@
 //! Which options make connections less secure than they could be?
 //!
 //! Each is a warning, and has its effect nevertheless. Only what was given is judged: servers that a hello reply or an SRV
-//! record names later are not known yet. Options without effect are named in `unserved`.
+//! record names later are not known yet. Options without effect are named in `unsupported`.
 
 use std::net::{IpAddr, Ipv6Addr};
 

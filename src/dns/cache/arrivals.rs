@@ -5,12 +5,12 @@
 
 use std::time::Instant;
 
-use super::{Cache, LookupAnswer, State, Verdict};
+use super::{Cache, LookupAnswer, NameState, QueryStatus};
 
 impl Cache {
     /// Tells whether a name is being asked for, and has no earlier answer.
     pub fn awaits_first(&self, name: &str) -> bool {
-        matches!(self.entries.get(name).map(|entry| &entry.state), Some(State::Asking { last: None, .. }))
+        matches!(self.entries.get(name).map(|entry| &entry.state), Some(NameState::Asking { last: None, .. }))
     }
 
     /// Counts how many times addresses have arrived, for any name.
@@ -23,24 +23,24 @@ impl Cache {
     pub fn newer(&self, name: &str, than: u64, now: Instant) -> Option<(u64, LookupAnswer)> {
         let entry = self.entries.get(name).filter(|entry| entry.arrived > than)?;
         let answer = match &entry.state {
-            State::Asking { flight, last } => flight.so_far(last.as_ref().filter(|good| now < good.valid_until), now)?,
-            State::Fresh(good) | State::Stale { good, .. } if now < good.valid_until => good.answer(now),
-            State::Fresh(_) | State::Stale { .. } | State::Failed { .. } => return None,
+            NameState::Asking { flight, last } => flight.so_far(last.as_ref().filter(|good| now < good.valid_until), now)?,
+            NameState::Fresh(good) | NameState::Stale { good, .. } if now < good.valid_until => good.answer(now),
+            NameState::Fresh(_) | NameState::Stale { .. } | NameState::Failed { .. } => return None,
         };
         Some((entry.arrived, answer))
     }
 
     /// Returns by when the question for a name that is under way is to be answered.
     pub fn deadline(&self, name: &str) -> Option<Instant> {
-        if let State::Asking { flight, .. } = &self.entries.get(name)?.state { Some(flight.deadline) } else { None }
+        if let NameState::Asking { flight, .. } = &self.entries.get(name)?.state { Some(flight.deadline) } else { None }
     }
 
     /// Returns what is made of a name's question that is given up, if one family has answered: that is worth more than an answer
     /// that is past its time, and less than one that is not.
-    pub(super) fn half(&self, name: &str, now: Instant) -> Option<Verdict> {
+    pub(super) fn half(&self, name: &str, now: Instant) -> Option<QueryStatus> {
         match &self.entries.get(name)?.state {
-            State::Asking { flight, last } if last.as_ref().is_none_or(|good| good.answer(now).stale) => flight.half(),
-            State::Asking { .. } | State::Fresh(_) | State::Stale { .. } | State::Failed { .. } => None,
+            NameState::Asking { flight, last } if last.as_ref().is_none_or(|good| good.answer(now).stale) => flight.half(),
+            NameState::Asking { .. } | NameState::Fresh(_) | NameState::Stale { .. } | NameState::Failed { .. } => None,
         }
     }
 

@@ -95,7 +95,7 @@ impl Scene {
     fn holds_nothing_that_is_over(&self) {
         let Cache { entries, asking, recency, waiters, .. } = &self.cache;
         assert!(entries.iter().all(|(name, entry)| recency.get(&entry.used) == Some(name)) && recency.len() == entries.len());
-        let is_asked = |name: &String| matches!(entries.get(name).map(|entry| &entry.state), Some(State::Asking { .. }));
+        let is_asked = |name: &String| matches!(entries.get(name).map(|entry| &entry.state), Some(NameState::Asking { .. }));
         assert!(asking.iter().all(is_asked) && waiters.values().all(|name| asking.contains(name)));
     }
 
@@ -106,11 +106,11 @@ impl Scene {
     fn state(&self) -> &'static str {
         match self.cache.entries.get(NAME).map(|entry| &entry.state) {
             None => "Absent",
-            Some(State::Asking { last: None, .. }) => "Asking",
-            Some(State::Asking { last: Some(_), .. }) => "Asking again",
-            Some(State::Fresh(_)) => "Fresh",
-            Some(State::Stale { .. }) => "Stale",
-            Some(State::Failed { .. }) => "Failed",
+            Some(NameState::Asking { last: None, .. }) => "Asking",
+            Some(NameState::Asking { last: Some(_), .. }) => "Asking again",
+            Some(NameState::Fresh(_)) => "Fresh",
+            Some(NameState::Stale { .. }) => "Stale",
+            Some(NameState::Failed { .. }) => "Failed",
         }
     }
 

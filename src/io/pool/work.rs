@@ -15,7 +15,7 @@ use crate::pool::Lease;
 
 /// What is left to do when no lock is held.
 #[derive(Default)]
-pub(super) struct Work {
+pub(super) struct PoolWork {
     /// Mostly there is one at the most, and no list is made.
     pub(super) first: Option<PoolEffect>,
     pub(super) more: Vec<PoolEffect>,
@@ -27,7 +27,7 @@ pub(super) struct Work {
 #[must_use]
 pub(crate) struct Pending {
     pub(super) pool: Arc<ServerPool>,
-    pub(super) work: Option<Work>,
+    pub(super) work: Option<PoolWork>,
 }
 
 impl Pending {
@@ -50,13 +50,13 @@ pub(super) enum PoolEffect {
 impl ServerPool {
     /// Does what was decided. No lock is held.
     #[inline]
-    pub(super) fn finish(self: &Arc<Self>, work: Option<Work>) {
+    pub(super) fn finish(self: &Arc<Self>, work: Option<PoolWork>) {
         if let Some(work) = work {
             self.finish_some(work);
         }
     }
 
-    fn finish_some(self: &Arc<Self>, work: Work) {
+    fn finish_some(self: &Arc<Self>, work: PoolWork) {
         let undelivered = self.perform_all(work);
         if !undelivered.is_empty() {
             self.hand_on(undelivered);
@@ -76,8 +76,8 @@ impl ServerPool {
     }
 
     /// Does what was decided; returns the connections that could not be delivered.
-    fn perform_all(self: &Arc<Self>, work: Work) -> Vec<CheckedOut> {
-        let Work { first, more, told, wakes_timer } = work;
+    fn perform_all(self: &Arc<Self>, work: PoolWork) -> Vec<CheckedOut> {
+        let PoolWork { first, more, told, wakes_timer } = work;
         if wakes_timer {
             self.timer.notify_one();
         }

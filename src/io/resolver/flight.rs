@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use hickory_resolver::net::NetError;
 use hickory_resolver::proto::rr::RecordType;
 
-use super::Shared;
+use super::ResolverShared;
 use super::servers::{Servers, own_addresses};
 use crate::dns::{AddressFamily, BUDGET, Cache, LookupFailure, QueryId};
 use crate::error::{Error, ErrorKind, Stage};
@@ -23,20 +23,20 @@ use crate::io::local::shortage;
 
 /// Says who is asked.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Source {
+pub(super) enum QuerySource {
     Dns,
     System,
 }
 
 /// Is a question that somebody carries; dropped without outcome, it counts as abandoned.
-pub(super) struct Flight {
-    shared: Weak<Shared>,
+pub(super) struct RunningQuery {
+    shared: Weak<ResolverShared>,
     name: String,
     id: QueryId,
 }
 
-impl Flight {
-    pub(super) fn new(shared: &Arc<Shared>, name: String, id: QueryId) -> Self {
+impl RunningQuery {
+    pub(super) fn new(shared: &Arc<ResolverShared>, name: String, id: QueryId) -> Self {
         Self { shared: Arc::downgrade(shared), name, id }
     }
 
@@ -55,14 +55,14 @@ impl Flight {
     }
 }
 
-impl Drop for Flight {
+impl Drop for RunningQuery {
     fn drop(&mut self) {
         self.tell(|cache, name, id, now| cache.handle_abandoned(name, id, now));
     }
 }
 
 /// Carries a question to its end, or to its deadline; one that is asked again has what is left of its budget.
-pub(super) async fn fly(flight: Flight, source: Source, by: Option<Instant>, budget: Duration) {
+pub(super) async fn fly(flight: RunningQuery, source: QuerySource, by: Option<Instant>, budget: Duration) {
     tokio::select! {
         biased;
         () = ask(&flight, source, budget) => {}
@@ -71,7 +71,7 @@ pub(super) async fn fly(flight: Flight, source: Source, by: Option<Instant>, bud
     }
 }
 
-async fn ask(flight: &Flight, source: Source, budget: Duration) {
+async fn ask(flight: &RunningQuery, source: QuerySource, budget: Duration) {
     // Only clones are held while waiting: the resolver may go meanwhile.
     let sources = flight.shared.upgrade().map(|shared| (shared.own.clone(), shared.os.clone(), shared.settings().servers()));
     let Some((own, os, servers)) = sources else { return };
@@ -88,11 +88,11 @@ async fn ask(flight: &Flight, source: Source, budget: Duration) {
         return flight.tell_both(outcome.map_err(failed));
     }
     match source {
-        Source::System => {
+        QuerySource::System => {
             tracing::debug!(name = flight.name, "asks the operating system");
             flight.tell_both(os.lookup(flight.name.clone()).await);
         }
-        Source::Dns => {
+        QuerySource::Dns => {
             let known = own_addresses(&flight.name);
             if !known.is_empty() {
                 return flight.tell_both(Ok(known));
@@ -109,7 +109,7 @@ async fn ask(flight: &Flight, source: Source, budget: Duration) {
 }
 
 /// Asks for both families of each full name that the name may stand for, until one exists.
-async fn ask_dns(flight: &Flight, servers: &Servers, budget: Duration) {
+async fn ask_dns(flight: &RunningQuery, servers: &Servers, budget: Duration) {
     let Some(questions) = flight.shared.upgrade().map(|shared| Arc::clone(&shared.questions)) else { return };
     let Ok(_place) = questions.acquire_owned().await else { return };
     let mut exists = false;
@@ -135,7 +135,13 @@ async fn ask_dns(flight: &Flight, servers: &Servers, budget: Duration) {
 }
 
 /// Asks for the addresses of one family and tells them; failures are the caller's to tell.
-async fn ask_family(flight: &Flight, servers: &Servers, name: &str, family: AddressFamily, budget: Duration) -> Option<LookupFailure> {
+async fn ask_family(
+    flight: &RunningQuery,
+    servers: &Servers,
+    name: &str,
+    family: AddressFamily,
+    budget: Duration,
+) -> Option<LookupFailure> {
     let asked_at = clock::now();
     let kind = match family {
         AddressFamily::V4 => RecordType::A,

@@ -198,7 +198,7 @@ fn private_key(path: &Path, section: &Section<'_>, password: Option<&Secret>) ->
             return Err(unsupported(path, &text));
         }
     };
-    let der = Wiping(der);
+    let der = WipedKey(der);
     let read = any_supported_type(&der.0);
     read.map_err(|error| match der::unsupported_key(&der.0) {
         Some(curve) => unsupported(
@@ -210,9 +210,9 @@ fn private_key(path: &Path, section: &Section<'_>, password: Option<&Secret>) ->
 }
 
 /// A private key that is wiped when dropped.
-struct Wiping(PrivateKeyDer<'static>);
+struct WipedKey(PrivateKeyDer<'static>);
 
-impl Drop for Wiping {
+impl Drop for WipedKey {
     fn drop(&mut self) {
         self.0.zeroize();
     }

@@ -16,7 +16,7 @@ use crate::options::{ClientOptions, Warning};
 /// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported), naming an option that can't be ignored: a mechanism, a
 /// proxy, an encrypted key without the cargo feature for it. [`ErrorKind::InvalidOption`](crate::error::ErrorKind::InvalidOption)
 /// for options that only mean anything with TLS, where TLS is off.
-pub fn unserved(options: &ClientOptions) -> Result<Vec<Warning>, Error> {
+pub fn option_warnings(options: &ClientOptions) -> Result<Vec<Warning>, Error> {
     mechanism(options)?;
     if options.proxy_host.is_some() {
         return Err(unsupported("option proxyHost: connections through a SOCKS5 proxy are not supported"));
