@@ -70,7 +70,7 @@ pub struct ClientOptions {
     pub local_threshold: Option<Duration>,
     /// `serverMonitoringMode`; default auto.
     pub server_monitoring_mode: Option<ServerMonitoringMode>,
-    /// Whether a server that seems to be silent is asked for a sign of life on a connection of its own; default true.
+    /// Whether a server that seems to be silent is asked for an answer to a liveness probe on a connection of its own; default true.
     ///
     /// Without it, a command on a server that stands still ends when the server's check fails, after `heartbeatFrequencyMS` and
     /// `connectTimeoutMS`, or at the limit of the command itself.
@@ -231,7 +231,7 @@ impl ClientOptions {
         self.heartbeat_frequency.unwrap_or(Duration::from_secs(10))
     }
 
-    /// Tells whether servers that seem to be silent are asked for a sign of life.
+    /// Tells whether servers that seem to be silent are asked for an answer to a liveness probe.
     pub fn liveness_probes_or_default(&self) -> bool {
         self.liveness_probes.unwrap_or(true)
     }

@@ -102,7 +102,7 @@ impl ClientBuilder {
         local_threshold: Duration;
         /// Sets `serverMonitoringMode`.
         server_monitoring_mode: ServerMonitoringMode;
-        /// Sets whether a server that seems to be silent is asked for a sign of life on a connection of its own; it is by default.
+        /// Sets whether a server that seems to be silent is asked for an answer to a liveness probe on a connection of its own; it is by default.
         ///
         /// This is what ends the commands on a primary that stands still soon after another one is elected. Without it they end
         /// when the server's check fails, after `heartbeatFrequencyMS` and `connectTimeoutMS`.

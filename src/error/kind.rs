@@ -65,7 +65,7 @@ pub enum ErrorKind {
     ServerSelection,
     /// It was stopped from outside: its server stopped answering checks, its caller went away, or its check was cancelled.
     Interrupted,
-    /// The server was asked for a sign of life, and gave none; [`Error::limit`] says how long that took.
+    /// The server was asked for an answer to a liveness probe, and gave none; [`Error::limit`] says how long that took.
     Silent,
     /// The server answered with an error; [`Error::command`] has it.
     Command,

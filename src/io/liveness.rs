@@ -1,4 +1,4 @@
-//! How is a server asked for a sign of life?
+//! How is a server asked for an answer to a liveness probe?
 //!
 //! One task for each attempt: it looks up the address, opens a connection as a monitor does, tells when that is accepted and
 //! how it went, and closes it. When a server is asked, and what its silence means, is decided in `topology::liveness`.
@@ -45,7 +45,7 @@ impl RunningProbes {
     /// Starts an attempt of a server's probe.
     pub(super) fn attempt(&mut self, host: ServerAddress, id: ProbeId, opener: &Arc<Opener>, driver: &Arc<TopologyDriver>, tasks: &Tasks) {
         let lives = self.0.entry(host.clone()).or_insert_with(|| watch::Sender::new(())).subscribe();
-        tasks.spawn("sign of life", attempt(host, id, Arc::clone(opener), Arc::downgrade(driver), lives));
+        tasks.spawn("liveness probe", attempt(host, id, Arc::clone(opener), Arc::downgrade(driver), lives));
     }
 
     /// Ends all attempts of a server's probe.

@@ -62,7 +62,7 @@ pub enum TopologyAction {
     CheckNow(ServerAddress),
     /// End a server's running check.
     CancelCheck(ServerAddress),
-    /// Ask a server for a sign of life: look up its address, tell that it is known, open a connection for monitoring, tell
+    /// Ask a server for an answer to a liveness probe: look up its address, tell that it is known, open a connection for monitoring, tell
     /// how that went, and close it. As soon as it is accepted, tell how long that took.
     ///
     /// With the first attempt, begin to note whether the connections of the server's pool receive anything, and those of its

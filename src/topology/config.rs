@@ -31,7 +31,7 @@ pub struct TopologyConfig {
     pub heartbeat_frequency: Duration,
     /// The width of the latency window.
     pub local_threshold: Duration,
-    /// Whether servers that seem to be silent are asked for a sign of life.
+    /// Whether servers that seem to be silent are asked for an answer to a liveness probe.
     pub liveness_probes: bool,
     /// The application's own selector.
     pub server_selector: Option<ServerSelector>,

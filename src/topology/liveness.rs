@@ -1,6 +1,6 @@
 //! Is a server that says nothing still alive?
 //!
-//! Goes beyond the specifications. A server is asked for a sign of life, on fresh connections and with a limit of its own,
+//! Goes beyond the specifications. A server is asked for an answer to a liveness probe, on fresh connections and with a limit of its own,
 //! when a newer primary has deposed it, when it has left the set with commands in flight, and when a command has been
 //! unanswered for long while the server's next answer to its monitor is overdue. Any answer will do, and so will any byte on the connections that it
 //! has: nothing then happens to what is in flight. Silence makes it unknown, clears its pool, and interrupts the commands
@@ -55,7 +55,7 @@ pub const CEILING: Duration = Duration::from_secs(30);
 /// How late a server's next answer to its monitor may be at the least before the monitor counts as silent.
 pub const ANSWER_SLACK: Duration = Duration::from_secs(1);
 
-/// How long a server that has given a sign of life is not asked again because of an unanswered command.
+/// How long a server that has given a liveness probe is not asked again because of an unanswered command.
 pub const PAUSE: Duration = Duration::from_secs(10);
 
 /// Why a server is asked that has left.
@@ -118,7 +118,7 @@ pub fn limit(floor: Duration, average: Option<Duration>) -> Duration {
 impl Topology {
     /// Takes from a server's pool that a command has been waiting for its reply for [`UNANSWERED_AFTER`].
     ///
-    /// The server is asked for a sign of life if its next answer to its monitor is overdue as well, unless it has just given
+    /// The server is asked for an answer to a liveness probe if its next answer to its monitor is overdue as well, unless it has just given
     /// one. The pool of a server that has left says that too, and there is no monitor any more.
     pub fn handle_unanswered(&mut self, host: &ServerAddress, now: Instant) {
         if !self.has_probes() {
@@ -133,16 +133,16 @@ impl Topology {
                 (limit(UNANSWERED_FLOOR, known.round_trip_time), "a command is unanswered, and the monitor is silent")
             }
         };
-        if let Some(id) = self.signs.begin(host, limit, now) {
+        if let Some(id) = self.probes.begin(host, limit, now) {
             self.ask(host, id, why, limit);
         }
     }
 
     /// Takes, at once after the order to close the pool of a server that has left, whether commands are in flight on it.
     ///
-    /// If so, it is asked for a sign of life as long as it owes them an answer; a question that is under way goes on.
+    /// If so, it is asked for an answer to a liveness probe as long as it owes them an answer; a question that is under way goes on.
     pub fn handle_pool_closed(&mut self, host: &ServerAddress, in_use: bool, now: Instant) {
-        let average = self.signs.leaving.remove(host);
+        let average = self.probes.leaving.remove(host);
         if !self.has_probes() || self.current.server(host).is_some() {
             return;
         }
@@ -150,40 +150,40 @@ impl Topology {
             return self.end_probe(host);
         }
         let limit = limit(DEPOSED_FLOOR, average);
-        let asked = if average.is_some() { self.signs.hasten(host, limit, now) } else { self.signs.id(host).is_some() };
+        let asked = if average.is_some() { self.probes.shorten(host, limit, now) } else { self.probes.id(host).is_some() };
         if asked {
             return;
         }
-        self.signs.forget(host);
-        if let Some(id) = self.signs.begin(host, limit, now) {
+        self.probes.forget(host);
+        if let Some(id) = self.probes.begin(host, limit, now) {
             self.ask(host, id, LEFT, limit);
         }
     }
 
     /// Takes from a probe that the server's address is known: from now on its silence counts.
     pub fn handle_probe_named(&mut self, host: &ServerAddress, id: ProbeId, now: Instant) {
-        if let Some(ProbeState::Resolving { id: own, limit, .. }) = self.signs.get(host)
+        if let Some(ProbeState::Resolving { id: own, limit, .. }) = self.probes.get(host)
             && own == id
         {
-            self.signs.put(host, ProbeState::AwaitingAnswer { id, since: now, limit, reached: None, again_at: Some(now + limit / 2) });
+            self.probes.put(host, ProbeState::AwaitingAnswer { id, since: now, limit, reached: None, again_at: Some(now + limit / 2) });
         }
     }
 
     /// Takes from a probe that a connection was accepted, and how long that took.
     ///
-    /// That is no sign of life, but says how far away the server is; only the first time counts.
+    /// That is no liveness probe, but says how far away the server is; only the first time counts.
     pub fn handle_probe_reached(&mut self, host: &ServerAddress, id: ProbeId, took: Duration, now: Instant) {
-        if let Some(ProbeState::AwaitingAnswer { id: own, since, limit, reached: None, again_at }) = self.signs.get(host)
+        if let Some(ProbeState::AwaitingAnswer { id: own, since, limit, reached: None, again_at }) = self.probes.get(host)
             && own == id
         {
             let reached = Some(Reached { at: now, took });
-            self.signs.put(host, ProbeState::AwaitingAnswer { id, since, limit, reached, again_at });
+            self.probes.put(host, ProbeState::AwaitingAnswer { id, since, limit, reached, again_at });
         }
     }
 
     /// Takes the outcome of a probe's attempt: a greeting, or why there was none. That of an older probe is ignored.
     pub fn handle_probed(&mut self, host: &ServerAddress, id: ProbeId, outcome: Result<(), Error>, now: Instant) {
-        if self.signs.id(host) != Some(id) {
+        if self.probes.id(host) != Some(id) {
             return;
         }
         let reading = outcome.as_ref().map_or_else(read, |()| ProbeReading::Life);
@@ -201,7 +201,7 @@ impl Topology {
 
     /// Takes the answer to [`CheckTraffic`](TopologyAction::CheckTraffic): whether the server's connections have received anything.
     pub fn handle_traffic_checked(&mut self, host: &ServerAddress, id: ProbeId, anything: bool, now: Instant) {
-        match self.signs.get(host) {
+        match self.probes.get(host) {
             Some(ProbeState::CheckingTraffic { id: own, since, limit }) if own == id => {
                 if anything {
                     self.rest(host, now);
@@ -227,34 +227,34 @@ impl Topology {
             return;
         }
         let limit = limit(DEPOSED_FLOOR, deposed.round_trip_time);
-        if self.signs.hasten(&deposed.host, limit, now) {
+        if self.probes.shorten(&deposed.host, limit, now) {
             return;
         }
-        self.signs.forget(&deposed.host);
-        if let Some(id) = self.signs.begin(&deposed.host, limit, now) {
+        self.probes.forget(&deposed.host);
+        if let Some(id) = self.probes.begin(&deposed.host, limit, now) {
             self.ask(&deposed.host, id, "a newer primary has deposed it", limit);
         }
     }
 
     /// Takes that a server's monitor, or the measurement of its round trips, has heard from it.
     pub(super) fn handle_sign(&mut self, host: &ServerAddress, now: Instant) {
-        self.signs.answered.insert(host.clone(), now);
-        if self.signs.id(host).is_some() {
+        self.probes.answered.insert(host.clone(), now);
+        if self.probes.id(host).is_some() {
             self.end_probe(host);
         }
     }
 
     /// Takes that a server leaves. What is asked of it goes on until its pool has said whether anything is in flight.
     pub(super) fn handle_leaving(&mut self, host: &ServerAddress, last: Option<&Arc<ServerDescription>>) {
-        self.signs.answered.remove(host);
+        self.probes.answered.remove(host);
         if let Some(average) = last.and_then(|server| server.round_trip_time).filter(|_| self.has_probes()) {
-            self.signs.leaving.insert(host.clone(), average);
+            self.probes.leaving.insert(host.clone(), average);
         }
     }
 
     /// Takes that a server's monitor has found it silent: what a probe under way would have brought about is done.
     pub(super) fn take_silence(&mut self, host: &ServerAddress, error: &Error) {
-        let is_asked = self.signs.id(host).is_some();
+        let is_asked = self.probes.id(host).is_some();
         self.end_probe(host);
         if is_asked {
             self.actions.push_back(TopologyAction::InterruptRetired { host: host.clone(), why: interrupted(error) });
@@ -263,29 +263,29 @@ impl Topology {
 
     /// Ends all probes without a verdict.
     pub(super) fn end_probes(&mut self) {
-        let hosts: Vec<ServerAddress> = self.signs.probes.keys().cloned().collect();
+        let hosts: Vec<ServerAddress> = self.probes.probes.keys().cloned().collect();
         hosts.iter().for_each(|host| self.end_probe(host));
     }
 
     /// Ends a server's probe without a verdict.
     pub(super) fn end_probe(&mut self, host: &ServerAddress) {
-        if self.signs.forget(host) {
+        if self.probes.forget(host) {
             self.actions.push_back(TopologyAction::EndProbe(host.clone()));
         }
     }
 
     /// Asks again, and judges, when time has come.
     pub(super) fn watch_signs(&mut self, now: Instant) {
-        while let Some((host, state)) = self.signs.due(now) {
+        while let Some((host, state)) = self.probes.due(now) {
             match state {
                 ProbeState::Resolving { .. } => self.rest(&host, now),
                 ProbeState::AwaitingAnswer { id, since, limit, reached, .. } if verdict_at(since, limit, reached) <= now => {
                     let limit = verdict_at(since, limit, reached).saturating_duration_since(since);
-                    self.signs.put(&host, ProbeState::CheckingTraffic { id, since, limit });
+                    self.probes.put(&host, ProbeState::CheckingTraffic { id, since, limit });
                     self.actions.push_back(TopologyAction::CheckTraffic { host, id });
                 }
                 ProbeState::AwaitingAnswer { id, since, limit, reached, .. } => {
-                    self.signs.put(&host, ProbeState::AwaitingAnswer { id, since, limit, reached, again_at: None });
+                    self.probes.put(&host, ProbeState::AwaitingAnswer { id, since, limit, reached, again_at: None });
                     self.actions.push_back(TopologyAction::Probe { host, id, again: true });
                 }
                 ProbeState::CheckingTraffic { .. } | ProbeState::Resting { .. } => return,
@@ -296,12 +296,14 @@ impl Topology {
     /// Returns by when a server's monitor should have heard from it again: a stream's next reply comes after
     /// `heartbeatFrequencyMS`, and so does the answer to the next question of a monitor that polls.
     fn answer_due(&self, server: &ServerDescription) -> Option<Instant> {
-        let last = self.signs.answered.get(&server.host)?;
+        let last = self.probes.answered.get(&server.host)?;
         last.checked_add(self.current.heartbeat_frequency() + limit(ANSWER_SLACK, server.round_trip_time))
     }
 
     fn ask(&mut self, host: &ServerAddress, id: ProbeId, why: &str, limit: Duration) {
-        self.log_limits.notes.push(Level::DEBUG, format!("{host}: server is asked for a sign of life within {limit:?}: {why}"));
+        self.log_limits
+            .notes
+            .push(Level::DEBUG, format!("{host}: server is asked for an answer to a liveness probe within {limit:?}: {why}"));
         self.actions.push_back(TopologyAction::Probe { host: host.clone(), id, again: false });
     }
 
@@ -309,13 +311,13 @@ impl Topology {
         self.end_probe(host);
         // One that has left is asked again as often as its pool says that a command is unanswered.
         if self.current.server(host).is_some() {
-            self.signs.put(host, ProbeState::Resting { until: now + PAUSE });
+            self.probes.put(host, ProbeState::Resting { until: now + PAUSE });
         }
     }
 
     fn handle_silence(&mut self, host: &ServerAddress, limit: Duration, elapsed: Duration, now: Instant) {
         self.end_probe(host);
-        let error = Error::new(ErrorKind::Silent, "the server gives no sign of life")
+        let error = Error::new(ErrorKind::Silent, "the server gives no liveness probe")
             .at(Stage::Hello)
             .on(host)
             .after(elapsed)
@@ -347,8 +349,8 @@ impl LivenessProbes {
     }
 
     /// Gives a probe that is under way a shorter limit from now on; tells whether one is.
-    fn hasten(&mut self, host: &ServerAddress, shorter: Duration, now: Instant) -> bool {
-        let hastened = match self.get(host) {
+    fn shorten(&mut self, host: &ServerAddress, shorter: Duration, now: Instant) -> bool {
+        let shortened = match self.get(host) {
             Some(ProbeState::Resolving { id, limit, deadline }) => ProbeState::Resolving { id, limit: limit.min(shorter), deadline },
             Some(ProbeState::AwaitingAnswer { id, since, limit, reached, again_at }) if now + shorter < since + limit => {
                 ProbeState::AwaitingAnswer {
@@ -362,7 +364,7 @@ impl LivenessProbes {
             Some(state @ (ProbeState::AwaitingAnswer { .. } | ProbeState::CheckingTraffic { .. })) => state,
             Some(ProbeState::Resting { .. }) | None => return false,
         };
-        self.put(host, hastened);
+        self.put(host, shortened);
         true
     }
 

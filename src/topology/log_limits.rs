@@ -39,7 +39,7 @@ pub(super) struct LogLimits {
 /// The unusable names of one server's replies.
 #[derive(Debug)]
 struct UnusableNames {
-    log_limits: BTreeSet<String>,
+    reported: BTreeSet<String>,
     reports: Pace,
 }
 
@@ -76,16 +76,16 @@ impl LogLimits {
     }
 
     fn new_names<'h>(&mut self, server: &ServerAddress, hosts: &'h [UnusableHost], now: Instant) -> Vec<&'h UnusableHost> {
-        let empty = || UnusableNames { log_limits: BTreeSet::new(), reports: Pace::new(REPORTS_BURST, REPORTS_EVERY) };
+        let empty = || UnusableNames { reported: BTreeSet::new(), reports: Pace::new(REPORTS_BURST, REPORTS_EVERY) };
         let known = self.unusable.entry(server.clone()).or_insert_with(empty);
-        let is_new = |host: &&UnusableHost| !known.log_limits.contains(&host.name);
+        let is_new = |host: &&UnusableHost| !known.reported.contains(&host.name);
         if !hosts.iter().any(|host| is_new(&host)) || known.reports.admit(now).is_none() {
             return Vec::new();
         }
-        if known.log_limits.len() > NAMES_MAX {
-            known.log_limits.clear();
+        if known.reported.len() > NAMES_MAX {
+            known.reported.clear();
         }
-        hosts.iter().filter(|host| known.log_limits.insert(host.name.clone())).collect()
+        hosts.iter().filter(|host| known.reported.insert(host.name.clone())).collect()
     }
 
     /// Logs that the topology has another type.

@@ -44,7 +44,7 @@ pub struct Topology {
     /// Above every generation of the pools that are gone.
     next_generation: u64,
     pub(super) waiters: SelectionWaiters,
-    pub(super) signs: LivenessProbes,
+    pub(super) probes: LivenessProbes,
     pub(super) log_limits: LogLimits,
     rng: SmallRng,
     pub(super) actions: VecDeque<TopologyAction>,
@@ -85,7 +85,7 @@ impl Topology {
             pools: BTreeMap::new(),
             next_generation: 0,
             waiters: SelectionWaiters::default(),
-            signs: LivenessProbes::default(),
+            probes: LivenessProbes::default(),
             log_limits: LogLimits::new(),
             rng: SmallRng::seed_from_u64(seed),
             actions: VecDeque::new(),
@@ -249,7 +249,7 @@ impl Topology {
         self.events.push_back(TopologyEvent::TopologyClosed);
     }
 
-    /// Refuses the callers whose time has run out, and judges the servers that give no sign of life.
+    /// Refuses the callers whose time has run out, and judges the servers that give no liveness probe.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((id, waiter)) = self.waiters.pop_late(now) {
             self.refuse_late(id, &waiter, now);
@@ -274,7 +274,7 @@ impl Topology {
 
     /// Returns when [`handle_timeout`](Self::handle_timeout) is due, and the name of the limit that runs out then.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
-        [self.waiters.next_deadline(), self.signs.next_deadline()].into_iter().flatten().min()
+        [self.waiters.next_deadline(), self.probes.next_deadline()].into_iter().flatten().min()
     }
 
     /// Returns the latest description.
@@ -302,7 +302,7 @@ impl Topology {
         self.state == TopologyState::Open && !self.config.load_balanced
     }
 
-    /// Tells whether servers are asked for signs of life.
+    /// Tells whether servers are asked for liveness probes.
     pub(super) fn has_probes(&self) -> bool {
         self.has_monitors() && self.config.liveness_probes
     }

@@ -231,7 +231,7 @@ async fn command_on_a_deposed_primary_that_answers_runs_on() {
         let pair = Pair::start(Manner::Greets).await;
         let before = pair.old.accepted();
         let mut call = pair.depose().await;
-        until("it is asked for a sign of life", || pair.old.accepted() > before).await;
+        until("it is asked for an answer to a liveness probe", || pair.old.accepted() > before).await;
         assert!(tokio::time::timeout(WATCHED, &mut call).await.is_err(), "still in flight");
         let reason = pair.client.topology().server(&pair.old.host()).and_then(|server| server.error.clone()).expect("deposed");
         assert!(reason.message().contains("discovery of newer primary"), "{reason}");

@@ -1,4 +1,4 @@
-//! Which servers are asked for a sign of life, and until when?
+//! Which servers are asked for an answer to a liveness probe, and until when?
 //!
 //! The plainest notes that one can take of that: a list of probes under way, which the topology's orders begin and end, and
 //! the facts that they meet. What must be ordered when is decided in `liveness_random` and `topology_random`.
@@ -49,7 +49,7 @@ pub(crate) enum Step {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Signs {
+pub(crate) struct LivenessModel {
     probes: Vec<(ServerAddress, Probe)>,
     rested: Vec<(ServerAddress, Instant)>,
     /// When each server last answered a check, or a measurement of its round trips.
@@ -59,7 +59,7 @@ pub(crate) struct Signs {
     expected: Vec<(ServerAddress, Duration)>,
 }
 
-impl Signs {
+impl LivenessModel {
     pub(crate) fn probe(&self, host: &ServerAddress) -> Option<Probe> {
         self.probes.iter().find(|(own, _)| own == host).map(|(_, probe)| *probe)
     }
@@ -78,7 +78,7 @@ impl Signs {
         self.probes.is_empty()
     }
 
-    /// Tells whether a server has given a sign of life just before.
+    /// Tells whether a server has given a liveness probe just before.
     pub(crate) fn rests(&self, host: &ServerAddress, now: Instant) -> bool {
         self.rested.iter().any(|(own, until)| own == host && *until > now)
     }
@@ -105,7 +105,7 @@ impl Signs {
     }
 
     /// A probe under way is to be over sooner.
-    pub(crate) fn hasten(&mut self, host: &ServerAddress, shorter: Duration, now: Instant) {
+    pub(crate) fn shorten(&mut self, host: &ServerAddress, shorter: Duration, now: Instant) {
         let Some(probe) = self.find(host) else { return };
         match probe.step {
             Step::Naming { .. } => probe.limit = probe.limit.min(shorter),

@@ -1,4 +1,4 @@
-//! Does a topology ask the right servers for a sign of life, and draw the right conclusion?
+//! Does a topology ask the right servers for an answer to a liveness probe, and draw the right conclusion?
 //!
 //! The facts of `topology::liveness`, among all the others that `topology_random` makes up, and what each must bring
 //! about.
@@ -10,7 +10,7 @@ use mongolink::{Error, ErrorKind, ServerAddress, Stage};
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
-use crate::liveness_model::{CEILING, Signs, Step};
+use crate::liveness_model::{CEILING, LivenessModel, Step};
 use crate::support::{closed_by_peer, ms};
 use crate::topology_model::{Outcome, Scene, is_busy};
 
@@ -29,7 +29,7 @@ pub(crate) fn unanswered(scene: &mut Scene, host: &ServerAddress) {
     let topology = scene.topology.description();
     let balanced = topology.kind() == TopologyType::LoadBalanced;
     let silent = |server: &ServerDescription| {
-        let answered = scene.signs.answered(&server.host).filter(|_| server.is_known());
+        let answered = scene.probes.answered(&server.host).filter(|_| server.is_known());
         answered.is_none_or(|at| at + topology.heartbeat_frequency() + limit(SLACK, server) <= scene.now)
     };
     // One that has left has no monitor that could have heard anything.
@@ -40,10 +40,10 @@ pub(crate) fn unanswered(scene: &mut Scene, host: &ServerAddress) {
     if asked_for.is_none() && topology.server(host).is_none() {
         return;
     }
-    let free = !balanced && scene.signs.probe(host).is_none() && !scene.signs.rests(host, scene.now);
+    let free = !balanced && scene.probes.probe(host).is_none() && !scene.probes.rests(host, scene.now);
     let asks = asked_for.filter(|_| free);
     if let Some(limit) = asks {
-        scene.signs.expect(host, limit);
+        scene.probes.expect(host, limit);
     }
     scene.topology.handle_unanswered(host, scene.now);
     let outcome = scene.look();
@@ -54,18 +54,18 @@ pub(crate) fn unanswered(scene: &mut Scene, host: &ServerAddress) {
 /// Something comes of a probe under way, or of one that was.
 pub(crate) fn answer(scene: &mut Scene, rng: &mut SmallRng) {
     scene.look();
-    let under_way: Vec<ServerAddress> = scene.signs.hosts().cloned().collect();
+    let under_way: Vec<ServerAddress> = scene.probes.hosts().cloned().collect();
     if under_way.is_empty() {
         return;
     }
     let host = &under_way[rng.random_range(0..under_way.len())];
-    let probe = scene.signs.probe(host).expect("a probe");
+    let probe = scene.probes.probe(host).expect("a probe");
     let own = rng.random_bool(0.9);
     let id = if own { probe.id } else { ProbeId(probe.id.0 + 1_000) };
     match probe.step {
         Step::CheckingTraffic { .. } => traffic_checked(scene, host, id, own, rng.random_bool(0.4)),
         Step::Naming { .. } if rng.random_bool(0.8) => {
-            scene.signs.named(host, id, scene.now);
+            scene.probes.named(host, id, scene.now);
             scene.topology.handle_probe_named(host, id, scene.now);
             let outcome = scene.look();
             assert!(outcome.ended.is_empty() && outcome.asked.is_empty());
@@ -73,7 +73,7 @@ pub(crate) fn answer(scene: &mut Scene, rng: &mut SmallRng) {
         }
         Step::Naming { .. } | Step::Asked { .. } if rng.random_bool(0.4) => {
             let took = ms([0, 1, 100, 900, 5_000, 60_000][rng.random_range(0..6)]);
-            scene.signs.reached(host, id, took, scene.now);
+            scene.probes.reached(host, id, took, scene.now);
             scene.topology.handle_probe_reached(host, id, took, scene.now);
             let outcome = scene.look();
             assert!(outcome.ended.is_empty() && outcome.asked.is_empty());
@@ -97,14 +97,14 @@ fn probed(scene: &mut Scene, host: &ServerAddress, id: ProbeId, own: bool, rng: 
     };
     let ends = ends && own;
     if outcome.as_ref().is_err_and(|error| error.message() == "refused") {
-        scene.signs.reached(host, id, Duration::ZERO, scene.now);
+        scene.probes.reached(host, id, Duration::ZERO, scene.now);
     }
     scene.topology.handle_probed(host, id, outcome, scene.now);
     if ends {
         scene.rest(host);
     }
     let seen = scene.look();
-    assert_eq!(seen.ended.len(), usize::from(ends), "a probe ends with a sign of life");
+    assert_eq!(seen.ended.len(), usize::from(ends), "a probe ends with a liveness probe");
     nothing_else(&seen);
 }
 
@@ -135,32 +135,32 @@ fn traffic_checked(scene: &mut Scene, host: &ServerAddress, id: ProbeId, counts:
 
 /// A reply was taken: foretells that the primary which it has deposed is asked.
 pub(crate) fn foretell_deposed(scene: &mut Scene, heard: &ServerAddress, before: &TopologyDescription) {
-    let Some(retired_pools) = before.primary() else { return };
+    let Some(deposed) = before.primary() else { return };
     let after = scene.topology.description();
-    let replaced = after.primary().is_some_and(|primary| primary.host != retired_pools.host);
-    if !replaced || after.server(&retired_pools.host).is_none_or(|server| server.is_known()) {
+    let replaced = after.primary().is_some_and(|primary| primary.host != deposed.host);
+    if !replaced || after.server(&deposed.host).is_none_or(|server| server.is_known()) {
         return;
     }
-    let limit = limit(DEPOSED, retired_pools);
-    if scene.signs.probe(&retired_pools.host).is_some() && retired_pools.host != *heard {
-        scene.signs.hasten(&retired_pools.host, limit, scene.now);
+    let limit = limit(DEPOSED, deposed);
+    if scene.probes.probe(&deposed.host).is_some() && deposed.host != *heard {
+        scene.probes.shorten(&deposed.host, limit, scene.now);
     } else {
-        scene.signs.expect(&retired_pools.host, limit);
+        scene.probes.expect(&deposed.host, limit);
     }
 }
 
 /// A server has left, and commands are in flight on it: foretells that it is asked.
-pub(crate) fn foretell_left(signs: &mut Signs, host: &ServerAddress, average: Option<Duration>, now: Instant) {
+pub(crate) fn foretell_left(probes: &mut LivenessModel, host: &ServerAddress, average: Option<Duration>, now: Instant) {
     let limit = average.map_or(DEPOSED, |average| (8 * average).clamp(DEPOSED, CEILING));
-    match (signs.probe(host), average) {
-        (Some(_), Some(_)) => signs.hasten(host, limit, now),
+    match (probes.probe(host), average) {
+        (Some(_), Some(_)) => probes.shorten(host, limit, now),
         // Nobody knows how far away it is: the question goes on as it began.
         (Some(_), None) => {}
-        (None, _) => signs.expect(host, limit),
+        (None, _) => probes.expect(host, limit),
     }
 }
 
-/// Facts about signs of life that come after the end.
+/// Facts about liveness probes that come after the end.
 pub(crate) fn after_the_end(scene: &mut Scene, host: &ServerAddress) {
     scene.topology.handle_unanswered(host, scene.now);
     scene.topology.handle_probe_named(host, ProbeId(0), scene.now);
@@ -176,5 +176,5 @@ fn limit(floor: Duration, server: &ServerDescription) -> Duration {
 
 fn nothing_else(outcome: &Outcome) {
     assert!(outcome.interrupted.is_empty());
-    assert!(outcome.actions == 0 && outcome.events == 0, "a question for a sign of life has an effect: {outcome:?}");
+    assert!(outcome.actions == 0 && outcome.events == 0, "a question for an answer to a liveness probe has an effect: {outcome:?}");
 }

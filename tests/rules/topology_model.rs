@@ -15,7 +15,7 @@ use mongolink::topology::{
 };
 use mongolink::{ErrorKind, ServerAddress};
 
-use crate::liveness_model::Signs;
+use crate::liveness_model::LivenessModel;
 use crate::liveness_random;
 
 /// A pool, as the orders make it.
@@ -40,15 +40,15 @@ pub(crate) struct Outcome {
     pub(crate) cancelled: Vec<ServerAddress>,
     /// Services that are cleared, and the generation of the connection that failed.
     pub(crate) services: Vec<(ServerAddress, ObjectId, u64)>,
-    /// Servers that are asked for a sign of life.
+    /// Servers that are asked for an answer to a liveness probe.
     pub(crate) asked: Vec<ServerAddress>,
     /// Servers whose connections are looked at, whether they have received anything.
     pub(crate) judged: Vec<ServerAddress>,
-    /// Servers of which no sign of life is expected any more.
+    /// Servers of which no liveness probe is expected any more.
     pub(crate) ended: Vec<ServerAddress>,
     /// Servers whose retired pools are interrupted.
     pub(crate) interrupted: Vec<ServerAddress>,
-    /// Orders, but for those about signs of life.
+    /// Orders, but for those about liveness probes.
     pub(crate) actions: usize,
     pub(crate) events: usize,
 }
@@ -73,7 +73,7 @@ pub(crate) struct Scene {
     /// The one that was published before.
     outdated: Option<Arc<TopologyDescription>>,
     waiting: Vec<Waiting>,
-    pub(crate) signs: Signs,
+    pub(crate) probes: LivenessModel,
     told: Option<Arc<TopologyDescription>>,
     replayed: BTreeMap<ServerAddress, Arc<ServerDescription>>,
     opened: bool,
@@ -95,7 +95,7 @@ impl Scene {
             published: None,
             outdated: None,
             waiting: Vec::new(),
-            signs: Signs::default(),
+            probes: LivenessModel::default(),
             told: None,
             replayed: BTreeMap::new(),
             opened: false,
@@ -120,7 +120,7 @@ impl Scene {
     }
 
     pub(crate) fn time(&mut self) {
-        let nameless = self.signs.nameless(self.now);
+        let nameless = self.probes.nameless(self.now);
         self.topology.handle_timeout(self.now);
         for host in nameless {
             self.rest(&host);
@@ -128,12 +128,12 @@ impl Scene {
         assert!(self.topology.poll_timeout().is_none_or(|(at, _)| at > self.now), "a timer is due after time was looked at");
     }
 
-    /// A server has given a sign of life, or could not be asked: it is left alone for a while, unless it has left.
+    /// A server has given a liveness probe, or could not be asked: it is left alone for a while, unless it has left.
     pub(crate) fn rest(&mut self, host: &ServerAddress) {
         if self.topology.description().server(host).is_some() {
-            self.signs.rest(host, self.now);
+            self.probes.rest(host, self.now);
         } else {
-            self.signs.forget(host);
+            self.probes.forget(host);
         }
     }
 
@@ -142,7 +142,7 @@ impl Scene {
         self.topology.handle_shutdown(self.now);
         self.look();
         assert!(self.closed && self.pools.is_empty() && self.monitors.is_empty() && self.waiting.is_empty());
-        assert!(self.signs.is_idle(), "nobody is asked after the end");
+        assert!(self.probes.is_idle(), "nobody is asked after the end");
         assert!(self.topology.description().servers().is_empty() && self.topology.poll_timeout().is_none());
     }
 
@@ -157,7 +157,7 @@ impl Scene {
             outcome.actions += 1;
             self.obey(action, &mut outcome);
         }
-        assert_eq!(self.signs.missed(), None, "a server that should be asked for a sign of life is not");
+        assert_eq!(self.probes.missed(), None, "a server that should be asked for an answer to a liveness probe is not");
         self.check_description();
         self.check_orders();
         self.check_waiting();
@@ -193,24 +193,24 @@ impl Scene {
             TopologyAction::Probe { host, id, again } => {
                 outcome.actions -= 1;
                 outcome.asked.push(host.clone());
-                self.signs.asked(&host, id, again, self.now);
+                self.probes.asked(&host, id, again, self.now);
             }
             TopologyAction::CheckTraffic { host, id } => {
                 outcome.actions -= 1;
-                self.signs.traffic_checked(&host, id, self.now);
+                self.probes.traffic_checked(&host, id, self.now);
                 outcome.judged.push(host);
             }
             TopologyAction::EndProbe(host) => {
                 outcome.actions -= 1;
-                self.signs.ended(&host);
+                self.probes.ended(&host);
                 outcome.ended.push(host);
             }
             TopologyAction::ClosePool(host) => {
                 let pool = self.pools.remove(&host).expect("a pool that is closed");
-                self.signs.forget(&host);
+                self.probes.forget(&host);
                 let average = self.outdated.as_ref().and_then(|topology| topology.server(&host)).and_then(|server| server.round_trip_time);
                 if self.monitored && !self.closed && is_busy(&host) {
-                    liveness_random::foretell_left(&mut self.signs, &host, average, self.now);
+                    liveness_random::foretell_left(&mut self.probes, &host, average, self.now);
                 }
                 self.topology.handle_pool_closed(&host, is_busy(&host), self.now);
                 self.gone.insert(host, pool.generation);
@@ -227,7 +227,7 @@ impl Scene {
             TopologyAction::StopMonitor(host) => {
                 let at = self.monitors.iter().position(|known| *known == host).expect("a monitor that is stopped");
                 self.monitors.remove(at);
-                self.signs.leave(&host);
+                self.probes.leave(&host);
             }
             TopologyAction::CheckNow(host) => {
                 assert!(self.monitors.contains(&host));
@@ -350,7 +350,7 @@ impl Scene {
         monitors.sort();
         assert!(!self.monitored || monitors.into_iter().eq(self.pools.keys()), "a monitor for each server");
         let may_be_asked = |host: &ServerAddress| self.monitors.contains(host) || (self.monitored && is_busy(host) && !self.closed);
-        assert!(self.signs.hosts().all(may_be_asked), "a server is asked for a sign of life of whom nobody wants anything");
+        assert!(self.probes.hosts().all(may_be_asked), "a server is asked for an answer to a liveness probe of whom nobody wants anything");
         for (host, pool) in &self.pools {
             assert_eq!(self.topology.generation(host), Some(pool.generation), "the generation of {host}'s pool");
         }
@@ -364,7 +364,7 @@ impl Scene {
             assert_eq!(served.ok(), Some(false), "somebody waits for what is there");
         }
         let first = self.waiting.iter().filter_map(|waiting| waiting.deadline).map(|deadline| deadline.at).min();
-        let due = first.into_iter().chain(self.signs.timer()).min();
+        let due = first.into_iter().chain(self.probes.timer()).min();
         assert_eq!(self.topology.poll_timeout().map(|(at, _)| at), due, "the next timer");
     }
 }

@@ -126,9 +126,9 @@ fn select(scene: &mut Scene, rng: &mut SmallRng, callers: &mut u64) -> bool {
 fn round_trips(scene: &mut Scene, host: &ServerAddress, rng: &mut SmallRng) {
     scene.look();
     let is_known = scene.topology.description().server(host).is_some_and(|server| server.is_known());
-    let asked = scene.signs.probe(host).is_some();
+    let asked = scene.probes.probe(host).is_some();
     if is_known {
-        scene.signs.answer(host, scene.now);
+        scene.probes.answer(host, scene.now);
     }
     scene.topology.handle_rtt(host, ms(rng.random_range(1..50)), ms(1), scene.now);
     let outcome = scene.look();
@@ -146,10 +146,10 @@ fn hello(scene: &mut Scene, host: &ServerAddress, world: World, rng: &mut SmallR
     let (version, says_primary) = (reply.topology_version, ServerType::of_hello(&reply) == ServerType::RsPrimary);
     let election = (reply.election_id, reply.set_version);
     let said = reply.clone();
-    let mut asked: Vec<ServerAddress> = scene.signs.hosts().filter(|_| world != World::Balanced).cloned().collect();
+    let mut asked: Vec<ServerAddress> = scene.probes.hosts().filter(|_| world != World::Balanced).cloned().collect();
     let round_trip = ms([5, 300, 10_000][rng.random_range(0..3)]);
     if before.server(host).is_some() {
-        scene.signs.answer(host, scene.now);
+        scene.probes.answer(host, scene.now);
     }
     scene.topology.handle_hello(host, reply, Some(round_trip), scene.now);
     let after = Arc::clone(scene.topology.description());
@@ -159,7 +159,7 @@ fn hello(scene: &mut Scene, host: &ServerAddress, world: World, rng: &mut SmallR
     asked.retain(|asked| leaves(asked) || (asked == host && before.server(host).is_some()));
     asked.sort();
     outcome.ended.sort();
-    assert_eq!(outcome.ended, asked, "who is heard, or gone, is not asked for a sign of life any more");
+    assert_eq!(outcome.ended, asked, "who is heard, or gone, is not asked for an answer to a liveness probe any more");
     if stale || before.server(host).is_none() || world == World::Balanced {
         assert!(Arc::ptr_eq(&before, &after) && outcome.actions == 0 && outcome.events == 0, "a reply that is too old has an effect");
         return;
@@ -214,11 +214,11 @@ fn check_failed(scene: &mut Scene, host: &ServerAddress, rng: &mut SmallRng) {
     let (is_there, watched) = (scene.topology.description().server(host).is_some(), scene.topology.description().kind());
     let balanced = watched == TopologyType::LoadBalanced;
     let generation = scene.topology.generation(host);
-    let asked = scene.signs.probe(host).is_some();
+    let asked = scene.probes.probe(host).is_some();
     scene.topology.handle_check_failed(host, error.clone(), scene.now);
     let late = error.kind() == ErrorKind::Timeout && is_there && !balanced;
     if late {
-        scene.signs.forget(host);
+        scene.probes.forget(host);
     }
     let outcome = scene.look();
     assert_eq!(outcome.ended.len(), usize::from(late && asked), "the monitor's time-out is a verdict already");

@@ -58,7 +58,7 @@ pub(crate) fn draw_faults(seed: u64, members: usize, moment: impl Fn(f64) -> Dur
         let (excess, member) = (pick(&mut random, &kinds), random.random_range(0..members));
         faults.push((at, Fault::Excess { member, excess, lasts: millis(&mut random, 500, 6_000) }));
     }
-    // Commands that run long are no reason to ask their server for a sign of life.
+    // Commands that run long are no reason to ask their server for an answer to a liveness probe.
     let (at, command) = (moment(random.random_range(0.0..0.5)), pick(&mut random, &["find", "insert", "ping"]));
     let (member, delay, times) = (random.random_range(0..members), millis(&mut random, 6_000, 14_000), random.random_range(1..4));
     faults.push((at, Fault::FailPoint { member, command, code: None, delay, times }));
@@ -194,7 +194,7 @@ impl World {
         }
     }
 
-    /// A server that has answered its monitor in time, and could do so again, is not asked for a sign of life.
+    /// A server that has answered its monitor in time, and could do so again, is not asked for an answer to a liveness probe.
     pub(crate) fn look_at_probe(&self, c: usize, host: &ServerAddress) {
         let Some(server) = self.clients[c].published.server(host).filter(|server| server.is_known()) else { return };
         let Some(truth) = self.member_of(host).and_then(|member| self.truths[c].get(member)) else { return };
@@ -204,7 +204,7 @@ impl World {
         if amiss <= self.start && self.plan.loss == 0.0 {
             violated(
                 "healthy_is_not_asked",
-                format!("client {c}: {host} answers its monitor every {expected:?}, and is asked for a sign of life"),
+                format!("client {c}: {host} answers its monitor every {expected:?}, and is asked for an answer to a liveness probe"),
             );
         }
     }

@@ -350,7 +350,7 @@ pub(crate) fn living_is_not_silent(host: &ServerAddress, explained: bool, elapse
     }
 }
 
-/// Nobody waits for a deposed primary that stands still for longer than it has for a sign of life.
+/// Nobody waits for a deposed primary that stands still for longer than it has for an answer to a liveness probe.
 pub(crate) fn deposed_lets_go(host: &ServerAddress, waiting: Option<u64>, limit: Duration, late: Duration) {
     if let Some(call) = waiting {
         let text = format!("call {call} still waits for {host}, which was deposed and stands still, {late:?} after its {limit:?}");

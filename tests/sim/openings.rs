@@ -40,7 +40,7 @@ pub(crate) enum Purpose {
     Watch {
         watch: u64,
     },
-    /// A server is asked for a sign of life.
+    /// A server is asked for an answer to a liveness probe.
     Probe {
         id: ProbeId,
     },

@@ -1,4 +1,4 @@
-//! How is a server asked for a sign of life, and is its silence true?
+//! How is a server asked for an answer to a liveness probe, and is its silence true?
 //!
 //! Does what `io/liveness.rs` does: each attempt looks up the address, opens a connection as a monitor does, and tells
 //! how that went. Beside it stands what really happened between a client and a member, to judge the verdicts by.
@@ -50,7 +50,7 @@ const WAYS: u32 = 6;
 impl World {
     /// Starts an attempt of a server's probe.
     pub(crate) fn probe(&mut self, c: usize, host: &ServerAddress, id: ProbeId, again: bool) {
-        self.note(|_| format!("client {c}: asks {host} for a sign of life{}", if again { " again" } else { "" }));
+        self.note(|_| format!("client {c}: asks {host} for an answer to a liveness probe{}", if again { " again" } else { "" }));
         if !again {
             self.look_at_probe(c, host);
             for pool in self.pools_of(c, host) {

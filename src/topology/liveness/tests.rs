@@ -188,7 +188,10 @@ fn deposed_primary_is_asked_twice_and_its_silence_interrupts_what_is_in_flight()
     assert_eq!((error.kind(), error.stage(), error.host()), (ErrorKind::Silent, Some(Stage::Hello), Some(&key("a"))));
     assert_eq!((error.elapsed(), error.limit().map(|limit| limit.value)), (Some(ms(1500)), Some(LimitValue::Time(ms(1500)))));
     assert!(error.labels().is_empty() && error.is_network());
-    assert_eq!(error.to_string(), "hello: a:27017: the server gives no sign of life, after 1500 ms (limit SIGN_OF_LIFE_LIMIT of 1500 ms)");
+    assert_eq!(
+        error.to_string(),
+        "hello: a:27017: the server gives no liveness probe, after 1500 ms (limit SIGN_OF_LIFE_LIMIT of 1500 ms)"
+    );
     assert_eq!(scene.topology.poll_timeout(), None);
 }
 
@@ -570,7 +573,7 @@ fn command_that_runs_long_on_a_healthy_server_whose_monitor_is_silent_is_left_al
 }
 
 #[test]
-fn newer_primary_hastens_a_probe_that_is_under_way() {
+fn newer_primary_shortens_a_probe_that_is_under_way() {
     let mut scene = Scene::settled();
     scene.run(OVERDUE);
     scene.unanswered();
@@ -583,7 +586,7 @@ fn newer_primary_hastens_a_probe_that_is_under_way() {
 }
 
 #[test]
-fn newer_primary_hastens_a_probe_whose_address_is_still_looked_up() {
+fn newer_primary_shortens_a_probe_whose_address_is_still_looked_up() {
     let mut scene = Scene::settled();
     scene.run(OVERDUE);
     scene.unanswered();
