@@ -15,7 +15,7 @@ import time
 
 import setup
 
-FEATURES = "cli,encrypted-keys"
+FEATURES = "cli,encrypted-keys,internals"
 
 # No kind may take longer, in seconds: what hangs is ended, and has failed.
 LIMIT = 600

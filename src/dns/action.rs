@@ -16,7 +16,7 @@ pub enum CacheAction {
     /// Ask the operating system for a name.
     QuerySystem(String, QueryId),
     /// Give these callers their answer.
-    LookupAnswer(Vec<LookupId>, LookupAnswer),
+    Answer(Vec<LookupId>, LookupAnswer),
     /// Tell these callers that there is none.
     Refuse(Vec<LookupId>, Error),
 }

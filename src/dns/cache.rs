@@ -97,9 +97,9 @@ impl Cache {
         self.expire(name, now);
         self.touch(name);
         match self.entries.get(name).map(|entry| &entry.state) {
-            Some(NameState::Fresh(good)) => self.actions.push_back(CacheAction::LookupAnswer(vec![waiter], good.answer(now))),
+            Some(NameState::Fresh(good)) => self.actions.push_back(CacheAction::Answer(vec![waiter], good.answer(now))),
             Some(NameState::Stale { good, retry_at }) if now < *retry_at => {
-                self.actions.push_back(CacheAction::LookupAnswer(vec![waiter], good.answer(now)));
+                self.actions.push_back(CacheAction::Answer(vec![waiter], good.answer(now)));
             }
             Some(NameState::Failed { error, .. }) => self.actions.push_back(CacheAction::Refuse(vec![waiter], error.clone())),
             Some(NameState::Asking { .. } | NameState::Stale { .. }) | None => self.wait(waiter, name, want, now),
@@ -378,7 +378,7 @@ impl Cache {
             self.waiters.remove(waiter);
         }
         if !waiters.is_empty() {
-            self.actions.push_back(CacheAction::LookupAnswer(waiters, answer));
+            self.actions.push_back(CacheAction::Answer(waiters, answer));
         }
     }
 

@@ -326,7 +326,7 @@ impl ResolverShared {
                         questions.push((state.cache.deadline(&name), RunningQuery::new(self, name, id), QuerySource::System));
                         continue;
                     }
-                    CacheAction::LookupAnswer(waiters, answer) => (waiters, Ok(answer)),
+                    CacheAction::Answer(waiters, answer) => (waiters, Ok(answer)),
                     CacheAction::Refuse(waiters, error) => (waiters, Err(error)),
                 };
                 let senders = waiters.iter().filter_map(|waiter| state.waiters.remove(waiter));

@@ -302,7 +302,7 @@ impl Scene {
                     let asked_at = self.names[name].asked_at.expect("DNS is asked first");
                     self.names[name].question = Some(Question { id, asked_at, families: [None, None], v4_at: None, system: true });
                 }
-                CacheAction::LookupAnswer(waiters, answer) => {
+                CacheAction::Answer(waiters, answer) => {
                     let (name, since) = self.take(&waiters);
                     self.judge(name, since, &answer, step);
                 }

@@ -150,7 +150,7 @@ impl World {
                     self.clients[c].resolver.flights.insert(name.clone(), (flight, BTreeSet::new()));
                     self.queue.push(self.now + Duration::from_millis(3), Event::SystemAnswer { client: c, name, flight });
                 }
-                CacheAction::LookupAnswer(waiters, answer) => self.give(c, &waiters, &Ok(answer)),
+                CacheAction::Answer(waiters, answer) => self.give(c, &waiters, &Ok(answer)),
                 CacheAction::Refuse(waiters, error) => self.give(c, &waiters, &Err(error)),
             }
         }

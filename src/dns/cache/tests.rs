@@ -80,7 +80,7 @@ impl Scene {
                 CacheAction::Query(name, flight) => format!("query {name} #{}", flight.0),
                 CacheAction::QuerySystem(name, flight) => format!("system {name} #{}", flight.0),
                 CacheAction::Refuse(waiters, error) => format!("{} refused {:?}", numbers(&waiters), error.kind()),
-                CacheAction::LookupAnswer(waiters, answer) => {
+                CacheAction::Answer(waiters, answer) => {
                     let addresses = answer.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ");
                     let partial = if answer.complete { "" } else { " so far" };
                     let stale = if answer.stale { " stale" } else { "" };
