@@ -338,15 +338,15 @@ impl World {
         Ok(())
     }
 
-    /// Frees the thread that waits with a waiter.
-    fn awaken(&mut self, waiter: WaiterId) -> Result<(String, Option<String>), String> {
+    /// Frees the thread that waits as a waiter of the pool.
+    fn awaken(&mut self, id: WaiterId) -> Result<(String, Option<String>), String> {
         for (name, thread) in &mut self.threads {
             match std::mem::take(&mut thread.state) {
-                State::CheckingOut { waiter, label } if waiter == waiter => return Ok((name.clone(), label)),
+                State::CheckingOut { waiter, label } if waiter == id => return Ok((name.clone(), label)),
                 other @ (State::Free | State::Sleeping { .. } | State::CheckingOut { .. }) => thread.state = other,
             }
         }
-        Err(format!("nobody waits with waiter {}", waiter.0))
+        Err(format!("no thread waits as waiter {}", id.0))
     }
 
     fn keep(&mut self, label: Option<String>, lease: Lease, connection: u64) {
