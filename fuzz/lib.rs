@@ -19,8 +19,8 @@ use mongolink::handshake::{
     NAMES_MAX,
 };
 use mongolink::host::{ServerAddress, normalize_name};
-use mongolink::op::json::Json;
-use mongolink::op::{ReplyHead, command_error, write_concern_error};
+use mongolink::operation::json::Json;
+use mongolink::operation::{ReplyHead, command_error, write_concern_error};
 use mongolink::options::ClientOptions;
 use mongolink::sandbox::{Config, FakeDeployment, SandboxAction};
 use mongolink::topology::{Fault, Topology, TopologyConfig};

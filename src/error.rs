@@ -329,7 +329,7 @@ mod tests {
         let refused = || Error::io(Stage::Tcp, std::io::ErrorKind::ConnectionRefused.into());
         let wrapped = || std::io::Error::new(std::io::ErrorKind::InvalidData, Wrapped("outer", Some(Box::new(Wrapped("inner", None)))));
         let document = bson::rawdoc! { "ok": 0, "code": 18, "codeName": "AuthenticationFailed", "errmsg": "no such user" };
-        let failure = crate::op::command_error(&document).expect("an error reply");
+        let failure = crate::operation::command_error(&document).expect("an error reply");
         let login =
             Error::new(ErrorKind::Auth, format!("SCRAM-SHA-256 was refused: {}", failure.message())).at(Stage::Auth).because(failure);
         let not_utf8 = String::from_utf8(vec![0xff]).expect_err("not UTF-8");

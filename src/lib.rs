@@ -30,7 +30,7 @@ pub mod host;
 pub mod io;
 mod note;
 #[doc(hidden)]
-pub mod op;
+pub mod operation;
 #[doc(hidden)]
 pub mod options;
 #[doc(hidden)]
@@ -76,9 +76,9 @@ pub use io::events::{EVENT_DOCUMENT_SIZE_MAX, EVENTS_BYTES_MAX, EVENTS_MAX, Even
 pub use io::resolver::{DnsConfig, Resolve, ResolveFuture};
 #[cfg(feature = "sandbox")]
 pub use io::sandbox::{Sandbox, SandboxBuilder};
-pub use op::CommandEvent;
-pub use op::concern::{ReadConcern, W, WriteConcern};
-pub use op::write_error::{WriteConcernFailure, WriteError};
+pub use operation::CommandEvent;
+pub use operation::concern::{ReadConcern, W, WriteConcern};
+pub use operation::write_error::{WriteConcernFailure, WriteError};
 pub use options::{ClientOptions, ServerMonitoringMode, Warning};
 pub use pool::{CheckOutFailure, CloseReason, PoolConfig, PoolEvent, PoolStats};
 pub use selection::{ReadPreference, ReadPreferenceMode, ServerSelector, TagSet};

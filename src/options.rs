@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::auth::{Mechanism, Secret};
 use crate::error::Error;
 use crate::host::{Address, ServerAddress};
-use crate::op::concern::{ReadConcern, WriteConcern};
+use crate::operation::concern::{ReadConcern, WriteConcern};
 use crate::selection::{ReadPreference, ServerSelector};
 
 /// Holds every setting of a client; `None` where nothing was given and the default holds.

@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use mongolink::bson::{RawArrayBuf, RawDocumentBuf, rawdoc};
-use mongolink::op::command_name;
+use mongolink::operation::command_name;
 use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, WriteBuffer, encode_message};
 use serde_json::Value;
 

@@ -2,7 +2,7 @@
 //!
 //! Documents and arrays are read here, because a map of the JSON crate has no order; what a single value looks like is
 //! decided by the bson crate. A number without a type becomes the smallest that holds it: Int32, Int64 or Double. How it
-//! is written is decided in `op::json`.
+//! is written is decided in `operation::json`.
 
 use std::fmt;
 

@@ -15,7 +15,7 @@ use super::output::{Output, complain};
 use super::uri::VARIABLE;
 use super::{Failure, UriInput, client, goodbye};
 use crate::client::{Client, Reply};
-use crate::op::{document, json::Json};
+use crate::operation::{document, json::Json};
 use crate::selection::ReadPreference;
 
 /// The commands whose reply is a cursor.

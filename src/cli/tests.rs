@@ -7,7 +7,7 @@ use super::*;
 use crate::error::Stage;
 use crate::handshake::HelloReply;
 use crate::host::{Address, ServerAddress};
-use crate::op::json::Json;
+use crate::operation::json::Json;
 use crate::topology::{ServerDescription, TopologyDescription, TopologyType};
 
 fn key(text: &str) -> ServerAddress {

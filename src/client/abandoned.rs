@@ -12,9 +12,9 @@ use super::running::ClientCore;
 use crate::cursor::CursorState;
 use crate::io::clock;
 use crate::io::conn::{Conn, LateReply, Sent};
-use crate::op::CommandFields;
-use crate::op::cluster_time::ClusterTime;
-use crate::op::session::UnfinishedSessions;
+use crate::operation::CommandFields;
+use crate::operation::cluster_time::ClusterTime;
+use crate::operation::session::UnfinishedSessions;
 use crate::pool::Health;
 use crate::wire::{Message, Request};
 

@@ -14,9 +14,9 @@ use super::running::ClientCore;
 use crate::error::{Error, Result, SOCKET_TIMEOUT, Stage};
 use crate::host::ServerAddress;
 use crate::io::clock;
-use crate::op::deadline::Deadline;
-use crate::op::session::ServerSession;
-use crate::op::write_error::{WriteConcernFailure, WriteError, write_concern_failure, write_errors};
+use crate::operation::deadline::Deadline;
+use crate::operation::session::ServerSession;
+use crate::operation::write_error::{WriteConcernFailure, WriteError, write_concern_failure, write_errors};
 use crate::selection::{Criteria, ReadPreference};
 use crate::wire::Request;
 

@@ -24,7 +24,7 @@ use crate::cursor::{Batch, CursorState, EmptyBatches, GetMoreOptions};
 use crate::error::{Error, Result};
 use crate::host::ServerAddress;
 use crate::io::clock;
-use crate::op::deadline::Deadline;
+use crate::operation::deadline::Deadline;
 use crate::selection::Criteria;
 use crate::wire::Request;
 

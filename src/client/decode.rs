@@ -11,7 +11,7 @@ use bson::{Document, RawDocument};
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::op::document;
+use crate::operation::document;
 use crate::wire::depth::is_deeper;
 
 /// How many levels are read on the caller's stack: a level needs up to 27 KB in a debug build, a worker thread has 2 MiB.
@@ -69,7 +69,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::op::json::Json;
+    use crate::operation::json::Json;
     use crate::wire::depth::NESTING_DEPTH_MAX;
 
     /// What a worker thread of a runtime has.

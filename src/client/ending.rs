@@ -12,8 +12,8 @@ use super::call::{Call, InSession, Preference, Time};
 use super::running::ClientCore;
 use crate::error::Result;
 use crate::io::clock;
-use crate::op::deadline::Deadline;
-use crate::op::session::{END_SESSIONS_MAX, ServerSession, SessionRegister};
+use crate::operation::deadline::Deadline;
+use crate::operation::session::{END_SESSIONS_MAX, ServerSession, SessionRegister};
 use crate::selection::Criteria;
 use crate::wire::Request;
 

@@ -1,12 +1,12 @@
 //! Who tells whom of the newest cluster time?
 //!
 //! Replies tell the client, commands are told by it. Desks keep copies, which catch up when there is news. What a cluster
-//! time is, and which one is newer, is decided in `op::cluster_time`.
+//! time is, and which one is newer, is decided in `operation::cluster_time`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::op::cluster_time::{ClusterTime, ReceivedClusterTime};
+use crate::operation::cluster_time::{ClusterTime, ReceivedClusterTime};
 
 /// Knows the newest cluster time.
 #[derive(Default)]

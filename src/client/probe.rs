@@ -13,7 +13,7 @@ use crate::io::conn::Interrupt;
 use crate::io::dial::{StageReport, Timeline};
 use crate::io::open::{Opened, Purpose};
 use crate::io::topology::TopologyDriver;
-use crate::op::{CommandFields, command_error};
+use crate::operation::{CommandFields, command_error};
 use crate::wire::{Flags, Request};
 
 /// Is the report of a connection that was opened to see how it goes, and closed again.

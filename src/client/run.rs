@@ -20,9 +20,9 @@ use crate::io::clock;
 use crate::io::log;
 use crate::io::pool::{CheckedOut, CheckoutFuture, ServerPool};
 use crate::io::snapshot::SelectedServer;
-use crate::op::deadline::Deadline;
-use crate::op::execution::is_idempotent_read;
-use crate::op::{check_name, command_name};
+use crate::operation::deadline::Deadline;
+use crate::operation::execution::is_idempotent_read;
+use crate::operation::{check_name, command_name};
 use crate::selection::Criteria;
 
 /// Is a call under way.

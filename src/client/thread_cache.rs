@@ -14,8 +14,8 @@ use super::running::ClientCore;
 use crate::error::Result;
 use crate::io::entropy::entropy;
 use crate::io::snapshot::{SelectedServer, SelectionSource};
-use crate::op::cluster_time::ClusterTime;
-use crate::op::session::{ServerSession, SessionPool};
+use crate::operation::cluster_time::ClusterTime;
+use crate::operation::session::{ServerSession, SessionPool};
 use crate::selection::Criteria;
 
 /// Is what the calls of a thread find without another's help.

@@ -1,7 +1,7 @@
 //! May the server have executed the command, and is it safe to repeat the call?
 //!
 //! ErrorData of the connection and of the reply, which the call adds to its error; without them, kind and stage decide. What an
-//! error reply says is decided in `op::execution`.
+//! error reply says is decided in `operation::execution`.
 
 use super::{Error, ErrorKind, Stage};
 

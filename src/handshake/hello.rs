@@ -10,7 +10,7 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use crate::error::{Error, ErrorKind, LimitValue, Stage, cut};
 use crate::host::ServerAddress;
-use crate::op::reply::command_error_at;
+use crate::operation::reply::command_error_at;
 use crate::selection::TagSet;
 use crate::wire::scan::{Field, Fields, Unreadable};
 
@@ -463,7 +463,7 @@ mod tests {
 
         use bson::Bson;
 
-        use crate::op::session::SessionPool;
+        use crate::operation::session::SessionPool;
         use crate::selection::{Criteria, ReadPreference, suitable_servers};
         use crate::topology::{Topology, TopologyConfig};
 
@@ -515,7 +515,7 @@ mod tests {
                 drop(suitable_servers(description, &Criteria::read(stale)));
                 if let Some(timeout) = description.session_timeout() {
                     let mut sessions = SessionPool::default();
-                    sessions.put(crate::op::session::ServerSession::new([1; 16], now), timeout, now);
+                    sessions.put(crate::operation::session::ServerSession::new([1; 16], now), timeout, now);
                     drop(sessions.take(timeout, now));
                 }
                 if let Some(version) = description.server(&a).and_then(|server| server.topology_version) {

@@ -25,7 +25,7 @@ use crate::auth::SecretDocument;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::{HELLO_SIZE_MAX, HelloReply};
 use crate::host::{Address, ServerAddress};
-use crate::op::CommandFields;
+use crate::operation::CommandFields;
 use crate::pool::Health;
 use crate::wire::{
     self, DOCUMENT_SIZE_MAX, Decoder, Flags, InputDocument, MESSAGE_SIZE_MAX, Message, Request, WriteBuffer, encode_message,

@@ -22,7 +22,7 @@ use super::log::{self, CheckedOn, LogSubject};
 use super::outbox::{Line, Outbox};
 use crate::host::ServerAddress;
 use crate::note::Note;
-use crate::op::CommandEvent;
+use crate::operation::CommandEvent;
 use crate::pool::PoolEvent;
 use crate::topology::{MonitorEvent, TopologyEvent};
 

@@ -22,7 +22,7 @@ use super::topology::TopologyDriver;
 use crate::error::{Error, ErrorKind};
 use crate::handshake::{HelloReply, monitor_hello};
 use crate::host::ServerAddress;
-use crate::op::{CommandFields, command_error};
+use crate::operation::{CommandFields, command_error};
 use crate::topology::monitor::FLOOD_PAUSE;
 use crate::topology::{Monitor, MonitorAction, MonitorConfig, RoundTrips};
 use crate::wire::{Flags, Request};

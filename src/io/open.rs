@@ -20,8 +20,8 @@ use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::{ClientMetadata, Conversation, ConversationConfig, DriverInfos, HandshakeCommand, HandshakeStep, HelloReply};
 use crate::host::ServerAddress;
-use crate::op::CommandFields;
-use crate::op::deadline::Deadline;
+use crate::operation::CommandFields;
+use crate::operation::deadline::Deadline;
 use crate::options::ClientOptions;
 use crate::race::label_overload;
 

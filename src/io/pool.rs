@@ -35,7 +35,7 @@ use super::tasks::{Tasks, runtime_ended};
 use super::topology::TopologyDriver;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::ServerAddress;
-use crate::op::deadline::Deadline;
+use crate::operation::deadline::Deadline;
 use crate::pool::{Checkout, Health, Lease, Pool, PoolAction, PoolEvent, PoolStats, Queue, WaiterId};
 
 /// Carries out one server's pool.

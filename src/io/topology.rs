@@ -31,7 +31,7 @@ use super::tasks::{Lifeline, Tasks};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::HelloReply;
 use crate::host::ServerAddress;
-use crate::op::deadline::Deadline;
+use crate::operation::deadline::Deadline;
 use crate::options::ClientOptions;
 use crate::pool::{Pool, PoolConfig};
 use crate::selection::Criteria;

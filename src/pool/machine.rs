@@ -21,7 +21,7 @@ use super::slots::{InUseConnection, Lease, Opening, Slot, Slots};
 use super::waiters::{Waiter, WaiterId, Waiters};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::note::{Note, Notes};
-use crate::op::deadline::Deadline;
+use crate::operation::deadline::Deadline;
 use failure::OpenFailure;
 
 /// Holds the rules of one server's pool; `C` is the connection itself.

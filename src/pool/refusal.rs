@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::event::PoolStats;
 use super::login::is_refused_login;
 use crate::error::{Error, ErrorKind, LimitValue, RETRYABLE_ERROR, Span, Stage};
-use crate::op::deadline::Deadline;
+use crate::operation::deadline::Deadline;
 
 /// The error of those who asked a pool that is paused (CMAP, "PoolClearedError"): retryable, and no fault of the server's.
 ///

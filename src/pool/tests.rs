@@ -3,7 +3,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::error::{Error, ErrorKind};
-use crate::op::deadline::Deadline;
+use crate::operation::deadline::Deadline;
 
 mod balanced;
 mod late;

@@ -5,7 +5,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
-use crate::op::deadline::Deadline;
+use crate::operation::deadline::Deadline;
 
 /// Names one waiting caller; grows with the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -6,7 +6,7 @@ use bson::{Bson, Document, RawDocument};
 
 use super::DEPTH_MAX;
 use crate::error::{Error, ErrorKind, LimitValue};
-use crate::op::document;
+use crate::operation::document;
 use crate::wire::depth::is_deeper;
 use crate::wire::legacy::Query;
 use crate::wire::{Flags, Frame, Message, op_code};

@@ -10,7 +10,7 @@ use super::server::ServerDescription;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::TopologyVersion;
 use crate::host::ServerAddress;
-use crate::op::{command_error, write_concern_error};
+use crate::operation::{command_error, write_concern_error};
 use crate::wire::scan::Fields;
 
 /// The label of an error that shows an overloaded server, not a broken one (client-backpressure).

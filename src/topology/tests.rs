@@ -16,7 +16,7 @@ use super::*;
 use crate::error::{Error, Stage};
 use crate::handshake::HelloReply;
 use crate::host::ServerAddress;
-use crate::op::deadline::Deadline;
+use crate::operation::deadline::Deadline;
 use crate::selection::{Criteria, select};
 
 fn key(text: &str) -> ServerAddress {

@@ -13,7 +13,7 @@ use super::machine::{Topology, TopologyState};
 use super::server::ServerDescription;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::ServerAddress;
-use crate::op::deadline::Deadline;
+use crate::operation::deadline::Deadline;
 use crate::selection::{self, Criteria};
 
 /// Names one caller that waits for a server; callers are served in the order of their ids.

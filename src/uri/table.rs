@@ -10,7 +10,7 @@ use super::value::{
     OptionValue, Port, ServiceName, StrictFlag, ValueFault, ZlibLevel, integer, not_within, quote,
 };
 use crate::auth::{Mechanism, Secret};
-use crate::op::concern::W;
+use crate::operation::concern::W;
 use crate::options::ClientOptions;
 use crate::selection::{ReadPreference, ReadPreferenceMode};
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use bson::{RawDocumentBuf, rawdoc};
 use mongolink::cursor::CursorState;
-use mongolink::op::deadline::Deadline;
-use mongolink::op::{ReplyHead, command_error};
+use mongolink::operation::deadline::Deadline;
+use mongolink::operation::{ReplyHead, command_error};
 use mongolink::pool::{Lease, WaiterId};
 use mongolink::selection::{self, Criteria, Refusal};
 use mongolink::topology::{Fault, SelectId};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mongolink::handshake::{HelloReply, monitor_hello};
-use mongolink::op::command_error;
+use mongolink::operation::command_error;
 use mongolink::pool::{Pool, PoolConfig, closed};
 use mongolink::topology::{
     Fault, Monitor, MonitorAction, MonitorConfig, RoundTrips, SelectId, Suspension, Topology, TopologyAction, TopologyConfig,
@@ -572,7 +572,7 @@ impl World {
         let number = conn.last_request;
         let client = conn.client;
         let mut bytes = WriteBuffer::default();
-        let fields = mongolink::op::CommandFields { database, read_preference: preference, ..Default::default() };
+        let fields = mongolink::operation::CommandFields { database, read_preference: preference, ..Default::default() };
         mongolink::wire::encode_message(&mut bytes, number, 0, flags, request, |body| fields.write(body));
         self.send_request(id, bytes.to_bytes());
         // What lies there already is read first.

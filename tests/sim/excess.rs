@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bson::{Document, RawDocumentBuf};
 use mongolink::handshake::UNUSABLE_HOSTS_MAX;
-use mongolink::op::reply::{ERROR_LABELS_MAX, ERROR_REPLY_SIZE_MAX, NAME_SIZE_MAX};
+use mongolink::operation::reply::{ERROR_LABELS_MAX, ERROR_REPLY_SIZE_MAX, NAME_SIZE_MAX};
 use mongolink::race::ATTEMPTS_MAX;
 use mongolink::topology::liveness::{ANSWER_SLACK, limit};
 use mongolink::topology::monitor::{STREAMED_BURST, STREAMED_EVERY};

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bson::oid::ObjectId;
 use mongolink::dns::{LookupAnswer, LookupId, Want};
 use mongolink::handshake::{Conversation, ConversationConfig, HandshakeStep};
-use mongolink::op::deadline::Deadline;
+use mongolink::operation::deadline::Deadline;
 use mongolink::pool::Lease;
 use mongolink::race::{AttemptId, Race, RaceAction, RaceConfig, STAGGER, label_overload};
 use mongolink::topology::ProbeId;

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use mongolink::op::deadline::Deadline;
+use mongolink::operation::deadline::Deadline;
 use mongolink::pool::{Checkout, Health, Lease, Pool, PoolAction, QueuePosition, WaiterId};
 use mongolink::topology::Fault;
 use mongolink::wire::Message;

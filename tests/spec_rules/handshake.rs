@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bson::{RawBsonRef, RawDocument, rawdoc};
 use mongolink::handshake::{Conversation, ConversationConfig, HandshakeCommand, HandshakeStep, monitor_hello};
-use mongolink::op::is_sensitive;
+use mongolink::operation::is_sensitive;
 use mongolink::{ConnectionString, Credential, ErrorKind, Stage};
 
 fn first(credential: Option<Credential>, hello_ok: bool, load_balanced: bool) -> (HandshakeCommand, Conversation) {

@@ -1,7 +1,7 @@
 //! OP_MSG: which messages are sent, and which are taken?
 
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
-use mongolink::op::{CommandFields, check_size};
+use mongolink::operation::{CommandFields, check_size};
 use mongolink::wire::{Decoder, Flags, Message, Request, WriteBuffer, encode_message};
 use mongolink::{Error, ErrorKind};
 

@@ -5,7 +5,7 @@
 
 use super::{Conn, ExchangeState};
 use crate::error::Error;
-use crate::op::CommandFields;
+use crate::operation::CommandFields;
 use crate::pool::Health;
 use crate::wire::{Flags, Message, Request};
 

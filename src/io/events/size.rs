@@ -4,7 +4,7 @@ use super::Event;
 use crate::error::Error;
 use crate::handshake::HelloReply;
 use crate::host::ServerAddress;
-use crate::op::CommandEvent;
+use crate::operation::CommandEvent;
 use crate::pool::PoolEvent;
 use crate::topology::{MonitorEvent, ServerDescription, TopologyDescription, TopologyEvent};
 

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::{CheckedOut, ServerPool};
 use crate::error::{Error, ErrorKind};
 use crate::io::clock;
-use crate::op::deadline::Deadline;
+use crate::operation::deadline::Deadline;
 use crate::pool::{QueuePosition, WaiterId};
 
 /// Is a connection that was asked for, and not there at once.

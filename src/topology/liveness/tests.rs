@@ -208,7 +208,7 @@ fn deposed_primary_that_answers_keeps_what_is_in_flight() {
 
 #[test]
 fn any_word_of_the_process_is_a_sign_of_life() {
-    let said = crate::op::command_error(&bson::rawdoc! { "ok": 0, "code": 91, "errmsg": "ending" }).expect("error");
+    let said = crate::operation::command_error(&bson::rawdoc! { "ok": 0, "code": 91, "errmsg": "ending" }).expect("error");
     let closed = Error::new(ErrorKind::Closed, "closed");
     for (error, stage) in [
         (said, Stage::Hello),

@@ -119,7 +119,7 @@ fn every_fact_that_counts_makes_an_error_another() {
     assert!(!plain().is_same_as(&closed(ErrorKind::Closed, "x", Stage::Hello)));
     assert!(!plain().is_same_as(&closed(ErrorKind::Closed, "y", Stage::Read)));
     assert!(!plain().is_same_as(&ServerDescription::unknown(&key("a"))));
-    let command = |code: i32| failed(crate::op::command_error(&rawdoc! { "ok": 0, "code": code, "errmsg": "no" }).expect("error"));
+    let command = |code: i32| failed(crate::operation::command_error(&rawdoc! { "ok": 0, "code": code, "errmsg": "no" }).expect("error"));
     assert!(command(1).is_same_as(&command(1)) && !command(1).is_same_as(&command(2)));
     let late = |millis| failed(Error::timeout(Stage::Tcp, "connectTimeoutMS", Duration::from_secs(1), Duration::from_millis(millis)));
     assert!(late(1001).is_same_as(&late(1009)), "time-outs differ by some milliseconds");

@@ -159,7 +159,7 @@ fn server_that_refuses_a_login_is_checked_anew_as_soon_as_somebody_waits_for_it(
 
 #[test]
 fn refused_command_counts_only_during_the_handshake() {
-    let error = crate::op::command_error(&rawdoc! { "ok": 0, "code": 18, "errmsg": "no" }).expect("error");
+    let error = crate::operation::command_error(&rawdoc! { "ok": 0, "code": 18, "errmsg": "no" }).expect("error");
     assert_eq!(orders_after(Fault::new(error.clone(), 0)), IGNORED);
     assert_eq!(orders_after(Fault::new(error, 0).during_handshake()), [NO_PRIMARY, "clear a"]);
 }
@@ -220,7 +220,7 @@ fn error_before_the_hello_reply_never_reaches_a_load_balanced_topology() {
         timeout(Stage::Hello),
         Error::new(ErrorKind::CertificateName, "no").at(Stage::Tls),
         Error::new(ErrorKind::Incompatible, "no service").at(Stage::Hello),
-        crate::op::command_error(&rawdoc! { "ok": 0, "code": 11600, "errmsg": "no" }).expect("error"),
+        crate::operation::command_error(&rawdoc! { "ok": 0, "code": 11600, "errmsg": "no" }).expect("error"),
     ];
     for error in errors {
         let mut scene = balanced();
@@ -235,7 +235,7 @@ fn error_behind_a_load_balancer_clears_its_service_if_it_would_clear_a_pool() {
     let service = ObjectId::from([9; 12]);
     let clear = format!("clear a {service}");
     let reply = |code: i32| in_reply(&rawdoc! { "ok": 0, "errmsg": "x", "code": code }, 0);
-    let refused = crate::op::command_error(&rawdoc! { "ok": 0, "code": 18, "errmsg": "no" }).expect("error");
+    let refused = crate::operation::command_error(&rawdoc! { "ok": 0, "code": 18, "errmsg": "no" }).expect("error");
     let cases = [
         (Fault::new(broken(), 0), true),
         (Fault::new(timeout(Stage::Read), 0), false),

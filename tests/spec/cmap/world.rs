@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use bson::{Bson, Document, RawDocumentBuf, doc};
 use mongolink::handshake::{ClientMetadata, Conversation, ConversationConfig, Environment, HandshakeStep};
-use mongolink::op::deadline::Deadline;
+use mongolink::operation::deadline::Deadline;
 use mongolink::pool::{Checkout, Health, Lease, Pool, PoolAction, WaiterId, closed};
 use mongolink::sandbox::{Config, FakeDeployment, SandboxAction as ServerAction};
 use mongolink::topology::{Fault, Topology, TopologyAction, TopologyConfig};

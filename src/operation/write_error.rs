@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn duplicate_key_is_found_in_error_replies_and_in_write_errors() {
-        let error = |reply: RawDocumentBuf| crate::op::command_error(&reply).expect("an error");
+        let error = |reply: RawDocumentBuf| crate::operation::command_error(&reply).expect("an error");
         for code in [11000, 11001, 12582] {
             let text = "E11000 duplicate key error collection: db.things index: a_1_b_1 dup key: { a: 1, b: \"x\" }";
             let found = error(

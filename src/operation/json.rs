@@ -20,7 +20,7 @@ use crate::wire::scan::{Field, Fields, kind};
 ///
 /// ```
 /// use mongolink::bson::rawdoc;
-/// use mongolink::op::json::Json;
+/// use mongolink::operation::json::Json;
 /// let document = rawdoc! { "ok": 1.0, "hosts": ["a:27017"] };
 /// assert_eq!(Json::of(&document).to_string(), r#"{"ok":1.0,"hosts":["a:27017"]}"#);
 /// assert_eq!(Json::of(&document).cut(8).to_string(), r#"{"ok":1...."#);
@@ -372,7 +372,7 @@ mod tests {
         bytes.push(0);
         let length = u32::try_from(bytes.len()).expect("short").to_le_bytes();
         bytes[..4].copy_from_slice(&length);
-        let document = crate::op::document::read(RawDocument::from_bytes(&bytes).expect("framed")).expect("a document");
+        let document = crate::operation::document::read(RawDocument::from_bytes(&bytes).expect("framed")).expect("a document");
         let Some(Bson::DbPointer(pointer)) = document.get("p") else { panic!("{document:?}") };
         pointer.clone()
     }

@@ -135,7 +135,7 @@ mod tests {
     use bson::{RawDocumentBuf, rawdoc};
 
     use super::*;
-    use crate::op::command_error;
+    use crate::operation::command_error;
 
     fn refusal(code: i64, labels: &[&str]) -> Error {
         let labels: bson::RawArrayBuf = labels.iter().copied().collect();
