@@ -201,21 +201,14 @@ impl Topology {
 
     /// Takes the answer to [`CheckTraffic`](TopologyAction::CheckTraffic): whether the server's connections have received anything.
     pub fn handle_traffic_checked(&mut self, host: &ServerAddress, id: ProbeId, anything: bool, now: Instant) {
-        match self.probes.get(host) {
-            Some(ProbeState::CheckingTraffic { id: own, since, limit }) if own == id => {
-                if anything {
-                    self.rest(host, now);
-                } else {
-                    self.handle_silence(host, limit, now.saturating_duration_since(since), now);
-                }
-            }
-            Some(
-                ProbeState::Resolving { .. }
-                | ProbeState::AwaitingAnswer { .. }
-                | ProbeState::CheckingTraffic { .. }
-                | ProbeState::Resting { .. },
-            )
-            | None => {}
+        let Some(ProbeState::CheckingTraffic { id: own, since, limit }) = self.probes.get(host) else { return };
+        if own != id {
+            return;
+        }
+        if anything {
+            self.rest(host, now);
+        } else {
+            self.handle_silence(host, limit, now.saturating_duration_since(since), now);
         }
     }
 
