@@ -1,7 +1,7 @@
-//! What went wrong, at which stage, where, after how long, against which limit?
+//! The error type of the crate: kind, stage, host, elapsed time, limit, causes.
 //!
-//! Kinds are facts, not judgements: whether a fault marks a server Unknown is decided in `topology::fault`; whether a
-//! command is tried again is left to its caller.
+//! Kinds are facts. Does not decide whether a fault marks a server Unknown (`topology::fault`), nor whether a command is
+//! retried.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -19,12 +19,12 @@ pub use kind::{CommandFailure, ErrorKind, Ineligible, Limit, LimitValue, ServerR
 pub(crate) use text::{Bounded, Nested, Span, cut};
 pub use text::{ERROR_MESSAGE_SIZE_MAX, ERROR_TEXT_SIZE_MAX};
 
-/// Is shorthand for results of this crate.
+/// A result with this crate's [`Error`].
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Says what happened, at which [`Stage`], to which host and address, after how long, against which [`Limit`].
+/// An error: what happened, at which [`Stage`], on which host and address, after how long, against which [`Limit`].
 ///
-/// One word wide and cheap to clone: one failed dial can answer many waiters. Its text includes that of its causes, so
+/// One word wide and cheap to clone: one failed dial can fail many waiters. The text includes the texts of the causes, so
 /// [`source`](StdError::source) returns only a cause that the text does not show; [`underlying`](Self::underlying) returns it
 /// in any case.
 #[derive(Clone)]
@@ -43,7 +43,7 @@ struct ErrorData {
     causes: Vec<Error>,
     servers: Vec<ServerReason>,
     command: Option<CommandFailure>,
-    /// Whether the command may have been executed, where that is known better than from kind and stage.
+    /// Whether the command may have been executed, if that is known more exactly than from kind and stage.
     execution: Option<Execution>,
     /// Whether the command only reads.
     is_idempotent: bool,
@@ -51,7 +51,7 @@ struct ErrorData {
 }
 
 impl Error {
-    /// Makes an error of a kind and a message, which is cut after [`ERROR_MESSAGE_SIZE_MAX`] bytes.
+    /// Creates an error of a kind with a message, which is cut to [`ERROR_MESSAGE_SIZE_MAX`] bytes.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self(Arc::new(ErrorData {
             kind,
@@ -71,7 +71,7 @@ impl Error {
         }))
     }
 
-    /// Makes the error of a timer that ran out.
+    /// Creates the error of an expired timer.
     pub fn timeout(stage: Stage, timer: &'static str, limit: Duration, elapsed: Duration) -> Self {
         Self::new(ErrorKind::Timeout, format!("timed out after {}", Span(elapsed)))
             .at(stage)
@@ -79,13 +79,13 @@ impl Error {
             .against(timer, LimitValue::Time(limit))
     }
 
-    /// Makes the error of a socket.
+    /// Creates the error of a socket.
     pub fn io(stage: Stage, error: std::io::Error) -> Self {
         let kind = if error.kind() == std::io::ErrorKind::UnexpectedEof { ErrorKind::Closed } else { ErrorKind::Io(error.kind()) };
         Self::new(kind, error.to_string()).at(stage).because(error)
     }
 
-    /// Makes the error of an error reply.
+    /// Creates the error of a server's error reply.
     pub fn command_failure(failure: CommandFailure) -> Self {
         let name = if failure.code_name.is_empty() { String::new() } else { format!(" {}", failure.code_name) };
         let mut error = Self::new(ErrorKind::Command, format!("{} (code {}{name})", failure.message, failure.code)).at(Stage::Server);
@@ -93,42 +93,42 @@ impl Error {
         error
     }
 
-    /// Sets the stage, unless one is set already: the innermost knows best.
+    /// Sets the stage, unless it is set: the innermost layer knows it best.
     #[must_use]
     pub fn at(mut self, stage: Stage) -> Self {
         self.facts().stage.get_or_insert(stage);
         self
     }
 
-    /// Replaces the stage: what a socket calls reading may be the greeting to whoever uses it.
+    /// Replaces the stage: a read of the socket may be part of the handshake.
     #[must_use]
     pub(crate) fn restage(mut self, stage: Stage) -> Self {
         self.facts().stage = Some(stage);
         self
     }
 
-    /// Sets the host, unless one is set already.
+    /// Sets the host, unless it is set.
     #[must_use]
     pub fn on(mut self, host: &ServerAddress) -> Self {
         self.facts().host.get_or_insert_with(|| host.clone());
         self
     }
 
-    /// Sets the address, unless one is set already.
+    /// Sets the address, unless it is set.
     #[must_use]
     pub fn with_address(mut self, address: &Address) -> Self {
         self.facts().address.get_or_insert_with(|| address.clone());
         self
     }
 
-    /// Sets the time that had passed, unless it is set already.
+    /// Sets the elapsed time, unless it is set.
     #[must_use]
     pub fn after(mut self, elapsed: Duration) -> Self {
         self.facts().elapsed.get_or_insert(elapsed);
         self
     }
 
-    /// Sets the limit, unless one is set already.
+    /// Sets the limit, unless it is set.
     #[must_use]
     pub fn against(mut self, name: &'static str, value: LimitValue) -> Self {
         self.facts().limit.get_or_insert(Limit { name, value });
@@ -142,7 +142,7 @@ impl Error {
         self
     }
 
-    /// Sets the cause, an error of BSON from outside: the key and the message in it are cut.
+    /// Sets the cause to a BSON error; its key and message are cut.
     #[must_use]
     pub(crate) fn because_of_bson(self, mut source: bson::error::Error) -> Self {
         source.key = source.key.map(|key| cut(key, ERROR_MESSAGE_SIZE_MAX));
@@ -150,21 +150,21 @@ impl Error {
         self.because(source)
     }
 
-    /// Sets the causes of a failure that had several, such as one for each address of a name.
+    /// Sets the causes of a failure with several causes, such as one per address of a name.
     #[must_use]
     pub fn with_causes(mut self, causes: Vec<Self>) -> Self {
         self.facts().causes = causes;
         self
     }
 
-    /// Sets the reasons of a failed selection.
+    /// Sets the per-server reasons of a failed selection.
     #[must_use]
     pub fn with_servers(mut self, servers: Vec<ServerReason>) -> Self {
         self.facts().servers = servers;
         self
     }
 
-    /// Adds to the message what the caller can do.
+    /// Appends advice for the caller to the message.
     #[must_use]
     pub(crate) fn with_hint(mut self, hint: &str) -> Self {
         let message = &mut self.facts().message;
@@ -173,7 +173,7 @@ impl Error {
         self
     }
 
-    /// Adds a label, once.
+    /// Adds a label, unless the error has it.
     #[must_use]
     pub fn with_label(mut self, label: &str) -> Self {
         if !self.has_label(label) {
@@ -182,7 +182,7 @@ impl Error {
         self
     }
 
-    /// Returns the error of a command that carries secrets without what the server said: code, its name and labels remain.
+    /// Returns the error of a sensitive command without the server's message and reply; code, code name and labels remain.
     pub(crate) fn redacted(&self) -> Self {
         let mut error = self.clone();
         if let Some(failure) = self.command() {
@@ -199,57 +199,57 @@ impl Error {
         self.0.kind
     }
 
-    /// Returns the stage at which it happened.
+    /// Returns the stage at which the error happened.
     pub fn stage(&self) -> Option<Stage> {
         self.0.stage
     }
 
-    /// Returns the host it happened to.
+    /// Returns the host on which the error happened.
     pub fn host(&self) -> Option<&ServerAddress> {
         self.0.host.as_ref()
     }
 
-    /// Returns the address it happened at.
+    /// Returns the address at which the error happened.
     pub fn address(&self) -> Option<&Address> {
         self.0.address.as_ref()
     }
 
-    /// Returns the time that had passed since the stage began.
+    /// Returns the time from the beginning of the stage to the error.
     pub fn elapsed(&self) -> Option<Duration> {
         self.0.elapsed
     }
 
-    /// Returns the limit it ran into.
+    /// Returns the limit that was exceeded.
     pub fn limit(&self) -> Option<Limit> {
         self.0.limit
     }
 
-    /// Returns the error labels, the server's and the driver's.
+    /// Returns the error labels of the server and of the driver.
     pub fn labels(&self) -> &[String] {
         &self.0.labels
     }
 
-    /// Tells whether it carries a label, such as `RetryableError`.
+    /// Returns whether the error has a label, such as `RetryableError`.
     pub fn has_label(&self, label: &str) -> bool {
         self.0.labels.iter().any(|own| own == label)
     }
 
-    /// Returns the causes of a failure that had several.
+    /// Returns the causes of a failure with several causes.
     pub fn causes(&self) -> &[Self] {
         &self.0.causes
     }
 
-    /// Returns why each server was not chosen, if this is a failed selection.
+    /// Returns the reason per server why it was not selected, if this is a failed selection.
     pub fn servers(&self) -> &[ServerReason] {
         &self.0.servers
     }
 
-    /// Returns the server's error reply, if this is one.
+    /// Returns the server's error reply, if the error is one.
     pub fn command(&self) -> Option<&CommandFailure> {
         self.0.command.as_ref()
     }
 
-    /// Returns the numeric code of the server's error reply, if this is one and it has one.
+    /// Returns the numeric code of the server's error reply, if the error is one and has a code.
     pub fn code(&self) -> Option<i64> {
         self.0.command.as_ref().map(|failure| failure.code).filter(|code| *code != 0)
     }
@@ -259,15 +259,15 @@ impl Error {
         &self.0.message
     }
 
-    /// Returns the error behind this one, such as that of a socket, of TLS or of a refused login, to be downcast.
+    /// Returns the underlying error, such as that of a socket, of TLS or of a failed authentication, for downcasting.
     ///
-    /// Its text is mostly part of this error's.
+    /// Its text is mostly part of this error's text.
     pub fn underlying(&self) -> Option<&(dyn StdError + 'static)> {
         let own = self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static));
         own.or_else(|| self.0.causes.first().map(|cause| cause as &(dyn StdError + 'static)))
     }
 
-    /// Returns the same error, with more to its message.
+    /// Returns the same error with text appended to its message.
     #[must_use]
     pub(crate) fn adding(mut self, text: &str) -> Self {
         let facts = self.facts();
@@ -281,7 +281,7 @@ impl Error {
 }
 
 impl StdError for Error {
-    /// Returns the nearest cause that the text of this error does not show, so that none is printed twice.
+    /// Returns the nearest cause that this error's text does not show, so that no text is printed twice.
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         let mut next = self.underlying();
         let text = next.map(|_| self.to_string()).unwrap_or_default();
@@ -323,7 +323,7 @@ mod tests {
         assert_eq!(error.to_string(), "hello: db.example:27017: timed out after 2003 ms (limit connectTimeoutMS of 2000 ms)");
     }
 
-    /// Every way in which errors are put together.
+    /// Every way in which errors are composed.
     fn representatives() -> Vec<Error> {
         let host = ServerAddress::parse("db.example").expect("host");
         let refused = || Error::io(Stage::Tcp, std::io::ErrorKind::ConnectionRefused.into());

@@ -1,9 +1,9 @@
-//! What is a host's one identity?
+//! The normalised identity of a host.
 //!
-//! Every name that reaches the crate (connection string, SRV answer, `hosts`, `passives`, `arbiters`, `me` and `primary` of
-//! a hello reply) becomes a [`ServerAddress`] here, at the edge, before anything is compared, resolved or dialled: UTS-46
-//! non-transitional IDNA, lower case, no trailing dot, canonical IPv6 text, zone ids, unix sockets, default port.
-//! This file does not decide how a name is resolved (`dns`) or in which order addresses are tried (`race`).
+//! Every name that reaches the crate (connection string, SRV answer, `hosts`, `passives`, `arbiters`, `me` and `primary` of a
+//! hello reply) becomes a [`ServerAddress`] here, before anything is compared, resolved or dialled: UTS-46 non-transitional
+//! IDNA, lower case, no trailing dot, canonical IPv6 text, zone ids, unix sockets, default port. Does not decide how a name is
+//! resolved (`dns`) or in which order addresses are tried (`race`).
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -14,10 +14,10 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 
-/// The port used where a host names none.
+/// The port of a host that is given without one.
 pub const DEFAULT_PORT: u16 = 27017;
 
-/// The longest host text that is looked at, in bytes; longer input is an error.
+/// The longest accepted host text, in bytes; longer input is an error.
 pub const HOST_SIZE_MAX: usize = 1024;
 
 /// The longest domain name in its A-label form, in bytes (RFC 1035).
@@ -26,14 +26,14 @@ const NAME_SIZE_MAX: usize = 253;
 /// The longest label of a domain name in its A-label form, in bytes (RFC 1035).
 const LABEL_SIZE_MAX: usize = 63;
 
-/// The longest label that is mapped, in characters: mapping costs its square, and no longer one has an A-label within its limit.
+/// The longest label that is mapped, in characters: the cost of mapping is quadratic, and longer labels have no valid A-label.
 const LABEL_CHARS_MAX: usize = 2 * LABEL_SIZE_MAX;
 
-/// Is one server's identity: a normalised host and a port, or a unix socket.
+/// A server's identity: a normalised host and a port, or a unix socket.
 ///
-/// Two keys are equal if they name the same host, however it was spelled: `Bücher.example:27017`,
-/// `xn--bcher-kva.example` and `BÜCHER.EXAMPLE.` are one key. [`Display`](fmt::Display) prints the spelling that was
-/// given; [`canonical`](Self::canonical) prints the normal form.
+/// Two addresses are equal if they name the same host, in any spelling: `Bücher.example:27017`, `xn--bcher-kva.example` and
+/// `BÜCHER.EXAMPLE.` are equal. [`Display`](fmt::Display) prints the given spelling, [`canonical`](Self::canonical) the normal
+/// form.
 ///
 /// ```
 /// use mongolink::ServerAddress;
@@ -55,7 +55,7 @@ struct HostAndPort {
     spelled: String,
 }
 
-/// Is the host part of a [`ServerAddress`], in normal form.
+/// The host part of a [`ServerAddress`], in normal form.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Host {
@@ -69,7 +69,7 @@ pub enum Host {
     Unix(PathBuf),
 }
 
-/// Is where a connection really goes: the outcome of a look-up.
+/// An address to connect to: the result of a look-up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Address {
@@ -92,12 +92,12 @@ impl ServerAddress {
         Self::new(host, port.unwrap_or(DEFAULT_PORT))
     }
 
-    /// Returns the same key with a count of its own: cores that count its clones do not meet those that count others.
+    /// Returns an equal address with a reference count of its own, so that cores do not contend for one count.
     pub(crate) fn unshared(&self) -> Self {
         Self(Arc::new(HostAndPort::clone(&self.0)))
     }
 
-    /// Makes a key of a host without port, and a port.
+    /// Creates an address from a host without port, and a port.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidHost`], naming the label or part that can't be normalised.
@@ -137,12 +137,12 @@ impl ServerAddress {
         &self.0.canonical
     }
 
-    /// Tells whether it is the path of a unix socket.
+    /// Returns whether it is the path of a unix socket.
     pub(crate) fn is_socket(&self) -> bool {
         matches!(self.0.host, Host::Unix(_))
     }
 
-    /// Returns the name to resolve, or `None` for numeric hosts and unix sockets, which never meet a resolver.
+    /// Returns the name to resolve, or `None` for numeric hosts and unix sockets, which are never resolved.
     pub fn name(&self) -> Option<&str> {
         match &self.0.host {
             Host::Name(name) => Some(name),
@@ -210,7 +210,7 @@ impl fmt::Display for Host {
 }
 
 impl Address {
-    /// Returns the path of a unix socket.
+    /// Returns the path, if it is a unix socket.
     pub fn unix_path(&self) -> Option<&Path> {
         match self {
             Self::Unix(path) => Some(path),
@@ -228,11 +228,11 @@ impl fmt::Display for Address {
     }
 }
 
-/// Normalises a domain name as [`ServerAddress`] does, without a port: the form in which names are resolved and compared.
+/// Normalises a domain name without port as [`ServerAddress`] does: the form in which names are resolved and compared.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidHost`], naming the label that can't be normalised, or for a name that ends in a number: it could be
-/// read as an IPv4 address.
+/// [`ErrorKind::InvalidHost`], naming the label that can't be normalised, or for a name that ends in a number: it could be read
+/// as an IPv4 address.
 pub fn normalize_name(name: &str) -> Result<String, Error> {
     let ascii = to_labels(name)?;
     if ends_in_number(&ascii) {
@@ -247,7 +247,7 @@ fn to_labels(name: &str) -> Result<String, Error> {
     if bare.is_empty() {
         return Err(invalid(name, "empty host".into()));
     }
-    // UTS-46 takes all of these for dots.
+    // UTS-46 treats all of these as dots.
     if bare.split(['.', '\u{3002}', '\u{ff0e}', '\u{ff61}']).any(|label| label.chars().nth(LABEL_CHARS_MAX).is_some()) {
         let error = invalid(name, format!("a label has more than {LABEL_CHARS_MAX} characters"));
         return Err(error.against("LABEL_CHARS_MAX", LimitValue::Count(LABEL_CHARS_MAX as u64)));
@@ -269,7 +269,7 @@ fn to_labels(name: &str) -> Result<String, Error> {
     Ok(ascii)
 }
 
-/// Whether a name needs no IDNA: letters, digits, hyphens, underscores and dots, and no `xn--` label to check.
+/// Returns whether a name needs no IDNA: letters, digits, hyphens, underscores and dots, and no `xn--` label to check.
 fn plain(name: &str) -> bool {
     name.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.'))
         && !name.split('.').any(|label| label.get(..4).is_some_and(|prefix| prefix.eq_ignore_ascii_case("xn--")))
@@ -285,7 +285,7 @@ fn to_ascii(name: &str, bare: &str) -> Result<String, Error> {
     };
     convert(bare).ok_or_else(|| {
         let label = bare.split('.').find(|label| !label.is_empty() && convert(label).is_none()).unwrap_or(bare);
-        // The label of a host that is not shown in full could be the part that is left out.
+        // The label of a host that is not shown in full could be the hidden part.
         let label = if hidden_from(name) == name.len() { format!("label {}", shown(label)) } else { "a label".to_owned() };
         invalid(name, format!("{label} is not a valid domain label (UTS-46)"))
     })
@@ -330,7 +330,7 @@ fn parse_host(host: &str) -> Result<Host, Error> {
     Ok(Host::Name(name))
 }
 
-/// Tells whether the last label of a name is a decimal or hexadecimal number (URL standard, "ends in a number"): operating
+/// Returns whether the last label of a name is a decimal or hexadecimal number (URL standard, "ends in a number"): operating
 /// systems read `2130706433`, `127.1`, `0x7f.1` and `0177.0.0.1` as addresses.
 fn ends_in_number(name: &str) -> bool {
     let last = name.rsplit('.').next().unwrap_or(name);
@@ -340,15 +340,15 @@ fn ends_in_number(name: &str) -> bool {
     }
 }
 
-/// Tells whether a name has the form of an IPv4 address without being one, such as `256.0.0.1`: a host name by the
-/// connection-string specification, and no address to any operating system.
+/// Returns whether a name has the form of an IPv4 address without being one, such as `256.0.0.1`: a host name by the
+/// connection-string specification, but not an address for any operating system.
 fn resembles_address(name: &str) -> bool {
     let labels = || name.split('.');
     let is_decimal = |label: &str| label.bytes().all(|byte| byte.is_ascii_digit()) && (label == "0" || !label.starts_with('0'));
     labels().count() == 4 && labels().all(is_decimal) && labels().any(|label| label.parse::<u8>().is_err())
 }
 
-/// Only a path is a unix socket: what merely ends in `.sock` is a domain name.
+/// Only a path is a unix socket: a name that merely ends in `.sock` is a domain name.
 fn is_socket(text: &str) -> bool {
     text.ends_with(".sock") && text.contains('/')
 }
@@ -384,25 +384,25 @@ fn parse_port(text: &str, port: &str) -> Result<u16, Error> {
     })
 }
 
-/// Tells whether a text could be meant as a port.
+/// Returns whether a text looks like a port.
 fn is_short_number(text: &str) -> bool {
     (1..=5).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Tells whether a character is an `@`, or becomes one by the mapping of host names (UTS-46).
+/// Returns whether a character is an `@`, or is mapped to one in host names (UTS-46).
 pub(crate) fn is_at_sign(character: char) -> bool {
     matches!(character, '@' | '\u{fe6b}' | '\u{ff20}')
 }
 
-/// Tells whether a character is a `:`, or becomes one by the mapping of host names (UTS-46).
+/// Returns whether a character is a `:`, or is mapped to one in host names (UTS-46).
 pub(crate) fn is_colon(character: char) -> bool {
     matches!(character, ':' | '\u{fe13}' | '\u{fe55}' | '\u{ff1a}')
 }
 
-/// Shows the beginning of a host in an error, in quotation marks.
+/// Quotes the beginning of a host for an error.
 ///
-/// A host that can't be read may be user information: nothing is shown of a text with an `@`, and nothing from the first
-/// `:` on unless a port follows, or the text can only be an IPv6 address.
+/// An unreadable host may be user information: nothing is shown of a text with an `@`, and nothing from the first `:` on unless
+/// a port follows, or the text can only be an IPv6 address.
 pub(crate) fn shown(host: &str) -> String {
     if host.contains(is_at_sign) {
         return "(not shown, it has an '@')".to_owned();
@@ -413,7 +413,7 @@ pub(crate) fn shown(host: &str) -> String {
     format!("{clipped:?}{rest}")
 }
 
-/// Returns where the part of a host begins that is not shown; its length if all is.
+/// Returns where the hidden part of a host begins; its length if nothing is hidden.
 fn hidden_from(host: &str) -> usize {
     if host.contains(is_at_sign) {
         return 0;
@@ -423,7 +423,7 @@ fn hidden_from(host: &str) -> usize {
     if is_port { host.len() } else { v6_end(host).unwrap_or(at) }
 }
 
-/// Returns where the address of a text ends that begins like an IPv6 address in brackets.
+/// Returns the end of the address in a text that begins like an IPv6 address in brackets.
 fn v6_end(host: &str) -> Option<usize> {
     let inner = host.strip_prefix('[')?;
     let end = inner.find(['%', ']']).unwrap_or(inner.len());
@@ -432,7 +432,7 @@ fn v6_end(host: &str) -> Option<usize> {
     (is_v6 && end <= V6_SIZE_MAX).then_some(end + 1)
 }
 
-/// How much of a host an error shows, in characters.
+/// The longest host text in an error, in characters.
 const SHOWN_CHARS_MAX: usize = 60;
 
 /// The longest text of an IPv6 address.

@@ -26,7 +26,7 @@ impl Notes {
         }
     }
 
-    /// Tells whether no line is queued.
+    /// Returns whether no line is queued.
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -1,8 +1,8 @@
-//! Which settings does a client have, and what does each default to?
+//! The client's settings and their defaults.
 //!
-//! [`ClientOptions`] holds what was given, `None` where nothing was: TXT records, the connection string and code can be
-//! merged only while that is known. The methods below the fields give the effective value: every default stands here.
-//! How a connection string is read into it is `uri`'s business, and so is which options contradict each other.
+//! [`ClientOptions`] holds the given values, `None` for values that were not given, so that TXT records, the connection string
+//! and code can be merged. The methods below the fields return the effective values: every default is in this file. Does not
+//! decide how a connection string is parsed, nor which options contradict each other (`uri`).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,22 +13,22 @@ use crate::host::{Address, ServerAddress};
 use crate::operation::concern::{ReadConcern, WriteConcern};
 use crate::selection::{ReadPreference, ServerSelector};
 
-/// Holds every setting of a client; `None` where nothing was given and the default holds.
+/// The settings of a client; `None` for the default.
 ///
-/// Fields are named after the URI options of the specification (uri-options, connection-string). Lengths of time are
-/// [`Duration`]s; where the specification says that 0 means "no limit", so does a zero duration here.
+/// Fields have the names of the URI options in the specifications (uri-options, connection-string). Durations are
+/// [`Duration`]s; where the specification says that 0 means "no limit", a zero duration does, too.
 #[derive(Clone, Default)]
 #[non_exhaustive]
 pub struct ClientOptions {
-    /// The seeds. Empty with `srv` until the look-up has been made.
+    /// The seeds. Empty with `srv` until the SRV look-up is complete.
     pub hosts: Vec<ServerAddress>,
     /// The name of a `mongodb+srv` connection string: normalised, without port.
     pub srv: Option<String>,
     /// The service name of the SRV look-up, `srvServiceName`; default `mongodb`.
     pub srv_service_name: Option<String>,
-    /// How many of the SRV answer's hosts to use at the most, `srvMaxHosts`; 0, the default, for all.
+    /// The maximum number of hosts used from the SRV answer, `srvMaxHosts`; 0, the default, for all.
     pub srv_max_hosts: Option<u32>,
-    /// The database named by the connection string.
+    /// The database that the connection string names.
     pub database: Option<String>,
 
     /// The user name; `Some("")` if the string has an `@` with nothing before it.
@@ -39,7 +39,7 @@ pub struct ClientOptions {
     pub auth_source: Option<String>,
     /// `authMechanism`.
     pub auth_mechanism: Option<Mechanism>,
-    /// The `authMechanism` given, if it is one that mongolink does not know; no client is made of it.
+    /// The given `authMechanism`, if mongolink does not know it; creating a client then fails.
     pub auth_mechanism_other: Option<String>,
     /// `authMechanismProperties`: name and value, in the order given, without the session token.
     pub auth_mechanism_properties: Vec<(String, String)>,
@@ -53,8 +53,8 @@ pub struct ClientOptions {
     /// `zlibCompressionLevel`, -1 to 9.
     pub zlib_compression_level: Option<i32>,
 
-    /// `connectTimeoutMS`: limit of TCP and TLS from the moment when the first address is known, and again of hello and
-    /// authentication; default 10 s, 0 for none.
+    /// `connectTimeoutMS`: limit of TCP and TLS, from the first known address on, and again of hello and authentication;
+    /// default 10 s, 0 for none.
     pub connect_timeout: Option<Duration>,
     /// `socketTimeoutMS`: limit of each command's exchange; 0, the default, for none.
     pub socket_timeout: Option<Duration>,
@@ -62,7 +62,7 @@ pub struct ClientOptions {
     pub server_selection_timeout: Option<Duration>,
     /// `timeoutMS`: limit of each whole call; no default, 0 for none.
     pub timeout: Option<Duration>,
-    /// `dnsTimeoutMS` (mongolink's own): limit of a name's look-up, never part of `connectTimeoutMS`; default 15 s.
+    /// `dnsTimeoutMS` (specific to mongolink): limit of a name look-up, never part of `connectTimeoutMS`; default 15 s.
     pub dns_timeout: Option<Duration>,
     /// `heartbeatFrequencyMS`, at least 500 ms; default 10 s.
     pub heartbeat_frequency: Option<Duration>,
@@ -70,10 +70,10 @@ pub struct ClientOptions {
     pub local_threshold: Option<Duration>,
     /// `serverMonitoringMode`; default auto.
     pub server_monitoring_mode: Option<ServerMonitoringMode>,
-    /// Whether a server that seems to be silent is asked for an answer to a liveness probe on a connection of its own; default true.
+    /// Whether a server that seems unresponsive is sent a liveness probe on a separate connection; default true.
     ///
-    /// Without it, a command on a server that stands still ends when the server's check fails, after `heartbeatFrequencyMS` and
-    /// `connectTimeoutMS`, or at the limit of the command itself.
+    /// Without liveness probes, a command on an unresponsive server ends when the server's check fails, after
+    /// `heartbeatFrequencyMS` and `connectTimeoutMS`, or at the command's own limit.
     pub liveness_probes: Option<bool>,
     /// `serverSelectionTryOnce`: for single-threaded drivers; has no effect here.
     pub server_selection_try_once: Option<bool>,
@@ -97,7 +97,7 @@ pub struct ClientOptions {
     pub max_idle_time: Option<Duration>,
     /// `waitQueueTimeoutMS`: limit of the time in the wait queue; 0, the default, for none.
     pub wait_queue_timeout: Option<Duration>,
-    /// How long the late reply of an abandoned command is awaited before its connection is closed; default 10 s, 0 closes it
+    /// How long to wait for the late reply of an abandoned command before its connection is closed; default 10 s, 0 closes it
     /// at once.
     pub drain_limit: Option<Duration>,
 
@@ -124,7 +124,7 @@ pub struct ClientOptions {
     pub tls_certificate_key_file: Option<PathBuf>,
     /// `tlsCertificateKeyFilePassword`.
     pub tls_certificate_key_file_password: Option<Secret>,
-    /// `tlsInsecure`: no checks of the certificate at all.
+    /// `tlsInsecure`: disables all certificate checks.
     pub tls_insecure: Option<bool>,
     /// `tlsAllowInvalidCertificates`.
     pub tls_allow_invalid_certificates: Option<bool>,
@@ -144,41 +144,42 @@ pub struct ClientOptions {
     /// `proxyPassword`.
     pub proxy_password: Option<Secret>,
 
-    /// Fixed addresses for hosts, which are then not resolved; TLS still verifies the name.
+    /// Fixed addresses of hosts, which are then not resolved; TLS still verifies the name.
     pub resolve: Vec<(ServerAddress, Address)>,
 
-    /// Which of the servers that suit a call may have it; all of them by default.
+    /// The custom selector: chooses among the servers suitable for a call; default all of them.
     pub server_selector: Option<ServerSelector>,
 
-    /// How many characters of a document are logged, `usize::MAX` for all; default 1000, unless the environment variable
-    /// [`LOG_LENGTH_VARIABLE`] says otherwise.
+    /// The maximum length of a logged document, in characters, `usize::MAX` for no limit; default 1000, unless the environment
+    /// variable [`LOG_LENGTH_VARIABLE`] sets it.
     pub log_document_chars_max: Option<usize>,
 
-    /// The option because of which no client can be made of the connection string, although it could be read, and the error
-    /// that says so; kept for `uri::validate`.
+    /// The option that prevents the creation of a client although the connection string is readable, and the error that reports
+    /// it; kept for `uri::validate`.
     pub(crate) refusal: Option<(&'static str, Error)>,
 }
 
-/// Says how a server is watched (server-monitoring, `serverMonitoringMode`).
+/// How a server is monitored (server-monitoring, `serverMonitoringMode`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerMonitoringMode {
-    /// Streaming where the server can, except on function-as-a-service platforms.
+    /// Streaming if the server supports it, except on function-as-a-service platforms.
     #[default]
     Auto,
-    /// Streaming where the server can.
+    /// Streaming if the server supports it.
     Stream,
     /// Polling only.
     Poll,
 }
 
-/// An option that has no effect, or not the one that may be expected, or that makes connections less secure.
+/// An option without effect, with an unexpected effect, or one that weakens the security of connections.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Warning {
-    /// The option as written; `number 3` for the third of a connection string if its name is not known, which is not shown.
+    /// The option as written; `number 3` for the third of a connection string if its name is unknown, because unknown names are
+    /// not shown.
     pub option: String,
-    /// What is wrong with it, and what happens instead.
+    /// What is wrong with the option, and what happens instead.
     pub message: String,
 }
 
@@ -188,14 +189,14 @@ impl std::fmt::Display for Warning {
     }
 }
 
-/// The shortest time between two checks of a server (server-monitoring, `minHeartbeatFrequencyMS`).
+/// The shortest interval between two checks of a server (server-monitoring, `minHeartbeatFrequencyMS`).
 pub const MIN_HEARTBEAT_FREQUENCY: Duration = Duration::from_millis(500);
 
-/// The environment variable that says how many characters of a document are logged: a number, or `unlimited`. Anything else
-/// is ignored (logging, "Configurable Max Document Length").
+/// The environment variable with the maximum length of a logged document in characters: a number, or `unlimited`. Other values
+/// are ignored (logging, "Configurable Max Document Length").
 pub const LOG_LENGTH_VARIABLE: &str = "MONGODB_LOG_MAX_DOCUMENT_LENGTH";
 
-/// A limit of time that 0 switches off.
+/// Returns a time limit; zero means no limit.
 fn limit(given: Option<Duration>, default: Option<Duration>) -> Option<Duration> {
     given.or(default).filter(|span| !span.is_zero())
 }
@@ -231,7 +232,7 @@ impl ClientOptions {
         self.heartbeat_frequency.unwrap_or(Duration::from_secs(10))
     }
 
-    /// Tells whether servers that seem to be silent are asked for an answer to a liveness probe.
+    /// Returns whether servers that seem to be silent are asked for an answer to a liveness probe.
     pub fn liveness_probes_or_default(&self) -> bool {
         self.liveness_probes.unwrap_or(true)
     }
@@ -290,7 +291,7 @@ impl ClientOptions {
         self.srv_service_name.as_deref().unwrap_or("mongodb")
     }
 
-    /// Tells whether connections are secured: `tls`, or by default with an SRV connection string.
+    /// Returns whether connections are secured: `tls`, or by default with an SRV connection string.
     pub fn tls_or_default(&self) -> bool {
         self.tls.unwrap_or(self.srv.is_some())
     }

@@ -363,7 +363,7 @@ impl Candidate {
         }
     }
 
-    /// Tells whether it has not had its turn.
+    /// Returns whether it has not had its turn.
     fn is_untried(&self) -> bool {
         match self.state {
             RaceState::Queued | RaceState::Withdrawn => true,

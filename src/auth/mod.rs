@@ -1,7 +1,7 @@
-//! Which mechanism proves who we are, and with which words?
+//! The authentication mechanisms and their payloads.
 //!
-//! The mechanisms' conversations are pure: each consumes itself and hands back the next step. Which of them is used on a
-//! connection, and when, is decided in `handshake`.
+//! The conversations of the mechanisms are pure: each step consumes itself and returns the next. Does not decide which
+//! mechanism a connection uses, and when (`handshake`).
 
 pub(crate) mod plain;
 mod saslprep;
@@ -11,7 +11,7 @@ pub(crate) mod x509;
 
 pub use secret::{Secret, SecretDocument};
 
-/// Names an authentication mechanism of the specification.
+/// An authentication mechanism of the specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Mechanism {
@@ -21,7 +21,7 @@ pub enum Mechanism {
     ScramSha256,
     /// A client certificate.
     X509,
-    /// User name and password in clear, for LDAP.
+    /// User name and password in plain text, for LDAP.
     Plain,
     /// Kerberos.
     Gssapi,
@@ -31,19 +31,19 @@ pub enum Mechanism {
     Oidc,
 }
 
-/// Is what a client authenticates with: complete, checked, with its source resolved.
+/// A complete and checked credential of a client, with its source resolved.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Credential {
-    /// The user name; not needed by every mechanism.
+    /// The user name; not required by every mechanism.
     pub username: Option<String>,
-    /// The password; not needed by every mechanism.
+    /// The password; not required by every mechanism.
     pub password: Option<Secret>,
-    /// The database that the user is defined in.
+    /// The database in which the user is defined.
     pub source: String,
     /// The mechanism, or `None` to negotiate one of the SCRAMs.
     pub mechanism: Option<Mechanism>,
-    /// The mechanism's properties, defaults filled in; one of them may be a session token.
+    /// The mechanism's properties, with defaults filled in; one of them may be a session token.
     pub properties: Vec<(String, Secret)>,
 }
 
@@ -61,7 +61,7 @@ impl std::fmt::Debug for Credential {
 }
 
 impl Mechanism {
-    /// Returns the name that goes over the wire, such as `SCRAM-SHA-256`.
+    /// Returns the name used on the wire, such as `SCRAM-SHA-256`.
     pub fn name(self) -> &'static str {
         match self {
             Self::ScramSha1 => "SCRAM-SHA-1",
@@ -74,7 +74,7 @@ impl Mechanism {
         }
     }
 
-    /// Reads the name that goes over the wire.
+    /// Parses the name used on the wire.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::ScramSha1, Self::ScramSha256, Self::X509, Self::Plain, Self::Gssapi, Self::Aws, Self::Oidc]
             .into_iter()

@@ -1,6 +1,6 @@
-//! How does PLAIN log in?
+//! The PLAIN mechanism.
 //!
-//! The payload of RFC 4616, without an authorisation identity (auth, "PLAIN"). It has the password in clear: only TLS
+//! The payload of RFC 4616, without an authorisation identity (auth, "PLAIN"). It contains the password in plain text: only TLS
 //! protects it.
 
 use zeroize::Zeroizing;
@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Stage};
 /// Builds the payload, `\0user\0password`.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidOption`] if the user name or the password has a NUL in it, which the payload can't express.
+/// [`ErrorKind::InvalidOption`] if the user name or the password contains a NUL, which the payload can't express.
 pub(crate) fn payload(user: &str, password: &Secret) -> Result<Zeroizing<Vec<u8>>, Error> {
     let password = password.reveal();
     for (what, text) in [("user name", user), ("password", password)] {

@@ -1,4 +1,4 @@
-//! In which form does a password go into SCRAM-SHA-256?
+//! The preparation of passwords for SCRAM-SHA-256.
 //!
 //! SASLprep (RFC 4013, a profile of RFC 3454). The tables are those of `stringprep`; its own function is not used, because it
 //! leaves copies of the text in freed memory.
@@ -7,22 +7,22 @@ use stringprep::tables;
 use unicode_normalization::UnicodeNormalization;
 use zeroize::Zeroizing;
 
-/// Prepares a text; `None` if it has characters that are forbidden, or that Unicode 3.2 does not have.
+/// Prepares a text; `None` if it has characters that are prohibited, or not assigned in Unicode 3.2.
 pub(super) fn prepare(text: &str) -> Option<Zeroizing<String>> {
     let mapped = || text.chars().map(as_space).filter(|char| !tables::commonly_mapped_to_nothing(*char)).nfkc();
-    // Measured first: a text that grows while it is written would leave its beginning behind.
+    // Measured first: a text that grows while it is written would leave copies behind.
     let mut prepared = Zeroizing::new(String::with_capacity(mapped().map(char::len_utf8).sum()));
     prepared.extend(mapped());
     let is_fit = !prepared.contains(is_prohibited) && !is_mixed(&prepared) && !prepared.contains(tables::unassigned_code_point);
     is_fit.then_some(prepared)
 }
 
-/// Maps every kind of space to the one of ASCII (RFC 4013 section 2.1).
+/// Maps every kind of space to the ASCII space (RFC 4013 section 2.1).
 fn as_space(char: char) -> char {
     if tables::non_ascii_space_character(char) { ' ' } else { char }
 }
 
-/// Tells whether a character is forbidden (RFC 4013 section 2.3).
+/// Returns whether a character is prohibited (RFC 4013 section 2.3).
 fn is_prohibited(char: char) -> bool {
     tables::non_ascii_space_character(char)
         || tables::ascii_control_character(char)
@@ -36,7 +36,7 @@ fn is_prohibited(char: char) -> bool {
         || tables::tagging_character(char)
 }
 
-/// Tells whether a text mixes directions of writing (RFC 3454 section 6).
+/// Returns whether a text mixes writing directions (RFC 3454 section 6).
 fn is_mixed(text: &str) -> bool {
     let is_right_to_left = |char: Option<char>| char.is_some_and(tables::bidi_r_or_al);
     text.contains(tables::bidi_r_or_al)

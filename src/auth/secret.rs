@@ -1,4 +1,4 @@
-//! How is a secret kept?
+//! The storage of secrets.
 //!
 //! Secrets never reach `Debug`, `Display`, logs or events, and are wiped when dropped.
 
@@ -10,7 +10,7 @@ use bson::raw::{BindRawBsonRef, CStr};
 use bson::{RawDocument, RawDocumentBuf};
 use zeroize::{Zeroize, Zeroizing};
 
-/// Holds a secret text: shared, never printed, wiped when its last holder drops it.
+/// A secret text: shared, never printed, wiped when the last clone is dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Arc<Zeroizing<String>>);
 
@@ -18,12 +18,12 @@ pub struct Secret(Arc<Zeroizing<String>>);
 pub struct SecretDocument(RawDocumentBuf);
 
 impl Secret {
-    /// Takes a text into keeping.
+    /// Stores a text.
     pub fn new(text: impl Into<String>) -> Self {
         Self(Arc::new(Zeroizing::new(text.into())))
     }
 
-    /// Shows the text; whoever calls this answers for where it goes.
+    /// Returns the text; the caller is responsible for where it goes.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -36,7 +36,7 @@ impl From<Zeroizing<String>> for Secret {
 }
 
 impl SecretDocument {
-    /// Makes a document of public fields, with room for `room` bytes of secret ones behind them.
+    /// Creates a document of public fields, with room for `room` bytes of secret fields after them.
     ///
     /// A field that fits into the room is appended without moving the document, so that no copy stays in freed memory.
     pub fn behind(public: &RawDocument, room: usize) -> Self {
@@ -50,7 +50,7 @@ impl SecretDocument {
         self.0.append(key, value);
     }
 
-    /// Takes the document out; its new owner wipes it.
+    /// Takes the document out; the new owner has to wipe it.
     pub fn take(&mut self) -> RawDocumentBuf {
         std::mem::take(&mut self.0)
     }

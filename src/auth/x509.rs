@@ -1,14 +1,13 @@
-//! How does a client certificate log in?
+//! The MONGODB-X509 mechanism.
 //!
-//! MONGODB-X509 (auth, "MONGODB-X509"): TLS has shown the certificate already; one command asks the server to take its
-//! subject as the user.
+//! TLS has presented the certificate already; one command makes the server use its subject as the user (auth, "MONGODB-X509").
 
 use bson::RawDocumentBuf;
 use bson::raw::cstr;
 
 use super::Mechanism;
 
-/// Builds the `authenticate` command; without a user the server takes the certificate's subject.
+/// Builds the `authenticate` command; without a user the server uses the certificate's subject.
 pub(crate) fn authenticate(user: Option<&str>) -> RawDocumentBuf {
     let mut body = RawDocumentBuf::new();
     body.append(cstr!("authenticate"), 1_i32);

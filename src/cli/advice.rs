@@ -149,7 +149,7 @@ fn wrong_set(findings: &Findings<'_>) -> Vec<String> {
     others.iter().map(text).collect()
 }
 
-/// Tells whether a server answered all that it was asked; a refusal is an answer, silence after the hello reply is none.
+/// Returns whether a server answered all that it was asked; a refusal is an answer, silence after the hello reply is none.
 pub(super) fn answers(probe: &Probe) -> bool {
     let is_silent = |error: &Error| error.is_network() || error.is_timeout();
     probe.hello.is_some() && !probe.error.as_ref().is_some_and(is_silent)

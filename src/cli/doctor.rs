@@ -101,7 +101,7 @@ fn prepare(uri: &UriInput, arguments: &DoctorArguments) -> Result<Client, Error>
         .build()
 }
 
-/// Is an examination under way.
+/// An examination under way.
 struct Examination {
     client: Client,
     began: Instant,

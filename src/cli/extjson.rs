@@ -39,7 +39,7 @@ pub fn parse(text: &str) -> Result<Document, String> {
     if let Bson::Document(document) = value { Ok(document) } else { Err("not a JSON object".to_owned()) }
 }
 
-/// Is a value of Extended JSON.
+/// A value of Extended JSON.
 struct Parsed(Bson);
 
 struct ParsedVisitor;

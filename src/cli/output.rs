@@ -71,7 +71,7 @@ pub(super) fn complain(text: &str) {
     drop(writeln!(io::stderr(), "{}", printable(text)));
 }
 
-/// Tells whether somebody watches standard error.
+/// Returns whether somebody watches standard error.
 pub(super) fn is_watched() -> bool {
     io::stderr().is_terminal()
 }

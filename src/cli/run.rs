@@ -122,7 +122,7 @@ impl Flaws {
     }
 }
 
-/// Tells whether a command's reply is a cursor; an explained aggregation has none.
+/// Returns whether a command's reply is a cursor; an explained aggregation has none.
 pub(super) fn makes_cursor(command: &Document) -> bool {
     let name = command.keys().next().map_or("", String::as_str);
     CURSOR_COMMANDS.contains(&name) && !(name == "aggregate" && command.get_bool("explain").unwrap_or(false))

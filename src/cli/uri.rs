@@ -108,7 +108,7 @@ impl UriInput {
         }
     }
 
-    /// Tells whether other users of the machine can read a password of it.
+    /// Returns whether other users of the machine can read a password of it.
     fn is_exposed(&self) -> bool {
         self.source == UriSource::Argument
             && match ConnectionString::parse(&self.text) {

@@ -1,23 +1,23 @@
-//! May the server have executed the command, and is it safe to repeat the call?
+//! The execution and retry facts of an error: may the server have executed the command, is it safe to repeat the call.
 //!
-//! ErrorData of the connection and of the reply, which the call adds to its error; without them, kind and stage decide. What an
-//! error reply says is decided in `operation::execution`.
+//! The call adds facts of the connection and of the reply to its error; without them, kind and stage decide. Does not decide
+//! what an error reply says about execution (`operation::execution`).
 
 use super::{Error, ErrorKind, Stage};
 
 /// Whether the server may have executed a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Execution {
-    /// It provably has not.
+    /// The command was provably not executed.
     Never,
-    /// It may have, wholly or in part.
+    /// The command may have been executed, wholly or in part.
     Possible,
 }
 
 /// The label of errors after which a command may be sent again, because nothing of it was sent or executed.
 pub(crate) const RETRYABLE_ERROR: &str = "RetryableError";
 
-/// The option whose limit ends an exchange because the socket is silent.
+/// The option whose limit ends an exchange when the socket receives nothing.
 pub(crate) const SOCKET_TIMEOUT: &str = "socketTimeoutMS";
 
 /// The server's code for a command that ran longer than its `maxTimeMS`.
@@ -32,10 +32,10 @@ impl Error {
         self
     }
 
-    /// Tells whether the server may have executed the command, wholly or in part.
+    /// Returns whether the server may have executed the command, wholly or in part.
     ///
-    /// `false` only if it provably has not: no server or connection was found, the command was not sent, its message was cut off,
-    /// or the server refused the command before executing any of it.
+    /// `false` only if it provably has not: no server or connection was available, the command was not sent, its message was
+    /// incomplete, or the server refused the command before executing any of it.
     pub fn may_have_executed(&self) -> bool {
         match self.0.execution {
             Some(Execution::Never) => false,
@@ -44,38 +44,38 @@ impl Error {
         }
     }
 
-    /// Tells whether repeating the call can't apply it twice: the command only reads, or it was
-    /// [not executed](Self::may_have_executed).
+    /// Returns whether repeating the call can't apply it twice: the command only reads, or it was [not
+    /// executed](Self::may_have_executed).
     ///
-    /// This does not say that repeating helps: an invalid argument stays invalid. The labels that specifications define, such as
-    /// `RetryableWriteError`, are in [`labels`](Self::labels) and do not decide this: they are about writes with a transaction
-    /// number.
+    /// This does not say that a repetition would succeed: an invalid argument stays invalid. Labels that specifications define,
+    /// such as `RetryableWriteError`, are in [`labels`](Self::labels) and have no effect here: they are about writes with a
+    /// transaction number.
     pub fn is_retryable(&self) -> bool {
         self.0.is_idempotent || !self.may_have_executed()
     }
 
-    /// Tells whether a time limit ended it: the driver's, the socket's, or the `maxTimeMS` of the command (code 50).
+    /// Returns whether the error is an expired time limit: the driver's, the socket's, or the command's `maxTimeMS` (code 50).
     ///
-    /// Other codes of the server with a time-out in their names, such as 262 `ExceededTimeLimit` and 202
-    /// `NetworkInterfaceExceededTimeLimit`, are failures within the deployment, and no limit of the caller's.
+    /// Other server codes with a time-out in their names, such as 262 `ExceededTimeLimit` and 202
+    /// `NetworkInterfaceExceededTimeLimit`, are failures within the deployment, not limits of the caller.
     pub fn is_timeout(&self) -> bool {
         let kind = self.0.kind;
         matches!(kind, ErrorKind::Timeout | ErrorKind::Io(std::io::ErrorKind::TimedOut))
             || (kind == ErrorKind::Command && self.code() == Some(MAX_TIME_MS_EXPIRED))
     }
 
-    /// Tells whether the network failed: a socket error, a closed connection, a time-out while a connection is set up,
-    /// `socketTimeoutMS`, bytes that are no reply, or a silent server.
+    /// Returns whether the network failed: a socket error, a closed connection, a time-out while a connection was established,
+    /// `socketTimeoutMS`, bytes that are no reply, or an unresponsive server.
     ///
-    /// `false` for errors of this machine, such as no free port, for commands whose caller went away, and for commands that ran
-    /// into the caller's own limit (`timeoutMS`, or the `timeout` of the call): the network may be well.
+    /// `false` for errors of this machine, such as no free port, for commands whose future was dropped, and for commands that
+    /// exceeded the caller's own limit (`timeoutMS`, or the `timeout` of the call): the network may be healthy.
     pub fn is_network(&self) -> bool {
         let in_set_up = matches!(self.0.stage, Some(Stage::Tcp | Stage::Tls | Stage::Hello | Stage::Auth));
         let on_socket = in_set_up || matches!(self.0.stage, Some(Stage::Write | Stage::Read));
         let of_socket = on_socket && self.limit().is_some_and(|limit| limit.name == SOCKET_TIMEOUT);
         let kind = self.0.kind;
         matches!(kind, ErrorKind::Closed | ErrorKind::Silent)
-            // Only a silent server is a reason with a cause of its own.
+            // Of the reasons for an interruption, only an unresponsive server has a cause of its own.
             || (kind == ErrorKind::Interrupted && self.0.source.is_some())
             || (kind == ErrorKind::Timeout && (in_set_up || of_socket))
             || (on_socket && matches!(kind, ErrorKind::Protocol | ErrorKind::Tls))
@@ -83,13 +83,13 @@ impl Error {
     }
 }
 
-/// Tells whether a socket error is about this machine: its memory, its ports and addresses.
+/// Returns whether a socket error concerns this machine: its memory, ports or addresses.
 fn is_local(kind: std::io::ErrorKind) -> bool {
     use std::io::ErrorKind::{AddrInUse, AddrNotAvailable, OutOfMemory};
     matches!(kind, AddrInUse | AddrNotAvailable | OutOfMemory)
 }
 
-/// Tells whether an error of this kind can't happen after a command was sent.
+/// Returns whether an error of this kind can only occur before a command is sent.
 fn is_of_preparation(kind: ErrorKind) -> bool {
     use ErrorKind::{
         Auth, Certificate, CertificateExpired, CertificateName, CertificateUnknownIssuer, DnsFailed, DnsRule, Incompatible,

@@ -107,7 +107,7 @@ pub enum Stage {
     Server,
 }
 
-/// Is the limit that an error ran into.
+/// The limit that an error ran into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// The option or constant that sets it, such as `connectTimeoutMS`.
@@ -116,7 +116,7 @@ pub struct Limit {
     pub value: LimitValue,
 }
 
-/// Is the value of a [`Limit`].
+/// The value of a [`Limit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LimitValue {
@@ -161,7 +161,7 @@ pub enum Ineligible {
     Eligible,
 }
 
-/// Is an error reply of a server.
+/// An error reply of a server.
 #[derive(Clone, Debug)]
 pub struct CommandFailure {
     /// The numeric code; 0 if the server sent none.

@@ -1,14 +1,14 @@
-//! How much memory does an error hold?
+//! The memory size of an error.
 
 use std::error::Error as StdError;
 
 use super::{Error, ErrorData};
 
-/// How deep causes and sources are followed: deeper ones do not occur.
+/// The depth to which causes and sources are followed: deeper ones do not occur.
 const DEPTH_MAX: usize = 8;
 
 impl Error {
-    /// Returns about how many bytes of memory the error holds, its causes and sources included.
+    /// Returns the approximate memory size of the error in bytes, including causes and sources.
     pub(crate) fn size_bytes(&self) -> usize {
         self.size_to(DEPTH_MAX)
     }

@@ -1,6 +1,4 @@
-//! How does an error read?
-//!
-//! Stage, host and address, message, time and limit, then the causes or the servers one by one.
+//! The text of an error: stage, host and address, message, time and limit, then each cause or server.
 
 use std::fmt::{self, Write};
 use std::time::Duration;
@@ -13,7 +11,7 @@ pub const ERROR_MESSAGE_SIZE_MAX: usize = 8 * 1024;
 /// The longest text of an error with its causes and servers, in bytes: there can be a thousand of each.
 pub const ERROR_TEXT_SIZE_MAX: usize = 64 * 1024;
 
-/// The longest text of an error within another text that lists servers, in bytes.
+/// The longest text of an error within another error's list of servers, in bytes.
 pub(crate) const NESTED_TEXT_SIZE_MAX: usize = 1024;
 
 impl fmt::Display for Error {
@@ -56,7 +54,7 @@ impl Error {
     }
 }
 
-/// A text that ends with `…` where it would become longer than a limit; what is beyond is not printed at all.
+/// A writer that ends its text with `…` at a size limit and skips the rest.
 pub(crate) struct Bounded<'a> {
     out: &'a mut dyn Write,
     left: usize,
@@ -64,12 +62,12 @@ pub(crate) struct Bounded<'a> {
 }
 
 impl<'a> Bounded<'a> {
-    /// Limits what is printed to a number of bytes.
+    /// Limits the output to a number of bytes.
     pub(crate) fn new(out: &'a mut dyn Write, size_bytes_max: usize) -> Self {
         Self { out, left: size_bytes_max.saturating_sub(ELLIPSIS.len()), is_cut: false }
     }
 
-    /// Prints, up to the limit.
+    /// Writes up to the limit.
     pub(crate) fn print(mut self, print: impl FnOnce(&mut Self) -> fmt::Result) -> fmt::Result {
         let outcome = print(&mut self);
         if self.is_cut { self.out.write_str(ELLIPSIS) } else { outcome }
@@ -77,7 +75,7 @@ impl<'a> Bounded<'a> {
 }
 
 impl Write for Bounded<'_> {
-    /// Fails at the limit, which ends the printing early.
+    /// Fails at the limit, which ends the formatting early.
     fn write_str(&mut self, text: &str) -> fmt::Result {
         if self.is_cut {
             return Err(fmt::Error);
@@ -93,10 +91,10 @@ impl Write for Bounded<'_> {
     }
 }
 
-/// Stands for what was cut off.
+/// The sign for omitted text.
 const ELLIPSIS: &str = "\u{2026}";
 
-/// Returns the last place where a character ends, up to a number of bytes.
+/// Returns the last character boundary within a number of bytes.
 fn boundary(text: &str, size_bytes_max: usize) -> usize {
     let most = size_bytes_max.min(text.len());
     (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0)
@@ -181,7 +179,7 @@ impl fmt::Display for Ineligible {
     }
 }
 
-/// Prints an error in brackets, as one of many.
+/// An error in brackets, as one of many.
 pub(crate) struct Nested<'a>(pub(crate) &'a Error);
 
 impl fmt::Display for Nested<'_> {
@@ -192,7 +190,7 @@ impl fmt::Display for Nested<'_> {
     }
 }
 
-/// Prints a duration in milliseconds below ten seconds, in seconds above.
+/// A duration, printed in milliseconds below ten seconds, in seconds above.
 pub(crate) struct Span(pub(crate) Duration);
 
 impl fmt::Display for Span {

@@ -45,7 +45,7 @@ pub struct ConversationConfig {
     pub nonces: [[u8; NONCE_SIZE]; 2],
 }
 
-/// Is a command to be sent; `$db` is appended where it becomes bytes.
+/// A command to be sent; `$db` is appended where it becomes bytes.
 pub struct HandshakeCommand {
     /// The database it is for.
     pub database: String,
@@ -69,7 +69,7 @@ pub enum HandshakeStep {
     Ready(Box<HelloReply>),
 }
 
-/// Is the opening of a connection, up to where it waits for the server or for keys.
+/// The opening of a connection, up to where it waits for the server or for keys.
 pub struct Conversation {
     state: ConversationState,
 }

@@ -126,7 +126,7 @@ pub struct HelloReply {
     pub unusable_hosts: Vec<UnusableHost>,
 }
 
-/// Is a name in a hello reply that can't be used: it costs that one host, not the reply.
+/// A name in a hello reply that can't be used: it costs that one host, not the reply.
 #[derive(Clone, Debug)]
 pub struct UnusableHost {
     /// The name as the server gave it, shortened if it is long.
@@ -135,7 +135,7 @@ pub struct UnusableHost {
     pub error: Error,
 }
 
-/// Is the version of a server's state, `topologyVersion`.
+/// The version of a server's state, `topologyVersion`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TopologyVersion {

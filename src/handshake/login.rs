@@ -30,14 +30,14 @@ pub(super) struct Nonces {
     pub(super) own: [u8; NONCE_SIZE],
 }
 
-/// Is a login under way, with the hello that it belongs to.
+/// A login under way, with the hello that it belongs to.
 pub(super) struct Attempt {
     pub(super) hello: Box<HelloReply>,
     pub(super) login: Login,
     pub(super) mechanism: Mechanism,
 }
 
-/// Is a mechanism's first command, and what it leads to.
+/// A mechanism's first command, and what it leads to.
 pub(super) struct FirstCommand {
     pub(super) mechanism: Mechanism,
     pub(super) name: &'static str,
@@ -144,7 +144,7 @@ impl Attempt {
         }
     }
 
-    /// Tells whether a reply has the password in it, which PLAIN shows to the server.
+    /// Returns whether a reply has the password in it, which PLAIN shows to the server.
     fn is_echoed_in(&self, reply: &RawDocument) -> bool {
         let password = self.login.credential.password.as_ref().map(Secret::reveal).filter(|_| self.mechanism == Mechanism::Plain);
         password.is_some_and(|password| {

@@ -69,7 +69,7 @@ enum Detail {
     NoEnv,
 }
 
-/// Is the metadata before it is cut to size.
+/// The metadata before it is cut to size.
 #[derive(Debug)]
 struct Draft {
     app_name: Option<String>,
@@ -115,7 +115,7 @@ impl ClientMetadata {
         }
     }
 
-    /// Tells whether this is a function-as-a-service platform, where servers are polled (`serverMonitoringMode=auto`).
+    /// Returns whether this is a function-as-a-service platform, where servers are polled (`serverMonitoringMode=auto`).
     pub fn is_faas(&self) -> bool {
         self.draft.faas.is_some()
     }

@@ -79,7 +79,7 @@ fn payload(command: &RawDocument) -> String {
     String::from_utf8(payload.bytes.to_vec()).expect("text")
 }
 
-/// Is a server's side of a SCRAM, written down apart from the client's.
+/// A server's side of a SCRAM, written down apart from the client's.
 struct Scram {
     hash: ScramHash,
     password: String,

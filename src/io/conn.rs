@@ -31,7 +31,7 @@ use crate::wire::{
     self, DOCUMENT_SIZE_MAX, Decoder, Flags, InputDocument, MESSAGE_SIZE_MAX, Message, Request, WriteBuffer, encode_message,
 };
 
-/// Is an open connection.
+/// An open connection.
 pub(crate) struct Conn {
     stream: Stream,
     decoder: Decoder,
@@ -115,7 +115,7 @@ impl Interrupt {
         self.heard.store(false, Ordering::Relaxed);
     }
 
-    /// Tells whether the connection has received anything since.
+    /// Returns whether the connection has received anything since.
     pub(crate) fn has_heard(&self) -> bool {
         self.heard.load(Ordering::Relaxed)
     }
@@ -188,7 +188,7 @@ impl Conn {
         &self.address
     }
 
-    /// Tells whether the server has asked for a client certificate.
+    /// Returns whether the server has asked for a client certificate.
     pub(crate) fn demand(&self) -> Demand {
         self.stream.demand()
     }
@@ -345,7 +345,7 @@ impl Conn {
         self.decoder.rest(IDLE_BYTES_MAX);
     }
 
-    /// Tells whether an idle connection has been closed by the server, or has received what nobody asked for.
+    /// Returns whether an idle connection has been closed by the server, or has received what nobody asked for.
     pub(crate) fn is_dead(&mut self) -> bool {
         self.stream.peek_dead()
     }

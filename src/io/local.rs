@@ -22,7 +22,7 @@ pub(crate) fn socket_error(stage: Stage, error: io::Error) -> Error {
     }
 }
 
-/// Tells whether the runtime that the socket belongs to has ended; tokio says so in the text only.
+/// Returns whether the runtime that the socket belongs to has ended; tokio says so in the text only.
 fn is_of_ended_runtime(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Other
         && error.raw_os_error().is_none()

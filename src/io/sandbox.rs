@@ -23,7 +23,7 @@ use super::tasks::Tasks;
 use crate::error::Error;
 use crate::sandbox::{Config, FakeDeployment, MemberConfig};
 
-/// Is a fake deployment on loopback; it ends when it is dropped.
+/// A fake deployment on loopback; it ends when it is dropped.
 ///
 /// ```no_run
 /// # async fn example() -> std::io::Result<()> {

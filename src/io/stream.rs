@@ -17,7 +17,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::tls::Demand;
 
-/// Is an open connection to a server, before anything is said on it.
+/// An open connection to a server, before anything is said on it.
 #[derive(Debug)]
 pub(crate) enum Stream {
     /// Plain TCP.
@@ -44,7 +44,7 @@ enum Look {
 }
 
 impl Stream {
-    /// Tells whether bytes go through TLS, which keeps them in a buffer of its own.
+    /// Returns whether bytes go through TLS, which keeps them in a buffer of its own.
     pub(crate) fn is_encrypted(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
@@ -64,7 +64,7 @@ impl Stream {
         }
     }
 
-    /// Tells whether the server has asked for a client certificate.
+    /// Returns whether the server has asked for a client certificate.
     pub(crate) fn demand(&self) -> Demand {
         match self {
             Self::Tcp(_) => Demand::None,

@@ -43,7 +43,7 @@ struct TaskGroup {
     has_panicked: AtomicBool,
 }
 
-/// Tells whether tasks are kept: it ends with them, or with their runtime.
+/// Returns whether tasks are kept: it ends with them, or with their runtime.
 #[derive(Clone, Debug)]
 pub(crate) struct Lifeline(watch::Receiver<()>);
 
@@ -63,7 +63,7 @@ impl Lifeline {
 }
 
 impl Tasks {
-    /// Makes an empty set on the current runtime; `None` outside of one.
+    /// Returns an empty set on the current runtime; `None` outside of one.
     pub(crate) fn new() -> Option<Self> {
         Self::of(Arc::default())
     }
@@ -116,7 +116,7 @@ impl Tasks {
         drop(kept);
     }
 
-    /// Tells whether the runtime that the tasks were started on still keeps them.
+    /// Returns whether the runtime that the tasks were started on still keeps them.
     pub(crate) fn is_alive(&self) -> bool {
         self.lifeline.holds()
     }

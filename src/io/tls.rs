@@ -228,7 +228,7 @@ pub(crate) fn explained(error: Error, demand: Demand) -> Error {
     }
 }
 
-/// Tells whether this is the alert of TLS 1.2 for a handshake that lacks something, when only the certificate is known to lack.
+/// Returns whether this is the alert of TLS 1.2 for a handshake that lacks something, when only the certificate is known to lack.
 fn is_without_reason(alert: AlertDescription, demand: Demand) -> bool {
     alert == AlertDescription::HandshakeFailure && demand == Demand::Unmet
 }

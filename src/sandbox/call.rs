@@ -11,7 +11,7 @@ use crate::wire::depth::is_deeper;
 use crate::wire::legacy::Query;
 use crate::wire::{Flags, Frame, Message, op_code};
 
-/// Is a command, understood as far as its frame goes.
+/// A command, understood as far as its frame goes.
 pub(super) struct ReceivedCommand {
     pub(super) name: String,
     /// The database; `None` if the message named none.
@@ -106,7 +106,7 @@ impl ReceivedCommand {
         self.body.get_document("lsid").ok()?.get("id").and_then(binary)
     }
 
-    /// Tells whether this is a write that its client may send again.
+    /// Returns whether this is a write that its client may send again.
     pub(super) fn is_retryable(&self) -> bool {
         self.body.contains_key("txnNumber")
     }

@@ -27,7 +27,7 @@ use super::{CONNECTIONS_MAX, READ_AHEAD_MAX};
 use crate::error::{Error, ErrorKind};
 use crate::wire::MESSAGE_SIZE_MAX;
 
-/// Is a fake standalone or replica set: pure rules on a given time.
+/// A fake standalone or replica set: pure rules on a given time.
 ///
 /// Members are numbered from 0, connections by whoever drives it; a number is not used twice for one member. After every
 /// `handle_*` and every order, drain [`poll_action`](Self::poll_action) and [`poll_event`](Self::poll_event), then look
@@ -339,12 +339,12 @@ impl FakeDeployment {
         &self.hosts
     }
 
-    /// Tells whether a member is frozen.
+    /// Returns whether a member is frozen.
     pub fn is_frozen(&self, member: usize) -> bool {
         self.members.get(member).is_some_and(|member| member.life == Life::Frozen)
     }
 
-    /// Tells whether a member is stopped.
+    /// Returns whether a member is stopped.
     pub fn is_stopped(&self, member: usize) -> bool {
         self.members.get(member).is_none_or(|member| member.life == Life::Stopped)
     }
@@ -393,7 +393,7 @@ impl FakeDeployment {
         self.next_message
     }
 
-    /// Tells whether this is a replica set.
+    /// Returns whether this is a replica set.
     pub(super) fn is_set(&self) -> bool {
         self.config.set_name.is_some()
     }

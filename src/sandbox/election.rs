@@ -9,7 +9,7 @@ use super::cluster::{At, FakeDeployment, SandboxEvent};
 use super::failure::{CommandRefusal, code};
 use super::member::{Life, Member, Role, View};
 
-/// Is the state of a set's leadership.
+/// The state of a set's leadership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leadership {
     /// A standalone.
@@ -137,7 +137,7 @@ impl FakeDeployment {
         running * 2 > self.members.iter().filter(|member| member.belongs).count()
     }
 
-    /// Tells whether a member that is thawed would find the world changed.
+    /// Returns whether a member that is thawed would find the world changed.
     pub(super) fn is_behind(&self, member: usize) -> bool {
         let Some(place) = self.members.get(member) else { return false };
         let newer = self.term != place.view.term || self.set_version != place.view.set_version;
@@ -181,7 +181,7 @@ impl FakeDeployment {
         }
     }
 
-    /// Tells whether a member runs and is the primary of the newest term.
+    /// Returns whether a member runs and is the primary of the newest term.
     fn holds_office(&self, member: &Member) -> bool {
         member.belongs && member.runs() && member.role == Role::Primary && member.view.term == self.term
     }

@@ -11,7 +11,7 @@ use rand::rngs::SmallRng;
 use super::call::{integer, truth};
 use super::failure::{CommandRefusal, code};
 
-/// Is an armed fail point.
+/// An armed fail point.
 pub(super) struct FailPoint {
     commands: Vec<String>,
     app_name: Option<String>,

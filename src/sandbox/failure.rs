@@ -69,7 +69,7 @@ impl CommandRefusal {
         out
     }
 
-    /// Tells whether the reply says which version of the server's state it belongs to.
+    /// Returns whether the reply says which version of the server's state it belongs to.
     pub(super) fn is_state_change(&self) -> bool {
         STATE_CHANGE_CODES.contains(&self.code)
     }

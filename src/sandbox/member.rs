@@ -40,7 +40,7 @@ pub(super) struct Member {
     seen: BTreeMap<String, u64>,
 }
 
-/// Is the life of a process.
+/// The life of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Life {
     /// It runs and knows what the others know.
@@ -99,7 +99,7 @@ pub(super) enum Activity {
     },
 }
 
-/// Is a hello that is answered when the state changes, or at its deadline.
+/// A hello that is answered when the state changes, or at its deadline.
 #[derive(Clone, Copy)]
 pub(super) struct Awaiting {
     pub(super) deadline: Instant,
@@ -130,7 +130,7 @@ impl Member {
         }
     }
 
-    /// Tells whether it answers.
+    /// Returns whether it answers.
     pub(super) fn runs(&self) -> bool {
         match self.life {
             Life::Current | Life::Behind { .. } => true,
@@ -138,7 +138,7 @@ impl Member {
         }
     }
 
-    /// Tells whether it may be elected, apart from being barred for a while.
+    /// Returns whether it may be elected, apart from being barred for a while.
     pub(super) fn is_electable(&self) -> bool {
         self.life == Life::Current && self.kind == MemberKind::Voter && self.belongs
     }

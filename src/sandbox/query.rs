@@ -10,7 +10,7 @@ use bson::{Bson, Document};
 use super::call::{integer, truth};
 use super::failure::CommandRefusal;
 
-/// Is a parsed filter: all tests must hold.
+/// A parsed filter: all tests must hold.
 #[derive(Debug)]
 pub(super) struct Filter(Vec<(String, Test)>);
 
@@ -23,7 +23,7 @@ enum Test {
     Exists(bool),
 }
 
-/// Is a sort by one field.
+/// A sort by one field.
 #[derive(Clone, Debug)]
 pub(super) struct Sort {
     field: String,

@@ -38,7 +38,7 @@ enum ScramLogin {
     Sha256,
 }
 
-/// Is a login that awaits the client's proof, or its last empty message.
+/// A login that awaits the client's proof, or its last empty message.
 pub(super) struct ScramConversation {
     scram: ScramLogin,
     user: String,
@@ -71,7 +71,7 @@ impl Users {
         Self { keys: derived.collect(), barred: BTreeSet::new() }
     }
 
-    /// Tells whether nobody has to log in.
+    /// Returns whether nobody has to log in.
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
@@ -172,7 +172,7 @@ impl StoredKeys {
         Self { salt, stored, server: scram.sign(&salted, b"Server Key") }
     }
 
-    /// Tells whether a proof was made by someone who knows the password.
+    /// Returns whether a proof was made by someone who knows the password.
     fn prove(&self, scram: ScramLogin, exchange: &[u8], proof: &[u8]) -> bool {
         let signature = scram.sign(&self.stored, exchange);
         if proof.len() != signature.len() {

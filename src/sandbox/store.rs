@@ -171,7 +171,7 @@ pub(super) struct Cursors {
     sweep_due: Option<Instant>,
 }
 
-/// Is an open cursor: what it has still to give.
+/// An open cursor: what it has still to give.
 pub(super) struct OpenCursor {
     pub(super) namespace: String,
     pub(super) places: VecDeque<u64>,

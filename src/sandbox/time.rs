@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bson::Timestamp;
 
-/// Is the time that the members agree on.
+/// The time that the members agree on.
 pub(super) struct DeploymentTime {
     started: Instant,
     epoch_millis: i64,

@@ -19,7 +19,7 @@ pub struct Criteria {
     pub deprioritized: Vec<ServerAddress>,
 }
 
-/// Is the kind of server that a caller asks for.
+/// The kind of server that a caller asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Target {

@@ -61,7 +61,7 @@ pub fn suitable_servers<'a>(topology: &'a TopologyDescription, criteria: &Criter
     wanted(eligible(topology, criteria, Admit { but: &[] }))
 }
 
-/// Tells whether any server suits, without running the application's selector.
+/// Returns whether any server suits, without running the application's selector.
 pub(super) fn any_by_rules(topology: &TopologyDescription, criteria: &Criteria) -> bool {
     !eligible(topology, criteria, Admit { but: &[] }).is_empty()
 }
@@ -73,7 +73,7 @@ pub(super) fn selector<'a>(topology: &'a TopologyDescription, criteria: &Criteri
     Some(selector).filter(|_| is_free)
 }
 
-/// Tells whether a server can have what was begun on it, such as a cursor.
+/// Returns whether a server can have what was begun on it, such as a cursor.
 pub(super) fn can_be_pinned(topology: &TopologyDescription, server: &ServerDescription) -> bool {
     server.kind.is_data_bearing() || (topology.kind() == TopologyType::Single && server.is_known())
 }
@@ -161,12 +161,12 @@ fn by_tags<'a>(servers: Vec<&'a Arc<ServerDescription>>, tag_sets: &[TagSet]) ->
     servers.into_iter().filter(|server| has_tags(server, tags)).collect()
 }
 
-/// Tells whether a server has all tags of a set.
+/// Returns whether a server has all tags of a set.
 pub(super) fn has_tags(server: &ServerDescription, tags: &[(String, String)]) -> bool {
     tags.iter().all(|tag| server.tags().contains(tag))
 }
 
-/// Tells whether a server is fresh enough for a read preference.
+/// Returns whether a server is fresh enough for a read preference.
 pub(super) fn is_fresh(topology: &TopologyDescription, server: &ServerDescription, preference: &ReadPreference) -> bool {
     Staleness::of(topology, preference.max_staleness).admits(server)
 }

@@ -65,7 +65,7 @@ pub fn select<'a>(
     selected.ok_or_else(|| Refusal::NoServer(reasons(topology, criteria)))
 }
 
-/// Tells whether any server suits by the rules alone: the application's selector is not run.
+/// Returns whether any server suits by the rules alone: the application's selector is not run.
 ///
 /// # Errors
 /// Those of [`check`].

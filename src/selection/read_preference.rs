@@ -9,7 +9,7 @@ use bson::{Bson, Document, doc};
 
 use crate::error::{Error, ErrorKind};
 
-/// Is a read preference: mode, tag sets, staleness.
+/// A read preference: mode, tag sets, staleness.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReadPreference {
@@ -21,10 +21,10 @@ pub struct ReadPreference {
     pub max_staleness: Option<Duration>,
 }
 
-/// Is a set of tags, name and value; the empty set matches every server.
+/// A set of tags, name and value; the empty set matches every server.
 pub type TagSet = Vec<(String, String)>;
 
-/// Is the mode of a read preference.
+/// The mode of a read preference.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReadPreferenceMode {

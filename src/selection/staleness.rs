@@ -54,7 +54,7 @@ impl Staleness {
         }
     }
 
-    /// Tells whether a server is within the limit; only secondaries can be behind.
+    /// Returns whether a server is within the limit; only secondaries can be behind.
     pub(super) fn admits(&self, server: &ServerDescription) -> bool {
         if server.kind != ServerType::RsSecondary {
             return true;

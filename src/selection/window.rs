@@ -21,7 +21,7 @@ pub fn in_latency_window(mut servers: Vec<&Arc<ServerDescription>>, threshold: D
     servers
 }
 
-/// Is the latency window of some servers.
+/// The latency window of some servers.
 #[derive(Clone, Copy)]
 pub(crate) struct Window(Option<Duration>);
 

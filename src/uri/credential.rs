@@ -1,7 +1,7 @@
-//! With what does a client authenticate?
+//! The credential of a client: what each mechanism needs, forbids and defaults to.
 //!
-//! Follows the auth specification, "MongoCredential": what each mechanism needs, forbids, and defaults to. How a mechanism
-//! talks is decided in `auth`, which mechanisms are served in `unsupported`.
+//! Follows the auth specification, "MongoCredential". Does not decide how a mechanism authenticates (`auth`) or which
+//! mechanisms are supported (`unsupported`).
 
 use super::table::SESSION_TOKEN;
 use super::value::quote;
@@ -10,15 +10,15 @@ use crate::auth::{Credential, Mechanism, Secret};
 use crate::error::Error;
 use crate::options::ClientOptions;
 
-/// The source of users that the server does not keep itself.
+/// The source of users that are defined outside the server.
 const EXTERNAL: &str = "$external";
 
 impl ClientOptions {
-    /// Returns what to authenticate with, complete and with defaults filled in; `None` to connect without authentication.
+    /// Returns the complete credential, with defaults filled in; `None` to connect without authentication.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidOption`](crate::error::ErrorKind::InvalidOption) for a credential that its mechanism can't use, and
-    /// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) for a mechanism that is not served.
+    /// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) for an unsupported mechanism.
     pub fn credential(&self) -> Result<Option<Credential>, Error> {
         if let Some(name) = &self.auth_mechanism_other {
             return Err(unsupported(format!("option authMechanism: {} is not known", quote(name))));
@@ -35,7 +35,7 @@ impl ClientOptions {
     }
 }
 
-/// Returns the credential; its password may still be missing. A mechanism that is not known gives none.
+/// Returns the credential; its password may still be missing. An unknown mechanism has none.
 pub(super) fn resolve(options: &ClientOptions) -> Result<Option<Credential>, Error> {
     if options.username.as_deref() == Some("") {
         return Err(refused("the user name before the '@' is empty"));
@@ -62,12 +62,12 @@ pub(super) fn resolve(options: &ClientOptions) -> Result<Option<Credential>, Err
     Ok(Some(credential))
 }
 
-/// Adds to the error of a credential that correcting it would not help.
+/// Adds to a credential's error that its mechanism is not supported in any case.
 fn in_vain(error: &Error, mechanism: Mechanism) -> Error {
     refused(format!("{}; mongolink does not support {}", error.message(), mechanism.name()))
 }
 
-/// Makes the error of a mechanism that is read, and not served.
+/// Returns the error of a known but unsupported mechanism.
 pub(super) fn not_served(mechanism: Mechanism) -> Error {
     unsupported(format!("option authMechanism: {} is not supported", mechanism.name()))
 }
@@ -80,7 +80,7 @@ fn needs_password(credential: &Credential) -> bool {
     }
 }
 
-/// Makes the credential of a user that a database keeps, and who has a password.
+/// Returns the credential of a user who is defined in a database and has a password.
 fn in_database(options: &ClientOptions, mechanism: Option<Mechanism>, default: &str) -> Result<Credential, Error> {
     let name = mechanism.map_or("authentication without authMechanism", Mechanism::name);
     need_username(options, name)?;
@@ -144,7 +144,7 @@ fn oidc(options: &ClientOptions) -> Result<Credential, Error> {
     Ok(credential)
 }
 
-/// Makes the credential of a user that the server does not keep.
+/// Returns the credential of a user who is defined outside the server.
 fn external(options: &ClientOptions, mechanism: Mechanism, allowed: &[&str]) -> Result<Credential, Error> {
     if let Some(source) = options.auth_source.as_deref()
         && source != EXTERNAL
@@ -160,7 +160,7 @@ fn external(options: &ClientOptions, mechanism: Mechanism, allowed: &[&str]) -> 
     })
 }
 
-/// Returns the properties by their names in upper case.
+/// Returns the properties, with names in upper case.
 fn properties(options: &ClientOptions, mechanism: &str, allowed: &[&str]) -> Result<Vec<(String, Secret)>, Error> {
     let token = options.aws_session_token.iter().map(|token| (SESSION_TOKEN.to_owned(), token.clone()));
     let given = options.auth_mechanism_properties.iter().map(|(name, value)| (name.to_ascii_uppercase(), Secret::new(value.as_str())));

@@ -1,7 +1,7 @@
-//! How is a connection string written back?
+//! The text form of a connection string.
 //!
-//! What is written reads as the same options; every secret is written as `***`. What no client can be made of is written so
-//! that none can be made of that either. Which options there are, and their order, is decided in `table`.
+//! The text parses to the same options; every secret is written as `***`. A connection string from which no client can be
+//! created is written as one from which none can be created. Does not decide which options exist, nor their order (`table`).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,13 +15,13 @@ use crate::auth::Mechanism;
 use crate::host::{Host, ServerAddress, is_colon};
 use crate::options::ClientOptions;
 
-/// What stands for a secret.
+/// The replacement of a secret.
 const HIDDEN: &str = "***";
 
 /// Escaped in user names, databases and paths of unix sockets: all but the unreserved characters of RFC 3986.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// Escaped in values of options, where some reserved characters mean nothing.
+/// Escaped in values of options, where some reserved characters have no meaning.
 const RESERVED_IN_VALUE: &AsciiSet = &RESERVED.remove(b':').remove(b',').remove(b'/').remove(b'$');
 
 impl fmt::Display for ConnectionString {
@@ -58,14 +58,14 @@ impl fmt::Display for ConnectionString {
             }
         }
         if let Some((option, _)) = &options.refusal {
-            // Not an option: what was refused must not become a connection string that leaves it out.
+            // Not an option: the text of a refused string must not parse as a string without the refused option.
             write!(f, "{delimiter}(refused: {option})")?;
         }
         Ok(())
     }
 }
 
-/// Shows what was given.
+/// Prints the given options.
 impl fmt::Debug for ClientOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut out = f.debug_struct("ClientOptions");
@@ -103,8 +103,8 @@ fn shown_user<'a>(options: &ClientOptions, user: &'a str) -> Cow<'a, str> {
     if hidden.is_empty() { Cow::from(shown) } else { Cow::from(format!("{shown}:{HIDDEN}")) }
 }
 
-/// Returns how much of a user name is shown, in bytes: one with a `:` and without a password can be both, with the `:`
-/// percent-encoded by mistake. The subject of a certificate may have a `:`.
+/// Returns how many bytes of a user name are shown. A name with a `:` and without a password can contain the password, with the
+/// `:` percent-encoded by mistake. The subject of a certificate may have a `:`.
 fn shown_user_size(options: &ClientOptions, user: &str) -> usize {
     let is_sole = options.password.is_none() && options.auth_mechanism != Some(Mechanism::X509);
     user.find(is_colon).filter(|_| is_sole).unwrap_or(user.len())
@@ -117,7 +117,7 @@ fn host(key: &ServerAddress) -> String {
     }
 }
 
-/// Writes a value, once for each time that its option has to be given.
+/// Returns the texts of a value, one for each time that its option has to be given.
 fn texts(value: &OptionValue) -> Vec<String> {
     let escape = |text: &str| utf8_percent_encode(text, RESERVED_IN_VALUE).to_string();
     match value {

@@ -1,16 +1,16 @@
-//! How does a connection string become options?
+//! The connection string parser.
 //!
-//! Follows the connection-string and uri-options specifications: [`ConnectionString::parse`] reads syntax and values by one
-//! table of options, unknown keys and bad values become [`Warning`]s, contradictions errors. `validate` judges options
-//! from wherever they came, `apply_txt` merges a TXT record, `option_warnings` names the options that mongolink does not support.
-//! This file does not decide what an option defaults to (`options`) or how a host is normalised (`host`).
+//! Follows the connection-string and uri-options specifications: [`ConnectionString::parse`] parses syntax and values by one
+//! table of options; unknown keys and bad values become [`Warning`]s, contradictions become errors. `validate` checks options
+//! from any source, `apply_txt` merges a TXT record, `option_warnings` lists the options that mongolink does not support. Does
+//! not decide what an option defaults to (`options`) or how a host is normalised (`host`).
 //!
-//! Two levels settle what the specifications' suites contradict each other about. [`ConnectionString::parse`] reads as
-//! data, and `validate` refuses to make a client of:
-//! - user name and password for MONGODB-AWS (read, and an error, in the auth specification), which is not supported,
+//! Where the specifications' suites contradict each other, [`ConnectionString::parse`] accepts the string as data, and
+//! `validate` refuses to create a client from:
+//! - user name and password for MONGODB-AWS (accepted, and an error, in the auth specification), which is not supported,
 //! - a user name without the password that its mechanism needs (code may add it),
 //! - a negative `w` or `wTimeoutMS` (a warning in uri-options, an error in read-write-concern),
-//! - a value of `tls` that is neither `true` nor `false`, and an empty file name of a TLS option: ignored they would weaken
+//! - a value of `tls` that is neither `true` nor `false`, and an empty file name of a TLS option: ignoring them would weaken
 //!   security.
 
 mod credential;
@@ -35,16 +35,16 @@ pub use value::OptionValue;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::options::{ClientOptions, Warning};
 
-/// The longest connection string that is read, in bytes.
+/// The longest accepted connection string, in bytes.
 pub const URI_SIZE_MAX: usize = 64 * 1024;
 
-/// The most hosts that a connection string may name.
+/// The maximum number of hosts in a connection string.
 pub const SEEDS_MAX: usize = 1000;
 
-/// Is a connection string, read: its options, and what was odd about it.
+/// A parsed connection string: its options and warnings.
 ///
-/// [`Display`](fmt::Display) prints a connection string that reads as the same options, with every secret as `***`; one that
-/// no client can be made of is printed as one that none can be made of.
+/// [`Display`](fmt::Display) prints a connection string that parses to the same options, with every secret as `***`; a string
+/// from which no client can be created is printed as one from which none can be created.
 ///
 /// ```
 /// use mongolink::uri::ConnectionString;
@@ -57,18 +57,18 @@ pub const SEEDS_MAX: usize = 1000;
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct ConnectionString {
-    /// What was given.
+    /// The given options.
     pub options: ClientOptions,
-    /// The options that have no effect.
+    /// The options without effect.
     pub warnings: Vec<Warning>,
 }
 
 impl ConnectionString {
-    /// Reads a connection string: syntax, values, and contradictions within it.
+    /// Parses a connection string: syntax, values, and contradictions within it.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidUri`] for its syntax, [`ErrorKind::InvalidHost`] for a host, and
-    /// [`ErrorKind::InvalidOption`] for options that contradict each other. None shows a password.
+    /// [`ErrorKind::InvalidUri`] for its syntax, [`ErrorKind::InvalidHost`] for a host, and [`ErrorKind::InvalidOption`] for
+    /// options that contradict each other. None shows a password.
     pub fn parse(text: &str) -> Result<Self, Error> {
         let read = parse::parse(text)?;
         validate::contradictions(&read.options)?;
@@ -90,17 +90,17 @@ impl fmt::Debug for ConnectionString {
     }
 }
 
-/// Makes the error of a connection string that can't be read.
+/// Returns the error of a connection string with invalid syntax.
 fn unreadable(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidUri, message).at(Stage::Uri)
 }
 
-/// Makes the error of something that the specifications know and mongolink does not serve.
+/// Returns the error of a feature that the specifications define and mongolink does not support.
 fn unsupported(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Unsupported, message).at(Stage::Uri)
 }
 
-/// Makes the error of an option, or of options that contradict each other.
+/// Returns the error of an option, or of options that contradict each other.
 fn refused(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidOption, message).at(Stage::Uri)
 }

@@ -1,9 +1,9 @@
-//! Which parts does a connection string have, and what do they say?
+//! The parts of a connection string: scheme, user info, hosts, database, options.
 //!
-//! Follows the connection-string specification: scheme, user info, hosts, database, options. An error quotes the part that
-//! offends, but nothing that could belong to a password: no name of an option that is not known, nothing of the database,
-//! nothing of a host or a value from its first `:` or `@` on, and no value at all where an `@` stands behind the user
-//! information, because the rest can then be a piece of a password. Contradictions between options are found in `validate`.
+//! Follows the connection-string specification. An error quotes the offending part, but nothing that could belong to a
+//! password: no name of an unknown option, nothing of the database, nothing of a host or a value from its first `:` or `@` on,
+//! and no value at all if there is an `@` behind the user information, because the rest can then be a piece of a password. Does
+//! not decide which options contradict each other (`validate`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,10 +19,10 @@ use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::{ServerAddress, is_at_sign, is_colon, normalize_name, shown};
 use crate::options::{ClientOptions, Warning};
 
-/// What every error about user info says at the end.
+/// The advice at the end of every error about user info.
 const ENCODE: &str = "in a user name and password, percent-encode the characters : / ? # [ ] @ and %, such as %40 for '@'";
 
-/// Reads a connection string, without regard to contradictions between its options.
+/// Parses a connection string, without checking for contradictions between its options.
 pub(super) fn parse(text: &str) -> Result<ConnectionString, Error> {
     if text.len() > URI_SIZE_MAX {
         let error = unreadable(format!("the connection string has {} bytes", text.len()));
@@ -47,7 +47,7 @@ pub(super) fn parse(text: &str) -> Result<ConnectionString, Error> {
     Ok(read)
 }
 
-/// Refuses what comes from copying a connection string: blanks, line ends and quotation marks around it.
+/// Refuses traces of copying and pasting: blanks, line ends and quotation marks around the string.
 fn check_ends(text: &str) -> Result<(), Error> {
     let name = |character: char| match character {
         '\n' | '\r' | '\u{85}' | '\u{2028}' | '\u{2029}' => Some("a line end"),
@@ -68,7 +68,7 @@ fn check_ends(text: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Holds the parts between the delimiters, still percent-encoded.
+/// The parts between the delimiters, still percent-encoded.
 struct UriComponents<'a> {
     user_info: Option<&'a str>,
     hosts: &'a str,
@@ -100,7 +100,7 @@ impl<'a> UriComponents<'a> {
     }
 }
 
-/// Tells whether a text has such a character, also one that was encoded once or twice.
+/// Returns whether a text has such a character, even if it was percent-encoded once or twice.
 fn holds(text: &str, is_such: fn(char) -> bool) -> bool {
     let once = percent_decode_str(text).decode_utf8_lossy();
     text.contains(is_such) || once.contains(is_such) || percent_decode_str(&once).decode_utf8_lossy().contains(is_such)
@@ -167,7 +167,7 @@ fn read_host(text: &str) -> Result<ServerAddress, Error> {
     ServerAddress::parse(&host)
 }
 
-/// Decodes a host. An `@` in it is refused first: the error of what stands beside it would say little.
+/// Decodes a host. An `@` in it is refused first: errors about the text beside it would mislead.
 fn decode_host(text: &str) -> Result<Zeroizing<String>, Error> {
     let host = decode(text).map_err(|why| invalid_host(format!("host {} {why}; a zone id follows %25", shown(text))))?;
     match host.split_once('/') {
@@ -209,12 +209,12 @@ fn read_database(options: &mut ClientOptions, database: &str) -> Result<(), Erro
 struct RawOption {
     /// The key as written.
     key: String,
-    /// The other name that the key is, if it is one.
+    /// The alias that the key is, if it is one.
     alias: Option<&'static Alias>,
     value: Zeroizing<String>,
 }
 
-/// Splits the options, by their place in the table; under the option's own name first, then under other names.
+/// Splits the options, by their index in the table; values under the option's own name first, then those under aliases.
 fn split_options(query: &str, warnings: &mut Vec<Warning>) -> Result<BTreeMap<usize, Vec<RawOption>>, Error> {
     let mut options: BTreeMap<usize, Vec<RawOption>> = BTreeMap::new();
     for (number, piece) in (1..).zip(query.split('&')).filter(|(_, piece)| !piece.is_empty()) {
@@ -300,14 +300,14 @@ fn read_option(read: &mut ConnectionString, entry: &OptionRow, given: &RawOption
     Ok(())
 }
 
-/// What is said of a value that could be a piece of a password.
+/// The message for a value that could be a piece of a password.
 const NOT_SHOWN: &str = "the value can't be used; it is not shown, because there is an '@' behind the user information";
 
 fn invalid_host(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidHost, message).at(Stage::Uri)
 }
 
-/// Makes the error of a host that is not shown, because there is an `@` in it or behind it.
+/// Returns the error of a host that is not shown, because there is an `@` in it or behind it.
 fn unquoted(kind: ErrorKind) -> Error {
     let text =
         "a host can't be read, and there is an '@' in it or behind it: the '@' between user information and hosts is written as it is";

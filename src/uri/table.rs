@@ -1,7 +1,7 @@
-//! Which options does a connection string have, and where are their values kept?
+//! The table of connection string options.
 //!
-//! One table for all options of the uri-options specification, and mongolink's own `dnsTimeoutMS`: name, other names,
-//! what a repetition means, how to read and how to show the value. Rules between options are in `validate`.
+//! One row for each option of the uri-options specification, and mongolink's own `dnsTimeoutMS`: name, aliases, what a
+//! repetition means, how the value is parsed and shown. Does not decide rules between options (`validate`).
 
 use std::time::Duration;
 
@@ -14,41 +14,41 @@ use crate::operation::concern::W;
 use crate::options::ClientOptions;
 use crate::selection::{ReadPreference, ReadPreferenceMode};
 
-/// Is one option's row.
+/// The row of an option.
 pub(super) struct OptionRow {
-    /// The name, spelled as in the specification; read in any case.
+    /// The name, spelled as in the specification; matched in any case.
     pub(super) name: &'static str,
-    /// Other names it is read by.
+    /// The aliases.
     pub(super) aliases: &'static [Alias],
-    /// What it means if it is given more than once.
+    /// The effect of giving the option more than once.
     pub(super) repeat: Repeat,
-    /// Reads a value into the options; what was left out of it is added to the notes.
+    /// Parses a value into the options; parts that were left out are added to the notes.
     pub(super) read: fn(&mut ClientOptions, &str, &mut Vec<String>) -> Result<(), ValueFault>,
-    /// Returns the value if one was given.
+    /// Returns the given value, if any.
     pub(super) show: fn(&ClientOptions) -> Option<OptionValue>,
 }
 
-/// Is another name of an option.
+/// An alias of an option.
 pub(super) struct Alias {
     pub(super) name: &'static str,
-    /// Whether its use is worth a warning.
+    /// Whether its use causes a warning.
     pub(super) deprecated: bool,
 }
 
-/// Says what it means if an option is given more than once.
+/// The effect of giving an option more than once.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// The first value holds, the others get a warning.
+    /// The first value is used, the others cause a warning.
     First,
-    /// All values must be equal, or it is an error.
+    /// Different values are an error.
     Agree,
     /// It is an error.
     Refused,
-    /// Each adds to a list.
+    /// Each value is appended to a list.
     List,
 }
 
-/// Finds an option by any of its names, in any case: its place in the table, its row, and the other name if it was one.
+/// Finds an option by its name or an alias, in any case: its index in the table, its row, and the alias if it was one.
 pub(super) fn find(name: &str) -> Option<(usize, &'static OptionRow, Option<&'static Alias>)> {
     TABLE.iter().enumerate().find_map(|(place, entry)| {
         if entry.name.eq_ignore_ascii_case(name) {
@@ -59,7 +59,7 @@ pub(super) fn find(name: &str) -> Option<(usize, &'static OptionRow, Option<&'st
     })
 }
 
-/// Returns the name of the option that a name with one or two wrong characters may stand for.
+/// Returns the option that a name with one or two wrong characters may mean.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     if name.len() > NAME_SIZE_MAX {
         return None;
@@ -70,7 +70,7 @@ pub(super) fn nearest(name: &str) -> Option<&'static str> {
     distances.min().filter(|(distance, _)| *distance <= 2).map(|(_, name)| name)
 }
 
-/// Counts the characters that have to be added, removed or replaced to make one text of another.
+/// Returns how many characters have to be added, removed or replaced to turn one text into another.
 fn distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.chars().count()).collect();
     for (index, left) in one.chars().enumerate() {
@@ -87,17 +87,17 @@ fn distance(one: &str, other: &str) -> usize {
 /// The longest name that is compared with those of options, in bytes: no option's name is longer.
 const NAME_SIZE_MAX: usize = 40;
 
-/// Returns the names of all options that a connection string may have.
+/// Returns the names of all options of connection strings.
 pub fn option_names() -> impl Iterator<Item = &'static str> {
     TABLE.iter().map(|entry| entry.name)
 }
 
-/// Returns the value of an option by its name in a connection string; `None` if it was not given, or is no option.
+/// Returns the value of an option by its name in a connection string; `None` if it was not given, or there is no such option.
 pub fn option_value(options: &ClientOptions, name: &str) -> Option<OptionValue> {
     find(name).and_then(|(_, entry, _)| (entry.show)(options))
 }
 
-/// Makes the row of an option with a field of its own.
+/// Defines the row of an option with a field of its own.
 macro_rules! field {
     ($name:literal, $field:ident: $kind:ty) => {
         OptionRow {
@@ -113,7 +113,7 @@ macro_rules! field {
     };
 }
 
-/// Makes the row of an option with functions of its own.
+/// Defines the row of an option with functions of its own.
 macro_rules! own {
     ($name:expr, $read:ident, $show:expr) => {
         OptionRow { name: $name, aliases: &[], repeat: Repeat::First, read: $read, show: $show }
@@ -283,7 +283,7 @@ fn show_tags(options: &ClientOptions) -> Option<OptionValue> {
 
 fn read_staleness(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), ValueFault> {
     match integer(text) {
-        // The value of "no limit".
+        // The value for "no limit".
         Some(-1) => {}
         Some(seconds @ 0..) if seconds <= i64::from(NUMBER_MAX) => {
             preference(options).max_staleness = Some(Duration::from_secs(seconds.unsigned_abs()))

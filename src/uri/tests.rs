@@ -15,7 +15,7 @@ fn invalid(text: &str) -> Error {
     validate(&parse(text).options).expect_err(text)
 }
 
-/// Everything but secrets and what was odd.
+/// All options except secrets, and the warnings.
 fn facts(read: &ConnectionString) -> String {
     format!("{:?}", read.options)
 }

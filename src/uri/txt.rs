@@ -1,7 +1,7 @@
-//! What may a TXT record add to the options?
+//! The merging of TXT records into the options.
 //!
-//! Follows initial-dns-seedlist-discovery: one record, three options, and what was given in the connection string or in
-//! code wins. When records are asked for is decided in `dns`.
+//! Follows initial-dns-seedlist-discovery: one record, three options; values from the connection string or from code take
+//! precedence. Does not decide when records are looked up (`dns`).
 
 use super::URI_SIZE_MAX;
 use super::table::find;
@@ -12,12 +12,12 @@ use crate::options::{ClientOptions, Warning};
 /// The options that a TXT record may give.
 const ALLOWED: [&str; 3] = ["authSource", "replicaSet", "loadBalanced"];
 
-/// Merges the TXT records of an SRV name: each is a list of character strings, to be joined without separator.
+/// Merges the TXT records of an SRV name. Each record is a list of character strings, which are joined without separator.
 ///
 /// `validate` has to be called afterwards.
 ///
 /// # Errors
-/// [`ErrorKind::DnsRule`] for more than one record, for any other option, and for a record that can't be read.
+/// [`ErrorKind::DnsRule`] for more than one record, for any other option, and for an unreadable record.
 pub fn apply_txt(options: &mut ClientOptions, warnings: &mut Vec<Warning>, records: &[Vec<Vec<u8>>]) -> Result<(), Error> {
     let record = match records {
         [] => return Ok(()),

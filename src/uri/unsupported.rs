@@ -1,7 +1,7 @@
-//! Which options are read, but not served?
+//! The options that are parsed but not supported.
 //!
-//! Where ignoring an option would weaken security, no client is made; otherwise a warning says what happens instead.
-//! Whether the options fit together is decided in `validate`, which options weaken security in `weakness`.
+//! Where ignoring an option would weaken security, no client is created; otherwise a warning says what happens instead. Does
+//! not decide whether the options fit together (`validate`), nor which options weaken security (`weakness`).
 
 use super::credential::not_served;
 use super::weakness::weaknesses;
@@ -10,12 +10,12 @@ use crate::auth::Mechanism;
 use crate::error::Error;
 use crate::options::{ClientOptions, Warning};
 
-/// Returns a warning for every option that has no effect, or that makes connections less secure.
+/// Returns a warning for every option that has no effect or weakens the security of connections.
 ///
 /// # Errors
 /// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported), naming an option that can't be ignored: a mechanism, a
-/// proxy, an encrypted key without the cargo feature for it. [`ErrorKind::InvalidOption`](crate::error::ErrorKind::InvalidOption)
-/// for options that only mean anything with TLS, where TLS is off.
+/// proxy, an encrypted key without the cargo feature for it.
+/// [`ErrorKind::InvalidOption`](crate::error::ErrorKind::InvalidOption) for options that require TLS, if TLS is off.
 pub fn option_warnings(options: &ClientOptions) -> Result<Vec<Warning>, Error> {
     mechanism(options)?;
     if options.proxy_host.is_some() {
@@ -60,7 +60,7 @@ fn mechanism(options: &ClientOptions) -> Result<(), Error> {
         Some(mechanism @ (Mechanism::Gssapi | Mechanism::Aws | Mechanism::Oidc)) => Err(not_served(mechanism)),
         Some(Mechanism::X509) if !options.tls_or_default() => Err(refused("authMechanism MONGODB-X509 needs tls=true")),
         Some(Mechanism::X509 | Mechanism::Plain | Mechanism::ScramSha1 | Mechanism::ScramSha256) => Ok(()),
-        // A mechanism that is not known is an error of the credential.
+        // An unknown mechanism is an error of the credential.
         None => options.credential().map(|_| ()),
     }
 }
@@ -83,7 +83,7 @@ fn tls(options: &ClientOptions, warn: &mut impl FnMut(bool, &str, &str)) -> Resu
         ("tlsAllowInvalidHostnames", options.tls_allow_invalid_hostnames == Some(true)),
     ];
     for (name, given) in strengthening {
-        // Whoever names such a file expects TLS; only an explicit tls=false says otherwise.
+        // A certificate file implies TLS, unless tls=false was given explicitly.
         if given && options.tls.is_none() {
             return Err(refused(format!("option {name} without tls=true: nothing would be encrypted")));
         }

@@ -1,7 +1,7 @@
-//! Which options contradict each other?
+//! The contradictions between options.
 //!
-//! Follows the uri-options, seed-list, load-balancer, socks5 and auth specifications. What a single value may be is
-//! decided in `value`; the ranges that code could break are checked here again.
+//! Follows the uri-options, seed-list, load-balancer, socks5 and auth specifications. Does not decide which single values are
+//! valid (`value`), but checks ranges again that code can exceed.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use crate::auth::Mechanism;
 use crate::error::{Error, LimitValue, Stage};
 use crate::options::{ClientOptions, MIN_HEARTBEAT_FREQUENCY};
 
-/// Checks that a client can be made of the options, wherever they came from.
+/// Checks that a client can be created from the options, whatever their source.
 ///
-/// With an SRV name it is called again when the TXT record has been merged ([`apply_txt`](super::apply_txt)): the record
-/// may contradict what was given.
+/// With an SRV name it is called again after the TXT record has been merged ([`apply_txt`](super::apply_txt)): the record may
+/// contradict the given options.
 ///
 /// # Errors
 /// [`ErrorKind::InvalidOption`](crate::error::ErrorKind::InvalidOption), naming the options, and
-/// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) for a mechanism that is not known.
+/// [`ErrorKind::Unsupported`](crate::error::ErrorKind::Unsupported) for an unknown mechanism.
 pub fn validate(options: &ClientOptions) -> Result<(), Error> {
     if let Some((_, refusal)) = &options.refusal {
         return Err(refusal.clone());
@@ -33,7 +33,7 @@ pub fn validate(options: &ClientOptions) -> Result<(), Error> {
     options.credential().map(|_| ())
 }
 
-/// Finds what is wrong in a connection string already, whatever code or a TXT record adds.
+/// Finds the contradictions of a connection string that no addition from code or a TXT record can resolve.
 pub(super) fn contradictions(options: &ClientOptions) -> Result<(), Error> {
     seeds(options)?;
     srv(options)?;
@@ -99,7 +99,7 @@ fn load_balanced(options: &ClientOptions) -> Result<(), Error> {
     Ok(())
 }
 
-/// Finds options that say the same twice: an error whatever their values are.
+/// Finds pairs of options with the same meaning: an error whatever their values are.
 fn tls_pairs(options: &ClientOptions) -> Result<(), Error> {
     let insecure = ("tlsInsecure", options.tls_insecure.is_some());
     let certificates = ("tlsAllowInvalidCertificates", options.tls_allow_invalid_certificates.is_some());
@@ -156,7 +156,7 @@ fn pool_sizes(options: &ClientOptions) -> Result<(), Error> {
     Ok(())
 }
 
-/// Finds values that a connection string can't have, but code can.
+/// Finds values that are possible in code, but not in a connection string.
 fn ranges(options: &ClientOptions) -> Result<(), Error> {
     let spans = [
         ("connectTimeoutMS", options.connect_timeout),

@@ -1,7 +1,7 @@
-//! Which texts are values of an option, and how is a value written back?
+//! The types of option values: parsing and printing.
 //!
-//! A [`OptionKind`] is a type of the uri-options specification with its range. Which option is of which kind is said in `table`,
-//! what becomes of a [`ValueFault`] in `parse`.
+//! An [`OptionKind`] is a type of the uri-options specification with its range. Does not decide which option has which kind
+//! (`table`), nor the effect of a [`ValueFault`] (`parse`).
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use crate::auth::Secret;
 use crate::host::{is_at_sign, is_colon};
 use crate::options::{MIN_HEARTBEAT_FREQUENCY, ServerMonitoringMode};
 
-/// The largest number an option takes: spans of time stay far from the end of the clock.
+/// The largest number of an option: durations stay far from the end of the clock.
 pub(super) const NUMBER_MAX: u32 = i32::MAX as u32;
 
 /// The longest `appName`, in bytes (mongodb-handshake, `application.name`).
@@ -23,20 +23,20 @@ pub(super) const APP_NAME_SIZE_MAX: usize = 128;
 /// The longest `srvServiceName`, in bytes: a label of 63 with its underscore (uri-options).
 const SERVICE_NAME_SIZE_MAX: usize = 62;
 
-/// How much of a text an error or warning shows, in characters.
+/// The longest text shown in an error or warning, in characters.
 const QUOTE_CHARS_MAX: usize = 60;
 
-/// Is the value of an option, as the types of the uri-options specification have it.
+/// The value of an option, in the types of the uri-options specification.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OptionValue {
     /// `true` or `false`.
     Bool(bool),
-    /// A number; spans of time in the unit of the option's name.
+    /// A number; durations in the unit of the option's name.
     Int(i64),
     /// A text.
     Text(String),
-    /// A text that is not shown.
+    /// A text that is never shown.
     Secret(Secret),
     /// Texts separated by commas.
     List(Vec<String>),
@@ -46,17 +46,17 @@ pub enum OptionValue {
     Tags(Vec<Vec<(String, String)>>),
 }
 
-/// Says what is wrong with a value, and how much it matters.
+/// What is wrong with a value, and the consequence.
 pub(super) enum ValueFault {
     /// The option is ignored, with a warning.
     Warn(String),
-    /// The option is ignored with a warning, and no client is made of the options.
+    /// The option is ignored with a warning, and no client can be created from the options.
     Refuse(String),
-    /// The connection string is an error.
+    /// Parsing the connection string fails.
     Fail(String),
 }
 
-/// Reads and writes values of one type.
+/// Parsing and printing of values of one type.
 pub(super) trait OptionKind {
     type Value;
 
@@ -84,7 +84,7 @@ impl OptionKind for Flag {
     }
 }
 
-/// `true` or `false`, where anything else can't be ignored safely.
+/// `true` or `false`, where ignoring another value would be unsafe.
 pub(super) struct StrictFlag;
 
 impl OptionKind for StrictFlag {
@@ -174,7 +174,7 @@ impl OptionKind for Port {
     }
 }
 
-/// A text, not empty.
+/// A non-empty text.
 pub(super) struct NonEmptyText;
 
 impl OptionKind for NonEmptyText {
@@ -241,7 +241,7 @@ impl OptionKind for ServiceName {
     }
 }
 
-/// Tells whether a text is a service name that fits a label of a domain name.
+/// Returns whether a text is a service name that fits a label of a domain name.
 pub(super) fn is_service_name(text: &str) -> bool {
     (1..=SERVICE_NAME_SIZE_MAX).contains(&text.len())
         && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
@@ -251,7 +251,7 @@ pub(super) fn is_service_name(text: &str) -> bool {
         && !text.contains("--")
 }
 
-/// A text that is not shown, not empty.
+/// A non-empty text that is never shown.
 pub(super) struct Hidden;
 
 impl OptionKind for Hidden {
@@ -266,7 +266,7 @@ impl OptionKind for Hidden {
     }
 }
 
-/// A file's path. What names a file of trust or identity can't be ignored safely.
+/// The path of a file. An invalid path of a certificate or key can't be ignored safely.
 pub(super) struct File;
 
 impl OptionKind for File {
@@ -306,20 +306,20 @@ impl OptionKind for Monitoring {
     }
 }
 
-/// Reads a whole number: digits, after a minus sign if negative.
+/// Parses an integer: digits, after a minus sign if negative.
 pub(super) fn integer(text: &str) -> Option<i64> {
     let digits = text.strip_prefix('-').unwrap_or(text);
     (!digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())).then(|| text.parse().ok()).flatten()
 }
 
-/// Says that a text is not a number of a range.
+/// Returns the message for a text that is not a number within a range.
 pub(super) fn not_within(text: &str, min: i64, max: i64) -> String {
     format!("{} is not a whole number from {min} to {max}", quote(text))
 }
 
-/// Shows the beginning of a text, escaped and in quotation marks.
+/// Quotes the beginning of a text, escaped.
 ///
-/// Nothing is shown from the first delimiter of a connection string on: what follows could be another part of it.
+/// Nothing is shown from the first delimiter of a connection string on: the rest could be another part of it.
 pub(super) fn quote(text: &str) -> String {
     let is_delimiter = |character: char| is_at_sign(character) || is_colon(character) || matches!(character, '&' | ';' | '?' | '=' | '%');
     let start = text.split(is_delimiter).next().unwrap_or_default();
@@ -328,10 +328,10 @@ pub(super) fn quote(text: &str) -> String {
     format!("\"{clipped}\"{rest}")
 }
 
-/// Tells whether a value holds a further option, because something else than an `&` stands before it: the value would be shown
-/// like any other, with a password in it, and the further option would have no effect.
+/// Returns whether a value contains a further option, because a character other than `&` precedes it: the value would be shown
+/// like any other, including a password in it, and the further option would have no effect.
 ///
-/// In a value as given, an `=` that is percent-encoded is no such sign; a name that ends in `password` always is.
+/// In a value as given, a percent-encoded `=` does not count; a name that ends in `password` always counts.
 pub(super) fn holds_further_option(entry: &OptionRow, given: &str, decoded: &str) -> bool {
     if matches!(entry.name, "proxyPassword" | "tlsCertificateKeyFilePassword") {
         return false;
@@ -351,14 +351,14 @@ pub(super) fn holds_further_option(entry: &OptionRow, given: &str, decoded: &str
 /// Decodes percent-escapes; the text is wiped when dropped.
 ///
 /// # Errors
-/// Says what is wrong, without showing any of the text.
+/// The fault, without any of the text.
 pub(super) fn decode(text: &str) -> Result<Zeroizing<String>, &'static str> {
     let bytes = text.as_bytes();
     let escaped = |at: usize| bytes.get(at + 1..at + 3).is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit));
     if !text.match_indices('%').all(|(at, _)| escaped(at)) {
         return Err("has a '%' without two hexadecimal digits after it (write a '%' itself as %25)");
     }
-    // It may be a secret: it never grows, which would leave copies behind.
+    // The text may be a secret: the buffer never grows, which would leave copies behind.
     let mut decoded = Zeroizing::new(Vec::with_capacity(text.len()));
     decoded.extend(percent_decode_str(text));
     match String::from_utf8(std::mem::take(&mut *decoded)) {

@@ -1,7 +1,7 @@
-//! Which options make connections less secure than they could be?
+//! The options that weaken the security of connections.
 //!
-//! Each is a warning, and has its effect nevertheless. Only what was given is judged: servers that a hello reply or an SRV
-//! record names later are not known yet. Options without effect are named in `unsupported`.
+//! Each causes a warning and takes effect. Only the given options are checked: servers that a hello reply or an SRV record
+//! names later are unknown here. Does not decide which options have no effect (`unsupported`).
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ use crate::auth::Mechanism;
 use crate::host::{Address, Host, ServerAddress};
 use crate::options::{ClientOptions, Warning};
 
-/// How many hosts a warning names.
+/// The maximum number of hosts named in a warning.
 const HOSTS_MAX: usize = 3;
 
 /// Returns a warning for every option that weakens security.
@@ -38,13 +38,13 @@ pub(super) fn weaknesses(options: &ClientOptions) -> Vec<Warning> {
                  changed there"
             ),
         ),
-        // Not served without TLS, or not at all.
+        // Not supported without TLS, or not at all.
         Some(Mechanism::X509 | Mechanism::Gssapi | Mechanism::Aws | Mechanism::Oidc) => {}
     }
     warnings
 }
 
-/// Names the servers that are not on this machine; `None` if all are.
+/// Returns the names of the servers that are not on this machine; `None` if all are.
 fn remote(options: &ClientOptions) -> Option<String> {
     if options.hosts.is_empty()
         && let Some(name) = &options.srv
@@ -58,7 +58,7 @@ fn remote(options: &ClientOptions) -> Option<String> {
     (!hosts.is_empty()).then(|| format!("{}{rest}", hosts.join(", ")))
 }
 
-/// Tells whether a server is reached without a network: a unix socket, or a loopback address.
+/// Returns whether a server is reached without a network: a unix socket, or a loopback address.
 fn is_local(options: &ClientOptions, host: &ServerAddress) -> bool {
     match (options.resolve_override(host), host.host()) {
         (Some(Address::Ip(address)), _) => is_loopback(address.ip()),

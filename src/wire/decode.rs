@@ -1,8 +1,7 @@
-//! How do bytes become a reply?
+//! The decoder: bytes to messages.
 //!
-//! The decoder takes the bytes in any split, checks every length before it is used, and hands out frames that share its
-//! buffer. A connection whose decoder has reported an error can't be used again: the place where the next message
-//! starts is lost.
+//! Accepts the bytes in any split, checks every length before use, and returns frames that share its buffer. A connection whose
+//! decoder has reported an error is unusable: the start of the next message is lost.
 
 use bson::RawDocument;
 use bytes::{Buf, Bytes, BytesMut};
@@ -10,34 +9,34 @@ use bytes::{Buf, Bytes, BytesMut};
 use super::{Flags, HEADER_SIZE, op_code};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 
-/// Cuts a stream of bytes into frames.
+/// The decoder of a byte stream into frames.
 #[derive(Debug)]
 pub struct Decoder {
     buffer: BytesMut,
     size_bytes_max: u32,
-    /// The name of that limit.
+    /// The name of the size limit.
     limit: &'static str,
 }
 
-/// Is one message, cut out of the stream and not yet understood.
+/// One message, cut out of the stream and not yet parsed.
 #[derive(Clone, Debug)]
 pub struct Frame {
     /// The sender's number of the message.
     pub request_id: i32,
-    /// The number of the message this one answers.
+    /// The number of the message that this one answers.
     pub response_to: i32,
-    /// What kind of message it is.
+    /// The op code.
     pub op_code: i32,
-    /// What follows the header.
+    /// The bytes after the header.
     pub payload: Bytes,
 }
 
-/// Is an OP_MSG.
+/// An OP_MSG.
 #[derive(Clone, Debug)]
 pub struct Message {
     /// The sender's number of the message.
     pub request_id: i32,
-    /// The number of the message this one answers.
+    /// The number of the message that this one answers.
     pub response_to: i32,
     /// Its flags.
     pub flags: Flags,
@@ -47,7 +46,7 @@ pub struct Message {
     pub sequences: Vec<Sequence>,
 }
 
-/// Is a kind-1 section.
+/// A kind-1 section.
 #[derive(Clone, Debug)]
 pub struct Sequence {
     /// Its identifier.
@@ -56,38 +55,39 @@ pub struct Sequence {
     pub documents: Vec<Bytes>,
 }
 
-/// How many kind-1 sections a message may have: commands have two at the most, replies none. Each is compared with all others.
+/// The maximum number of kind-1 sections of a message: commands have at most two, replies none. Each is compared with all
+/// others.
 pub const SEQUENCES_MAX: usize = 16;
 
-/// How many documents a kind-1 section may have: as many as servers take in a batch (`maxWriteBatchSize`), and some more, so
-/// that a server can refuse a batch that is too large.
+/// The maximum number of documents in a kind-1 section: above what servers accept in a batch (`maxWriteBatchSize`), so that a
+/// server can refuse a batch that is too large.
 pub const SEQUENCE_DOCUMENTS_MAX: usize = 200_000;
 
 /// Messages up to this size are copied out of the buffer, larger ones share it.
 const COPIED_BYTES_MAX: usize = 1024;
 
 impl Decoder {
-    /// Makes a decoder that takes messages up to a size.
+    /// Creates a decoder for messages up to a size.
     pub fn new(size_bytes_max: u32) -> Self {
         Self { buffer: BytesMut::new(), size_bytes_max, limit: "maxMessageSizeBytes" }
     }
 
-    /// Sets how large a message may be, and the name of that limit.
+    /// Sets the maximum message size and the name of that limit.
     pub fn limit(&mut self, name: &'static str, size_bytes_max: u32) {
         (self.limit, self.size_bytes_max) = (name, size_bytes_max);
     }
 
-    /// Returns the buffer that bytes from the peer are to be appended to.
+    /// Returns the buffer to which bytes from the peer are appended.
     pub fn buffer(&mut self) -> &mut BytesMut {
         &mut self.buffer
     }
 
-    /// Tells whether bytes are waiting that no frame has taken.
+    /// Returns whether the buffer has no bytes beyond the last frame.
     pub fn is_empty(&self) -> bool {
         self.buffer.is_empty()
     }
 
-    /// Says how many bytes are missing until the next frame is whole, if its length is known already.
+    /// Returns how many bytes are missing until the next frame is complete, if its length is known.
     pub fn missing(&self) -> usize {
         match self.announced() {
             Some(length) => (length as usize).saturating_sub(self.buffer.len()),
@@ -95,7 +95,7 @@ impl Decoder {
         }
     }
 
-    /// Takes the next frame, if it is whole.
+    /// Takes the next frame, if it is complete.
     ///
     /// # Errors
     /// [`ErrorKind::Protocol`] if the length is below 16, negative, or above the limit.
@@ -115,10 +115,10 @@ impl Decoder {
         };
         let [_, request_id, response_to, op_code] = words(header);
         let payload = if size <= COPIED_BYTES_MAX {
-            // A copy of a small message is cheaper than a buffer that is shared with it, and has to be replaced.
+            // Copying a small message is cheaper than replacing a buffer that is shared with it.
             let copy = Bytes::copy_from_slice(payload);
             if size == self.buffer.len() {
-                // The room stays where it is.
+                // The capacity is kept.
                 self.buffer.clear();
             } else {
                 self.buffer.advance(size);
@@ -132,10 +132,10 @@ impl Decoder {
         Ok(Some(Frame { request_id, response_to, op_code, payload }))
     }
 
-    /// Gives a large buffer back, if nothing waits in it.
+    /// Releases a large buffer, if it is empty.
     pub fn rest(&mut self, size_bytes_max: usize) {
         if self.buffer.is_empty() {
-            // What has been taken from its front counts too.
+            // The part that has been taken from its front counts, too.
             self.buffer.clear();
             self.buffer.reserve(1);
             if self.buffer.capacity() > size_bytes_max {
@@ -150,11 +150,12 @@ impl Decoder {
 }
 
 impl Message {
-    /// Reads a frame as an OP_MSG.
+    /// Parses a frame as an OP_MSG.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`] for another op code, an unknown required flag or section kind, a missing or second body,
-    /// a repeated identifier, too many kind-1 sections or documents in one, or a length that doesn't fit; [`ErrorKind::Unsupported`] for a compressed message.
+    /// [`ErrorKind::Protocol`] for another op code, an unknown required flag or section kind, a missing or second body, a
+    /// repeated identifier, too many kind-1 sections or documents in one, or a length that doesn't fit;
+    /// [`ErrorKind::Unsupported`] for a compressed message.
     #[inline]
     pub fn parse(frame: Frame) -> Result<Self, Error> {
         if frame.op_code == op_code::COMPRESSED {
@@ -202,7 +203,7 @@ impl Message {
 
     /// Returns the body.
     pub fn body(&self) -> &RawDocument {
-        // `take_document` has checked length and terminator, the only things that `from_bytes` looks at.
+        // `take_document` has checked length and terminator, the only things that `from_bytes` checks.
         RawDocument::from_bytes(&self.body).unwrap_or_else(|_| RawDocument::from_bytes(EMPTY_DOCUMENT).expect("constant"))
     }
 

@@ -1,18 +1,18 @@
-//! How deep do the documents within a document nest?
+//! The nesting depth of a document.
 //!
-//! Asked before anything recursive is done with bytes from outside: a few kilobytes can nest a thousand levels.
+//! Checked before any recursive work on bytes from outside: a few kilobytes can nest a thousand levels.
 
 use super::scan::{Field, Fields, kind};
 use crate::error::{Error, ErrorKind, LimitValue};
 
-/// How many levels a document from outside may have, itself included: servers store up to 180, and wrap them in a few more.
+/// The maximum depth of a document from outside, itself included: servers store up to 180 levels, and wrap them in a few more.
 pub const NESTING_DEPTH_MAX: usize = 200;
 
-/// How many bytes a level has at the least: a type, the end of an empty key, a length, and a closing byte.
+/// The minimum size of a level, in bytes: a type, the end of an empty key, a length, and a closing byte.
 const LEVEL_BYTES_MIN: usize = 7;
 
 impl<'a> Field<'a> {
-    /// Returns the document, array or scope that this is or has.
+    /// Returns the nested document, array or scope of the value, if it has one.
     pub fn nested(&self) -> Option<&'a [u8]> {
         match self.kind {
             kind::DOCUMENT | kind::ARRAY => Some(self.value),
@@ -26,10 +26,10 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Returns how many levels a document has, itself included, or an error if there are more than [`NESTING_DEPTH_MAX`].
+/// Returns the depth of a document, itself included.
 ///
 /// # Errors
-/// [`ErrorKind::Protocol`], against `NESTING_DEPTH_MAX`.
+/// [`ErrorKind::Protocol`] above `NESTING_DEPTH_MAX`.
 pub fn depth(document: &[u8]) -> Result<usize, Error> {
     let mut deepest = 1;
     let mut open = vec![Fields::of(document)];
@@ -52,7 +52,7 @@ pub fn depth(document: &[u8]) -> Result<usize, Error> {
     Ok(deepest)
 }
 
-/// Tells whether a document has more levels than this.
+/// Returns whether a document is deeper than a number of levels.
 ///
 /// # Errors
 /// Those of [`depth`].
@@ -62,7 +62,7 @@ pub fn is_deeper(document: &[u8], levels: usize) -> Result<bool, Error> {
     if document.len() < levels.saturating_mul(LEVEL_BYTES_MIN) { Ok(false) } else { Ok(depth(document)? > levels) }
 }
 
-/// Makes the error of a document that nests too deep.
+/// Returns the error of a document that nests too deep.
 pub(crate) fn too_deep() -> Error {
     let limit = u64::try_from(NESTING_DEPTH_MAX).unwrap_or(u64::MAX);
     Error::new(ErrorKind::Protocol, "a document has too many levels of nesting").against("NESTING_DEPTH_MAX", LimitValue::Count(limit))
@@ -74,7 +74,7 @@ mod tests {
 
     use super::*;
 
-    /// Encodes documents within documents by hand: what encodes them otherwise is recursive.
+    /// Encodes nested documents by hand: other encoders are recursive.
     fn nested(levels: usize, kind: u8) -> Vec<u8> {
         let mut bytes = rawdoc! {}.into_bytes();
         for _ in 1..levels {

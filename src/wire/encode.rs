@@ -1,7 +1,7 @@
-//! How does a command become bytes?
+//! The encoder: commands to bytes.
 //!
-//! A request is written straight into the connection's own buffer: header, flags, body, the driver's fields behind the
-//! user's, and its document sequences. Large documents of the user's are not copied there, but written from where they are.
+//! A request is written straight into the connection's buffer: header, flags, body, the driver's fields after the caller's, and
+//! document sequences. Large documents are not copied there, but written from where they are.
 
 use std::ffi::CStr;
 
@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{Flags, HEADER_SIZE, op_code};
 
-/// Is a command as its caller gave it: a body, and documents that travel beside it.
+/// A command as given by its caller: a body and document sequences.
 #[derive(Clone, Debug)]
 pub struct Request {
     /// The command document, without `$db`, `lsid` and `$clusterTime`.
@@ -19,28 +19,28 @@ pub struct Request {
     pub sequences: Vec<(String, Vec<InputDocument>)>,
 }
 
-/// Is a document as its caller gave it.
+/// A document as given by its caller.
 #[derive(Clone, Debug)]
 pub enum InputDocument {
-    /// One that is copied behind what is there.
+    /// A document that is copied into the buffer.
     Small(RawDocumentBuf),
-    /// One that is shared with whoever writes it.
+    /// A document that is shared with the writer.
     Large(Bytes),
 }
 
-/// Is a message on its way out: bytes of our own, and between them large documents of the caller's.
+/// An outgoing message: the connection's own bytes, and large documents of the caller between them.
 #[derive(Debug, Default)]
 pub struct WriteBuffer {
     own: Vec<u8>,
-    /// Each with the place in `own` that it comes before.
+    /// Each with its position in `own`.
     large: Vec<(usize, Bytes)>,
     large_bytes: usize,
 }
 
-/// Documents from this size on are not copied.
+/// The minimum size of a document that is not copied, in bytes.
 const LARGE_BYTES_MIN: usize = 8 * 1024;
 
-/// Room for what is added to a user's bytes: header, flags and the driver's own fields. More is no fault, but a move.
+/// The estimated size of header, flags and the driver's own fields, in bytes. Larger messages cost a reallocation.
 const EXTRA_BYTES: usize = 256;
 
 impl From<RawDocumentBuf> for InputDocument {
@@ -66,7 +66,7 @@ impl InputDocument {
         }
     }
 
-    /// Returns how much of it is copied, in bytes.
+    /// Returns the size of the copied part, in bytes.
     fn copied_bytes(&self) -> usize {
         match self {
             Self::Small(document) => document.as_bytes().len(),
@@ -76,7 +76,7 @@ impl InputDocument {
 }
 
 impl Request {
-    /// Returns how much of what the caller gave is copied, in bytes.
+    /// Returns the size of the copied part of the caller's documents, in bytes.
     fn copied_bytes(&self) -> usize {
         let documents = |documents: &Vec<InputDocument>| documents.iter().map(InputDocument::copied_bytes).sum::<usize>();
         let sequences = self.sequences.iter().map(|(identifier, list)| identifier.len() + 6 + documents(list)).sum::<usize>();
@@ -91,39 +91,39 @@ impl From<RawDocumentBuf> for Request {
 }
 
 impl WriteBuffer {
-    /// Returns how long the message is, in bytes.
+    /// Returns the length of the message, in bytes.
     pub fn len(&self) -> usize {
         self.own.len() + self.large_bytes
     }
 
-    /// Tells whether there is none.
+    /// Returns whether there is no message.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Returns for how many bytes of our own there is room.
+    /// Returns the capacity for own bytes.
     pub fn capacity(&self) -> usize {
         self.own.capacity()
     }
 
-    /// Forgets the message, and keeps the room.
+    /// Removes the message, and keeps the capacity.
     pub fn clear(&mut self) {
         self.own.clear();
         self.large.clear();
         self.large_bytes = 0;
     }
 
-    /// Returns our own bytes, to be wiped.
+    /// Returns the own bytes, for wiping.
     pub fn own_mut(&mut self) -> &mut Vec<u8> {
         &mut self.own
     }
 
-    /// Returns the message, if all of it is our own bytes.
+    /// Returns the message, if it consists of own bytes only.
     pub fn whole(&self) -> Option<&[u8]> {
         self.large.is_empty().then_some(&self.own)
     }
 
-    /// Returns the message's pieces, in order; none is empty.
+    /// Returns the pieces of the message, in order; none is empty.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let starts = std::iter::once(0).chain(self.large.iter().map(|(place, _)| *place));
         let ends = self.large.iter().map(|(place, _)| *place).chain(std::iter::once(self.own.len()));
@@ -132,12 +132,12 @@ impl WriteBuffer {
         own.zip(large).flat_map(|(own, large)| [own, large]).filter(|piece| !piece.is_empty())
     }
 
-    /// Returns the message as one.
+    /// Returns the message in one piece.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.pieces().collect::<Vec<_>>().concat()
     }
 
-    /// Appends a document but for its first and last bytes, as many as are said.
+    /// Appends a document without a number of its first and last bytes.
     fn document(&mut self, document: &InputDocument, first: usize, last: usize) {
         let range = first..document.size_bytes().saturating_sub(last).max(first);
         match document {
@@ -149,7 +149,7 @@ impl WriteBuffer {
         }
     }
 
-    /// Leaves room for a length, and remembers from where it counts.
+    /// Reserves room for a length, and returns where it counts from.
     fn begin(&mut self) -> Start {
         let start = self.here();
         self.own.extend_from_slice(&[0; 4]);
@@ -160,7 +160,7 @@ impl WriteBuffer {
         Start { place: self.own.len(), len: self.len() }
     }
 
-    /// Writes how long it has become.
+    /// Writes the length that was reserved by `begin`.
     fn end(&mut self, start: &Start) {
         let length = u32::try_from(self.len() - start.len).unwrap_or(u32::MAX);
         if let Some(slot) = self.own.get_mut(start.place..).and_then(|own| own.first_chunk_mut()) {
@@ -169,16 +169,16 @@ impl WriteBuffer {
     }
 }
 
-/// Is where something begins that is preceded by its length.
+/// The start of an element that is preceded by its length.
 #[derive(Debug)]
 struct Start {
     place: usize,
     len: usize,
 }
 
-/// Writes an OP_MSG behind what `out` holds; `extra` appends the driver's own fields to the body.
+/// Writes an OP_MSG after the content of `out`; `extra` appends the driver's own fields to the body.
 ///
-/// Lengths are those of the data given; whether they are within the server's limits is the caller's to check.
+/// Does not check the server's limits; the caller has to.
 #[inline]
 pub fn encode_message(
     out: &mut WriteBuffer,
@@ -190,7 +190,7 @@ pub fn encode_message(
 ) {
     out.own.reserve(request.copied_bytes() + EXTRA_BYTES);
     let message = out.here();
-    // The header, whose first number is the length, which is not known yet; then the flags.
+    // The header, whose first number is the message length, which is not known yet; then the flags.
     let head = [0, request_id, response_to, op_code::MSG, flags.0.cast_signed()].map(i32::to_le_bytes);
     debug_assert_eq!(head.as_flattened().len(), HEADER_SIZE + 4);
     out.own.extend_from_slice(head.as_flattened());
@@ -213,7 +213,7 @@ pub fn encode_message(
     out.end(&message);
 }
 
-/// Appends fields to a BSON document that is being written.
+/// A writer that appends fields to a BSON document.
 pub struct BodyWriter<'a> {
     out: &'a mut Vec<u8>,
 }

@@ -1,23 +1,23 @@
-//! How do the first hello of old clients, and its reply, look as bytes?
+//! OP_QUERY and OP_REPLY: the first hello of old clients, and its reply.
 //!
-//! OP_QUERY and OP_REPLY, only as far as a server needs them to answer that hello; mongolink itself sends OP_MSG alone.
+//! Only what a server needs to answer that hello; mongolink itself sends only OP_MSG.
 
 use bson::RawDocument;
 use bytes::{Buf, Bytes};
 
 use super::{Frame, op_code};
 
-/// Is a command that came in an OP_QUERY.
+/// A command in an OP_QUERY.
 #[derive(Clone, Debug)]
 pub struct Query {
-    /// The database it is for.
+    /// The database of the command.
     pub database: String,
     /// The command.
     pub body: Bytes,
 }
 
 impl Query {
-    /// Reads a frame as an OP_QUERY on a `$cmd` collection; `None` if it isn't one.
+    /// Parses a frame as an OP_QUERY on a `$cmd` collection; `None` if it isn't one.
     pub fn parse(frame: &Frame) -> Option<Self> {
         let mut rest = frame.payload.clone();
         if frame.op_code != op_code::QUERY || rest.len() < 4 {
@@ -39,7 +39,7 @@ impl Query {
     }
 }
 
-/// Writes an OP_REPLY with one document behind what `out` holds.
+/// Writes an OP_REPLY with one document after the content of `out`.
 pub fn encode_reply(out: &mut Vec<u8>, request_id: i32, response_to: i32, document: &RawDocument) {
     let start = out.len();
     out.extend_from_slice(&[0; 4]);

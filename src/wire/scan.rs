@@ -1,32 +1,32 @@
-//! How is a document walked when only a few of its fields matter?
+//! A fast scanner for documents of which only a few fields matter.
 //!
-//! On the path of every command: keys and values as slices, lengths checked, nothing validated that is not used. What
-//! can't be walked ends the walk with an error; the careful reader (`bson`) then says what is wrong.
+//! On the path of every command: keys and values as slices, lengths checked, nothing validated that is not used. A malformed
+//! document ends the scan with an error; the full parser (`bson`) then reports what is wrong.
 
 use bson::RawDocument;
 
-/// Is one field of a document: its type, its key, and the bytes of its value.
+/// A field of a document: its type, its key, and the bytes of its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Field<'a> {
     /// The BSON type.
     pub kind: u8,
-    /// The key, which may be no UTF-8.
+    /// The key, which may not be UTF-8.
     pub key: &'a [u8],
     /// The value.
     pub value: &'a [u8],
 }
 
-/// Walks the fields of a document.
+/// An iterator over the fields of a document.
 #[derive(Clone, Debug)]
 pub struct Fields<'a> {
     rest: &'a [u8],
 }
 
-/// Says that a document can't be walked further.
+/// The error of a document that can't be scanned further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Unreadable;
 
-/// The BSON types whose values are looked at.
+/// The BSON types that are used.
 pub mod kind {
     /// A 64-bit float.
     pub const DOUBLE: u8 = 0x01;
@@ -38,15 +38,15 @@ pub mod kind {
     pub const ARRAY: u8 = 0x04;
     /// Binary data.
     pub const BINARY: u8 = 0x05;
-    /// A value that BSON has given up.
+    /// A deprecated value without content.
     pub const UNDEFINED: u8 = 0x06;
     /// An object id.
     pub const OBJECT_ID: u8 = 0x07;
-    /// A truth value.
+    /// A boolean.
     pub const BOOLEAN: u8 = 0x08;
     /// A date: milliseconds since 1970.
     pub const DATE: u8 = 0x09;
-    /// No value.
+    /// Null.
     pub const NULL: u8 = 0x0a;
     /// A regular expression: pattern and options.
     pub const REGEX: u8 = 0x0b;
@@ -66,19 +66,19 @@ pub mod kind {
     pub const INT64: u8 = 0x12;
     /// A 128-bit decimal number.
     pub const DECIMAL128: u8 = 0x13;
-    /// What sorts after everything.
+    /// The value that sorts last.
     pub const MAX_KEY: u8 = 0x7f;
-    /// What sorts before everything.
+    /// The value that sorts first.
     pub const MIN_KEY: u8 = 0xff;
 }
 
 impl<'a> Fields<'a> {
-    /// Starts to walk a whole document, length and closing byte included.
+    /// Starts a scan of a whole document, length and closing byte included.
     pub fn of(document: &'a [u8]) -> Self {
         Self { rest: document.get(4..).unwrap_or_default() }
     }
 
-    /// Returns the first field with a key, unless the walk ends before it.
+    /// Returns the first field with a key, unless the scan ends before it.
     pub fn find(document: &'a RawDocument, key: &str) -> Option<Field<'a>> {
         Self::of(document.as_bytes()).map_while(Result::ok).find(|field| field.key == key.as_bytes())
     }
@@ -119,13 +119,13 @@ fn field(kind: u8, rest: &[u8]) -> Option<(Field<'_>, &[u8])> {
     Some((Field { kind, key, value }, rest))
 }
 
-/// Finds the first byte that is zero, eight at a time.
+/// Returns the position of the first zero byte, checking eight bytes at a time.
 #[inline]
 fn end_of_key(bytes: &[u8]) -> Option<usize> {
     let mut at = 0;
     while let Some(chunk) = bytes.get(at..)?.first_chunk() {
         let word = u64::from_le_bytes(*chunk);
-        // The lowest bit that is set belongs to the first zero; those above it may be mistaken.
+        // The lowest set bit belongs to the first zero; higher ones may be wrong.
         let zeros = word.wrapping_sub(0x0101_0101_0101_0101) & !word & 0x8080_8080_8080_8080;
         if zeros != 0 {
             return Some(at + (zeros.trailing_zeros() / 8) as usize);
@@ -135,7 +135,7 @@ fn end_of_key(bytes: &[u8]) -> Option<usize> {
     bytes.get(at..)?.iter().position(|byte| *byte == 0).map(|place| at + place)
 }
 
-/// Returns how many bytes a value has.
+/// Returns the size of a value, in bytes.
 #[inline]
 fn size(kind: u8, rest: &[u8]) -> Option<usize> {
     let announced = || rest.first_chunk::<4>().and_then(|length| usize::try_from(u32::from_le_bytes(*length)).ok());

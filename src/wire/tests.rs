@@ -83,7 +83,7 @@ fn every_split_of_the_bytes_gives_the_same_frames() {
     }
 }
 
-/// Up to 1024 bytes a message is copied out of the buffer, above it shares it.
+/// Messages up to 1024 bytes are copied out of the buffer, larger ones share it.
 #[test]
 fn small_and_large_frames_follow_each_other_in_any_split() {
     let frame = |size: usize, id: i32| {

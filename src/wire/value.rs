@@ -1,7 +1,7 @@
-//! How is the value of a field read?
+//! The typed reading of a field's value.
 //!
-//! Servers write numbers as any numeric type, and text that may not be UTF-8: numbers are read whatever their type, text
-//! is read with replacement characters. A value of another kind than the one asked for is `None`.
+//! Servers write numbers as any numeric type, and text that may not be UTF-8: numbers are accepted in any type, text is read
+//! with replacement characters. A value of another kind than the requested one is `None`.
 
 use std::borrow::Cow;
 
@@ -11,16 +11,16 @@ use bson::{Decimal128, RawDocument};
 use super::scan::{Field, Fields, kind};
 use crate::error::cut;
 
-/// From here on, and below its negative, a double does not fit into 64 bits: 2^63.
+/// The bound from which on, and below its negative, a double does not fit into 64 bits: 2^63.
 const INTEGER_BOUND: f64 = 9_223_372_036_854_775_808.0;
 
 impl<'a> Field<'a> {
-    /// Returns the key, with replacement characters for what is not UTF-8.
+    /// Returns the key, with replacement characters where it is not UTF-8.
     pub fn name(&self) -> Cow<'a, str> {
         String::from_utf8_lossy(self.key)
     }
 
-    /// Reads a number of any numeric type; cuts off a fraction.
+    /// Reads a number of any numeric type; a fraction is cut off.
     pub fn integer(&self) -> Option<i64> {
         match self.kind {
             kind::INT32 => self.value.first_chunk().map(|bytes| i32::from_le_bytes(*bytes).into()),
@@ -39,7 +39,7 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Tells whether this is 1 or true, which is how `ok` reports success.
+    /// Returns whether this is 1 or true, which is how `ok` reports success.
     #[inline]
     pub fn is_one(&self) -> bool {
         match (self.kind, self.value) {
@@ -51,15 +51,15 @@ impl<'a> Field<'a> {
         }
     }
 
-    /// Reads a string, with replacement characters for what is not UTF-8.
+    /// Reads a string, with replacement characters where it is not UTF-8.
     pub fn text(&self) -> Option<Cow<'a, str>> {
         self.text_bytes().map(String::from_utf8_lossy)
     }
 
-    /// Reads as much of a string as a number of bytes holds; `…` stands for the rest.
+    /// Reads a string up to a number of bytes; `…` stands for the rest.
     pub fn text_within(&self, size_bytes_max: usize) -> Option<String> {
         let bytes = self.text_bytes()?;
-        // A few bytes more, so that the cut shows, and the last character is whole.
+        // A few more bytes, so that the cut shows and the last character is complete.
         let start = bytes.get(..size_bytes_max.saturating_add(8)).unwrap_or(bytes);
         Some(cut(String::from_utf8_lossy(start).into_owned(), size_bytes_max))
     }

@@ -1,7 +1,7 @@
-//! How does a password become keys, and how long are they kept?
+//! The SCRAM keys of a password: their derivation and their cache.
 //!
-//! The derivation (PBKDF2) is the expensive part of SCRAM, on purpose. It is a value that is worked off in slices, so that the
-//! shell can run it beside other work and stop it, and its outcome is cached without the password.
+//! The derivation (PBKDF2) is expensive on purpose. It advances in slices, so that the shell can run it beside other work and
+//! stop it; its result is cached without the password.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,13 +16,13 @@ use zeroize::Zeroizing;
 use crate::auth::{Mechanism, Secret, saslprep};
 use crate::error::{Error, ErrorKind, Stage};
 
-/// How many derived keys a cache holds; the oldest makes room.
+/// The maximum number of cached keys; the oldest are evicted.
 pub const KEYS_MAX: usize = 32;
 
-/// How many hexadecimal digits an MD5 digest has.
+/// The number of hexadecimal digits of an MD5 digest.
 const MD5_DIGITS: usize = 32;
 
-/// Names the hash that a SCRAM mechanism is built on.
+/// The hash function of a SCRAM mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScramHash {
     /// SHA-1.
@@ -31,29 +31,29 @@ pub enum ScramHash {
     Sha256,
 }
 
-/// Is a derivation that is to be run: much processor time, no input or output.
+/// A derivation that has not been started: much processor time, no input or output.
 #[derive(Clone)]
 pub struct Derivation {
     hash: ScramHash,
     user: String,
-    /// In the form that the mechanism wants: digested for SHA-1, prepared for SHA-256.
+    /// In the form that the mechanism requires: digested for SHA-1, prepared for SHA-256.
     password: Secret,
     salt: Vec<u8>,
     iterations: NonZeroU32,
 }
 
-/// A derivation under way. Its intermediate results are overwritten when it is dropped.
+/// A derivation in progress. Its intermediate results are overwritten when it is dropped.
 pub struct Deriving {
     hash: ScramHash,
     key: hmac::Key,
-    /// The last link of the chain.
+    /// The last iteration's result.
     link: hmac::Tag,
-    /// The sum of all links so far.
+    /// The exclusive-or of all results so far.
     salted: Zeroizing<Vec<u8>>,
     left: u32,
 }
 
-/// Holds the client's and the server's key: shared, never printed, wiped when the last holder drops them.
+/// The client key and the server key: shared, never printed, wiped when the last clone is dropped.
 #[derive(Clone)]
 pub struct ScramKeys(Arc<Keys>);
 
@@ -63,18 +63,18 @@ struct Keys {
     server: Zeroizing<Vec<u8>>,
 }
 
-/// Identifies a derivation by all that goes into it; the password can't be read from it.
+/// The identity of a derivation: a digest of its inputs that does not reveal the password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CacheKey(Zeroizing<[u8; 32]>);
 
-/// Remembers the keys of up to [`KEYS_MAX`] derivations.
+/// The keys of the last [`KEYS_MAX`] derivations.
 #[derive(Clone, Debug, Default)]
 pub struct ScramKeyCache {
     entries: VecDeque<(CacheKey, ScramKeys)>,
 }
 
 impl ScramHash {
-    /// Returns the mechanism that is built on it.
+    /// Returns the mechanism that uses this hash.
     pub fn mechanism(self) -> Mechanism {
         match self {
             Self::Sha1 => Mechanism::ScramSha1,
@@ -98,16 +98,16 @@ impl ScramHash {
 }
 
 impl Derivation {
-    /// Prepares a derivation.
+    /// Creates a derivation.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidOption`] if SASLprep forbids the password, which only SCRAM-SHA-256 asks.
+    /// [`ErrorKind::InvalidOption`] if SASLprep prohibits the password, which only SCRAM-SHA-256 checks.
     pub(super) fn new(hash: ScramHash, user: &str, password: &Secret, salt: Vec<u8>, iterations: NonZeroU32) -> Result<Self, Error> {
         let password = prepare(hash, user, password)?;
         Ok(Self { hash, user: user.to_owned(), password, salt, iterations })
     }
 
-    /// Begins it: the first of its iterations is done.
+    /// Starts the derivation with its first iteration.
     pub fn begin(&self) -> Deriving {
         let key = hmac::Key::new(self.hash.hmac(), self.password.reveal().as_bytes());
         let mut first = hmac::Context::with_key(&key);
@@ -119,7 +119,7 @@ impl Derivation {
         Deriving { hash: self.hash, key, link, salted, left: self.iterations.get() - 1 }
     }
 
-    /// Runs it at once: some milliseconds of processor time for each few thousand iterations.
+    /// Runs the whole derivation: some milliseconds of processor time per few thousand iterations.
     pub fn run(&self) -> ScramKeys {
         let mut deriving = self.begin();
         loop {
@@ -129,14 +129,14 @@ impl Derivation {
         }
     }
 
-    /// Returns what the outcome may be remembered by: a SHA-256 over mechanism, salt, iterations, user and password.
+    /// Returns the cache key of the result: a SHA-256 over mechanism, salt, iterations, user and password.
     pub fn cache_key(&self) -> CacheKey {
         let iterations = self.iterations.get().to_be_bytes();
         let parts: [&[u8]; 5] =
             [self.mechanism().name().as_bytes(), &self.salt, &iterations, self.user.as_bytes(), self.password.reveal().as_bytes()];
         let mut context = digest::Context::new(&digest::SHA256);
         for part in parts {
-            // With its length before it, no part can pass for a piece of its neighbour.
+            // The length prefix keeps parts from running into each other.
             context.update(&u64::try_from(part.len()).unwrap_or(u64::MAX).to_be_bytes());
             context.update(part);
         }
@@ -145,19 +145,19 @@ impl Derivation {
         CacheKey(key)
     }
 
-    /// Returns the mechanism it is for.
+    /// Returns the mechanism of the derivation.
     pub fn mechanism(&self) -> Mechanism {
         self.hash.mechanism()
     }
 
-    /// Returns how many iterations it takes.
+    /// Returns the number of iterations.
     pub fn iterations(&self) -> u32 {
         self.iterations.get()
     }
 }
 
 impl Deriving {
-    /// Does up to so many iterations, and returns the keys when all are done.
+    /// Runs up to a number of iterations, and returns the keys once all are done.
     pub fn advance(&mut self, iterations: u32) -> Option<ScramKeys> {
         let slice = self.left.min(iterations);
         for _ in 0..slice {
@@ -187,18 +187,18 @@ impl Drop for Deriving {
 }
 
 impl ScramKeys {
-    /// Returns the hash that they were derived with.
+    /// Returns the hash with which they were derived.
     pub fn hash(&self) -> ScramHash {
         self.0.hash
     }
 
-    /// Tells whether these are the same keys, and not merely equal ones.
+    /// Returns whether both are clones of the same keys, not merely equal.
     #[cfg(test)]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Returns the client's proof over an exchange.
+    /// Returns the client's proof for an exchange.
     pub(super) fn proof(&self, auth_message: &[u8]) -> Zeroizing<Vec<u8>> {
         let hash = self.0.hash;
         let stored = digest::digest(hash.digest(), &self.0.client);
@@ -210,24 +210,24 @@ impl ScramKeys {
         proof
     }
 
-    /// Tells, in constant time, whether a signature over an exchange is the server's.
+    /// Returns, in constant time, whether a signature of an exchange is the server's.
     pub(in crate::auth) fn signed(&self, auth_message: &[u8], signature: &[u8]) -> bool {
         hmac::verify(&hmac::Key::new(self.0.hash.hmac(), &self.0.server), auth_message, signature).is_ok()
     }
 }
 
 impl ScramKeyCache {
-    /// Makes an empty cache.
+    /// Creates an empty cache.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Returns the keys of a derivation that was run before.
+    /// Returns the cached keys of a derivation.
     pub fn get(&self, derivation: &CacheKey) -> Option<ScramKeys> {
         self.entries.iter().find(|(own, _)| own == derivation).map(|(_, keys)| keys.clone())
     }
 
-    /// Remembers the keys of a derivation; the oldest entry makes room.
+    /// Caches the keys of a derivation; the oldest entry is evicted if the cache is full.
     pub fn put(&mut self, derivation: CacheKey, keys: ScramKeys) {
         self.entries.retain(|(own, _)| *own != derivation);
         while self.entries.len() >= KEYS_MAX {
@@ -261,7 +261,7 @@ impl fmt::Debug for CacheKey {
     }
 }
 
-/// Brings a password into the form that the mechanism wants (auth, "SCRAM-SHA-1", "SCRAM-SHA-256").
+/// Converts a password to the form that the mechanism requires (auth, "SCRAM-SHA-1", "SCRAM-SHA-256").
 fn prepare(hash: ScramHash, user: &str, password: &Secret) -> Result<Secret, Error> {
     match hash {
         ScramHash::Sha1 => {
@@ -274,7 +274,7 @@ fn prepare(hash: ScramHash, user: &str, password: &Secret) -> Result<Secret, Err
             write!(digest, "{:x}", md5::compute(text.as_bytes())).unwrap_or_default();
             Ok(Secret::from(digest))
         }
-        // Which characters these are is not said: they are the password's.
+        // The prohibited characters are not shown: they are part of the password.
         ScramHash::Sha256 => saslprep::prepare(password.reveal()).map(Secret::from).ok_or_else(|| {
             Error::new(ErrorKind::InvalidOption, "the password has characters that SCRAM-SHA-256 can't carry (SASLprep)").at(Stage::Auth)
         }),

@@ -1,8 +1,8 @@
-//! How does SCRAM prove both sides' knowledge of a password?
+//! The SCRAM conversation, in which both sides prove knowledge of a password.
 //!
-//! The messages of RFC 5802 and RFC 7677 with MongoDB's rules (auth, "SCRAM-SHA-1", "SCRAM-SHA-256"), as a conversation
-//! that consumes itself: [`ClientFirst`] → [`ServerFirst`] → [`ClientFinal`]. Keys and their cache are in [`keys`];
-//! which commands carry the messages is decided in `handshake`.
+//! The messages of RFC 5802 and RFC 7677 with MongoDB's rules (auth, "SCRAM-SHA-1", "SCRAM-SHA-256"); each step consumes
+//! itself: [`ClientFirst`] → [`ServerFirst`] → [`ClientFinal`]. Keys and their cache are in [`keys`]. Does not decide which
+//! commands carry the messages (`handshake`).
 
 pub mod keys;
 
@@ -17,25 +17,25 @@ pub use keys::{Derivation, Deriving, ScramHash, ScramKeyCache, ScramKeys};
 use super::Secret;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 
-/// The fewest iterations that a server may ask for: fewer make the exchange cheap to crack.
+/// The minimum number of iterations that a server may request: fewer make the exchange cheap to crack.
 pub const ITERATIONS_MIN: u32 = 4096;
 
-/// The most iterations that a server may ask for: 60 times a server's default, and a second of processor time at the most.
+/// The maximum number of iterations that a server may request: 60 times a server's default, about one second of processor time.
 pub const ITERATIONS_MAX: u32 = 1_000_000;
 
-/// The longest message that a server may send, in bytes.
+/// The longest message of a server, in bytes.
 pub const MESSAGE_SIZE_MAX: usize = 4096;
 
-/// How many bytes of entropy a client's nonce has.
+/// The size of the client nonce's entropy, in bytes.
 pub const NONCE_SIZE: usize = 24;
 
 /// The GS2 header: no channel binding, no authorisation identity.
 const GS2_HEADER: &str = "n,,";
 
-/// What stands before the proof.
+/// The prefix of the proof.
 const PROOF_KEY: &str = ",p=";
 
-/// The errors that RFC 5802 lets a server name in its final message.
+/// The errors of RFC 5802 for a server's final message.
 const SERVER_ERRORS: [&str; 12] = [
     "invalid-encoding",
     "extensions-not-supported",
@@ -51,7 +51,7 @@ const SERVER_ERRORS: [&str; 12] = [
     "authentication-failed",
 ];
 
-/// Has its first message out, and awaits the server's.
+/// The state after the client's first message, waiting for the server's.
 pub struct ClientFirst {
     hash: ScramHash,
     user: String,
@@ -59,26 +59,26 @@ pub struct ClientFirst {
     nonce: String,
 }
 
-/// Has the server's first message, and awaits the keys that the derivation yields.
+/// The state after the server's first message, waiting for the derived keys.
 pub struct ServerFirst {
     hash: ScramHash,
     without_proof: String,
     auth_message: String,
 }
 
-/// Has its proof out, and awaits the server's signature.
+/// The state after the client's proof, waiting for the server's signature.
 pub struct ClientFinal {
     keys: ScramKeys,
     auth_message: String,
 }
 
 impl ClientFirst {
-    /// Opens an exchange, with a nonce made of entropy that was never used before.
+    /// Starts an exchange, with a nonce made of entropy that was never used before.
     pub fn new(hash: ScramHash, user: &str, password: &Secret, entropy: [u8; NONCE_SIZE]) -> Self {
         Self::with_nonce(hash, user, password, BASE64_STANDARD.encode(entropy))
     }
 
-    /// Opens an exchange with a nonce of printable characters, none of them a comma.
+    /// Starts an exchange with a nonce of printable characters other than a comma.
     pub fn with_nonce(hash: ScramHash, user: &str, password: &Secret, nonce: String) -> Self {
         Self { hash, user: user.to_owned(), password: password.clone(), nonce }
     }
@@ -88,12 +88,12 @@ impl ClientFirst {
         format!("{GS2_HEADER}{}", self.bare())
     }
 
-    /// Takes the server's first message, and hands out the derivation to be run.
+    /// Handles the server's first message, and returns the derivation to run.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`] for a message that is not one; [`ErrorKind::Auth`] if the nonce does not continue ours or
-    /// the number of iterations is outside [`ITERATIONS_MIN`] to [`ITERATIONS_MAX`]; [`ErrorKind::Unsupported`] for a
-    /// mandatory extension; [`ErrorKind::InvalidOption`] for a password that SASLprep forbids.
+    /// [`ErrorKind::Protocol`] for an invalid message; [`ErrorKind::Auth`] if the nonce does not continue the client's or the
+    /// number of iterations is outside [`ITERATIONS_MIN`] to [`ITERATIONS_MAX`]; [`ErrorKind::Unsupported`] for a mandatory
+    /// extension; [`ErrorKind::InvalidOption`] for a password that SASLprep prohibits.
     pub fn handle_server_first(self, message: &[u8]) -> Result<(Derivation, ServerFirst), Error> {
         let text = readable(message)?;
         let mut parts = text.split(',');
@@ -126,7 +126,7 @@ impl ClientFirst {
 }
 
 impl ServerFirst {
-    /// Takes the keys, and hands out the client's final message.
+    /// Handles the derived keys, and returns the client's final message.
     ///
     /// # Errors
     /// [`ErrorKind::Internal`] for keys of another mechanism.
@@ -144,11 +144,10 @@ impl ServerFirst {
 }
 
 impl ClientFinal {
-    /// Takes the server's final message, and checks in constant time that the server knows the password too.
+    /// Handles the server's final message, and checks in constant time that the server knows the password, too.
     ///
     /// # Errors
-    /// [`ErrorKind::Auth`] if the signature is not that of a server that knows it, or the server names an error;
-    /// [`ErrorKind::Protocol`] for a message that is not one.
+    /// [`ErrorKind::Auth`] for a wrong signature or an error from the server; [`ErrorKind::Protocol`] for an invalid message.
     pub fn handle_server_final(self, message: &[u8]) -> Result<(), Error> {
         let first = readable(message)?.split(',').next();
         if let Some(error) = attribute(first, 'e') {
@@ -190,7 +189,7 @@ fn readable(message: &[u8]) -> Result<&str, Error> {
     std::str::from_utf8(message).map_err(|_| malformed("message is not UTF-8"))
 }
 
-/// Returns the value of an attribute, if this is the one of that name.
+/// Returns the value of an attribute, if the part has that name.
 fn attribute(part: Option<&str>, name: char) -> Option<&str> {
     part?.strip_prefix(name)?.strip_prefix('=')
 }
@@ -211,7 +210,7 @@ fn iterations(text: &str) -> Result<NonZeroU32, Error> {
 }
 
 fn server_error(given: &str) -> Error {
-    // Only names that are known are repeated: nothing else of a message gets into a text.
+    // Only known error names are shown: nothing else of the message gets into the text.
     let name = SERVER_ERRORS.into_iter().find(|name| *name == given).unwrap_or("an error of its own");
     fault(ErrorKind::Auth, format!("the server ended the exchange: {name}"))
 }

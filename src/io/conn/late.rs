@@ -41,7 +41,7 @@ impl Conn {
         }
     }
 
-    /// Tells whether the server may execute, or has executed, the last command.
+    /// Returns whether the server may execute, or has executed, the last command.
     ///
     /// A message that was cut off never executes. Where the connection is kept, the rest of the message follows.
     pub(crate) fn may_execute(&self) -> bool {
@@ -52,7 +52,7 @@ impl Conn {
         }
     }
 
-    /// Tells whether an error has made it unusable.
+    /// Returns whether an error has made it unusable.
     pub(crate) fn is_broken(&self) -> bool {
         matches!(self.exchange, ExchangeState::Broken(_))
     }

@@ -35,7 +35,7 @@ pub(super) struct SandboxCore {
     armed: Option<Instant>,
 }
 
-/// Is the way to the task of one connection; dropping `replies` lets it send what is left and close.
+/// The way to the task of one connection; dropping `replies` lets it send what is left and close.
 struct Wire {
     replies: mpsc::Sender<Vec<u8>>,
     reset: watch::Sender<bool>,
@@ -280,7 +280,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Is a stream whose socket can be told how to close.
+/// A stream whose socket can be told how to close.
 trait Peer: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn tcp(&self) -> &TcpStream;
 }

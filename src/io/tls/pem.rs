@@ -112,7 +112,7 @@ impl Section<'_> {
         self.content.as_ref().err().map(|why| format!(": {why}")).unwrap_or_default()
     }
 
-    /// Tells whether somebody may take it for a certificate.
+    /// Returns whether somebody may take it for a certificate.
     fn could_be_meant(&self) -> bool {
         self.label.contains("CERT") || self.label.contains("PKCS") || self.content.is_err()
     }
@@ -154,7 +154,7 @@ pub(super) fn certificate_and_key(path: &Path, password: Option<&Secret>) -> Res
     Ok(certified)
 }
 
-/// Tells whether the key is known to be another than the certificate's.
+/// Returns whether the key is known to be another than the certificate's.
 fn is_mismatch(certified: &CertifiedKey) -> bool {
     let own = certified.key.public_key();
     let own = own.as_ref().and_then(|own| der::PublicKey::parse(own.as_ref()));

@@ -90,7 +90,7 @@ fn decode(body: &[u8]) -> Result<Zeroizing<Vec<u8>>, &'static str> {
     Ok(content)
 }
 
-/// Tells whether this could be a label with dashes behind it.
+/// Returns whether this could be a label with dashes behind it.
 fn begins_with_label(text: &[u8]) -> bool {
     before_dash(text).and_then(usable_label).is_some()
 }

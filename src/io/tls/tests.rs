@@ -57,7 +57,7 @@ fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
-/// Is a file that is gone at the end of the test.
+/// A file that is gone at the end of the test.
 struct TempFile(PathBuf);
 
 impl TempFile {

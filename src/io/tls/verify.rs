@@ -151,7 +151,7 @@ impl fmt::Display for Version1 {
 
 impl std::error::Error for Version1 {}
 
-/// Tells whether a fault is one of name or time, which a certificate has that can be read and has a trusted issuer.
+/// Returns whether a fault is one of name or time, which a certificate has that can be read and has a trusted issuer.
 fn is_of_name_or_time(fault: &CertificateError) -> bool {
     is_name_fault(fault) || is_time_fault(fault)
 }
