@@ -19,6 +19,7 @@ use super::{AddressFamily, LookupAnswer, LookupFailure, Want};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 
 mod arrivals;
+mod retention;
 
 /// Holds what is known of names.
 ///
@@ -414,48 +415,6 @@ impl Cache {
         if let Some(entry) = self.entries.get_mut(name) {
             entry.state = state;
         }
-    }
-
-    /// Moves a name on that was left alone for too long.
-    fn expire(&mut self, name: &str, now: Instant) {
-        let Some(entry) = self.entries.get_mut(name) else { return };
-        match &mut entry.state {
-            NameState::Fresh(good) if good.valid_until <= now => {
-                let good = good.take();
-                entry.state = NameState::Stale { good, retry_at: now };
-            }
-            NameState::Asking { .. } | NameState::Fresh(_) | NameState::Stale { .. } | NameState::Failed { .. } => {}
-        }
-        let over = match &entry.state {
-            NameState::Stale { good, .. } => good.kept_until <= now,
-            NameState::Failed { until, .. } => *until <= now,
-            NameState::Asking { .. } | NameState::Fresh(_) => false,
-        };
-        if over {
-            self.forget(name);
-        }
-    }
-
-    fn touch(&mut self, name: &str) {
-        if let Some(entry) = self.entries.get_mut(name) {
-            self.recency.remove(&entry.used);
-            self.uses += 1;
-            entry.used = self.uses;
-            self.recency.insert(self.uses, name.to_owned());
-        }
-    }
-
-    fn forget(&mut self, name: &str) {
-        if let Some(entry) = self.entries.remove(name) {
-            self.recency.remove(&entry.used);
-        }
-    }
-
-    /// Forgets the name that was asked for longest ago; `false` if all are being asked for.
-    fn evict(&mut self) -> bool {
-        let Some(name) = self.recency.values().find(|name| !self.asking.contains(*name)).cloned() else { return false };
-        self.forget(&name);
-        true
     }
 }
 
