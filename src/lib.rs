@@ -30,6 +30,8 @@ pub mod host;
 pub mod io;
 mod note;
 #[doc(hidden)]
+pub mod observe;
+#[doc(hidden)]
 pub mod operation;
 #[doc(hidden)]
 pub mod options;
@@ -72,10 +74,10 @@ pub use handshake::{DriverInfo, HelloReply, TopologyVersion, UnusableHost};
 pub use host::{Address, DEFAULT_PORT, Host, ServerAddress};
 pub use io::clock::BootClock;
 pub use io::dial::StageReport;
-pub use io::events::{EVENT_DOCUMENT_SIZE_MAX, EVENTS_BYTES_MAX, EVENTS_MAX, Event};
 pub use io::resolver::{DnsConfig, Resolve, ResolveFuture};
 #[cfg(feature = "sandbox")]
 pub use io::sandbox::{Sandbox, SandboxBuilder};
+pub use observe::events::{EVENT_DOCUMENT_SIZE_MAX, EVENTS_BYTES_MAX, EVENTS_MAX, Event};
 pub use operation::CommandEvent;
 pub use operation::concern::{ReadConcern, W, WriteConcern};
 pub use operation::write_error::{WriteConcernFailure, WriteError};

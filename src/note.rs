@@ -1,7 +1,7 @@
 //! Which lines does a rule write to the log?
 //!
 //! A state machine is called under a lock, and a `tracing` subscriber is foreign code that must not run there. A machine
-//! therefore queues its log lines, and the shell writes them after it has released the lock (`io/outbox.rs`).
+//! therefore queues its log lines, and the shell writes them after it has released the lock (`observe/outbox.rs`).
 
 use std::collections::VecDeque;
 

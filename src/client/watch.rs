@@ -4,8 +4,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use crate::io::events::{Event, EventHub, Subscriber};
 use crate::io::topology::TopologyDriver;
+use crate::observe::events::{Event, EventHub, Subscriber};
 use crate::topology::{TopologyDescription, TopologyEvent};
 use futures_util::{Stream, StreamExt, stream};
 

@@ -29,12 +29,12 @@ use work::{PoolEffect, PoolWork};
 
 use super::clock;
 use super::conn::{Conn, Interrupt};
-use super::events::{EventHub, Wanted};
 use super::open::{Opener, Purpose};
 use super::tasks::{Tasks, runtime_ended};
 use super::topology::TopologyDriver;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::ServerAddress;
+use crate::observe::events::{EventHub, Wanted};
 use crate::operation::deadline::Deadline;
 use crate::pool::{Checkout, Health, Lease, Pool, PoolAction, PoolEvent, PoolStats, Queue, WaiterId};
 

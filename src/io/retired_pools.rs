@@ -5,10 +5,10 @@
 
 use std::sync::{Arc, Weak};
 
-use super::events::Wanted;
 use super::pool::{Pending, ServerPool};
 use crate::error::Error;
 use crate::host::ServerAddress;
+use crate::observe::events::Wanted;
 
 /// Knows the pools of servers that are gone, as long as somebody uses a connection of theirs.
 #[derive(Default)]

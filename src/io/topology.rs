@@ -18,9 +18,7 @@ use rand::rngs::SmallRng;
 use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use super::clock::{self, BootClock};
-use super::events::EventHub;
 use super::liveness::RunningProbes;
-use super::log;
 use super::monitor::{MONITOR_DIALS_MAX, MonitorOrders, Watch};
 use super::open::Opener;
 use super::pool::ServerPool;
@@ -31,6 +29,8 @@ use super::tasks::{Lifeline, Tasks};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::HelloReply;
 use crate::host::ServerAddress;
+use crate::observe::events::EventHub;
+use crate::observe::log;
 use crate::operation::deadline::Deadline;
 use crate::options::ClientOptions;
 use crate::pool::{Pool, PoolConfig};

@@ -10,7 +10,7 @@ use super::{CheckedOut, ServerPool, drain, open};
 use crate::error::Error;
 use crate::io::clock;
 use crate::io::conn::{Conn, Interrupt};
-use crate::io::events::PendingWakeups;
+use crate::observe::events::PendingWakeups;
 use crate::pool::Lease;
 
 /// What is left to do when no lock is held.

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use tokio::sync::{oneshot, watch};
 
-use super::super::events::{EventHub, PendingWakeups, Wanted};
 use super::super::pool::Pending;
 use super::super::snapshot::Snapshot;
 use crate::error::Error;
+use crate::observe::events::{EventHub, PendingWakeups, Wanted};
 use crate::topology::TopologyDescription;
 
 /// The sender of an answer to a caller that waits for a server, and the answer.

@@ -7,8 +7,6 @@
 //! Events are queued under the lock of the machine that decides on them, so that their order is that of its decisions. What is
 //! foreign runs after that lock was released ([`PendingWakeups`]): wakers of readers, and the log's subscribers.
 
-pub(in crate::io) mod size;
-
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,6 +18,7 @@ use tokio::task::coop;
 
 use super::log::{self, CheckedOn, LogSubject};
 use super::outbox::{Line, Outbox};
+use super::size::size_bytes;
 use crate::host::ServerAddress;
 use crate::note::Note;
 use crate::operation::CommandEvent;
@@ -298,7 +297,7 @@ impl EventBus {
     fn tell(&self, events: impl Iterator<Item = Event>, told: &mut PendingWakeups) {
         let mut queues = self.lock();
         for event in events {
-            let size_bytes = size::size_bytes(&event);
+            let size_bytes = size_bytes(&event);
             match queues.all.as_mut_slice() {
                 [] => told.dropped.push(SizedEvent { event: QueuedEvent::Own(event), size_bytes }),
                 [only] => only.push(SizedEvent { event: QueuedEvent::Own(event), size_bytes }, &mut told.dropped),
@@ -524,7 +523,7 @@ mod tests {
             match event {
                 Event::Missed(number) => missed_later += number,
                 event @ (Event::Topology(_) | Event::Heartbeat { .. } | Event::Pool { .. } | Event::Command(_)) => {
-                    bytes += size::size_bytes(&event);
+                    bytes += size_bytes(&event);
                     count += 1;
                 }
             }

@@ -7,8 +7,8 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::events::size::{of_heartbeat, of_pool, of_topology};
 use super::log::{self, CheckedOn, LogSubject};
+use super::size::{of_heartbeat, of_pool, of_topology};
 use crate::host::ServerAddress;
 use crate::note::Note;
 use crate::pool::PoolEvent;

@@ -1,6 +1,6 @@
 //! How much memory does an event hold?
 
-use super::Event;
+use super::events::Event;
 use crate::error::Error;
 use crate::handshake::HelloReply;
 use crate::host::ServerAddress;
@@ -28,7 +28,7 @@ fn of_command(event: &CommandEvent) -> usize {
     }
 }
 
-pub(in crate::io) fn of_pool(event: &PoolEvent) -> usize {
+pub(super) fn of_pool(event: &PoolEvent) -> usize {
     match event {
         PoolEvent::PoolCleared { cause, .. } => cause.size_bytes(),
         PoolEvent::ConnectionClosed { error, .. } => error.as_ref().map_or(0, Error::size_bytes),
@@ -44,7 +44,7 @@ pub(in crate::io) fn of_pool(event: &PoolEvent) -> usize {
     }
 }
 
-pub(in crate::io) fn of_heartbeat(event: &MonitorEvent) -> usize {
+pub(super) fn of_heartbeat(event: &MonitorEvent) -> usize {
     match event {
         MonitorEvent::HeartbeatStarted { .. } => 0,
         MonitorEvent::HeartbeatSucceeded { reply, .. } => of_hello(reply),
@@ -52,7 +52,7 @@ pub(in crate::io) fn of_heartbeat(event: &MonitorEvent) -> usize {
     }
 }
 
-pub(in crate::io) fn of_topology(event: &TopologyEvent) -> usize {
+pub(super) fn of_topology(event: &TopologyEvent) -> usize {
     match event {
         TopologyEvent::TopologyOpening
         | TopologyEvent::TopologyClosed
