@@ -1,4 +1,4 @@
-//! Simulates many seeds: `cargo run --release --features sandbox --example sim -- --seeds 1000000`.
+//! Simulates many seeds: `cargo run --release --features sandbox,internals --example sim -- --seeds 1000000`.
 //!
 //! The long form of `tests/sim`, with the same modules. `--first n` says where to begin, `--threads n` how many threads run,
 //! `--seed n` prints one run line by line. Ends with 1 if a seed fails.

@@ -1,4 +1,4 @@
-//! Prints one failover, second by second, without a network: `cargo run --features sandbox --example sim_trace`.
+//! Prints one failover, second by second, without a network: `cargo run --features sandbox,internals --example sim_trace`.
 //!
 //! A client writes ten times a second to a replica set of three. After 5 s the primary freezes, and is thawed 12 s later. It
 //! all happens on virtual time, with the shipped rules against the sandbox's servers, and takes no time at all.

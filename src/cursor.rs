@@ -151,6 +151,7 @@ impl Batch {
     }
 
     /// Returns how many documents are left.
+    #[cfg(any(test, feature = "internals"))]
     pub fn len(&self) -> usize {
         self.remaining
     }

@@ -13,46 +13,97 @@
 //! public for the project's own tests only; what users need is re-exported here.
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "internals"), allow(unreachable_pub, reason = "internal modules are public with that feature only"))]
 
+// Internal modules: private, and opened to the project's own tests by the feature `internals`.
+#[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod auth;
-mod client;
-#[doc(hidden)]
-pub mod cursor;
-#[doc(hidden)]
-pub mod dns;
-mod error;
-#[doc(hidden)]
-pub mod handshake;
-#[doc(hidden)]
-pub mod host;
-#[doc(hidden)]
-pub mod io;
-mod note;
-#[doc(hidden)]
-pub mod observe;
-#[doc(hidden)]
-pub mod operation;
-#[doc(hidden)]
-pub mod options;
-#[doc(hidden)]
-pub mod pool;
-#[doc(hidden)]
-pub mod race;
-#[cfg(feature = "sandbox")]
-pub mod sandbox;
-#[doc(hidden)]
-pub mod selection;
-#[doc(hidden)]
-pub mod topology;
-#[doc(hidden)]
-pub mod uri;
-#[doc(hidden)]
-pub mod wire;
-
-#[cfg(feature = "cli")]
+#[cfg(not(feature = "internals"))]
+mod auth;
+#[cfg(all(feature = "cli", feature = "internals"))]
 #[doc(hidden)]
 pub mod cli;
+#[cfg(all(feature = "cli", not(feature = "internals")))]
+mod cli;
+mod client;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod cursor;
+#[cfg(not(feature = "internals"))]
+mod cursor;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod dns;
+#[cfg(not(feature = "internals"))]
+mod dns;
+mod error;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod handshake;
+#[cfg(not(feature = "internals"))]
+mod handshake;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod host;
+#[cfg(not(feature = "internals"))]
+mod host;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod io;
+#[cfg(not(feature = "internals"))]
+mod io;
+mod note;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod observe;
+#[cfg(not(feature = "internals"))]
+mod observe;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod operation;
+#[cfg(not(feature = "internals"))]
+mod operation;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod options;
+#[cfg(not(feature = "internals"))]
+mod options;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod pool;
+#[cfg(not(feature = "internals"))]
+mod pool;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod race;
+#[cfg(not(feature = "internals"))]
+mod race;
+#[cfg(all(feature = "sandbox", feature = "internals"))]
+#[doc(hidden)]
+pub mod sandbox;
+#[cfg(all(feature = "sandbox", not(feature = "internals")))]
+mod sandbox;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod selection;
+#[cfg(not(feature = "internals"))]
+mod selection;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod topology;
+#[cfg(not(feature = "internals"))]
+mod topology;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod uri;
+#[cfg(not(feature = "internals"))]
+mod uri;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod wire;
+#[cfg(not(feature = "internals"))]
+mod wire;
 
 #[cfg(test)]
 mod growth;
@@ -60,6 +111,10 @@ mod growth;
 mod matrix;
 
 pub use bson;
+
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub use cli::main as run_program;
 
 pub use auth::{Credential, Mechanism, Secret};
 pub use client::{

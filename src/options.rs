@@ -151,7 +151,7 @@ pub struct ClientOptions {
     pub server_selector: Option<ServerSelector>,
 
     /// The maximum length of a logged document, in characters, `usize::MAX` for no limit; default 1000, unless the environment
-    /// variable [`LOG_LENGTH_VARIABLE`] sets it.
+    /// variable `MONGODB_LOG_MAX_DOCUMENT_LENGTH` sets it.
     pub log_document_chars_max: Option<usize>,
 
     /// The option that prevents the creation of a client although the connection string is readable, and the error that reports
@@ -280,7 +280,7 @@ impl ClientOptions {
         self.drain_limit.unwrap_or(Duration::from_secs(10))
     }
 
-    /// Returns how many characters of a document are logged, given the value of [`LOG_LENGTH_VARIABLE`]; code beats that.
+    /// Returns how many characters of a document are logged, given the value of `MONGODB_LOG_MAX_DOCUMENT_LENGTH`; code beats that.
     pub fn log_document_chars_max_or_default(&self, variable: Option<&str>) -> usize {
         let number = |text: &str| if text.eq_ignore_ascii_case("unlimited") { Some(usize::MAX) } else { text.parse().ok() };
         self.log_document_chars_max.or_else(|| variable.and_then(|text| number(text.trim()))).unwrap_or(1000)

@@ -3,7 +3,6 @@
 //! Counts the allocations of the client's thread, exactly: the client runs on a runtime of one thread, the server on a
 //! thread of its own. No timing is in it, so the same code gives the same count on any machine. The ceilings below are
 //! what was counted; with `MONGOLINK_RECORD` set and `--nocapture`, each test says what it counts now.
-#![cfg(feature = "sandbox")]
 #![allow(clippy::disallowed_methods, reason = "the server has a thread of its own")]
 
 use std::sync::mpsc;

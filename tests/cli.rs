@@ -1,5 +1,4 @@
 //! The program `mongolink` as its users meet it: arguments in, exit code and text out.
-#![cfg(feature = "cli")]
 #![allow(clippy::disallowed_methods, reason = "tests start programs and look at the clock")]
 
 use std::io::{BufRead, BufReader, Read, Write};

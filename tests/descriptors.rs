@@ -1,5 +1,5 @@
 //! What does a client do with file descriptors? A process of its own, in which they can be counted and used up.
-#![cfg(all(feature = "sandbox", target_os = "linux"))]
+#![cfg(target_os = "linux")]
 #![allow(clippy::disallowed_methods, reason = "tests start a process and look at the clock")]
 
 use std::fs::File;

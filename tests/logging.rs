@@ -1,5 +1,4 @@
 //! What does the log say, and in which words? A process of its own, in which all that is logged can be read.
-#![cfg(feature = "sandbox")]
 #![allow(clippy::disallowed_methods, reason = "tests look at the clock")]
 
 use std::collections::BTreeMap;

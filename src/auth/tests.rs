@@ -195,7 +195,7 @@ fn derivation_in_slices_yields_the_keys_of_the_library() {
 
 #[test]
 fn cache_tells_all_derivations_apart() {
-    let mut cache = ScramKeyCache::new();
+    let mut cache = ScramKeyCache::default();
     let own = derivation(ScramHash::Sha256, "user", "pencil", b"salt", 4096);
     let keys = own.run();
     cache.put(own.cache_key(), keys.clone());
@@ -216,7 +216,7 @@ fn cache_tells_all_derivations_apart() {
 
 #[test]
 fn cache_is_bounded_and_drops_the_oldest() {
-    let mut cache = ScramKeyCache::new();
+    let mut cache = ScramKeyCache::default();
     let keys = derivation(ScramHash::Sha256, "user", "pencil", b"salt", 4096).run();
     let numbered = |number: usize| derivation(ScramHash::Sha256, "user", "pencil", format!("salt {number}").as_bytes(), 4096);
     for number in 0..=KEYS_MAX {
@@ -243,7 +243,7 @@ fn debug_shows_no_secret() {
     let (derivation, first) = client.handle_server_first(b"r=nonce7x,s=c2FsdA==,i=4096").expect("server first");
     seen += &format!("{derivation:?} {first:?} {:?}", derivation.cache_key());
     let keys = derivation.run();
-    let mut cache = ScramKeyCache::new();
+    let mut cache = ScramKeyCache::default();
     cache.put(derivation.cache_key(), keys.clone());
     seen += &format!("{keys:?} {cache:?}");
     let (_, last) = first.handle_keys(keys).expect("keys");

@@ -3,5 +3,5 @@
 #![forbid(unsafe_code)]
 
 fn main() -> std::process::ExitCode {
-    mongolink::cli::main()
+    mongolink::run_program()
 }

@@ -20,7 +20,9 @@ use crate::error::Error;
 pub use action::{CacheAction, LookupId};
 pub use cache::Cache;
 pub use flight::QueryId;
-pub use rescan::{FLOOR_MIN, RESCAN_FLOOR, Rescan, RescanAction, RescanConfig};
+#[cfg(feature = "internals")]
+pub use rescan::FLOOR_MIN;
+pub use rescan::{RESCAN_FLOOR, Rescan, RescanAction, RescanConfig};
 pub use srv::{SrvRecord, TxtRecord};
 
 /// Says how much of an answer a caller waits for.

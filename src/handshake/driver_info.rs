@@ -70,7 +70,7 @@ impl DriverInfo {
     /// Checks that no text can be taken for two, and that none is too long.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] for a text with a `|`, and for one of more than [`LIBRARY_TEXT_SIZE_MAX`] bytes.
+    /// [`ErrorKind::InvalidArgument`] for a text with a `|`, and for one of more than `LIBRARY_TEXT_SIZE_MAX` (1024) bytes.
     pub fn check(&self) -> Result<()> {
         let texts = [("name", Some(self.name.as_str())), ("version", self.version.as_deref()), ("platform", self.platform.as_deref())];
         for (field, text) in texts {

@@ -122,7 +122,7 @@ pub struct HelloReply {
     pub sasl_supported_mechs: Option<Vec<String>>,
     /// The compressors it shares with us.
     pub compressors: Vec<String>,
-    /// Names in it that can't be used, and were left out: the first [`UNUSABLE_HOSTS_MAX`] of them.
+    /// Names in it that can't be used, and were left out: the first `UNUSABLE_HOSTS_MAX` (64) of them.
     pub unusable_hosts: Vec<UnusableHost>,
 }
 
@@ -149,7 +149,7 @@ impl HelloReply {
     /// Reads a reply: numbers of any type, booleans that are numbers; a field of a wrong type is as if it were missing.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`] for malformed BSON, a reply above [`HELLO_SIZE_MAX`] or with more members than [`NAMES_MAX`], or
+    /// [`ErrorKind::Protocol`] for malformed BSON, a reply above `HELLO_SIZE_MAX` or with more members than `NAMES_MAX`, or
     /// one without `ok`; the server's own error if `ok` is not 1.
     pub fn parse(reply: &RawDocument) -> Result<Self, Error> {
         if reply.as_bytes().len() > HELLO_SIZE_MAX {

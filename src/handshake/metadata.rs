@@ -101,6 +101,7 @@ impl ClientMetadata {
     }
 
     /// Returns the `client` document of a client that no other library has a part in.
+    #[cfg(any(test, feature = "internals"))]
     pub fn document(&self) -> &Arc<RawDocumentBuf> {
         &self.document
     }

@@ -12,11 +12,19 @@ mod login;
 mod metadata;
 mod sasl;
 
-pub use command::{FirstHello, hello_command, monitor_hello};
+pub use command::monitor_hello;
+#[cfg(feature = "internals")]
+pub use command::{FirstHello, hello_command};
 pub use conversation::{Conversation, ConversationConfig, HandshakeCommand, HandshakeStep};
-pub use driver_info::{DriverInfo, DriverInfos, LIBRARIES_MAX, LIBRARY_TEXT_SIZE_MAX};
-pub use hello::{HELLO_SIZE_MAX, HelloReply, NAMES_MAX, TEXT_SIZE_MAX, TopologyVersion, UNUSABLE_HOSTS_MAX, UnusableHost};
-pub use metadata::{ClientMetadata, Environment, METADATA_SIZE_MAX, Variables};
+pub use driver_info::{DriverInfo, DriverInfos};
+#[cfg(feature = "internals")]
+pub use driver_info::{LIBRARIES_MAX, LIBRARY_TEXT_SIZE_MAX};
+pub use hello::{HELLO_SIZE_MAX, HelloReply, NAMES_MAX, TopologyVersion, UnusableHost};
+#[cfg(feature = "internals")]
+pub use hello::{TEXT_SIZE_MAX, UNUSABLE_HOSTS_MAX};
+pub use metadata::{ClientMetadata, Environment};
+#[cfg(feature = "internals")]
+pub use metadata::{METADATA_SIZE_MAX, Variables};
 
 #[cfg(test)]
 mod tests;

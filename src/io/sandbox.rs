@@ -301,7 +301,7 @@ impl Sandbox {
     /// Makes the primary step down.
     ///
     /// # Errors
-    /// As [`FakeDeployment::step_down`].
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) without a running primary, or without a member that could follow it.
     pub fn step_down(&self) -> Result<(), Error> {
         self.shared.act(FakeDeployment::step_down)
     }
@@ -309,7 +309,7 @@ impl Sandbox {
     /// Makes a member primary at once.
     ///
     /// # Errors
-    /// As [`FakeDeployment::elect`].
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the member is not electable, or no majority runs.
     pub fn elect(&self, member: usize) -> Result<(), Error> {
         self.shared.act(|cluster, now| cluster.elect(member, now))
     }
@@ -317,7 +317,7 @@ impl Sandbox {
     /// Gives a member another name in the set's configuration; it listens where it did.
     ///
     /// # Errors
-    /// As [`FakeDeployment::rename`].
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the set has no such member.
     pub fn rename(&self, member: usize, host: impl Into<String>) -> Result<(), Error> {
         self.shared.act(|cluster, now| cluster.rename(member, host, now))
     }
@@ -325,7 +325,7 @@ impl Sandbox {
     /// Takes a member that is not primary out of the set's configuration; its process goes on.
     ///
     /// # Errors
-    /// As [`FakeDeployment::remove`].
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the set has no such member, if it is primary, or if it is the last one.
     pub fn remove(&self, member: usize) -> Result<(), Error> {
         self.shared.act(|cluster, now| cluster.remove(member, now))
     }
@@ -333,7 +333,7 @@ impl Sandbox {
     /// Sets or clears a member's fail point, with a command as `configureFailPoint` takes it.
     ///
     /// # Errors
-    /// As [`FakeDeployment::set_fail_point`].
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such member, or the command is not supported.
     pub fn fail_point(&self, member: usize, command: &Document) -> Result<(), Error> {
         self.shared.act(|cluster, _| cluster.set_fail_point(member, command))
     }

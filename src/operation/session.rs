@@ -93,17 +93,14 @@ impl SessionPool {
         self.sessions.push(session);
     }
 
-    /// Takes all sessions, to end them.
-    pub fn drain(&mut self) -> Vec<ServerSession> {
-        std::mem::take(&mut self.sessions)
-    }
-
     /// Returns how many there are.
+    #[cfg(any(test, feature = "internals"))]
     pub fn len(&self) -> usize {
         self.sessions.len()
     }
 
     /// Tells whether there are none.
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
     }

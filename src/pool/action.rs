@@ -63,6 +63,7 @@ pub enum PoolAction<C> {
     /// Open a connection, and say how it went with `handle_opened` or `handle_open_failed`.
     Open(Lease),
     /// Close a connection.
+    #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "models and the simulation read the lease"))]
     Close(Lease, C),
     /// Give a connection to a waiter.
     Deliver {

@@ -17,6 +17,7 @@ mod waiters;
 
 pub use action::{Checkout, Health, PoolAction, PoolConfig};
 pub use event::{CheckOutFailure, CloseReason, PoolEvent, PoolStats};
+#[cfg(feature = "internals")]
 pub use login::{LOGIN_PAUSE_MAX, LOGIN_PAUSE_MIN};
 pub use machine::Pool;
 pub use refusal::{closed, interrupted};

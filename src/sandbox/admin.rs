@@ -22,11 +22,13 @@ const STEP_DOWN_SECONDS_MAX: i64 = 24 * 3600;
 
 impl FakeDeployment {
     /// Refuses a user's logins on all members, until [`admit_user`](Self::admit_user). Who is logged in stays so.
+    #[cfg(any(test, feature = "internals"))]
     pub fn bar_user(&mut self, name: &str) {
         self.users.bar(name, true);
     }
 
     /// Takes a user's logins again.
+    #[cfg(any(test, feature = "internals"))]
     pub fn admit_user(&mut self, name: &str) {
         self.users.bar(name, false);
     }

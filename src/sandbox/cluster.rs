@@ -330,6 +330,7 @@ impl FakeDeployment {
     }
 
     /// Returns the number of the last election.
+    #[cfg(any(test, feature = "internals"))]
     pub fn term(&self) -> i64 {
         self.term
     }

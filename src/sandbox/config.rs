@@ -5,9 +5,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::SeedableRng;
-use rand::rngs::SmallRng;
-
 use super::MEMBERS_MAX;
 use super::scram_server::StoredKeys;
 use crate::auth::Secret;
@@ -60,6 +57,7 @@ pub enum MemberKind {
     /// It holds data, and never becomes primary.
     Passive,
     /// It holds data, never becomes primary, and is not announced.
+    #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "the simulation has hidden members"))]
     Hidden,
     /// It has a vote and no data.
     Arbiter,
@@ -78,6 +76,7 @@ pub struct User {
 
 impl Config {
     /// Describes a replica set of voters.
+    #[cfg(any(test, feature = "internals"))]
     pub fn replica_set<H: Into<String>>(name: impl Into<String>, hosts: impl IntoIterator<Item = H>) -> Self {
         Self { set_name: Some(name.into()), members: hosts.into_iter().map(MemberConfig::new).collect(), ..Self::empty() }
     }
@@ -88,6 +87,7 @@ impl Config {
     }
 
     /// Describes the routers of a sharded cluster.
+    #[cfg(any(test, feature = "internals"))]
     pub fn sharded<H: Into<String>>(hosts: impl IntoIterator<Item = H>) -> Self {
         Self { members: hosts.into_iter().map(MemberConfig::new).collect(), mongos: true, ..Self::empty() }
     }
@@ -152,8 +152,9 @@ impl User {
     /// Derives the keys now, so that many deployments can share them; that takes some milliseconds. The salts are drawn
     /// from `seed`.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn with_keys(mut self, seed: u64) -> Self {
-        self.keys = Some(StoredKeys::of(&self, &mut SmallRng::seed_from_u64(seed)));
+        self.keys = Some(StoredKeys::of(&self, &mut <rand::rngs::SmallRng as rand::SeedableRng>::seed_from_u64(seed)));
         self
     }
 }

@@ -27,7 +27,9 @@ mod store;
 mod time;
 
 pub use cluster::{FakeDeployment, SandboxAction, SandboxEvent};
-pub use config::{Config, MemberConfig, MemberKind, User};
+pub use config::{Config, MemberConfig};
+#[cfg(feature = "internals")]
+pub use config::{MemberKind, User};
 
 /// How many members a set may have.
 pub const MEMBERS_MAX: usize = 50;

@@ -45,6 +45,7 @@ impl FakeDeployment {
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such member, or it has not left.
+    #[cfg(any(test, feature = "internals"))]
     pub fn restore(&mut self, member: usize, host: impl Into<String>, now: Instant) -> Result<(), Error> {
         let place = self.members.get_mut(member).filter(|place| !place.belongs);
         let (place, name) = place.zip(self.hosts.get_mut(member)).ok_or_else(|| refusal(format!("member {member} has not left")))?;

@@ -81,6 +81,7 @@ impl Users {
     }
 
     /// Refuses somebody's logins from now on, or takes them again.
+    #[cfg(any(test, feature = "internals"))]
     pub(super) fn bar(&mut self, name: &str, barred: bool) {
         match barred {
             true => drop(self.barred.insert(name.to_owned())),

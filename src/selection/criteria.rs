@@ -41,6 +41,7 @@ impl Criteria {
     }
 
     /// Asks for a server that takes writes.
+    #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "the specification has it"))]
     pub fn write() -> Self {
         Self::new(Target::Write)
     }
@@ -62,6 +63,7 @@ impl Criteria {
 
     /// Sets the servers to be avoided.
     #[must_use]
+    #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "the specification has it"))]
     pub fn with_deprioritized(mut self, hosts: Vec<ServerAddress>) -> Self {
         self.deprioritized = hosts;
         self

@@ -37,6 +37,7 @@ use window::pick_of;
 #[derive(Clone, Debug)]
 pub enum Refusal {
     /// No server suits, now: for each server the reason. Waiting may help.
+    #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "models and the simulation read the reasons"))]
     NoServer(Vec<ServerReason>),
     /// What is asked for contradicts itself, or a server's wire versions don't fit. Waiting does not help.
     Invalid(Error),

@@ -39,6 +39,7 @@ pub struct TopologyConfig {
 
 impl TopologyConfig {
     /// Makes the configuration of some seeds, with every default.
+    #[cfg(any(test, feature = "internals"))]
     pub fn new(seeds: Vec<ServerAddress>) -> Self {
         Self::from_options(&ClientOptions { hosts: seeds, ..ClientOptions::default() })
     }

@@ -25,7 +25,9 @@ pub use action::TopologyAction;
 pub use config::TopologyConfig;
 pub use description::{TopologyDescription, TopologyType};
 pub use events::TopologyEvent;
-pub use fault::{Fault, StateChange};
+pub use fault::Fault;
+#[cfg(feature = "internals")]
+pub use fault::StateChange;
 pub use liveness::ProbeId;
 pub use machine::Topology;
 pub use monitor::{Monitor, MonitorAction, MonitorConfig, MonitorEvent};

@@ -24,6 +24,7 @@ const RECENT_MIN: usize = 2;
 
 impl RoundTrips {
     /// Starts without samples, or with an average known from elsewhere.
+    #[cfg(feature = "internals")]
     pub fn new(average: Option<Duration>) -> Self {
         Self { average, recent: VecDeque::new() }
     }

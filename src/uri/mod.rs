@@ -26,10 +26,12 @@ mod weakness;
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(feature = "internals")]
 pub use table::{option_names, option_value};
 pub use txt::apply_txt;
 pub use unsupported::option_warnings;
 pub use validate::validate;
+#[cfg(feature = "internals")]
 pub use value::OptionValue;
 
 use crate::error::{Error, ErrorKind, Stage};
@@ -47,7 +49,7 @@ pub const SEEDS_MAX: usize = 1000;
 /// from which no client can be created is printed as one from which none can be created.
 ///
 /// ```
-/// use mongolink::uri::ConnectionString;
+/// use mongolink::ConnectionString;
 /// let given = ConnectionString::parse("mongodb://ann:s3cret@db.example/?maxPoolSize=5&colour=red")?;
 /// assert_eq!(given.options.max_pool_size, Some(5));
 /// assert_eq!(given.warnings[0].option, "number 2");

@@ -88,11 +88,13 @@ fn distance(one: &str, other: &str) -> usize {
 const NAME_SIZE_MAX: usize = 40;
 
 /// Returns the names of all options of connection strings.
+#[cfg(any(test, feature = "internals"))]
 pub fn option_names() -> impl Iterator<Item = &'static str> {
     TABLE.iter().map(|entry| entry.name)
 }
 
 /// Returns the value of an option by its name in a connection string; `None` if it was not given, or there is no such option.
+#[cfg(any(test, feature = "internals"))]
 pub fn option_value(options: &ClientOptions, name: &str) -> Option<OptionValue> {
     find(name).and_then(|(_, entry, _)| (entry.show)(options))
 }

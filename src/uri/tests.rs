@@ -1,3 +1,5 @@
+use super::table::{option_names, option_value};
+use super::value::OptionValue;
 use super::*;
 use crate::auth::{Mechanism, Secret};
 use crate::host::{Host, ServerAddress};

@@ -43,6 +43,7 @@ pub struct Message {
     /// Its kind-0 section.
     body: Bytes,
     /// Its kind-1 sections.
+    #[cfg_attr(not(feature = "sandbox"), allow(dead_code, reason = "the sandbox reads commands"))]
     pub sequences: Vec<Sequence>,
 }
 
@@ -52,6 +53,7 @@ pub struct Sequence {
     /// Its identifier.
     pub identifier: String,
     /// Its documents.
+    #[cfg_attr(not(feature = "sandbox"), allow(dead_code, reason = "the sandbox reads commands"))]
     pub documents: Vec<Bytes>,
 }
 

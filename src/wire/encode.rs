@@ -97,6 +97,7 @@ impl WriteBuffer {
     }
 
     /// Returns whether there is no message.
+    #[cfg(any(test, feature = "internals"))]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

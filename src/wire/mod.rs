@@ -6,11 +6,17 @@
 mod decode;
 pub mod depth;
 mod encode;
+#[cfg(any(test, feature = "sandbox"))]
+#[cfg_attr(not(feature = "sandbox"), allow(dead_code, reason = "the sandbox answers old clients"))]
 pub mod legacy;
 pub mod scan;
 mod value;
 
-pub use decode::{Decoder, Frame, Message, SEQUENCE_DOCUMENTS_MAX, SEQUENCES_MAX, Sequence};
+#[cfg(any(test, feature = "sandbox", feature = "internals"))]
+pub use decode::Frame;
+pub use decode::{Decoder, Message};
+#[cfg(feature = "internals")]
+pub use decode::{SEQUENCE_DOCUMENTS_MAX, SEQUENCES_MAX, Sequence};
 pub use encode::{BodyWriter, InputDocument, Request, WriteBuffer, encode_message};
 
 /// The largest message of a peer, in bytes, until its hello reply gives another limit (`maxMessageSizeBytes`).
@@ -28,8 +34,11 @@ pub const HEADER_SIZE: usize = 16;
 /// The supported op codes.
 pub mod op_code {
     /// A reply to OP_QUERY.
+    #[cfg(any(test, feature = "sandbox"))]
+    #[cfg_attr(not(feature = "sandbox"), allow(dead_code, reason = "the sandbox answers old clients"))]
     pub const REPLY: i32 = 1;
     /// The query that contains the first hello of old clients.
+    #[cfg(any(test, feature = "sandbox"))]
     pub const QUERY: i32 = 2004;
     /// A compressed message.
     pub const COMPRESSED: i32 = 2012;
@@ -58,6 +67,7 @@ impl Flags {
 
     /// Returns the union of two sets of flags.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn and(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }

@@ -1,5 +1,6 @@
 use bson::rawdoc;
 
+use super::decode::{SEQUENCE_DOCUMENTS_MAX, SEQUENCES_MAX};
 use super::*;
 use crate::error::{Error, ErrorKind};
 

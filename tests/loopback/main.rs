@@ -1,5 +1,4 @@
 //! The client against the sandbox and against peers of the tests' own, on loopback.
-#![cfg(feature = "sandbox")]
 #![allow(clippy::disallowed_methods, reason = "tests spawn and look at the clock")]
 
 mod basics;

@@ -172,7 +172,7 @@ impl LoginState {
         let credentials: Vec<_> = logins.iter().flat_map(|logins| logins.mechanisms.iter().map(credential)).collect();
         Self {
             random: sequence(!seed),
-            known: vec![ScramKeyCache::new(); credentials.len()],
+            known: vec![ScramKeyCache::default(); credentials.len()],
             credentials,
             deriving: BTreeMap::new(),
             flights: Vec::new(),

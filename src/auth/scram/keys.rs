@@ -120,6 +120,7 @@ impl Derivation {
     }
 
     /// Runs the whole derivation: some milliseconds of processor time per few thousand iterations.
+    #[cfg(any(test, feature = "internals"))]
     pub fn run(&self) -> ScramKeys {
         let mut deriving = self.begin();
         loop {
@@ -151,6 +152,7 @@ impl Derivation {
     }
 
     /// Returns the number of iterations.
+    #[cfg(any(test, feature = "internals"))]
     pub fn iterations(&self) -> u32 {
         self.iterations.get()
     }
@@ -217,11 +219,6 @@ impl ScramKeys {
 }
 
 impl ScramKeyCache {
-    /// Creates an empty cache.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
     /// Returns the cached keys of a derivation.
     pub fn get(&self, derivation: &CacheKey) -> Option<ScramKeys> {
         self.entries.iter().find(|(own, _)| own == derivation).map(|(_, keys)| keys.clone())

@@ -12,7 +12,9 @@ use std::num::NonZeroU32;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use zeroize::Zeroizing;
 
-pub use keys::{Derivation, Deriving, ScramHash, ScramKeyCache, ScramKeys};
+pub use keys::{Derivation, ScramHash, ScramKeys};
+#[cfg(feature = "internals")]
+pub use keys::{Deriving, ScramKeyCache};
 
 use super::Secret;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};

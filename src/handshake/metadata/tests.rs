@@ -1,7 +1,7 @@
 use bson::Document;
 
 use super::*;
-use crate::handshake::LIBRARIES_MAX;
+use crate::handshake::driver_info::LIBRARIES_MAX;
 
 fn environment(variables: &[(&str, &str)]) -> Environment {
     let variables: Vec<(String, String)> = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();

@@ -1,6 +1,7 @@
 use bson::oid::ObjectId;
 use bson::{RawDocumentBuf, rawdoc};
 
+use super::fault::StateChange;
 use super::*;
 use crate::error::ErrorKind;
 use crate::handshake::TopologyVersion;
