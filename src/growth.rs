@@ -1,8 +1,8 @@
-//! Does the work of a parser grow no faster than its input?
+//! The growth test of parsers: their work is linear in the size of their input.
 //!
-//! Every parser of bytes from outside runs at n, 2n and 4n. What is counted is the same in every run: fields that are
-//! walked, allocations, and bytes allocated. Work that is none of these, such as comparing, shows in processor time at the
-//! largest input, where anything quadratic takes minutes: the bound is far above what the machine needs, and far below that.
+//! Every parser of bytes from outside runs at n, 2n and 4n. The counts are the same in every run: scanned fields, allocations,
+//! and allocated bytes. Other work, such as comparing, shows in processor time at the largest input, where quadratic work takes
+//! minutes: the bound is far above what the machine needs, and far below that.
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -31,23 +31,23 @@ thread_local! {
     static FIELDS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Counts a field that is walked.
+/// Counts a scanned field.
 pub(crate) fn field_walked() {
     FIELDS.set(FIELDS.get() + 1);
 }
 
-/// A parser, with the way to make its input of any size.
+/// A parser, and a generator of its input.
 struct Parser {
     name: &'static str,
     /// The size that is doubled twice; four times as much is within the parser's limits.
     size: usize,
-    /// So large that anything quadratic takes far more than [`LARGEST_MAX`], or as large as the parser takes.
+    /// A size at which quadratic work takes far more than [`LARGEST_MAX`], or the parser's limit.
     size_max: usize,
-    /// Makes the input, and what is to be measured.
+    /// Makes the input, and returns the measured work.
     prepare: fn(usize) -> Box<dyn FnOnce()>,
 }
 
-/// What a run has cost.
+/// The cost of a run.
 #[derive(Clone, Copy, Debug)]
 struct Cost {
     fields: u64,
@@ -55,13 +55,13 @@ struct Cost {
     bytes: u64,
 }
 
-/// How much processor time the largest input may take; linear work takes some hundredths of it.
+/// The limit of processor time for the largest input; linear work takes some hundredths of it.
 const LARGEST_MAX: Duration = Duration::from_secs(5);
 
-/// What the second doubling may cost, as a multiple of the first: 2 for linear work, 4 for quadratic.
+/// The limit of the second doubling's cost, as a multiple of the first: 2 for linear work, 4 for quadratic.
 const GROWTH_MAX: f64 = 2.6;
 
-/// What may be added to that: tables that happen to grow within the second doubling.
+/// The tolerance on top of that: tables that happen to grow within the second doubling.
 const SLACK: Cost = Cost { fields: 32, allocations: 32, bytes: 8192 };
 
 #[test]
@@ -123,7 +123,7 @@ fn cost(run: Box<dyn FnOnce()>) -> Cost {
     Cost { fields: FIELDS.get() - before, allocations: counted.count_total, bytes: counted.bytes_total }
 }
 
-/// The time that this thread was running; zero where that is not told.
+/// Returns the processor time of a run; zero where the system does not report it.
 fn processor_time(run: Box<dyn FnOnce()>) -> Duration {
     let now = || {
         let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();

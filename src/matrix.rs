@@ -1,7 +1,7 @@
-//! Is a recorded state × event matrix still what the code does?
+//! The comparison of state × event matrices with recorded ones.
 //!
-//! The matrices stand in `fixtures/transitions/`, one line for every state and event. `MONGOLINK_RECORD=1` rewrites them:
-//! a changed line is a changed rule, and wants to be looked at.
+//! The matrices are in `fixtures/transitions/`, one line per state and event. `MONGOLINK_RECORD=1` rewrites them: a changed
+//! line is a changed rule that needs a review.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Which lines does a rule write to the log?
+//! The log lines of the state machines.
 //!
 //! A state machine is called under a lock, and a `tracing` subscriber is foreign code that must not run there. A machine
 //! therefore queues its log lines, and the shell writes them after it has released the lock (`observe/outbox.rs`).
@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use tracing::Level;
 
-/// A line for the log.
+/// A log line.
 #[derive(Debug)]
 pub(crate) struct Note {
     pub(crate) level: Level,
@@ -38,5 +38,5 @@ impl Notes {
     }
 }
 
-/// How many lines a machine queues: one step writes a few, and a machine without a reader must not grow.
+/// The maximum number of queued lines: one step writes a few, and a machine without a reader must not grow.
 const NOTES_MAX: usize = 64;

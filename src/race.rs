@@ -1,13 +1,13 @@
-//! Which address of a host is tried when, and which one wins?
+//! The race between the addresses of a host: which one is tried when, and which one wins.
 //!
 //! Follows RFC 8305 ("happy eyeballs"), sections 4 and 5: families interleaved with their order kept, one attempt every
-//! `STAGGER`, the next at once after a failure, the winner of last time first. An attempt is TCP and TLS together. The
-//! resolution delay of section 3 belongs to `dns::Cache`; opening and securing a connection to `io::tcp` and `io::tls`.
+//! `STAGGER`, the next one at once after a failure, the last winner first. An attempt is TCP and TLS together. Does not decide
+//! the resolution delay of section 3 (`dns::Cache`), nor open and secure connections (`io::tcp`, `io::tls`).
 //!
 //! ```text
 //! address:  Queued ──> Dialling ──> Securing ──> Won
-//!             │           └─────────────┴──> Failed | Aborted
-//!             └──> Withdrawn
+//!              │           └─────────────┴──> Failed | Aborted
+//!              └──> Withdrawn
 //! race:     Waiting (no address, no timer) ──> Racing { deadline, next_at } ──> Settled
 //! ```
 
@@ -17,47 +17,48 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::Address;
 
-/// How long an attempt is alone before the next address is tried as well (RFC 8305 section 8, "Connection Attempt Delay").
+/// The delay before the next address is tried in parallel (RFC 8305 section 8, "Connection Attempt Delay").
 pub const STAGGER: Duration = Duration::from_millis(250);
 
-/// How many addresses of one host are tried at the most; further ones are left out.
+/// The maximum number of addresses of a host that are tried; further ones are ignored.
 pub const ADDRESSES_MAX: usize = 32;
 
-/// How many addresses of one host are tried at once: each has a socket. The next one follows when one of them has failed.
+/// The maximum number of addresses of a host that are tried in parallel: each has a socket. After a failure, the next one
+/// follows.
 pub const ATTEMPTS_MAX: usize = 8;
 
 /// The name of the timer that covers the whole race.
 const CONNECT_TIMER: &str = "connectTimeoutMS";
 
-/// Holds the settings of a [`Race`].
+/// The configuration of a [`Race`].
 #[derive(Clone, Debug)]
 pub struct RaceConfig {
-    /// How long an attempt is alone before the next one joins it.
+    /// The delay before the next attempt starts in parallel.
     pub stagger: Duration,
-    /// `connectTimeoutMS`: the limit of the whole race, from the moment when the first address is known.
+    /// `connectTimeoutMS`: the limit of the whole race, from the first known address on.
     pub timeout: Option<Duration>,
 }
 
-/// Names one attempt of a race, and the address it is for.
+/// The id of an attempt and its address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AttemptId(usize);
 
-/// Is what a [`Race`] wants done.
+/// An action of a [`Race`] for the shell.
 #[derive(Clone, Debug)]
 pub enum RaceAction {
     /// Open a connection to the address.
     Dial(AttemptId, Address),
     /// Drop the attempt.
     Abort(AttemptId),
-    /// Tell the resolver that the address did not answer.
+    /// Report to the resolver that the address did not answer.
     Dead(Address),
     /// The attempt won: the race is over.
     Won(AttemptId),
-    /// No attempt won, and the race is over; the error has every address's cause.
+    /// No attempt won, and the race is over; the error has the cause of every address.
     Lost(Error),
 }
 
-/// Decides in which order and when the addresses of one host are tried.
+/// The state machine that decides in which order and when the addresses of a host are tried.
 pub struct Race {
     config: RaceConfig,
     remembered: Option<Address>,
@@ -73,9 +74,9 @@ struct Candidate {
 }
 
 enum RaceState {
-    /// Waits for its turn: `next_at`, or an earlier failure.
+    /// Waits for `next_at`, or an earlier failure.
     Queued,
-    /// A newer answer came without it before it had its turn.
+    /// Missing in a newer answer before it was tried.
     Withdrawn,
     /// The socket is being opened.
     Dialling {
@@ -92,7 +93,7 @@ enum RaceState {
 
 #[derive(Clone, Copy)]
 enum AddressPhase {
-    /// No address is known; the resolver's own limit is the only one that runs.
+    /// No address is known; only the resolver's own limit runs.
     Waiting,
     Racing {
         since: Instant,
@@ -119,7 +120,7 @@ impl Race {
         race
     }
 
-    /// Takes further addresses; those known already are skipped.
+    /// Adds further addresses; known ones are skipped.
     pub fn handle_addresses(&mut self, addresses: Vec<Address>, more_to_come: bool, now: Instant) {
         if matches!(self.phase, AddressPhase::Settled) {
             return;
@@ -137,9 +138,9 @@ impl Race {
         self.advance(now);
     }
 
-    /// Takes a newer answer than the one that the race goes by (RFC 8305 section 6).
+    /// Handles an answer that is newer than the race's addresses (RFC 8305 section 6).
     ///
-    /// What runs goes on. What has not had its turn gives way to the addresses of the answer that were not tried yet.
+    /// Running attempts continue. Untried addresses are replaced by the addresses of the answer that were not tried yet.
     pub fn handle_newer(&mut self, addresses: Vec<Address>, more_to_come: bool, now: Instant) {
         if matches!(self.phase, AddressPhase::Settled) {
             return;
@@ -152,7 +153,7 @@ impl Race {
             }
         }
         let mut untried = untried.into_iter();
-        // No attempt was named after these places yet.
+        // These indexes have not been handed out as attempt ids yet.
         for candidate in self.candidates.iter_mut().filter(|candidate| candidate.is_untried()) {
             match untried.next() {
                 Some(address) => *candidate = Candidate { address, state: RaceState::Queued },
@@ -162,7 +163,7 @@ impl Race {
         self.handle_addresses(untried.collect(), more_to_come, now);
     }
 
-    /// Notes that an attempt's socket is open and TLS begins.
+    /// Records that an attempt's socket is open and TLS begins.
     pub fn handle_opened(&mut self, id: AttemptId, now: Instant) {
         if let Some(candidate) = self.candidates.get_mut(id.0)
             && matches!(candidate.state, RaceState::Dialling { .. })
@@ -171,7 +172,7 @@ impl Race {
         }
     }
 
-    /// Notes that an attempt is through, TLS included: it wins.
+    /// Records that an attempt is complete, TLS included: it wins.
     pub fn handle_connected(&mut self, id: AttemptId, _now: Instant) {
         let Some(candidate) = self.candidates.get_mut(id.0) else { return };
         if candidate.running_since().is_some() {
@@ -182,7 +183,7 @@ impl Race {
         }
     }
 
-    /// Notes that an attempt failed: the next address is tried at once.
+    /// Records that an attempt failed: the next address is tried at once.
     pub fn handle_failed(&mut self, id: AttemptId, cause: Error, now: Instant) {
         let Some(candidate) = self.candidates.get_mut(id.0) else { return };
         let Some(since) = candidate.running_since() else { return };
@@ -195,10 +196,10 @@ impl Race {
         self.advance(now);
     }
 
-    /// Acts on the timers that are due.
+    /// Handles the timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         match self.phase {
-            // Only a look-up was still waited for: that is no time-out of the addresses that have failed.
+            // Only a look-up was pending: that is no time-out of the failed addresses.
             AddressPhase::Racing { deadline: Some(deadline), .. } if deadline <= now && !self.is_running() && self.upcoming().is_none() => {
                 self.lose(now)
             }
@@ -210,12 +211,12 @@ impl Race {
         }
     }
 
-    /// Returns the next thing to do.
+    /// Returns the next action.
     pub fn poll_action(&mut self) -> Option<RaceAction> {
         self.actions.pop_front()
     }
 
-    /// Returns when [`handle_timeout`](Self::handle_timeout) is due next, and for which timer.
+    /// Returns when [`handle_timeout`](Self::handle_timeout) is due, and for which timer.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let AddressPhase::Racing { deadline, next_at, .. } = self.phase else { return None };
         let connect = deadline.map(|at| (at, CONNECT_TIMER));
@@ -223,7 +224,7 @@ impl Race {
         connect.into_iter().chain(stagger).min_by_key(|(at, _)| *at)
     }
 
-    /// Starts the attempts that are due, and ends a race that nobody can win any more.
+    /// Starts the attempts that are due, and ends a race that can't be won any more.
     fn advance(&mut self, now: Instant) {
         if matches!(self.phase, AddressPhase::Waiting) && !self.candidates.is_empty() {
             // A limit beyond the clock's range is no limit.
@@ -244,8 +245,7 @@ impl Race {
         }
     }
 
-    /// The address whose turn is next: the remembered one, else the first of another family than the last one tried, else
-    /// the first.
+    /// Returns the next address: the remembered one, else the first of another family than the last one tried, else the first.
     fn upcoming(&self) -> Option<usize> {
         let last = match self.phase {
             AddressPhase::Racing { last, .. } => last,
@@ -284,7 +284,7 @@ impl Race {
         }
     }
 
-    /// Drops every attempt that runs; `dead` if that is because their addresses did not answer.
+    /// Aborts all running attempts; `dead` if their addresses did not answer.
     fn abort_running(&mut self, dead: bool) {
         for (index, candidate) in self.candidates.iter_mut().enumerate() {
             if candidate.running_since().is_some() {
@@ -355,7 +355,7 @@ impl Race {
 }
 
 impl Candidate {
-    /// Since when the attempt's present stage has been running, if it runs.
+    /// Returns since when the attempt's current stage has been running, if it runs.
     fn running_since(&self) -> Option<Instant> {
         match self.state {
             RaceState::Dialling { since } | RaceState::Securing { since } => Some(since),
@@ -363,7 +363,7 @@ impl Candidate {
         }
     }
 
-    /// Returns whether it has not had its turn.
+    /// Returns whether it has not been tried.
     fn is_untried(&self) -> bool {
         match self.state {
             RaceState::Queued | RaceState::Withdrawn => true,
@@ -382,8 +382,8 @@ impl RaceFamily {
     }
 }
 
-/// Adds the back-pressure labels where they belong (server-discovery-and-monitoring, "Errors during establishment"): to
-/// network errors and time-outs of TCP, TLS and hello, never to errors of names, certificates and logins.
+/// Adds the back-pressure labels to network errors and time-outs of TCP, TLS and hello, never to errors of names, certificates
+/// and authentication (server-discovery-and-monitoring, "Errors during establishment").
 pub fn label_overload(error: Error) -> Error {
     let on_socket = matches!(error.stage(), Some(Stage::Tcp | Stage::Tls | Stage::Hello));
     if on_socket && matches!(error.kind(), ErrorKind::Io(_) | ErrorKind::Closed | ErrorKind::Timeout) {
@@ -393,7 +393,7 @@ pub fn label_overload(error: Error) -> Error {
     }
 }
 
-/// How much a kind tells about what to mend: whoever got furthest knows most.
+/// Returns how informative an error kind is: the later the stage, the more.
 fn telling(kind: ErrorKind) -> u8 {
     use std::io::ErrorKind as Io;
     let certificate = matches!(

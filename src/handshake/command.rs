@@ -1,7 +1,7 @@
-//! Which fields does a hello have?
+//! The hello commands and their fields.
 //!
-//! The commands of mongodb-handshake and server-monitoring, without `$db`. When a monitor sends which is decided in
-//! `topology`.
+//! The commands of mongodb-handshake and server-monitoring, without `$db`. Does not decide when a monitor sends one
+//! (`topology`).
 
 use std::time::Duration;
 
@@ -10,26 +10,26 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use super::TopologyVersion;
 
-/// Is what back-pressure the client understands; a string, and sent on a socket's first hello only.
+/// The back-pressure version that the client supports; a string, sent on a socket's first hello only.
 const BACKPRESSURE: &str = "2";
 
-/// Says what a socket's first hello is made of.
+/// The contents of a socket's first hello.
 #[derive(Clone, Copy)]
 pub struct FirstHello<'a> {
     /// The `client` document.
     pub client: &'a RawDocument,
-    /// Whether the server is known to understand `hello`.
+    /// Whether the server is known to support `hello`.
     pub hello_ok: bool,
-    /// Whether the server is a load balancer, which calls for `hello`.
+    /// Whether the server is a load balancer, which requires `hello`.
     pub load_balanced: bool,
-    /// The user whose mechanisms are asked for, `database.user`.
+    /// The user whose mechanisms are requested, `database.user`.
     pub sasl_supported_mechs: Option<&'a str>,
-    /// The first command of the login, sent along.
+    /// The first command of the authentication, sent along.
     pub speculative: Option<&'a RawDocument>,
 }
 
 impl FirstHello<'_> {
-    /// Returns the name that the command goes by.
+    /// Returns the name of the command.
     pub fn name(&self) -> &'static str {
         name(self.hello_ok || self.load_balanced)
     }
@@ -53,8 +53,8 @@ pub fn hello_command(hello: &FirstHello<'_>) -> RawDocumentBuf {
     body
 }
 
-/// Builds a later hello of a monitor: the server answers at once, or, with a topology version, when its state differs
-/// from that or the time is over.
+/// Builds a later hello of a monitor. The server replies at once, or, with a topology version, when its state differs from that
+/// version or the time is over.
 pub fn monitor_hello(hello_ok: bool, await_: Option<(TopologyVersion, Duration)>) -> RawDocumentBuf {
     let mut body = open(hello_ok);
     if let Some((version, time)) = await_ {

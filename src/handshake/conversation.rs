@@ -1,9 +1,9 @@
-//! What is said on a fresh connection, and in which order?
+//! The conversation that opens a connection: hello, then authentication.
 //!
-//! Hello, then the login: the opening of mongodb-handshake and auth, strictly in turns. Each step consumes the
-//! conversation and hands back what comes next. A monitor's connection has no credential, and is ready after hello. With a
-//! credential, a connection is ready after a login only: a server that can't be logged in to, an arbiter, is an error.
-//! The deadline is one, over the whole, and is kept by whoever carries the commands.
+//! The order of mongodb-handshake and auth, strictly in turns. Each step consumes the conversation and returns the next. A
+//! monitor's connection has no credential, and is ready after hello. With a credential, a connection is ready only after
+//! authentication: a server on which nobody can authenticate, an arbiter, is an error. One deadline covers the whole
+//! conversation; the caller enforces it.
 //!
 //! ```text
 //! ExpectHello ── no credential, or X509 accepted with hello ─────────────────────────────────► Ready
@@ -31,45 +31,47 @@ use crate::auth::{Credential, Mechanism, SecretDocument};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::wire::scan::Fields;
 
-/// Says what a conversation is opened with.
+/// The configuration of a conversation.
 pub struct ConversationConfig {
     /// The `client` document.
     pub client: Arc<RawDocumentBuf>,
-    /// Whom to log in as; `None` for monitors and clients without a user.
+    /// The credential; `None` for monitors and clients without a user.
     pub credential: Option<Credential>,
-    /// Whether the server is known to understand `hello`.
+    /// Whether the server is known to support `hello`.
     pub hello_ok: bool,
     /// Whether the server is a load balancer.
     pub load_balanced: bool,
-    /// Random bytes for the login, never used before: for the exchange sent along with hello, and for the one after it.
+    /// Random bytes for the authentication, never used before: for the exchange sent along with hello, and for the one after
+    /// it.
     pub nonces: [[u8; NONCE_SIZE]; 2],
 }
 
-/// A command to be sent; `$db` is appended where it becomes bytes.
+/// A command to be sent; `$db` is appended when it is encoded.
 pub struct HandshakeCommand {
-    /// The database it is for.
+    /// The database of the command.
     pub database: String,
-    /// The command. May hold a proof or a password, so it belongs into no log and no event.
+    /// The command. It may hold a proof or a password, so it is never logged and never part of an event.
     pub body: SecretDocument,
-    /// The stage that its failure belongs to: hello or auth.
+    /// The stage of its failure: hello or auth.
     pub stage: Stage,
     /// The command's name.
     pub name: &'static str,
 }
 
-/// Is what comes next in a conversation.
+/// The next step of a conversation.
 #[derive(Debug)]
 #[must_use]
 pub enum HandshakeStep {
-    /// Send this, and hand in the reply.
+    /// Send this command, and pass its reply to [`Conversation::handle_reply`].
     Send(HandshakeCommand, Conversation),
-    /// Run this, away from the async threads, or find its outcome in the cache; then hand in the keys.
+    /// Run this derivation outside of the async threads, or find its result in the cache; then pass the keys to
+    /// [`Conversation::handle_keys`].
     Derive(Derivation, Conversation),
-    /// The connection can be used.
+    /// The connection is ready for use.
     Ready(Box<HelloReply>),
 }
 
-/// The opening of a connection, up to where it waits for the server or for keys.
+/// The opening of a connection, waiting for a reply or for keys.
 pub struct Conversation {
     state: ConversationState,
 }
@@ -82,7 +84,7 @@ enum ConversationState {
 }
 
 impl Conversation {
-    /// Opens a conversation with a socket's first hello.
+    /// Starts a conversation with a socket's first hello.
     pub fn new(config: ConversationConfig) -> (HandshakeCommand, Self) {
         let [speculative, own] = config.nonces;
         let login = config.credential.map(|credential| Login { credential, nonces: Nonces { speculative, own } });
@@ -101,12 +103,13 @@ impl Conversation {
         (command, Self { state: ConversationState::ExpectHello { login, speculation, load_balanced: config.load_balanced } })
     }
 
-    /// Takes the reply to the command sent last.
+    /// Handles the reply to the last command.
     ///
     /// # Errors
-    /// The server's own error if it refused hello; [`ErrorKind::Auth`] if it refused the login, failed to prove that it
-    /// knows the password, or says that it is an arbiter, where nobody can log in; [`ErrorKind::Protocol`] for what can't be a reply; [`ErrorKind::Unsupported`] for a mechanism
-    /// that is not served; [`ErrorKind::InvalidOption`] for a credential that the mechanism can't use.
+    /// The server's own error if it refused hello; [`ErrorKind::Auth`] if it refused the authentication, failed to prove that
+    /// it knows the password, or is an arbiter, on which nobody can authenticate; [`ErrorKind::Protocol`] for an invalid reply;
+    /// [`ErrorKind::Unsupported`] for an unsupported mechanism; [`ErrorKind::InvalidOption`] for a credential that the
+    /// mechanism can't use.
     pub fn handle_reply(self, reply: &RawDocument) -> Result<HandshakeStep, Error> {
         match self.state {
             ConversationState::ExpectHello { login, speculation, load_balanced } => {
@@ -131,9 +134,9 @@ impl Conversation {
         }
     }
 
-    /// Returns which service behind a load balancer sends this reply, if it is the one to hello.
+    /// Returns the service behind a load balancer that sent this reply, if it is the reply to hello.
     ///
-    /// The connection belongs to that service from here on, whatever becomes of the login.
+    /// From here on the connection belongs to that service, whatever the result of the authentication.
     pub fn service_in(&self, reply: &RawDocument) -> Option<ObjectId> {
         match self.state {
             ConversationState::ExpectHello { load_balanced: true, .. } => HelloReply::parse(reply).ok()?.service_id,
@@ -143,10 +146,10 @@ impl Conversation {
         }
     }
 
-    /// Takes the keys that the derivation handed out last has yielded.
+    /// Handles the keys of the last derivation.
     ///
     /// # Errors
-    /// [`ErrorKind::Internal`] if no keys are due, or these are another mechanism's.
+    /// [`ErrorKind::Internal`] if no keys are expected, or the keys are another mechanism's.
     pub fn handle_keys(self, keys: ScramKeys) -> Result<HandshakeStep, Error> {
         match self.state {
             ConversationState::ExpectKeys { attempt, conversation_id, first } => {
@@ -206,7 +209,7 @@ fn log_in(
     Ok(send(attempt, opening.name, opening.body, opening.exchange))
 }
 
-/// Takes what the server says in an exchange that it has not refused.
+/// Handles the server's message in an exchange that it has not refused.
 fn advance(attempt: Attempt, exchange: SaslExchange, answer: &RawDocument) -> Result<HandshakeStep, Error> {
     let step = exchange.step();
     let said = sasl::SaslAnswer::parse(answer);

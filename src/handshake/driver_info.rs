@@ -1,20 +1,20 @@
-//! Which libraries have a part in a client, and when is one told to the servers?
+//! The libraries that wrap a client, as reported to servers.
 //!
-//! The DriverInfoOptions of mongodb-handshake, "Client Metadata" and "appendMetadata": what a library that wraps the client
-//! says of itself, given when the client is made or later. Where it stands in the `client` document, and how much of it
-//! fits, is decided in `metadata`.
+//! The DriverInfoOptions of mongodb-handshake, "Client Metadata" and "appendMetadata": a wrapping library's name, version and
+//! platform, given when the client is created or later. Does not decide their place in the `client` document, nor how many of
+//! them fit (`metadata`).
 
 use crate::error::{Error, ErrorKind, LimitValue, Result};
 
-/// How many libraries a client names at the most: a few wrap each other, and a program that names one for each call has a fault.
+/// The maximum number of libraries of a client: a few wrap each other; a program that adds one per call has a bug.
 pub const LIBRARIES_MAX: usize = 32;
 
-/// How long each text of a library is at the most, in bytes: twice what all of the metadata has room for.
+/// The longest text of a library, in bytes: twice the size of the whole metadata.
 pub const LIBRARY_TEXT_SIZE_MAX: usize = 1024;
 
-/// Says which library wraps a client; servers write it into their logs.
+/// A library that wraps a client; servers write it into their logs.
 ///
-/// An empty text is as good as none.
+/// An empty text counts as none.
 ///
 /// ```
 /// use mongolink::DriverInfo;
@@ -29,19 +29,19 @@ pub struct DriverInfo {
     pub name: String,
     /// Its version.
     pub version: Option<String>,
-    /// What it runs on.
+    /// Its platform.
     pub platform: Option<String>,
 }
 
-/// Holds the libraries that have a part in a client, each once, in the order in which they came.
+/// The libraries that wrap a client, each once, in the order in which they were added.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DriverInfos(Vec<DriverInfo>);
 
 impl DriverInfo {
-    /// Stands between the driver and the libraries, and therefore in none of their texts.
+    /// The separator between the driver and the libraries; not allowed in their texts.
     pub(super) const DELIMITER: char = '|';
 
-    /// Names a library.
+    /// Creates a library with a name.
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), version: None, platform: None }
     }
@@ -53,21 +53,21 @@ impl DriverInfo {
         self
     }
 
-    /// Sets what it runs on.
+    /// Sets the platform.
     #[must_use]
     pub fn with_platform(mut self, platform: impl Into<String>) -> Self {
         self.platform = Some(platform.into());
         self
     }
 
-    /// Makes empty texts none, so that equal libraries compare equal.
+    /// Turns empty texts into `None`, so that equal libraries compare equal.
     fn normalised(mut self) -> Self {
         self.version = self.version.filter(|text| !text.is_empty());
         self.platform = self.platform.filter(|text| !text.is_empty());
         self
     }
 
-    /// Checks that no text can be taken for two, and that none is too long.
+    /// Checks that no text contains the separator or is too long.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] for a text with a `|`, and for one of more than `LIBRARY_TEXT_SIZE_MAX` (1024) bytes.
@@ -88,7 +88,7 @@ impl DriverInfo {
 }
 
 impl DriverInfos {
-    /// Takes a library in, unless one that is equal is there already or it says nothing; tells whether it is new.
+    /// Adds a library, unless it is empty or an equal one is present; returns whether it was added.
     ///
     /// # Errors
     /// Those of [`DriverInfo::check`]; [`ErrorKind::InvalidArgument`] for more than [`LIBRARIES_MAX`] libraries.

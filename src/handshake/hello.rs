@@ -1,7 +1,6 @@
-//! What does a server say of itself?
+//! The server's hello reply as typed values.
 //!
-//! Reads a hello reply into typed values; every name in it passes through [`ServerAddress`] here. What the reply means for
-//! the topology is decided in `topology`.
+//! Every host name in it becomes a [`ServerAddress`] here. Does not decide what the reply means for the topology (`topology`).
 
 use std::time::Duration;
 
@@ -14,22 +13,23 @@ use crate::operation::reply::command_error_at;
 use crate::selection::TagSet;
 use crate::wire::scan::{Field, Fields, Unreadable};
 
-/// The largest hello reply, and the largest reply of a login, in bytes: twice what a thousand names of the longest kind take.
+/// The largest hello reply, and the largest reply of an authentication, in bytes: twice the size of a thousand names of maximum
+/// length.
 pub const HELLO_SIZE_MAX: usize = 512 * 1024;
 
-/// How many members a reply may name in all its lists; of each other list so many entries are read.
+/// The maximum number of members in all lists of a reply, and of entries that are read of each other list.
 pub const NAMES_MAX: usize = 1000;
 
-/// How many bytes of a text in a reply are kept: the name of the set, a tag, a mechanism.
+/// The longest text that is kept of a reply, in bytes: the name of the set, a tag, a mechanism.
 pub const TEXT_SIZE_MAX: usize = 1024;
 
-/// How many names that can't be used are kept of a reply: a replica set has at most 50 members.
+/// The maximum number of invalid host names that are kept of a reply: a replica set has at most 50 members.
 pub const UNUSABLE_HOSTS_MAX: usize = 64;
 
-/// How many bytes of a name that can't be used are kept.
+/// The longest part of an invalid host name that is kept, in bytes.
 const UNUSABLE_NAME_SIZE_MAX: usize = 100;
 
-/// The fields that are read; of a field that comes twice, the first counts.
+/// The fields that are read; of a repeated field, the first one counts.
 const FIELDS: [&[u8]; 29] = [
     b"isWritablePrimary",
     b"ismaster",
@@ -62,11 +62,11 @@ const FIELDS: [&[u8]; 29] = [
     b"compression",
 ];
 
-/// Is what a hello reply says, typed; raw documents stop here.
+/// A hello reply, typed; raw documents stop here.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct HelloReply {
-    /// Whether it can take writes (`isWritablePrimary`, `ismaster`).
+    /// Whether it accepts writes (`isWritablePrimary`, `ismaster`).
     pub is_writable_primary: bool,
     /// Whether it is a secondary.
     pub secondary: bool,
@@ -78,7 +78,7 @@ pub struct HelloReply {
     pub is_replica_set: bool,
     /// Whether it is a mongos (`msg` is `isdbgrid`).
     pub is_mongos: bool,
-    /// Whether it understands the new name of the command (`helloOk`).
+    /// Whether it supports the new name of the command (`helloOk`).
     pub hello_ok: bool,
     /// The set's name.
     pub set_name: Option<String>,
@@ -86,11 +86,11 @@ pub struct HelloReply {
     pub set_version: Option<i64>,
     /// The election that made it primary.
     pub election_id: Option<ObjectId>,
-    /// Members that hold data and vote.
+    /// The members that hold data and vote.
     pub hosts: Vec<ServerAddress>,
-    /// Members that can't become primary.
+    /// The members that can't become primary.
     pub passives: Vec<ServerAddress>,
-    /// Members without data.
+    /// The members without data.
     pub arbiters: Vec<ServerAddress>,
     /// The primary it knows of.
     pub primary: Option<ServerAddress>,
@@ -98,40 +98,40 @@ pub struct HelloReply {
     pub me: Option<ServerAddress>,
     /// Its tags, sorted by name.
     pub tags: TagSet,
-    /// The oldest wire version it speaks.
+    /// The oldest wire version it supports.
     pub min_wire_version: i32,
-    /// The newest wire version it speaks.
+    /// The newest wire version it supports.
     pub max_wire_version: i32,
-    /// Its limit of a document, in bytes.
+    /// Its maximum document size, in bytes.
     pub max_bson_object_size: Option<u32>,
-    /// Its limit of a message, in bytes.
+    /// Its maximum message size, in bytes.
     pub max_message_size_bytes: Option<u32>,
-    /// Its limit of operations in one batch.
+    /// Its maximum number of operations in one batch.
     pub max_write_batch_size: Option<u32>,
-    /// How long sessions live; `None` where it has none.
+    /// The lifetime of an idle session; `None` if it has no sessions.
     pub logical_session_timeout: Option<Duration>,
-    /// When it last wrote, in milliseconds since 1970.
+    /// The time of its last write, in milliseconds since 1970.
     pub last_write_date_millis: Option<i64>,
     /// The version of its state, for streaming.
     pub topology_version: Option<TopologyVersion>,
-    /// Its own number of this connection.
+    /// Its own id of this connection.
     pub connection_id: Option<i64>,
     /// The service behind a load balancer.
     pub service_id: Option<ObjectId>,
-    /// The mechanisms it offers the user asked for (`saslSupportedMechs`); `None` if it doesn't say.
+    /// The mechanisms of the requested user (`saslSupportedMechs`); `None` if the server does not list any.
     pub sasl_supported_mechs: Option<Vec<String>>,
-    /// The compressors it shares with us.
+    /// The compressors that client and server share.
     pub compressors: Vec<String>,
-    /// Names in it that can't be used, and were left out: the first `UNUSABLE_HOSTS_MAX` (64) of them.
+    /// Invalid host names that were left out: the first [`UNUSABLE_HOSTS_MAX`] of them.
     pub unusable_hosts: Vec<UnusableHost>,
 }
 
-/// A name in a hello reply that can't be used: it costs that one host, not the reply.
+/// An invalid host name in a hello reply: only that host is left out, not the reply.
 #[derive(Clone, Debug)]
 pub struct UnusableHost {
-    /// The name as the server gave it, shortened if it is long.
+    /// The name as the server sent it, shortened if it is long.
     pub name: String,
-    /// Why it can't be used.
+    /// Why it is invalid.
     pub error: Error,
 }
 
@@ -141,12 +141,12 @@ pub struct UnusableHost {
 pub struct TopologyVersion {
     /// The server's process.
     pub process_id: ObjectId,
-    /// Grows with each change of state.
+    /// A counter that grows with each change of state.
     pub counter: i64,
 }
 
 impl HelloReply {
-    /// Reads a reply: numbers of any type, booleans that are numbers; a field of a wrong type is as if it were missing.
+    /// Parses a reply. Numbers may have any type, booleans may be numbers; a field of a wrong type counts as missing.
     ///
     /// # Errors
     /// [`ErrorKind::Protocol`] for malformed BSON, a reply above `HELLO_SIZE_MAX` or with more members than `NAMES_MAX`, or
@@ -173,7 +173,7 @@ impl HelloReply {
         Ok(parsed)
     }
 
-    /// Leaves out the paths of unix sockets: they lead to the client's own machine, where no server may send it.
+    /// Removes the paths of unix sockets: they refer to the client's own machine, to which a server must not redirect it.
     pub(crate) fn leave_out_sockets(&mut self) {
         let Self { hosts, passives, arbiters, primary, me, unusable_hosts, .. } = self;
         let lists = [hosts, passives, arbiters].into_iter().flat_map(|list| list.extract_if(.., |key| key.is_socket()));
@@ -183,7 +183,7 @@ impl HelloReply {
         }
     }
 
-    /// Takes a field; `members` counts the names in all lists of members.
+    /// Stores a field; `members` counts the names in all lists of members.
     fn take(&mut self, value: Field<'_>, members: &mut usize) -> Result<(), Error> {
         match value.key {
             b"isWritablePrimary" | b"ismaster" => self.is_writable_primary |= value.truth(),
@@ -261,12 +261,12 @@ impl PartialEq for UnusableHost {
 }
 
 impl TopologyVersion {
-    /// Makes a version.
+    /// Creates a version.
     pub fn new(process_id: ObjectId, counter: i64) -> Self {
         Self { process_id, counter }
     }
 
-    /// Reads a `topologyVersion` document; `None` if a part is missing or of a wrong type.
+    /// Parses a `topologyVersion` document; `None` if a part is missing or of a wrong type.
     pub fn parse(document: &RawDocument) -> Option<Self> {
         let process_id = Fields::find(document, "processId")?.object_id()?;
         let counter = Fields::find(document, "counter")?.integer()?;
@@ -419,7 +419,7 @@ mod tests {
         assert_eq!(HelloReply::parse(&reply).expect_err("too many").limit().map(|limit| limit.name), Some("NAMES_MAX"));
     }
 
-    /// What servers can make long, and how long it may become.
+    /// The parts of a reply that can be long are cut or refused.
     #[test]
     fn texts_and_names_are_cut_and_large_replies_refused() {
         let long = "\u{fc}".repeat(5000);
@@ -456,7 +456,7 @@ mod tests {
         assert_eq!((hello.set_name.as_deref(), hello.hosts.len(), hello.unusable_hosts.len()), (Some("first"), 1, 0));
     }
 
-    /// Values at the ends of their ranges, and of other types: nothing overflows, here or in what is made of them.
+    /// Values at the limits of their ranges, and of other types: nothing overflows.
     #[test]
     fn extreme_values_are_read_or_left_out() {
         use std::time::Instant;

@@ -1,7 +1,7 @@
-//! With which mechanism, and which first words, does a connection log in?
+//! The authentication of a connection: choice of mechanism, first command, error texts.
 //!
-//! The choice of auth ("Defaults", "Speculative authentication", "Mechanism negotiation") and the texts of a refused login.
-//! In which order things are said is decided in `conversation`.
+//! Follows auth ("Defaults", "Speculative authentication", "Mechanism negotiation"). Does not decide the order of the commands
+//! (`conversation`).
 
 use bson::RawDocument;
 use bson::raw::cstr;
@@ -16,13 +16,13 @@ use crate::operation::reply::command_error_at;
 /// The server's code for a user or password that it does not accept.
 const AUTHENTICATION_FAILED: i64 = 18;
 
-/// Is what a connection logs in with.
+/// The credential and entropy of a connection's authentication.
 pub(super) struct Login {
     pub(super) credential: Credential,
     pub(super) nonces: Nonces,
 }
 
-/// Random bytes for the two exchanges that a login may take, which share nothing.
+/// Random bytes for the two exchanges of an authentication, which share nothing.
 pub(super) struct Nonces {
     /// For the exchange that is sent along with hello.
     pub(super) speculative: [u8; NONCE_SIZE],
@@ -30,14 +30,14 @@ pub(super) struct Nonces {
     pub(super) own: [u8; NONCE_SIZE],
 }
 
-/// A login under way, with the hello that it belongs to.
+/// An authentication in progress, with the hello reply.
 pub(super) struct Attempt {
     pub(super) hello: Box<HelloReply>,
     pub(super) login: Login,
     pub(super) mechanism: Mechanism,
 }
 
-/// A mechanism's first command, and what it leads to.
+/// A mechanism's first command, and the exchange that it starts.
 pub(super) struct FirstCommand {
     pub(super) mechanism: Mechanism,
     pub(super) name: &'static str,
@@ -45,22 +45,22 @@ pub(super) struct FirstCommand {
     pub(super) exchange: SaslExchange,
 }
 
-/// Is what the server is to say next.
+/// The server's message that is expected next.
 pub(super) enum SaslExchange {
-    /// A SCRAM's first message.
+    /// The first message of SCRAM.
     ScramFirst(ClientFirst),
-    /// A SCRAM's final message, with the signature.
+    /// The final message of SCRAM, with the signature.
     ScramLast(ClientFinal),
-    /// That it is done, after a SCRAM's empty exchange.
+    /// The end of the conversation, after SCRAM's empty exchange.
     ScramEmpty,
-    /// That it takes the certificate.
+    /// The acceptance of the certificate.
     X509,
-    /// That it takes the password.
+    /// The acceptance of the password.
     Plain,
 }
 
 impl SaslExchange {
-    /// Names the step for errors.
+    /// Returns the name of the step for errors.
     pub(super) fn step(&self) -> &'static str {
         match self {
             Self::ScramFirst(_) | Self::Plain => "saslStart",
@@ -79,13 +79,13 @@ impl Login {
             Some(mechanism @ (Mechanism::ScramSha1 | Mechanism::ScramSha256 | Mechanism::X509)) => mechanism,
             Some(Mechanism::Plain | Mechanism::Gssapi | Mechanism::Aws | Mechanism::Oidc) => return None,
         };
-        // What can't be opened is reported after hello, by the same call from `start`.
+        // A failure here is reported after hello, by the same call in `start`.
         let mut opening = self.open(mechanism, self.nonces.speculative).ok()?;
         opening.body.append(cstr!("db"), self.credential.source.as_str());
         Some(opening)
     }
 
-    /// Returns the user whose mechanisms hello asks for, raw, if the mechanism is open.
+    /// Returns the user whose mechanisms hello requests, as `source.user`, if no mechanism is configured.
     pub(super) fn negotiating_user(&self) -> Option<String> {
         match (self.credential.mechanism, &self.credential.username) {
             (None, Some(user)) => Some(format!("{}.{user}", self.credential.source)),
@@ -93,7 +93,7 @@ impl Login {
         }
     }
 
-    /// Opens the login after hello, with the mechanism given or negotiated.
+    /// Starts the authentication after hello, with the configured or negotiated mechanism.
     pub(super) fn start(&self, offered: Option<&[String]>) -> Result<FirstCommand, Error> {
         let mechanism = self.credential.mechanism.unwrap_or_else(|| negotiate(offered));
         self.open(mechanism, self.nonces.own)
@@ -144,7 +144,7 @@ impl Attempt {
         }
     }
 
-    /// Returns whether a reply has the password in it, which PLAIN shows to the server.
+    /// Returns whether a reply contains the password, which PLAIN sends to the server.
     fn is_echoed_in(&self, reply: &RawDocument) -> bool {
         let password = self.login.credential.password.as_ref().map(Secret::reveal).filter(|_| self.mechanism == Mechanism::Plain);
         password.is_some_and(|password| {
@@ -152,7 +152,7 @@ impl Attempt {
         })
     }
 
-    /// Makes the error of a step that the server has refused.
+    /// Returns the error of a step that the server has refused.
     fn refused(&self, step: &str, cause: Error) -> Error {
         let advice = match (cause.code(), self.mechanism) {
             (Some(AUTHENTICATION_FAILED), Mechanism::X509) => "; check that the certificate's subject is a user on $external",
@@ -164,7 +164,7 @@ impl Attempt {
         refused.because(cause)
     }
 
-    /// Makes the error of a step that went wrong on our side of it.
+    /// Returns the error of a step that failed on the client's side.
     pub(super) fn failed(&self, step: &str, cause: &Error) -> Error {
         let error = Error::new(cause.kind(), format!("{} failed: {}", self.who(step), cause.message())).at(Stage::Auth);
         match cause.limit() {
@@ -173,7 +173,7 @@ impl Attempt {
         }
     }
 
-    /// Makes the error of a reply that the step can't have.
+    /// Returns the error of an invalid reply to the step.
     pub(super) fn protocol(&self, step: &str, what: &str) -> Error {
         self.failed(step, &Error::new(ErrorKind::Protocol, what))
     }
@@ -188,7 +188,7 @@ impl Attempt {
     }
 }
 
-/// Makes the error of a user who would have to log in to a server that keeps no users (auth, "Authentication handshake").
+/// Returns the error of a user who would have to authenticate on a server without users (auth, "Authentication handshake").
 pub(super) fn no_users_here(credential: &Credential) -> Error {
     let user = match &credential.username {
         Some(user) => format!("user {user:?}"),
@@ -201,7 +201,7 @@ pub(super) fn no_users_here(credential: &Credential) -> Error {
     Error::new(ErrorKind::Auth, text).at(Stage::Auth)
 }
 
-/// Chooses between the SCRAMs: SHA-1 even where the server does not list it, and nothing else ever.
+/// Chooses a SCRAM mechanism: SHA-1 even if the server does not list it, and never any other mechanism.
 fn negotiate(offered: Option<&[String]>) -> Mechanism {
     let listed = offered.is_some_and(|names| names.iter().any(|name| name == Mechanism::ScramSha256.name()));
     if listed { Mechanism::ScramSha256 } else { Mechanism::ScramSha1 }

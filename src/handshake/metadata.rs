@@ -1,8 +1,8 @@
-//! What does the client say of itself?
+//! The client metadata that servers receive.
 //!
-//! The `client` document of mongodb-handshake: application, driver, operating system, platform, and the function or
-//! container it runs in; at most 512 bytes. The facts are handed in; gathering them is `io::environment`'s business. Which
-//! libraries stand beside the driver is decided in `driver_info`.
+//! The `client` document of mongodb-handshake: application, driver, operating system, platform, and the function or container
+//! in which it runs; at most 512 bytes. Does not gather the facts (`io::environment`), nor decide which libraries are listed
+//! beside the driver (`driver_info`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use bson::raw::cstr;
 use super::driver_info::{DriverInfo, DriverInfos};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 
-/// The largest `client` document that servers take, in bytes.
+/// The largest `client` document that servers accept, in bytes.
 pub const METADATA_SIZE_MAX: usize = 512;
 
-/// The longest application name that servers take, in bytes.
+/// The longest application name that servers accept, in bytes.
 const APP_NAME_SIZE_MAX: usize = 128;
 
-/// The longest type of an operating system that is sent, in bytes: it is the one field below that is never left out.
+/// The longest type of an operating system that is sent, in bytes: the only field below that is never left out.
 const OS_TYPE_SIZE_MAX: usize = 64;
 
-/// Looks an environment variable up.
+/// A function that looks up an environment variable.
 pub type Variables = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-/// Holds the facts about process and machine that the metadata is made of.
+/// The facts about process and machine for the metadata.
 #[derive(Clone)]
 pub struct Environment {
     /// The type of the operating system, such as `Linux` or `Darwin`.
@@ -40,18 +40,18 @@ pub struct Environment {
     pub platform: String,
     /// Whether this is a Docker container (`/.dockerenv`).
     pub docker: bool,
-    /// Looks an environment variable up.
+    /// Looks up an environment variable.
     pub variables: Variables,
 }
 
-/// Is what a client says of itself, gathered once; its `client` document is shared by all connections.
+/// The metadata of a client, gathered once; its `client` document is shared by all connections.
 #[derive(Clone, Debug)]
 pub struct ClientMetadata {
     draft: Arc<Draft>,
     document: Arc<RawDocumentBuf>,
 }
 
-/// Is what is known of the function-as-a-service platform.
+/// The function-as-a-service platform.
 #[derive(Debug)]
 struct Faas {
     name: &'static str,
@@ -60,7 +60,7 @@ struct Faas {
     region: Option<String>,
 }
 
-/// Says how much is told; each step leaves out more than the one before (mongodb-handshake, "Limitations").
+/// The level of detail; each level leaves out more than the one before (mongodb-handshake, "Limitations").
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Detail {
     All,
@@ -79,7 +79,7 @@ struct Draft {
 }
 
 impl ClientMetadata {
-    /// Makes the metadata; an empty application name is none.
+    /// Creates the metadata; an empty application name counts as none.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidOption`] for an application name of more than 128 bytes.
@@ -100,15 +100,15 @@ impl ClientMetadata {
         Ok(Self { document: Arc::new(draft.cut_to_size(&[])), draft: Arc::new(draft) })
     }
 
-    /// Returns the `client` document of a client that no other library has a part in.
+    /// Returns the `client` document without wrapping libraries.
     #[cfg(any(test, feature = "internals"))]
     pub fn document(&self) -> &Arc<RawDocumentBuf> {
         &self.document
     }
 
-    /// Returns the `client` document with the libraries that have a part in the client.
+    /// Returns the `client` document with the libraries that wrap the client.
     ///
-    /// Of libraries that don't fit into [`METADATA_SIZE_MAX`] bytes, the latest are left out.
+    /// If they don't fit into [`METADATA_SIZE_MAX`] bytes, the latest libraries are left out.
     pub fn document_with(&self, libraries: &DriverInfos) -> Arc<RawDocumentBuf> {
         match libraries.as_slice() {
             [] => Arc::clone(&self.document),
@@ -116,7 +116,8 @@ impl ClientMetadata {
         }
     }
 
-    /// Returns whether this is a function-as-a-service platform, where servers are polled (`serverMonitoringMode=auto`).
+    /// Returns whether the process runs on a function-as-a-service platform, where servers are polled
+    /// (`serverMonitoringMode=auto`).
     pub fn is_faas(&self) -> bool {
         self.draft.faas.is_some()
     }
@@ -132,7 +133,7 @@ impl Environment {
         self.variable(name).and_then(|value| value.parse().ok())
     }
 
-    /// Finds the platform; `None` if there is none, or the variables of several contradict each other.
+    /// Returns the platform; `None` if there is none, or the variables of several platforms contradict each other.
     fn faas(&self) -> Option<Faas> {
         let lambda = self.variable("AWS_EXECUTION_ENV").is_some_and(|value| value.starts_with("AWS_Lambda_"))
             || self.variable("AWS_LAMBDA_RUNTIME_API").is_some();
@@ -176,7 +177,7 @@ impl fmt::Debug for Environment {
 }
 
 impl Draft {
-    /// Leaves out what the specification gives up first, then cuts the platform, then gives up libraries.
+    /// Leaves out fields in the specification's order, then cuts the platform, then leaves out libraries.
     fn cut_to_size(&self, mut libraries: &[DriverInfo]) -> RawDocumentBuf {
         loop {
             let document = self.cut_beside(libraries);
@@ -187,7 +188,7 @@ impl Draft {
         }
     }
 
-    /// Leaves out what it can, but no library.
+    /// Leaves out what is possible, but no library.
     fn cut_beside(&self, libraries: &[DriverInfo]) -> RawDocumentBuf {
         let platform = joined(&self.environment.platform, libraries, |library| library.platform.as_deref());
         for detail in [Detail::All, Detail::EnvName, Detail::OsType, Detail::NoEnv] {
@@ -272,7 +273,7 @@ impl Draft {
     }
 }
 
-/// Appends what each library says of itself to what the driver says.
+/// Appends a text of each library to the driver's own.
 fn joined(own: &str, libraries: &[DriverInfo], part: impl Fn(&DriverInfo) -> Option<&str>) -> String {
     let mut text = own.to_owned();
     for part in libraries.iter().filter_map(part).filter(|part| !part.is_empty()) {
@@ -282,7 +283,7 @@ fn joined(own: &str, libraries: &[DriverInfo], part: impl Fn(&DriverInfo) -> Opt
     text
 }
 
-/// Cuts a text to at most so many bytes, between two characters.
+/// Cuts a text to a number of bytes, at a character boundary.
 fn shorten(text: &str, size: usize) -> &str {
     let end = (0..=size.min(text.len())).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
     text.get(..end).unwrap_or_default()

@@ -1,8 +1,8 @@
-//! How does a fresh connection introduce itself?
+//! The handshake of a new connection: hello and authentication.
 //!
-//! The first hello with the client's metadata, what the server says of itself, and the login (mongodb-handshake, auth),
-//! as a [`Conversation`] that consumes itself. Who sends the commands, on which deadline, is the shell's business; what a
-//! failure means for the topology is decided in `topology::fault`.
+//! The first hello with the client's metadata, the server's reply, and the authentication (mongodb-handshake, auth), as a
+//! [`Conversation`] that consumes itself. Does not send commands or watch deadlines (`io`), nor decide what a failure means for
+//! the topology (`topology::fault`).
 
 mod command;
 mod conversation;

@@ -1,6 +1,6 @@
-//! How do SASL messages travel in commands?
+//! SASL messages in commands: `saslStart`, `saslContinue`, and their replies (auth).
 //!
-//! `saslStart`, `saslContinue` and the three fields of their replies (auth). What is in a payload is decided in `auth`.
+//! Does not decide the contents of a payload (`auth`).
 
 use bson::raw::{RawBinaryRef, RawBson, cstr};
 use bson::spec::BinarySubtype;
@@ -9,17 +9,17 @@ use bson::{RawDocument, RawDocumentBuf};
 use crate::auth::{Mechanism, SecretDocument};
 use crate::wire::scan::Fields;
 
-/// Is what a server says in a SASL exchange.
+/// A server's reply in a SASL exchange.
 pub(super) struct SaslAnswer<'a> {
-    /// Whether the server is done with it.
+    /// Whether the exchange is complete.
     pub(super) done: bool,
-    /// Its message.
+    /// The server's message.
     pub(super) payload: Option<&'a [u8]>,
-    /// Its name of the exchange, of any type, to be given back.
+    /// The server's id of the exchange, of any type, to be sent back.
     pub(super) conversation_id: Option<RawBson>,
 }
 
-/// Builds `saslStart`. A SCRAM asks to skip the empty exchange at the end; servers may ignore that.
+/// Builds `saslStart`. SCRAM requests to skip the empty exchange at the end; servers may ignore that.
 pub(super) fn start(mechanism: Mechanism, payload: &[u8]) -> SecretDocument {
     let mut body = RawDocumentBuf::new();
     body.append(cstr!("saslStart"), 1_i32);
@@ -48,10 +48,10 @@ fn with_payload(public: &RawDocument, payload: &[u8]) -> SecretDocument {
 }
 
 impl<'a> SaslAnswer<'a> {
-    /// Reads what can be read; a field of a wrong type is missing.
+    /// Reads the readable fields; a field of a wrong type counts as missing.
     pub(super) fn parse(document: &'a RawDocument) -> Self {
         let payload = Fields::find(document, "payload");
-        // A field before it that can't be read is passed over.
+        // An unreadable field before it is skipped.
         let conversation_id = document.iter_elements().map_while(Result::ok).find(|element| element.key() == "conversationId");
         Self {
             done: Fields::find(document, "done").is_some_and(|field| field.truth()),
@@ -61,5 +61,5 @@ impl<'a> SaslAnswer<'a> {
     }
 }
 
-/// What the field `payload` takes beside its bytes, and more: type, name, length and subtype.
+/// The size of the field `payload` beside its bytes, rounded up: type, name, length and subtype.
 const FIELD_BYTES: usize = 32;

@@ -79,7 +79,7 @@ fn payload(command: &RawDocument) -> String {
     String::from_utf8(payload.bytes.to_vec()).expect("text")
 }
 
-/// A server's side of a SCRAM, written down apart from the client's.
+/// The server side of SCRAM, implemented independently of the client's.
 struct Scram {
     hash: ScramHash,
     password: String,

@@ -34,7 +34,7 @@ fn refused() -> Error {
     Error::io(Stage::Tcp, io::ErrorKind::ConnectionRefused.into())
 }
 
-/// The addresses that the race wants dialled now; panics on any other wish.
+/// The addresses that the race dials now; panics on any other action.
 fn dialled(race: &mut Race) -> Vec<Address> {
     let mut dialled = Vec::new();
     while let Some(action) = race.poll_action() {
@@ -368,7 +368,7 @@ fn newer_answer_takes_the_place_of_what_was_not_tried() {
     let mut race = Race::new(config(), vec![v6(1), v4(1), v6(2), v4(2)], false, None, t0);
     assert_eq!(dialled(&mut race), [v6(1)]);
     race.handle_newer(vec![v6(7), v4(2), v4(2), v4(7)], false, t0 + ms(100));
-    // The first attempt is alone until its time is over, and goes on after it.
+    // The first attempt is alone until its delay is over, and goes on after it.
     assert!(dialled(&mut race).is_empty());
     race.handle_timeout(t0 + STAGGER);
     assert_eq!(dialled(&mut race), [v4(2)]);

@@ -1,7 +1,7 @@
-//! What does a caller ask of a server, and what is the server told of it?
+//! The criteria of a selection, and the `$readPreference` sent to the selected server.
 //!
-//! The data of a selection, and `$readPreference` (server-selection, "Passing read preference to mongos and load
-//! balancers"; "Topology type: Single"). Which servers suit is decided in `eligible`.
+//! Follows server-selection, "Passing read preference to mongos and load balancers" and "Topology type: Single". Does not
+//! decide which servers are suitable (`eligible`).
 
 use std::fmt;
 
@@ -9,59 +9,59 @@ use super::{ReadPreference, ReadPreferenceMode};
 use crate::host::ServerAddress;
 use crate::topology::{ServerType, TopologyType};
 
-/// Says which server a caller asks for.
+/// The criteria of a selection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Criteria {
     /// The kind of server.
     pub target: Target,
-    /// Servers to be avoided while another one suits: the call has just failed on them.
+    /// Servers to avoid while another one is suitable: the call has just failed on them.
     pub deprioritized: Vec<ServerAddress>,
 }
 
-/// The kind of server that a caller asks for.
+/// The kind of server that a call needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Target {
-    /// One that takes writes.
+    /// A server that accepts writes.
     #[default]
     Write,
-    /// One that a read preference admits.
+    /// A server that a read preference admits.
     Read(ReadPreference),
-    /// This one: a cursor or a transaction lives on it.
+    /// This server: it holds the cursor or the transaction.
     Server(ServerAddress),
-    /// Any that takes reads.
+    /// Any server that accepts reads.
     AnyReadable,
 }
 
 impl Criteria {
-    /// Asks for a kind of server.
+    /// Creates criteria for a kind of server.
     pub fn new(target: Target) -> Self {
         Self { target, deprioritized: Vec::new() }
     }
 
-    /// Asks for a server that takes writes.
+    /// Creates criteria for a server that accepts writes.
     #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "the specification has it"))]
     pub fn write() -> Self {
         Self::new(Target::Write)
     }
 
-    /// Asks for a server that a read preference admits.
+    /// Creates criteria for a server that a read preference admits.
     pub fn read(preference: ReadPreference) -> Self {
         Self::new(Target::Read(preference))
     }
 
-    /// Asks for one server.
+    /// Creates criteria for one server.
     pub fn server(host: ServerAddress) -> Self {
         Self::new(Target::Server(host))
     }
 
-    /// Asks for any server that takes reads.
+    /// Creates criteria for any server that accepts reads.
     pub fn any_readable() -> Self {
         Self::new(Target::AnyReadable)
     }
 
-    /// Sets the servers to be avoided.
+    /// Sets the servers to avoid.
     #[must_use]
     #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "the specification has it"))]
     pub fn with_deprioritized(mut self, hosts: Vec<ServerAddress>) -> Self {
@@ -76,7 +76,7 @@ impl fmt::Display for Criteria {
             Target::Write => f.write_str("a write"),
             Target::Server(host) => write!(f, "an operation on {host}"),
             Target::AnyReadable => f.write_str("a read from any server"),
-            // Writes that are given as commands ask for the primary in this way too.
+            // Writes that are given as commands use the primary in this way, too.
             Target::Read(preference) if *preference == ReadPreference::primary() => f.write_str("an operation on the primary"),
             Target::Read(preference) => {
                 write!(f, "a read with preference {}", preference.mode.name())?;
@@ -92,7 +92,7 @@ impl fmt::Display for Criteria {
     }
 }
 
-/// Returns the read preference that a command to a selected server carries in `$readPreference`, if it carries one.
+/// Returns the read preference that a command to a selected server sends in `$readPreference`, if any.
 pub fn read_preference_to_send(topology: TopologyType, server: ServerType, criteria: &Criteria) -> Option<ReadPreference> {
     let configured = match &criteria.target {
         Target::Read(preference) => Some(preference.clone()),

@@ -1,7 +1,7 @@
-//! Which servers suit a caller, latency aside?
+//! The servers suitable for a call, latency aside.
 //!
-//! Type, staleness, tags and the application's own selector, in the order of server-selection, "Topology type: ReplicaSetWithPrimary or
-//! ReplicaSetNoPrimary". Which of the suitable servers is taken is decided in `window`.
+//! Type, staleness, tags and the application's selector, in the order of server-selection, "Topology type:
+//! ReplicaSetWithPrimary or ReplicaSetNoPrimary". Does not decide which suitable server is selected (`window`).
 
 use std::sync::Arc;
 
@@ -10,17 +10,17 @@ use super::{Criteria, ReadPreference, ReadPreferenceMode, ServerSelector, TagSet
 use crate::host::ServerAddress;
 use crate::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
 
-/// Says whether the outcome is plain without a look at every server.
+/// The result of a selection that needs no iteration over the servers.
 pub(super) enum Shortcut<'a> {
     /// This server, or none.
     Settled(Option<&'a Arc<ServerDescription>>),
     /// Any router within the latency window, which the description knows.
     NearRouter,
-    /// It has to be looked for.
+    /// The servers have to be iterated.
     Open,
 }
 
-/// Decides what needs no look at every server: one server only, a pinned one, the primary, a router.
+/// Returns the result where no iteration is needed: a single server, a pinned one, the primary, a router.
 pub(super) fn shortcut<'a>(topology: &'a TopologyDescription, criteria: &Criteria) -> Shortcut<'a> {
     match (topology.kind(), &criteria.target) {
         (TopologyType::Unknown, _) => Shortcut::Settled(None),
@@ -46,9 +46,9 @@ pub(super) fn shortcut<'a>(topology: &'a TopologyDescription, criteria: &Criteri
     }
 }
 
-/// Returns all servers that suit; deprioritized ones only if no other does.
+/// Returns all suitable servers; deprioritized ones only if no other is suitable.
 ///
-/// It does not check the criteria: [`select`](super::select) does.
+/// Does not check the criteria: [`select`](super::select) does.
 pub fn suitable_servers<'a>(topology: &'a TopologyDescription, criteria: &Criteria) -> Vec<&'a Arc<ServerDescription>> {
     let wanted = |servers| match selector(topology, criteria) {
         Some(selector) => selector.filter(topology, servers),
@@ -61,24 +61,24 @@ pub fn suitable_servers<'a>(topology: &'a TopologyDescription, criteria: &Criter
     wanted(eligible(topology, criteria, Admit { but: &[] }))
 }
 
-/// Returns whether any server suits, without running the application's selector.
+/// Returns whether any server is suitable, without running the application's selector.
 pub(super) fn any_by_rules(topology: &TopologyDescription, criteria: &Criteria) -> bool {
     !eligible(topology, criteria, Admit { but: &[] }).is_empty()
 }
 
-/// Returns the application's selector, where it has a say: not behind a load balancer, and not in what lives on one server.
+/// Returns the application's selector where it applies: not behind a load balancer, and not for operations bound to one server.
 pub(super) fn selector<'a>(topology: &'a TopologyDescription, criteria: &Criteria) -> Option<&'a ServerSelector> {
     let selector = topology.server_selector()?;
     let is_free = topology.kind() != TopologyType::LoadBalanced && !matches!(criteria.target, Target::Server(_));
     Some(selector).filter(|_| is_free)
 }
 
-/// Returns whether a server can have what was begun on it, such as a cursor.
+/// Returns whether a server can continue what was started on it, such as a cursor.
 pub(super) fn can_be_pinned(topology: &TopologyDescription, server: &ServerDescription) -> bool {
     server.kind.is_data_bearing() || (topology.kind() == TopologyType::Single && server.is_known())
 }
 
-/// Says which servers are looked at.
+/// Which servers are considered.
 #[derive(Clone, Copy)]
 struct Admit<'c> {
     but: &'c [ServerAddress],
@@ -153,7 +153,7 @@ fn by_mode<'a>(
     }
 }
 
-/// Keeps the servers of the first tag set that any of them has; without tag sets all.
+/// Keeps the servers that match the first tag set with any match; without tag sets all.
 fn by_tags<'a>(servers: Vec<&'a Arc<ServerDescription>>, tag_sets: &[TagSet]) -> Vec<&'a Arc<ServerDescription>> {
     let Some(tags) = tag_sets.iter().find(|tags| servers.iter().any(|server| has_tags(server, tags))) else {
         return if tag_sets.is_empty() { servers } else { Vec::new() };

@@ -1,11 +1,10 @@
-//! Which server does a command go to?
+//! Server selection: the server for a command.
 //!
-//! The rules of server-selection and max-staleness, as functions of a description and what the caller asks for. Who
-//! waits if none suits is decided in `topology`. The steps are `eligible` (type, staleness, tags, the application's own
-//! `selector`), then `window` (latency, two random picks, fewer operations).
+//! The rules of server-selection and max-staleness, as functions of a description and a call's criteria: `eligible` (type,
+//! staleness, tags, the application's own `selector`), then `window` (latency, two random picks, fewer operations). Does not
+//! decide how long a caller waits for a suitable server (`topology`).
 //!
-//! A write, a read from the primary and a command for any router allocate nothing, and cost the same however many servers
-//! there are.
+//! A write, a read from the primary and a command for any router allocate nothing, and cost the same for any number of servers.
 
 mod criteria;
 mod eligible;
@@ -33,20 +32,20 @@ use eligible::Shortcut;
 pub(crate) use window::Window;
 use window::pick_of;
 
-/// Says why a selection gave no server.
+/// Why a selection returned no server.
 #[derive(Clone, Debug)]
 pub enum Refusal {
-    /// No server suits, now: for each server the reason. Waiting may help.
+    /// No server is suitable now: the reason per server. Waiting may help.
     #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "models and the simulation read the reasons"))]
     NoServer(Vec<ServerReason>),
-    /// What is asked for contradicts itself, or a server's wire versions don't fit. Waiting does not help.
+    /// The criteria are invalid, or a server's wire versions are incompatible. Waiting does not help.
     Invalid(Error),
 }
 
-/// Selects a server; `loads` tells how many operations a server has in hand.
+/// Selects a server; `loads` returns the number of operations in progress on a server.
 ///
 /// # Errors
-/// [`Refusal::NoServer`] with a reason for every server, or [`Refusal::Invalid`] if none could ever suit.
+/// [`Refusal::NoServer`] with a reason for every server, or [`Refusal::Invalid`] if none could ever be suitable.
 #[inline]
 pub fn select<'a>(
     topology: &'a TopologyDescription,
@@ -66,7 +65,7 @@ pub fn select<'a>(
     selected.ok_or_else(|| Refusal::NoServer(reasons(topology, criteria)))
 }
 
-/// Returns whether any server suits by the rules alone: the application's selector is not run.
+/// Returns whether any server is suitable by the rules alone, without running the application's selector.
 ///
 /// # Errors
 /// Those of [`check`].
@@ -79,14 +78,13 @@ pub fn is_served(topology: &TopologyDescription, criteria: &Criteria) -> Result<
     })
 }
 
-/// Checks what no change of a server can mend.
+/// Checks for errors that no change of a server can resolve.
 ///
 /// # Errors
-/// [`ErrorKind::Incompatible`](crate::ErrorKind::Incompatible) if a server's wire versions don't fit;
-/// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) for a read preference that contradicts itself, or a
-/// limit of staleness that is too small for a replica set;
-/// [`ErrorKind::ServerSelection`](crate::ErrorKind::ServerSelection) for one server that does not belong to a deployment whose
-/// members are all known.
+/// [`ErrorKind::Incompatible`](crate::ErrorKind::Incompatible) if a server's wire versions are incompatible;
+/// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) for a read preference that contradicts itself, or a staleness
+/// limit that is too small for a replica set; [`ErrorKind::ServerSelection`](crate::ErrorKind::ServerSelection) for a server
+/// that does not belong to a deployment whose members are all known.
 #[inline]
 pub fn check(topology: &TopologyDescription, criteria: &Criteria) -> Result<(), Error> {
     if let Some(error) = topology.compatibility_error() {

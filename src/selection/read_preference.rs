@@ -1,7 +1,7 @@
-//! Which members may a read go to?
+//! Read preferences: mode, tag sets, staleness limit.
 //!
-//! The data of a read preference (server-selection, "Read Preference") and the rules that hold without a topology.
-//! Which server is then chosen is decided in `selection`.
+//! The data of server-selection, "Read Preference", and the rules that hold without a topology. Does not decide which server is
+//! selected (`selection`).
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ pub struct ReadPreference {
     pub mode: ReadPreferenceMode,
     /// Tag sets in order of preference; the first that any server matches is used. Empty for all servers.
     pub tag_sets: Vec<TagSet>,
-    /// How far a secondary may be behind; `None` for no limit.
+    /// How stale a secondary may be; `None` for no limit.
     pub max_staleness: Option<Duration>,
 }
 
@@ -37,7 +37,7 @@ pub enum ReadPreferenceMode {
     Secondary,
     /// A secondary, or the primary if there is none.
     SecondaryPreferred,
-    /// Whichever member is near.
+    /// Any member within the latency window.
     Nearest,
 }
 
@@ -53,7 +53,7 @@ impl ReadPreferenceMode {
         }
     }
 
-    /// Reads the specification's name, in any case.
+    /// Parses the specification's name, in any case.
     pub fn from_name(name: &str) -> Option<Self> {
         [Self::Primary, Self::PrimaryPreferred, Self::Secondary, Self::SecondaryPreferred, Self::Nearest]
             .into_iter()
@@ -62,32 +62,32 @@ impl ReadPreferenceMode {
 }
 
 impl ReadPreference {
-    /// Makes a read preference of a mode alone.
+    /// Creates a read preference with a mode only.
     pub fn new(mode: ReadPreferenceMode) -> Self {
         Self { mode, ..Self::default() }
     }
 
-    /// Prefers the primary only.
+    /// Creates a read preference for the primary only.
     pub fn primary() -> Self {
         Self::new(ReadPreferenceMode::Primary)
     }
 
-    /// Prefers secondaries, then the primary.
+    /// Creates a read preference for secondaries, then the primary.
     pub fn secondary_preferred() -> Self {
         Self::new(ReadPreferenceMode::SecondaryPreferred)
     }
 
-    /// Prefers secondaries only.
+    /// Creates a read preference for secondaries only.
     pub fn secondary() -> Self {
         Self::new(ReadPreferenceMode::Secondary)
     }
 
-    /// Prefers the primary, then secondaries.
+    /// Creates a read preference for the primary, then secondaries.
     pub fn primary_preferred() -> Self {
         Self::new(ReadPreferenceMode::PrimaryPreferred)
     }
 
-    /// Prefers whichever member is near.
+    /// Creates a read preference for any near member.
     pub fn nearest() -> Self {
         Self::new(ReadPreferenceMode::Nearest)
     }
@@ -99,17 +99,17 @@ impl ReadPreference {
         self
     }
 
-    /// Sets the limit of staleness.
+    /// Sets the staleness limit.
     #[must_use]
     pub fn with_max_staleness(mut self, limit: Duration) -> Self {
         self.max_staleness = Some(limit);
         self
     }
 
-    /// Checks what can be checked without a topology.
+    /// Checks what is independent of a topology.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidOption`] for the primary mode with tags or a limit of staleness.
+    /// [`ErrorKind::InvalidOption`] for the primary mode with tags or a staleness limit.
     pub fn validate(&self) -> Result<(), Error> {
         if self.mode != ReadPreferenceMode::Primary {
             return Ok(());

@@ -1,4 +1,4 @@
-//! Why was a server not selected?
+//! The reasons why servers were not selected.
 //!
 //! Follows the steps of `eligible`, for one server at a time.
 
@@ -8,7 +8,7 @@ use crate::error::{Error, ErrorKind, Ineligible, ServerReason};
 use crate::host::ServerAddress;
 use crate::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
 
-/// Says for each server of a topology why it does not suit, or that it does.
+/// Returns for each server of a topology why it is not suitable, or that it is.
 pub fn reasons(topology: &TopologyDescription, criteria: &Criteria) -> Vec<ServerReason> {
     let mut reasons = by_rules(topology, criteria);
     if let Some(selector) = selector(topology, criteria) {
@@ -23,8 +23,8 @@ pub fn reasons(topology: &TopologyDescription, criteria: &Criteria) -> Vec<Serve
     reasons
 }
 
-/// Returns the reasons for a caller that no server suited, without running the application's selector: it left out whatever
-/// is eligible otherwise.
+/// Returns the reasons for a call without a suitable server, without running the application's selector: it excluded every
+/// server that is eligible otherwise.
 pub fn reasons_without_selector(topology: &TopologyDescription, criteria: &Criteria) -> Vec<ServerReason> {
     let mut reasons = by_rules(topology, criteria);
     if selector(topology, criteria).is_some() {
@@ -94,10 +94,10 @@ fn suits(suits: bool, server: &ServerDescription) -> Ineligible {
     if suits { Ineligible::Eligible } else { Ineligible::Type(server.kind.name()) }
 }
 
-/// How many hosts an error names.
+/// The maximum number of hosts in an error.
 const NAMED_HOSTS_MAX: usize = 10;
 
-/// Checks that a server belongs to the deployment, once its members are all known.
+/// Checks that a server belongs to the deployment, once all its members are known.
 pub(super) fn check_member(topology: &TopologyDescription, host: &ServerAddress) -> Result<(), Error> {
     if topology.server(host).is_some() {
         return Ok(());

@@ -1,25 +1,25 @@
-//! What does the application say to a choice of servers?
+//! The application's own server selector.
 //!
-//! The application-provided server selector of server-selection. When it is asked is decided in `eligible`.
+//! The application-provided server selector of server-selection. Does not decide when it runs (`eligible`).
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::topology::{ServerDescription, TopologyDescription};
 
-/// Keeps, of the servers that suit a call, those that the application wants to have it.
+/// A function of the application that chooses among the servers suitable for a call.
 #[derive(Clone)]
 pub struct ServerSelector(Arc<Keep>);
 
 type Keep = dyn Fn(&TopologyDescription, &mut Vec<&Arc<ServerDescription>>) + Send + Sync;
 
 impl ServerSelector {
-    /// Makes a selector of a function that takes servers out.
+    /// Creates a selector from a function that removes servers from the list.
     pub fn new(keep: impl Fn(&TopologyDescription, &mut Vec<&Arc<ServerDescription>>) + Send + Sync + 'static) -> Self {
         Self(Arc::new(keep))
     }
 
-    /// Takes out the servers that the application does not want.
+    /// Removes the servers that the application excludes.
     pub(super) fn filter<'a>(
         &self,
         topology: &TopologyDescription,

@@ -1,6 +1,6 @@
-//! How far behind is a secondary?
+//! The staleness of secondaries.
 //!
-//! The estimate of max-staleness, from what each server said of its last write and when it was heard.
+//! The estimate of max-staleness, from each server's last write date and the time of its last update.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,25 +8,25 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::topology::{ServerDescription, ServerType, TopologyDescription};
 
-/// The smallest limit of staleness: "smallestMaxStalenessSeconds".
+/// The smallest staleness limit: "smallestMaxStalenessSeconds".
 const MAX_STALENESS_MIN: Duration = Duration::from_secs(90);
 
-/// How often an idle primary writes: "idleWritePeriodMS".
+/// The interval between writes of an idle primary: "idleWritePeriodMS".
 const IDLE_WRITE_PERIOD: Duration = Duration::from_secs(10);
 
-/// Judges the staleness of servers against one limit.
+/// The estimate of staleness against one limit.
 pub(super) enum Staleness {
     /// There is no limit.
     Unlimited,
-    /// Estimates by what the primary last wrote, and when that was heard.
+    /// Estimates by the primary's last write date, and when it was received.
     FromPrimary { limit_millis: i128, heartbeat_millis: i128, updated: Instant, written_millis: i64 },
-    /// Estimates by what the most advanced secondary last wrote.
+    /// Estimates by the last write date of the most advanced secondary.
     FromSecondaries { limit_millis: i128, heartbeat_millis: i128, written_millis: i64 },
-    /// No server has told when it last wrote.
+    /// No server has reported a last write date.
     NotKnown,
 }
 
-/// Checks a limit of staleness, which has a minimum in replica sets only.
+/// Checks a staleness limit, which has a minimum in replica sets only.
 #[inline]
 pub(super) fn check_limit(topology: &TopologyDescription, limit: Option<Duration>) -> Result<(), Error> {
     let Some(limit) = limit.filter(|_| topology.kind().is_replica_set()) else { return Ok(()) };
@@ -39,7 +39,7 @@ pub(super) fn check_limit(topology: &TopologyDescription, limit: Option<Duration
 }
 
 impl Staleness {
-    /// Finds what the servers of a topology are to be measured by.
+    /// Returns the estimate for the servers of a topology.
     pub(super) fn of(topology: &TopologyDescription, limit: Option<Duration>) -> Self {
         let Some(limit) = limit else { return Self::Unlimited };
         let (limit_millis, heartbeat_millis) = (millis(limit), millis(topology.heartbeat_frequency()));
@@ -54,7 +54,7 @@ impl Staleness {
         }
     }
 
-    /// Returns whether a server is within the limit; only secondaries can be behind.
+    /// Returns whether a server is within the limit; only secondaries can be stale.
     pub(super) fn admits(&self, server: &ServerDescription) -> bool {
         if server.kind != ServerType::RsSecondary {
             return true;
@@ -73,7 +73,7 @@ impl Staleness {
     }
 }
 
-/// Returns how much later one moment is than another.
+/// Returns the milliseconds from one instant to a later one.
 fn span_millis(earlier: Instant, later: Instant) -> i128 {
     millis(later.saturating_duration_since(earlier)) - millis(earlier.saturating_duration_since(later))
 }

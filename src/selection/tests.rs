@@ -182,7 +182,7 @@ fn staleness_is_measured_exactly_and_the_limit_is_inclusive() {
     let criteria = Criteria::read(ReadPreference::secondary().with_max_staleness(Duration::from_secs(90)));
     assert_eq!(fresh(&topology, &criteria), ["b", "d"]);
 
-    // Without a primary, the most advanced secondary is the measure: 80 s behind, and 10 s of heartbeat.
+    // Without a primary, the most advanced secondary is the reference: 80 s behind, and 10 s of heartbeat.
     let servers = [
         written("a", ServerType::RsSecondary, 200_000, now),
         written("b", ServerType::RsSecondary, 120_000, later),
@@ -192,7 +192,7 @@ fn staleness_is_measured_exactly_and_the_limit_is_inclusive() {
     assert_eq!(fresh(&topology, &criteria), ["a", "b"]);
 }
 
-/// The hosts that suit; of the others, those that are no primary are told to be too stale.
+/// The suitable hosts; the others, if not primary, must have the reason "too stale".
 fn fresh(topology: &TopologyDescription, criteria: &Criteria) -> Vec<String> {
     let suitable = suitable_servers(topology, criteria);
     for reason in reasons(topology, criteria).iter().filter(|reason| !matches!(reason.reason, Ineligible::Type("RSPrimary"))) {
@@ -245,7 +245,7 @@ fn shortcut_agrees_with_the_long_way() {
         for member in members {
             let topology = TopologyDescription::new(kind, [server("a", member, 5)]);
             for criteria in criteria.iter().flat_map(|plain| [plain.clone(), plain.clone().with_deprioritized(vec![key("a")])]) {
-                // A pinned operation in an unknown topology is the one case in which the long way is not asked.
+                // A pinned operation in an unknown topology is the only case in which the full evaluation is skipped.
                 if kind == TopologyType::Unknown && matches!(criteria.target, Target::Server(_)) {
                     continue;
                 }
@@ -287,7 +287,7 @@ fn selector_is_asked_after_the_read_preference_and_before_the_window() {
         servers.retain(|server| server.host == key("d"));
     });
     for seed in 0..20 {
-        // It is farther away than the window is wide, but no nearer one is left.
+        // It is outside the window of all servers, but no nearer one is left.
         assert_eq!(selected(&topology, &Criteria::read(ReadPreference::secondary()), seed), "d:27017");
     }
 }

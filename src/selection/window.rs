@@ -1,7 +1,7 @@
-//! Which of several suitable servers is taken?
+//! The choice among suitable servers.
 //!
-//! The latency window, and within it the less loaded of two random picks (server-selection, "Selecting servers within
-//! the latency window").
+//! The latency window, and within it the less loaded of two random picks (server-selection, "Selecting servers within the
+//! latency window").
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,14 +14,14 @@ use crate::topology::ServerDescription;
 
 /// Keeps the servers whose round-trip time is at most that of the nearest plus the threshold.
 ///
-/// A server whose round-trip time has not been measured is kept: nothing speaks against it.
+/// A server whose round-trip time has not been measured is kept.
 pub fn in_latency_window(mut servers: Vec<&Arc<ServerDescription>>, threshold: Duration) -> Vec<&Arc<ServerDescription>> {
     let window = Window::of(servers.iter().copied(), threshold);
     servers.retain(|server| window.admits(server));
     servers
 }
 
-/// The latency window of some servers.
+/// The upper limit of round-trip times.
 #[derive(Clone, Copy)]
 pub(crate) struct Window(Option<Duration>);
 
@@ -38,7 +38,7 @@ impl Window {
     }
 }
 
-/// Picks two at random, and takes the one with fewer operations in hand.
+/// Picks two servers at random, and returns the one with fewer operations in progress.
 pub fn pick<'a>(
     servers: &[&'a Arc<ServerDescription>],
     loads: &dyn Fn(&ServerAddress) -> u32,
@@ -47,7 +47,7 @@ pub fn pick<'a>(
     pick_of(servers.len(), |at| servers.get(at).copied(), loads, rng)
 }
 
-/// Does what [`pick`] does, with servers that are known by their number.
+/// Does what [`pick`] does, with servers that are given by index.
 pub(super) fn pick_of<'a>(
     count: usize,
     server: impl Fn(usize) -> Option<&'a Arc<ServerDescription>>,
