@@ -1,6 +1,4 @@
-//! What do the commands about the server itself do?
-//!
-//! Logins, fail points, step-downs, and the small questions that clients ask.
+//! The administrative commands: authentication, fail points, step-downs, and small queries of clients.
 
 use std::time::{Duration, Instant};
 
@@ -14,20 +12,21 @@ use super::failure::{CommandRefusal, code};
 use super::member::{Life, LoginState, Role};
 use super::scram_server::{LoginStep, USERS_DATABASE};
 
-/// How long a member that stepped down is no candidate if the command does not say, as in mongod.
+/// How long a member that stepped down can't be elected by default, in seconds, as in mongod.
 const STEP_DOWN_SECONDS: i64 = 60;
 
-/// The longest that a step-down bars a member, in seconds.
+/// The maximum duration for which a step-down excludes a member from elections, in seconds.
 const STEP_DOWN_SECONDS_MAX: i64 = 24 * 3600;
 
 impl FakeDeployment {
-    /// Refuses a user's logins on all members, until [`admit_user`](Self::admit_user). Who is logged in stays so.
+    /// Refuses a user's authentications on all members, until [`admit_user`](Self::admit_user). Authenticated connections stay
+    /// authenticated.
     #[cfg(any(test, feature = "internals"))]
     pub fn bar_user(&mut self, name: &str) {
         self.users.bar(name, true);
     }
 
-    /// Takes a user's logins again.
+    /// Accepts a user's authentications again.
     #[cfg(any(test, feature = "internals"))]
     pub fn admit_user(&mut self, name: &str) {
         self.users.bar(name, false);
@@ -71,7 +70,7 @@ impl FakeDeployment {
         }
     }
 
-    /// Begins a login, from `saslStart` or from `speculativeAuthenticate`.
+    /// Starts an authentication, from `saslStart` or from `speculativeAuthenticate`.
     pub(super) fn begin_login(&mut self, at: At, database: &str, command: &Document) -> Result<Document, CommandRefusal> {
         if database != USERS_DATABASE {
             return Err(CommandRefusal::new(code::AUTHENTICATION_FAILED, "Authentication failed."));

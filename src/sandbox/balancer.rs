@@ -1,7 +1,7 @@
-//! Which service takes a connection that comes through the load balancer, and what does it say of itself?
+//! The services behind the load balancer, and their identities.
 //!
-//! Each in turn that runs (load-balancers, "Connection Establishment"). A service is a member of the deployment: its
-//! cursors, fail points and connections are its own, only the data is everybody's.
+//! Running services take connections in turn (load-balancers, "Connection Establishment"). A service is a member of the
+//! deployment with its own cursors, fail points and connections; the data is shared.
 
 use bson::{Document, doc};
 
@@ -11,8 +11,8 @@ use super::failure::{CommandRefusal, code};
 use super::member::Life;
 
 impl FakeDeployment {
-    /// Returns which member takes the next connection that `listener` accepts: its own, or behind a load balancer the next
-    /// service that is not stopped.
+    /// Returns the member that serves the next connection of `listener`: the listener's own, or behind a load balancer the next
+    /// running service.
     pub fn route(&mut self, listener: usize) -> usize {
         if !self.config.load_balanced {
             return listener;
@@ -25,10 +25,10 @@ impl FakeDeployment {
         service
     }
 
-    /// Takes note of a hello that asks for the service.
+    /// Records that a hello has asked for the service id.
     ///
     /// # Errors
-    /// [`code::LOAD_BALANCER_SUPPORT_MISMATCH`] if the client does not know of the load balancer, as mongos has it.
+    /// [`code::LOAD_BALANCER_SUPPORT_MISMATCH`] if the client does not expect a load balancer, as in mongos.
     pub(super) fn ask_service(&mut self, at: At, call: &ReceivedCommand) -> Result<(), CommandRefusal> {
         if !self.config.load_balanced {
             return Ok(());
@@ -44,11 +44,11 @@ impl FakeDeployment {
         Ok(())
     }
 
-    /// Returns what a router behind a load balancer adds to its hello.
+    /// Returns the fields that a router behind a load balancer adds to its hello reply.
     pub(super) fn describe_service(&self, at: At) -> Document {
         match self.members.get(at.member) {
             Some(member) if self.config.load_balanced => {
-                // A process that starts anew is another service.
+                // A restarted process is another service.
                 doc! { "msg": "isdbgrid", "isWritablePrimary": true, "serviceId": member.process_id }
             }
             Some(_) | None => Document::new(),

@@ -1,6 +1,6 @@
-//! Which command does a message carry?
+//! The parsing of messages into commands.
 //!
-//! Bytes become a typed call here, or an error that costs the connection. What the command does is decided elsewhere.
+//! An invalid message is an error that closes the connection. Does not execute commands (`dispatch`).
 
 use bson::{Bson, Document, RawDocument};
 
@@ -11,10 +11,10 @@ use crate::wire::depth::is_deeper;
 use crate::wire::legacy::Query;
 use crate::wire::{Flags, Frame, Message, op_code};
 
-/// A command, understood as far as its frame goes.
+/// A command, parsed from its frame.
 pub(super) struct ReceivedCommand {
     pub(super) name: String,
-    /// The database; `None` if the message named none.
+    /// The database; `None` if the message has none.
     pub(super) database: Option<String>,
     pub(super) body: Document,
     pub(super) body_size: usize,
@@ -22,10 +22,10 @@ pub(super) struct ReceivedCommand {
     pub(super) answer: ReplyShape,
 }
 
-/// Says how a reply has to look.
+/// The form of a reply.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReplyShape {
-    /// The number of the message it answers.
+    /// The number of the message that it answers.
     pub(super) to: i32,
     pub(super) form: ReplyForm,
 }
@@ -34,19 +34,19 @@ pub(super) struct ReplyShape {
 pub(super) enum ReplyForm {
     /// One OP_MSG.
     Message,
-    /// OP_MSGs, as many as the command has to say.
+    /// OP_MSGs, as many as the command produces.
     Exhaust,
     /// OP_REPLY.
     Legacy,
-    /// Nobody reads it.
+    /// No reply.
     Silent,
 }
 
 impl ReceivedCommand {
-    /// Reads a frame.
+    /// Parses a frame.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`] or [`ErrorKind::Unsupported`] for what is no command.
+    /// [`ErrorKind::Protocol`] or [`ErrorKind::Unsupported`] for a frame without a valid command.
     pub(super) fn parse(frame: Frame) -> Result<Self, Error> {
         if frame.op_code == op_code::QUERY {
             return Self::parse_legacy(&frame);
@@ -74,7 +74,7 @@ impl ReceivedCommand {
     fn parse_legacy(frame: &Frame) -> Result<Self, Error> {
         let query = Query::parse(frame).ok_or_else(|| protocol("OP_QUERY that is no command"))?;
         let body = read(RawDocument::from_bytes(&query.body)?)?;
-        // Mongos style: the command travels in `$query`, beside `$readPreference`.
+        // Mongos style: the command is in `$query`, beside `$readPreference`.
         let wrapped = body.get_document("$query").ok().cloned();
         let body = wrapped.unwrap_or(body);
         let answer = ReplyShape { to: frame.request_id, form: ReplyForm::Legacy };
@@ -92,7 +92,7 @@ impl ReceivedCommand {
         Ok(Self { name, database, body, body_size, sequences, answer })
     }
 
-    /// Takes an argument that is a list of documents: a kind-1 section, or an array in the body.
+    /// Takes a list of documents out of the command: a kind-1 section, or an array in the body.
     pub(super) fn take_documents(&mut self, key: &str) -> Option<Vec<Document>> {
         if let Some(place) = self.sequences.iter().position(|(identifier, _)| identifier == key) {
             return Some(self.sequences.swap_remove(place).1);
@@ -101,29 +101,29 @@ impl ReceivedCommand {
         values.into_iter().map(|value| if let Bson::Document(document) = value { Some(document) } else { None }).collect()
     }
 
-    /// Returns the session that it runs in.
+    /// Returns the command's session.
     pub(super) fn session(&self) -> Option<&[u8]> {
         self.body.get_document("lsid").ok()?.get("id").and_then(binary)
     }
 
-    /// Returns whether this is a write that its client may send again.
+    /// Returns whether this is a retryable write.
     pub(super) fn is_retryable(&self) -> bool {
         self.body.contains_key("txnNumber")
     }
 
-    /// Returns the application's name, if the call brings one.
+    /// Returns the application's name, if the command has one.
     pub(super) fn app_name(&self) -> Option<&str> {
         self.body.get_document("client").ok()?.get_document("application").ok()?.get_str("name").ok()
     }
 }
 
-/// Reads a number of any type, as servers do with their arguments.
+/// Reads a number of any type, as servers do for arguments.
 pub(super) fn integer(value: &Bson) -> Option<i64> {
     let whole = |number: f64| (number.fract() == 0.0 && number.abs() < DOUBLE_INTEGER_MAX).then_some(number as i64);
     value.as_i64().or_else(|| value.as_i32().map(i64::from)).or_else(|| value.as_f64().and_then(whole))
 }
 
-/// Reads a number or a truth value as truth.
+/// Reads a number or a boolean as a boolean.
 pub(super) fn truth(value: &Bson) -> bool {
     value.as_bool().unwrap_or_else(|| integer(value).is_some_and(|number| number != 0))
 }
@@ -133,7 +133,7 @@ pub(super) fn binary(value: &Bson) -> Option<&[u8]> {
     if let Bson::Binary(binary) = value { Some(&binary.bytes) } else { None }
 }
 
-/// Up to here every whole number has a double of its own.
+/// The largest bound below which every integer is exact as a double.
 const DOUBLE_INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
 
 /// Reads a document whose depth leaves room for the fields around it in a reply.

@@ -1,6 +1,6 @@
-//! What does a fake deployment do with what happens to it?
+//! The fake deployment: facts in, actions out, control by code.
 //!
-//! The facts in, the wishes out, and control by code. Elections are decided in `election`, commands in `dispatch`.
+//! Does not decide elections (`election`) or commands (`dispatch`).
 //!
 //! ```text
 //! member:      Current <-> Frozen -> Behind -> Current       any -> Stopped -> Current
@@ -29,9 +29,9 @@ use crate::wire::MESSAGE_SIZE_MAX;
 
 /// A fake standalone or replica set: pure rules on a given time.
 ///
-/// Members are numbered from 0, connections by whoever drives it; a number is not used twice for one member. After every
-/// `handle_*` and every order, drain [`poll_action`](Self::poll_action) and [`poll_event`](Self::poll_event), then look
-/// at [`poll_timeout`](Self::poll_timeout).
+/// Members are numbered from 0; the caller numbers the connections and never reuses a number for a member. After every
+/// `handle_*` and every control call, drain [`poll_action`](Self::poll_action) and [`poll_event`](Self::poll_event), then check
+/// [`poll_timeout`](Self::poll_timeout).
 pub struct FakeDeployment {
     pub(super) config: Config,
     pub(super) members: Vec<Member>,
@@ -39,7 +39,7 @@ pub struct FakeDeployment {
     pub(super) hosts: Vec<String>,
     pub(super) term: i64,
     pub(super) leadership: Leadership,
-    /// Who was primary last; others are preferred in the next election.
+    /// The last primary; the next election prefers other members.
     pub(super) last_primary: usize,
     pub(super) users: Users,
     pub(super) store: Store,
@@ -47,21 +47,21 @@ pub struct FakeDeployment {
     pub(super) sessions: Sessions,
     pub(super) time: DeploymentTime,
     pub(super) random: SmallRng,
-    /// Who takes the next connection that comes through a load balancer.
+    /// The member that serves the next connection through a load balancer.
     pub(super) next_service: usize,
     next_message: i32,
     next_connection: i32,
-    /// Connections whose next request may be looked at.
+    /// Connections whose next request can be handled.
     pub(super) ready: VecDeque<At>,
     pub(super) actions: VecDeque<SandboxAction>,
     pub(super) events: VecDeque<SandboxEvent>,
 }
 
-/// Is what the deployment wants done.
+/// An action of the deployment for the shell.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SandboxAction {
-    /// Send these bytes, now.
+    /// Send these bytes now.
     Reply {
         /// The member that sends.
         member: usize,
@@ -70,18 +70,18 @@ pub enum SandboxAction {
         /// One whole message.
         bytes: Vec<u8>,
     },
-    /// Close a connection; it is forgotten already.
+    /// Close a connection; the deployment has removed it already.
     Close {
         /// The member that closes.
         member: usize,
         /// The connection.
         conn: u64,
-        /// Whether the process died: nothing more is sent, and the peer sees a reset.
+        /// Whether the process died: nothing more is sent, and the connection is reset.
         reset: bool,
     },
 }
 
-/// Is what happened in the deployment.
+/// An event in the deployment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SandboxEvent {
@@ -89,7 +89,7 @@ pub enum SandboxEvent {
     Elected {
         /// The member.
         member: usize,
-        /// The election's number.
+        /// The election's term.
         term: i64,
     },
     /// A member is no longer primary.
@@ -99,7 +99,7 @@ pub enum SandboxEvent {
     },
 }
 
-/// Names a connection of a member.
+/// A connection of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct At {
     pub(super) member: usize,
@@ -107,10 +107,10 @@ pub(super) struct At {
 }
 
 impl FakeDeployment {
-    /// Makes a deployment, running and with its first primary.
+    /// Creates a deployment, running and with its first primary.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidOption`] if the configuration contradicts itself or goes beyond a limit.
+    /// [`ErrorKind::InvalidOption`] if the configuration contradicts itself or exceeds a limit.
     pub fn new(config: Config, seed: u64, now: Instant) -> Result<Self, Error> {
         config.check()?;
         let mut random = SmallRng::seed_from_u64(seed);
@@ -147,7 +147,7 @@ impl FakeDeployment {
         Ok(cluster)
     }
 
-    /// Takes note of a connection that a member's listener has accepted.
+    /// Records a connection that a member's listener has accepted.
     pub fn handle_connected(&mut self, member: usize, conn: u64, _now: Instant) {
         let number = self.next_connection.checked_add(1).unwrap_or(1);
         let Some(place) = self.members.get_mut(member) else { return };
@@ -160,7 +160,7 @@ impl FakeDeployment {
         self.next_connection = number;
     }
 
-    /// Takes bytes that came on a connection; they may be cut anywhere.
+    /// Handles bytes received on a connection; they may be split anywhere.
     pub fn handle_bytes(&mut self, member: usize, conn: u64, bytes: &[u8], now: Instant) {
         let at = At { member, conn };
         let Some(connection) = self.connection(at) else { return };
@@ -175,14 +175,14 @@ impl FakeDeployment {
         self.settle(now);
     }
 
-    /// Takes note that the peer has closed a connection.
+    /// Records that the peer has closed a connection.
     pub fn handle_closed(&mut self, member: usize, conn: u64, _now: Instant) {
         if let Some(member) = self.members.get_mut(member) {
             member.forget(conn);
         }
     }
 
-    /// Does what is due; nothing if nothing is.
+    /// Handles the timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.run_elections(now);
         for member in 0..self.members.len() {
@@ -191,7 +191,7 @@ impl FakeDeployment {
         self.settle(now);
     }
 
-    /// Returns the next wish.
+    /// Returns the next action.
     pub fn poll_action(&mut self) -> Option<SandboxAction> {
         self.actions.pop_front()
     }
@@ -201,7 +201,7 @@ impl FakeDeployment {
         self.events.pop_front()
     }
 
-    /// Returns when `handle_timeout` is to be called, and what for.
+    /// Returns when `handle_timeout` is due, and for which timer.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let election = self.leadership.due();
         let members = self.members.iter().filter(|member| member.runs()).flat_map(|member| {
@@ -253,7 +253,7 @@ impl FakeDeployment {
         self.settle(now);
     }
 
-    /// Freezes a member: it takes connections and answers nothing.
+    /// Freezes a member: it accepts connections and answers nothing.
     pub fn freeze(&mut self, member: usize, now: Instant) {
         let Some(place) = self.members.get_mut(member) else { return };
         if !place.runs() {
@@ -264,7 +264,7 @@ impl FakeDeployment {
         self.settle(now);
     }
 
-    /// Thaws a frozen member: it answers what came meanwhile, and learns after a while what it missed.
+    /// Thaws a frozen member: it answers the requests received meanwhile, and after a delay catches up with the set.
     pub fn thaw(&mut self, member: usize, now: Instant) {
         let behind = self.is_behind(member);
         let notices_at = now + self.config.notice_delay;
@@ -282,7 +282,7 @@ impl FakeDeployment {
     /// Makes the primary step down; another member is elected after `step_down_delay`.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] if there is no primary that runs, or nobody who could follow it.
+    /// [`ErrorKind::InvalidArgument`] if no primary is running, or no other member can be elected.
     pub fn step_down(&mut self, now: Instant) -> Result<(), Error> {
         let outcome = self.abdicate(self.config.election_timeout, false, now);
         self.settle(now);
@@ -292,7 +292,7 @@ impl FakeDeployment {
     /// Makes a member primary at once.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] if it can't be elected, or no majority runs.
+    /// [`ErrorKind::InvalidArgument`] if it can't be elected, or no majority is running.
     pub fn elect(&mut self, member: usize, now: Instant) -> Result<(), Error> {
         let electable = self.members.get(member).is_some_and(Member::is_electable);
         if !electable || !self.has_majority() || self.leadership == Leadership::Alone {
@@ -305,10 +305,10 @@ impl FakeDeployment {
         Ok(())
     }
 
-    /// Sets or clears a member's fail point, with a command as `configureFailPoint` takes it.
+    /// Sets or clears a member's fail point; the command is that of `configureFailPoint`.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`] if there is no such member, or the command can't be served.
+    /// [`ErrorKind::InvalidArgument`] if there is no such member, or the command is not supported.
     pub fn set_fail_point(&mut self, member: usize, command: &Document) -> Result<(), Error> {
         let place = self.members.get_mut(member).ok_or_else(|| refusal(format!("there is no member {member}")))?;
         place.fail_point = FailPoint::parse(command).map_err(|failure| refusal(failure.message))?;
@@ -324,12 +324,12 @@ impl FakeDeployment {
         }
     }
 
-    /// Returns the primary of the majority, if it has one.
+    /// Returns the primary of the majority, if there is one.
     pub fn primary(&self) -> Option<usize> {
         self.leadership.primary()
     }
 
-    /// Returns the number of the last election.
+    /// Returns the term of the last election.
     #[cfg(any(test, feature = "internals"))]
     pub fn term(&self) -> i64 {
         self.term
@@ -350,22 +350,22 @@ impl FakeDeployment {
         self.members.get(member).is_none_or(|member| member.life == Life::Stopped)
     }
 
-    /// Returns how many connections a member has open.
+    /// Returns the number of a member's open connections.
     pub fn connections(&self, member: usize) -> usize {
         self.members.get(member).map_or(0, |member| member.connections.len())
     }
 
-    /// Returns how many cursors a member has open.
+    /// Returns the number of a member's open cursors.
     pub fn cursors(&self, member: usize) -> usize {
         self.members.get(member).map_or(0, |member| member.cursors.len())
     }
 
-    /// Returns how many sessions are open: all that commands have named, and that were not ended.
+    /// Returns the number of open sessions: all that commands have named, and that were not ended.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
     }
 
-    /// Returns how often a member was sent a command, by its exact name.
+    /// Returns how many commands of an exact name a member has received.
     pub fn commands_seen(&self, member: usize, name: &str) -> u64 {
         self.members.get(member).map_or(0, |member| member.seen(name))
     }
@@ -374,7 +374,7 @@ impl FakeDeployment {
         self.members.get_mut(at.member)?.connections.get_mut(&at.conn)
     }
 
-    /// Returns who has logged in on a connection.
+    /// Returns the authenticated user of a connection.
     pub(super) fn user(&mut self, at: At) -> Option<String> {
         match &self.connection(at)?.login {
             LoginState::User(name) => Some(name.clone()),
@@ -388,7 +388,7 @@ impl FakeDeployment {
         }
     }
 
-    /// Numbers the next message that is sent.
+    /// Returns the number of the next message to send.
     pub(super) fn number(&mut self) -> i32 {
         self.next_message = self.next_message.checked_add(1).unwrap_or(1);
         self.next_message

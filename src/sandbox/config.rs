@@ -1,6 +1,6 @@
-//! What does a fake deployment consist of?
+//! The configuration of a fake deployment: members, users, delays.
 //!
-//! Members, users and delays; what they lead to is decided in the other files.
+//! Does not decide their effects (the other files).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,45 +10,45 @@ use super::scram_server::StoredKeys;
 use crate::auth::Secret;
 use crate::error::{Error, ErrorKind};
 
-/// Describes a fake deployment.
+/// The configuration of a fake deployment.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Config {
     /// The set's name; `None` for a standalone, which has one member, and for routers.
     pub set_name: Option<String>,
-    /// The members; the first voter is primary at the start.
+    /// The members; the first voter is the first primary.
     pub members: Vec<MemberConfig>,
-    /// Whether the members are routers behind one load balancer: they share the data, and nothing else.
+    /// Whether the members are routers behind one load balancer: they share only the data.
     pub load_balanced: bool,
-    /// Who may log in; while it is empty, nobody has to.
+    /// The users; without users, no authentication is required.
     pub users: Vec<User>,
-    /// How long a set is without primary before it elects one, and how long a primary lasts without a majority.
+    /// How long a set without primary waits for an election, and how long a primary keeps its role without a majority.
     pub election_timeout: Duration,
-    /// How long after a step-down the next primary is elected.
+    /// The delay between a step-down and the next election.
     pub step_down_delay: Duration,
-    /// How long after a thaw a member learns what it has missed.
+    /// The delay between a thaw and the moment when the member catches up.
     pub notice_delay: Duration,
     /// The oldest and newest wire version of every member.
     pub wire_versions: (i32, i32),
-    /// Whether the members are routers of a sharded cluster: they share the data, and nothing else.
+    /// Whether the members are routers of a sharded cluster: they share only the data.
     pub mongos: bool,
-    /// What the wall clocks show at the start, in milliseconds since 1970.
+    /// The wall clock at the start, in milliseconds since 1970.
     pub epoch_millis: i64,
 }
 
-/// Describes one member.
+/// The configuration of a member.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct MemberConfig {
     /// Its name in the set's configuration, `host:port`, in any spelling.
     pub host: String,
-    /// What it is for.
+    /// Its kind.
     pub kind: MemberKind,
     /// Its tags.
     pub tags: Vec<(String, String)>,
 }
 
-/// Names what a member of a set is for.
+/// The kind of a member of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MemberKind {
@@ -63,7 +63,7 @@ pub enum MemberKind {
     Arbiter,
 }
 
-/// Is somebody who may log in, defined in `admin`.
+/// A user, defined in `admin`.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct User {
@@ -75,31 +75,31 @@ pub struct User {
 }
 
 impl Config {
-    /// Describes a replica set of voters.
+    /// Returns the configuration of a replica set of voters.
     #[cfg(any(test, feature = "internals"))]
     pub fn replica_set<H: Into<String>>(name: impl Into<String>, hosts: impl IntoIterator<Item = H>) -> Self {
         Self { set_name: Some(name.into()), members: hosts.into_iter().map(MemberConfig::new).collect(), ..Self::empty() }
     }
 
-    /// Describes a single server that belongs to no set.
+    /// Returns the configuration of a single server that belongs to no set.
     pub fn standalone(host: impl Into<String>) -> Self {
         Self { members: vec![MemberConfig::new(host)], ..Self::empty() }
     }
 
-    /// Describes the routers of a sharded cluster.
+    /// Returns the configuration of the routers of a sharded cluster.
     #[cfg(any(test, feature = "internals"))]
     pub fn sharded<H: Into<String>>(hosts: impl IntoIterator<Item = H>) -> Self {
         Self { members: hosts.into_iter().map(MemberConfig::new).collect(), mongos: true, ..Self::empty() }
     }
 
-    /// Describes routers behind a load balancer, each a service of its own, all at one address.
+    /// Returns the configuration of routers behind a load balancer, each a service of its own, all at one address.
     pub fn load_balanced(host: impl Into<String>, services: usize) -> Self {
         let host = host.into();
         let members = (0..services).map(|_| MemberConfig::new(host.as_str())).collect();
         Self { members, load_balanced: true, ..Self::empty() }
     }
 
-    /// Adds somebody who may log in.
+    /// Adds a user.
     #[must_use]
     pub fn with_user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.users.push(User::new(name, password));
@@ -121,7 +121,7 @@ impl Config {
         }
     }
 
-    /// Checks what a deployment needs: members within limits, a voter, one member alone without a name.
+    /// Checks the requirements of a deployment: members within limits, a voter, one member alone without a set name.
     pub(super) fn check(&self) -> Result<(), Error> {
         let refuse = |why: String| Err(Error::new(ErrorKind::InvalidOption, format!("sandbox: {why}")));
         if self.members.is_empty() || self.members.len() > MEMBERS_MAX {
@@ -144,13 +144,13 @@ impl Config {
 }
 
 impl User {
-    /// Describes somebody whose keys are derived when the deployment is made.
+    /// Creates a user whose keys are derived when the deployment is created.
     pub fn new(name: impl Into<String>, password: impl Into<String>) -> Self {
         Self { name: name.into(), password: Secret::new(password), keys: None }
     }
 
-    /// Derives the keys now, so that many deployments can share them; that takes some milliseconds. The salts are drawn
-    /// from `seed`.
+    /// Derives the keys now, so that many deployments can share them; that takes some milliseconds. The salts are drawn from
+    /// `seed`.
     #[must_use]
     #[cfg(any(test, feature = "internals"))]
     pub fn with_keys(mut self, seed: u64) -> Self {
@@ -160,7 +160,7 @@ impl User {
 }
 
 impl MemberConfig {
-    /// Describes a voter without tags.
+    /// Creates a voter without tags.
     pub fn new(host: impl Into<String>) -> Self {
         Self { host: host.into(), kind: MemberKind::Voter, tags: Vec::new() }
     }

@@ -1,7 +1,7 @@
-//! What do reads and writes do?
+//! Reads and writes.
 //!
-//! insert, update, delete and drop; find, getMore, killCursors, count and listCollections, as far as clients and tests
-//! need them. Whether a member may carry them out is decided in `dispatch`.
+//! insert, update, delete and drop; find, getMore, killCursors, count and listCollections, with the features that clients and
+//! tests need. Does not decide whether a member may execute them (`dispatch`).
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -17,10 +17,10 @@ use super::retried::Retried;
 use super::store::{OpenCursor, Tail};
 use crate::wire::DOCUMENT_SIZE_MAX;
 
-/// How many documents the first batch has if nobody says otherwise.
+/// The default number of documents in the first batch.
 const FIRST_BATCH: usize = 101;
 
-/// What a write with several statements did.
+/// The result of a write with several statements.
 #[derive(Default)]
 struct Tally {
     matched: i32,
@@ -264,7 +264,7 @@ impl FakeDeployment {
         doc! { "cursor": { "firstBatch": batch, "id": 0_i64, "ns": format!("{database}.$cmd.listCollections") }, "ok": 1.0 }
     }
 
-    /// Takes the next documents of a cursor, as many as were asked for and fit into one reply.
+    /// Takes the next documents of a cursor: at most the requested number, and no more than fit into one reply.
     fn batch(&self, namespace: &str, places: &mut VecDeque<u64>, count_max: usize) -> Vec<Bson> {
         let size_max = usize::try_from(DOCUMENT_SIZE_MAX).unwrap_or(usize::MAX);
         let mut batch = Vec::new();
@@ -284,7 +284,7 @@ impl FakeDeployment {
         batch
     }
 
-    /// Returns the error of a write concern that no set of this size can satisfy.
+    /// Returns the error of a write concern that a set of this size can't satisfy.
     fn judge_write_concern(&self, call: &ReceivedCommand) -> Option<Document> {
         let wanted = integer(call.body.get_document("writeConcern").ok()?.get("w")?)?;
         let members = i64::try_from(self.members.len()).unwrap_or(i64::MAX);
@@ -316,7 +316,7 @@ impl Tally {
     }
 }
 
-/// Takes the statements of a write, in the number that is allowed.
+/// Takes the statements of a write, within the allowed number.
 fn statements(call: &mut ReceivedCommand, key: &str) -> Result<Vec<Document>, CommandRefusal> {
     let text = format!("BSON field '{key}' is missing or no list of documents");
     let statements = call.take_documents(key).ok_or_else(|| CommandRefusal::new(code::TYPE_MISMATCH, text))?;
@@ -372,7 +372,7 @@ fn namespace(database: &str, call: &ReceivedCommand, key: &str) -> Result<String
     Ok(format!("{database}.{collection}"))
 }
 
-/// Reads an argument that is a number of things.
+/// Reads an argument that is a count.
 fn size(call: &ReceivedCommand, key: &str) -> Result<Option<usize>, CommandRefusal> {
     let Some(value) = call.body.get(key) else { return Ok(None) };
     let number = integer(value).and_then(|number| usize::try_from(number).ok());

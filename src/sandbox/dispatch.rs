@@ -1,7 +1,6 @@
-//! How is a request answered?
+//! The path of a request: parsing, fail points, authentication, the member's role, the command, encoding.
 //!
-//! From bytes to a call, past fail points, authentication and the member's role, to the command, and back to bytes. What
-//! the commands do is in `hello`, `crud` and `admin`.
+//! Does not execute the commands (`hello`, `crud`, `admin`).
 
 use std::time::Instant;
 
@@ -16,17 +15,17 @@ use super::member::{Activity, Awaiting, Role};
 use crate::wire::legacy::encode_reply;
 use crate::wire::{COMMAND_OVERHEAD_MAX, DOCUMENT_SIZE_MAX, Flags, Frame, Request, WriteBuffer, encode_message};
 
-/// Is what a command leads to.
+/// The effect of a command.
 pub(super) enum CommandEffect {
     Reply(Document),
     /// The reply comes later.
     Await(Awaiting),
-    /// The reply has been sent, and others will follow.
+    /// The first reply has been sent, and others will follow.
     Streams,
 }
 
 impl FakeDeployment {
-    /// Answers what can be answered on the connections that are ready.
+    /// Answers the requests of the connections that are ready.
     pub(super) fn settle(&mut self, now: Instant) {
         while let Some(at) = self.ready.pop_front() {
             while let Some(frame) = self.next_frame(at) {
@@ -35,7 +34,7 @@ impl FakeDeployment {
         }
     }
 
-    /// Answers hellos and carries out held commands whose time has come, and closes idle cursors.
+    /// Answers hellos and executes held commands that are due, and closes idle cursors.
     pub(super) fn run_deadlines(&mut self, member: usize, now: Instant) {
         while let Some(place) = self.members.get_mut(member).filter(|member| member.runs()) {
             place.cursors.sweep(now);
@@ -50,7 +49,7 @@ impl FakeDeployment {
         }
     }
 
-    /// Sends a reply; hands back its number.
+    /// Sends a reply, and returns its number.
     pub(super) fn reply(&mut self, at: At, answer: ReplyShape, more: bool, mut document: Document, now: Instant) -> i32 {
         let number = self.number();
         if answer.form == ReplyForm::Silent {
@@ -73,7 +72,7 @@ impl FakeDeployment {
         number
     }
 
-    /// Takes the next request of a connection that is idle, on a member that runs.
+    /// Takes the next request of an idle connection, on a running member.
     fn next_frame(&mut self, at: At) -> Option<Frame> {
         let member = self.members.get_mut(at.member).filter(|member| member.runs())?;
         let connection = member.connections.get_mut(&at.conn)?;
@@ -113,7 +112,7 @@ impl FakeDeployment {
         }
     }
 
-    /// Carries out a command that a fail point has held.
+    /// Executes a command that a fail point has held.
     fn release(&mut self, at: At, now: Instant) {
         let Some(member) = self.members.get_mut(at.member) else { return };
         if let Some(Activity::Held { call, verdict, .. }) = member.vacate(at.conn) {
@@ -199,7 +198,7 @@ impl FakeDeployment {
         let newest = member.view.term == self.term;
         match (kind, member.role) {
             (CommandKind::Write, Role::Primary) if newest => Ok(()),
-            // Nothing that it writes can be committed any more.
+            // A primary that is stepping down can't commit writes any more.
             (CommandKind::Write, Role::Primary) => {
                 Err(CommandRefusal::new(code::PRIMARY_STEPPED_DOWN, "primary stepped down while waiting for replication"))
             }
@@ -215,7 +214,7 @@ impl FakeDeployment {
         }
     }
 
-    /// Adds what every reply of a replica set carries.
+    /// Adds the fields that every reply of a replica set has.
     fn stamp(&mut self, document: &mut Document, now: Instant) {
         if self.is_set() {
             let time = self.time.current(now);
@@ -226,10 +225,10 @@ impl FakeDeployment {
     }
 }
 
-/// Names what a command needs.
+/// What a command requires.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum CommandKind {
-    /// Nothing, not even a login.
+    /// Nothing, not even authentication.
     Open,
     Write,
     Read,

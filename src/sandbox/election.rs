@@ -1,7 +1,7 @@
-//! Who is primary?
+//! Elections: the set's leadership and each member's view of it.
 //!
-//! The set's leadership and what every member believes of it. A member's role and view follow from here alone: they are
-//! spread to all members that run and are not behind, and each change answers their waiting hellos.
+//! A member's role and view are set only here: they are updated on all members that run and are not behind, and each change
+//! answers their waiting hellos.
 
 use std::time::{Duration, Instant};
 
@@ -16,11 +16,11 @@ pub(super) enum Leadership {
     Alone,
     /// A primary leads a majority.
     Led { primary: usize },
-    /// A primary has no majority, and steps down soon.
+    /// A primary without a majority, which steps down soon.
     Waning { primary: usize, due: Instant },
-    /// An election comes.
+    /// An election is due.
     Electing { due: Instant },
-    /// Nobody can be elected.
+    /// No member can be elected.
     Vacant,
 }
 
@@ -54,7 +54,7 @@ impl FakeDeployment {
         }
     }
 
-    /// Looks at the leadership again after a member's life has changed.
+    /// Updates the leadership after a member's state has changed.
     pub(super) fn reconsider(&mut self, now: Instant) {
         if self.leadership != Leadership::Alone {
             let timeout = self.config.election_timeout;
@@ -83,7 +83,7 @@ impl FakeDeployment {
         self.spread(now);
     }
 
-    /// Does what is due in the matter of leadership, and lets members notice what they have missed.
+    /// Handles the elections and step-downs that are due, and lets members catch up.
     pub(super) fn run_elections(&mut self, now: Instant) {
         for member in 0..self.members.len() {
             let Some(place) = self.members.get_mut(member) else { continue };
@@ -113,7 +113,7 @@ impl FakeDeployment {
         self.spread(now);
     }
 
-    /// Makes the primary step down and bars it from election for a while.
+    /// Makes the primary step down and excludes it from elections for a while.
     pub(super) fn abdicate(&mut self, barred: Duration, force: bool, now: Instant) -> Result<(), CommandRefusal> {
         if self.leadership == Leadership::Alone {
             return Err(CommandRefusal::new(code::NO_REPLICATION_ENABLED, "not running with --replSet"));
@@ -137,7 +137,7 @@ impl FakeDeployment {
         running * 2 > self.members.iter().filter(|member| member.belongs).count()
     }
 
-    /// Returns whether a member that is thawed would find the world changed.
+    /// Returns whether a thawed member would find a changed set.
     pub(super) fn is_behind(&self, member: usize) -> bool {
         let Some(place) = self.members.get(member) else { return false };
         let newer = self.term != place.view.term || self.set_version != place.view.set_version;
@@ -145,7 +145,7 @@ impl FakeDeployment {
         self.is_set() && (newer || other)
     }
 
-    /// Brings every member that runs and is not behind up to date.
+    /// Updates every member that runs and is not behind.
     pub(super) fn spread(&mut self, now: Instant) {
         let primary = self.primary();
         let view = View { set_version: self.set_version, hosts: self.hosts.clone(), term: self.term, primary };

@@ -1,6 +1,6 @@
-//! Which commands fail on purpose, and how?
+//! The fail point `failCommand` of mongod's `configureFailPoint`.
 //!
-//! The fail point `failCommand` of mongod's `configureFailPoint`. The dispatcher carries its verdicts out.
+//! Does not carry out its effects (`dispatch`).
 
 use std::time::Duration;
 
@@ -26,26 +26,26 @@ enum Mode {
     Chance(f64),
 }
 
-/// Says what happens to one command.
+/// The effect of a fail point on one command.
 #[derive(Clone, Default)]
 pub(super) struct FailPointEffect {
-    /// It is held for this long first.
+    /// It is delayed by this duration first.
     pub(super) delay: Option<Duration>,
-    /// Its connection is closed instead of an answer.
+    /// Its connection is closed without a reply.
     pub(super) close: bool,
     /// It is refused with this code.
     pub(super) error_code: Option<i32>,
     /// The labels of its reply, in place of the usual ones.
     pub(super) labels: Option<Vec<String>>,
-    /// It is carried out, and its reply says this.
+    /// It is executed, and its reply has this write concern error.
     pub(super) write_concern_error: Option<Document>,
 }
 
-/// The longest that a fail point holds a command.
+/// The maximum delay of a command by a fail point.
 const DELAY_MAX: Duration = Duration::from_secs(24 * 3600);
 
 impl FailPoint {
-    /// Reads a `configureFailPoint` command; `None` if it turns the fail point off.
+    /// Parses a `configureFailPoint` command; `None` if it turns the fail point off.
     pub(super) fn parse(command: &Document) -> Result<Option<Self>, CommandRefusal> {
         let name = command.get_str("configureFailPoint").unwrap_or_default();
         if name != "failCommand" {
@@ -80,7 +80,7 @@ impl FailPoint {
         Ok(Some(Self { commands, app_name, mode, verdict }))
     }
 
-    /// Says what happens to a command.
+    /// Returns the effect on a command.
     pub(super) fn judge(&mut self, name: &str, app_name: Option<&str>, random: &mut SmallRng) -> FailPointEffect {
         let name = if name == "ismaster" { "isMaster" } else { name };
         let named = self.commands.iter().any(|own| own == name || (own == "ismaster" && name == "isMaster"));
@@ -131,7 +131,7 @@ impl Mode {
 }
 
 impl FailPointEffect {
-    /// Returns the refusal, if it is one.
+    /// Returns the refusal, if the effect is one.
     pub(super) fn failure(&self) -> Option<CommandRefusal> {
         let code = self.error_code?;
         let mut failure = CommandRefusal::new(code, "Failing command via 'failCommand' failpoint");
@@ -144,7 +144,7 @@ fn texts(values: &[Bson]) -> Vec<String> {
     values.iter().filter_map(|value| value.as_str().map(str::to_owned)).collect()
 }
 
-/// What `data` may hold; the last two choose among kinds of clients that the sandbox does not tell apart.
+/// The supported keys of `data`; the last two distinguish clients that the sandbox treats equally.
 const KEYS: &[&str] = &[
     "failCommands",
     "errorCode",

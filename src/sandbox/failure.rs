@@ -1,10 +1,8 @@
-//! What does a server answer when it refuses?
-//!
-//! Codes, their names and texts, as mongod words them.
+//! Error replies: codes, names and texts, as in mongod.
 
 use bson::{Document, doc};
 
-/// Is why a command was refused.
+/// The reason why a command was refused.
 #[derive(Debug)]
 pub(super) struct CommandRefusal {
     pub(super) code: i32,
@@ -56,7 +54,7 @@ impl CommandRefusal {
         Self::new(code::NOT_IMPLEMENTED, format!("the sandbox does not serve {what}"))
     }
 
-    /// Returns the error reply; `retryable` says whether the command was a write that may be retried.
+    /// Returns the error reply; `retryable` says whether the command was a retryable write.
     pub(super) fn into_document(self, retryable: bool) -> Document {
         let mut out = doc! { "ok": 0.0, "errmsg": self.message, "code": self.code, "codeName": code_name(self.code) };
         let mut labels = self.labels;
@@ -69,13 +67,13 @@ impl CommandRefusal {
         out
     }
 
-    /// Returns whether the reply says which version of the server's state it belongs to.
+    /// Returns whether the reply has the version of the server's state.
     pub(super) fn is_state_change(&self) -> bool {
         STATE_CHANGE_CODES.contains(&self.code)
     }
 }
 
-/// Returns the name that belongs to a code.
+/// Returns the name of a code.
 pub(super) fn code_name(code: i32) -> String {
     match NAMES.iter().find(|(known, _)| *known == code) {
         Some((_, name)) => (*name).to_owned(),

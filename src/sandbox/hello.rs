@@ -1,7 +1,7 @@
-//! What does a member say of itself?
+//! Hello replies of members.
 //!
-//! Replies to hello and isMaster, at once, when the state changes, or in a stream (server discovery and monitoring,
-//! "Streaming Protocol").
+//! Replies to hello and isMaster: at once, when the state changes, or in a stream (server discovery and monitoring, "Streaming
+//! Protocol").
 
 use std::time::{Duration, Instant};
 
@@ -16,14 +16,14 @@ use super::failure::{CommandRefusal, code};
 use super::member::{Activity, Awaiting, Member, Role};
 use crate::wire::{DOCUMENT_SIZE_MAX, MESSAGE_SIZE_MAX};
 
-/// The longest and shortest that a hello waits for a change.
+/// The longest and shortest time that a hello waits for a change.
 const PATIENCE_MAX: Duration = Duration::from_secs(24 * 3600);
 const PATIENCE_MIN: Duration = Duration::from_millis(1);
 
-/// The longest name of an application that a server keeps, in bytes.
+/// The longest application name that a server keeps, in bytes.
 const APP_NAME_SIZE_MAX: usize = 128;
 
-/// How many operations one write may have.
+/// The maximum number of operations in one write.
 pub(super) const WRITE_BATCH_MAX: usize = 100_000;
 
 const SESSION_TIMEOUT_MINUTES: i32 = 30;
@@ -70,7 +70,7 @@ impl FakeDeployment {
         Ok(CommandEffect::Reply(reply))
     }
 
-    /// Answers a hello that waits; one of a stream goes on waiting.
+    /// Answers a waiting hello; one of a stream continues to wait.
     pub(super) fn answer_awaiting(&mut self, at: At, now: Instant) {
         let Some(member) = self.members.get_mut(at.member) else { return };
         let Some(Activity::Awaiting(awaiting)) = member.vacate(at.conn) else { return };
@@ -96,7 +96,7 @@ impl FakeDeployment {
         Some(doc! { "processId": member.process_id, "counter": member.changes })
     }
 
-    /// Reads whether a hello is to wait, for how long, and whether it knows the current state.
+    /// Reads whether a hello has to wait, for how long, and whether it has the current version.
     fn awaits(&self, member: usize, body: &Document) -> Result<Option<(Duration, bool)>, CommandRefusal> {
         let (version, patience) = match (body.get("topologyVersion"), body.get("maxAwaitTimeMS")) {
             (None, None) => return Ok(None),
@@ -195,7 +195,7 @@ impl FakeDeployment {
     }
 }
 
-/// Names an election, as mongod does: later ones compare greater.
+/// Returns the id of an election, as in mongod: later ones compare greater.
 fn election_id(term: i64) -> ObjectId {
     let mut bytes = [0; 12];
     let (era, number) = bytes.split_at_mut(4);

@@ -1,7 +1,6 @@
-//! What does one member know and hold?
+//! The state of one member: process, role, view of the set, connections and deadlines.
 //!
-//! Its life, its role, its view of the set, its connections and their deadlines. When these change is decided in
-//! `election` and `dispatch`.
+//! Does not decide when these change (`election`, `dispatch`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -16,40 +15,40 @@ use super::scram_server;
 use super::store::Cursors;
 use crate::wire::{Decoder, MESSAGE_SIZE_MAX};
 
-/// Is one fake mongod.
+/// A fake mongod.
 pub(super) struct Member {
     pub(super) life: Life,
     pub(super) role: Role,
     pub(super) view: View,
     pub(super) kind: MemberKind,
-    /// Whether the set's configuration has it.
+    /// Whether it is part of the set's configuration.
     pub(super) belongs: bool,
     pub(super) tags: Vec<(String, String)>,
     pub(super) wire_versions: (i32, i32),
-    /// Names this run of the process.
+    /// The id of this run of the process.
     pub(super) process_id: ObjectId,
-    /// Counts the changes of state in this run.
+    /// The number of state changes in this run.
     pub(super) changes: i64,
-    /// After a step-down it is no candidate until then.
+    /// The end of its exclusion from elections after a step-down.
     pub(super) barred_until: Option<Instant>,
     pub(super) connections: BTreeMap<u64, ClientConnection>,
-    /// The deadlines of what its connections wait for.
+    /// The deadlines of its connections.
     deadlines: BTreeSet<(Instant, u64)>,
     pub(super) cursors: Cursors,
     pub(super) fail_point: Option<FailPoint>,
     seen: BTreeMap<String, u64>,
 }
 
-/// The life of a process.
+/// The state of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Life {
-    /// It runs and knows what the others know.
+    /// Running and up to date.
     Current,
-    /// It runs and will learn what it missed.
+    /// Running; it catches up later.
     Behind { notices_at: Instant },
-    /// It takes connections and does nothing else.
+    /// Accepts connections and does nothing else.
     Frozen,
-    /// There is no process.
+    /// Not running.
     Stopped,
 }
 
@@ -60,7 +59,7 @@ pub(super) enum Role {
     Arbiter,
 }
 
-/// Is what a member believes of its set.
+/// A member's view of its set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) set_version: i64,
@@ -69,13 +68,13 @@ pub(super) struct View {
     pub(super) primary: Option<usize>,
 }
 
-/// Is one connection, from the server's side.
+/// A connection, from the server's side.
 pub(super) struct ClientConnection {
     pub(super) number: i32,
     pub(super) decoder: Decoder,
     pub(super) login: LoginState,
     pub(super) app_name: Option<String>,
-    /// Whether its hello has asked for the service that it reaches.
+    /// Whether its hello has asked for the service id.
     pub(super) knows_service: bool,
     pub(super) activity: Activity,
 }
@@ -86,12 +85,12 @@ pub(super) enum LoginState {
     User(String),
 }
 
-/// Is what a connection is at; the next request is looked at when it is idle.
+/// The activity of a connection; the next request is handled when it is idle.
 pub(super) enum Activity {
     Idle,
-    /// A hello that waits for a change of state.
+    /// A hello waits for a change of state.
     Awaiting(Awaiting),
-    /// A command that a fail point holds.
+    /// A fail point holds a command.
     Held {
         due: Instant,
         call: Box<ReceivedCommand>,
@@ -130,7 +129,7 @@ impl Member {
         }
     }
 
-    /// Returns whether it answers.
+    /// Returns whether it answers requests.
     pub(super) fn runs(&self) -> bool {
         match self.life {
             Life::Current | Life::Behind { .. } => true,
@@ -138,12 +137,12 @@ impl Member {
         }
     }
 
-    /// Returns whether it may be elected, apart from being barred for a while.
+    /// Returns whether it may be elected, temporary exclusion aside.
     pub(super) fn is_electable(&self) -> bool {
         self.life == Life::Current && self.kind == MemberKind::Voter && self.belongs
     }
 
-    /// Sets what a connection is at, and its deadline.
+    /// Sets the activity of a connection, and its deadline.
     pub(super) fn occupy(&mut self, conn: u64, activity: Activity) {
         drop(self.vacate(conn));
         let Some(connection) = self.connections.get_mut(&conn) else { return };
@@ -153,7 +152,7 @@ impl Member {
         connection.activity = activity;
     }
 
-    /// Makes a connection idle; hands back what it was at.
+    /// Makes a connection idle, and returns its previous activity.
     pub(super) fn vacate(&mut self, conn: u64) -> Option<Activity> {
         let connection = self.connections.get_mut(&conn)?;
         let activity = std::mem::replace(&mut connection.activity, Activity::Idle);
@@ -163,7 +162,7 @@ impl Member {
         Some(activity)
     }
 
-    /// Forgets a connection; tells whether there was one.
+    /// Removes a connection; returns whether it existed.
     pub(super) fn forget(&mut self, conn: u64) -> bool {
         let Some(connection) = self.connections.remove(&conn) else { return false };
         if let Some(due) = connection.activity.due() {
@@ -172,7 +171,7 @@ impl Member {
         true
     }
 
-    /// Returns when one of its connections must be looked at; never while it does not run.
+    /// Returns the next deadline of its connections; none while it does not run.
     pub(super) fn next_deadline(&self) -> Option<(Instant, u64)> {
         self.deadlines.first().copied().filter(|_| self.runs())
     }
@@ -183,7 +182,7 @@ impl Member {
         self.deadlines.iter().map(|(_, conn)| *conn).filter(|conn| waits(conn)).collect()
     }
 
-    /// Counts a command, by its name.
+    /// Counts a command by its name.
     pub(super) fn count(&mut self, name: &str) {
         if let Some(count) = self.seen.get_mut(name) {
             *count += 1;

@@ -1,10 +1,9 @@
-//! What would real servers do?
+//! A fake deployment: mongod servers, replica sets, routers.
 //!
-//! A fake mongod, and a fake replica set of them, as pure rules: facts and the time go in, replies and closed connections
-//! come out, so that a simulation can drive it on virtual time and `io::sandbox` can serve it on sockets. Roles,
-//! elections, step-downs, `topologyVersion` with awaitable and exhaust hello, cluster time, a small store, SCRAM and
-//! `failCommand` are served, and several routers, also as services behind a load balancer; replication is instant, and
-//! nothing is kept on disk. It does not decide anything for the client.
+//! Pure rules: facts and the time go in, replies and closed connections come out, so that a simulation can drive it on virtual
+//! time and `io::sandbox` can serve it on sockets. Supports roles, elections, step-downs, `topologyVersion` with awaitable and
+//! exhaust hello, cluster time, a small store, SCRAM, `failCommand`, and several routers, also as services behind a load
+//! balancer; replication is instant, and nothing is stored on disk. Does not decide anything for the client.
 
 mod admin;
 mod balancer;
@@ -31,37 +30,37 @@ pub use config::{Config, MemberConfig};
 #[cfg(feature = "internals")]
 pub use config::{MemberKind, User};
 
-/// How many members a set may have.
+/// The maximum number of members of a set.
 pub const MEMBERS_MAX: usize = 50;
 
-/// How many connections one member takes; the next one is closed at once.
+/// The maximum number of connections of a member; further ones are closed at once.
 pub const CONNECTIONS_MAX: usize = 10_000;
 
-/// How many bytes one connection may send ahead of their being answered, above one whole message.
+/// The maximum number of unanswered bytes of a connection, above one whole message.
 pub const READ_AHEAD_MAX: usize = 1024 * 1024;
 
-/// How many documents the store takes.
+/// The maximum number of documents in the store.
 pub const STORE_DOCUMENTS_MAX: usize = 200_000;
 
-/// How many bytes of documents the store takes.
+/// The maximum size of all documents in the store, in bytes.
 pub const STORE_SIZE_MAX: usize = 256 * 1024 * 1024;
 
-/// How many collections the store takes.
+/// The maximum number of collections in the store.
 pub const COLLECTIONS_MAX: usize = 1000;
 
-/// How many cursors one member keeps open.
+/// The maximum number of open cursors of a member.
 pub const CURSORS_MAX: usize = 10_000;
 
-/// How many sessions with retryable writes are remembered; the one that wrote first is forgotten first.
+/// The maximum number of remembered sessions with retryable writes; the oldest is forgotten first.
 pub const SESSIONS_MAX: usize = 10_000;
 
-/// How many open sessions are counted.
+/// The maximum number of open sessions that are counted.
 pub const OPEN_SESSIONS_MAX: usize = 100_000;
 
-/// How many levels a command and its documents may have: with what a reply puts around them, no more than clients take.
+/// The maximum depth of a command and its documents: a reply that wraps them stays within the limit of clients.
 pub const DEPTH_MAX: usize = 190;
 
-/// How many names of commands are counted for each member.
+/// The maximum number of command names that are counted per member.
 pub const COMMAND_NAMES_MAX: usize = 256;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! Does a document match, and which comes first?
+//! Filters and sorts.
 //!
 //! Filters on top-level fields (equality, `$eq`, `$ne`, `$gt`, `$gte`, `$lt`, `$lte`, `$in`, `$exists`) and a sort by one
-//! field. Everything else of the query language is refused by name.
+//! field. The rest of the query language is refused by name.
 
 use std::cmp::Ordering;
 
@@ -53,7 +53,7 @@ impl Filter {
         self.0.iter().all(|(field, test)| test.holds(document.get(field)))
     }
 
-    /// Returns the `_id` that a document must have to match, if the filter names one.
+    /// Returns the `_id` that a matching document must have, if the filter contains one.
     pub(super) fn id(&self) -> Option<&Bson> {
         self.0.iter().find_map(|(field, test)| match test {
             Test::Equal(value) if field == "_id" => Some(value),
@@ -61,7 +61,7 @@ impl Filter {
         })
     }
 
-    /// Returns the fields that a document inserted by this filter starts with.
+    /// Returns the initial fields of a document that an upsert with this filter inserts.
     pub(super) fn equalities(&self) -> Document {
         let equal = self.0.iter().filter_map(|(field, test)| match test {
             Test::Equal(value) => Some((field.clone(), value.clone())),
@@ -99,7 +99,7 @@ impl Test {
 }
 
 impl Sort {
-    /// Reads a sort; `None` if it is empty.
+    /// Parses a sort; `None` if it is empty.
     pub(super) fn parse(sort: &Document) -> Result<Option<Self>, CommandRefusal> {
         let mut fields = sort.iter();
         match (fields.next(), fields.next()) {

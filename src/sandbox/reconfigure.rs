@@ -1,7 +1,7 @@
-//! How does the set's configuration change?
+//! Reconfiguration of the set.
 //!
-//! Members get other names, leave, and come back; every change makes the configuration's version one higher. What follows
-//! for the leadership is decided in `election`. A member that does not belong to the set has no name in its configuration.
+//! Members are renamed, removed, and added again; every change increments the configuration's version. A removed member has no
+//! name in the configuration. Does not decide the effect on the leadership (`election`).
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use super::cluster::{FakeDeployment, refusal};
 use crate::error::Error;
 
 impl FakeDeployment {
-    /// Reconfigures the set: a member has another name, and the configuration's version is one higher.
+    /// Renames a member in the set's configuration, and increments the configuration's version.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) if the set has no such member.
@@ -23,11 +23,11 @@ impl FakeDeployment {
         Ok(())
     }
 
-    /// Reconfigures the set: a member that is not primary leaves it. Its process goes on.
+    /// Removes a member that is not primary from the set's configuration. Its process continues.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) if the set has no such member, if it is primary,
-    /// or if it is the last one.
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) if the set has no such member, if it is primary, or if
+    /// it is the last one.
     pub fn remove(&mut self, member: usize, now: Instant) -> Result<(), Error> {
         let left = self.members.iter().filter(|place| place.belongs).count();
         let is_primary = self.primary() == Some(member);
@@ -41,10 +41,11 @@ impl FakeDeployment {
         Ok(())
     }
 
-    /// Reconfigures the set: a member that had left it comes back, under a name.
+    /// Adds a removed member to the set's configuration again, under a name.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such member, or it has not left.
+    /// [`ErrorKind::InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such member, or it has not been
+    /// removed.
     #[cfg(any(test, feature = "internals"))]
     pub fn restore(&mut self, member: usize, host: impl Into<String>, now: Instant) -> Result<(), Error> {
         let place = self.members.get_mut(member).filter(|place| !place.belongs);

@@ -1,7 +1,6 @@
-//! Has this write been carried out before?
+//! Retryable writes: the last one of every session with its reply.
 //!
-//! The last retryable write of every session and its reply (retryable-writes): the same number again gets the same reply,
-//! and is not carried out twice.
+//! The same transaction number again gets the same reply, and is not executed twice (retryable-writes).
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -11,22 +10,22 @@ use super::SESSIONS_MAX;
 use super::call::{ReceivedCommand, binary, integer};
 use super::failure::{CommandRefusal, code};
 
-/// Remembers replies to retryable writes.
+/// The replies to retryable writes.
 #[derive(Default)]
 pub(super) struct Retried {
     sessions: BTreeMap<Vec<u8>, (i64, Document)>,
     order: VecDeque<Vec<u8>>,
 }
 
-/// Names one retryable write.
+/// The identity of a retryable write.
 pub(super) struct RetryableWriteId {
     session: Vec<u8>,
     number: i64,
 }
 
 impl Retried {
-    /// Reads which retryable write a call is, if it is one.
-    pub(super) fn ticket(call: &ReceivedCommand) -> Result<Option<RetryableWriteId>, CommandRefusal> {
+    /// Returns the identity of a retryable write, if the command is one.
+    pub(super) fn of(call: &ReceivedCommand) -> Result<Option<RetryableWriteId>, CommandRefusal> {
         if call.body.contains_key("startTransaction") || call.body.contains_key("autocommit") {
             return Err(CommandRefusal::unsupported("transactions"));
         }
@@ -37,21 +36,21 @@ impl Retried {
         Ok(Some(RetryableWriteId { session: session.to_vec(), number }))
     }
 
-    /// Returns the reply that the write got when it was carried out.
-    pub(super) fn reply(&self, ticket: &RetryableWriteId) -> Result<Option<Document>, CommandRefusal> {
-        match self.sessions.get(&ticket.session) {
-            Some((number, reply)) if *number == ticket.number => Ok(Some(reply.clone())),
-            Some((number, _)) if *number > ticket.number => Err(CommandRefusal::new(
+    /// Returns the reply of the write's first execution.
+    pub(super) fn reply(&self, id: &RetryableWriteId) -> Result<Option<Document>, CommandRefusal> {
+        match self.sessions.get(&id.session) {
+            Some((number, reply)) if *number == id.number => Ok(Some(reply.clone())),
+            Some((number, _)) if *number > id.number => Err(CommandRefusal::new(
                 code::TRANSACTION_TOO_OLD,
-                format!("Retryable write with txnNumber {} is prohibited, a newer one with txnNumber {number} has started", ticket.number),
+                format!("Retryable write with txnNumber {} is prohibited, a newer one with txnNumber {number} has started", id.number),
             )),
             Some(_) | None => Ok(None),
         }
     }
 
-    /// Remembers a reply.
-    pub(super) fn remember(&mut self, ticket: RetryableWriteId, reply: &Document) {
-        let RetryableWriteId { session, number } = ticket;
+    /// Stores a reply.
+    pub(super) fn remember(&mut self, id: RetryableWriteId, reply: &Document) {
+        let RetryableWriteId { session, number } = id;
         if self.sessions.insert(session.clone(), (number, reply.clone())).is_none() {
             self.order.push_back(session);
         }

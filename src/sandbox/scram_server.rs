@@ -1,7 +1,6 @@
-//! Does this client know the password?
+//! The server side of SCRAM-SHA-256 and SCRAM-SHA-1 (RFC 5802, RFC 7677).
 //!
-//! The server's side of SCRAM-SHA-256 and SCRAM-SHA-1 (RFC 5802, RFC 7677). Keys are derived once, when the deployment
-//! is made or before; passwords are not kept.
+//! Keys are derived once, when the deployment is created or before; passwords are not stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -18,14 +17,14 @@ use zeroize::Zeroizing;
 use super::config::User;
 use super::failure::{CommandRefusal, code};
 
-/// Is who may log in, by name.
+/// The users, by name.
 pub(super) struct Users {
     keys: BTreeMap<String, Arc<[StoredKeys; 2]>>,
-    /// Whose logins are refused for a while.
+    /// The users whose authentications are refused for a while.
     barred: BTreeSet<String>,
 }
 
-/// Is what is kept of a password, for one mechanism.
+/// The stored keys of a password, for one mechanism.
 pub(super) struct StoredKeys {
     salt: Vec<u8>,
     stored: Vec<u8>,
@@ -38,7 +37,7 @@ enum ScramLogin {
     Sha256,
 }
 
-/// A login that awaits the client's proof, or its last empty message.
+/// A conversation that expects the client's proof, or its last empty message.
 pub(super) struct ScramConversation {
     scram: ScramLogin,
     user: String,
@@ -50,19 +49,19 @@ enum ScramStage {
     ExpectEmpty,
 }
 
-/// Is where a login goes on.
+/// The next step of a conversation.
 pub(super) enum LoginStep {
-    /// The client has to say more.
+    /// The client has to send another message.
     Continue(ScramConversation, Vec<u8>),
-    /// The user is logged in.
+    /// The user is authenticated.
     Done(String, Vec<u8>),
 }
 
-/// The database that users are defined in.
+/// The database in which users are defined.
 pub(super) const USERS_DATABASE: &str = "admin";
 
 impl Users {
-    /// Derives everybody's keys.
+    /// Derives the keys of all users.
     pub(super) fn new(users: &[User], random: &mut SmallRng) -> Self {
         let derived = users.iter().map(|user| {
             let keys = user.keys.clone().unwrap_or_else(|| StoredKeys::of(user, random));
@@ -71,7 +70,7 @@ impl Users {
         Self { keys: derived.collect(), barred: BTreeSet::new() }
     }
 
-    /// Returns whether nobody has to log in.
+    /// Returns whether no authentication is required.
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
@@ -80,7 +79,7 @@ impl Users {
         self.keys.contains_key(name) && !self.barred.contains(name)
     }
 
-    /// Refuses somebody's logins from now on, or takes them again.
+    /// Refuses a user's authentications from now on, or accepts them again.
     #[cfg(any(test, feature = "internals"))]
     pub(super) fn bar(&mut self, name: &str, barred: bool) {
         match barred {
@@ -89,7 +88,7 @@ impl Users {
         }
     }
 
-    /// Begins a login with the client's first message; hands back the server's first.
+    /// Starts a conversation with the client's first message, and returns the server's first.
     pub(super) fn begin(
         &self,
         mechanism: &str,
@@ -125,7 +124,7 @@ impl Users {
 }
 
 impl ScramConversation {
-    /// Goes on with the client's next message.
+    /// Handles the client's next message.
     pub(super) fn proceed(self, users: &Users, payload: &[u8]) -> Result<LoginStep, CommandRefusal> {
         let Self { scram, user, stage } = self;
         match stage {
@@ -157,7 +156,7 @@ impl ScramConversation {
 }
 
 impl StoredKeys {
-    /// Derives somebody's keys for both mechanisms.
+    /// Derives a user's keys for both mechanisms.
     pub(super) fn of(user: &User, random: &mut SmallRng) -> Arc<[Self; 2]> {
         Arc::new([ScramLogin::Sha1, ScramLogin::Sha256].map(|scram| Self::derive(scram, user, random)))
     }
@@ -173,7 +172,7 @@ impl StoredKeys {
         Self { salt, stored, server: scram.sign(&salted, b"Server Key") }
     }
 
-    /// Returns whether a proof was made by someone who knows the password.
+    /// Returns whether a proof shows knowledge of the password.
     fn prove(&self, scram: ScramLogin, exchange: &[u8], proof: &[u8]) -> bool {
         let signature = scram.sign(&self.stored, exchange);
         if proof.len() != signature.len() {
@@ -231,7 +230,7 @@ impl ScramLogin {
     }
 }
 
-/// Finds `x=value` among attributes separated by commas.
+/// Returns `x=value` from attributes separated by commas.
 fn attribute(text: &str, name: char) -> Option<&str> {
     text.split(',').find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
 }
@@ -240,7 +239,7 @@ fn refused() -> CommandRefusal {
     CommandRefusal::new(code::AUTHENTICATION_FAILED, "Authentication failed.")
 }
 
-/// The least that clients take.
+/// The minimum that clients accept.
 const ITERATIONS: NonZeroU32 = NonZeroU32::new(4096).expect("not zero");
 
 const NONCE_SIZE: usize = 24;

@@ -1,6 +1,6 @@
-//! Which sessions are open?
+//! The open sessions: one for each `lsid` in a command, until endSessions ends it.
 //!
-//! One for each `lsid` that a command has named, until endSessions names it, which closes its cursors too; all members know the same. None expires.
+//! Ending a session closes its cursors, too. All members share the sessions; none expires.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::call::{ReceivedCommand, binary};
 pub(super) struct Sessions(BTreeSet<Vec<u8>>);
 
 impl Sessions {
-    /// Notes the session of a command.
+    /// Records the session of a command.
     pub(super) fn note(&mut self, call: &ReceivedCommand) {
         if let Some(session) = call.session()
             && self.0.len() < OPEN_SESSIONS_MAX
@@ -22,7 +22,7 @@ impl Sessions {
         }
     }
 
-    /// Ends the sessions that an endSessions command names, and returns their numbers.
+    /// Ends the sessions of an endSessions command, and returns their ids.
     pub(super) fn end<'a>(&mut self, call: &'a ReceivedCommand) -> Vec<&'a [u8]> {
         let Ok(named) = call.body.get_array("endSessions") else { return Vec::new() };
         let ended: Vec<_> = named.iter().filter_map(|session| session.as_document()?.get("id").and_then(binary)).collect();

@@ -1,7 +1,7 @@
-//! Which documents are there?
+//! The documents in memory, shared by all members of a set, and the cursors of one member.
 //!
-//! Collections in memory, shared by all members of a set, and the cursors of one member. Bounded: what does not fit is
-//! refused, with the limit's name. Which member may read or write is decided in `dispatch`.
+//! Bounded: a document beyond a limit is refused with the limit's name. Does not decide which member may read or write
+//! (`dispatch`).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use super::query::{Filter, Sort};
 use super::{COLLECTIONS_MAX, CURSORS_MAX, STORE_DOCUMENTS_MAX, STORE_SIZE_MAX};
 use crate::wire::DOCUMENT_SIZE_MAX;
 
-/// Holds the documents of all collections.
+/// The documents of all collections.
 #[derive(Default)]
 pub(super) struct Store {
     collections: BTreeMap<String, Collection>,
@@ -37,7 +37,7 @@ struct Stored {
 }
 
 impl Store {
-    /// Inserts a document, with an `_id` in front if it has none.
+    /// Inserts a document, and prepends an `_id` if it has none.
     pub(super) fn insert(&mut self, namespace: &str, mut document: Document, random: &mut SmallRng) -> Result<(), CommandRefusal> {
         if !document.contains_key("_id") {
             let mut whole = doc! { "_id": random_id(random) };
@@ -60,7 +60,7 @@ impl Store {
         Ok(())
     }
 
-    /// Puts a document in another's place; `_id` stays.
+    /// Replaces a document; `_id` stays.
     pub(super) fn replace(&mut self, namespace: &str, place: u64, document: Document) -> Result<(), CommandRefusal> {
         let size_bytes = self.admit(namespace, &document, 0)?;
         let Some(stored) = self.collections.get_mut(namespace).and_then(|collection| collection.documents.get_mut(&place)) else {
@@ -85,7 +85,7 @@ impl Store {
         }
     }
 
-    /// Drops a collection; tells whether there was one.
+    /// Drops a collection; returns whether it existed.
     pub(super) fn drop_collection(&mut self, namespace: &str) -> bool {
         let Some(collection) = self.collections.remove(namespace) else { return false };
         self.documents -= collection.documents.len();
@@ -110,7 +110,7 @@ impl Store {
         Some((stored.document.clone(), stored.size_bytes))
     }
 
-    /// Returns where the documents are that match, in order.
+    /// Returns the positions of the matching documents, in order.
     pub(super) fn select(&self, namespace: &str, filter: &Filter, sort: Option<&Sort>) -> VecDeque<u64> {
         let Some(collection) = self.collections.get(namespace) else { return VecDeque::new() };
         let matching = |place: &u64| collection.documents.get(place).is_some_and(|stored| filter.matches(&stored.document));
@@ -128,7 +128,7 @@ impl Store {
         found.into_iter().map(|(place, _)| place).collect()
     }
 
-    /// Checks the limits for a document that is to be stored; hands back its size.
+    /// Checks the limits for a document to be stored, and returns its size.
     fn admit(&self, namespace: &str, document: &Document, more: usize) -> Result<usize, CommandRefusal> {
         let size = document.to_vec().map(|bytes| bytes.len()).map_err(|error| CommandRefusal::bad_value(error.to_string()))?;
         let size_max = usize::try_from(DOCUMENT_SIZE_MAX).unwrap_or(usize::MAX);
@@ -152,7 +152,7 @@ impl Store {
     }
 }
 
-/// Makes the key of an `_id`; whole numbers are equal whatever their type.
+/// Returns the key of an `_id`; integers of all types compare equal.
 fn id_key(id: &Bson) -> Vec<u8> {
     match super::call::integer(id) {
         Some(number) => number.to_be_bytes().to_vec(),
@@ -164,32 +164,32 @@ pub(super) fn random_id(random: &mut SmallRng) -> ObjectId {
     ObjectId::from_bytes(random.random())
 }
 
-/// Holds the open cursors of one member.
+/// The open cursors of one member.
 #[derive(Default)]
 pub(super) struct Cursors {
     open: BTreeMap<i64, OpenCursor>,
     sweep_due: Option<Instant>,
 }
 
-/// An open cursor: what it has still to give.
+/// An open cursor with its remaining documents.
 pub(super) struct OpenCursor {
     pub(super) namespace: String,
     pub(super) places: VecDeque<u64>,
-    /// What a tailable cursor finds later.
+    /// The position of a tailable cursor.
     pub(super) tail: Option<Tail>,
-    /// The session that it was opened in.
+    /// The session in which it was opened.
     pub(super) session: Option<Vec<u8>>,
     idle_since: Instant,
 }
 
-/// The end of a tailable cursor, which stays open there.
+/// The position of a tailable cursor, which stays open at the end.
 pub(super) struct Tail {
     pub(super) filter: Filter,
     /// The last document that it has found.
     pub(super) last: Option<u64>,
 }
 
-/// How long a cursor lives without being asked, as in mongod.
+/// The lifetime of an idle cursor, as in mongod.
 pub(super) const CURSOR_IDLE_MAX: Duration = Duration::from_secs(600);
 
 impl OpenCursor {
@@ -199,7 +199,7 @@ impl OpenCursor {
 }
 
 impl Cursors {
-    /// Opens a cursor; hands back its number.
+    /// Opens a cursor, and returns its id.
     pub(super) fn open(&mut self, cursor: OpenCursor, random: &mut SmallRng, now: Instant) -> Result<i64, CommandRefusal> {
         if self.open.len() >= CURSORS_MAX {
             let text = format!("too many open cursors (limit CURSORS_MAX of {CURSORS_MAX})");
@@ -215,7 +215,7 @@ impl Cursors {
         Ok(id)
     }
 
-    /// Takes a cursor out, to be put back if it has more to give.
+    /// Removes a cursor; the caller puts it back if it has more documents.
     pub(super) fn take(&mut self, id: i64) -> Option<OpenCursor> {
         self.open.remove(&id)
     }
@@ -242,7 +242,7 @@ impl Cursors {
         self.sweep_due
     }
 
-    /// Closes the cursors that nobody has asked for long.
+    /// Closes the cursors that have been idle for too long.
     pub(super) fn sweep(&mut self, now: Instant) {
         if self.sweep_due.is_none_or(|due| due > now) {
             return;

@@ -10,7 +10,7 @@ use ring::{digest, hmac, pbkdf2};
 use super::*;
 use crate::wire::{Decoder, Flags, Message, Request, WriteBuffer, encode_message, op_code};
 
-/// A deployment on virtual time, and what came out of it.
+/// A deployment on virtual time, and its output.
 struct World {
     cluster: FakeDeployment,
     now: Instant,
@@ -542,7 +542,7 @@ fn sign(key: &[u8], data: &[u8]) -> Vec<u8> {
     hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), data).as_ref().to_vec()
 }
 
-/// Logs in as a client does; hands back the last reply and whether the server proved itself.
+/// Authenticates as a client does; returns the last reply and whether the server proved its knowledge.
 fn log_in(world: &mut World, conn: u64, password: &str, speculative: bool) -> (Document, bool) {
     let bare = "n=ada,r=clientnonce";
     let first_payload = binary(&format!("n,,{bare}"));
@@ -607,7 +607,7 @@ fn barred_user_is_refused_like_a_stranger_until_admitted() {
     assert_eq!(code(&world.on(0, late, start)), 18);
     let hello = world.on(0, late, doc! { "hello": 1, "saslSupportedMechs": "admin.ada", "$db": "admin" });
     assert!(!hello.contains_key("saslSupportedMechs"));
-    // Who is logged in stays so.
+    // Authenticated connections stay authenticated.
     assert!(is_ok(&world.on(0, early, insert([1]))));
     world.cluster.admit_user("ada");
     assert!(log_in(&mut world, late, "pencil", false).1);
@@ -648,14 +648,14 @@ fn bad_bytes_close_the_connection() {
         world.drain();
         assert_eq!(world.closed.pop(), Some((0, conn)));
         assert_eq!(world.cluster.connections(0), 0);
-        // What comes after the end is nobody's.
+        // Bytes after the close are ignored.
         world.cluster.handle_bytes(0, conn, &bytes, world.now);
         world.drain();
     }
     assert!(world.replies.is_empty());
 }
 
-/// Sends changed messages; where there are users, some connections log in first.
+/// Sends changed messages; with users, some connections authenticate first.
 fn mutate(mut world: World, seed: u64, has_users: bool) {
     let hello = world.hello(0);
     let mut random = SmallRng::seed_from_u64(seed);

@@ -1,17 +1,17 @@
-//! What time is it for the members?
+//! The wall clock and the cluster time of the members.
 //!
-//! The wall clock, which goes on from a given start, and the timestamps of what is written.
+//! The wall clock runs from a given start; writes advance the cluster time.
 
 use std::time::{Duration, Instant};
 
 use bson::Timestamp;
 
-/// The time that the members agree on.
+/// The time on which the members agree.
 pub(super) struct DeploymentTime {
     started: Instant,
     epoch_millis: i64,
     pub(super) latest: Timestamp,
-    /// When a document was last written, in milliseconds since 1970.
+    /// The wall clock at the last write, in milliseconds since 1970.
     pub(super) last_write_millis: i64,
 }
 
@@ -22,13 +22,13 @@ impl DeploymentTime {
         time
     }
 
-    /// Returns what the wall clocks show, in milliseconds since 1970.
+    /// Returns the wall clock, in milliseconds since 1970.
     pub(super) fn wall_millis(&self, now: Instant) -> i64 {
         let passed = now.saturating_duration_since(self.started);
         self.epoch_millis.saturating_add(i64::try_from(passed.as_millis()).unwrap_or(i64::MAX))
     }
 
-    /// Takes the next timestamp, for something that is written.
+    /// Takes the next timestamp, for a write.
     pub(super) fn advance(&mut self, now: Instant) {
         let seconds = self.seconds(now);
         self.latest = if seconds > self.latest.time {
@@ -39,7 +39,7 @@ impl DeploymentTime {
         self.last_write_millis = self.wall_millis(now);
     }
 
-    /// Returns the newest timestamp; while nobody writes, entries without content let it go on.
+    /// Returns the newest timestamp; without writes, no-op entries advance it.
     pub(super) fn current(&mut self, now: Instant) -> Timestamp {
         let idle = self.seconds(now).saturating_sub(self.latest.time);
         if idle >= NOOP_INTERVAL_SECONDS {
@@ -54,5 +54,5 @@ impl DeploymentTime {
     }
 }
 
-/// How often the primary writes an entry without content when nobody else writes, in seconds.
+/// The interval of the primary's no-op entries when it is idle, in seconds.
 const NOOP_INTERVAL_SECONDS: u32 = 10;
