@@ -1,7 +1,7 @@
-//! What is to be done about what an examination found?
+//! Advice for the findings of an examination.
 //!
-//! Pure: findings in, advice out. Errors are grouped by their symptom, so that twenty members with one fault get one piece
-//! of advice. What went wrong where is told by the report; here stands only what helps.
+//! Pure: findings in, advice out. Errors are grouped by symptom, so that twenty members with one fault get one piece of advice.
+//! Does not list what failed where (`report`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -13,23 +13,23 @@ use crate::host::ServerAddress;
 use crate::options::ClientOptions;
 use crate::topology::{ServerType, TopologyDescription, TopologyType};
 
-/// Is what an examination found, as far as it matters for advice.
+/// The findings of an examination that matter for advice.
 pub(super) struct Findings<'a> {
     pub(super) options: &'a ClientOptions,
-    /// The servers that were known before any was asked.
+    /// The servers that were known at the start.
     pub(super) seeds: &'a [ServerAddress],
-    /// What kept the examination from starting.
+    /// The error that kept the examination from starting.
     pub(super) start: Option<&'a Error>,
     pub(super) topology: Option<&'a TopologyDescription>,
     pub(super) probes: &'a [Probe],
-    /// What became of the last ping, if it failed.
+    /// The error of the last ping, if it failed.
     pub(super) ping: Option<&'a Error>,
 }
 
-/// How many hosts a piece of advice names.
+/// The maximum number of hosts in a piece of advice.
 const HOSTS_MAX: usize = 8;
 
-/// Names what a fault looks like from outside, in the order in which advice is given.
+/// The visible symptom of a fault, in the order in which advice is given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Symptom {
     SrvMissing,
@@ -58,7 +58,7 @@ enum Symptom {
     Incompatible,
 }
 
-/// Gives advice, the most basic first.
+/// Returns the advice, the most basic first.
 pub(super) fn advise(findings: &Findings<'_>) -> Vec<String> {
     let internal = internal_members(findings);
     let mut groups: BTreeMap<Symptom, BTreeSet<String>> = BTreeMap::new();
@@ -90,10 +90,10 @@ pub(super) fn advise(findings: &Findings<'_>) -> Vec<String> {
     advice
 }
 
-/// Finds the members that are known by names which work for them and not from here.
+/// Finds the members whose names resolve for the members themselves, but not from here.
 ///
-/// A name that does not resolve is enough; other failures count only where no member can be reached by the name that the
-/// servers gave it, because one that can shows that the names are good and the failing member is down.
+/// A name that does not resolve is enough. Other failures count only if no member is reachable by the name that the servers
+/// announce: one reachable member shows that the names are right and the failing member is down.
 fn internal_members<'a>(findings: &Findings<'a>) -> Vec<&'a ServerAddress> {
     let hellos = || findings.probes.iter().filter_map(|probe| probe.hello.as_ref());
     let is_member = |host: &ServerAddress| {
@@ -115,15 +115,15 @@ fn internal_text(findings: &Findings<'_>, internal: &[&ServerAddress]) -> String
     let example = internal.first().map(|host| host.canonical()).unwrap_or_default();
     let seed = answering.first().cloned().unwrap_or_default();
     format!(
-        "{} answers, but the replica set knows members by names that can't be reached from here: {}. Run where these names work, \
-         or say where they are with --resolve {example}:ADDRESS (for each; in code, ClientBuilder::resolve), or talk to {seed} alone with \
-         directConnection=true.",
+        "{} answers, but the replica set announces members under names that can't be reached from here: {}. Run where these names \
+         work, or set their addresses with --resolve {example}:ADDRESS (one for each; in code, ClientBuilder::resolve), or connect to \
+         {seed} alone with directConnection=true.",
         list(answering.iter()),
         list(internal.iter().map(|host| host.to_string()).collect::<Vec<_>>().iter()),
     )
 }
 
-/// Compares the replica set that is wanted with those that the servers belong to.
+/// Compares the configured replica set with the servers' sets.
 fn wrong_set(findings: &Findings<'_>) -> Vec<String> {
     let from_records = findings.topology.and_then(TopologyDescription::set_name).filter(|_| findings.options.srv.is_some());
     let Some(wanted) = findings.options.replica_set.as_deref().or(from_records) else { return Vec::new() };
@@ -136,26 +136,26 @@ fn wrong_set(findings: &Findings<'_>) -> Vec<String> {
     }
     let text = |(name, hosts): (&Option<&str>, &BTreeSet<String>)| match name {
         Some(name) => format!(
-            "The connection string asks for the replica set {wanted:?}, and {} belongs to {name:?}: say replicaSet={name}, or name the \
+            "The connection string names the replica set {wanted:?}, but {} belongs to {name:?}: use replicaSet={name}, or the \
              right servers.",
             list(hosts.iter())
         ),
         None => format!(
-            "The connection string asks for the replica set {wanted:?}, and {} belongs to none (a standalone or a mongos): leave \
-             replicaSet out, or name the right servers.",
+            "The connection string names the replica set {wanted:?}, but {} belongs to none (a standalone or a mongos): remove \
+             replicaSet, or use the right servers.",
             list(hosts.iter())
         ),
     };
     others.iter().map(text).collect()
 }
 
-/// Returns whether a server answered all that it was asked; a refusal is an answer, silence after the hello reply is none.
+/// Returns whether a server answered every request; a refusal is an answer, silence after the hello reply is none.
 pub(super) fn answers(probe: &Probe) -> bool {
     let is_silent = |error: &Error| error.is_network() || error.is_timeout();
     probe.hello.is_some() && !probe.error.as_ref().is_some_and(is_silent)
 }
 
-/// Says why nothing takes writes, although servers answer.
+/// Returns why no server accepts writes, although servers answer.
 fn without_primary(findings: &Findings<'_>) -> Option<String> {
     let topology = findings.topology?;
     let answering: Vec<&Probe> = findings.probes.iter().filter(|probe| answers(probe)).collect();
@@ -166,12 +166,12 @@ fn without_primary(findings: &Findings<'_>) -> Option<String> {
     }
     match topology.kind() {
         TopologyType::Single if findings.options.direct_connection == Some(true) && !hello.is_writable_primary => Some(format!(
-            "directConnection=true talks to {} alone, which is {}: leave it out to find the primary.",
+            "directConnection=true connects to {} alone, which is {}: remove it to discover the primary.",
             first.host,
             ServerType::of_hello(hello).name()
         )),
         TopologyType::ReplicaSetNoPrimary => Some(format!(
-            "The replica set has no primary; {} of its {} known members answer. If a majority is up, an election may be under way: try \
+            "The replica set has no primary; {} of its {} known members answer. If a majority is up, an election may be in progress: try \
              again. If not, start members until a majority is up. Reads with readPreference=secondaryPreferred may work meanwhile.",
             answering.len(),
             topology.servers().len().max(answering.len())
@@ -189,18 +189,18 @@ fn none_answers(findings: &Findings<'_>) -> Option<String> {
     let is_silent = tried > 1 && !findings.probes.iter().any(answers);
     is_silent.then(|| {
         format!(
-            "None of the {tried} servers could be reached: look first at what they have in common, such as VPN, firewall or the spelling \
+            "None of the {tried} servers could be reached: first check what they have in common, such as VPN, firewall or the spelling \
              of their names."
         )
     })
 }
 
-/// Lists the errors at the bottom: one for each address of a host.
+/// Returns the innermost errors: one per address of a host.
 fn leaves(error: &Error) -> Vec<&Error> {
     if error.causes().is_empty() { vec![error] } else { error.causes().iter().flat_map(leaves).collect() }
 }
 
-/// Names the symptom of an error; `tls` says whether the connection was to be secured.
+/// Returns the symptom of an error; `tls` is whether the connection was to use TLS.
 fn symptom(error: &Error, tls: bool) -> Option<Symptom> {
     let stage = error.stage();
     match error.kind() {
@@ -211,7 +211,7 @@ fn symptom(error: &Error, tls: bool) -> Option<Symptom> {
         ErrorKind::DnsRule => Some(Symptom::DnsRule),
         ErrorKind::Timeout if matches!(stage, Some(Stage::Dns | Stage::Srv)) => Some(Symptom::DnsTimeout),
         ErrorKind::Timeout if stage == Some(Stage::Tcp) => Some(Symptom::ConnectTimeout),
-        // What the end of the examination cut short says nothing of the server.
+        // A request cut short by the end of the examination says nothing about the server.
         ErrorKind::Timeout => stage.map(|_| Symptom::Silent),
         ErrorKind::Io(kind) => socket_symptom(kind, stage, tls),
         ErrorKind::Closed => closed_symptom(stage, tls),
@@ -266,7 +266,7 @@ fn socket_symptom(kind: io::ErrorKind, stage: Option<Stage>, tls: bool) -> Optio
     }
 }
 
-/// What a server does that hears TLS where it expects none, or the reverse.
+/// Returns the symptom of a closed connection: a server closes it that receives TLS without expecting it, or the reverse.
 fn closed_symptom(stage: Option<Stage>, tls: bool) -> Option<Symptom> {
     match stage? {
         Stage::Tls => Some(Symptom::TlsToPlain),
@@ -290,73 +290,77 @@ impl Symptom {
         let service = options.srv_service_name_or_default();
         match self {
             Self::SrvMissing => format!(
-                "There is no SRV record _{service}._tcp.{hosts}: mongodb+srv:// takes the name of a cluster that has one, without port. \
-                 For a server's own name say mongodb://."
+                "There is no SRV record _{service}._tcp.{hosts}: mongodb+srv:// requires the name of a cluster with SRV records, without \
+                 port. For the name of a server use mongodb://."
             ),
             Self::DnsRule => {
-                format!("The DNS records of {hosts} break the rules of mongodb+srv://: whoever keeps them has to correct them.")
+                format!("The DNS records of {hosts} violate the rules of mongodb+srv://: they have to be corrected in DNS.")
             }
             Self::NoSuchName => {
-                format!("DNS and this system know no such name: {hosts}. Check its spelling, the search domain and the VPN.")
+                format!("The name does not exist: {hosts}. Check its spelling, the search domain and the VPN.")
             }
-            Self::NoAddresses => format!("The name exists, and has no address: {hosts}. Check its A and AAAA records."),
-            Self::DnsFailed => format!("The look-up of {hosts} failed: check this machine's DNS servers and the way to them."),
+            Self::NoAddresses => format!("The name has no address: {hosts}. Check its A and AAAA records."),
+            Self::DnsFailed => format!("The look-up of {hosts} failed: check this machine's DNS servers and the route to them."),
             Self::DnsTimeout => format!(
-                "No DNS server answered for {hosts}: check this machine's DNS servers and the way to them. With --resolve no look-up is \
-                 needed."
+                "No DNS server answered for {hosts}: check this machine's DNS servers and the route to them. --resolve avoids the \
+                 look-up."
             ),
             Self::Refused => format!(
-                "Nothing listens at {hosts}, or a firewall refuses: is the server running, is the port right, and does it listen on this \
-                 address (net.bindIp) and not only on localhost?"
+                "Nothing listens at {hosts}, or a firewall rejects the connection: is the server running, is the port right, and does it \
+                 listen on this address (net.bindIp) and not only on localhost?"
             ),
             Self::ConnectTimeout => format!(
-                "No answer at all from {hosts}: most often a firewall, an access list or a missing route. With a hosted service, allow \
+                "No answer at all from {hosts}: usually a firewall, an access list or a missing route. For a hosted service, allow \
                  this machine's address."
             ),
-            Self::Unroutable => format!("There is no way from this machine to {hosts}: check network, VPN and routes."),
-            Self::NoSocket => format!("There is no such socket or interface: {hosts}. Is the server running on this machine?"),
+            Self::Unroutable => format!("There is no route from this machine to {hosts}: check network, VPN and routes."),
+            Self::NoSocket => format!("The socket or network interface does not exist: {hosts}. Is the server running on this machine?"),
             Self::Forbidden => format!("This user may not connect to {hosts}: check the permissions of the socket, or local rules."),
             Self::TlsToPlain => {
-                format!("{hosts} seems not to speak TLS on this port, and the connection asks for it: say tls=false, or name the TLS port.")
+                format!("{hosts} seems not to use TLS on this port, but the connection requires it: use tls=false, or the TLS port.")
             }
             Self::PlainToTls => {
-                format!("{hosts} does not take connections without TLS, or is no MongoDB server: if it requires TLS, say tls=true.")
+                format!("{hosts} rejects connections without TLS, or is not a MongoDB server: if it requires TLS, use tls=true.")
             }
             Self::TlsRefused => format!(
-                "{hosts} and this program could not agree on TLS: the server may want a client certificate (tlsCertificateKeyFile), or \
-                 speak only versions before TLS 1.2."
+                "{hosts} and this program could not negotiate TLS: the server may require a client certificate (tlsCertificateKeyFile), \
+                 or support only versions before TLS 1.2."
             ),
             Self::CertificateIssuer => format!(
-                "The certificate of {hosts} comes from an authority that is not trusted here: give the authority's certificate with \
-                 tlsCAFile."
+                "The certificate of {hosts} is signed by an authority that is not trusted here: set tlsCAFile to the authority's \
+                 certificate."
             ),
             Self::CertificateName => format!(
-                "The certificate of {hosts} is for another name: use a name that it is for, have it renewed with this one, or keep \
-                 the name and say where it is with --resolve. tlsAllowInvalidHostnames=true gives up the check."
+                "The certificate of {hosts} is for another name: use a name in the certificate, renew it with this name, or use the \
+                 certificate's name with --resolve for its address. tlsAllowInvalidHostnames=true disables the check."
             ),
             Self::CertificateExpired => {
-                format!("The certificate of {hosts} is not valid now: have it renewed, and check this machine's clock.")
+                format!("The certificate of {hosts} is expired or not yet valid: renew it, and check this machine's clock.")
             }
-            Self::Certificate => format!("The certificate of {hosts} can't be used: have it made anew."),
+            Self::Certificate => format!("The certificate of {hosts} is unusable: replace it."),
             Self::CertificateRequired => format!(
-                "{hosts} demands a client certificate: set tlsCertificateKeyFile to a PEM file with a certificate that it accepts and its \
-                 private key (or have the server run with --tlsAllowConnectionsWithoutCertificates)."
+                "{hosts} requires a client certificate: set tlsCertificateKeyFile to a PEM file with an accepted certificate and its \
+                 private key (or run the server with --tlsAllowConnectionsWithoutCertificates)."
             ),
-            Self::Dropped => format!("{hosts} closed the connection: its log may say why; a proxy or an overloaded server does so too."),
-            Self::Foreign => format!("{hosts} does not speak the MongoDB wire protocol: is the port right?"),
+            Self::Dropped => {
+                format!("{hosts} closed the connection: see the server's log; a proxy or an overloaded server can do so, too.")
+            }
+            Self::Foreign => format!("{hosts} does not use the MongoDB wire protocol: is the port right?"),
             Self::Silent => format!(
-                "{hosts} takes connections and does not answer in time: it may hang, be overloaded or be something else than a MongoDB \
-                 server; a server that waits for TLS is silent too."
+                "{hosts} accepts connections but does not answer in time: it may hang, be overloaded, not be a MongoDB server, or expect \
+                 TLS."
             ),
             Self::Login => login_text(hosts, options),
-            Self::Incompatible => format!("{hosts} is of a version that mongolink does not speak to, or no load balancer as asked for."),
+            Self::Incompatible => {
+                format!("{hosts} has a version that mongolink does not support, or is not a load balancer although loadBalanced=true.")
+            }
         }
     }
 }
 
 fn login_text(hosts: &str, options: &ClientOptions) -> String {
     let user = options.username.as_deref().filter(|user| !user.is_empty());
-    let user = user.map_or_else(|| "the login".to_owned(), |user| format!("the login of {user:?}"));
+    let user = user.map_or_else(|| "the authentication".to_owned(), |user| format!("the authentication of {user:?}"));
     let is_scram = matches!(options.auth_mechanism, None | Some(Mechanism::ScramSha1 | Mechanism::ScramSha256));
     // A TXT record of an SRV name may have set authSource.
     if let Some(database) = options.database.as_deref().filter(|database| *database != "admin")
@@ -365,18 +369,18 @@ fn login_text(hosts: &str, options: &ClientOptions) -> String {
         && is_scram
     {
         return format!(
-            "{hosts} refused {user}, which was looked for in the database {database:?} of the connection string: probably \
-             ?authSource=admin is meant. If not, check user name and password (in a connection string, percent-encode \
+            "{hosts} refused {user} in the database {database:?} of the connection string: ?authSource=admin is probably \
+             required. If not, check user name and password (in a connection string, percent-encode \
              : / ? # [ ] @ %)."
         );
     }
     format!(
         "{hosts} refused {user}: check user name and password (in a connection string, percent-encode : / ? # [ ] @ %), and authSource, \
-         the database that the user was made on (admin unless said otherwise)."
+         the database in which the user was created (default admin)."
     )
 }
 
-/// Names hosts, but not too many.
+/// Joins the names of a limited number of hosts.
 fn list<'a>(hosts: impl ExactSizeIterator<Item = &'a String>) -> String {
     let more = hosts.len().saturating_sub(HOSTS_MAX);
     let named = hosts.take(HOSTS_MAX).map(String::as_str).collect::<Vec<_>>().join(", ");

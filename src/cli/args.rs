@@ -1,6 +1,6 @@
-//! Which arguments does the program take?
+//! The arguments of the program.
 //!
-//! What they are good for is decided in the commands' files. None of these types prints itself: they hold passwords.
+//! Types that may hold a password do not implement `Debug`. Does not execute commands (one file per command).
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -12,11 +12,11 @@ use super::uri;
 use crate::host::{Address, ServerAddress};
 use crate::selection::ReadPreferenceMode;
 
-/// Finds, watches and examines MongoDB deployments, and runs commands on them.
+/// Discovers, monitors and diagnoses MongoDB deployments, and runs commands on them.
 #[derive(Parser)]
 #[command(name = "mongolink", version, before_help = uri::HELP, after_help = "Exit codes: 0 done, 1 failed or not usable, 2 bad usage.")]
 pub(super) struct Arguments {
-    /// Traces to standard error: decisions with -v, every frame with -vv; RUST_LOG, if set, has the last word.
+    /// Write traces to standard error: decisions with -v, every frame with -vv; RUST_LOG takes precedence.
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(super) verbose: u8,
     #[command(subcommand)]
@@ -25,35 +25,35 @@ pub(super) struct Arguments {
 
 #[derive(Subcommand)]
 pub(super) enum CliCommand {
-    /// Examines a deployment stage by stage, and says what is wrong with it.
+    /// Diagnose a deployment stage by stage.
     ///
-    /// Connects to every seed and every member found, and does not stop at the first that fails. Without URI and
-    /// MONGOLINK_URI, a replica set of three is started within the program and examined. Exit code 0 if a primary, standalone
-    /// or mongos answered a ping, 1 if none did, 2 for bad usage.
+    /// Connects to every seed and every discovered member, and continues after failures. Without URI and MONGOLINK_URI, starts
+    /// and examines a built-in replica set of three members. Exit code 0 if a primary, standalone or mongos answered a ping, 1
+    /// if none did, 2 for bad usage.
     #[command(before_help = uri::HELP, after_long_help = JSON_HELP)]
     Doctor(DoctorArguments),
-    /// Runs one command, and prints its reply or its cursor's documents as Extended JSON.
+    /// Run one command, and print its reply or its cursor's documents as Extended JSON.
     ///
-    /// Documents of find, aggregate, listCollections and listIndexes are printed one a line; of all other commands, the
-    /// reply is. Nothing is retried. Exit code 1 if the command failed, a write was refused, or something printed could not
-    /// be read.
+    /// For find, aggregate, listCollections and listIndexes, prints one document per line; for all other commands, prints the
+    /// reply. Nothing is retried. Exit code 1 if the command failed, a write was refused, or a part of the output was
+    /// unreadable.
     #[command(before_help = uri::HELP, override_usage = "mongolink run [OPTIONS] [URI] <DATABASE> <COMMAND_JSON>")]
     Run(RunArguments),
-    /// Prints what is known of the servers, at once and at every change, until Ctrl-C.
+    /// Print the state of the servers, at once and at every change, until Ctrl-C.
     #[command(before_help = uri::HELP)]
     Watch(WatchArguments),
-    /// Serves a fake deployment on 127.0.0.1 until Ctrl-C; its first line is the URI.
+    /// Serve a fake deployment on 127.0.0.1 until Ctrl-C; the first line of output is its URI.
     Sandbox(SandboxArguments),
 }
 
 #[derive(Args)]
 pub(super) struct DoctorArguments {
-    /// The connection string, @FILE or -; without, MONGOLINK_URI, and without that the embedded sandbox is examined.
+    /// Connection string, @FILE or -; default MONGOLINK_URI, else the built-in sandbox.
     pub(super) uri: Option<String>,
-    /// Prints one JSON object.
+    /// Print one JSON object.
     #[arg(long)]
     pub(super) json: bool,
-    /// Limits the whole examination; look-up, connecting and login of each host may take three tenths of it each.
+    /// Time limit of the whole examination; look-up, connecting and authentication of a host may each take three tenths of it.
     #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = seconds)]
     pub(super) timeout: Duration,
     #[command(flatten)]
@@ -62,19 +62,19 @@ pub(super) struct DoctorArguments {
 
 #[derive(Args)]
 pub(super) struct RunArguments {
-    /// URI is the connection string, @FILE or -; two arguments are DATABASE and COMMAND_JSON, and MONGOLINK_URI is the
-    /// connection string. COMMAND_JSON is Extended JSON, such as '{"find": "people", "filter": {}}'; its first key is the
+    /// URI is the connection string, @FILE or -. With two arguments, these are DATABASE and COMMAND_JSON, and MONGOLINK_URI is
+    /// the connection string. COMMAND_JSON is Extended JSON, such as '{"find": "people", "filter": {}}'; its first key is the
     /// command's name.
     #[arg(required = true, num_args = 1..=3, value_name = "URI, DATABASE, COMMAND_JSON")]
     pub(super) positionals: Vec<String>,
-    /// Where a read may go: primary, primaryPreferred, secondary, secondaryPreferred or nearest; the connection string's
-    /// read preference is not used.
+    /// Read preference mode: primary, primaryPreferred, secondary, secondaryPreferred or nearest; the connection string's read
+    /// preference is ignored.
     #[arg(long, value_name = "MODE", default_value = "primary", value_parser = mode)]
     pub(super) read_preference: ReadPreferenceMode,
-    /// Limits each exchange with the deployment: the command, and each further batch.
+    /// Time limit of each exchange with the deployment: the command, and each further batch.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     pub(super) timeout: Option<Duration>,
-    /// Prints canonical Extended JSON, which keeps every type, instead of relaxed.
+    /// Print canonical Extended JSON, which keeps every type, instead of relaxed.
     #[arg(long)]
     pub(super) canonical: bool,
     #[command(flatten)]
@@ -83,9 +83,9 @@ pub(super) struct RunArguments {
 
 #[derive(Args)]
 pub(super) struct WatchArguments {
-    /// The connection string, @FILE or -; without, MONGOLINK_URI.
+    /// Connection string, @FILE or -; default MONGOLINK_URI.
     pub(super) uri: Option<String>,
-    /// Prints a JSON object a line: {"elapsed_ms", "topology", "servers"}, as in `doctor --json`.
+    /// Print one JSON object per line: {"elapsed_ms", "topology", "servers"}, as in `doctor --json`.
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]
@@ -94,36 +94,36 @@ pub(super) struct WatchArguments {
 
 #[derive(Args)]
 pub(super) struct SandboxArguments {
-    /// How many members the replica set has.
+    /// Number of members of the replica set.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..=50))]
     pub(super) members: u8,
-    /// The first member's port, the others' follow; 0 takes free ones.
+    /// Port of the first member, the others follow; 0 for free ports.
     #[arg(long, default_value_t = 27117)]
     pub(super) port: u16,
-    /// The replica set's name.
+    /// Name of the replica set.
     #[arg(long, value_name = "NAME", default_value = "rs0")]
     pub(super) set: String,
-    /// Serves a single server that belongs to no set.
+    /// Serve a single server that belongs to no set.
     #[arg(long, conflicts_with_all = ["members", "set"])]
     pub(super) standalone: bool,
 }
 
 #[derive(Args)]
 pub(super) struct Overrides {
-    /// Fixes the address of a host, which is then not looked up; TLS still verifies the name. ADDRESS is an IP address, or
-    /// one with a port where that differs. May be given several times.
+    /// Use a fixed address for a host instead of a look-up; TLS still verifies the name. ADDRESS is an IP address, with a port
+    /// if that differs. Can be repeated.
     #[arg(long, value_name = "HOST:PORT:ADDRESS", value_parser = resolve)]
     pub(super) resolve: Vec<Override>,
 }
 
-/// Fixes the address of a host.
+/// A fixed address of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Override {
     pub(super) host: ServerAddress,
     pub(super) address: Address,
 }
 
-/// The longest time that can be given.
+/// The maximum time limit, in seconds.
 const SECONDS_MAX: f64 = 86_400.0;
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -139,7 +139,7 @@ fn mode(text: &str) -> Result<ReadPreferenceMode, String> {
         .ok_or_else(|| "not one of primary, primaryPreferred, secondary, secondaryPreferred, nearest".to_owned())
 }
 
-/// Reads `host:port:address`, where host and address may be IPv6 in brackets, and the address may have a port of its own.
+/// Parses `host:port:address`; host and address may be IPv6 in brackets, and the address may have a port of its own.
 pub(super) fn resolve(text: &str) -> Result<Override, String> {
     let shape = || "not HOST:PORT:ADDRESS, such as db.example:27017:10.0.0.7 or [::1]:27017:[::2]:27018".to_owned();
     let name_end = if text.starts_with('[') { text.find("]:").map(|at| at + 1) } else { text.find(':') };

@@ -1,8 +1,8 @@
-//! How does `doctor` examine a deployment?
+//! The command `doctor`: an examination of a deployment.
 //!
-//! Through the library's own path, in one future: the topology is watched, and every seed and every member that turns up is
-//! probed, all at once; at the end a ping goes out as an application's would. What is shown of it is decided in `report`
-//! (which also documents the JSON object), what is advised in `advice`.
+//! Uses the library's own path, in one future: it follows the topology, and probes every seed and every discovered member in
+//! parallel; at the end it sends a ping as an application would. Does not decide the output (`report`, which also documents the
+//! JSON object) or the advice (`advice`).
 
 use std::io;
 use std::process::ExitCode;
@@ -15,9 +15,9 @@ use futures_util::stream::FuturesUnordered;
 
 use super::advice::{Findings, advise};
 use super::args::DoctorArguments;
-use super::output::{Output, Paint, complain, is_watched};
+use super::output::{Output, Paint, is_watched, print_stderr};
 use super::report::{ExaminationOutcome, Report, StageLine, failed_probe};
-use super::{Failure, UriInput, builder, goodbye, is_misuse, since, within};
+use super::{Failure, UriInput, builder, is_misuse, shut_down, since, within};
 use crate::client::{Client, Probe};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::ServerAddress;
@@ -26,23 +26,23 @@ use crate::io::sandbox::Sandbox;
 use crate::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
 use crate::uri::ConnectionString;
 
-/// How long a replica set without primary is given to elect one.
+/// How long to wait for the election of a primary.
 const ELECTION_GRACE: Duration = Duration::from_secs(5);
 
-/// The most that is kept of the time for the last ping.
+/// The maximum part of the time limit that is reserved for the last ping.
 const PING_RESERVE: Duration = Duration::from_secs(1);
 
-/// Who logs in to the embedded sandbox, so that the examination shows every stage that needs no certificates.
-const SANDBOX_USER: (&str, &str) = ("doctor", "kept out of sight");
+/// User and password of the built-in sandbox, so that the examination shows every stage that needs no certificates.
+const SANDBOX_USER: (&str, &str) = ("doctor", "not a secret");
 
-/// Examines a deployment, prints the report, and says by the exit code whether it is usable.
+/// Examines a deployment, prints the report, and returns an exit code that says whether it is usable.
 pub(super) async fn doctor(mut arguments: DoctorArguments) -> Result<ExitCode, Failure> {
     let (uri, sandbox) = match UriInput::read(arguments.uri.take())? {
         Some(uri) => (uri, None),
         None => {
             let (user, password) = SANDBOX_USER;
             let started = Sandbox::builder().members(3).user(user, password).start().await;
-            let sandbox = started.map_err(|error| Failure::Failed(format!("the embedded sandbox can't start: {error}")))?;
+            let sandbox = started.map_err(|error| Failure::Failed(format!("the built-in sandbox can't start: {error}")))?;
             (UriInput::own(sandbox.uri()), Some(sandbox))
         }
     };
@@ -60,7 +60,7 @@ pub(super) async fn doctor(mut arguments: DoctorArguments) -> Result<ExitCode, F
     if let Some(error) = report.misuse() {
         return Err(Failure::Usage(uri.fault(error)));
     }
-    // Whoever went away without reading the report may still look at the exit code.
+    // A reader that closed the pipe can still check the exit code.
     shown.or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })?;
     Ok(report.outcome.exit_code())
 }
@@ -85,11 +85,11 @@ pub(super) async fn examine(uri: &UriInput, arguments: &DoctorArguments) -> Repo
     report.warnings = client.warnings().iter().map(ToString::to_string).collect();
     let mut examination = Examination { client, began, limit: arguments.timeout, watched: is_watched(), seeds: Vec::new(), report };
     examination.run().await;
-    goodbye(&examination.client).await;
+    shut_down(&examination.client).await;
     examination.conclude()
 }
 
-/// Makes the client, with limits that let three stages of a host end within the time there is.
+/// Creates the client, with limits that let three stages of a host end within the time limit.
 fn prepare(uri: &UriInput, arguments: &DoctorArguments) -> Result<Client, Error> {
     let share = arguments.timeout.mul_f64(0.3);
     let least = |given: Option<Duration>| Some(given.map_or(share, |given| given.min(share)));
@@ -101,27 +101,27 @@ fn prepare(uri: &UriInput, arguments: &DoctorArguments) -> Result<Client, Error>
         .build()
 }
 
-/// An examination under way.
+/// An examination in progress.
 struct Examination {
     client: Client,
     began: Instant,
     limit: Duration,
-    /// Whether somebody watches the progress.
+    /// Whether progress is shown.
     watched: bool,
     seeds: Vec<ServerAddress>,
     report: Report,
 }
 
-/// Says how far the topology has come.
+/// The progress of the topology.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     /// A server has not been checked yet.
     Checking,
-    /// A server takes writes.
+    /// A server accepts writes.
     Writable,
-    /// A replica set answers, and has no primary.
+    /// A replica set answers, but has no primary.
     Leaderless,
-    /// None takes writes, and waiting won't change that.
+    /// No server accepts writes, and waiting won't change that.
     Hopeless,
 }
 
@@ -140,7 +140,7 @@ impl Examination {
             self.report.start.push(StageLine { host: srv, ..StageLine::new(stage, since(began), error.clone()) });
         }
         let Ok(mut watch) = started else {
-            // Certificate files are arguments; whatever else fails here is the deployment's, or the network's.
+            // Certificate files are arguments; other failures here are those of the deployment or the network.
             if error.is_some_and(|error| is_misuse(&error) && error.stage() == Some(Stage::Tls)) {
                 self.report.outcome = ExaminationOutcome::Misused;
             }
@@ -187,7 +187,7 @@ impl Examination {
         self.ping(&topology).await;
     }
 
-    /// Takes the report of a probe that has ended.
+    /// Stores the report of a probe that has ended.
     fn take(&mut self, probe: Probe) {
         match &probe.error {
             Some(error) => self.tell(&error.to_string()),
@@ -196,7 +196,7 @@ impl Examination {
         self.report.probes.push(probe);
     }
 
-    /// Reports the probes that did not end, and puts all in the order of discovery.
+    /// Adds the probes that did not end, and sorts all by discovery.
     fn account_for(&mut self, found: &[ServerAddress]) {
         for host in found {
             if !self.report.probes.iter().any(|probe| probe.host == *host) {
@@ -206,12 +206,12 @@ impl Examination {
         self.report.probes.sort_by_key(|probe| found.iter().position(|host| *host == probe.host));
     }
 
-    /// Says what the topology came to.
+    /// Records the final state of the topology.
     fn judge(&mut self, topology: &Arc<TopologyDescription>, elapsed: Duration) {
         let error = match topology.compatibility_error() {
             Some(error) => Some(error.clone()),
             None if writable(topology).is_none() => {
-                Some(Error::new(ErrorKind::ServerSelection, format!("{}: no server is known that takes writes", topology.kind().name())))
+                Some(Error::new(ErrorKind::ServerSelection, format!("{}: no known server accepts writes", topology.kind().name())))
             }
             None => None,
         };
@@ -261,15 +261,17 @@ impl Examination {
         self.began + self.limit.saturating_sub(PING_RESERVE.min(self.limit / 5))
     }
 
-    /// Makes the error of what the end of the examination cut short.
+    /// Returns the error of work that the end of the examination cut short.
     fn cut_short(&self) -> Error {
         let elapsed = since(self.began);
-        Error::new(ErrorKind::Timeout, "not done when the time was up").after(elapsed).against("--timeout", LimitValue::Time(self.limit))
+        Error::new(ErrorKind::Timeout, "not complete within the time limit")
+            .after(elapsed)
+            .against("--timeout", LimitValue::Time(self.limit))
     }
 
     fn tell(&self, text: &str) {
         if self.watched {
-            complain(&format!("{:>9.3} s  {text}", since(self.began).as_secs_f64()));
+            print_stderr(&format!("{:>9.3} s  {text}", since(self.began).as_secs_f64()));
         }
     }
 }
@@ -279,19 +281,19 @@ async fn probe(client: Client, host: ServerAddress) -> Probe {
     outcome.unwrap_or_else(|error| failed_probe(host, error))
 }
 
-/// Lists the hosts of a topology, those that were left out among them.
+/// Returns the hosts of a topology, including those that were left out.
 fn hosts(topology: &TopologyDescription) -> Vec<ServerAddress> {
     let left_out = topology.left_out().iter().map(|reason| &reason.host);
     topology.servers().iter().map(|server| &server.host).chain(left_out).cloned().collect()
 }
 
-/// Finds a server that takes writes.
+/// Finds a server that accepts writes.
 fn writable(topology: &TopologyDescription) -> Option<&Arc<ServerDescription>> {
     let kinds = [ServerType::RsPrimary, ServerType::Standalone, ServerType::Mongos, ServerType::LoadBalancer];
     topology.servers().iter().find(|server| kinds.contains(&server.kind))
 }
 
-/// Says how far a topology has come.
+/// Returns the progress of a topology.
 pub(super) fn standing(topology: &TopologyDescription) -> Standing {
     let servers = topology.servers();
     if servers.iter().any(|server| !server.is_known() && server.error.is_none()) {

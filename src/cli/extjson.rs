@@ -1,15 +1,15 @@
-//! How is Extended JSON read, with its keys in order?
+//! The Extended JSON parser, which keeps the order of keys.
 //!
-//! Documents and arrays are read here, because a map of the JSON crate has no order; what a single value looks like is
-//! decided by the bson crate. A number without a type becomes the smallest that holds it: Int32, Int64 or Double. How it
-//! is written is decided in `operation::json`.
+//! Documents and arrays are parsed here, because a map of the JSON crate is unordered; single values are parsed by the bson
+//! crate. A number without a type becomes the smallest type that holds it: Int32, Int64 or Double. Does not print Extended JSON
+//! (`operation::json`).
 
 use std::fmt;
 
 use bson::{Bson, Document, JavaScriptCodeWithScope};
 use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 
-/// The keys that make an object a single value, if it begins with one of them.
+/// The first keys that mark an object as a single value.
 const TYPES: [&str; 17] = [
     "$oid",
     "$symbol",
@@ -30,10 +30,10 @@ const TYPES: [&str; 17] = [
     "$undefined",
 ];
 
-/// Reads a document, relaxed or canonical.
+/// Parses a document, relaxed or canonical.
 ///
 /// # Errors
-/// What is wrong with it, and where.
+/// The fault and its position.
 pub fn parse(text: &str) -> Result<Document, String> {
     let Parsed(value) = serde_json::from_str(text).map_err(|error| error.to_string())?;
     if let Bson::Document(document) = value { Ok(document) } else { Err("not a JSON object".to_owned()) }
@@ -71,7 +71,7 @@ impl<'de> Visitor<'de> for ParsedVisitor {
 
     fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Bson, E> {
         let signed = i64::try_from(value)
-            .map_err(|_| E::custom(format!("{value} is no 64-bit integer; say {{\"$numberDecimal\": \"{value}\"}}")))?;
+            .map_err(|_| E::custom(format!("{value} is not a 64-bit integer; use {{\"$numberDecimal\": \"{value}\"}}")))?;
         self.visit_i64(signed)
     }
 
@@ -99,7 +99,7 @@ impl<'de> Visitor<'de> for ParsedVisitor {
         let mut document = Document::new();
         while let Some((key, Parsed(value))) = fields.next_entry::<String, Parsed>()? {
             if document.contains_key(&key) {
-                return Err(A::Error::custom(format!("the key {key:?} is given twice")));
+                return Err(A::Error::custom(format!("duplicate key {key:?}")));
             }
             document.insert(key, value);
         }
@@ -107,7 +107,7 @@ impl<'de> Visitor<'de> for ParsedVisitor {
     }
 }
 
-/// Makes the single value of an object that stands for one.
+/// Converts an object that represents a single value.
 fn typed(document: Document) -> Result<Bson, String> {
     if !document.keys().next().is_some_and(|first| TYPES.contains(&first.as_str())) {
         return Ok(Bson::Document(document));
@@ -117,7 +117,7 @@ fn typed(document: Document) -> Result<Bson, String> {
             (Ok(code), Some(scope)) if document.len() == 2 => {
                 Ok(Bson::JavaScriptCodeWithScope(JavaScriptCodeWithScope { code: code.to_owned(), scope: scope.clone() }))
             }
-            _ => Err("$scope needs an object, and $code with a text beside it".to_owned()),
+            _ => Err("$scope must be an object, beside $code with a text".to_owned()),
         };
     }
     let fields: serde_json::Map<_, _> = document.into_iter().map(|(key, value)| (key, value.into_relaxed_extjson())).collect();

@@ -1,7 +1,7 @@
-//! What does the program `mongolink` do with its arguments?
+//! The program `mongolink`.
 //!
-//! Each command is a file; they go through the library's public API. Exit codes: 0 done, 1 failed or not usable, 2 bad
-//! usage. No text of the program shows a password.
+//! One file per command; all use the library's public API. Exit codes: 0 success, 1 failed or not usable, 2 bad usage. No
+//! output contains a password.
 
 mod advice;
 mod args;
@@ -25,20 +25,20 @@ use crate::client::{Client, ClientBuilder};
 use crate::error::{Error, ErrorKind};
 use crate::io::clock;
 use args::{Arguments, CliCommand, Override};
-use output::{Output, complain};
+use output::{Output, print_stderr};
 use uri::UriInput;
 
-/// How long a client may take to say goodbye.
-const GOODBYE_LIMIT: Duration = Duration::from_millis(500);
+/// The time limit for ending a client's sessions at exit.
+const SHUTDOWN_LIMIT: Duration = Duration::from_millis(500);
 
 /// The exit code of bad usage.
 const USAGE: u8 = 2;
 
-/// Says why a command came to nothing.
+/// The reason why a command failed.
 enum Failure {
-    /// The arguments can't be used.
+    /// The arguments are invalid.
     Usage(String),
-    /// What was asked for failed.
+    /// The command failed.
     Failed(String),
     /// Standard output can't be written.
     Output(io::Error),
@@ -53,7 +53,7 @@ pub fn main() -> ExitCode {
     output::trace(arguments.verbose);
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
-        Err(error) => return end(Failure::Failed(format!("no runtime: {error}"))),
+        Err(error) => return end(Failure::Failed(format!("the runtime can't start: {error}"))),
     };
     let outcome = runtime.block_on(async {
         match arguments.command {
@@ -63,7 +63,7 @@ pub fn main() -> ExitCode {
             CliCommand::Sandbox(arguments) => sandbox::sandbox(arguments).await,
         }
     });
-    runtime.shutdown_timeout(GOODBYE_LIMIT);
+    runtime.shutdown_timeout(SHUTDOWN_LIMIT);
     outcome.unwrap_or_else(end)
 }
 
@@ -74,13 +74,13 @@ impl From<io::Error> for Failure {
 }
 
 impl From<Error> for Failure {
-    /// Tells what the user has to correct from what went wrong.
+    /// Separates usage errors from failures.
     fn from(error: Error) -> Self {
         if is_misuse(&error) { Self::Usage(error.to_string()) } else { Self::Failed(error.to_string()) }
     }
 }
 
-/// Whether an error is about what was given, rather than about the deployment.
+/// Returns whether an error is about the arguments, rather than the deployment.
 fn is_misuse(error: &Error) -> bool {
     let kinds =
         [ErrorKind::InvalidUri, ErrorKind::InvalidHost, ErrorKind::InvalidOption, ErrorKind::InvalidArgument, ErrorKind::Unsupported];
@@ -91,33 +91,33 @@ fn is_misuse(error: &Error) -> bool {
 fn end(failure: Failure) -> ExitCode {
     match failure {
         Failure::Usage(text) => {
-            complain(&format!("error: {text}"));
+            print_stderr(&format!("error: {text}"));
             ExitCode::from(USAGE)
         }
         Failure::Failed(text) => {
-            complain(&format!("error: {text}"));
+            print_stderr(&format!("error: {text}"));
             ExitCode::FAILURE
         }
-        // Whoever reads has seen enough, as `head` does.
+        // The reader has closed the pipe, as `head` does.
         Failure::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Failure::Output(error) => {
-            complain(&format!("error: standard output: {error}"));
+            print_stderr(&format!("error: standard output: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
-/// Answers arguments that can't be read, and requests for help.
+/// Prints the help, or the error of invalid arguments.
 fn refuse(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
-        complain(hidden(error.to_string(), std::env::args_os().skip(1)).trim_end());
+        print_stderr(hidden(error.to_string(), std::env::args_os().skip(1)).trim_end());
         return ExitCode::from(USAGE);
     }
     let mut output = Output::new();
     output.text(&error.to_string()).and_then(|()| output.flush()).map_or_else(|error| end(error.into()), |()| ExitCode::SUCCESS)
 }
 
-/// Takes arguments that may hold a password, or a piece of one, out of a text that quotes arguments.
+/// Removes arguments that may contain a password, or a piece of one, from a text that quotes arguments.
 fn hidden(mut text: String, arguments: impl Iterator<Item = OsString>) -> String {
     let is_suspect = |argument: &str| argument.contains(|character: char| !character.is_ascii_alphanumeric() && !"-_.".contains(character));
     for argument in arguments {
@@ -132,30 +132,30 @@ fn hidden(mut text: String, arguments: impl Iterator<Item = OsString>) -> String
     text
 }
 
-/// Starts a client from what all commands have in common.
+/// Creates the client builder that all commands share.
 fn builder(uri: &UriInput, overrides: &[Override]) -> Result<ClientBuilder, Error> {
     let builder = Client::builder(uri.text())?;
     Ok(overrides.iter().fold(builder, |builder, given| builder.resolve(given.host.clone(), given.address.clone())))
 }
 
-/// Makes a client, and tells what was odd in the connection string.
+/// Creates a client, and prints the warnings about the connection string.
 fn client(uri: &UriInput, overrides: &[Override], change: impl FnOnce(ClientBuilder) -> ClientBuilder) -> Result<Client, Failure> {
     let built = builder(uri, overrides).and_then(|builder| change(builder).build());
     let client = built.map_err(|error| if is_misuse(&error) { Failure::Usage(uri.fault(&error)) } else { error.into() })?;
     for warning in client.warnings() {
-        complain(&format!("warning: {warning}"));
+        print_stderr(&format!("warning: {warning}"));
     }
     Ok(client)
 }
 
-/// Ends a client, waiting a little for its goodbyes.
-async fn goodbye(client: &Client) {
-    if within(clock::now() + GOODBYE_LIMIT, client.shutdown()).await.is_none() {
-        tracing::debug!("servers took too long to end the sessions");
+/// Shuts a client down, with a short time limit for ending its sessions.
+async fn shut_down(client: &Client) {
+    if within(clock::now() + SHUTDOWN_LIMIT, client.shutdown()).await.is_none() {
+        tracing::debug!("ending the sessions took too long");
     }
 }
 
-/// Waits for a future until a moment at the latest.
+/// Waits for a future until an instant at the latest.
 async fn within<T>(moment: Instant, future: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;
@@ -164,15 +164,15 @@ async fn within<T>(moment: Instant, future: impl Future<Output = T>) -> Option<T
     }
 }
 
-/// Waits for Ctrl-C; for ever where it can't be noticed.
+/// Waits for Ctrl-C; for ever if it can't be observed.
 async fn interrupted() {
     if let Err(error) = tokio::signal::ctrl_c().await {
-        tracing::warn!(%error, "Ctrl-C is not noticed");
+        tracing::warn!(%error, "Ctrl-C can't be observed");
         std::future::pending::<()>().await;
     }
 }
 
-/// The time that has passed since a moment.
+/// Returns the time since an instant.
 fn since(moment: Instant) -> Duration {
     clock::now().saturating_duration_since(moment)
 }

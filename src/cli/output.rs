@@ -1,17 +1,17 @@
-//! How does text reach the terminal?
+//! The output to the terminal.
 //!
-//! Nothing here panics when a reader goes away, and nothing that a server says can steer the terminal.
+//! Nothing here panics when a reader closes the pipe, and no text of a server reaches the terminal as a control sequence.
 
 use std::io::{self, BufWriter, IsTerminal, Stdout, Write};
 
 use tracing_subscriber::EnvFilter;
 
-/// Writes to standard output.
+/// A writer to standard output.
 pub(super) struct Output {
     out: BufWriter<Stdout>,
 }
 
-/// Colours text, or leaves it as it is.
+/// The colouring of text, if enabled.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Paint {
     coloured: bool,
@@ -22,7 +22,7 @@ impl Output {
         Self { out: BufWriter::new(io::stdout()) }
     }
 
-    /// Writes a text as it is.
+    /// Writes a text unchanged.
     pub(super) fn text(&mut self, text: &str) -> io::Result<()> {
         self.out.write_all(text.as_bytes())
     }
@@ -33,14 +33,14 @@ impl Output {
         self.text("\n")
     }
 
-    /// Shows what has been written.
+    /// Flushes the buffer.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
 }
 
 impl Paint {
-    /// Colours what goes to standard output, if that is a terminal and nobody minds (`NO_COLOR`).
+    /// Enables colours if standard output is a terminal and `NO_COLOR` is not set.
     pub(super) fn for_output() -> Self {
         Self { coloured: is_colourful(io::stdout().is_terminal()) }
     }
@@ -66,22 +66,22 @@ impl Paint {
     }
 }
 
-/// Writes a line to standard error; there is nobody to tell if that fails.
-pub(super) fn complain(text: &str) {
+/// Writes a line to standard error; a failure is ignored.
+pub(super) fn print_stderr(text: &str) {
     drop(writeln!(io::stderr(), "{}", printable(text)));
 }
 
-/// Returns whether somebody watches standard error.
+/// Returns whether standard error is a terminal.
 pub(super) fn is_watched() -> bool {
     io::stderr().is_terminal()
 }
 
-/// Replaces what could steer a terminal; line breaks stay.
+/// Replaces terminal control characters; line breaks stay.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|char| if char.is_control() && char != '\n' { char::REPLACEMENT_CHARACTER } else { char }).collect()
 }
 
-/// Sends traces to standard error.
+/// Writes traces to standard error.
 pub(super) fn trace(verbose: u8) {
     let by_flag = match verbose {
         0 => "error",
@@ -95,7 +95,7 @@ pub(super) fn trace(verbose: u8) {
         .with_ansi(is_colourful(io::stderr().is_terminal()))
         .log_internal_errors(false);
     if let Err(error) = subscriber.try_init() {
-        complain(&format!("warning: no traces: {error}"));
+        print_stderr(&format!("warning: traces are not available: {error}"));
     }
 }
 

@@ -1,7 +1,6 @@
-//! What did an examination find, and how is it shown?
+//! The report of an examination, as text and as the JSON object that [`JSON_HELP`] describes.
 //!
-//! One report, two forms: text to read, and the JSON object that [`JSON_HELP`] describes. What is examined is decided in
-//! `doctor`, what is advised in `advice`.
+//! Does not examine (`doctor`) or advise (`advice`).
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -17,20 +16,20 @@ use crate::host::{Address, ServerAddress};
 use crate::options::ClientOptions;
 use crate::topology::{ServerDescription, ServerType, TopologyDescription};
 
-/// Describes the JSON object, for `doctor --help`.
+/// The description of the JSON object, for `doctor --help`.
 pub(super) const JSON_HELP: &str = r#"With --json, standard output is one JSON object:
   usable    whether a primary, standalone or mongos answered a ping
   uri       the connection string without secrets; null if it can't be read
-  warnings  [text]: what was odd in the connection string, and has no effect
-  stages    [{host, stage, address, duration_ms, ok, error}]: every stage that ended, host by host. Stages are uri, srv,
-            dns, tcp, tls, hello, auth, ping, topology, and probe for what --timeout cut short; host is null for uri and
+  warnings  [text]: options of the connection string without effect, or with an unexpected one
+  stages    [{host, stage, address, duration_ms, ok, error}]: every completed stage, per host. Stages are uri, srv, dns,
+            tcp, tls, hello, auth, ping, topology, and probe for a host that --timeout cut short; host is null for uri and
             topology, address is null for look-ups, error is null or a text
-  topology  {type, set_name, compatible, left_out: [{host, reason}]}; null if it did not come to that
-  servers   [{host, type, round_trip_ms, error}]: what the topology knows of each server
-  ping      {ok, host, duration_ms, error}: the last ping, sent as an application would; null if it did not come to that
-  advice    [text]: what to do about it"#;
+  topology  {type, set_name, compatible, left_out: [{host, reason}]}; null if not reached
+  servers   [{host, type, round_trip_ms, error}]: the state of each server in the topology
+  ping      {ok, host, duration_ms, error}: the last ping, sent as an application would; null if not reached
+  advice    [text]: what to do"#;
 
-/// Is what an examination found.
+/// The result of an examination.
 #[derive(Debug)]
 pub(super) struct Report {
     pub(super) outcome: ExaminationOutcome,
@@ -39,28 +38,28 @@ pub(super) struct Report {
     /// The options in effect; `None` if they could not be read.
     pub(super) options: Option<ClientOptions>,
     pub(super) warnings: Vec<String>,
-    /// What came before the servers: uri, and srv or what else starting needs.
+    /// The stages before the first server: uri, and srv or other preparations.
     pub(super) start: Vec<StageLine>,
-    /// One for each host, in the order of discovery.
+    /// One probe per host, in the order of discovery.
     pub(super) probes: Vec<Probe>,
-    /// What is known of all servers, and the stage of finding that out.
+    /// The final state of the topology, and the stage of discovering it.
     pub(super) topology: Option<(Arc<TopologyDescription>, StageLine)>,
     pub(super) ping: Option<StageLine>,
     pub(super) advice: Vec<String>,
 }
 
-/// Names what an examination comes to.
+/// The outcome of an examination.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ExaminationOutcome {
     /// A primary, standalone or mongos answered a ping.
     Usable,
-    /// None did.
+    /// No server answered a ping.
     Unusable,
-    /// What was given can't be used.
+    /// The arguments are unusable.
     Misused,
 }
 
-/// Tells how one stage went.
+/// The result of one stage.
 #[derive(Clone, Debug)]
 pub(super) struct StageLine {
     pub(super) host: Option<String>,
@@ -84,7 +83,7 @@ impl ExaminationOutcome {
 }
 
 impl StageLine {
-    /// Tells how a stage went that belongs to no host.
+    /// Creates the result of a stage without a host.
     pub(super) fn new(stage: impl ToString, elapsed: Duration, error: Option<Error>) -> Self {
         Self { host: None, stage: stage.to_string(), address: None, elapsed, error }
     }
@@ -114,7 +113,7 @@ impl StageLine {
 }
 
 impl Report {
-    /// Starts a report.
+    /// Creates an empty report.
     pub(super) fn new(uri: Option<String>) -> Self {
         Self {
             outcome: ExaminationOutcome::Unusable,
@@ -129,12 +128,12 @@ impl Report {
         }
     }
 
-    /// Returns the error of what was given, if that can't be used.
+    /// Returns the error of the arguments, if they are unusable.
     pub(super) fn misuse(&self) -> Option<&Error> {
         self.start.iter().find_map(|line| line.error.as_ref()).filter(|_| self.outcome == ExaminationOutcome::Misused)
     }
 
-    /// Makes the JSON object.
+    /// Returns the JSON object.
     pub(super) fn to_json(&self) -> Value {
         let probed = self.probes.iter().flat_map(probe_lines);
         let last = self.topology.iter().map(|(_, line)| line.clone()).chain(self.ping.clone());
@@ -157,7 +156,7 @@ impl Report {
         })
     }
 
-    /// Makes the text to read.
+    /// Returns the text.
     pub(super) fn to_text(&self, paint: Paint) -> String {
         let mut lines = Vec::new();
         let uri = self.uri.as_deref().unwrap_or_default();
@@ -201,21 +200,21 @@ impl Report {
         lines.extend(ended.iter().filter(|line| !STAGES.contains(&line.stage.as_str())).map(|line| line.row("  ", "", paint)));
     }
 
-    /// Says why a stage has not been gone through.
+    /// Returns why a stage was skipped.
     fn why_absent(&self, stage: &str, probe: &Probe) -> &'static str {
         let Some(options) = &self.options else { return "not reached" };
         match stage {
-            "dns" if probe.host.name().is_none() => "not needed, the host is no name",
-            "dns" if options.resolve_override(&probe.host).is_some() => "not needed, the address is given",
-            "tls" if !options.tls_or_default() => "not asked for",
-            "auth" if matches!(options.credential(), Ok(None)) => "not asked for",
+            "dns" if probe.host.name().is_none() => "not needed, the host is an address",
+            "dns" if options.resolve_override(&probe.host).is_some() => "not needed, the address is fixed",
+            "tls" if !options.tls_or_default() => "not enabled",
+            "auth" if matches!(options.credential(), Ok(None)) => "no user",
             "auth" if probe.hello.as_ref().is_some_and(|hello| hello.arbiter_only) => "not on an arbiter",
             _ => "not reached",
         }
     }
 }
 
-/// Lists the stages of a probe, the ping and what ended it before any stage among them.
+/// Returns the stages of a probe, including the ping and an error before any stage.
 pub(super) fn probe_lines(probe: &Probe) -> Vec<StageLine> {
     let host = Some(probe.host.to_string());
     let mut lines: Vec<StageLine> = probe
@@ -233,8 +232,8 @@ pub(super) fn probe_lines(probe: &Probe) -> Vec<StageLine> {
     if let Some(elapsed) = probe.ping {
         lines.push(line("ping".to_owned(), elapsed, None));
     }
-    let is_told = lines.last().is_some_and(|last| last.error.is_some());
-    if let Some(error) = probe.error.as_ref().filter(|_| !is_told) {
+    let is_included = lines.last().is_some_and(|last| last.error.is_some());
+    if let Some(error) = probe.error.as_ref().filter(|_| !is_included) {
         let stage = match error.stage() {
             None => "probe".to_owned(),
             Some(Stage::Read | Stage::Write | Stage::Server) => "ping".to_owned(),
@@ -245,7 +244,7 @@ pub(super) fn probe_lines(probe: &Probe) -> Vec<StageLine> {
     lines
 }
 
-/// Makes the JSON of a topology, without its servers.
+/// Returns the JSON of a topology, without its servers.
 pub(super) fn topology_json(topology: &TopologyDescription) -> Value {
     let left_out: Vec<Value> = topology
         .left_out()
@@ -263,7 +262,7 @@ pub(super) fn topology_json(topology: &TopologyDescription) -> Value {
     })
 }
 
-/// Makes the JSON of a topology's servers.
+/// Returns the JSON of a topology's servers.
 pub(super) fn servers_json(topology: &TopologyDescription) -> Value {
     let server = |server: &Arc<ServerDescription>| {
         json!({
@@ -276,17 +275,17 @@ pub(super) fn servers_json(topology: &TopologyDescription) -> Value {
     topology.servers().iter().map(server).collect()
 }
 
-/// Gives a span of time in milliseconds, to the microsecond.
+/// Converts a duration to milliseconds, with microsecond resolution.
 pub(super) fn millis(span: Duration) -> f64 {
     (span.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// Makes the report of a host whose probe has nothing to tell but an error.
+/// Creates the report of a probe with an error only.
 pub(super) fn failed_probe(host: ServerAddress, error: Error) -> Probe {
     Probe { host, address: None, stages: Vec::new(), hello: None, ping: None, error: Some(error) }
 }
 
-/// Says what a server is, by its own word.
+/// Returns the type and set of a server, as it announces them.
 fn role(probe: &Probe) -> String {
     let Some(hello) = &probe.hello else { return String::new() };
     let kind = ServerType::of_hello(hello).name();
@@ -304,7 +303,7 @@ fn server_row(server: &ServerDescription, width: usize) -> String {
     printable(row.trim_end()).replace('\n', " ")
 }
 
-/// Says what went wrong without stage and host, which stand beside it.
+/// Returns the text of an error without stage and host, which are printed beside it.
 fn brief(error: &Error) -> String {
     let mut text = error.message().to_owned();
     if let Some(limit) = error.limit() {
@@ -319,7 +318,7 @@ fn brief(error: &Error) -> String {
     text
 }
 
-/// Puts a row together; what came from outside can't steer the terminal.
+/// Formats a row; control characters of texts from outside are replaced.
 fn printable_row(elapsed: &str, head: &str, state: &str, told: &str) -> String {
     format!("{head}{state}  {elapsed}{}", printable(told).replace('\n', " ")).trim_end().to_owned()
 }

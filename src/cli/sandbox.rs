@@ -1,4 +1,4 @@
-//! How does `sandbox` serve a fake deployment?
+//! The command `sandbox`: a fake deployment on loopback.
 
 use std::io;
 use std::process::ExitCode;
@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::args::SandboxArguments;
 use super::output::Output;
 use super::watch::{Shape, follow};
-use super::{Failure, UriInput, client, goodbye, interrupted};
+use super::{Failure, UriInput, client, interrupted, shut_down};
 use crate::client::Client;
 use crate::io::clock;
 use crate::io::sandbox::Sandbox;
@@ -19,7 +19,7 @@ pub(super) async fn sandbox(arguments: SandboxArguments) -> Result<ExitCode, Fai
         outcome = serve(&sandbox, &client) => outcome,
         () = interrupted() => Ok(()),
     };
-    goodbye(&client).await;
+    shut_down(&client).await;
     sandbox.shutdown().await;
     outcome.map(|()| ExitCode::SUCCESS)
 }

@@ -125,7 +125,7 @@ fn extended_values_come_and_go_in_both_forms() {
     let date = parse(r#"{"v": {"$date": "1970-01-01T00:00:01Z"}}"#).expect("a date");
     assert_eq!(date.get("v"), Some(&Bson::DateTime(bson::DateTime::from_millis(1000))));
     assert_eq!(write(&date, false), r#"{"v":{"$date":"1970-01-01T00:00:01Z"}}"#);
-    // Beyond the years that have four digits, and before 1970.
+    // Outside of the years with four digits, and before 1970.
     for millis in ["253402300800000", "9223372036854775807", "-1", "-9223372036854775808"] {
         let text = format!(r#"{{"v":{{"$date":{{"$numberLong":"{millis}"}}}}}}"#);
         assert_eq!(write(&parse(&text).expect("a date"), false), text);
@@ -201,7 +201,7 @@ fn report_has_two_forms_of_the_same() {
 }
 
 #[test]
-fn topology_is_told_server_by_server() {
+fn topology_json_lists_every_server() {
     let address = Address::Ip(([127, 0, 0, 1], 1).into());
     let error = Error::new(ErrorKind::Closed, "gone").with_address(&address);
     let topology = TopologyDescription::new(TopologyType::Unknown, [ServerDescription::failed(&key("h1"), error, Instant::now())]);

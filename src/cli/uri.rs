@@ -1,7 +1,7 @@
-//! Where does the connection string come from?
+//! The sources of the connection string.
 //!
-//! An argument of a program is visible to other users of the machine, so it can also come from the environment, a file or
-//! standard input. No error shows any of its text.
+//! A program's arguments are visible to other users of the machine, so the connection string can also come from the
+//! environment, a file or standard input. No error shows any of its text.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,28 +10,28 @@ use std::path::PathBuf;
 use zeroize::Zeroizing;
 
 use super::Failure;
-use super::output::complain;
+use super::output::print_stderr;
 use crate::error::Error;
 use crate::uri::{ConnectionString, URI_SIZE_MAX};
 
-/// The environment variable that holds the connection string where none is given.
+/// The environment variable with the default connection string.
 pub(super) const VARIABLE: &str = "MONGOLINK_URI";
 
-/// Explains the argument, for `--help`.
-pub(super) const HELP: &str = "Where the connection string comes from:
-  MONGOLINK_URI   the environment variable, if URI is left out
+/// The explanation of the argument, for `--help`.
+pub(super) const HELP: &str = "Sources of the connection string:
+  MONGOLINK_URI   the environment variable, if URI is omitted
   @FILE           the file FILE
   -               standard input
   URI             the argument itself; other users of this machine can see it, with its password, in the process list
-One line end after it is ignored. It may have 65,536 bytes.";
+One line end after it is ignored. Limit: 65,536 bytes.";
 
-/// A connection string, and where it came from.
+/// A connection string, and its source.
 pub(super) struct UriInput {
     text: Zeroizing<String>,
     source: UriSource,
 }
 
-/// Where a connection string came from.
+/// The source of a connection string.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum UriSource {
     /// The argument itself.
@@ -45,20 +45,20 @@ pub(super) enum UriSource {
 }
 
 impl UriInput {
-    /// Reads the connection string that an argument stands for; without an argument, that of the environment if there is one.
+    /// Reads the connection string that an argument refers to; without an argument, that of the environment, if set.
     pub(super) fn read(argument: Option<String>) -> Result<Option<Self>, Failure> {
         let given = Self::read_from(argument, std::env::var_os(VARIABLE), &mut io::stdin().lock())?;
         if let Some(given) = &given
             && given.is_exposed()
         {
-            complain(&format!(
-                "warning: a password on the command line is visible in the process list; give the connection string by {VARIABLE}, @FILE or -"
+            print_stderr(&format!(
+                "warning: a password on the command line is visible in the process list; use {VARIABLE}, @FILE or - instead"
             ));
         }
         Ok(given)
     }
 
-    /// As [`read`](Self::read), where the command can't do without one.
+    /// Does what [`read`](Self::read) does, and fails without a connection string.
     pub(super) fn require(argument: Option<String>) -> Result<Self, Failure> {
         Self::read(argument)?.ok_or_else(|| Failure::Usage(format!("no connection string: give URI, @FILE or -, or set {VARIABLE}")))
     }
@@ -91,7 +91,7 @@ impl UriInput {
         Ok(Some(Self { text, source }))
     }
 
-    /// The connection string of the program's own sandbox.
+    /// Returns the connection string of the built-in sandbox.
     pub(super) fn own(text: String) -> Self {
         Self { text: Zeroizing::new(text), source: UriSource::Argument }
     }
@@ -100,7 +100,7 @@ impl UriInput {
         &self.text
     }
 
-    /// Says what is wrong with it, and where it came from.
+    /// Returns the text of an error, with the source of the connection string.
     pub(super) fn fault(&self, error: &Error) -> String {
         match self.source {
             UriSource::Argument => error.to_string(),
@@ -108,7 +108,7 @@ impl UriInput {
         }
     }
 
-    /// Returns whether other users of the machine can read a password of it.
+    /// Returns whether other users of the machine can read a password in it.
     fn is_exposed(&self) -> bool {
         self.source == UriSource::Argument
             && match ConnectionString::parse(&self.text) {
@@ -121,7 +121,7 @@ impl UriInput {
                     ];
                     secrets.into_iter().any(Option::is_some)
                 }
-                // What can't be read may have one.
+                // An unparsable string may contain one.
                 Err(_) => self.text.split_once("://").map_or(&**self.text, |(_, rest)| rest).contains([':', '@', '=', '%']),
             }
     }
@@ -132,7 +132,7 @@ impl UriSource {
         match self {
             Self::Argument => "URI".to_owned(),
             Self::Variable => VARIABLE.to_owned(),
-            // A path with these may be a connection string that was given as the name of a file.
+            // A path with these characters may be a connection string that was given as the name of a file.
             Self::File(path) if path.to_string_lossy().contains([':', '@', '%']) => "the file after '@'".to_owned(),
             Self::File(path) => format!("the file {path:?}"),
             Self::Input => "standard input".to_owned(),
@@ -143,7 +143,7 @@ impl UriSource {
 /// Reads a connection string with its line end, and a little more of one that is too long.
 fn read_all(input: &mut dyn Read) -> io::Result<Zeroizing<Vec<u8>>> {
     let limit = URI_SIZE_MAX + "\r\n".len() + 1;
-    // All at once, so that no smaller buffer keeps a copy.
+    // In one allocation, so that no smaller buffer keeps a copy.
     let mut bytes = Zeroizing::new(Vec::with_capacity(limit));
     input.take(limit as u64).read_to_end(&mut bytes)?;
     Ok(bytes)

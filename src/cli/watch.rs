@@ -1,4 +1,4 @@
-//! How does `watch` show the servers, and what counts as a change?
+//! The command `watch`: the state of the servers, at once and at every change.
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,17 +9,17 @@ use serde_json::{Value, json};
 use super::args::WatchArguments;
 use super::output::{Output, printable};
 use super::report::{millis, servers_json, topology_json};
-use super::{Failure, UriInput, client, goodbye, interrupted, since};
+use super::{Failure, UriInput, client, interrupted, shut_down, since};
 use crate::client::Client;
 use crate::io::clock;
 use crate::topology::TopologyDescription;
 
-/// Says what a change is printed as.
+/// The output format of a change.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Shape {
-    /// A line to read.
+    /// A line of text.
     Text,
-    /// A JSON object on a line.
+    /// A JSON object on one line.
     Json,
 }
 
@@ -31,7 +31,7 @@ pub(super) async fn watch(arguments: WatchArguments) -> Result<ExitCode, Failure
         outcome = follow(&client, shape, clock::now()) => outcome,
         () = interrupted() => Ok(()),
     };
-    goodbye(&client).await;
+    shut_down(&client).await;
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
@@ -70,7 +70,7 @@ impl Shape {
     }
 }
 
-/// Whether two descriptions differ in nothing but measured times.
+/// Returns whether two descriptions differ only in measured times.
 fn is_same(one: &TopologyDescription, other: &TopologyDescription) -> bool {
     one.kind() == other.kind()
         && one.set_name() == other.set_name()

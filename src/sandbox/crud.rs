@@ -32,9 +32,9 @@ struct Tally {
 impl FakeDeployment {
     pub(super) fn run_write(&mut self, database: &str, call: &mut ReceivedCommand, now: Instant) -> Result<Document, CommandRefusal> {
         let namespace = namespace(database, call, &call.name)?;
-        let ticket = Retried::ticket(call)?;
-        if let Some(ticket) = &ticket
-            && let Some(reply) = self.retried.reply(ticket)?
+        let write = Retried::id_of(call)?;
+        if let Some(write) = &write
+            && let Some(reply) = self.retried.reply(write)?
         {
             return Ok(reply);
         }
@@ -48,8 +48,8 @@ impl FakeDeployment {
         if let Some(error) = self.judge_write_concern(call) {
             reply.insert("writeConcernError", error);
         }
-        if let Some(ticket) = ticket {
-            self.retried.remember(ticket, &reply);
+        if let Some(write) = write {
+            self.retried.remember(write, &reply);
         }
         Ok(reply)
     }

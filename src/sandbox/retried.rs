@@ -25,7 +25,7 @@ pub(super) struct RetryableWriteId {
 
 impl Retried {
     /// Returns the identity of a retryable write, if the command is one.
-    pub(super) fn of(call: &ReceivedCommand) -> Result<Option<RetryableWriteId>, CommandRefusal> {
+    pub(super) fn id_of(call: &ReceivedCommand) -> Result<Option<RetryableWriteId>, CommandRefusal> {
         if call.body.contains_key("startTransaction") || call.body.contains_key("autocommit") {
             return Err(CommandRefusal::unsupported("transactions"));
         }

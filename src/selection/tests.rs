@@ -135,7 +135,7 @@ fn every_server_has_its_reason() {
 }
 
 #[test]
-fn incompatible_server_is_told_at_once() {
+fn incompatible_server_is_an_error_at_once() {
     let mut old = server("a", ServerType::RsPrimary, 5);
     old.hello = Some(Arc::new(HelloReply { max_wire_version: 7, ..HelloReply::default() }));
     let topology = TopologyDescription::new(TopologyType::ReplicaSetWithPrimary, [old]);
