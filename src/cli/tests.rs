@@ -138,7 +138,7 @@ fn extended_values_come_and_go_in_both_forms() {
 fn malformed_commands_say_what_is_wrong() {
     assert!(parse("[1]").expect_err("an array").contains("not a JSON object"));
     assert!(parse(r#"{"$oid":"0123456789abcdef01234567"}"#).expect_err("a value").contains("not a JSON object"));
-    assert!(parse(r#"{"a":1,"a":2}"#).expect_err("twice").contains("twice"));
+    assert!(parse(r#"{"a":1,"a":2}"#).expect_err("twice").contains("duplicate key"));
     assert!(parse(r#"{"a":{"$oid":"12"}}"#).is_err());
     assert!(parse(r#"{"a":{"$oid":"0123456789abcdef01234567","b":1}}"#).is_err());
     assert!(parse(r#"{"a":1"#).expect_err("cut off").contains("line 1"));

@@ -1,7 +1,7 @@
-//! How does one connection carry commands and replies?
+//! A connection: commands out, replies in.
 //!
-//! Every wait can be abandoned and taken up again: what was written and read so far is kept, so that a caller who goes
-//! away leaves a connection whose late reply can still be read and dropped.
+//! Every wait can be cancelled and resumed: written and read bytes are kept, so that the late reply of a cancelled command can
+//! still be read and dropped.
 
 mod late;
 
@@ -37,90 +37,90 @@ pub(crate) struct Conn {
     decoder: Decoder,
     out: WriteBuffer,
     exchange: ExchangeState,
-    /// What broke it, if it was an error.
+    /// The error that broke it, if any.
     cause: Option<Error>,
     last_request: i32,
     /// Whether the request allows several replies.
     is_streaming: bool,
     interrupt: Arc<Interrupt>,
-    /// Whether the interrupt knows a waker of ours.
+    /// Whether a waker is registered with the interrupt.
     listening: bool,
     host: ServerAddress,
     address: Address,
     facts: ServerFacts,
-    /// What takes the reply of an abandoned command, once it has come.
+    /// The receiver of an abandoned command's late reply.
     late: Option<Box<dyn LateReply>>,
 }
 
-/// Is what a command needs to know of a connection's server; the rest of its hello is not kept for each connection.
+/// The facts about a connection's server that commands need; the rest of its hello reply is not kept per connection.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ServerFacts {
-    /// The server's own number of the connection.
+    /// The server's own id of the connection.
     pub(crate) connection_id: Option<i64>,
     /// Whether it has sessions.
     pub(crate) has_sessions: bool,
-    /// The service that is reached, behind a load balancer.
+    /// The service behind a load balancer.
     pub(crate) service_id: Option<ObjectId>,
     pub(crate) document_size_bytes_max: u32,
     pub(crate) message_size_bytes_max: u32,
 }
 
-/// Where a request and its reply stand.
+/// The state of a request and its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ExchangeState {
     /// Nothing is outstanding.
     Idle,
-    /// Some of `out` is still to be written.
+    /// A part of `out` is not written yet.
     Writing { written: usize, request: i32 },
-    /// The reply is still to come.
+    /// The reply is pending.
     Awaiting { request: i32 },
-    /// An error has left it in an unknown state, with so much of the last command sent.
+    /// Broken by an error, with the sent part of the last command.
     Broken(Sent),
 }
 
-/// Stops whoever waits on a connection, from outside. One task waits at a time.
+/// An interrupt of a connection's waits from outside. At most one task waits at a time.
 #[derive(Debug, Default)]
 pub(crate) struct Interrupt {
     error: OnceLock<Error>,
     waker: AtomicWaker,
-    /// Whether the connection has received anything since somebody began to listen.
+    /// Whether the connection has received anything since `listen`.
     heard: AtomicBool,
 }
 
-/// How many pieces of a message are written at once, at the most.
+/// The maximum number of message pieces in one write.
 const PIECES_AT_ONCE: usize = 16;
 
-/// How many bytes are read at once, at the least; also what a resting connection keeps room for.
+/// The minimum size of a read, in bytes; also the buffer capacity of an idle connection.
 const READ_BYTES: usize = 1536;
 
-/// How many bytes of a message are made room for before they have arrived, at the most.
+/// The maximum buffer capacity that is reserved for a message before it has arrived, in bytes.
 const AHEAD_BYTES_MAX: usize = 1024 * 1024;
 
-/// What a message of one document takes beside that and the name of its database, and more.
+/// An upper bound of a one-document message's size, without the document and the database name, in bytes.
 const MESSAGE_BYTES: usize = 512;
 
-/// Buffers larger than this are given back when a connection rests.
+/// The maximum buffer size of an idle connection, in bytes; larger buffers are freed.
 const IDLE_BYTES_MAX: usize = READ_BYTES;
 
 impl Interrupt {
-    /// Makes the waits of this connection end with an error, now and from now on.
+    /// Ends the current and all future waits of the connection with an error.
     pub(crate) fn fire(&self, error: Error) {
-        // The first reason counts.
+        // The first error is kept.
         drop(self.error.set(error));
         self.waker.wake();
     }
 
-    /// Begins to note whether the connection receives anything.
+    /// Starts to record whether the connection receives anything.
     pub(crate) fn listen(&self) {
         self.heard.store(false, Ordering::Relaxed);
     }
 
-    /// Returns whether the connection has received anything since.
+    /// Returns whether the connection has received anything since [`listen`](Self::listen).
     pub(crate) fn has_heard(&self) -> bool {
         self.heard.load(Ordering::Relaxed)
     }
 
-    /// Waits until it is fired.
+    /// Waits until the interrupt is fired.
     pub(crate) async fn fired(&self) -> Error {
         poll_fn(|context| self.poll_fired(context)).await
     }
@@ -129,13 +129,13 @@ impl Interrupt {
         if self.error.get().is_none() {
             self.waker.register(context.waker());
         }
-        // It may have been fired meanwhile.
+        // It may have been fired in the meantime.
         self.error.get().map_or(Poll::Pending, |error| Poll::Ready(error.clone()))
     }
 }
 
 impl Conn {
-    /// Takes a stream; until [`greeted`](Self::greeted), messages are as long as a hello reply at the most.
+    /// Creates a connection; until [`greeted`](Self::greeted), messages are limited to the size of a hello reply.
     pub(crate) fn new(stream: Stream, host: ServerAddress, address: Address, interrupt: Arc<Interrupt>) -> Self {
         let mut decoder = Decoder::new(MESSAGE_SIZE_MAX);
         decoder.limit("HELLO_SIZE_MAX", HELLO_SIZE_MAX as u32);
@@ -149,7 +149,7 @@ impl Conn {
             is_streaming: false,
             interrupt,
             listening: false,
-            // Every reply has a clone of it.
+            // Every reply clones it.
             host: host.unshared(),
             address,
             facts: ServerFacts {
@@ -163,7 +163,7 @@ impl Conn {
         }
     }
 
-    /// Takes down what the server said when it was greeted.
+    /// Records the server's hello reply.
     pub(crate) fn greeted(&mut self, hello: &HelloReply) {
         let message_size_bytes_max = hello.max_message_size_bytes.unwrap_or(MESSAGE_SIZE_MAX);
         self.decoder.limit("maxMessageSizeBytes", message_size_bytes_max.clamp(wire::HEADER_SIZE as u32, MESSAGE_SIZE_MAX));
@@ -188,12 +188,12 @@ impl Conn {
         &self.address
     }
 
-    /// Returns whether the server has asked for a client certificate.
+    /// Returns the server's request for a client certificate.
     pub(crate) fn demand(&self) -> Demand {
         self.stream.demand()
     }
 
-    /// Encodes a command; [`exchange`](Self::exchange) sends it. Returns the number of the message.
+    /// Encodes a command for [`exchange`](Self::exchange). Returns the number of the message.
     #[inline]
     pub(crate) fn queue(&mut self, flags: Flags, request: &Request, fields: &CommandFields<'_>) -> i32 {
         if self.exchange != ExchangeState::Idle {
@@ -209,10 +209,10 @@ impl Conn {
         self.last_request
     }
 
-    /// Encodes a command that may hold a secret: no copy of it is left but the one that [`wipe`](Self::wipe) wipes.
+    /// Encodes a command that may hold a secret; its only copy is in the buffer that [`wipe`](Self::wipe) wipes.
     pub(crate) fn queue_secret(&mut self, mut body: SecretDocument, fields: &CommandFields<'_>) {
         self.out.clear();
-        // The buffer must not move while the secret is in it.
+        // The buffer must not be reallocated while the secret is in it.
         self.out.own_mut().reserve(body.as_bytes().len() + fields.database.len() + MESSAGE_BYTES);
         let request = Request { body: InputDocument::Small(body.take()), sequences: Vec::new() };
         self.queue(Flags::default(), &request, fields);
@@ -221,7 +221,7 @@ impl Conn {
         }
     }
 
-    /// Forgets a command of which nothing was sent.
+    /// Removes a queued command of which nothing was sent.
     pub(crate) fn unqueue(&mut self) {
         if let ExchangeState::Writing { written: 0, .. } = self.exchange
             && self.late.is_none()
@@ -230,12 +230,12 @@ impl Conn {
         }
     }
 
-    /// Returns the message that is to be sent.
+    /// Returns the queued message.
     pub(crate) fn queued(&self) -> &WriteBuffer {
         &self.out
     }
 
-    /// Sends what is queued, and reads one reply. Can be abandoned and called again.
+    /// Sends the queued message, and reads one reply. Can be cancelled and called again.
     ///
     /// # Errors
     /// Of the socket or the protocol, at [`Stage::Write`] or [`Stage::Read`]; [`ErrorKind::Interrupted`].
@@ -243,7 +243,7 @@ impl Conn {
         poll_fn(|context| self.poll_exchange(context)).await
     }
 
-    /// Is [`exchange`](Self::exchange), for futures made by hand.
+    /// The poll function of [`exchange`](Self::exchange).
     #[inline]
     pub(crate) fn poll_exchange(&mut self, context: &mut Context<'_>) -> Poll<Result<Message, Error>> {
         ready!(self.poll_flush(context))?;
@@ -301,18 +301,18 @@ impl Conn {
         }
     }
 
-    /// Waits for an interrupt beside the socket.
+    /// Polls the interrupt while the socket is pending.
     fn poll_interrupted<T>(&mut self, context: &Context<'_>, stage: Stage) -> Poll<Result<T, Error>> {
         self.listening = true;
         self.interrupt.poll_fired(context).map(|error| Err(self.broken(error.at(stage))))
     }
 
-    /// Says what an exchange under way waits for.
+    /// Returns the stage of the current exchange.
     pub(crate) fn stage(&self) -> Stage {
         if matches!(self.exchange, ExchangeState::Writing { .. }) { Stage::Write } else { Stage::Read }
     }
 
-    /// Says in which state the connection is for whoever comes next.
+    /// Returns the health of the connection for its next user.
     pub(crate) fn health(&self) -> Health {
         match self.exchange {
             ExchangeState::Idle if self.decoder.is_empty() => Health::Good,
@@ -322,19 +322,19 @@ impl Conn {
         }
     }
 
-    /// Returns the error that broke it, if it was one.
+    /// Returns the error that broke it, if any.
     pub(crate) fn cause(&self) -> Option<&Error> {
         self.cause.as_ref()
     }
 
-    /// Lets go of the task that used it.
+    /// Releases the waker of the task that used it.
     pub(crate) fn forget_task(&mut self) {
         if std::mem::take(&mut self.listening) {
             drop(self.interrupt.waker.take());
         }
     }
 
-    /// Makes it ready to rest: nothing half done, no large buffers.
+    /// Prepares it for idling: no exchange in progress, no large buffers.
     #[inline]
     pub(crate) fn rest(&mut self) {
         self.unqueue();
@@ -345,18 +345,18 @@ impl Conn {
         self.decoder.rest(IDLE_BYTES_MAX);
     }
 
-    /// Returns whether an idle connection has been closed by the server, or has received what nobody asked for.
+    /// Returns whether the server has closed an idle connection, or has sent unexpected bytes.
     pub(crate) fn is_dead(&mut self) -> bool {
         self.stream.peek_dead()
     }
 
-    /// Wipes what was sent: it may be a secret.
+    /// Wipes the sent message: it may be a secret.
     pub(crate) fn wipe(&mut self) {
         self.out.own_mut().zeroize();
         self.out.clear();
     }
 
-    /// Makes it unusable.
+    /// Marks it as broken.
     pub(crate) fn spoil(&mut self) {
         self.exchange = ExchangeState::Broken(self.sent());
     }
@@ -389,7 +389,7 @@ impl Conn {
     #[cold]
     fn write_failed(&mut self, error: io::Error) -> Error {
         let error = self.broken(socket_fault(Stage::Write, error));
-        // The TLS layer may have sent the beginning of what it reports as not written.
+        // The TLS layer may have sent the beginning of bytes that it reports as not written.
         if self.stream.is_encrypted() {
             self.exchange = ExchangeState::Broken(self.sent().max(Sent::Partly));
         }
@@ -404,7 +404,7 @@ impl Conn {
     }
 }
 
-/// Writes what follows the bytes that are written already.
+/// Writes the rest after the bytes that are written already.
 fn poll_write(stream: Pin<&mut Stream>, context: &mut Context<'_>, out: &WriteBuffer, written: usize) -> Poll<io::Result<usize>> {
     if let Some(whole) = out.whole() {
         return stream.poll_write(context, whole.get(written..).unwrap_or_default());

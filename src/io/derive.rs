@@ -1,8 +1,7 @@
-//! Where are SCRAM keys derived, and how is that stopped?
+//! The derivation of SCRAM keys on the blocking pool.
 //!
-//! On a thread of the runtime's blocking pool, in slices: between two of them a caller may go away, and with the last caller
-//! the derivation ends. All callers of one derivation share it, and at most one slice of a client runs at any time. How keys
-//! are derived is decided in `auth::scram::keys`.
+//! A derivation runs in slices: it stops between two slices once its last caller is gone. All callers of one derivation share
+//! it, and at most one slice of a client runs at any time. Does not decide how keys are derived (`auth::scram::keys`).
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
@@ -11,10 +10,10 @@ use tokio::sync::Semaphore;
 use crate::auth::scram::keys::{CacheKey, Derivation, Deriving, ScramKeyCache, ScramKeys};
 use crate::error::{Error, ErrorKind, Stage};
 
-/// The derivations of a client: those that are done, and those under way.
+/// The derivations of a client: cached results, and derivations in progress.
 pub(crate) struct Derivations {
     shared: Mutex<DerivationState>,
-    /// The one turn that callers take.
+    /// The permit for running a slice.
     turn: Arc<Semaphore>,
 }
 
@@ -24,13 +23,13 @@ struct DerivationState {
     under_way: Vec<(CacheKey, Weak<SharedDerivation>)>,
 }
 
-/// A derivation under way, kept by its callers.
+/// A derivation in progress, kept by its callers.
 struct SharedDerivation {
     deriving: Mutex<Deriving>,
     keys: OnceLock<ScramKeys>,
 }
 
-/// How many iterations run between two looks at whether anybody still wants the keys: a few milliseconds.
+/// The number of iterations between two checks for remaining callers: a few milliseconds.
 const SLICE_ITERATIONS: u32 = 8192;
 
 impl Derivations {
@@ -38,10 +37,10 @@ impl Derivations {
         Self { shared: Mutex::default(), turn: Arc::new(Semaphore::new(1)) }
     }
 
-    /// Derives keys, unless they are known. Can be dropped at any moment.
+    /// Derives keys, unless they are cached. Can be dropped at any time.
     ///
     /// # Errors
-    /// [`ErrorKind::Shutdown`] if the runtime ends meanwhile.
+    /// [`ErrorKind::Shutdown`] if the runtime ends.
     pub(crate) async fn derive(&self, derivation: &Derivation) -> Result<ScramKeys, Error> {
         let key = derivation.cache_key();
         let flight = {
@@ -77,7 +76,7 @@ impl Derivations {
 }
 
 impl DerivationState {
-    /// Returns the flight of a derivation, which begins with its first caller.
+    /// Returns the shared state of a derivation, which its first caller creates.
     fn join(&mut self, key: &CacheKey, derivation: &Derivation) -> Arc<SharedDerivation> {
         self.under_way.retain(|(_, flight)| flight.strong_count() > 0);
         let found = self.under_way.iter().find(|(own, _)| own == key).and_then(|(_, flight)| flight.upgrade());
@@ -93,7 +92,7 @@ impl SharedDerivation {
     fn advance(&self) {
         let mut deriving = self.deriving.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(keys) = deriving.advance(SLICE_ITERATIONS) {
-            // Fails only if they are there already.
+            // Fails only if the keys are set already.
             drop(self.keys.set(keys));
         }
     }

@@ -1,13 +1,13 @@
-//! Where does randomness come from?
+//! The operating system's random bytes.
 
 use ring::rand::{SecureRandom, SystemRandom};
 
 use crate::error::{Error, ErrorKind};
 
-/// Draws bytes from the operating system.
+/// Returns random bytes of the operating system.
 ///
 /// # Errors
-/// [`ErrorKind::Internal`] if it has none.
+/// [`ErrorKind::Internal`] if the system has none.
 pub(crate) fn entropy<const SIZE: usize>() -> Result<[u8; SIZE], Error> {
     let mut bytes = [0; SIZE];
     match SystemRandom::new().fill(&mut bytes) {

@@ -1,7 +1,7 @@
-//! What are the facts about this process and machine?
+//! The facts about this process and machine.
 //!
-//! Reads them from the standard library and a few small files; none of them is needed, and one that can't be had is left
-//! out. What is told of them to servers is decided in `handshake::metadata`.
+//! Read from the standard library and a few small files; none is required, and an unavailable one is left out. Does not decide
+//! which of them are sent to servers (`handshake::metadata`).
 
 use std::env;
 use std::fs::File;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::handshake::Environment;
 
-/// How much of a file is read, in bytes.
+/// The maximum size read from a file, in bytes.
 const FILE_SIZE_MAX: u64 = 16 * 1024;
 
 /// Gathers the facts; reads files, so it belongs to a client's first use.

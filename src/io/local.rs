@@ -1,17 +1,17 @@
-//! Does a socket's error show a lack of local resources?
+//! The detection of missing local resources in socket errors.
 //!
-//! Such an error says nothing about the server: it gets a kind of its own and no label, and does not change the server's
-//! state (`topology::fault`).
+//! Such an error says nothing about the server: it has a kind of its own and no label, and does not change the server's state
+//! (`topology::fault`).
 
 use std::io;
 
 use super::tasks::runtime_ended;
 use crate::error::{Error, ErrorKind, Stage};
 
-/// Makes the error of a socket: of the kind [`LocalResources`](ErrorKind::LocalResources) if this process or machine ran out
-/// of something.
+/// Returns the error of a socket: of the kind [`LocalResources`](ErrorKind::LocalResources) if this process or machine lacks a
+/// resource.
 ///
-/// Of the kind [`Shutdown`](ErrorKind::Shutdown) if the runtime that the socket belongs to has ended.
+/// Of the kind [`Shutdown`](ErrorKind::Shutdown) if the socket's runtime has ended.
 pub(crate) fn socket_error(stage: Stage, error: io::Error) -> Error {
     if is_of_ended_runtime(&error) {
         return runtime_ended().at(stage).because(error);
@@ -22,19 +22,19 @@ pub(crate) fn socket_error(stage: Stage, error: io::Error) -> Error {
     }
 }
 
-/// Returns whether the runtime that the socket belongs to has ended; tokio says so in the text only.
+/// Returns whether the socket's runtime has ended; tokio reports that in the text only.
 fn is_of_ended_runtime(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Other
         && error.raw_os_error().is_none()
         && error.to_string().contains("Tokio 1.x context was found, but it is being shutdown")
 }
 
-/// Says what this process or machine ran out of, and what helps.
+/// Returns the missing resource, and a remedy.
 pub(crate) fn shortage(error: &io::Error) -> Option<&'static str> {
     if error.kind() == io::ErrorKind::OutOfMemory {
         return Some("this machine has no memory for a socket");
     }
-    // A socket that is not bound gets this only where no local port or address is left for it.
+    // A socket that is not bound gets this error only if no local port or address is left for it.
     if error.kind() == io::ErrorKind::AddrNotAvailable {
         return Some("this machine has no free port or no address to connect from");
     }

@@ -1,7 +1,7 @@
-//! How does a fake deployment come onto the network?
+//! A fake deployment on the network.
 //!
-//! Serves a [`FakeDeployment`] over TCP and TLS: bytes in, bytes out, timers. It holds no rule; what is answered, when, and
-//! which connection is closed is decided in [`sandbox`](crate::sandbox).
+//! Serves a [`FakeDeployment`] over TCP and TLS: bytes in, bytes out, timers. Does not decide what is answered, when, and which
+//! connection is closed ([`sandbox`](crate::sandbox)).
 
 mod serve;
 
@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use self::serve::{Door, SandboxShared, keep_time, listen, serve};
+use self::serve::{Gate, SandboxShared, keep_time, listen, serve};
 use super::clock;
 use super::tasks::Tasks;
 use crate::error::Error;
@@ -37,13 +37,13 @@ use crate::sandbox::{Config, FakeDeployment, MemberConfig};
 pub struct Sandbox {
     shared: Arc<SandboxShared>,
     addresses: Vec<SocketAddr>,
-    /// The members', or the load balancer's, which no member's fate shuts.
-    doors: Vec<watch::Sender<Door>>,
+    /// One gate per member, or the load balancer's only one, which stays open when a member stops.
+    gates: Vec<watch::Sender<Gate>>,
     balanced: bool,
     uri: UriParts,
 }
 
-/// Collects what a [`Sandbox`] is to be.
+/// The configuration of a [`Sandbox`].
 #[must_use]
 pub struct SandboxBuilder {
     members: usize,
@@ -66,7 +66,7 @@ struct UriParts {
 }
 
 impl SandboxBuilder {
-    /// Sets how many members the replica set has.
+    /// Sets the number of members of the replica set.
     pub fn members(mut self, members: usize) -> Self {
         self.members = members;
         self
@@ -85,9 +85,9 @@ impl SandboxBuilder {
         self
     }
 
-    /// Makes it a load balancer with so many services behind it, which take its connections in turns.
+    /// Makes it a load balancer with a number of services behind it, which serve its connections in turn.
     ///
-    /// Each service is a member here: its fail points, cursors and counts are its own.
+    /// Each service is a member here: it has its own fail points, cursors and counts.
     pub fn load_balancer(mut self, services: usize) -> Self {
         self.members = services;
         self.balanced = true;
@@ -101,19 +101,19 @@ impl SandboxBuilder {
         self.standalone()
     }
 
-    /// Sets the first member's port, the others' follow; 0 takes free ones.
+    /// Sets the first member's port, the others follow; 0 for free ports.
     pub fn ports(mut self, base: u16) -> Self {
         self.base_port = base;
         self
     }
 
-    /// Sets the address to listen at.
+    /// Sets the address on which to listen.
     pub fn bind(mut self, ip: IpAddr) -> Self {
         self.ip = ip;
         self
     }
 
-    /// Adds somebody who may log in; from then on everybody must.
+    /// Adds a user; from then on all connections must authenticate.
     pub fn user(mut self, name: impl Into<String>, password: impl Into<String>) -> Self {
         self.users.push((name.into(), password.into()));
         self
@@ -125,19 +125,19 @@ impl SandboxBuilder {
         self
     }
 
-    /// Sets the names that the members announce, in order; a name without port gets the member's.
+    /// Sets the names that the members announce, in order; a name without port gets the member's port.
     pub fn hosts<H: Into<String>>(mut self, hosts: impl IntoIterator<Item = H>) -> Self {
         self.hosts = hosts.into_iter().map(Into::into).collect();
         self
     }
 
-    /// Sets how long a set without primary waits before it elects one.
+    /// Sets how long a set without primary waits for an election.
     pub fn election_timeout(mut self, timeout: Duration) -> Self {
         self.election_timeout = Some(timeout);
         self
     }
 
-    /// Sets the seed of all that is random in it.
+    /// Sets the seed of all randomness in it.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
@@ -146,7 +146,7 @@ impl SandboxBuilder {
     /// Opens the ports and starts to serve, on the current runtime.
     ///
     /// # Errors
-    /// If a port can't be opened, the description contradicts itself, or there is no runtime.
+    /// If a port can't be opened, the configuration contradicts itself, or there is no runtime.
     #[allow(clippy::unused_async, reason = "it needs a runtime, and may come to wait")]
     pub async fn start(self) -> io::Result<Sandbox> {
         let tasks = Tasks::new().ok_or_else(|| io::Error::other("a sandbox starts inside of a tokio runtime"))?;
@@ -166,13 +166,13 @@ impl SandboxBuilder {
         let cluster = FakeDeployment::new(self.describe(&addresses), seed, clock::now()).map_err(io::Error::other)?;
         let shared = Arc::new(SandboxShared::new(cluster, tasks, acceptor));
         shared.tasks.spawn("sandbox timer", keep_time(Arc::clone(&shared)));
-        let mut doors = Vec::with_capacity(listeners.len());
+        let mut gates = Vec::with_capacity(listeners.len());
         for (member, listener) in listeners.into_iter().enumerate() {
-            let (door, view) = watch::channel(Door::Open);
-            doors.push(door);
+            let (gate, view) = watch::channel(Gate::Open);
+            gates.push(gate);
             shared.tasks.spawn("sandbox listener", serve(Arc::clone(&shared), member, listener, view));
         }
-        Ok(Sandbox { shared, addresses, doors, balanced, uri })
+        Ok(Sandbox { shared, addresses, gates, balanced, uri })
     }
 
     fn describe(self, addresses: &[SocketAddr]) -> Config {
@@ -202,7 +202,7 @@ impl SandboxBuilder {
 }
 
 impl Sandbox {
-    /// Describes a replica set of three, `rs0`, on free ports of 127.0.0.1, until told otherwise.
+    /// Returns a builder whose defaults are a replica set of three members, `rs0`, on free ports of 127.0.0.1.
     pub fn builder() -> SandboxBuilder {
         SandboxBuilder {
             members: 3,
@@ -248,7 +248,7 @@ impl Sandbox {
         self.shared.lock().cluster.hosts().to_vec()
     }
 
-    /// Returns where the members listen.
+    /// Returns the addresses on which the members listen.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }
@@ -261,13 +261,13 @@ impl Sandbox {
     /// Ends a member's process: its listener closes, its connections are reset.
     pub async fn stop(&self, member: usize) {
         self.shared.act(|cluster, now| cluster.stop(member, now));
-        if let Some(door) = self.door(member) {
-            door.send_replace(Door::Shut);
-            door.closed().await;
+        if let Some(gate) = self.gate(member) {
+            gate.send_replace(Gate::Shut);
+            gate.closed().await;
         }
     }
 
-    /// Starts a stopped member again, as a new process on the same port; does nothing if it is not stopped.
+    /// Restarts a stopped member, as a new process on the same port; does nothing if it is not stopped.
     ///
     /// # Errors
     /// If the port can't be opened any more.
@@ -277,18 +277,18 @@ impl Sandbox {
             self.shared.act(|cluster, now| cluster.start(member, now));
             return Ok(());
         }
-        let Some((door, address)) = self.doors.get(member).zip(self.addresses.get(member)) else { return Ok(()) };
+        let Some((gate, address)) = self.gates.get(member).zip(self.addresses.get(member)) else { return Ok(()) };
         if !self.shared.lock().cluster.is_stopped(member) {
             return Ok(());
         }
         let listener = listen(*address)?;
-        door.send_replace(Door::Open);
+        gate.send_replace(Gate::Open);
         self.shared.act(|cluster, now| cluster.start(member, now));
-        self.shared.tasks.spawn("sandbox listener", serve(Arc::clone(&self.shared), member, listener, door.subscribe()));
+        self.shared.tasks.spawn("sandbox listener", serve(Arc::clone(&self.shared), member, listener, gate.subscribe()));
         Ok(())
     }
 
-    /// Freezes a member, as SIGSTOP does: connections are established by the kernel, nothing is read or answered.
+    /// Freezes a member, as SIGSTOP does: the kernel establishes connections, nothing is read or answered.
     pub fn freeze(&self, member: usize) {
         self.hold(member, true);
     }
@@ -314,7 +314,7 @@ impl Sandbox {
         self.shared.act(|cluster, now| cluster.elect(member, now))
     }
 
-    /// Gives a member another name in the set's configuration; it listens where it did.
+    /// Renames a member in the set's configuration; it listens on the same address.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the set has no such member.
@@ -322,7 +322,7 @@ impl Sandbox {
         self.shared.act(|cluster, now| cluster.rename(member, host, now))
     }
 
-    /// Takes a member that is not primary out of the set's configuration; its process goes on.
+    /// Removes a member that is not primary from the set's configuration; its process continues.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if the set has no such member, if it is primary, or if it is the last one.
@@ -330,7 +330,7 @@ impl Sandbox {
         self.shared.act(|cluster, now| cluster.remove(member, now))
     }
 
-    /// Sets or clears a member's fail point, with a command as `configureFailPoint` takes it.
+    /// Sets or clears a member's fail point; the command is that of `configureFailPoint`.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) if there is no such member, or the command is not supported.
@@ -343,46 +343,46 @@ impl Sandbox {
         self.shared.act(|cluster, now| cluster.set_wire_versions(member, oldest, newest, now));
     }
 
-    /// Returns how many connections a member has open.
+    /// Returns the number of a member's open connections.
     pub fn connections(&self, member: usize) -> usize {
         self.shared.lock().cluster.connections(member)
     }
 
-    /// Returns how many cursors a member has open.
+    /// Returns the number of a member's open cursors.
     pub fn cursors(&self, member: usize) -> usize {
         self.shared.lock().cluster.cursors(member)
     }
 
-    /// Returns how many sessions are open in the deployment: all that commands have named, and that were not ended.
+    /// Returns the number of open sessions in the deployment: all that commands have named, and that were not ended.
     pub fn sessions(&self) -> usize {
         self.shared.lock().cluster.sessions()
     }
 
-    /// Returns how often each member was sent a command, by its exact name.
+    /// Returns for each member how many commands of an exact name it has received.
     pub fn commands_seen(&self, name: &str) -> Vec<u64> {
         let core = self.shared.lock();
         (0..core.cluster.hosts().len()).map(|member| core.cluster.commands_seen(member, name)).collect()
     }
 
-    /// Ends everything and waits until it is gone.
+    /// Stops the deployment, and waits until its tasks have ended.
     pub async fn shutdown(self) {
         self.shared.tasks.stop().await;
     }
 
-    /// Returns the door of a member that has one of its own.
-    fn door(&self, member: usize) -> Option<&watch::Sender<Door>> {
-        self.doors.get(member).filter(|_| !self.balanced)
+    /// Returns the gate of a member that has one of its own.
+    fn gate(&self, member: usize) -> Option<&watch::Sender<Gate>> {
+        self.gates.get(member).filter(|_| !self.balanced)
     }
 
     fn hold(&self, member: usize, frozen: bool) {
         self.shared.act(|cluster, now| if frozen { cluster.freeze(member, now) } else { cluster.thaw(member, now) });
-        if let Some(door) = self.door(member) {
+        if let Some(gate) = self.gate(member) {
             let held = self.shared.lock().cluster.is_frozen(member);
-            door.send_if_modified(|door| {
-                let wanted = if held { Door::Held } else { Door::Open };
-                let changes = *door != Door::Shut && *door != wanted;
+            gate.send_if_modified(|gate| {
+                let wanted = if held { Gate::Held } else { Gate::Open };
+                let changes = *gate != Gate::Shut && *gate != wanted;
                 if changes {
-                    *door = wanted;
+                    *gate = wanted;
                 }
                 changes
             });

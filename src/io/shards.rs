@@ -1,32 +1,32 @@
-//! How do threads share something that each of them needs for every command?
+//! Sharded state: one copy for each of a few groups of threads.
 //!
-//! Each thread has a shard of its own, as far as they suffice and few threads come and go: a lock that nobody else holds costs little, and memory that
-//! no other core writes to stays near. What is in a shard, and when it is out of date, its owner decides.
+//! Threads use the shards in turn, each its own: an uncontended lock is cheap, and memory that no other core writes stays in
+//! the cache. Does not decide what a shard holds, nor when it is outdated (its owner).
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crossbeam_utils::CachePadded;
 
-/// Is something that exists once for each of a few groups of threads.
+/// A value with one copy per shard.
 #[derive(Debug)]
 pub(crate) struct Sharded<T> {
     shards: Box<[CachePadded<Mutex<T>>]>,
 }
 
-/// How many shards there are: about as many as there are threads that run tasks, on common machines.
+/// The number of shards: about the number of runtime threads on common machines.
 const SHARDS: usize = 16;
 
-/// How many threads have come for a shard.
+/// The number of threads that have been assigned a shard.
 static THREADS: AtomicUsize = AtomicUsize::new(0);
 
 thread_local! {
-    /// Threads take the shards in turn.
+    /// Threads are assigned to the shards in turn.
     static OWN: usize = THREADS.fetch_add(1, Ordering::Relaxed) % SHARDS;
 }
 
 impl<T> Sharded<T> {
-    /// Makes all shards.
+    /// Creates all shards.
     pub(crate) fn new(mut make: impl FnMut(usize) -> T) -> Self {
         Self { shards: (0..SHARDS).map(|index| CachePadded::new(Mutex::new(make(index)))).collect() }
     }
@@ -37,7 +37,7 @@ impl<T> Sharded<T> {
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Locks one shard after the other, but for those that are locked already.
+    /// Locks one shard after the other, and skips those that are locked.
     pub(crate) fn idle(&self) -> impl Iterator<Item = MutexGuard<'_, T>> {
         self.shards.iter().filter_map(|shard| match shard.try_lock() {
             Ok(locked) => Some(locked),

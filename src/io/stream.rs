@@ -1,7 +1,6 @@
-//! Over what do bytes travel?
+//! The stream of a connection: plain TCP, TLS, or a unix socket.
 //!
-//! One type for plain TCP, TLS and unix sockets. How they are opened is `tcp`'s and `tls`'s business; what the bytes mean,
-//! `wire`'s.
+//! Does not open streams (`tcp`, `tls`), nor interpret the bytes (`wire`).
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -17,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use super::tls::Demand;
 
-/// An open connection to a server, before anything is said on it.
+/// An open stream to a server, before the handshake.
 #[derive(Debug)]
 pub(crate) enum Stream {
     /// Plain TCP.
@@ -25,18 +24,18 @@ pub(crate) enum Stream {
     /// A unix domain socket.
     #[cfg(unix)]
     Unix(UnixStream),
-    /// TLS over TCP, its handshake done.
+    /// TLS over TCP, after the TLS handshake.
     Tls(Box<Secured>),
 }
 
-/// A secured connection, and what is known of it besides.
+/// A TLS stream, and the server's demand in the TLS handshake.
 #[derive(Debug)]
 pub(crate) struct Secured {
     pub(crate) tls: TlsStream<TcpStream>,
     pub(crate) demand: Demand,
 }
 
-/// What a look at a socket's receive queue showed.
+/// The state of a socket's receive queue.
 enum Look {
     Quiet,
     Bytes,
@@ -44,14 +43,14 @@ enum Look {
 }
 
 impl Stream {
-    /// Returns whether bytes go through TLS, which keeps them in a buffer of its own.
+    /// Returns whether bytes go through TLS, which has a buffer of its own.
     pub(crate) fn is_encrypted(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
 
-    /// Looks at an idle connection, without waiting: closed, failed, or bytes that nobody asked for mean that it is dead.
+    /// Checks an idle connection without waiting: it is dead if it is closed, failed, or has received unexpected bytes.
     ///
-    /// Records of the TLS layer itself, such as session tickets that arrive late, are processed and do not count.
+    /// Records of the TLS layer itself, such as late session tickets, are processed and do not count.
     pub(crate) fn peek_dead(&mut self) -> bool {
         match self {
             Self::Tcp(tcp) => !matches!(look(&SockRef::from(&*tcp)), Look::Quiet),
@@ -75,7 +74,7 @@ impl Stream {
     }
 }
 
-/// Asks the socket itself: the runtime may not have heard yet of what arrived just now.
+/// Asks the socket itself: the runtime may not have been notified of recent events yet.
 fn look(socket: &SockRef<'_>) -> Look {
     match socket.peek(&mut [MaybeUninit::uninit()]) {
         Ok(0) => Look::Closed,
@@ -85,7 +84,7 @@ fn look(socket: &SockRef<'_>) -> Look {
     }
 }
 
-/// Whether the TLS layer has data, the end or an error for its reader, once it has seen to its own records.
+/// Returns whether the TLS layer has data, the end or an error for its reader, after processing its own records.
 fn is_tls_readable(tls: &mut TlsStream<TcpStream>) -> bool {
     let mut byte = [0];
     let mut context = Context::from_waker(Waker::noop());
@@ -166,7 +165,7 @@ mod tests {
         (Stream::Tcp(ours.expect("connected")), theirs.expect("accepted").0)
     }
 
-    /// Whether the stream is found dead within a second: what the peer did takes a moment to arrive.
+    /// Whether the stream is found dead within a second: the peer's action takes a moment to arrive.
     async fn dies(stream: &mut Stream) -> bool {
         for _ in 0..200 {
             if stream.peek_dead() {

@@ -1,11 +1,11 @@
-//! Who owns the tasks?
+//! The owner of tasks.
 //!
-//! Every task belongs to a [`Tasks`], which ends it when it is stopped or dropped: a client has one for its monitors, one
-//! for its pools, and its resolver one. Beside them there are only look-ups by the operating system, on few threads of
-//! their own, and key derivation and file reading on the runtime's blocking pool, which are awaited.
+//! Every task belongs to a [`Tasks`], which ends it when it is stopped or dropped: a client has one for its monitors, one for
+//! its pools, and its resolver one. All other work is look-ups by the operating system, on few threads of their own, and key
+//! derivation and file reading on the runtime's blocking pool, which are awaited.
 //!
-//! A task that panics is not replaced alone, because others may rely on what it leaves half done: all sets of its family
-//! end, and the client's next use starts everything anew, as after the end of a runtime.
+//! A task that panics is not restarted alone, because others may rely on its state: all sets of its group end, and the client's
+//! next use starts everything anew, as after the end of a runtime.
 
 use std::any::Any;
 use std::future::Future;
@@ -22,7 +22,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use super::clock;
 use crate::error::{Error, ErrorKind};
 
-/// Owns a set of tasks on one runtime; they end when it is stopped or dropped.
+/// A set of tasks on one runtime; they end when it is stopped or dropped.
 #[derive(Debug)]
 pub(crate) struct Tasks {
     runtime: Handle,
@@ -43,17 +43,17 @@ struct TaskGroup {
     has_panicked: AtomicBool,
 }
 
-/// Returns whether tasks are kept: it ends with them, or with their runtime.
+/// A signal that the tasks have ended, or their runtime has.
 #[derive(Clone, Debug)]
 pub(crate) struct Lifeline(watch::Receiver<()>);
 
-/// How long stopping waits for tasks that have been told to end: those of a runtime that nobody drives never do.
+/// How long `stop` waits for aborted tasks: on a runtime that nobody drives they never end.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 
 impl Lifeline {
-    /// Waits until the tasks are no longer kept.
+    /// Waits until the tasks have ended.
     pub(crate) async fn ended(&self) {
-        // Nothing is ever sent: the only news is the end.
+        // Nothing is ever sent: the only event is the end.
         while self.0.clone().changed().await.is_ok() {}
     }
 
@@ -63,12 +63,12 @@ impl Lifeline {
 }
 
 impl Tasks {
-    /// Returns an empty set on the current runtime; `None` outside of one.
+    /// Creates an empty set on the current runtime; `None` outside of a runtime.
     pub(crate) fn new() -> Option<Self> {
         Self::of(Arc::default())
     }
 
-    /// Makes a set on the current runtime that ends when a task of this one panics, and the other way round.
+    /// Creates a set on the current runtime in the same group: both end when a task of either panics.
     pub(crate) fn sibling(&self) -> Option<Self> {
         Self::of(Arc::clone(&self.family))
     }
@@ -92,8 +92,8 @@ impl Tasks {
 
     /// Starts a task; does nothing once stopped.
     ///
-    /// May be called under a lock: nothing foreign runs in here. A future that the runtime does not take, because it ends, is
-    /// dropped after the set's lock was released: its drop may start other tasks.
+    /// May be called under a lock: nothing foreign runs in here. A future that the ending runtime does not accept is dropped
+    /// after the set's lock was released: its drop may start other tasks.
     #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub(crate) fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         let kept = Arc::new(Mutex::new(Some(Box::pin(future))));
@@ -116,17 +116,17 @@ impl Tasks {
         drop(kept);
     }
 
-    /// Returns whether the runtime that the tasks were started on still keeps them.
+    /// Returns whether the tasks' runtime still runs them.
     pub(crate) fn is_alive(&self) -> bool {
         self.lifeline.holds()
     }
 
-    /// Returns what ends with the tasks.
+    /// Returns a signal for the end of the tasks.
     pub(crate) fn lifeline(&self) -> Lifeline {
         self.lifeline.clone()
     }
 
-    /// Makes the error of those who relied on tasks that have ended without a shutdown.
+    /// Returns the error for callers that relied on tasks that have ended without a shutdown.
     pub(crate) fn lost(&self) -> Error {
         if self.family.has_panicked.load(Ordering::Acquire) {
             let text = "a background task of the client panicked, and all of them have ended; the next call starts them again";
@@ -135,7 +135,7 @@ impl Tasks {
         runtime_ended()
     }
 
-    /// Returns how many tasks are running, without the set's own.
+    /// Returns the number of running tasks, without the set's own.
     pub(crate) fn count(&self) -> usize {
         let mut set = lock(&self.set);
         set.as_mut().map_or(0, |set| {
@@ -150,18 +150,18 @@ impl Tasks {
         drop(set);
     }
 
-    /// Waits until all tasks have ended by themselves, for as long as the limit allows, and ends the rest.
+    /// Waits until all tasks have ended by themselves, up to a time limit, and aborts the rest.
     pub(crate) async fn finish(&self, limit: Duration) {
         self.anchor.abort();
         let set = lock(&self.set).take();
         if let Some(mut set) = set {
-            // What has not ended by then is ended when the set is dropped.
+            // The remaining tasks are aborted when the set is dropped.
             let ended = async { while set.join_next().await.is_some() {} };
             clock::until(clock::now() + limit, ended).await;
         }
     }
 
-    /// Ends all tasks and waits until they are gone.
+    /// Aborts all tasks and waits until they have ended.
     pub(crate) async fn stop(&self) {
         let set = lock(&self.set).take();
         if let Some(mut set) = set {
@@ -177,7 +177,7 @@ impl TaskGroup {
         self.sets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends all sets because a task has panicked.
+    /// Ends all sets of the group because a task has panicked.
     fn fail(&self, name: &str, panic: &(dyn Any + Send)) {
         let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
         tracing::error!(task = name, panic = text, "a task has panicked: all tasks of the client end, its next use starts them again");
@@ -194,7 +194,7 @@ fn lock(set: &TaskSet) -> MutexGuard<'_, Option<JoinSet<()>>> {
     set.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Makes the error of those who relied on the tasks of a runtime that has ended.
+/// Returns the error for callers that relied on the tasks of a runtime that has ended.
 pub(crate) fn runtime_ended() -> Error {
     Error::new(ErrorKind::Shutdown, "the runtime that the client's tasks ran on has ended; the next call starts them again")
 }

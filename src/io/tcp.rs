@@ -1,7 +1,6 @@
-//! How is a socket opened and tuned?
+//! TCP and unix domain sockets: opening and socket options.
 //!
-//! TCP and unix domain sockets, one address each. Which address is tried when is decided in `race`; TLS comes after, in
-//! `tls`.
+//! One address each. Does not decide which address is tried when (`race`); TLS follows in `tls`.
 
 use std::io;
 use std::path::Path;
@@ -15,25 +14,26 @@ use super::stream::Stream;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::Address;
 
-/// How long a connection is idle before the first keepalive probe: shorter than the 4 minutes after which common load
-/// balancers and firewalls forget a connection.
+/// The idle time before the first keepalive probe: shorter than the 4 minutes after which common load balancers and firewalls
+/// drop a connection.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(120);
 
-/// The time between two keepalive probes.
+/// The interval between keepalive probes.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How many unanswered keepalive probes end a connection.
+/// The number of unanswered keepalive probes that end a connection.
 const KEEPALIVE_RETRIES: u32 = 9;
 
-/// How long sent bytes may stay unacknowledged. Linux lets this limit override the number of keepalive probes, so it is the
-/// time that all of them take; without it, a command to a vanished host is retransmitted for a quarter of an hour.
+/// The maximum time that sent bytes stay unacknowledged. On Linux this limit overrides the number of keepalive probes, so it is
+/// the duration of all of them; without it, a command to a vanished host is retransmitted for a quarter of an hour.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const USER_TIMEOUT: Duration = Duration::from_secs(120 + 9 * 10);
 
 /// Opens a connection to one address.
 ///
 /// # Errors
-/// [`ErrorKind::Io`] with the address, [`ErrorKind::LocalResources`] if there is nothing left to open a socket with; [`ErrorKind::Unsupported`] for a unix socket where there are none.
+/// [`ErrorKind::Io`] with the address; [`ErrorKind::LocalResources`] if the process or system has no resources for a socket;
+/// [`ErrorKind::Unsupported`] for a unix socket on a platform without them.
 pub(crate) async fn open(address: &Address) -> Result<Stream, Error> {
     let opened = match address {
         Address::Ip(ip) => open_tcp(*ip).await.map_err(|error| socket_error(Stage::Tcp, error)),
@@ -45,14 +45,14 @@ pub(crate) async fn open(address: &Address) -> Result<Stream, Error> {
 async fn open_tcp(address: std::net::SocketAddr) -> io::Result<Stream> {
     let tcp = TcpStream::connect(address).await?;
     if tcp.local_addr()? == address {
-        // A connection to an unused port of this host can get that port as its own, and so meet itself.
+        // A connection to an unused port of this host can get that port as its own, and so connect to itself.
         return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens: the connection met itself"));
     }
     tune(&tcp, address);
     Ok(Stream::Tcp(tcp))
 }
 
-/// Sets what can be set: some sandboxes and kernels lack an option, and the connection works without.
+/// Sets the available socket options: some sandboxes and kernels lack an option, and the connection works without it.
 fn tune(tcp: &TcpStream, address: std::net::SocketAddr) {
     let tell = |option, outcome: io::Result<()>| {
         if let Err(error) = outcome {
@@ -89,7 +89,7 @@ fn keepalive() -> TcpKeepalive {
     target_os = "windows"
 )))]
 fn keepalive() -> TcpKeepalive {
-    // The interval and number of probes are the platform's own here.
+    // The interval and number of probes are the platform's defaults here.
     tracing::trace!(interval = ?KEEPALIVE_INTERVAL, retries = KEEPALIVE_RETRIES, "not settable");
     TcpKeepalive::new().with_time(KEEPALIVE_IDLE)
 }
@@ -105,7 +105,7 @@ fn open_unix(_path: &Path) -> std::future::Ready<Result<Stream, Error>> {
     std::future::ready(Err(Error::new(ErrorKind::Unsupported, "unix sockets are not supported on this platform").at(Stage::Tcp)))
 }
 
-/// Turns an IPv6 zone id, a number or the name of a network interface, into a scope id (RFC 4007).
+/// Converts an IPv6 zone id, a number or the name of a network interface, to a scope id (RFC 4007).
 ///
 /// # Errors
 /// [`ErrorKind::Io`] if no interface has the name; [`ErrorKind::Unsupported`] where names can't be looked up.

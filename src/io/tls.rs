@@ -1,8 +1,8 @@
-//! How is a connection secured?
+//! TLS connections: rustls with ring, the platform's trust store or `tlsCAFile`, and a client certificate.
 //!
-//! rustls with ring: the platform's trust store or `tlsCAFile`, and a client certificate. PEM files are read in [`pem`], which
-//! server certificates are accepted is decided in [`verify`]. Which addresses are tried is decided in `race`: an attempt is
-//! TCP and TLS. Certificates are not looked up by OCSP or revocation lists, so the options that switch that off change nothing.
+//! Does not read PEM files ([`pem`]), nor decide which server certificates are accepted ([`verify`]) or which addresses are
+//! tried (`race`: an attempt is TCP and TLS). Certificates are not checked by OCSP or revocation lists, so the options that
+//! switch those checks off have no effect.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -27,28 +27,28 @@ mod verify;
 
 pub(crate) use demand::Demand;
 
-/// How many servers' sessions are kept for resumption, and what these servers ask for.
+/// The maximum number of servers whose sessions and demands are kept.
 const SESSIONS_MAX: usize = 256;
 
-/// Secures connections; made once for a client, so that all its pools resume each other's sessions.
+/// The TLS configuration of a client, shared by its pools so that they resume each other's sessions.
 #[derive(Clone)]
 pub(crate) struct TlsConnector {
     connector: tokio_rustls::TlsConnector,
-    /// What is trusted, in words.
+    /// The trusted authorities, as text for errors.
     trust: Arc<str>,
     has_certificate: bool,
-    /// What the servers asked for in their last full handshakes: resuming a session, they do not ask again.
+    /// What the servers requested in their last full handshakes: they do not request it again when a session is resumed.
     demands: Arc<Mutex<Demands>>,
 }
 
 type Demands = BTreeMap<ServerAddress, Demand>;
 
 impl TlsConnector {
-    /// Reads trust store, authority and key files; blocks meanwhile.
+    /// Reads trust store, authority and key files; blocks.
     ///
     /// # Errors
-    /// [`ErrorKind::InvalidOption`] with the option's name and path for a file that can't be used;
-    /// [`ErrorKind::Unsupported`] for a way of encrypting keys that is not served.
+    /// [`ErrorKind::InvalidOption`] with the option's name and path for an unusable file; [`ErrorKind::Unsupported`] for an
+    /// unsupported encryption of keys.
     pub(crate) fn load(options: &ClientOptions) -> Result<Self, Error> {
         let provider = Arc::new(crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
@@ -69,9 +69,9 @@ impl TlsConnector {
     /// Negotiates TLS with a host over an open connection.
     ///
     /// # Errors
-    /// The kinds of certificate errors, [`ErrorKind::CertificateRequired`] if the server refuses a client that has none to
-    /// show; [`ErrorKind::Tls`] if no agreement is reached, [`ErrorKind::Closed`] and
-    /// [`ErrorKind::Io`] if the connection fails, [`ErrorKind::Unsupported`] over unix sockets, which have no name to verify.
+    /// The kinds of certificate errors; [`ErrorKind::CertificateRequired`] if the server rejects a client without a
+    /// certificate; [`ErrorKind::Tls`] if the negotiation fails, [`ErrorKind::Closed`] and [`ErrorKind::Io`] if the connection
+    /// fails, [`ErrorKind::Unsupported`] over unix sockets, which have no name to verify.
     pub(crate) async fn connect(&self, host: &ServerAddress, stream: Stream) -> Result<Stream, Error> {
         let tcp = match stream {
             Stream::Tcp(tcp) => tcp,
@@ -98,7 +98,7 @@ impl TlsConnector {
         }
     }
 
-    /// Remembers what a server has asked for, or recalls it for a session that is resumed.
+    /// Stores what a server has requested, or returns the stored value for a resumed session.
     fn remember(&self, host: &ServerAddress, demand: Demand, is_resumed: bool) -> Demand {
         let mut demands = self.demands();
         let known = demands.get(host).copied();
@@ -114,7 +114,7 @@ impl TlsConnector {
         demand
     }
 
-    /// Remembers that a server has answered a hello, whatever it got of what it asked for.
+    /// Records that a server has answered a hello, even if its request for a certificate was not met.
     pub(crate) fn greeted(&self, host: &ServerAddress, demand: Demand) {
         if demand == Demand::Unmet {
             insert(&mut self.demands(), host, Demand::Optional);
@@ -149,7 +149,7 @@ impl TlsConnector {
         if matches!(fault, CertificateError::UnknownIssuer) {
             (ErrorKind::CertificateUnknownIssuer, format!("the certificate's issuer is not in {trust}"))
         } else if matches!(fault, CertificateError::BadSignature) {
-            // What a private authority made anew under its old name looks like.
+            // A private authority that was recreated under its old name looks like this.
             (ErrorKind::CertificateUnknownIssuer, format!("the certificate is not signed by the authority of that name in {trust}"))
         } else if text.contains("CaUsedAsEndEntity") {
             let text = format!("the certificate is that of an authority, which a server may show only if it is itself in {trust}");
@@ -176,7 +176,7 @@ fn insert(demands: &mut Demands, host: &ServerAddress, demand: Demand) {
     }
 }
 
-/// Makes the error of a socket, which may be one of TLS.
+/// Returns the error of a socket, which may be one of TLS.
 #[cold]
 pub(crate) fn socket_fault(stage: Stage, error: io::Error) -> Error {
     let fault = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
@@ -186,7 +186,7 @@ pub(crate) fn socket_fault(stage: Stage, error: io::Error) -> Error {
             Error::new(ErrorKind::Tls, text).at(stage).because(error)
         }
         Some(fault) => Error::new(ErrorKind::Tls, format!("the secured connection failed: {fault}")).at(stage).because(error),
-        // A connection that ends without a word of TLS is as closed as any other.
+        // A connection that ends without a TLS alert is closed like any other.
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             Error::new(ErrorKind::Closed, "connection closed by the server").at(stage).because(error)
         }
@@ -194,10 +194,11 @@ pub(crate) fn socket_fault(stage: Stage, error: io::Error) -> Error {
     }
 }
 
-/// Explains the end of a connection by what the server asked for and got, if that can be the reason.
+/// Explains the end of a connection by the server's request for a certificate, if that can be the reason.
 ///
-/// A server's refusal of a client certificate comes with the handshake in TLS 1.2 and after it in TLS 1.3; some servers just
-/// close. A plain close has other reasons, too: the error then keeps its kind, and its text names this one.
+/// A server's rejection of a client certificate arrives with the handshake in TLS 1.2 and after it in TLS 1.3; some servers
+/// just close the connection. A plain close has other reasons, too: the error then keeps its kind, and its text mentions this
+/// one.
 pub(crate) fn explained(error: Error, demand: Demand) -> Error {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
     let alert = alert_of(&error);
@@ -228,12 +229,13 @@ pub(crate) fn explained(error: Error, demand: Demand) -> Error {
     }
 }
 
-/// Returns whether this is the alert of TLS 1.2 for a handshake that lacks something, when only the certificate is known to lack.
+/// Returns whether this is the alert of TLS 1.2 for a handshake that lacks something, and only the certificate is known to be
+/// missing.
 fn is_without_reason(alert: AlertDescription, demand: Demand) -> bool {
     alert == AlertDescription::HandshakeFailure && demand == Demand::Unmet
 }
 
-/// Returns the alert that an error tells of.
+/// Returns the TLS alert of an error.
 fn alert_of(error: &Error) -> Option<AlertDescription> {
     let source = error.underlying()?.downcast_ref::<io::Error>()?;
     let fault = source.get_ref()?.downcast_ref::<rustls::Error>()?;
@@ -255,7 +257,7 @@ fn is_about_certificate(alert: AlertDescription) -> bool {
     )
 }
 
-/// The name that the certificate must be for: the A-label form, or the address of a numeric host.
+/// Returns the name that the certificate must contain: the A-label form, or the address of a numeric host.
 fn server_name(host: &ServerAddress) -> Result<ServerName<'static>, Error> {
     match host.host() {
         Host::Name(name) => ServerName::try_from(name.clone()).map_err(|error| {
@@ -267,7 +269,7 @@ fn server_name(host: &ServerAddress) -> Result<ServerName<'static>, Error> {
     }
 }
 
-/// Whether the first bytes of the answer are no TLS record at all.
+/// Returns whether the first bytes of the answer are not a TLS record.
 fn is_not_tls(message: InvalidMessage) -> bool {
     matches!(
         message,
@@ -292,10 +294,10 @@ fn is_time_fault(fault: &CertificateError) -> bool {
     )
 }
 
-/// The verifier that the options ask for, and what it trusts, in words.
+/// Returns the verifier for the options, and a description of the trusted authorities.
 fn verifier(options: &ClientOptions, provider: Arc<CryptoProvider>) -> Result<(Arc<dyn ServerCertVerifier>, String), Error> {
     let insecure = options.tls_insecure == Some(true);
-    // The file is read even if no certificate is refused: a wrong path is told now, not when the option is taken away.
+    // The file is read even if no certificate is rejected: a wrong path is an error now, not once the option is removed.
     let own = match &options.tls_ca_file {
         Some(path) => Some((pem::authorities(path)?, format!("{} {}", pem::CA_FILE, path.display()))),
         None => None,

@@ -1,7 +1,7 @@
-//! What becomes of a command whose caller has gone?
+//! The late replies of abandoned commands.
 //!
-//! The connection knows how much of it was sent, and keeps a [`LateReply`] until its reply has come. What the reply leads to
-//! is decided in `client::abandoned`.
+//! The connection knows how much of a command was sent, and keeps a [`LateReply`] until its reply has arrived. Does not decide
+//! what the reply leads to (`client::abandoned`).
 
 use super::{Conn, ExchangeState};
 use crate::error::Error;
@@ -9,21 +9,21 @@ use crate::operation::CommandFields;
 use crate::pool::Health;
 use crate::wire::{Flags, Message, Request};
 
-/// How much of a command was handed to the socket.
+/// How much of a command was passed to the socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Sent {
     /// No byte.
     Nothing,
-    /// Not all of it: the server can't execute it unless the rest follows.
+    /// A part: the server can't execute it unless the rest follows.
     Partly,
-    /// All of it.
+    /// The whole command.
     Whole,
 }
 
 /// The receiver of an abandoned command's reply. Dropped if the connection breaks before the reply.
 pub(crate) trait LateReply: Send + Sync {
-    /// Takes a reply. Returns the next command for the same connection, whose reply is taken too; `None` if nothing is left
-    /// to do.
+    /// Handles a reply. Returns the next command for the same connection, whose reply is handled as well; `None` if there is
+    /// none.
     fn handle_reply(&mut self, reply: Message) -> Option<Request>;
 
     /// Returns the driver's fields of the next command.
@@ -43,7 +43,7 @@ impl Conn {
 
     /// Returns whether the server may execute, or has executed, the last command.
     ///
-    /// A message that was cut off never executes. Where the connection is kept, the rest of the message follows.
+    /// An incomplete message is never executed. If the connection is kept, the rest of the message follows.
     pub(crate) fn may_execute(&self) -> bool {
         match self.sent() {
             Sent::Nothing => false,
@@ -52,18 +52,18 @@ impl Conn {
         }
     }
 
-    /// Returns whether an error has made it unusable.
+    /// Returns whether an error has broken it.
     pub(crate) fn is_broken(&self) -> bool {
         matches!(self.exchange, ExchangeState::Broken(_))
     }
 
-    /// Sets the receiver of the reply that the abandoned command still gets.
+    /// Sets the receiver of the abandoned command's late reply.
     pub(crate) fn leave(&mut self, late: Box<dyn LateReply>) {
         self.late = Some(late);
     }
 
-    /// Finishes what was abandoned: writes the rest, reads the reply, and does what the reply asks for. Can be abandoned and
-    /// called again.
+    /// Completes an abandoned exchange: writes the rest, reads the reply, and sends the commands that the receiver returns. Can
+    /// be cancelled and called again.
     ///
     /// # Errors
     /// Those of [`exchange`](Self::exchange).
@@ -106,7 +106,7 @@ mod tests {
         (Conn::new(Stream::Tcp(tcp), host, Address::Ip(address), Arc::default()), peer)
     }
 
-    /// Sends a command of so many bytes, and looks once for the reply.
+    /// Sends a command of a number of bytes, and polls once for the reply.
     async fn try_send(conn: &mut Conn, bytes: usize) -> Poll<Result<Message, Error>> {
         let request = Request::from(rawdoc! { "x": "x".repeat(bytes) });
         conn.queue(Flags::default(), &request, &CommandFields::default());

@@ -14,7 +14,7 @@ fn derivation(salt: &str, iterations: u32) -> Derivation {
     client.handle_server_first(first.as_bytes()).expect("server first").0
 }
 
-/// How many iterations of a derivation are left, if anybody keeps it.
+/// Returns the remaining iterations of a derivation in progress.
 fn left(derivations: &Derivations, key: &CacheKey) -> Option<String> {
     let shared = derivations.lock();
     let (_, flight) = shared.under_way.iter().find(|(own, _)| own == key)?;

@@ -1,7 +1,6 @@
-//! How do bytes and timers get to the cluster, and its wishes to the sockets?
+//! The tasks of a sandbox: one per listener, one per connection, one for the timers.
 //!
-//! One task per listener, one per connection, one for the timers. A connection's task ends when the cluster closes it,
-//! the peer does, or the member's door shuts.
+//! A connection's task ends when the deployment or the peer closes it, or the member's gate is shut.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,7 +18,7 @@ use crate::io::clock;
 use crate::io::tasks::Tasks;
 use crate::sandbox::{FakeDeployment, SandboxAction, SandboxEvent};
 
-/// Is what all tasks of a sandbox share.
+/// The state shared by all tasks of a sandbox.
 pub(super) struct SandboxShared {
     core: Mutex<SandboxCore>,
     alarm: Notify,
@@ -31,40 +30,40 @@ pub(super) struct SandboxCore {
     pub(super) cluster: FakeDeployment,
     wires: BTreeMap<(usize, u64), Wire>,
     next_conn: u64,
-    /// What the timer waits for.
+    /// The instant of the armed timer.
     armed: Option<Instant>,
 }
 
-/// The way to the task of one connection; dropping `replies` lets it send what is left and close.
+/// The channels to the task of one connection; dropping `replies` makes it send the rest and close.
 struct Wire {
     replies: mpsc::Sender<Vec<u8>>,
     reset: watch::Sender<bool>,
 }
 
-/// Says what a member's listener and connections may do.
+/// What a member's listener and connections may do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Door {
+pub(super) enum Gate {
     /// Accept and read.
     Open,
-    /// Leave everything in the kernel.
+    /// Read nothing, and leave new connections in the kernel's backlog.
     Held,
     /// End.
     Shut,
 }
 
-/// A peer that leaves this many replies unread is cut off.
+/// The maximum number of unread replies; a peer with more is disconnected.
 const REPLIES_MAX: usize = 1024;
 
-/// How long a peer may take over its TLS handshake.
+/// The time limit of a TLS handshake.
 const TLS_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many bytes are read at once.
+/// The size of a read, in bytes.
 const READ_SIZE: usize = 16 * 1024;
 
-/// How many connections wait in the kernel to be accepted.
+/// The maximum number of connections in the kernel's backlog.
 const BACKLOG: u32 = 1024;
 
-/// How long a listener rests after a failed accept, such as one for want of file descriptors.
+/// How long a listener pauses after a failed accept, such as one without file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 impl SandboxShared {
@@ -77,7 +76,7 @@ impl SandboxShared {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets the cluster decide, hands its wishes to the connections' tasks, and rearms the timer.
+    /// Runs a step of the deployment, passes its actions to the connections' tasks, and re-arms the timer.
     pub(super) fn act<R>(&self, decide: impl FnOnce(&mut FakeDeployment, Instant) -> R) -> R {
         let mut core = self.lock();
         let outcome = decide(&mut core.cluster, clock::now());
@@ -89,12 +88,12 @@ impl SandboxShared {
         if earlier {
             self.alarm.notify_one();
         }
-        // A subscriber may use the sandbox: not under the lock.
+        // A subscriber may call the sandbox, so it runs without the lock.
         events.into_iter().for_each(log);
         outcome
     }
 
-    /// Registers a connection; hands back its number and the ends that belong to its task.
+    /// Registers a connection; returns its number and the receivers for its task.
     fn admit(&self, member: usize) -> (u64, mpsc::Receiver<Vec<u8>>, watch::Receiver<bool>) {
         let (replies, queue) = mpsc::channel(REPLIES_MAX);
         let (reset, resets) = watch::channel(false);
@@ -140,7 +139,7 @@ fn log(event: SandboxEvent) {
     }
 }
 
-/// Calls the cluster when its timers run out.
+/// Calls the deployment when its timers are due.
 pub(super) async fn keep_time(shared: Arc<SandboxShared>) {
     loop {
         let due = {
@@ -155,17 +154,17 @@ pub(super) async fn keep_time(shared: Arc<SandboxShared>) {
     }
 }
 
-/// Accepts one member's connections until its door shuts.
-pub(super) async fn serve(shared: Arc<SandboxShared>, member: usize, listener: TcpListener, mut door: watch::Receiver<Door>) {
+/// Accepts one member's connections until its gate is shut.
+pub(super) async fn serve(shared: Arc<SandboxShared>, member: usize, listener: TcpListener, mut gate: watch::Receiver<Gate>) {
     loop {
-        if !is_open(&mut door).await {
+        if !is_open(&mut gate).await {
             return;
         }
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
                     let member = shared.lock().cluster.route(member);
-                    let task = welcome(Arc::clone(&shared), member, stream, door.clone());
+                    let task = accept(Arc::clone(&shared), member, stream, gate.clone());
                     shared.tasks.spawn("sandbox connection", task);
                 }
                 Err(error) => {
@@ -173,7 +172,7 @@ pub(super) async fn serve(shared: Arc<SandboxShared>, member: usize, listener: T
                     clock::sleep_until(Some(clock::now() + ACCEPT_PAUSE)).await;
                 }
             },
-            changed = door.changed() => {
+            changed = gate.changed() => {
                 if changed.is_err() {
                     return;
                 }
@@ -182,48 +181,48 @@ pub(super) async fn serve(shared: Arc<SandboxShared>, member: usize, listener: T
     }
 }
 
-/// Waits while a door is held; tells whether it is open then.
-async fn is_open(door: &mut watch::Receiver<Door>) -> bool {
-    door.wait_for(|door| *door != Door::Held).await.is_ok_and(|door| *door == Door::Open)
+/// Waits while a gate is held; returns whether it is open then.
+async fn is_open(gate: &mut watch::Receiver<Gate>) -> bool {
+    gate.wait_for(|gate| *gate != Gate::Held).await.is_ok_and(|gate| *gate == Gate::Open)
 }
 
-/// Waits until a door shuts.
-async fn is_shut(door: &mut watch::Receiver<Door>) {
-    // An error means that the sandbox is gone.
-    drop(door.wait_for(|door| *door == Door::Shut).await);
+/// Waits until a gate is shut.
+async fn is_shut(gate: &mut watch::Receiver<Gate>) {
+    // An error means that the sandbox has been dropped.
+    drop(gate.wait_for(|gate| *gate == Gate::Shut).await);
 }
 
-/// Speaks TLS if it has to, then carries bytes.
-async fn welcome(shared: Arc<SandboxShared>, member: usize, stream: TcpStream, mut door: watch::Receiver<Door>) {
+/// Completes TLS if required, then carries bytes.
+async fn accept(shared: Arc<SandboxShared>, member: usize, stream: TcpStream, mut gate: watch::Receiver<Gate>) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(member, %error, "sandbox: no nodelay");
     }
-    let Some(acceptor) = shared.tls.clone() else { return carry(shared, member, stream, door).await };
-    if !is_open(&mut door).await {
+    let Some(acceptor) = shared.tls.clone() else { return carry(shared, member, stream, gate).await };
+    if !is_open(&mut gate).await {
         return;
     }
     let secured = tokio::select! {
         secured = tokio::time::timeout(TLS_TIMEOUT, acceptor.accept(stream)) => secured,
-        () = is_shut(&mut door) => return,
+        () = is_shut(&mut gate) => return,
     };
     match secured {
-        Ok(Ok(stream)) => carry(shared, member, stream, door).await,
+        Ok(Ok(stream)) => carry(shared, member, stream, gate).await,
         Ok(Err(error)) => tracing::debug!(member, %error, "sandbox: TLS failed"),
         Err(_) => tracing::debug!(member, limit = ?TLS_TIMEOUT, "sandbox: TLS timed out"),
     }
 }
 
-/// Carries bytes between a connection and the cluster until one of them ends it.
-async fn carry<S: Peer>(shared: Arc<SandboxShared>, member: usize, stream: S, mut door: watch::Receiver<Door>) {
+/// Carries bytes between a connection and the deployment until one of them ends it.
+async fn carry<S: Peer>(shared: Arc<SandboxShared>, member: usize, stream: S, mut gate: watch::Receiver<Gate>) {
     let (conn, queue, mut resets) = shared.admit(member);
-    let mut own_door = door.clone();
+    let mut own_gate = gate.clone();
     let (mut reading, mut writing) = tokio::io::split(stream);
     let reset = tokio::select! {
-        () = read_all(&shared, member, conn, &mut reading, &mut door) => false,
+        () = read_all(&shared, member, conn, &mut reading, &mut gate) => false,
         () = write_all(queue, &mut writing) => *resets.borrow(),
         () = is_reset(&mut resets) => true,
-        // A process that ends takes its connections with it, also those that are being closed.
-        () = is_shut(&mut own_door) => true,
+        // A process that ends resets its connections, including those that are being closed.
+        () = is_shut(&mut own_gate) => true,
     };
     let stream = reading.unsplit(writing);
     if reset && let Err(error) = stream.tcp().set_zero_linger() {
@@ -236,15 +235,15 @@ async fn carry<S: Peer>(shared: Arc<SandboxShared>, member: usize, stream: S, mu
 /// Waits until a connection is to be reset.
 async fn is_reset(resets: &mut watch::Receiver<bool>) {
     if resets.wait_for(|reset| *reset).await.is_err() {
-        // It was closed without a reset: what is left is written first, and another branch ends it.
+        // Closed without a reset: the rest is written first, and another branch ends it.
         std::future::pending::<()>().await;
     }
 }
 
-/// Hands what comes to the cluster, until the peer closes or the member's process ends.
-async fn read_all<S: Peer>(shared: &SandboxShared, member: usize, conn: u64, stream: &mut ReadHalf<S>, door: &mut watch::Receiver<Door>) {
+/// Passes received bytes to the deployment, until the peer closes or the member's process ends.
+async fn read_all<S: Peer>(shared: &SandboxShared, member: usize, conn: u64, stream: &mut ReadHalf<S>, gate: &mut watch::Receiver<Gate>) {
     let mut buffer = vec![0; READ_SIZE];
-    while is_open(door).await {
+    while is_open(gate).await {
         match stream.read(&mut buffer).await {
             Ok(0) | Err(_) => return,
             Ok(size) => {
@@ -253,11 +252,11 @@ async fn read_all<S: Peer>(shared: &SandboxShared, member: usize, conn: u64, str
             }
         }
     }
-    // The end of a process is told by a reset, which another branch waits for.
+    // The end of a process is a reset, for which another branch waits.
     std::future::pending().await
 }
 
-/// Sends replies until there will be none, then says so to the peer.
+/// Sends replies until no more can come, then shuts the write side down.
 async fn write_all<S: Peer>(mut queue: mpsc::Receiver<Vec<u8>>, stream: &mut WriteHalf<S>) {
     while let Some(bytes) = queue.recv().await {
         if stream.write_all(&bytes).await.is_err() || stream.flush().await.is_err() {
@@ -280,7 +279,7 @@ pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// A stream whose socket can be told how to close.
+/// A stream whose socket can be set to reset on close.
 trait Peer: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn tcp(&self) -> &TcpStream;
 }

@@ -1,7 +1,7 @@
-//! Has the server asked for a client certificate, and what was it given?
+//! The server's request for a client certificate, and the client's answer.
 //!
-//! A server that asks and gets none may go on, refuse the handshake, or close the connection after it: in TLS 1.3 its
-//! refusal comes with the first read. What is known here explains such an end.
+//! A server that requests a certificate and gets none may continue, fail the handshake, or close the connection after it: in
+//! TLS 1.3 its rejection arrives with the first read. The state recorded here explains such an end.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -13,32 +13,32 @@ use tokio_rustls::rustls::client::ResolvesClientCert;
 use tokio_rustls::rustls::sign::CertifiedKey;
 
 thread_local! {
-    /// Whether a server has asked since this was reset. rustls asks for the certificate within one poll of a handshake, and
-    /// does not say for which.
+    /// Whether a server has requested a certificate since the last reset. rustls asks for the certificate within one poll of a
+    /// handshake, without the connection's identity.
     static ASKED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether the server has asked for a client certificate.
+/// The server's request for a client certificate, and the answer to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Demand {
-    /// It has not.
+    /// No request.
     None,
-    /// It has, and none was sent.
+    /// A request, and no certificate was sent.
     Unmet,
-    /// It has, none was sent, and it has answered a hello without one before.
+    /// A request, and no certificate was sent; the server has answered a hello without one before.
     Optional,
-    /// It has, and was sent the one that is configured.
+    /// A request, and the configured certificate was sent.
     Met,
 }
 
 impl Demand {
-    /// Returns the demand as it is seen with what an earlier connection has shown.
+    /// Returns the demand, combined with what an earlier connection has shown.
     pub(super) fn given(self, known: Option<Self>) -> Self {
         if self == Self::Unmet && known == Some(Self::Optional) { Self::Optional } else { self }
     }
 }
 
-/// The certificate that servers are shown, if there is one.
+/// The configured client certificate, if any.
 #[derive(Debug)]
 pub(super) struct ClientCertificate(pub(super) Option<Arc<CertifiedKey>>);
 
@@ -53,7 +53,7 @@ impl ResolvesClientCert for ClientCertificate {
     }
 }
 
-/// Drives a handshake, and tells whether the server has asked for a certificate in it.
+/// Drives a handshake, and returns whether the server requested a certificate in it.
 pub(super) async fn noting<T>(handshake: impl Future<Output = T>) -> (T, bool) {
     let mut handshake = pin!(handshake);
     let mut has_asked = false;

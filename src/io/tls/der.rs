@@ -1,7 +1,6 @@
-//! What do a certificate and a key say in their own bytes?
+//! The DER fields of certificates and keys that rustls does not expose: validity, key and curve, in any version.
 //!
-//! The few fields of X.509 (RFC 5280) and of private keys (RFC 5208, RFC 5915) that rustls does not tell: validity, key and
-//! curve, whatever the version. Nothing here judges; whoever trusts a certificate decides in `verify`.
+//! X.509 (RFC 5280) and private keys (RFC 5208, RFC 5915). Does not decide whether a certificate is trusted (`verify`).
 
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
@@ -20,10 +19,10 @@ const EC_PUBLIC_KEY: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01];
 /// The purposes `id-kp-serverAuth` and `anyExtendedKeyUsage`.
 const SERVER_AUTH: [&[u8]; 2] = [&[0x2b, 6, 1, 5, 5, 7, 3, 1], &[0x55, 0x1d, 0x25, 0]];
 
-/// The curves and algorithms that keys are supported on: P-256, P-384, and all others by name.
+/// The supported curves: P-256 and P-384, by object identifier.
 const SUPPORTED_CURVES: [&str; 2] = ["1.2.840.10045.3.1.7", "1.3.132.0.34"];
 
-/// The names of what is not supported and not rare.
+/// The names of common unsupported curves and algorithms.
 const NAMES: [(&str, &str); 12] = [
     ("1.3.132.0.35", "secp521r1 (P-521)"),
     ("1.3.132.0.10", "secp256k1"),
@@ -46,7 +45,7 @@ struct Element<'a> {
     whole: &'a [u8],
 }
 
-/// What a certificate says of itself.
+/// A parsed certificate.
 pub(super) struct Certificate<'a> {
     pub(super) is_version_1: bool,
     pub(super) issuer: &'a [u8],
@@ -58,11 +57,11 @@ pub(super) struct Certificate<'a> {
     pub(super) key: PublicKey<'a>,
 }
 
-/// A public key as it stands in a certificate.
+/// A public key in a certificate.
 pub(super) struct PublicKey<'a> {
-    /// All of it, as `SubjectPublicKeyInfo`.
+    /// The whole `SubjectPublicKeyInfo`.
     pub(super) whole: &'a [u8],
-    /// The contents of its algorithm's identifier.
+    /// The contents of its algorithm identifier.
     pub(super) algorithm: &'a [u8],
     pub(super) bits: &'a [u8],
 }
@@ -87,12 +86,12 @@ impl<'a> Element<'a> {
         Some(Self { tag, content, whole: all.get(..all.len() - left.len())? })
     }
 
-    /// Takes the next element, which is of this kind.
+    /// Takes the next element, which must have this tag.
     fn expect(rest: &mut &'a [u8], tag: u8) -> Option<Self> {
         Self::take(rest).filter(|element| element.tag == tag)
     }
 
-    /// Takes the next element if it is of this kind.
+    /// Takes the next element if it has this tag.
     fn optional(rest: &mut &'a [u8], tag: u8) -> Option<Self> {
         let mut ahead = *rest;
         let element = Self::expect(&mut ahead, tag)?;
@@ -102,11 +101,11 @@ impl<'a> Element<'a> {
 }
 
 impl<'a> Certificate<'a> {
-    /// Reads a certificate of any version; `None` for what is none.
+    /// Parses a certificate of any version; `None` if it is invalid.
     pub(super) fn parse(mut der: &'a [u8]) -> Option<Self> {
         let mut outer = Element::expect(&mut der, SEQUENCE)?.content;
         let mut fields = Element::expect(&mut outer, SEQUENCE)?.content;
-        // The version stands here, unless it is 1.
+        // Version 1 certificates have no version field.
         let is_version_1 = Element::optional(&mut fields, CONTEXT_0).is_none();
         Element::expect(&mut fields, INTEGER)?;
         Element::expect(&mut fields, SEQUENCE)?;
@@ -120,18 +119,18 @@ impl<'a> Certificate<'a> {
 }
 
 impl<'a> PublicKey<'a> {
-    /// Reads a `SubjectPublicKeyInfo`.
+    /// Parses a `SubjectPublicKeyInfo`.
     pub(super) fn parse(mut der: &'a [u8]) -> Option<Self> {
         let Element { content: mut key, whole, .. } = Element::expect(&mut der, SEQUENCE)?;
         let algorithm = Element::expect(&mut key, SEQUENCE)?.content;
-        // No key has a number of bits that is not one of bytes.
+        // The number of bits of a key is always a multiple of 8.
         let bits = Element::expect(&mut key, BIT_STRING)?.content.strip_prefix(&[0])?;
         Some(Self { whole, algorithm, bits })
     }
 }
 
-/// Returns the certificate at the front of what OpenSSL calls a trusted certificate; an error if its owner wants it trusted for
-/// other purposes than servers only.
+/// Returns the certificate at the front of an OpenSSL trusted certificate; an error if it is trusted only for other purposes
+/// than servers.
 pub(super) fn trusted(mut der: &[u8]) -> Result<&[u8], &'static str> {
     let certificate = Element::expect(&mut der, SEQUENCE).ok_or("it is no certificate")?.whole;
     let Some(Element { content: mut settings, .. }) = Element::optional(&mut der, SEQUENCE) else { return Ok(certificate) };
@@ -144,7 +143,7 @@ pub(super) fn trusted(mut der: &[u8]) -> Result<&[u8], &'static str> {
     if is_trusted && !is_rejected { Ok(certificate) } else { Err("it says that it is not to be trusted for servers") }
 }
 
-/// Names the curve or algorithm of a private key, if that is not supported.
+/// Returns the name of a private key's curve or algorithm, if it is unsupported.
 pub(super) fn unsupported_key(key: &PrivateKeyDer<'_>) -> Option<String> {
     match key {
         PrivateKeyDer::Pkcs8(key) => {
@@ -160,12 +159,12 @@ pub(super) fn unsupported_key(key: &PrivateKeyDer<'_>) -> Option<String> {
             Element::expect(&mut fields, OCTET_STRING)?;
             unsupported_curve(Element::expect(&mut fields, CONTEXT_0)?.content)
         }
-        // PKCS#1 is for RSA only; what else may come is not known.
+        // PKCS#1 is for RSA only; other formats may be added.
         PrivateKeyDer::Pkcs1(_) | _ => None,
     }
 }
 
-/// Names the curve or algorithm that an algorithm's identifier stands for, if that is not supported.
+/// Returns the name of an algorithm identifier's curve or algorithm, if it is unsupported.
 pub(super) fn unsupported_algorithm(mut identifier: &[u8]) -> Option<String> {
     let algorithm = Element::expect(&mut identifier, OBJECT_ID)?.content;
     if algorithm == EC_PUBLIC_KEY {
@@ -184,7 +183,7 @@ fn unsupported_curve(mut parameters: &[u8]) -> Option<String> {
     Some(NAMES.iter().find(|(other, _)| *other == number).map_or(number, |(_, name)| (*name).to_owned()))
 }
 
-/// Writes an object identifier in its usual form.
+/// Returns an object identifier in dotted form.
 fn dotted(content: &[u8]) -> String {
     let mut numbers: Vec<u64> = Vec::new();
     let mut number: u64 = 0;
@@ -203,7 +202,7 @@ fn dotted(content: &[u8]) -> String {
     numbers.iter().map(u64::to_string).collect::<Vec<_>>().join(".")
 }
 
-/// Reads a point in time, in seconds since 1970 (RFC 5280 section 4.1.2.5).
+/// Parses a time, in seconds since 1970 (RFC 5280 section 4.1.2.5).
 fn seconds(time: &Element<'_>) -> Option<i64> {
     let text = std::str::from_utf8(time.content).ok()?.strip_suffix('Z')?;
     let (year, rest) = text.split_at_checked(if time.tag == UTC_TIME { 2 } else { 4 })?;
@@ -224,9 +223,9 @@ fn seconds(time: &Element<'_>) -> Option<i64> {
     Some(((days(year, month, day) * 24 + hour) * 60 + minute) * 60 + second)
 }
 
-/// Counts the days since 1970-01-01 in the calendar of today.
+/// Returns the days since 1970-01-01 in the Gregorian calendar.
 fn days(year: i64, month: i64, day: i64) -> i64 {
-    // Years that begin in March, so that the leap day is the last.
+    // Years begin in March here, so that the leap day is the last.
     let year = if month <= 2 { year - 1 } else { year };
     let of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let era = year.div_euclid(400);

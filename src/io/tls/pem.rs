@@ -1,8 +1,8 @@
-//! What stands in the certificate and key files?
+//! The certificate and key files: `tlsCAFile` and `tlsCertificateKeyFile`.
 //!
-//! `tlsCAFile` and `tlsCertificateKeyFile`: PEM, with keys in PKCS#8, PKCS#1 or SEC1; encrypted keys in PKCS#8, with the
-//! feature `encrypted-keys`. An authority that can't be read costs itself and is named with its line; a client's own
-//! certificate or key is an error then. What the certificates are good for is decided in the parent module.
+//! PEM, with keys in PKCS#8, PKCS#1 or SEC1; encrypted keys in PKCS#8, with the feature `encrypted-keys`. An unreadable
+//! authority is skipped and reported with its line; an unreadable client certificate or key is an error. Does not decide which
+//! certificates are accepted (`verify`).
 
 use std::fmt::Display;
 use std::path::Path;
@@ -25,25 +25,25 @@ pub(super) const CA_FILE: &str = "tlsCAFile";
 /// The option that names the file of certificate and key.
 pub(super) const KEY_FILE: &str = "tlsCertificateKeyFile";
 
-/// The option that has the password of an encrypted key.
+/// The option with the password of an encrypted key.
 const PASSWORD: &str = "tlsCertificateKeyFilePassword";
 
 /// The authorities of a file.
 pub(super) struct Authorities {
     pub(super) roots: RootCertStore,
-    /// The certificates themselves.
+    /// The certificates.
     pub(super) listed: Vec<CertificateDer<'static>>,
-    /// What is wrong with some of them, for errors that this may explain.
+    /// The faults of skipped authorities, for errors that they may explain.
     pub(super) notes: Vec<String>,
 }
 
-/// How many sections that can't be used an error names.
+/// The maximum number of unusable sections in an error.
 const NOTES_MAX: usize = 4;
 
 /// Reads the authorities of `tlsCAFile`.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidOption`] with the option's name and path, if none can be used.
+/// [`ErrorKind::InvalidOption`] with the option's name and path, if none is usable.
 pub(super) fn authorities(path: &Path) -> Result<Authorities, Error> {
     let bytes = read(CA_FILE, path)?;
     let sections = sections(&bytes).map_err(|why| unusable(CA_FILE, path, &why))?;
@@ -91,7 +91,7 @@ impl Authorities {
 }
 
 impl Section<'_> {
-    /// Returns its certificate, if it is to hold one.
+    /// Returns the certificate of the section, if it should contain one.
     fn certificate(&self) -> Option<Result<CertificateDer<'static>, &'static str>> {
         let content = self.content.as_ref().map_err(|why| *why);
         match self.label {
@@ -107,12 +107,12 @@ impl Section<'_> {
         if self.label.is_empty() { "a section".to_owned() } else { format!("a section {:?}", self.label) }
     }
 
-    /// Returns the reason why it can't be read, to be put behind other text; empty if there is none.
+    /// Returns the reason why it is unreadable, as a suffix; empty if it is readable.
     fn why(&self) -> String {
         self.content.as_ref().err().map(|why| format!(": {why}")).unwrap_or_default()
     }
 
-    /// Returns whether somebody may take it for a certificate.
+    /// Returns whether it may have been intended as a certificate.
     fn could_be_meant(&self) -> bool {
         self.label.contains("CERT") || self.label.contains("PKCS") || self.content.is_err()
     }
@@ -120,11 +120,11 @@ impl Section<'_> {
 
 /// Reads the certificate chain and key of `tlsCertificateKeyFile`.
 ///
-/// The certificate may be of any version: it is the server that judges it.
+/// The certificate may have any version: the server decides whether it accepts it.
 ///
 /// # Errors
-/// [`ErrorKind::InvalidOption`] with the option's name and path; [`ErrorKind::Unsupported`] for a key of a kind, or encrypted in
-/// a way, that is not served.
+/// [`ErrorKind::InvalidOption`] with the option's name and path; [`ErrorKind::Unsupported`] for an unsupported type or
+/// encryption of the key.
 pub(super) fn certificate_and_key(path: &Path, password: Option<&Secret>) -> Result<CertifiedKey, Error> {
     let bytes = read(KEY_FILE, path)?;
     let sections = sections(&bytes).map_err(|why| unusable(KEY_FILE, path, &why))?;
@@ -154,7 +154,7 @@ pub(super) fn certificate_and_key(path: &Path, password: Option<&Secret>) -> Res
     Ok(certified)
 }
 
-/// Returns whether the key is known to be another than the certificate's.
+/// Returns whether the key is known not to match the certificate.
 fn is_mismatch(certified: &CertifiedKey) -> bool {
     let own = certified.key.public_key();
     let own = own.as_ref().and_then(|own| der::PublicKey::parse(own.as_ref()));
@@ -162,7 +162,7 @@ fn is_mismatch(certified: &CertifiedKey) -> bool {
     own.zip(shown).is_none_or(|(own, shown)| own.bits != shown.key.bits)
 }
 
-/// Makes the error of a file that can't be used.
+/// Returns the error of an unusable file.
 pub(super) fn unusable(option: &str, path: &Path, why: &dyn Display) -> Error {
     Error::new(ErrorKind::InvalidOption, format!("{option} {}: {why}", path.display())).at(Stage::Tls)
 }
@@ -178,7 +178,7 @@ fn read(option: &str, path: &Path) -> Result<Zeroizing<Vec<u8>>, Error> {
     }
 }
 
-/// Reads the key of a section; no copy of it is left.
+/// Reads the key of a section, and leaves no copy in memory.
 fn private_key(path: &Path, section: &Section<'_>, password: Option<&Secret>) -> Result<Arc<dyn SigningKey>, Error> {
     let line = section.line;
     let content = match &section.content {

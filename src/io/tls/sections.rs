@@ -1,8 +1,8 @@
-//! Which sections does a PEM file have?
+//! The sections of a PEM file.
 //!
-//! RFC 7468, and what is met in real files: several files joined with their byte-order marks, a section that begins on the line
-//! on which another ends, texts between sections. A section that can't be read is kept with its line and the reason, so
-//! that none disappears. What the sections are good for is decided in `pem`.
+//! RFC 7468, and the variations of real files: several files joined with their byte-order marks, a section that begins on the
+//! line on which another ends, text between sections. An unreadable section is kept with its line and the reason, so that none
+//! disappears. Does not decide the use of the sections (`pem`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -10,15 +10,15 @@ use zeroize::Zeroizing;
 
 /// One section of a PEM file.
 pub(super) struct Section<'a> {
-    /// What stands behind `BEGIN`; empty if that is no label.
+    /// The label after `BEGIN`; empty if it is invalid.
     pub(super) label: &'a str,
     /// The line of its beginning, counted from 1.
     pub(super) line: usize,
-    /// Its contents, or why they can't be read.
+    /// Its contents, or why they are unreadable.
     pub(super) content: Result<Zeroizing<Vec<u8>>, &'static str>,
 }
 
-/// The header of a key that is encrypted in the traditional format of OpenSSL.
+/// The message for a key that is encrypted in the traditional format of OpenSSL.
 pub(super) const TRADITIONALLY_ENCRYPTED: &str =
     "the key is encrypted in the traditional format of OpenSSL; convert it with `openssl pkcs8 -topk8`";
 
@@ -27,7 +27,7 @@ const DASHES: &[u8] = b"-----";
 /// Reads all sections of a file, in order.
 ///
 /// # Errors
-/// The reason if it is no text that could have any.
+/// The reason, if the file can't contain any section.
 pub(super) fn sections(file: &[u8]) -> Result<Vec<Section<'_>>, &'static str> {
     if matches!(file, [0xff, 0xfe, ..] | [0xfe, 0xff, ..]) {
         return Err("it is UTF-16; save it as UTF-8 or ASCII");
@@ -51,7 +51,7 @@ pub(super) fn sections(file: &[u8]) -> Result<Vec<Section<'_>>, &'static str> {
     Ok(found)
 }
 
-/// Reads the section whose label begins here, and returns where it ends.
+/// Reads the section whose label begins here, and returns its end.
 fn read(file: &[u8], label_at: usize, dashes: usize) -> (&str, Result<Zeroizing<Vec<u8>>, &'static str>, usize) {
     let text = rest_of_line(file, label_at);
     let written = before_dash(text).unwrap_or(text);
@@ -81,16 +81,16 @@ fn decode(body: &[u8]) -> Result<Zeroizing<Vec<u8>>, &'static str> {
     if find(body, 0, b"Proc-Type: 4,ENCRYPTED").is_some() {
         return Err(TRADITIONALLY_ENCRYPTED);
     }
-    // A key may stand here: nothing grows, which would leave copies behind.
+    // The section may be a key: the buffer never grows, which would leave copies behind.
     let mut compact = Zeroizing::new(Vec::with_capacity(body.len()));
     compact.extend(body.iter().copied().filter(|byte| !byte.is_ascii_whitespace()));
     let mut content = Zeroizing::new(Vec::with_capacity(base64::decoded_len_estimate(compact.len())));
-    // What is said of the fault could be a piece of a key.
+    // The details of the fault could contain a piece of a key.
     STANDARD.decode_vec(&*compact, &mut content).map_err(|_| "it is not base64")?;
     Ok(content)
 }
 
-/// Returns whether this could be a label with dashes behind it.
+/// Returns whether the text could be a label followed by dashes.
 fn begins_with_label(text: &[u8]) -> bool {
     before_dash(text).and_then(usable_label).is_some()
 }
@@ -99,7 +99,7 @@ fn before_dash(text: &[u8]) -> Option<&[u8]> {
     text.get(..text.iter().position(|byte| *byte == b'-')?)
 }
 
-/// Returns a label of capital letters, digits and blanks. Anything else is not shown: it may be a piece of a key.
+/// Returns a label of capital letters, digits and blanks. Other labels are not shown: they may be a piece of a key.
 fn usable_label(text: &[u8]) -> Option<&str> {
     let is_usable = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b' ';
     let label = Some(text).filter(|text| !text.is_empty() && text.iter().all(is_usable));
@@ -112,7 +112,7 @@ fn rest_of_line(file: &[u8], at: usize) -> &[u8] {
     rest.get(..end).unwrap_or_default()
 }
 
-/// Counts the line ends between two places: `\n`, `\r\n` or `\r`.
+/// Counts the line ends between two positions: `\n`, `\r\n` or `\r`.
 fn lines(file: &[u8], from: usize, to: usize) -> usize {
     let part = file.get(from..to).unwrap_or_default();
     let alone = |at: usize| part.get(at) == Some(&b'\r') && part.get(at + 1) != Some(&b'\n');

@@ -57,7 +57,7 @@ fn pem(label: &str, der: &[u8]) -> String {
     format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", lines.join("\n"))
 }
 
-/// A file that is gone at the end of the test.
+/// A file that is removed at the end of the test.
 struct TempFile(PathBuf);
 
 impl TempFile {
@@ -103,7 +103,7 @@ async fn serve(listener: TcpListener, config: Arc<ServerConfig>, count: usize) {
     }
 }
 
-/// Connects `host` to a server that shows `identity`, and says how it went.
+/// Connects `host` to a server with `identity`, and returns the result.
 async fn handshake(options: &ClientOptions, host: &str, identity: &Identity) -> Result<(), Error> {
     let connector = TlsConnector::load(options)?;
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
@@ -190,7 +190,7 @@ async fn invalid_certificates_and_insecure_forgive_all() {
     handshake(&insecure, "db.example", &shown).await.expect("forgiven");
 }
 
-/// Speaks to a server that answers the first bytes with `answer`, and closes.
+/// Connects to a server that answers the first bytes with `answer`, and closes.
 async fn speak_to_plain_server(answer: &[u8]) -> Error {
     let ours = authority("ours");
     let file = TempFile::new(&ours.pem());
@@ -298,7 +298,7 @@ async fn client_certificate_is_shown() {
     let dial = async {
         let tcp = Stream::Tcp(TcpStream::connect(address).await.expect("connected"));
         let mut stream = connector.connect(&ServerAddress::parse("db.example").expect("host"), tcp).await.expect("secured");
-        // In TLS 1.3 the server's verdict comes after the client's handshake: only its byte shows that it agreed.
+        // In TLS 1.3 the server's verdict arrives after the client's handshake: only its byte shows that it accepted.
         stream.read_u8().await.expect("read")
     };
     assert_eq!(tokio::join!(dial, serve(listener, Arc::new(config.expect("server config")), 1)).0, b'x');
@@ -356,7 +356,7 @@ fn section_without_a_usable_first_line_is_named_with_its_line() {
         let line = good.lines().count() + 1;
         assert!(error.message().contains(&format!("line {line}: ")) && error.message().ends_with(why), "{error}");
     }
-    // What stands there may be a key.
+    // The text there may be a key.
     let error = load_key(&format!("{good}-----BEGIN PRIVATE KEY MIIEvSecret\n"), None).expect_err("no key");
     assert!(error.message().ends_with(framing) && !error.message().contains("Secret"), "{error}");
 }

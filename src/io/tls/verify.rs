@@ -1,8 +1,8 @@
-//! Which server certificates are accepted?
+//! The verification of server certificates.
 //!
-//! Those that webpki accepts; a self-signed one that itself stands in `tlsCAFile`; and what the options forgive
-//! (`tlsAllowInvalidHostnames`, `tlsAllowInvalidCertificates`, `tlsInsecure`). A handshake's signature is always verified, so
-//! the server holds the certificate's key. Certificates are not looked up by OCSP or revocation lists.
+//! Accepted are certificates that webpki accepts, self-signed certificates that are listed in `tlsCAFile`, and what the options
+//! permit (`tlsAllowInvalidHostnames`, `tlsAllowInvalidCertificates`, `tlsInsecure`). A handshake's signature is always
+//! verified, so the server holds the certificate's key. Certificates are not checked by OCSP or revocation lists.
 
 use std::fmt;
 use std::sync::Arc;
@@ -17,11 +17,11 @@ use tokio_rustls::rustls::{self, CertificateError, DigitallySignedStruct, OtherE
 
 use super::{der, is_name_fault, is_time_fault};
 
-/// Accepts every certificate, of whatever version: without a trusted issuer its name says nothing.
+/// The verifier that accepts every certificate of any version: without a trusted issuer its name means nothing.
 #[derive(Debug)]
 pub(super) struct AnyCertificate(pub(super) Arc<CryptoProvider>);
 
-/// Verifies the chain and, unless the option forgives it, the name.
+/// The verifier of the chain and, unless the option permits any name, the name.
 #[derive(Debug)]
 pub(super) struct Trusted {
     pub(super) strict: Arc<WebPkiServerVerifier>,
@@ -32,7 +32,7 @@ pub(super) struct Trusted {
 }
 
 impl Trusted {
-    /// Verifies a self-signed certificate that is trusted because it is listed itself: it has to be valid now, and for the name.
+    /// Verifies a self-signed certificate that is trusted because it is listed: it has to be valid now, and for the name.
     fn verify_listed(&self, certificate: &CertificateDer<'_>, name: &ServerName<'_>, time: UnixTime) -> Option<Result<(), rustls::Error>> {
         if !self.listed.iter().any(|own| own == certificate) {
             return None;
@@ -47,7 +47,7 @@ impl Trusted {
         } else {
             match ParsedCertificate::try_from(certificate) {
                 Ok(readable) => verify_server_name(&readable, name),
-                // One of version 1 has no names to verify.
+                // A certificate of version 1 has no names to verify.
                 Err(_) => Err(CertificateError::NotValidForNameContext { expected: name.to_owned(), presented: Vec::new() }.into()),
             }
         })
@@ -75,7 +75,7 @@ impl ServerCertVerifier for Trusted {
                 Err(CertificateError::Other(OtherError(Arc::new(Version1))).into())
             }
             Ok(()) => Ok(ServerCertVerified::assertion()),
-            // The name is looked at last: an error about it means that all else is well.
+            // The name is checked last: a name error means that everything else is valid.
             Err(rustls::Error::InvalidCertificate(fault)) if self.any_name && is_name_fault(&fault) => Ok(ServerCertVerified::assertion()),
             Err(error) => Err(error),
         }
@@ -139,7 +139,7 @@ impl ServerCertVerifier for AnyCertificate {
     }
 }
 
-/// The error of a certificate that is too old to be verified.
+/// The error of a certificate whose version is too old for verification.
 #[derive(Debug)]
 struct Version1;
 
@@ -151,7 +151,7 @@ impl fmt::Display for Version1 {
 
 impl std::error::Error for Version1 {}
 
-/// Returns whether a fault is one of name or time, which a certificate has that can be read and has a trusted issuer.
+/// Returns whether a fault concerns only the name or the time of a certificate with a trusted issuer.
 fn is_of_name_or_time(fault: &CertificateError) -> bool {
     is_name_fault(fault) || is_time_fault(fault)
 }
@@ -160,7 +160,7 @@ fn is_version_1(certificate: &CertificateDer<'_>) -> bool {
     der::Certificate::parse(certificate).is_some_and(|parsed| parsed.is_version_1)
 }
 
-/// Verifies a signature of TLS 1.2 with the key of a certificate, which may be of any version.
+/// Verifies a signature of TLS 1.2 with the key of a certificate of any version.
 fn verify_tls12(
     message: &[u8],
     certificate: &CertificateDer<'_>,
@@ -187,7 +187,7 @@ fn verify_tls12(
     }
 }
 
-/// Verifies a signature of TLS 1.3 with the key of a certificate, which may be of any version.
+/// Verifies a signature of TLS 1.3 with the key of a certificate of any version.
 fn verify_tls13(
     message: &[u8],
     certificate: &CertificateDer<'_>,

@@ -1,4 +1,4 @@
-//! Files that are not quite what they should be, and certificates that others would refuse.
+//! Malformed files, and certificates that other implementations refuse.
 
 use std::sync::Mutex;
 
@@ -45,7 +45,7 @@ fn elements(whole: &[u8]) -> Vec<&[u8]> {
     found
 }
 
-/// Makes a self-signed certificate of X.509 version 1, which has no extensions.
+/// Creates a self-signed certificate of X.509 version 1, which has no extensions.
 fn version_1(name: &str) -> Identity {
     let like = identity(&authority(name), "db.example", 4000);
     let [body, algorithm, _] = elements(&like.certificate)[..] else { panic!("a certificate") };
@@ -57,7 +57,7 @@ fn version_1(name: &str) -> Identity {
     Identity { certificate: whole.into(), key: like.key }
 }
 
-/// Makes a self-signed certificate of an authority that is for a host as well.
+/// Creates a self-signed certificate that is both an authority and valid for a host.
 fn self_signed(name: &str, last_year: i32) -> Identity {
     let mut params = CertificateParams::new(vec![name.to_owned()]).expect("params");
     params.not_before = date_time_ymd(2000, 1, 1);
@@ -68,7 +68,7 @@ fn self_signed(name: &str, last_year: i32) -> Identity {
     Identity { certificate: params.self_signed(&key).expect("self-signed").der().clone(), key }
 }
 
-/// Connects to a server that shows a certificate which rustls itself would not show, by both versions of TLS.
+/// Connects, by both versions of TLS, to a server with a certificate that rustls itself would not send.
 async fn handshakes(
     options: &ClientOptions,
     host: &str,
@@ -195,7 +195,7 @@ async fn self_signed_certificate_that_is_listed_itself_is_trusted_for_its_name_a
     assert_fault(try_with(trusting(&file), "other.example", again(&shown)).await, ErrorKind::CertificateName, "other.example");
     let lenient = ClientOptions { tls_allow_invalid_hostnames: Some(true), ..trusting(&file) };
     try_with(lenient, "other.example", again(&shown)).await.expect("the name is forgiven");
-    // Another of that name is another.
+    // Another certificate with that name is not accepted.
     assert_fault(
         try_with(trusting(&file), "db.example", self_signed("db.example", 4000)).await,
         ErrorKind::CertificateUnknownIssuer,
@@ -217,7 +217,7 @@ async fn certificate_of_version_1_is_accepted_where_certificates_are_not_verifie
         for outcome in handshakes(options, "db.example", &shown.certificate, shown.key_der()).await {
             outcome.expect("accepted");
         }
-        // The server has to hold the certificate's key all the same.
+        // The server must hold the certificate's key nevertheless.
         let other = KeyPair::generate().expect("key");
         for outcome in handshakes(options, "db.example", &shown.certificate, PrivatePkcs8KeyDer::from(other.serialize_der()).into()).await {
             assert_fault(outcome, ErrorKind::CertificateUnknownIssuer, "not signed");
@@ -227,7 +227,7 @@ async fn certificate_of_version_1_is_accepted_where_certificates_are_not_verifie
     for outcome in handshakes(&trusting(&file), "db.example", &shown.certificate, shown.key_der()).await {
         assert_fault(outcome, ErrorKind::Certificate, "version 1, which has no names");
     }
-    // Listed itself, it is trusted where names are forgiven: it has none.
+    // A listed certificate is trusted where any name is permitted: it has none.
     let file = TempFile::new(&shown.certificate_pem());
     for outcome in handshakes(&trusting(&file), "db.example", &shown.certificate, shown.key_der()).await {
         assert_fault(outcome, ErrorKind::CertificateName, "db.example");
@@ -238,7 +238,7 @@ async fn certificate_of_version_1_is_accepted_where_certificates_are_not_verifie
     }
 }
 
-/// Takes any client certificate, and keeps it.
+/// A verifier that accepts any client certificate and keeps it.
 #[derive(Debug, Default)]
 struct Keeping(Mutex<Option<CertificateDer<'static>>>);
 
