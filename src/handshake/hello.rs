@@ -122,7 +122,7 @@ pub struct HelloReply {
     pub sasl_supported_mechs: Option<Vec<String>>,
     /// The compressors that client and server share.
     pub compressors: Vec<String>,
-    /// Invalid host names that were left out: the first [`UNUSABLE_HOSTS_MAX`] of them.
+    /// Invalid host names that were left out: the first `UNUSABLE_HOSTS_MAX` (64) of them.
     pub unusable_hosts: Vec<UnusableHost>,
 }
 

@@ -113,7 +113,7 @@ impl FakeDeployment {
         let seconds = call.body.get("replSetStepDown").and_then(integer).filter(|seconds| *seconds > 0);
         let seconds = seconds.unwrap_or(STEP_DOWN_SECONDS).min(STEP_DOWN_SECONDS_MAX);
         let barred = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-        self.abdicate(barred, call.body.get("force").is_some_and(truth), now)?;
+        self.step_down_primary(barred, call.body.get("force").is_some_and(truth), now)?;
         Ok(doc! { "ok": 1.0 })
     }
 

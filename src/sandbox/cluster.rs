@@ -143,7 +143,7 @@ impl FakeDeployment {
             events: VecDeque::new(),
             config,
         };
-        cluster.found(now);
+        cluster.hold_first_election(now);
         Ok(cluster)
     }
 
@@ -225,7 +225,7 @@ impl FakeDeployment {
         place.cursors.clear();
         place.fail_point = None;
         let was_primary = place.role == Role::Primary;
-        place.role = Role::resting(place.kind);
+        place.role = Role::non_primary(place.kind);
         place.view.primary = None;
         let open: Vec<u64> = place.connections.keys().copied().collect();
         for conn in open {
@@ -235,7 +235,7 @@ impl FakeDeployment {
         if was_primary {
             self.events.push_back(SandboxEvent::SteppedDown { member });
         }
-        self.reconsider(now);
+        self.update_leadership(now);
         self.settle(now);
     }
 
@@ -249,7 +249,7 @@ impl FakeDeployment {
         place.process_id = random_id(&mut self.random);
         place.changes = 0;
         place.barred_until = None;
-        self.reconsider(now);
+        self.update_leadership(now);
         self.settle(now);
     }
 
@@ -260,7 +260,7 @@ impl FakeDeployment {
             return;
         }
         place.life = Life::Frozen;
-        self.reconsider(now);
+        self.update_leadership(now);
         self.settle(now);
     }
 
@@ -275,7 +275,7 @@ impl FakeDeployment {
         place.life = if behind { Life::Behind { notices_at } } else { Life::Current };
         let open = place.connections.keys().map(|conn| At { member, conn: *conn });
         self.ready.extend(open);
-        self.reconsider(now);
+        self.update_leadership(now);
         self.settle(now);
     }
 
@@ -284,7 +284,7 @@ impl FakeDeployment {
     /// # Errors
     /// [`ErrorKind::InvalidArgument`] if no primary is running, or no other member can be elected.
     pub fn step_down(&mut self, now: Instant) -> Result<(), Error> {
-        let outcome = self.abdicate(self.config.election_timeout, false, now);
+        let outcome = self.step_down_primary(self.config.election_timeout, false, now);
         self.settle(now);
         outcome.map_err(|failure| refusal(failure.message))
     }
@@ -299,7 +299,7 @@ impl FakeDeployment {
             return Err(refusal(format!("member {member} can't be elected now")));
         }
         if self.primary() != Some(member) {
-            self.crown(member, now);
+            self.make_primary(member, now);
             self.settle(now);
         }
         Ok(())

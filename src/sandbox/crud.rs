@@ -45,7 +45,7 @@ impl FakeDeployment {
             _ => self.drop_collection(&namespace)?,
         };
         self.time.advance(now);
-        if let Some(error) = self.judge_write_concern(call) {
+        if let Some(error) = self.check_write_concern(call) {
             reply.insert("writeConcernError", error);
         }
         if let Some(write) = write {
@@ -285,7 +285,7 @@ impl FakeDeployment {
     }
 
     /// Returns the error of a write concern that a set of this size can't satisfy.
-    fn judge_write_concern(&self, call: &ReceivedCommand) -> Option<Document> {
+    fn check_write_concern(&self, call: &ReceivedCommand) -> Option<Document> {
         let wanted = integer(call.body.get_document("writeConcern").ok()?.get("w")?)?;
         let members = i64::try_from(self.members.len()).unwrap_or(i64::MAX);
         (wanted > members).then(|| {

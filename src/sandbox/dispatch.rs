@@ -103,11 +103,11 @@ impl FakeDeployment {
         let known = member.connections.get(&at.conn).and_then(|connection| connection.app_name.as_deref());
         let app_name = call.app_name().or(known);
         let verdict = match &mut member.fail_point {
-            Some(fail_point) => fail_point.judge(&call.name, app_name, &mut self.random),
+            Some(fail_point) => fail_point.effect_on(&call.name, app_name, &mut self.random),
             None => FailPointEffect::default(),
         };
         match verdict.delay {
-            Some(delay) => member.occupy(at.conn, Activity::Held { due: now + delay, call: Box::new(call), verdict }),
+            Some(delay) => member.set_activity(at.conn, Activity::Held { due: now + delay, call: Box::new(call), verdict }),
             None => self.perform(at, call, &verdict, now),
         }
     }
@@ -115,7 +115,7 @@ impl FakeDeployment {
     /// Executes a command that a fail point has held.
     fn release(&mut self, at: At, now: Instant) {
         let Some(member) = self.members.get_mut(at.member) else { return };
-        if let Some(Activity::Held { call, verdict, .. }) = member.vacate(at.conn) {
+        if let Some(Activity::Held { call, verdict, .. }) = member.take_activity(at.conn) {
             self.perform(at, *call, &verdict, now);
             self.ready.push_back(at);
         }
@@ -135,7 +135,7 @@ impl FakeDeployment {
             Ok(CommandEffect::Reply(document)) => document,
             Ok(CommandEffect::Await(awaiting)) => {
                 if let Some(member) = self.members.get_mut(at.member) {
-                    member.occupy(at.conn, Activity::Awaiting(awaiting));
+                    member.set_activity(at.conn, Activity::Awaiting(awaiting));
                 }
                 return;
             }

@@ -17,7 +17,7 @@ pub(super) enum Leadership {
     /// A primary leads a majority.
     Led { primary: usize },
     /// A primary without a majority, which steps down soon.
-    Waning { primary: usize, due: Instant },
+    LosingMajority { primary: usize, due: Instant },
     /// An election is due.
     Electing { due: Instant },
     /// No member can be elected.
@@ -28,14 +28,14 @@ impl Leadership {
     pub(super) fn primary(self) -> Option<usize> {
         match self {
             Self::Alone => Some(0),
-            Self::Led { primary } | Self::Waning { primary, .. } => Some(primary),
+            Self::Led { primary } | Self::LosingMajority { primary, .. } => Some(primary),
             Self::Electing { .. } | Self::Vacant => None,
         }
     }
 
     pub(super) fn due(self) -> Option<(Instant, &'static str)> {
         match self {
-            Self::Waning { due, .. } => Some((due, "lostMajority")),
+            Self::LosingMajority { due, .. } => Some((due, "lostMajority")),
             Self::Electing { due } => Some((due, "election")),
             Self::Alone | Self::Led { .. } | Self::Vacant => None,
         }
@@ -44,33 +44,33 @@ impl Leadership {
 
 impl FakeDeployment {
     /// Holds the first election.
-    pub(super) fn found(&mut self, now: Instant) {
+    pub(super) fn hold_first_election(&mut self, now: Instant) {
         if self.is_set() {
             let first = self.members.iter().position(Member::is_electable).unwrap_or(0);
-            self.crown(first, now);
+            self.make_primary(first, now);
         } else {
             self.leadership = Leadership::Alone;
-            self.spread(now);
+            self.update_members(now);
         }
     }
 
     /// Updates the leadership after a member's state has changed.
-    pub(super) fn reconsider(&mut self, now: Instant) {
+    pub(super) fn update_leadership(&mut self, now: Instant) {
         if self.leadership != Leadership::Alone {
             let timeout = self.config.election_timeout;
-            let holder = self.members.iter().position(|member| self.holds_office(member));
+            let holder = self.members.iter().position(|member| self.is_newest_primary(member));
             self.leadership = match (holder, self.has_majority()) {
                 (Some(primary), true) => Leadership::Led { primary },
                 (Some(primary), false) => match self.leadership {
-                    Leadership::Waning { due, .. } => Leadership::Waning { primary, due },
+                    Leadership::LosingMajority { due, .. } => Leadership::LosingMajority { primary, due },
                     Leadership::Alone | Leadership::Led { .. } | Leadership::Electing { .. } | Leadership::Vacant => {
-                        Leadership::Waning { primary, due: now + timeout }
+                        Leadership::LosingMajority { primary, due: now + timeout }
                     }
                 },
                 (None, false) => Leadership::Vacant,
                 (None, true) => match self.leadership {
                     Leadership::Electing { due } => Leadership::Electing { due },
-                    Leadership::Alone | Leadership::Led { .. } | Leadership::Waning { .. } | Leadership::Vacant => {
+                    Leadership::Alone | Leadership::Led { .. } | Leadership::LosingMajority { .. } | Leadership::Vacant => {
                         if self.members.iter().any(Member::is_electable) {
                             Leadership::Electing { due: now + timeout }
                         } else {
@@ -80,7 +80,7 @@ impl FakeDeployment {
                 },
             };
         }
-        self.spread(now);
+        self.update_members(now);
     }
 
     /// Handles the elections and step-downs that are due, and lets members catch up.
@@ -89,14 +89,14 @@ impl FakeDeployment {
             let Some(place) = self.members.get_mut(member) else { continue };
             if matches!(place.life, Life::Behind { notices_at } if notices_at <= now) {
                 place.life = Life::Current;
-                self.reconsider(now);
+                self.update_leadership(now);
             }
         }
         while self.leadership.due().is_some_and(|(due, _)| due <= now) {
             match self.leadership {
-                Leadership::Waning { .. } => {
+                Leadership::LosingMajority { .. } => {
                     self.leadership = Leadership::Vacant;
-                    self.spread(now);
+                    self.update_members(now);
                 }
                 Leadership::Electing { .. } => self.elect_somebody(now),
                 Leadership::Alone | Leadership::Led { .. } | Leadership::Vacant => return,
@@ -105,16 +105,16 @@ impl FakeDeployment {
     }
 
     /// Makes a member primary, in a new term.
-    pub(super) fn crown(&mut self, member: usize, now: Instant) {
+    pub(super) fn make_primary(&mut self, member: usize, now: Instant) {
         self.term += 1;
         self.last_primary = member;
         self.leadership = Leadership::Led { primary: member };
         self.time.advance(now);
-        self.spread(now);
+        self.update_members(now);
     }
 
     /// Makes the primary step down and excludes it from elections for a while.
-    pub(super) fn abdicate(&mut self, barred: Duration, force: bool, now: Instant) -> Result<(), CommandRefusal> {
+    pub(super) fn step_down_primary(&mut self, barred: Duration, force: bool, now: Instant) -> Result<(), CommandRefusal> {
         if self.leadership == Leadership::Alone {
             return Err(CommandRefusal::new(code::NO_REPLICATION_ENABLED, "not running with --replSet"));
         }
@@ -128,7 +128,7 @@ impl FakeDeployment {
         }
         self.leadership =
             if self.has_majority() { Leadership::Electing { due: now + self.config.step_down_delay } } else { Leadership::Vacant };
-        self.spread(now);
+        self.update_members(now);
         Ok(())
     }
 
@@ -146,12 +146,12 @@ impl FakeDeployment {
     }
 
     /// Updates every member that runs and is not behind.
-    pub(super) fn spread(&mut self, now: Instant) {
+    pub(super) fn update_members(&mut self, now: Instant) {
         let primary = self.primary();
         let view = View { set_version: self.set_version, hosts: self.hosts.clone(), term: self.term, primary };
         let mut changed = Vec::new();
         for (index, member) in self.members.iter_mut().enumerate() {
-            let role = if primary == Some(index) { Role::Primary } else { Role::resting(member.kind) };
+            let role = if primary == Some(index) { Role::Primary } else { Role::non_primary(member.kind) };
             if member.life != Life::Current || (member.role == role && member.view == view) {
                 continue;
             }
@@ -182,7 +182,7 @@ impl FakeDeployment {
     }
 
     /// Returns whether a member runs and is the primary of the newest term.
-    fn holds_office(&self, member: &Member) -> bool {
+    fn is_newest_primary(&self, member: &Member) -> bool {
         member.belongs && member.runs() && member.role == Role::Primary && member.view.term == self.term
     }
 
@@ -191,7 +191,7 @@ impl FakeDeployment {
         let candidates: Vec<usize> = (0..self.members.len()).filter(|index| self.members.get(*index).is_some_and(free)).collect();
         let other = candidates.iter().copied().find(|index| *index != self.last_primary);
         if let Some(member) = other.or_else(|| candidates.first().copied()) {
-            self.crown(member, now);
+            self.make_primary(member, now);
             return;
         }
         let barred = self.members.iter().filter(|member| member.is_electable()).filter_map(|member| member.barred_until);

@@ -81,7 +81,7 @@ impl FailPoint {
     }
 
     /// Returns the effect on a command.
-    pub(super) fn judge(&mut self, name: &str, app_name: Option<&str>, random: &mut SmallRng) -> FailPointEffect {
+    pub(super) fn effect_on(&mut self, name: &str, app_name: Option<&str>, random: &mut SmallRng) -> FailPointEffect {
         let name = if name == "ismaster" { "isMaster" } else { name };
         let named = self.commands.iter().any(|own| own == name || (own == "ismaster" && name == "isMaster"));
         let meant = self.app_name.is_none() || self.app_name.as_deref() == app_name;

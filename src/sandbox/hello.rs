@@ -45,7 +45,7 @@ impl FakeDeployment {
             }
             if streams {
                 if let Some(member) = self.members.get_mut(at.member) {
-                    member.occupy(at.conn, Activity::Awaiting(awaiting));
+                    member.set_activity(at.conn, Activity::Awaiting(awaiting));
                 }
                 self.answer_awaiting(at, now);
                 return Ok(CommandEffect::Streams);
@@ -73,7 +73,7 @@ impl FakeDeployment {
     /// Answers a waiting hello; one of a stream continues to wait.
     pub(super) fn answer_awaiting(&mut self, at: At, now: Instant) {
         let Some(member) = self.members.get_mut(at.member) else { return };
-        let Some(Activity::Awaiting(awaiting)) = member.vacate(at.conn) else { return };
+        let Some(Activity::Awaiting(awaiting)) = member.take_activity(at.conn) else { return };
         let reply = self.describe(at, awaiting.legacy, now);
         let streams = awaiting.answer.form == ReplyForm::Exhaust;
         let number = self.reply(at, awaiting.answer, streams, reply, now);
@@ -86,7 +86,7 @@ impl FakeDeployment {
         next.answer.to = number;
         next.deadline = now + next.patience;
         if let Some(member) = self.members.get_mut(at.member) {
-            member.occupy(at.conn, Activity::Awaiting(next));
+            member.set_activity(at.conn, Activity::Awaiting(next));
         }
     }
 

@@ -112,7 +112,7 @@ impl Member {
     pub(super) fn new(config: &MemberConfig, view: View, wire_versions: (i32, i32), process_id: ObjectId) -> Self {
         Self {
             life: Life::Current,
-            role: Role::resting(config.kind),
+            role: Role::non_primary(config.kind),
             view,
             kind: config.kind,
             belongs: true,
@@ -143,8 +143,8 @@ impl Member {
     }
 
     /// Sets the activity of a connection, and its deadline.
-    pub(super) fn occupy(&mut self, conn: u64, activity: Activity) {
-        drop(self.vacate(conn));
+    pub(super) fn set_activity(&mut self, conn: u64, activity: Activity) {
+        drop(self.take_activity(conn));
         let Some(connection) = self.connections.get_mut(&conn) else { return };
         if let Some(due) = activity.due() {
             self.deadlines.insert((due, conn));
@@ -153,7 +153,7 @@ impl Member {
     }
 
     /// Makes a connection idle, and returns its previous activity.
-    pub(super) fn vacate(&mut self, conn: u64) -> Option<Activity> {
+    pub(super) fn take_activity(&mut self, conn: u64) -> Option<Activity> {
         let connection = self.connections.get_mut(&conn)?;
         let activity = std::mem::replace(&mut connection.activity, Activity::Idle);
         if let Some(due) = activity.due() {
@@ -198,7 +198,7 @@ impl Member {
 
 impl Role {
     /// Returns the role of a member that is not primary.
-    pub(super) fn resting(kind: MemberKind) -> Self {
+    pub(super) fn non_primary(kind: MemberKind) -> Self {
         match kind {
             MemberKind::Voter | MemberKind::Passive | MemberKind::Hidden => Self::Secondary,
             MemberKind::Arbiter => Self::Arbiter,

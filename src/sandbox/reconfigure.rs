@@ -18,7 +18,7 @@ impl FakeDeployment {
         let name = self.hosts.get_mut(member).filter(|_| belongs).ok_or_else(|| refusal(format!("there is no member {member}")))?;
         *name = host.into();
         self.set_version += 1;
-        self.spread(now);
+        self.update_members(now);
         self.settle(now);
         Ok(())
     }
@@ -36,7 +36,7 @@ impl FakeDeployment {
         place.belongs = false;
         name.clear();
         self.set_version += 1;
-        self.reconsider(now);
+        self.update_leadership(now);
         self.settle(now);
         Ok(())
     }
@@ -53,7 +53,7 @@ impl FakeDeployment {
         place.belongs = true;
         *name = host.into();
         self.set_version += 1;
-        self.reconsider(now);
+        self.update_leadership(now);
         self.settle(now);
         Ok(())
     }
