@@ -53,6 +53,11 @@ mod host;
 pub mod io;
 #[cfg(not(feature = "internals"))]
 mod io;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod machine;
+#[cfg(not(feature = "internals"))]
+mod machine;
 mod note;
 #[cfg(feature = "internals")]
 #[doc(hidden)]

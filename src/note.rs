@@ -9,7 +9,7 @@ use tracing::Level;
 
 /// A log line.
 #[derive(Debug)]
-pub(crate) struct Note {
+pub struct Note {
     pub(crate) level: Level,
     pub(crate) text: String,
 }
@@ -24,12 +24,6 @@ impl Notes {
         if self.0.len() < NOTES_MAX {
             self.0.push_back(Note { level, text: text.into() });
         }
-    }
-
-    /// Returns whether no line is queued.
-    #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
     }
 
     /// Takes the oldest line.

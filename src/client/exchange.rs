@@ -17,7 +17,7 @@ use super::running::{ClientCore, no_runtime};
 use crate::error::{Error, ErrorKind, Execution, LimitValue, RETRYABLE_ERROR, Result, Stage};
 use crate::io::clock;
 use crate::io::conn::Sent;
-use crate::io::snapshot::SelectedServer;
+use crate::io::topology::select::SelectedServer;
 use crate::observe::events::{EVENT_DOCUMENT_SIZE_MAX, Event};
 use crate::operation::deadline::Deadline;
 use crate::operation::execution::{execution_of, hint, is_idempotent_read};

@@ -17,8 +17,9 @@ use super::exchange::Exchange;
 use super::running::{CallOrigin, ClientCore};
 use crate::error::{Error, ErrorKind, Execution, Result, Stage};
 use crate::io::clock;
-use crate::io::pool::{CheckedOut, CheckoutFuture, ServerPool};
-use crate::io::snapshot::SelectedServer;
+use crate::io::pool::checkout::CheckoutFuture;
+use crate::io::pool::{CheckedOut, ServerPool};
+use crate::io::topology::select::SelectedServer;
 use crate::observe::log;
 use crate::operation::deadline::Deadline;
 use crate::operation::execution::is_idempotent_read;
@@ -166,7 +167,7 @@ impl Run {
     #[inline]
     fn send(&mut self, core: &Arc<ClientCore>, database: &Arc<str>, mut conn: CheckedOutConn, deadline: Option<Deadline>) -> Result<()> {
         // One that its caller keeps was checked out for an earlier call.
-        let began = if self.keeps { clock::now() } else { conn.lent_at() };
+        let began = if self.keeps { clock::now() } else { conn.checked_out_at() };
         match Exchange::new(core, database, &mut self.call, &mut conn, deadline, began) {
             Ok(exchange) => {
                 self.step = RunStep::Exchanging(conn, exchange);
@@ -188,7 +189,7 @@ impl Run {
             conn.pin();
             self.step = RunStep::Over(Some(conn));
         } else {
-            conn.give_back(now);
+            conn.check_in(now);
         }
     }
 }
@@ -234,7 +235,7 @@ pub(super) fn check_out(
     now: Instant,
 ) -> std::result::Result<CheckedOutConn, CheckoutFuture<SelectedServer>> {
     let deadline = core.checkout_deadline(deadline, now);
-    ServerPool::checkout(selected, deadline, now).map_err(|asked| asked.pursue(deadline))
+    ServerPool::checkout(selected, deadline, now).map_err(|pending| pending.wait(deadline))
 }
 
 /// Waits for a server, then for a connection.
@@ -251,7 +252,7 @@ async fn select_and_check_out(
         core.log_selection(&operation, &criteria, &found);
     }
     let selected = found?;
-    selected.driver().look_at_clocks();
+    selected.driver().check_clocks();
     match check_out(&core, selected, deadline, clock::now()) {
         Ok(conn) => Ok(conn),
         Err(later) => later.await,

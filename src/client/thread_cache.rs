@@ -13,7 +13,7 @@ use super::call::SessionInUse;
 use super::running::ClientCore;
 use crate::error::Result;
 use crate::io::entropy::entropy;
-use crate::io::snapshot::{SelectedServer, SelectionSource};
+use crate::io::topology::select::{SelectedServer, SelectionSource};
 use crate::operation::cluster_time::ClusterTime;
 use crate::operation::session::{ServerSession, SessionPool};
 use crate::selection::Criteria;
@@ -63,7 +63,7 @@ impl ClientCore {
         drop(thread_cache);
         let Some(source) = source.filter(|source| source.driver.tasks().is_alive()) else { return Ok(None) };
         if is_look_due {
-            source.driver.look_at_clocks();
+            source.driver.check_clocks();
         }
         source.choose(criteria, &mut random)
     }

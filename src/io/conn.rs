@@ -4,6 +4,7 @@
 //! still be read and dropped.
 
 mod late;
+mod late_reply;
 
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
@@ -17,7 +18,7 @@ use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use zeroize::Zeroize;
 
-pub(crate) use late::{LateReply, Sent};
+pub(crate) use late_reply::{LateReply, Sent};
 
 use super::stream::Stream;
 use super::tls::{Demand, socket_fault};

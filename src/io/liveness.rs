@@ -1,51 +1,31 @@
-//! How is a server asked for an answer to a liveness probe?
+//! The attempts of liveness probes.
 //!
-//! One task for each attempt: it looks up the address, opens a connection as a monitor does, tells when that is accepted and
-//! how it went, and closes it. When a server is asked, and what its silence means, is decided in `topology::liveness`.
+//! One task for each attempt: it looks up the address, opens a connection as a monitor does, reports when that is accepted and
+//! how it went, and closes it. Does not decide when a server is probed, nor what its silence means: `topology::liveness` does.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::conn::Interrupt;
 use super::dial::Timeline;
 use super::open::{Opener, Purpose};
+use super::reports::Reports;
 use super::tasks::Tasks;
-use super::topology::TopologyDriver;
 use crate::error::Error;
 use crate::host::ServerAddress;
 use crate::topology::ProbeId;
 
-/// Knows the probes that are under way; their attempts end with them.
+/// The running probes. Their attempts end with them.
 #[derive(Debug, Default)]
 pub(super) struct RunningProbes(BTreeMap<ServerAddress, watch::Sender<()>>);
 
-impl TopologyDriver {
-    /// Tells the topology that a command on a server has been unanswered for long.
-    pub(crate) fn unanswered(self: &Arc<Self>, host: &ServerAddress) {
-        self.act(|topology, now| topology.handle_unanswered(host, now));
-    }
-
-    fn probe_named(self: &Arc<Self>, host: &ServerAddress, id: ProbeId) {
-        self.act(|topology, now| topology.handle_probe_named(host, id, now));
-    }
-
-    fn probe_reached(self: &Arc<Self>, host: &ServerAddress, id: ProbeId, took: Duration) {
-        self.act(|topology, now| topology.handle_probe_reached(host, id, took, now));
-    }
-
-    fn probed(self: &Arc<Self>, host: &ServerAddress, id: ProbeId, outcome: Result<(), Error>) {
-        self.act(|topology, now| topology.handle_probed(host, id, outcome, now));
-    }
-}
-
 impl RunningProbes {
     /// Starts an attempt of a server's probe.
-    pub(super) fn attempt(&mut self, host: ServerAddress, id: ProbeId, opener: &Arc<Opener>, driver: &Arc<TopologyDriver>, tasks: &Tasks) {
+    pub(super) fn attempt(&mut self, host: ServerAddress, id: ProbeId, opener: &Arc<Opener>, reports: Weak<dyn Reports>, tasks: &Tasks) {
         let lives = self.0.entry(host.clone()).or_insert_with(|| watch::Sender::new(())).subscribe();
-        tasks.spawn("liveness probe", attempt(host, id, Arc::clone(opener), Arc::downgrade(driver), lives));
+        tasks.spawn("liveness probe", attempt(host, id, Arc::clone(opener), reports, lives));
     }
 
     /// Ends all attempts of a server's probe.
@@ -54,28 +34,28 @@ impl RunningProbes {
     }
 }
 
-async fn attempt(host: ServerAddress, id: ProbeId, opener: Arc<Opener>, driver: Weak<TopologyDriver>, mut lives: watch::Receiver<()>) {
+async fn attempt(host: ServerAddress, id: ProbeId, opener: Arc<Opener>, reports: Weak<dyn Reports>, mut lives: watch::Receiver<()>) {
     tokio::select! {
         biased;
         // Nothing is ever sent: the only news is the end.
         _ = lives.changed() => {}
-        outcome = ask(&host, id, &opener, &driver) => {
-            if let Some(driver) = driver.upgrade() {
-                driver.probed(&host, id, outcome);
+        outcome = ask(&host, id, &opener, &reports) => {
+            if let Some(reports) = reports.upgrade() {
+                reports.probed(&host, id, outcome);
             }
         }
     }
 }
 
-async fn ask(host: &ServerAddress, id: ProbeId, opener: &Opener, driver: &Weak<TopologyDriver>) -> Result<(), Error> {
+async fn ask(host: &ServerAddress, id: ProbeId, opener: &Opener, reports: &Weak<dyn Reports>) -> Result<(), Error> {
     opener.name(host).await?;
-    if let Some(driver) = driver.upgrade() {
-        driver.probe_named(host, id);
+    if let Some(reports) = reports.upgrade() {
+        reports.probe_resolved(host, id);
     }
-    let (told, of) = (Weak::clone(driver), host.clone());
+    let (reports, of) = (Weak::clone(reports), host.clone());
     let reached = move |took| {
-        if let Some(driver) = told.upgrade() {
-            driver.probe_reached(&of, id, took);
+        if let Some(reports) = reports.upgrade() {
+            reports.probe_reached(&of, id, took);
         }
     };
     let (interrupt, mut timeline) = (Arc::<Interrupt>::default(), Timeline::telling(reached));

@@ -15,11 +15,13 @@ mod monitor;
 pub(crate) mod open;
 mod os_lookup;
 pub(crate) mod pool;
+mod reports;
 pub mod resolver;
 mod retired_pools;
 #[cfg(feature = "sandbox")]
 pub mod sandbox;
 pub(crate) mod shards;
+mod shell;
 pub(crate) mod snapshot;
 pub(crate) mod srv_poll;
 mod stream;

@@ -15,16 +15,17 @@ use super::clock;
 use super::conn::{Conn, Interrupt};
 use super::dial::Timeline;
 use super::open::{Opened, Opener, Purpose};
+use super::reports::Reports;
 use super::tasks::Tasks;
-use super::topology::TopologyDriver;
 use crate::error::{Error, ErrorKind};
 use crate::handshake::{HelloReply, monitor_hello};
 use crate::host::ServerAddress;
+use crate::machine::{Machine, Output};
 use crate::observe::events::EventHub;
 use crate::observe::log::{self, CheckedOn};
 use crate::operation::{CommandFields, command_error};
 use crate::topology::monitor::FLOOD_PAUSE;
-use crate::topology::{Monitor, MonitorAction, MonitorConfig, RoundTrips};
+use crate::topology::{Monitor, MonitorAction, MonitorConfig, MonitorEvent, RoundTrips};
 use crate::wire::{Flags, Request};
 
 /// Gives orders to a monitor's task.
@@ -88,7 +89,7 @@ pub(crate) struct Watch {
     pub(crate) opener: Arc<Opener>,
     /// A permit for each connection that the client's monitors may open at once.
     pub(crate) dials: Arc<Semaphore>,
-    pub(crate) driver: Weak<TopologyDriver>,
+    pub(crate) reports: Weak<dyn Reports>,
     pub(crate) tasks: Weak<Tasks>,
     pub(crate) events: EventHub,
     pub(crate) round_trips: Arc<Mutex<RoundTrips>>,
@@ -133,9 +134,15 @@ async fn run(watch: Watch, orders: MonitorOrders, role: MonitorRole) {
     let mut on = CheckedOn::first();
     let mut measuring: Option<MonitorOrders> = None;
     loop {
-        loop {
-            watch.tell(role, &on, &mut monitor);
-            let Some(action) = monitor.poll_action() else { break };
+        while let Some(output) = monitor.next_output() {
+            let action = match output {
+                Output::Event(event) => {
+                    watch.publish(role, &on, event);
+                    continue;
+                }
+                Output::Action(action) => action,
+                Output::Note(_) => continue,
+            };
             if matches!(action, MonitorAction::Close) {
                 on.closed();
             }
@@ -174,11 +181,13 @@ async fn run(watch: Watch, orders: MonitorOrders, role: MonitorRole) {
             }
             () = clock::sleep_until(due) => monitor.handle_timeout(clock::now()),
         }
-        if let Some(driver) = watch.driver.upgrade() {
-            driver.look_at_clocks();
+        if let Some(reports) = watch.reports.upgrade() {
+            reports.check_clocks();
         }
     }
-    watch.tell(role, &on, &mut monitor);
+    while let Some(event) = monitor.poll_event() {
+        watch.publish(role, &on, event);
+    }
     if let Some(measuring) = measuring {
         measuring.stop();
     }
@@ -305,20 +314,18 @@ impl Watch {
         orders
     }
 
-    /// Passes the monitor's events on; the measurements are nobody's business.
-    fn tell(&self, role: MonitorRole, on: &CheckedOn, monitor: &mut Monitor) {
-        while let Some(event) = monitor.poll_event() {
-            if role == MonitorRole::Checks {
-                self.events.heartbeat(&self.host, on, event);
-            }
+    /// Publishes an event of the checks. The measurements have no events.
+    fn publish(&self, role: MonitorRole, on: &CheckedOn, event: MonitorEvent) {
+        if role == MonitorRole::Checks {
+            self.events.heartbeat(&self.host, on, event);
         }
     }
 
     fn answered(&self, role: MonitorRole, reply: HelloReply, round_trip: Option<Duration>) {
-        let Some(driver) = self.driver.upgrade() else { return };
+        let Some(reports) = self.reports.upgrade() else { return };
         let measured = {
             let mut trips = self.lock_round_trips();
-            if role == MonitorRole::Checks && !driver.knows(&self.host) {
+            if role == MonitorRole::Checks && !reports.is_known(&self.host) {
                 trips.reset();
             }
             if let Some(sample) = round_trip {
@@ -327,10 +334,10 @@ impl Watch {
             (trips.average(), trips.minimum())
         };
         if role == MonitorRole::Checks {
-            driver.answered(&self.host, reply, measured.0);
+            Arc::clone(&reports).hello(&self.host, reply, measured.0);
         }
         if let (Some(average), Some(_)) = (measured.0, round_trip) {
-            driver.measured(&self.host, average, measured.1);
+            reports.round_trip(&self.host, average, measured.1);
         }
     }
 
@@ -341,8 +348,8 @@ impl Watch {
                 if error.kind() != ErrorKind::LocalResources {
                     self.lock_round_trips().reset();
                 }
-                if let Some(driver) = self.driver.upgrade() {
-                    driver.check_failed(&self.host, error);
+                if let Some(reports) = self.reports.upgrade() {
+                    reports.check_failed(&self.host, error);
                 }
             }
             // server-monitoring, "Measuring RTT": an error of the measurement says nothing of the server.

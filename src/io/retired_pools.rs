@@ -5,7 +5,8 @@
 
 use std::sync::{Arc, Weak};
 
-use super::pool::{Pending, ServerPool};
+use super::pool::ServerPool;
+use super::shell::DeferredEffects;
 use crate::error::Error;
 use crate::host::ServerAddress;
 use crate::observe::events::Wanted;
@@ -27,7 +28,7 @@ impl RetiredPools {
     }
 
     /// Interrupts what is in flight on the connections that a host's pools have lent.
-    pub(super) fn interrupt(&self, host: &ServerAddress, why: &Error, wanted: Wanted) -> Vec<Pending> {
+    pub(super) fn interrupt(&self, host: &ServerAddress, why: &Error, wanted: Wanted) -> Vec<DeferredEffects<ServerPool>> {
         self.of(host).map(|pool| pool.close(why, true, wanted).1).collect()
     }
 

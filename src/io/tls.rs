@@ -19,13 +19,15 @@ use crate::error::{Error, ErrorKind, Stage};
 use crate::host::{Host, ServerAddress};
 use crate::options::ClientOptions;
 
-mod demand;
+pub(super) mod demand;
 mod der;
+mod faults;
 mod pem;
 mod sections;
 mod verify;
 
 pub(crate) use demand::Demand;
+use faults::{is_name_fault, is_time_fault};
 
 /// The maximum number of servers whose sessions and demands are kept.
 const SESSIONS_MAX: usize = 256;
@@ -277,20 +279,6 @@ fn is_not_tls(message: InvalidMessage) -> bool {
             | InvalidMessage::UnknownProtocolVersion
             | InvalidMessage::MessageTooLarge
             | InvalidMessage::InvalidEmptyPayload
-    )
-}
-
-fn is_name_fault(fault: &CertificateError) -> bool {
-    matches!(fault, CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. })
-}
-
-fn is_time_fault(fault: &CertificateError) -> bool {
-    matches!(
-        fault,
-        CertificateError::Expired
-            | CertificateError::ExpiredContext { .. }
-            | CertificateError::NotValidYet
-            | CertificateError::NotValidYetContext { .. }
     )
 }
 

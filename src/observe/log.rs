@@ -290,7 +290,7 @@ impl Waits {
     }
 
     /// Takes that so many servers are known now, whether or not anybody waits.
-    pub(crate) fn look(&mut self, known: usize) {
+    pub(crate) fn update(&mut self, known: usize) {
         if self.known.is_some_and(|before| before < known) {
             self.known = None;
         }
@@ -398,10 +398,10 @@ mod tests {
         waits.end();
         assert!(waits.begin(1) && !waits.begin(1));
         // A server becomes known while nobody waits, and is lost again.
-        waits.look(1);
+        waits.update(1);
         assert!(!waits.begin(0));
-        waits.look(1);
-        waits.look(0);
+        waits.update(1);
+        waits.update(0);
         assert!(waits.begin(0));
     }
 }

@@ -245,12 +245,6 @@ impl<C> Pool<C> {
         self.events.pop_front()
     }
 
-    /// Tells whether there is a line for the log.
-    #[inline]
-    pub(crate) fn has_note(&self) -> bool {
-        !self.notes.is_empty()
-    }
-
     /// Takes the next line for the log.
     pub(crate) fn poll_note(&mut self) -> Option<Note> {
         self.notes.pop()

@@ -1,17 +1,22 @@
-//! When has the pool something to do by itself, and when no more?
+//! The pool's timer, and its end.
 
 use std::time::Instant;
 
+use super::action::PoolAction;
+use super::event::PoolEvent;
 use super::machine::{Pool, WAIT_QUEUE_TIMEOUT};
 use super::slots::Slot;
+use crate::machine::Machine;
+use crate::note::Note;
 
 impl<C> Pool<C> {
-    /// Tells whether it is closed and holds nothing any more: then there is nothing to wait for.
+    /// Returns whether the pool is closed and has no connections left.
+    #[inline]
     pub fn is_over(&self) -> bool {
         self.is_closed() && self.slots.total() == 0
     }
 
-    /// Says when `handle_timeout` is due, and for what.
+    /// Returns when `handle_timeout` is due, and the name of the limit that runs out then.
     #[inline]
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let mut due = self.waiters.next_deadline().map(|at| (at, WAIT_QUEUE_TIMEOUT));
@@ -42,5 +47,39 @@ impl<C> Pool<C> {
             }
         }
         due
+    }
+}
+
+impl<C> Machine for Pool<C> {
+    type Action = PoolAction<C>;
+    type Event = PoolEvent;
+
+    fn handle_timeout(&mut self, now: Instant) {
+        Self::handle_timeout(self, now);
+    }
+
+    #[inline]
+    fn poll_action(&mut self) -> Option<PoolAction<C>> {
+        Self::poll_action(self)
+    }
+
+    #[inline]
+    fn poll_event(&mut self) -> Option<PoolEvent> {
+        Self::poll_event(self)
+    }
+
+    #[inline]
+    fn poll_note(&mut self) -> Option<Note> {
+        Self::poll_note(self)
+    }
+
+    #[inline]
+    fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        Self::poll_timeout(self)
+    }
+
+    #[inline]
+    fn is_over(&self) -> bool {
+        Self::is_over(self)
     }
 }

@@ -28,6 +28,7 @@ use super::{SERVERS_MAX, update};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::handshake::HelloReply;
 use crate::host::ServerAddress;
+use crate::machine::Machine;
 use crate::note::Note;
 
 /// Is the topology: what is known, who waits for it, and what is to be done.
@@ -402,5 +403,30 @@ impl Topology {
             let checks = self.current.servers().iter().map(|server| TopologyAction::CheckNow(server.host.clone()));
             self.actions.extend(checks);
         }
+    }
+}
+
+impl Machine for Topology {
+    type Action = TopologyAction;
+    type Event = TopologyEvent;
+
+    fn handle_timeout(&mut self, now: Instant) {
+        Self::handle_timeout(self, now);
+    }
+
+    fn poll_action(&mut self) -> Option<TopologyAction> {
+        Self::poll_action(self)
+    }
+
+    fn poll_event(&mut self) -> Option<TopologyEvent> {
+        Self::poll_event(self)
+    }
+
+    fn poll_note(&mut self) -> Option<Note> {
+        Self::poll_note(self)
+    }
+
+    fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        Self::poll_timeout(self)
     }
 }

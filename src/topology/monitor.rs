@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::pace::Pace;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::{HelloReply, TopologyVersion};
+use crate::machine::Machine;
 use crate::options::MIN_HEARTBEAT_FREQUENCY;
 
 /// Sets how a server is watched.
@@ -416,6 +417,27 @@ impl Monitor {
         if self.version.take().is_some() {
             self.actions.push_back(MonitorAction::MeasureRoundTrips(false));
         }
+    }
+}
+
+impl Machine for Monitor {
+    type Action = MonitorAction;
+    type Event = MonitorEvent;
+
+    fn handle_timeout(&mut self, now: Instant) {
+        Self::handle_timeout(self, now);
+    }
+
+    fn poll_action(&mut self) -> Option<MonitorAction> {
+        Self::poll_action(self)
+    }
+
+    fn poll_event(&mut self) -> Option<MonitorEvent> {
+        Self::poll_event(self)
+    }
+
+    fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
+        Self::poll_timeout(self)
     }
 }
 

@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mongolink::handshake::{HelloReply, monitor_hello};
+use mongolink::machine::{Driven, Machine, Output};
 use mongolink::operation::command_error;
 use mongolink::pool::{Pool, PoolConfig, closed};
 use mongolink::topology::{
     Fault, Monitor, MonitorAction, MonitorConfig, RoundTrips, SelectId, Suspension, Topology, TopologyAction, TopologyConfig,
-    TopologyDescription,
+    TopologyDescription, TopologyEvent,
 };
 use mongolink::wire::{Flags, Message, Request, WriteBuffer};
 use mongolink::{Address, Error, ServerAddress, Stage};
@@ -31,6 +32,7 @@ use super::promises::every_near_router_is_had;
 use super::queue::{Event, Timer};
 use super::replay::{ChecksReplay, TopologyReplay};
 use super::resolver::Resolver;
+use super::shell::Place;
 use super::silence::Deposed;
 use super::srv::SrvPoll;
 use super::world::{DRAIN, World};
@@ -42,7 +44,7 @@ pub(crate) struct Client {
     pub(crate) slept: Duration,
     pub(crate) asleep_until: Option<Instant>,
     pub(crate) is_shut_down: bool,
-    pub(crate) topology: Topology,
+    pub(crate) topology: Driven<Topology>,
     /// What callers see, and the pools that belong to it.
     pub(crate) published: Arc<TopologyDescription>,
     pub(crate) snapshot: BTreeMap<ServerAddress, u64>,
@@ -112,7 +114,7 @@ impl Client {
         let topology = Topology::new(config, draws, start);
         Self {
             published: Arc::clone(topology.description()),
-            topology,
+            topology: Driven::new(topology, start),
             slept: Duration::ZERO,
             asleep_until: None,
             is_shut_down: false,
@@ -153,6 +155,38 @@ impl Client {
     }
 }
 
+/// Names the topology of a client.
+#[derive(Clone, Copy)]
+struct TopologyPlace(usize);
+
+impl Place for TopologyPlace {
+    type Machine = Topology;
+
+    fn client(self) -> usize {
+        self.0
+    }
+
+    fn timer(self) -> Timer {
+        Timer::Topology(self.0)
+    }
+
+    fn driven(self, world: &mut World) -> Option<&mut Driven<Topology>> {
+        world.clients.get_mut(self.0).map(|client| &mut client.topology)
+    }
+
+    fn event(self, world: &mut World, event: TopologyEvent, now: Instant) {
+        world.note(|_| format!("client {}: {}", self.0, super::trace::topology_event(&event)));
+        world.clients[self.0].replay.take(&event);
+        world.clients[self.0].reports.take(&event, now);
+        world.look_for_silence(self.0, &event);
+    }
+
+    fn collect(self, world: &mut World, action: TopologyAction, _now: Instant) -> Option<TopologyAction> {
+        world.carry_out(self.0, action);
+        None
+    }
+}
+
 impl World {
     /// A client's own time: it stands still while its machine sleeps.
     pub(crate) fn local(&self, c: usize) -> Instant {
@@ -175,20 +209,11 @@ impl World {
     }
 
     /// Hands a fact to the topology, and carries out its orders.
-    pub(crate) fn topology_act(&mut self, c: usize, after_timeout: bool, step: impl FnOnce(&mut Topology, Instant)) {
+    pub(crate) fn topology_act(&mut self, c: usize, after_timeout: bool, step: impl FnOnce(&mut Driven<Topology>, Instant)) {
         let now = self.local(c);
         let previous = Arc::clone(&self.clients[c].published);
-        step(&mut self.clients[c].topology, now);
-        loop {
-            while let Some(event) = self.clients[c].topology.poll_event() {
-                self.note(|_| format!("client {c}: {}", super::trace::topology_event(&event)));
-                self.clients[c].replay.take(&event);
-                self.clients[c].reports.take(&event, now);
-                self.look_for_silence(c, &event);
-            }
-            let Some(action) = self.clients[c].topology.poll_action() else { break };
-            self.carry_out(c, action);
-        }
+        self.hand(TopologyPlace(c), step);
+        self.drain(TopologyPlace(c));
         self.note_deposed(c, &previous);
         self.note_left(c, &previous);
         let client = &self.clients[c];
@@ -201,7 +226,6 @@ impl World {
         let timer = client.topology.poll_timeout();
         timer_lies_ahead("topology", timer, now, after_timeout);
         waiting_has_a_timer("topology", client.topology.waiting() > 0, timer);
-        self.arm(c, Timer::Topology(c), timer.map(|(at, _)| at));
     }
 
     /// The one place where the topology's orders are carried out.
@@ -210,6 +234,7 @@ impl World {
         self.look_at_order(&action);
         match action {
             TopologyAction::CreatePool { host, generation } => {
+                let now = self.local(c);
                 let client = &mut self.clients[c];
                 let settings = &client.settings;
                 let config = PoolConfig {
@@ -223,7 +248,7 @@ impl World {
                 let id = client.number();
                 let pool = Pool::new(config, generation);
                 let pool = if self.plan.is_balanced() { pool.behind_load_balancer() } else { pool };
-                client.pools.insert(id, ServerPool::new(host.clone(), pool, self.plan.is_balanced()));
+                client.pools.insert(id, ServerPool::new(host.clone(), pool, self.plan.is_balanced(), now));
                 client.places.insert(host, id);
             }
             TopologyAction::ReadyPool(host) => self.on_pool(c, &host, |pool, now| pool.handle_ready(now)),
@@ -285,7 +310,7 @@ impl World {
         }
     }
 
-    fn on_pool(&mut self, c: usize, host: &ServerAddress, step: impl FnOnce(&mut Pool<u64>, Instant)) {
+    fn on_pool(&mut self, c: usize, host: &ServerAddress, step: impl FnOnce(&mut Driven<Pool<u64>>, Instant)) {
         if let Some(pool) = self.clients[c].places.get(host).copied() {
             self.pool_act(c, pool, false, step);
         }
@@ -393,14 +418,17 @@ impl World {
         let Some(Watch { monitor, trips, replay, .. }) = self.clients[c].watches.get_mut(&id) else { return };
         step(&mut WatchParts { trips, replay }, monitor);
         while let Some(Watch { host, monitor, role, replay, .. }) = self.clients[c].watches.get_mut(&id) {
-            while let Some(event) = monitor.poll_event() {
-                replay.take(host, &event, now);
-                if *role == Role::Checks {
-                    self.trace.note(self.now, || format!("client {c}: {}", super::trace::monitor_event(host, &event)));
+            match monitor.next_output() {
+                Some(Output::Event(event)) => {
+                    replay.take(host, &event, now);
+                    if *role == Role::Checks {
+                        self.trace.note(self.now, || format!("client {c}: {}", super::trace::monitor_event(host, &event)));
+                    }
                 }
+                Some(Output::Action(action)) => self.carry_out_of_monitor(c, id, action),
+                Some(Output::Note(_)) => {}
+                None => break,
             }
-            let Some(action) = monitor.poll_action() else { break };
-            self.carry_out_of_monitor(c, id, action);
         }
         if let Some(watch) = self.clients[c].watches.get(&id) {
             let timer = watch.monitor.poll_timeout();

@@ -6,8 +6,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use mongolink::machine::Driven;
 use mongolink::operation::deadline::Deadline;
-use mongolink::pool::{Checkout, Health, Lease, Pool, PoolAction, QueuePosition, WaiterId};
+use mongolink::pool::{Checkout, Health, Lease, Pool, PoolAction, PoolEvent, QueuePosition, WaiterId};
 use mongolink::topology::Fault;
 use mongolink::wire::Message;
 use mongolink::{Error, ErrorKind, HelloReply, ServerAddress};
@@ -24,6 +25,7 @@ use super::openings::Purpose;
 use super::promises::service_is_current;
 use super::queue::{Event, Timer};
 use super::replay::PoolReplay;
+use super::shell::Place;
 use super::world::{DRAIN, DRAIN_FLOOR, World};
 
 /// The limit that counts in the wait queue only.
@@ -32,7 +34,7 @@ pub(crate) const WAIT_QUEUE_TIMEOUT: &str = "waitQueueTimeoutMS";
 /// Is one server's pool, and what the shell keeps for it. The connections are named by their numbers.
 pub(crate) struct ServerPool {
     pub(crate) host: ServerAddress,
-    pub(crate) pool: Pool<u64>,
+    pub(crate) pool: Driven<Pool<u64>>,
     pub(crate) ledger: PoolLedger,
     pub(crate) replay: PoolReplay,
     pub(crate) services: Services,
@@ -54,6 +56,116 @@ enum Occupant {
     Conn(u64),
 }
 
+/// Names the pool of a client.
+#[derive(Clone, Copy)]
+struct PoolPlace(usize, u64);
+
+impl Place for PoolPlace {
+    type Machine = Pool<u64>;
+
+    fn client(self) -> usize {
+        self.0
+    }
+
+    fn timer(self) -> Timer {
+        Timer::Pool(self.0, self.1)
+    }
+
+    fn driven(self, world: &mut World) -> Option<&mut Driven<Pool<u64>>> {
+        world.clients[self.0].pools.get_mut(&self.1).map(|server| &mut server.pool)
+    }
+
+    fn event(self, world: &mut World, event: PoolEvent, _now: Instant) {
+        let Some(server) = world.clients[self.0].pools.get_mut(&self.1) else { return };
+        world.trace.note(world.now, || format!("client {}: {}: {}", self.0, server.host, super::trace::pool_event(&event)));
+        server.replay.take(&server.host, &event);
+    }
+
+    fn collect(self, world: &mut World, action: PoolAction<u64>, now: Instant) -> Option<PoolAction<u64>> {
+        let server = world.clients[self.0].pools.get_mut(&self.1)?;
+        if let PoolAction::Deliver { waiter, lease, .. } = &action {
+            server.look_at_lent(*lease);
+            waiter_still_waits(&server.host, &server.ledger, *waiter);
+            nobody_is_passed(&server.host, &server.ledger, *waiter);
+        }
+        match &action {
+            PoolAction::Open(lease) => {
+                server.ledger.opening.insert(lease.id);
+                server.ledger.since.insert(lease.id, now);
+                server.ledger.generations.insert(lease.id, lease.generation);
+                server.heard.remove(&lease.slot);
+            }
+            PoolAction::Close(lease, _) => drop(server.ledger.idle.remove(&lease.id)),
+            PoolAction::Deliver { waiter, lease, .. } => {
+                server.ledger.idle.remove(&lease.id);
+                server.ledger.in_use.insert(lease.id);
+                server.ledger.waiting.remove(waiter);
+            }
+            PoolAction::Refuse(waiter, _) => {
+                waiter_still_waits(&server.host, &server.ledger, *waiter);
+                server.ledger.waiting.remove(waiter);
+                server.ledger.leaving.remove(waiter);
+            }
+            PoolAction::Interrupt(lease, _) => drop(server.ledger.interrupted.insert(lease.id)),
+            PoolAction::Drain(lease, _) => {
+                server.ledger.since.insert(lease.id, now);
+                server.ledger.idle.remove(&lease.id);
+                server.ledger.draining.insert(lease.id);
+            }
+            PoolAction::Unanswered => {}
+        }
+        Some(action)
+    }
+
+    fn apply(self, world: &mut World, action: PoolAction<u64>) {
+        let Self(c, id) = self;
+        let at = world.soon(c);
+        match action {
+            PoolAction::Open(lease) => {
+                let host = world.clients[c].pools.get(&id).map(|server| server.host.clone()).expect("a pool stays");
+                let opening = world.start_opening(c, &host, Purpose::Pool { pool: id, lease });
+                if let Some(server) = world.clients[c].pools.get_mut(&id) {
+                    server.slots.insert(lease.slot, Occupant::Opening(opening));
+                }
+            }
+            PoolAction::Close(_, conn) => world.close(conn),
+            PoolAction::Unanswered => {
+                let host = world.clients[c].pools.get(&id).map(|server| server.host.clone()).expect("a pool stays");
+                world.topology_act(c, false, |topology, now| topology.handle_unanswered(&host, now));
+            }
+            PoolAction::Deliver { waiter, lease, connection } => {
+                let call = world.clients[c].pools.get_mut(&id).and_then(|server| server.waiters.remove(&waiter)).expect("somebody waits");
+                if let Some(conn) = world.net.conns.get_mut(&connection) {
+                    conn.user = User::Call { pool: id, lease, call };
+                }
+                world.queue.push(at, Event::Delivered { client: c, pool: id, call, lease, conn: connection });
+            }
+            PoolAction::Refuse(waiter, error) => {
+                let call = world.clients[c].pools.get_mut(&id).and_then(|server| server.waiters.remove(&waiter)).expect("somebody waits");
+                world.queue.push(at, Event::Denied { client: c, call, error });
+            }
+            PoolAction::Interrupt(lease, error) => {
+                let occupant = world.clients[c].pools.get(&id).and_then(|server| server.slots.get(&lease.slot)).copied();
+                match occupant.expect("whoever is interrupted has a slot") {
+                    Occupant::Opening(opening) => world.queue.push(at, Event::OpeningInterrupted { client: c, opening, error }),
+                    Occupant::Conn(conn) => {
+                        if let Some(conn) = world.net.conns.get_mut(&conn) {
+                            conn.interrupted.get_or_insert(error);
+                        }
+                        world.queue.push(at, Event::Interrupted { client: c, conn });
+                    }
+                }
+            }
+            PoolAction::Drain(lease, connection) => {
+                if let Some(conn) = world.net.conns.get_mut(&connection) {
+                    conn.user = User::Drain { pool: id, lease };
+                }
+                world.queue.push(at, Event::Exchange { client: c, conn: connection });
+            }
+        }
+    }
+}
+
 /// Is the answer to a caller.
 pub(crate) enum Answer {
     Lent(Lease, u64),
@@ -62,11 +174,11 @@ pub(crate) enum Answer {
 }
 
 impl ServerPool {
-    pub(crate) fn new(host: ServerAddress, mut pool: Pool<u64>, by_service: bool) -> Self {
+    pub(crate) fn new(host: ServerAddress, mut pool: Pool<u64>, by_service: bool, now: Instant) -> Self {
         pool.record_events(true);
         Self {
             host,
-            pool,
+            pool: Driven::new(pool, now),
             ledger: PoolLedger { by_service, ..PoolLedger::default() },
             services: Services::default(),
             replay: PoolReplay::default(),
@@ -112,12 +224,11 @@ impl World {
         c: usize,
         id: u64,
         after_timeout: bool,
-        step: impl FnOnce(&mut Pool<u64>, Instant) -> R,
+        step: impl FnOnce(&mut Driven<Pool<u64>>, Instant) -> R,
     ) -> Option<R> {
-        let now = self.local(c);
-        let server = self.clients[c].pools.get_mut(&id)?;
+        let server = self.clients[c].pools.get(&id)?;
         let coming = server.ledger.coming(server.pool.stats().generation);
-        let outcome = step(&mut server.pool, now);
+        let outcome = self.hand(PoolPlace(c, id), step)?;
         self.drain_pool(c, id, after_timeout.then_some(coming));
         Some(outcome)
     }
@@ -139,11 +250,11 @@ impl World {
         call: u64,
         deadline: Option<Deadline>,
         place: Option<WaiterId>,
-        step: impl FnOnce(&mut Pool<u64>, Instant) -> Checkout<u64>,
+        step: impl FnOnce(&mut Driven<Pool<u64>>, Instant) -> Checkout<u64>,
     ) -> Checkout<u64> {
         let now = self.local(c);
+        let answer = self.hand(PoolPlace(c, id), step).expect("a pool stays");
         let server = self.clients[c].pools.get_mut(&id).expect("a pool stays");
-        let answer = step(&mut server.pool, now);
         match &answer {
             Checkout::CheckedOut { lease, .. } => {
                 server.look_at_lent(*lease);
@@ -258,10 +369,9 @@ impl World {
 
     /// A connection could not be opened: whoever has waited longest leaves the queue, and is told a little later.
     fn fail_to_open(&mut self, c: usize, id: u64, lease: Lease, error: &Error) {
-        let now = self.local(c);
+        let Some(waiting) = self.clients[c].pools.get(&id).map(|server| server.pool.stats().waiting) else { return };
+        self.hand(PoolPlace(c, id), |pool, now| pool.handle_open_failed(lease, error, now));
         let Some(server) = self.clients[c].pools.get_mut(&id) else { return };
-        let waiting = server.pool.stats().waiting;
-        server.pool.handle_open_failed(lease, error, now);
         server.ledger.failing = 1;
         if server.pool.stats().waiting < waiting
             && let Some((first, _)) = server.ledger.waiting.pop_first()
@@ -284,111 +394,22 @@ impl World {
         ledger.idle.insert(lease.id);
     }
 
-    /// Carries out what a pool wishes, then compares.
+    /// Carries out what a pool wants done, then compares.
     fn drain_pool(&mut self, c: usize, id: u64, after_timeout: Option<usize>) {
-        let mut deeds = Vec::new();
+        self.drain(PoolPlace(c, id));
         let now = self.local(c);
         let Some(server) = self.clients[c].pools.get_mut(&id) else { return };
-        while let Some(action) = server.pool.poll_action() {
-            if let PoolAction::Deliver { waiter, lease, .. } = &action {
-                server.look_at_lent(*lease);
-                waiter_still_waits(&server.host, &server.ledger, *waiter);
-                nobody_is_passed(&server.host, &server.ledger, *waiter);
-            }
-            match &action {
-                PoolAction::Open(lease) => {
-                    server.ledger.opening.insert(lease.id);
-                    server.ledger.since.insert(lease.id, now);
-                    server.ledger.generations.insert(lease.id, lease.generation);
-                    server.heard.remove(&lease.slot);
-                }
-                PoolAction::Close(lease, _) => drop(server.ledger.idle.remove(&lease.id)),
-                PoolAction::Deliver { waiter, lease, .. } => {
-                    server.ledger.idle.remove(&lease.id);
-                    server.ledger.in_use.insert(lease.id);
-                    server.ledger.waiting.remove(waiter);
-                }
-                PoolAction::Refuse(waiter, _) => {
-                    waiter_still_waits(&server.host, &server.ledger, *waiter);
-                    server.ledger.waiting.remove(waiter);
-                    server.ledger.leaving.remove(waiter);
-                }
-                PoolAction::Interrupt(lease, _) => drop(server.ledger.interrupted.insert(lease.id)),
-                PoolAction::Drain(lease, _) => {
-                    server.ledger.since.insert(lease.id, now);
-                    server.ledger.idle.remove(&lease.id);
-                    server.ledger.draining.insert(lease.id);
-                }
-                PoolAction::Unanswered => {}
-            }
-            deeds.push(action);
-        }
-        while let Some(event) = server.pool.poll_event() {
-            self.trace.note(self.now, || format!("client {c}: {}: {}", server.host, super::trace::pool_event(&event)));
-            server.replay.take(&server.host, &event);
-        }
         if let Some(coming) = after_timeout {
             server.ledger.leave_the_queue(coming, now);
         }
-        for deed in deeds {
-            self.perform(c, id, deed);
-        }
-        self.settle_pool(c, id);
-        let Some(server) = self.clients[c].pools.get(&id) else { return };
         if server.came_late != Some(now) {
             timer_lies_ahead("pool", server.pool.poll_timeout(), now, after_timeout.is_some());
         }
+        self.settle_pool(c, id);
     }
 
-    fn perform(&mut self, c: usize, id: u64, deed: PoolAction<u64>) {
-        let at = self.soon(c);
-        match deed {
-            PoolAction::Open(lease) => {
-                let host = self.clients[c].pools.get(&id).map(|server| server.host.clone()).expect("a pool stays");
-                let opening = self.start_opening(c, &host, Purpose::Pool { pool: id, lease });
-                if let Some(server) = self.clients[c].pools.get_mut(&id) {
-                    server.slots.insert(lease.slot, Occupant::Opening(opening));
-                }
-            }
-            PoolAction::Close(_, conn) => self.close(conn),
-            PoolAction::Unanswered => {
-                let host = self.clients[c].pools.get(&id).map(|server| server.host.clone()).expect("a pool stays");
-                self.topology_act(c, false, |topology, now| topology.handle_unanswered(&host, now));
-            }
-            PoolAction::Deliver { waiter, lease, connection } => {
-                let call = self.clients[c].pools.get_mut(&id).and_then(|server| server.waiters.remove(&waiter)).expect("somebody waits");
-                if let Some(conn) = self.net.conns.get_mut(&connection) {
-                    conn.user = User::Call { pool: id, lease, call };
-                }
-                self.queue.push(at, Event::Delivered { client: c, pool: id, call, lease, conn: connection });
-            }
-            PoolAction::Refuse(waiter, error) => {
-                let call = self.clients[c].pools.get_mut(&id).and_then(|server| server.waiters.remove(&waiter)).expect("somebody waits");
-                self.queue.push(at, Event::Denied { client: c, call, error });
-            }
-            PoolAction::Interrupt(lease, error) => {
-                let occupant = self.clients[c].pools.get(&id).and_then(|server| server.slots.get(&lease.slot)).copied();
-                match occupant.expect("whoever is interrupted has a slot") {
-                    Occupant::Opening(opening) => self.queue.push(at, Event::OpeningInterrupted { client: c, opening, error }),
-                    Occupant::Conn(conn) => {
-                        if let Some(conn) = self.net.conns.get_mut(&conn) {
-                            conn.interrupted.get_or_insert(error);
-                        }
-                        self.queue.push(at, Event::Interrupted { client: c, conn });
-                    }
-                }
-            }
-            PoolAction::Drain(lease, connection) => {
-                if let Some(conn) = self.net.conns.get_mut(&connection) {
-                    conn.user = User::Drain { pool: id, lease };
-                }
-                self.queue.push(at, Event::Exchange { client: c, conn: connection });
-            }
-        }
-    }
-
-    /// Compares what the pool counts with what there is, and sets its timer.
-    fn settle_pool(&mut self, c: usize, id: u64) {
+    /// Compares what the pool counts with what there is.
+    fn settle_pool(&self, c: usize, id: u64) {
         let client = &self.clients[c];
         let Some(server) = client.pools.get(&id) else { return };
         let (host, stats, ledger) = (&server.host, server.pool.stats(), &server.ledger);
@@ -396,9 +417,7 @@ impl World {
         connections_add_up(host, &stats, ledger, settings.max_pool_size);
         opening_is_limited(host, &stats, settings.max_connecting);
         waiters_are_known(host, &stats, ledger);
-        let timer = server.pool.poll_timeout();
-        waiting_has_a_timer("pool", ledger.needs_a_timer(), timer);
-        self.arm(c, Timer::Pool(c, id), timer.map(|(at, _)| at));
+        waiting_has_a_timer("pool", ledger.needs_a_timer(), server.pool.poll_timeout());
     }
 
     /// What must hold between two steps of the whole.

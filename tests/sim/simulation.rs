@@ -23,6 +23,7 @@ pub(crate) mod requests;
 pub(crate) mod resolver;
 pub(crate) mod run;
 pub(crate) mod servers;
+pub(crate) mod shell;
 pub(crate) mod silence;
 pub(crate) mod srv;
 pub(crate) mod trace;

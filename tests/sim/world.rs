@@ -279,9 +279,9 @@ impl World {
                 self.servers.cluster.handle_timeout(now);
                 self.drain_servers();
             }
-            Timer::Topology(c) => self.topology_act(c, true, |topology, now| topology.handle_timeout(now)),
+            Timer::Topology(c) => self.topology_act(c, true, |topology, now| topology.handle_timer(now)),
             Timer::Cache(c) => self.cache_act(c, true, |cache, now| cache.handle_timeout(now)),
-            Timer::Pool(c, id) => drop(self.pool_act(c, id, true, |pool, now| pool.handle_timeout(now))),
+            Timer::Pool(c, id) => drop(self.pool_act(c, id, true, |pool, now| pool.handle_timer(now))),
             Timer::Monitor(c, id) => {
                 let now = self.local(c);
                 self.monitor_act(c, id, true, |_, monitor| monitor.handle_timeout(now));

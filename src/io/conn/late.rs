@@ -3,32 +3,11 @@
 //! The connection knows how much of a command was sent, and keeps a [`LateReply`] until its reply has arrived. Does not decide
 //! what the reply leads to (`client::abandoned`).
 
+use super::late_reply::{LateReply, Sent};
 use super::{Conn, ExchangeState};
 use crate::error::Error;
-use crate::operation::CommandFields;
 use crate::pool::Health;
-use crate::wire::{Flags, Message, Request};
-
-/// How much of a command was passed to the socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Sent {
-    /// No byte.
-    Nothing,
-    /// A part: the server can't execute it unless the rest follows.
-    Partly,
-    /// The whole command.
-    Whole,
-}
-
-/// The receiver of an abandoned command's reply. Dropped if the connection breaks before the reply.
-pub(crate) trait LateReply: Send + Sync {
-    /// Handles a reply. Returns the next command for the same connection, whose reply is handled as well; `None` if there is
-    /// none.
-    fn handle_reply(&mut self, reply: Message) -> Option<Request>;
-
-    /// Returns the driver's fields of the next command.
-    fn fields(&self) -> CommandFields<'_>;
-}
+use crate::wire::Flags;
 
 impl Conn {
     /// Returns how much of the last command was sent.
@@ -94,6 +73,8 @@ mod tests {
     use super::*;
     use crate::host::{Address, ServerAddress};
     use crate::io::stream::Stream;
+    use crate::operation::CommandFields;
+    use crate::wire::{Message, Request};
 
     /// A connection to a peer that reads nothing, and the peer.
     async fn connection(prepare: impl AsyncFn(&mut TcpStream)) -> (Conn, TcpStream) {

@@ -1,65 +1,71 @@
-//! What does somebody hold who has a connection?
+//! A checked-out connection.
 //!
-//! Something that goes back to its pool by itself, in whatever state its holder left it.
+//! Checked in by itself when it is dropped, in whatever state its holder left it. Does not decide what becomes of it then.
 
-use std::borrow::Borrow;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::time::Instant;
 
-use super::ServerPool;
 use crate::io::clock;
 use crate::io::conn::Conn;
 use crate::pool::Lease;
 
-/// Is a connection lent to somebody, who knows the pool by something of his own; goes back by itself.
-pub(crate) struct CheckedOut<P: Borrow<Arc<ServerPool>> = Arc<ServerPool>> {
+/// A holder's handle to the pool of a connection.
+pub(crate) trait CheckIn {
+    /// Checks a connection in.
+    fn check_in(&self, lease: Lease, conn: Box<Conn>, now: Instant);
+
+    /// Marks a connection as pinned by a cursor until it is checked in.
+    fn pin(&self, lease: Lease);
+}
+
+/// A checked-out connection. `P` is the holder's handle to the pool. Checked in on drop.
+pub(crate) struct CheckedOut<P: CheckIn> {
     pub(super) conn: Option<Box<Conn>>,
     pub(super) lease: Lease,
-    pub(super) lent_at: Instant,
+    pub(super) checked_out_at: Instant,
     pub(super) pool: P,
 }
 
-impl<P: Borrow<Arc<ServerPool>>> CheckedOut<P> {
+impl<P: CheckIn> CheckedOut<P> {
     pub(crate) fn id(&self) -> u64 {
         self.lease.id
     }
 
-    /// The pool's generation when the connection was made.
+    /// Returns the pool's generation when the connection was made.
     pub(crate) fn generation(&self) -> u64 {
         self.lease.generation
     }
 
-    /// Returns when it was lent: if at once, when its caller asked.
-    pub(crate) fn lent_at(&self) -> Instant {
-        self.lent_at
+    /// Returns when it was checked out: if it did not have to wait, when its caller asked.
+    pub(crate) fn checked_out_at(&self) -> Instant {
+        self.checked_out_at
     }
 
-    /// Returns what its holder knows the pool by.
+    /// Returns the handle to the pool.
     pub(crate) fn of(&self) -> &P {
         &self.pool
     }
 
-    /// Gives it back.
+    /// Checks the connection in.
     #[inline]
-    pub(crate) fn give_back(mut self, now: Instant) {
+    pub(crate) fn check_in(mut self, now: Instant) {
         if let Some(conn) = self.conn.take() {
-            self.pool.borrow().checkin(self.lease, conn, now);
+            self.pool.check_in(self.lease, conn, now);
         }
     }
 
-    /// A cursor keeps it until it is dropped.
+    /// Marks the connection as pinned by a cursor until it is checked in.
     pub(crate) fn pin(&self) {
-        self.pool.borrow().act(|guarded, _| guarded.pool.handle_pinned(self.lease));
+        self.pool.pin(self.lease);
     }
 
-    /// Hands it to somebody who knows the pool by something else.
-    pub(super) fn hand_to<Q: Borrow<Arc<ServerPool>>>(mut self, pool: Q) -> CheckedOut<Q> {
-        CheckedOut { conn: self.conn.take(), lease: self.lease, lent_at: self.lent_at, pool }
+    /// Replaces the handle to the pool.
+    pub(super) fn with_handle<Q: CheckIn>(mut self, pool: Q) -> CheckedOut<Q> {
+        CheckedOut { conn: self.conn.take(), lease: self.lease, checked_out_at: self.checked_out_at, pool }
     }
 }
 
-impl<P: Borrow<Arc<ServerPool>>> Deref for CheckedOut<P> {
+impl<P: CheckIn> Deref for CheckedOut<P> {
     type Target = Conn;
 
     fn deref(&self) -> &Conn {
@@ -67,16 +73,16 @@ impl<P: Borrow<Arc<ServerPool>>> Deref for CheckedOut<P> {
     }
 }
 
-impl<P: Borrow<Arc<ServerPool>>> DerefMut for CheckedOut<P> {
+impl<P: CheckIn> DerefMut for CheckedOut<P> {
     fn deref_mut(&mut self) -> &mut Conn {
         self.conn.as_mut().expect("present until dropped")
     }
 }
 
-impl<P: Borrow<Arc<ServerPool>>> Drop for CheckedOut<P> {
+impl<P: CheckIn> Drop for CheckedOut<P> {
     fn drop(&mut self) {
         if let Some(conn) = self.conn.take() {
-            self.pool.borrow().checkin(self.lease, conn, clock::now());
+            self.pool.check_in(self.lease, conn, clock::now());
         }
     }
 }

@@ -15,7 +15,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, SubjectPublicK
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{self, CertificateError, DigitallySignedStruct, OtherError, PeerMisbehaved, SignatureScheme};
 
-use super::{der, is_name_fault, is_time_fault};
+use super::der;
+use super::faults::{is_name_fault, is_time_fault};
 
 /// The verifier that accepts every certificate of any version: without a trusted issuer its name means nothing.
 #[derive(Debug)]
