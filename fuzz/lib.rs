@@ -14,6 +14,7 @@ use mongolink::auth::{Credential, Secret};
 use mongolink::cli::extjson::parse;
 use mongolink::cursor::CursorState;
 use mongolink::dns::srv::{SrvRecord, seeds};
+use mongolink::dns::system_config::{ConfigText, NamePath, Platform, ResolvConf, SystemFacts, decide};
 use mongolink::handshake::{
     ClientMetadata, Conversation, ConversationConfig, DriverInfo, DriverInfos, Environment, HandshakeStep, HelloReply, METADATA_SIZE_MAX,
     NAMES_MAX,
@@ -282,11 +283,19 @@ pub fn srv(data: &[u8]) {
     }
 }
 
-/// A hosts file of any text is read.
+/// A hosts file, a resolv.conf and an nsswitch.conf of any text are read.
 pub fn hosts_file(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (name, text) = text.split_once('\n').unwrap_or(("db.example", &text));
     drop(mongolink::dns::names::hosts_addresses(text, name));
+    let [nsswitch, resolv_conf] = [format!("hosts:{name}\n{text}"), text.to_owned()].map(ConfigText::Text);
+    let platform = if data.len() % 2 == 0 { Platform::NameServiceSwitch } else { Platform::OpenBsd };
+    let host_name = Some(name.to_owned());
+    let facts = SystemFacts { platform, nsswitch, resolv_conf, has_mdns_allow: false, environment: Vec::new(), host_name };
+    if let NamePath::Direct(path) = decide(&facts) {
+        assert!(!path.sources.is_empty());
+    }
+    assert!(ResolvConf::parse(text, None).search.candidates(name).contains(&name.to_owned()));
 }
 
 /// The metadata is a document within its limit, whatever the environment says.

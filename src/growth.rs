@@ -18,6 +18,7 @@ use crate::auth::scram::keys::ScramHash;
 use crate::cursor::CursorState;
 use crate::dns::names::hosts_addresses;
 use crate::dns::srv::{self, SrvRecord};
+use crate::dns::system_config::{ConfigText, Platform, ResolvConf, SystemFacts, decide};
 use crate::handshake::{ClientMetadata, DriverInfo, DriverInfos, Environment, HelloReply};
 use crate::host::ServerAddress;
 use crate::operation::write_error::write_errors;
@@ -310,7 +311,7 @@ fn of_texts() -> Vec<Parser> {
         parser("SRV records", 100, 1000, |size| {
             let record = |number| SrvRecord { target: format!("h{number}.a.example."), port: 27017, ttl: Duration::from_secs(60) };
             let records: Vec<SrvRecord> = (0..size).map(record).collect();
-            Box::new(move || drop((srv::seeds("x.a.example", &records), srv::followed("x.a.example", &records))))
+            Box::new(move || drop((srv::seeds("x.a.example", &records), srv::polled_hosts("x.a.example", &records))))
         }),
         parser("TXT record", 100, 3000, |size| {
             let record = vec!["authSource=a&".repeat(size).into_bytes()];
@@ -320,6 +321,22 @@ fn of_texts() -> Vec<Parser> {
             let line = |number: usize| format!("10.{}.{}.{} other name other\n", number >> 16, number >> 8 & 255, number & 255);
             let text: String = (0..size).map(line).collect();
             Box::new(move || drop(hosts_addresses(&text, "name")))
+        }),
+        parser("resolv.conf", 1000, 200_000, |size| {
+            let text = "nameserver 10.0.0.1\nsearch a.example b.example\noptions ndots:1 unknown\nsortlist 1\n".repeat(size);
+            Box::new(move || drop(ResolvConf::parse(&text, None)))
+        }),
+        parser("nsswitch.conf", 1000, 200_000, |size| {
+            let text = format!("hosts:{}\n", " files [NOTFOUND=continue] dns".repeat(size)).repeat(2);
+            let facts = SystemFacts {
+                platform: Platform::NameServiceSwitch,
+                nsswitch: ConfigText::Text(text),
+                resolv_conf: ConfigText::Text("nameserver 10.0.0.1\n".to_owned()),
+                has_mdns_allow: false,
+                environment: Vec::new(),
+                host_name: None,
+            };
+            Box::new(move || drop(decide(&facts)))
         }),
         parser("metadata", 1000, 1_000_000, |size| {
             let environment = Environment {

@@ -1,22 +1,20 @@
-//! What does the cache wish, and for whom?
+//! The cache's actions, and the callers they are for.
 
 use super::LookupAnswer;
-use super::flight::QueryId;
+use super::query::QueryId;
 use crate::error::Error;
 
-/// Names one caller that waits; chosen by the caller, never used twice.
+/// The number of a waiting caller, chosen by the caller and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct LookupId(pub u64);
 
-/// Is a wish of the cache.
+/// An action of the cache, carried out by its owner.
 #[derive(Debug)]
 pub enum CacheAction {
-    /// Ask DNS for both record types of a name, at once.
+    /// Resolve a name: by DNS queries for both record types at once, or by a source that answers as a whole.
     Query(String, QueryId),
-    /// Ask the operating system for a name.
-    QuerySystem(String, QueryId),
     /// Give these callers their answer.
     Answer(Vec<LookupId>, LookupAnswer),
-    /// Tell these callers that there is none.
+    /// Give these callers the error.
     Refuse(Vec<LookupId>, Error),
 }

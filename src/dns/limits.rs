@@ -1,36 +1,36 @@
-//! How long is what is known of a name believed, and how much of it is kept?
+//! How long answers are used, and how many are kept.
 
 use std::time::Duration;
 
-/// The shortest time an answer is used: many dials of one moment share it, even if its records say 0.
+/// Minimum time an answer is used: simultaneous dials share it even if its records have a time to live of 0.
 pub(super) const TTL_MIN: Duration = Duration::from_secs(5);
 
-/// The longest time an answer is used: whoever moves a server should not have to wait for a whole day.
+/// Maximum time an answer is used: a server that moves is found within an hour.
 pub(super) const TTL_MAX: Duration = Duration::from_secs(3600);
 
-/// How long an answer without a lifetime is used (operating system, hosts file, own resolver).
+/// Time to live of answers that come without one: operating system, hosts file, own resolver. The system may cache as well.
 pub(super) const UNTIMED_TTL: Duration = Duration::from_secs(30);
 
-/// How long an answer is kept after its time for the case that DNS is down (RFC 8767 suggests one to three days).
+/// How long an expired answer is kept for the case that DNS is down (RFC 8767 suggests one to three days).
 pub(super) const STALE_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// How long a caller waits for a newer answer before it gets the last good one (RFC 8767, client response timer).
 pub(super) const STALE_ANSWER_DELAY: Duration = Duration::from_millis(1800);
 
-/// How long the last good answer is served after DNS failed, before DNS is asked again.
+/// How long the last good answer is served after DNS failed, before DNS is queried again.
 pub(super) const STALE_RETRY: Duration = Duration::from_secs(5);
 
-/// How long it is believed that a name does not exist, or has no addresses: names of containers appear at any moment.
+/// How long "no such name" and "no addresses" are believed: names of containers appear at any moment.
 pub(super) const NOT_THERE_TTL: Duration = Duration::from_secs(5);
 
-/// How long it is believed that DNS is down.
+/// How long a failed query is not repeated.
 pub(super) const DOWN_TTL: Duration = Duration::from_secs(1);
 
-/// How many names are kept; the one asked for longest ago is forgotten first.
+/// Maximum number of names kept; the least recently used one is forgotten first.
 pub(super) const NAMES_MAX: usize = 1024;
 
-/// How many callers may wait at once.
+/// Maximum number of callers waiting at once.
 pub(super) const WAITERS_MAX: usize = 65_536;
 
-/// Longer budgets are cut to this, so that no sum of times overflows: a year.
+/// Longer budgets are cut to a year, so that no sum of times overflows.
 pub(super) const BUDGET_MAX: Duration = Duration::from_secs(365 * 24 * 3600);

@@ -1,17 +1,19 @@
-//! Which addresses does a name have, and which seeds does an SRV name stand for?
+//! Name resolution rules: the address cache, the choice between DNS queries and the operating system, and SRV seed lists.
 //!
-//! The rules only: `Cache` decides when DNS is asked and who gets which answer, `srv` is the seed-list specification
-//! (initial-dns-seedlist-discovery), `rescan` says when it is looked at again (polling-srv-records), `names` knows search lists, `localhost` and the hosts file. How questions travel is
-//! `io::resolver`'s business; the order in which addresses are tried is `race`'s.
+//! `Cache` decides when a name is resolved and who gets which answer, `system_config` which source resolves it, `names`
+//! knows search lists, `localhost` and the hosts file, `srv` is the seed-list specification
+//! (initial-dns-seedlist-discovery), `rescan` its repetition (polling-srv-records). Does not decide how queries are sent
+//! (`io::resolver`), nor the order in which addresses are tried (`race`).
 
 mod action;
 mod cache;
-mod flight;
-mod good;
+mod known_answer;
 mod limits;
 pub mod names;
+mod query;
 mod rescan;
 pub mod srv;
+pub mod system_config;
 
 use std::net::IpAddr;
 
@@ -19,33 +21,33 @@ use crate::error::Error;
 
 pub use action::{CacheAction, LookupId};
 pub use cache::Cache;
-pub use flight::QueryId;
+pub use query::QueryId;
 #[cfg(feature = "internals")]
 pub use rescan::FLOOR_MIN;
 pub use rescan::{RESCAN_FLOOR, Rescan, RescanAction, RescanConfig};
 pub use srv::{SrvRecord, TxtRecord};
 
-/// Says how much of an answer a caller waits for.
+/// How much of an answer a caller waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Want {
+pub enum LookupMode {
     /// The first addresses that may be dialled: IPv6 at once, IPv4 after a short wait for IPv6 (RFC 8305 section 3).
     First,
     /// The addresses of both families.
     All,
 }
 
-/// Is the answer to a question for a name's addresses.
+/// The addresses of a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LookupAnswer {
-    /// The addresses, IPv6 before IPv4, otherwise in the order given by their source; never empty.
+    /// The addresses, IPv6 before IPv4, otherwise in the order of their source; never empty.
     pub addresses: Vec<IpAddr>,
-    /// Whether both families have answered; if not, a question with [`Want::All`] brings the rest.
+    /// Whether both families have answered; if not, a look-up with [`LookupMode::All`] returns the rest.
     pub complete: bool,
-    /// Whether this is the last good answer, past its time or given up by its servers, for want of a newer one.
+    /// Whether this is the last good answer, expired or with dead addresses only, because there is no newer one.
     pub stale: bool,
 }
 
-/// Is an address family, and with it a record type.
+/// An address family, and with it a record type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AddressFamily {
     /// IPv4, A records.
@@ -54,16 +56,14 @@ pub enum AddressFamily {
     V6,
 }
 
-/// Says why a family has no addresses.
+/// The reason why a family has no addresses.
 #[derive(Clone, Debug)]
 pub enum LookupFailure {
     /// The name does not exist.
     NoSuchName,
     /// The name exists, without records of this type.
     NoAddresses,
-    /// No DNS server is known.
-    NoServer,
-    /// The servers could not be reached, or refused.
+    /// No server answered, or all refused.
     Other(Error),
 }
 

@@ -1,39 +1,47 @@
-//! Which full names does a name stand for, and which names never meet DNS?
+//! Names before they reach DNS: search lists, `localhost` and the hosts file.
 //!
-//! Search lists as in resolv.conf(5), `localhost` (RFC 6761), and the hosts file as in hosts(5). Names are given in normal
-//! form (`host`). Reading files is `io::resolver`'s business.
+//! Follows resolv.conf(5), RFC 6761 section 6.3 and hosts(5). Names are in normal form (`host`), so that a final dot is not
+//! known any more. Does not read files (`io::resolver`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::good::ADDRESSES_MAX;
+use super::known_answer::ADDRESSES_MAX;
+use crate::error::ErrorKind;
 use crate::host::normalize_name;
 
-/// Says in which order a search list is tried.
+/// The search list of resolv.conf(5).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct SearchList {
-    /// The domains to append.
-    pub(crate) domains: Vec<String>,
-    /// A name with at least this many dots is full, and tried as it stands only.
-    pub(crate) ndots: usize,
+pub struct SearchList {
+    /// The domains to append, in order.
+    pub domains: Vec<String>,
+    /// A name with at least this many dots is tried unchanged before the search list, any other one after it.
+    pub ndots: usize,
 }
 
 impl SearchList {
-    /// Returns the full names to ask for, in order, without final dots.
-    pub(crate) fn candidates(&self, name: &str) -> Vec<String> {
+    /// Returns the full names to query, in order, without final dots and each once.
+    pub fn candidates(&self, name: &str) -> Vec<String> {
         let dots = name.bytes().filter(|byte| *byte == b'.').count();
-        if dots >= self.ndots.max(1) {
-            // A full name is not looked for elsewhere: another domain's wildcard would answer for it.
-            return vec![name.to_owned()];
-        }
         let mut names = Vec::new();
-        let found = self.domains.iter().take(SEARCH_DOMAINS_MAX).filter_map(|domain| normalize_name(&format!("{name}.{domain}")).ok());
-        names.extend(found);
-        names.push(name.to_owned());
+        if dots >= self.ndots {
+            names.push(name.to_owned());
+        }
+        for domain in self.domains.iter().take(SEARCH_DOMAINS_MAX) {
+            let full = if domain == "." { Ok(name.to_owned()) } else { normalize_name(&format!("{name}.{domain}")) };
+            if let Ok(full) = full
+                && !names.contains(&full)
+            {
+                names.push(full);
+            }
+        }
+        if !names.iter().any(|full| full == name) {
+            names.push(name.to_owned());
+        }
         names
     }
 }
 
-/// Tells whether a name is the machine itself (RFC 6761 section 6.3).
+/// Returns whether a name stands for this machine (RFC 6761 section 6.3).
 pub(crate) fn is_localhost(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
 }
@@ -41,8 +49,7 @@ pub(crate) fn is_localhost(name: &str) -> bool {
 /// The addresses of `localhost`.
 pub(crate) const LOCALHOST: [IpAddr; 2] = [IpAddr::V6(Ipv6Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::LOCALHOST)];
 
-/// Returns a name's addresses in the text of a hosts file, IPv6 first, `ADDRESSES_MAX` at the most. Lines that can't be
-/// read are passed over.
+/// Returns a name's addresses in the text of a hosts file, IPv6 first, at most `ADDRESSES_MAX`. Unreadable lines are skipped.
 pub fn hosts_addresses(text: &str, name: &str) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for line in text.trim_start_matches('\u{feff}').lines() {
@@ -62,7 +69,19 @@ pub fn hosts_addresses(text: &str, name: &str) -> Vec<IpAddr> {
     found
 }
 
-/// How many search domains are tried.
+/// Returns what an error text of the operating system's look-up means: [`ErrorKind::NoSuchName`] and
+/// [`ErrorKind::NoAddresses`] only where the C library (glibc, musl) tells them from an outage. macOS and Windows do not.
+pub(crate) fn system_failure_kind(text: &str) -> ErrorKind {
+    if ["Name or service not known", "Name does not resolve"].iter().any(|known| text.contains(known)) {
+        ErrorKind::NoSuchName
+    } else if ["No address associated with hostname", "Name has no usable address"].iter().any(|known| text.contains(known)) {
+        ErrorKind::NoAddresses
+    } else {
+        ErrorKind::DnsFailed
+    }
+}
+
+/// Maximum number of search domains tried: each costs two queries.
 const SEARCH_DOMAINS_MAX: usize = 32;
 
 #[cfg(test)]
@@ -74,32 +93,32 @@ mod tests {
     }
 
     #[test]
-    fn full_names_stand_for_themselves_only() {
-        assert_eq!(list(1).candidates("db.example"), ["db.example"]);
-    }
-
-    #[test]
-    fn short_names_go_through_the_search_list_first() {
+    fn search_list_follows_resolv_conf() {
+        let dotted = ["db.svc", "db.svc.one.example", "db.svc.two.example"];
+        assert_eq!(list(1).candidates("db.svc"), dotted, "a name with enough dots is tried unchanged first");
+        assert_eq!(list(0).candidates("db"), ["db", "db.one.example", "db.two.example"]);
         assert_eq!(list(1).candidates("db"), ["db.one.example", "db.two.example", "db"]);
-        assert_eq!(list(5).candidates("db.svc")[0], "db.svc.one.example");
+        assert_eq!(list(5).candidates("db.svc"), ["db.svc.one.example", "db.svc.two.example", "db.svc"]);
         assert_eq!(SearchList::default().candidates("db"), ["db"]);
+        let root = SearchList { domains: vec![".".into(), "one.example".into()], ndots: 1 };
+        assert_eq!(root.candidates("db"), ["db", "db.one.example"]);
     }
 
     #[test]
-    fn candidates_that_are_too_long_are_left_out() {
+    fn names_that_are_too_long_are_skipped() {
         let long = vec!["a".repeat(63); 3].join(".");
         let list = SearchList { domains: vec![long.clone()], ndots: 0 };
         assert_eq!(list.candidates(&long), [long]);
     }
 
     #[test]
-    fn localhost_is_the_machine_itself() {
+    fn localhost_is_this_machine() {
         assert!(is_localhost("localhost") && is_localhost("db.localhost"));
         assert!(!is_localhost("localhost.example") && !is_localhost("notlocalhost"));
     }
 
     #[test]
-    fn hosts_file_knows_names_and_aliases() {
+    fn hosts_file_has_names_and_aliases() {
         let text = "\u{feff}127.0.0.1 localhost # db.example\n10.0.0.2\tother DB.Example\nnonsense db.example\n::5 db.example.\n10.0.0.1 db.example\n";
         let v6: IpAddr = "::5".parse().expect("address");
         let v4 = ["10.0.0.2", "10.0.0.1"].map(|text| text.parse::<IpAddr>().expect("address"));
@@ -111,5 +130,19 @@ mod tests {
     fn hosts_file_may_be_unicode() {
         assert_eq!(hosts_addresses("10.0.0.1 bücher.example", "xn--bcher-kva.example").len(), 1);
         assert_eq!(hosts_addresses("10.0.0.1 bücher.example", "db.example"), [] as [IpAddr; 0]);
+    }
+
+    #[test]
+    fn only_clear_words_of_the_system_deny_a_name() {
+        for (text, kind) in [
+            ("failed to lookup address information: Name or service not known", ErrorKind::NoSuchName),
+            ("failed to lookup address information: Name does not resolve", ErrorKind::NoSuchName),
+            ("failed to lookup address information: No address associated with hostname", ErrorKind::NoAddresses),
+            ("failed to lookup address information: Temporary failure in name resolution", ErrorKind::DnsFailed),
+            ("failed to lookup address information: nodename nor servname provided, or not known", ErrorKind::DnsFailed),
+            ("No such host is known. (os error 11001)", ErrorKind::DnsFailed),
+        ] {
+            assert_eq!(system_failure_kind(text), kind, "{text}");
+        }
     }
 }

@@ -1,7 +1,7 @@
-//! Which seeds does an SRV answer stand for?
+//! The seeds of an SRV answer: the query's name, the targets that are accepted, and how many of them are used.
 //!
-//! The rules of initial-dns-seedlist-discovery: which name is asked for, which targets may be believed, and how many of
-//! them are used. TXT records are `uri`'s business; when the answer is looked at again (polling-srv) is decided in `rescan`.
+//! Follows initial-dns-seedlist-discovery. Does not read TXT records (`uri`), nor decide when SRV records are queried again
+//! (`rescan`).
 
 use std::time::Duration;
 
@@ -11,29 +11,29 @@ use rand::rngs::SmallRng;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::{ServerAddress, normalize_name};
 
-/// Is one SRV record; priority and weight have no meaning here.
+/// An SRV record without priority and weight, which are not used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SrvRecord {
     /// The name of the server.
     pub target: String,
     /// Its port.
     pub port: u16,
-    /// How long the record may be believed.
+    /// Its time to live.
     pub ttl: Duration,
 }
 
-/// Is one TXT record: a list of character strings, which belong together without separators.
+/// A TXT record: its character strings, which are joined without separators.
 pub type TxtRecord = Vec<Vec<u8>>;
 
-/// Returns the name whose SRV records are asked for.
+/// Returns the name whose SRV records are queried.
 pub(crate) fn srv_query_name(service: &str, host: &str) -> String {
     format!("_{service}._tcp.{host}")
 }
 
 /// Checks an SRV answer and returns its servers, each once, in the order given.
 ///
-/// Every target must be below the name's parent domain; the name itself is the domain if it has less than three labels,
-/// and then a target needs at least one more label. One target that is not fails the whole answer.
+/// Every target must be below the name's parent domain. If the name has less than three labels, it is the domain itself,
+/// and a target needs at least one more label. One invalid target fails the whole answer.
 ///
 /// # Errors
 /// [`ErrorKind::NoAddresses`] for an empty answer, [`ErrorKind::DnsRule`] for one that breaks a rule; stage `srv`.
@@ -49,11 +49,11 @@ pub fn seeds(host: &str, records: &[SrvRecord]) -> Result<Vec<ServerAddress>, Er
     Ok(seeds)
 }
 
-/// Reads a later SRV answer: its servers, each once, without those that [`seeds`] would refuse, and the errors of these.
+/// Checks a later SRV answer. Returns its servers, each once, without the targets that [`seeds`] refuses, and their errors.
 ///
 /// # Errors
 /// As [`seeds`] for an answer that is empty or too long.
-pub(crate) fn followed(host: &str, records: &[SrvRecord]) -> Result<(Vec<ServerAddress>, Vec<Error>), Error> {
+pub(crate) fn polled_hosts(host: &str, records: &[SrvRecord]) -> Result<(Vec<ServerAddress>, Vec<Error>), Error> {
     let domain = domain_of_answer(host, records)?;
     let (mut hosts, mut refused) = (Vec::new(), Vec::new());
     for record in records {
@@ -66,12 +66,12 @@ pub(crate) fn followed(host: &str, records: &[SrvRecord]) -> Result<(Vec<ServerA
     Ok((hosts, refused))
 }
 
-/// Returns how long an answer may be believed: as long as the record that lives shortest.
+/// Returns the time to live of an answer: the shortest of its records'.
 pub(crate) fn shortest_ttl(records: &[SrvRecord]) -> Option<Duration> {
     records.iter().map(|record| record.ttl).min()
 }
 
-/// Chooses at most `max_hosts` of the seeds at random; 0 stands for all.
+/// Returns at most `max_hosts` of the seeds, chosen at random; 0 means all.
 pub fn choose(mut seeds: Vec<ServerAddress>, max_hosts: u32, rng: &mut SmallRng) -> Vec<ServerAddress> {
     let wanted = usize::try_from(max_hosts).unwrap_or(usize::MAX);
     if wanted == 0 || wanted >= seeds.len() {
@@ -96,7 +96,7 @@ fn seed(domain: &str, record: &SrvRecord) -> Result<ServerAddress, Error> {
     ServerAddress::new(&name, record.port).map_err(|error| broken(format!("with port {} is not a host", record.port)).because(error))
 }
 
-/// Checks the size of an answer, and returns the domain that its targets must be below.
+/// Checks the size of an answer and returns the domain of its targets.
 fn domain_of_answer(host: &str, records: &[SrvRecord]) -> Result<String, Error> {
     let domain = allowed_domain(host)?;
     if records.is_empty() {
@@ -118,7 +118,7 @@ fn allowed_domain(host: &str) -> Result<String, Error> {
     })
 }
 
-/// How many SRV records are looked at.
+/// Maximum number of SRV records in an answer; more are refused.
 const SRV_RECORDS_MAX: usize = 1000;
 
 #[cfg(test)]
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn address_is_no_target() {
+    fn address_is_refused_as_target() {
         for (host, target) in
             [("cluster.example.com", "10.0.0.1"), ("a.0.0.1", "127.0.0.1"), ("a.0.1", "127.1."), ("cluster.example.com", "db.0x7f")]
         {
@@ -197,13 +197,13 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_target_fails_all() {
+    fn one_invalid_target_fails_the_answer() {
         let error = seeds("cluster.example.com", &answer(&["a.example.com", "a.example.org"])).expect_err("bad target");
         assert!(error.to_string().contains("a.example.org"), "{error}");
     }
 
     #[test]
-    fn spelling_makes_no_difference() {
+    fn targets_are_normalised() {
         let records = answer(&["A.Example.COM.", "a.example.com", "b.example.com"]);
         let found = seeds("Cluster.EXAMPLE.com.", &records).expect("seeds");
         assert_eq!(found.iter().map(ServerAddress::canonical).collect::<Vec<_>>(), ["a.example.com:27017", "b.example.com:27017"]);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn zero_and_too_many_stand_for_all() {
+    fn zero_and_larger_limits_mean_all() {
         for max_hosts in [0, 10, 11] {
             assert_eq!(choose(many(10), max_hosts, &mut SmallRng::seed_from_u64(1)), many(10));
         }

@@ -1,20 +1,21 @@
-//! What time is it, and was the machine asleep?
+//! The clocks: monotonic time, waiting until a moment, and the boot clock.
 //!
-//! The only place that reads clocks. Time is tokio's, so that tests may pause it. The boot clock, which goes on while the
-//! machine is suspended, is compared with it to notice a suspension; what is then done is decided in `topology` and `pool`.
+//! The only place that reads clocks. Monotonic time is tokio's, so that tests can pause it. The boot clock also counts time
+//! in suspension. Does not decide what counts as a suspension and what follows from it (`topology`, `pool`).
 
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
-/// Tells the time since some fixed moment, time in suspension included.
+/// A clock that counts time in suspension.
 ///
-/// The client compares it with the monotonic clock, which stands still meanwhile; tests may bring their own.
+/// The client notices a suspension of the machine by comparing it with the monotonic clock, which stops meanwhile. By
+/// default this is exact on Linux, Android and Apple systems; elsewhere a wall clock that jumps forward counts as a
+/// suspension. It is read often, up to 20,000 times a second for each thread that runs commands.
 pub trait BootClock: Send + Sync + 'static {
-    /// Returns the time that has passed since a fixed moment.
+    /// Returns the time since a fixed moment, time in suspension included.
     fn now(&self) -> Duration;
 }
 
@@ -24,29 +25,28 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// How late it must be for a wait to be over late: the process was stopped, or starved.
+/// When a wait counts as ended late: the process was stopped, or got no processor.
 const LATE: Duration = Duration::from_millis(50);
 
-/// Is so short that only the runtime's next look at sockets and timers lies in between.
-const NEXT_LOOK: Duration = Duration::from_millis(1);
+/// A time so short that only the runtime's next poll of sockets and timers happens meanwhile.
+const NEXT_POLL: Duration = Duration::from_millis(1);
 
-/// Waits until a moment; for ever if there is none.
+/// Waits until a moment; forever if there is none.
 ///
-/// A process that was stopped may be told that the moment is past before it is told what has arrived meanwhile. So who is
-/// late lets the runtime look at the sockets again, as it does before it ends a wait: whoever waits for both hears of what
-/// has arrived first.
+/// After a process was stopped, its timers may fire before its sockets are polled. A late wait therefore lets the runtime
+/// poll the sockets once more, so that data that has arrived is seen before the time-out.
 pub(crate) async fn sleep_until(moment: Option<Instant>) {
     let Some(moment) = moment else { return std::future::pending().await };
     sleep_across_runtimes(moment).await;
     if now().saturating_duration_since(moment) > LATE {
-        sleep_across_runtimes(now() + NEXT_LOOK).await;
+        sleep_across_runtimes(now() + NEXT_POLL).await;
     }
 }
 
 /// Waits until a moment on the timers of the runtime that polls it.
 ///
-/// A timer of tokio panics when it is polled after its runtime has ended, and a future of the caller's may be polled on one
-/// runtime after another. A wait that is polled once only, as most are, does not ask which runtime it is on.
+/// A timer of tokio panics if it is polled after its runtime has ended, and a caller's future may be polled on one runtime
+/// after another. A wait that is polled only once, as most are, does not check its runtime.
 async fn sleep_across_runtimes(moment: Instant) {
     let moment = tokio::time::Instant::from_std(moment);
     let mut timer = pin!(tokio::time::sleep_until(moment));
@@ -64,7 +64,7 @@ async fn sleep_across_runtimes(moment: Instant) {
     .await;
 }
 
-/// Waits for a future until a moment; `None` if that comes first. May be polled on one runtime after another.
+/// Waits for a future until a moment. Returns `None` if the moment comes first. May be polled on one runtime after another.
 pub(crate) async fn until<T>(moment: Instant, future: impl Future<Output = T>) -> Option<T> {
     tokio::select! {
         biased;
@@ -73,76 +73,92 @@ pub(crate) async fn until<T>(moment: Instant, future: impl Future<Output = T>) -
     }
 }
 
-/// Is the machine's own boot clock.
+/// The machine's boot clock.
 ///
-/// The wall clock is cheap to read and shows that something happened; only then is the real boot clock asked, where the
-/// platform has one that can be read. Elsewhere a wall clock that jumps forward counts as a suspension.
-#[derive(Debug)]
-pub(crate) struct SystemBootClock {
-    /// The first look at the clocks.
-    start: OnceLock<Marks>,
-    slept: Mutex<Slept>,
-}
-
-#[derive(Debug)]
-struct Marks {
-    monotonic: Instant,
-    wall: SystemTime,
-    boot: Option<Duration>,
-}
-
-/// How long the machine slept as far as is known, and how far the wall clock was ahead when that was found out.
+/// On Linux, Android and Apple systems the kernel's clock that counts time in suspension is read, so that a suspension is
+/// exactly this clock minus the monotonic one. Elsewhere a wall clock that jumps forward counts as a suspension.
 #[derive(Debug, Default)]
-struct Slept {
-    asleep: Duration,
-    wall_ahead: Duration,
+pub(crate) struct SystemBootClock {
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+    estimate: wall::Estimate,
 }
-
-/// How far the wall clock must have moved ahead before the boot clock is asked.
-const WALL_JUMP: Duration = Duration::from_secs(1);
 
 impl SystemBootClock {
-    #[allow(clippy::disallowed_methods, reason = "clocks that are compared must be read together")]
     pub(crate) fn new() -> Self {
-        Self { start: OnceLock::new(), slept: Mutex::default() }
-    }
-
-    #[allow(clippy::disallowed_methods, reason = "the one place that reads clocks")]
-    fn start(&self) -> &Marks {
-        self.start.get_or_init(|| Marks { monotonic: Instant::now(), wall: SystemTime::now(), boot: platform_boot_time() })
+        Self::default()
     }
 }
 
+#[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
 impl BootClock for SystemBootClock {
-    #[allow(clippy::disallowed_methods, reason = "clocks that are compared must be read together")]
     fn now(&self) -> Duration {
-        let start = self.start();
-        let monotonic = start.monotonic.elapsed();
-        let wall = start.wall.elapsed().unwrap_or_default();
-        let ahead = wall.saturating_sub(monotonic);
-        let mut slept = self.slept.lock().unwrap_or_else(PoisonError::into_inner);
-        if ahead > slept.wall_ahead + WALL_JUMP {
-            let jump = ahead.saturating_sub(slept.wall_ahead);
-            slept.asleep = match (start.boot, platform_boot_time()) {
-                (Some(start), Some(boot)) => boot.saturating_sub(start).saturating_sub(monotonic),
-                _ => slept.asleep + jump,
-            };
-        }
-        slept.wall_ahead = ahead;
-        monotonic + slept.asleep
+        // A kernel's clock is never negative.
+        Duration::try_from(rustix::time::clock_gettime(BOOT_CLOCK)).unwrap_or_default()
     }
 }
 
-#[cfg(target_os = "linux")]
-fn platform_boot_time() -> Option<Duration> {
-    let text = std::fs::read_to_string("/proc/uptime").ok()?;
-    let seconds: f64 = text.split_whitespace().next()?.parse().ok()?;
-    Duration::try_from_secs_f64(seconds).ok()
+/// CLOCK_BOOTTIME counts time in suspension, unlike CLOCK_MONOTONIC, which `Instant` reads.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const BOOT_CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
+
+/// Apple's CLOCK_MONOTONIC counts time in suspension, unlike CLOCK_UPTIME_RAW, which `Instant` reads.
+#[cfg(target_vendor = "apple")]
+const BOOT_CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_vendor = "apple")))]
+impl BootClock for SystemBootClock {
+    fn now(&self) -> Duration {
+        self.estimate.now()
+    }
 }
 
-#[cfg(not(target_os = "linux"))]
-fn platform_boot_time() -> Option<Duration> {
-    None
+/// An estimate of the boot clock from the wall clock.
+#[cfg(any(test, not(any(target_os = "linux", target_os = "android", target_vendor = "apple"))))]
+mod wall {
+    use std::sync::{Mutex, OnceLock, PoisonError};
+    use std::time::{Duration, Instant, SystemTime};
+
+    /// The monotonic clock plus the forward jumps of the wall clock.
+    #[derive(Debug, Default)]
+    pub(super) struct Estimate {
+        /// Both clocks at the first reading.
+        start: OnceLock<(Instant, SystemTime)>,
+        jumps: Mutex<Jumps>,
+    }
+
+    /// The jumps so far, and how far the wall clock was ahead of the monotonic one at the last reading.
+    #[derive(Debug, Default)]
+    pub(super) struct Jumps {
+        sum: Duration,
+        ahead: Duration,
+    }
+
+    impl Estimate {
+        #[allow(clippy::disallowed_methods, reason = "clocks that are compared must be read together")]
+        #[cfg_attr(test, allow(dead_code, reason = "only other platforms use it"))]
+        pub(super) fn now(&self) -> Duration {
+            let (monotonic, wall) = self.start.get_or_init(|| (Instant::now(), SystemTime::now()));
+            let awake = monotonic.elapsed();
+            let passed = wall.elapsed().unwrap_or_default();
+            awake + self.jumps.lock().unwrap_or_else(PoisonError::into_inner).record(awake, passed)
+        }
+    }
+
+    impl Jumps {
+        /// Records how much time has passed by the monotonic clock and by the wall clock. Returns the sum of the jumps.
+        pub(super) fn record(&mut self, awake: Duration, passed: Duration) -> Duration {
+            let ahead = passed.saturating_sub(awake);
+            let jump = ahead.saturating_sub(self.ahead);
+            if jump > JUMP_MIN {
+                self.sum += jump;
+            }
+            self.ahead = ahead;
+            self.sum
+        }
+    }
+
+    /// Minimum of a jump: smaller ones are corrections of the wall clock.
+    const JUMP_MIN: Duration = Duration::from_secs(1);
 }
 
 #[cfg(test)]
@@ -160,8 +176,8 @@ mod tests {
         Builder::new_current_thread().enable_all().build().expect("a runtime")
     }
 
-    /// Polls a wait some times on a runtime that then ends; tells whether it is still under way.
-    fn goes_on(wait: &mut Wait, times: usize) -> bool {
+    /// Polls a wait some times on a runtime that then ends. Returns whether it is still pending.
+    fn is_pending(wait: &mut Wait, times: usize) -> bool {
         runtime().block_on(async {
             for _ in 0..times {
                 if poll_fn(|context| Poll::Ready(wait.as_mut().poll(context))).await.is_ready() {
@@ -173,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn wait_goes_on_when_its_runtime_has_ended() {
+    fn wait_continues_after_its_runtime_has_ended() {
         let make: [fn(Instant) -> Wait; 2] = [
             |moment| Box::pin(sleep_until(Some(moment))),
             |moment| Box::pin(async move { assert_eq!(until(moment, std::future::pending::<()>()).await, None) }),
@@ -181,10 +197,31 @@ mod tests {
         for (make, times) in make.into_iter().flat_map(|make| [(make, 1), (make, 3)]) {
             let moment = now() + Duration::from_millis(300);
             let mut wait = make(moment);
-            if goes_on(&mut wait, times) && goes_on(&mut wait, times) {
+            if is_pending(&mut wait, times) && is_pending(&mut wait, times) {
                 runtime().block_on(wait);
             }
             assert!(now() >= moment);
         }
+    }
+
+    #[test]
+    #[cfg(any(target_os = "linux", target_os = "android", target_vendor = "apple"))]
+    fn boot_clock_advances_with_the_monotonic_clock() {
+        let clock = SystemBootClock::new();
+        let (boot, start) = (clock.now(), now());
+        assert!(boot > Duration::ZERO, "the time since the machine started");
+        runtime().block_on(sleep_until(Some(start + Duration::from_millis(20))));
+        let (passed, awake) = (clock.now() - boot, now() - start);
+        assert!(passed >= awake && passed < awake + Duration::from_secs(2), "{passed:?} of {awake:?}: the machine was not suspended");
+    }
+
+    #[test]
+    fn jump_of_the_wall_clock_counts_once_and_corrections_do_not() {
+        let seconds = Duration::from_secs;
+        let mut jumps = wall::Jumps::default();
+        assert_eq!(jumps.record(seconds(10), seconds(11)), seconds(0), "a correction");
+        assert_eq!(jumps.record(seconds(20), seconds(3621)), seconds(3600));
+        assert_eq!(jumps.record(seconds(30), seconds(3631)), seconds(3600), "the same jump");
+        assert_eq!(jumps.record(seconds(40), seconds(41)), seconds(3600), "set back");
     }
 }

@@ -18,7 +18,7 @@ use super::resolver::Resolver;
 use super::stream::Stream;
 use super::tcp;
 use super::tls::{Demand, TlsConnector};
-use crate::dns::{LookupAnswer, Want};
+use crate::dns::{LookupAnswer, LookupMode};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::{Address, Host, ServerAddress};
 use crate::options::ClientOptions;
@@ -185,7 +185,7 @@ impl Dialer {
             Host::Unix(path) => Ok(First::Given(Address::Unix(path.clone()))),
             Host::Name(name) => {
                 let began = clock::now();
-                let found = self.resolver.lookup(name, Want::First).await.map_err(|error| error.on(host));
+                let found = self.resolver.lookup(name, LookupMode::First).await.map_err(|error| error.on(host));
                 timeline.push(Stage::Dns, None, since(began), found.as_ref().err());
                 let found = found?;
                 tracing::debug!(%host, addresses = ?found.addresses, stale = found.stale, "resolved");
@@ -205,7 +205,7 @@ impl Dialer {
     async fn all_addresses(&self, host: &ServerAddress) -> (Result<Vec<Address>, Error>, Duration) {
         let began = clock::now();
         let found = match host.name() {
-            Some(name) => self.resolver.lookup(name, Want::All).await.map(|found| with_port(&found, host)),
+            Some(name) => self.resolver.lookup(name, LookupMode::All).await.map(|found| with_port(&found, host)),
             None => Ok(Vec::new()),
         };
         (found, since(began))

@@ -55,7 +55,7 @@ impl Opener {
         Self { dialer, options, introduction, credential, keys: Derivations::new() }
     }
 
-    /// Returns the error of a host whose name DNS is still being asked for.
+    /// Returns the error of a host whose name is still being looked up, without an earlier answer.
     pub(crate) fn still_asked(&self, host: &ServerAddress) -> Option<Error> {
         self.dialer.resolver().still_asked(host)
     }

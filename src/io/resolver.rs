@@ -1,12 +1,13 @@
-//! How do names get their addresses, and SRV names their seeds?
+//! The resolver: addresses of names, and seeds of SRV names.
 //!
-//! Carries out the wishes of `dns::Cache`: lock, decide, unlock, act. Questions run as tasks of the resolver's own, callers
-//! wait for the cache's word and keep its timers, so that a caller is served even if the runtime that carries the question
-//! stands still. Which question is asked when, and who gets which answer, is decided in `dns`.
+//! Carries out the actions of `dns::Cache`: lock, step, unlock, apply. Queries run as tasks of the resolver. Callers wait
+//! for the cache's answer and keep its timers, so that they are answered even if the runtime that runs the query stands
+//! still. Does not decide when a name is resolved, by which source, and who gets which answer (`dns`).
 
-mod flight;
+mod query;
 mod servers;
 mod settings;
+mod system_files;
 
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
@@ -26,12 +27,13 @@ use rand::rngs::SmallRng;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
-use flight::{QuerySource, RunningQuery, fly};
+use query::{RunningQuery, run_query};
 pub use servers::DnsConfig;
 use servers::Servers;
-use settings::{News, Settings};
+use settings::{ReadFacts, Resolution, Settings, SettingsChange};
 
-use crate::dns::{BUDGET, Cache, CacheAction, LookupAnswer, LookupId, SrvRecord, TxtRecord, Want, srv};
+use crate::dns::system_config::NamePath;
+use crate::dns::{BUDGET, Cache, CacheAction, LookupAnswer, LookupId, LookupMode, SrvRecord, TxtRecord, srv};
 use crate::error::{Error, ErrorKind, Ineligible, Stage};
 use crate::host::ServerAddress;
 use crate::io::clock;
@@ -40,19 +42,19 @@ use crate::io::tasks::Tasks;
 use crate::options::{ClientOptions, Warning};
 use crate::uri;
 
-/// Looks up addresses in a user's own way, instead of DNS, the hosts file and the operating system.
+/// A resolver of the user's own, used instead of the hosts file, DNS and the operating system.
 ///
-/// It is asked once for all who want a name at the same time, and its answers are kept for 30 s. The name is in normal
-/// form: A-labels, lower case, no trailing dot. Numeric hosts are not asked for. SRV and TXT records still come from DNS.
+/// Concurrent look-ups of a name share one call, and its answer is used for 30 s. The name is in normal form: A-labels,
+/// lower case, no trailing dot. Numeric hosts are not looked up. SRV and TXT records still come from DNS.
 pub trait Resolve: Send + Sync + 'static {
-    /// Returns the addresses of a name, none if it has none; `dnsTimeoutMS` limits it.
+    /// Returns the addresses of a name, none if it has none; `dnsTimeoutMS` limits the call.
     fn resolve(&self, name: &str) -> ResolveFuture<'_>;
 }
 
-/// Is what [`Resolve::resolve`] returns.
+/// The future of [`Resolve::resolve`].
 pub type ResolveFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<IpAddr>, Box<dyn StdError + Send + Sync>>> + Send + 'a>>;
 
-/// Looks up names; clones share one cache.
+/// A resolver; clones share one cache.
 #[derive(Clone)]
 pub struct Resolver {
     shared: Arc<ResolverShared>,
@@ -65,11 +67,11 @@ struct ResolverShared {
     state: Mutex<ResolverState>,
     settings: Mutex<Settings>,
     tasks: Mutex<Option<Arc<Tasks>>>,
-    /// One permit for each name that may be asked for at once.
-    questions: Arc<Semaphore>,
-    /// Tells those who wait that a timer has become due earlier.
+    /// One permit for each name that is queried in DNS at once.
+    queries: Arc<Semaphore>,
+    /// Notifies waiting callers that a timer is due earlier than before.
     sooner: Notify,
-    /// Tells those who dial that addresses have arrived.
+    /// Notifies dials that addresses have arrived.
     arrived: Notify,
 }
 
@@ -80,16 +82,21 @@ struct ResolverState {
 }
 
 impl Resolver {
-    /// Makes a resolver; it does nothing until it is asked. `budget` limits each look-up (`dnsTimeoutMS`).
+    /// Creates a resolver without I/O. `budget` limits each look-up (`dnsTimeoutMS`).
     pub fn new(config: DnsConfig, budget: Duration, own: Option<Arc<dyn Resolve>>) -> Self {
+        Self::with_system(config, budget, own, OsLookup::new(), Arc::new(system_files::read_facts))
+    }
+
+    /// Creates a resolver with the operating system's look-up and configuration from the caller.
+    fn with_system(config: DnsConfig, budget: Duration, own: Option<Arc<dyn Resolve>>, os: OsLookup, read_facts: Arc<ReadFacts>) -> Self {
         let shared = ResolverShared {
             budget,
             own,
-            os: OsLookup::new(),
+            os,
             state: Mutex::new(ResolverState { cache: Cache::new(budget), waiters: BTreeMap::new(), waiters_made: 0 }),
-            settings: Mutex::new(Settings::new(config)),
+            settings: Mutex::new(Settings::new(config, read_facts)),
             tasks: Mutex::new(None),
-            questions: Arc::new(Semaphore::new(QUESTIONS_MAX)),
+            queries: Arc::new(Semaphore::new(QUERIES_MAX)),
             sooner: Notify::new(),
             arrived: Notify::new(),
         };
@@ -98,17 +105,17 @@ impl Resolver {
 
     /// Returns the addresses of a name in normal form ([`ServerAddress::name`](crate::ServerAddress::name)).
     ///
-    /// Dropping the future gives up the answer; the question goes on for others.
+    /// If the future is dropped, the query continues for other callers.
     ///
     /// # Errors
     /// [`ErrorKind::NoSuchName`], [`ErrorKind::NoAddresses`], [`ErrorKind::DnsFailed`], or [`ErrorKind::Timeout`] with the
     /// limit `dnsTimeoutMS`; stage `dns`.
-    pub async fn lookup(&self, name: &str, want: Want) -> Result<LookupAnswer, Error> {
+    pub async fn lookup(&self, name: &str, mode: LookupMode) -> Result<LookupAnswer, Error> {
         self.notice_changes();
-        let (waiter, mut receiver) = self.shared.enlist();
-        let _ticket = LookupGuard { shared: &self.shared, waiter };
-        self.shared.act(|cache, now| cache.handle_ask(waiter, name, want, now));
-        let mut look_at = clock::now() + LOOK_WHILE_WAITING;
+        let (waiter, mut receiver) = self.shared.add_waiter();
+        let _guard = LookupGuard { shared: &self.shared, waiter };
+        self.shared.act(|cache, now| cache.handle_ask(waiter, name, mode, now));
+        let mut refresh_at = clock::now() + REFRESH_WHILE_WAITING;
         loop {
             let sooner = self.shared.sooner.notified();
             tokio::pin!(sooner);
@@ -119,9 +126,9 @@ impl Resolver {
                 outcome = &mut receiver => return outcome.unwrap_or_else(|_| Err(ended(name))),
                 () = &mut sooner => {}
                 () = clock::sleep_until(due) => self.shared.act(Cache::handle_timeout),
-                () = clock::sleep_until(Some(look_at)) => {
+                () = clock::sleep_until(Some(refresh_at)) => {
                     self.notice_changes();
-                    look_at = clock::now() + LOOK_WHILE_WAITING;
+                    refresh_at = clock::now() + REFRESH_WHILE_WAITING;
                 }
             }
         }
@@ -137,14 +144,14 @@ impl Resolver {
         self.shared.arrived.notified()
     }
 
-    /// Returns the error of a host whose name DNS is still being asked for, with no earlier answer to use.
+    /// Returns the error of a host whose name is still being looked up, without an earlier answer.
     pub(crate) fn still_asked(&self, host: &ServerAddress) -> Option<Error> {
         let name = host.name()?;
-        let text = || format!("DNS is still being asked for the addresses of {name:?}");
+        let text = || format!("the addresses of {name:?} are still being looked up");
         self.shared.state().cache.awaits_first(name).then(|| Error::new(ErrorKind::Timeout, text()).at(Stage::Dns).on(host))
     }
 
-    /// Returns the error of a failed selection, in which servers whose names are still being looked up say so.
+    /// Returns the error of a failed selection, completed with the servers whose names are still being looked up.
     pub(crate) fn naming_look_ups(&self, error: &Error) -> Error {
         let mut servers = error.servers().to_vec();
         for server in servers.iter_mut().filter(|server| server.reason == Ineligible::Unknown && server.error.is_none()) {
@@ -153,17 +160,17 @@ impl Resolver {
         error.clone().with_servers(servers)
     }
 
-    /// Says that an address of a name stopped answering.
+    /// Reports that an address of a name stopped answering.
     pub fn dead(&self, name: &str, address: IpAddr) {
         self.shared.act(|cache, now| cache.handle_dead(name, address, now));
     }
 
-    /// Says that the machine slept, or that its network changed.
+    /// Reports that the machine was suspended, or that its network changed.
     pub fn resumed(&self) {
         self.shared.act(Cache::handle_resumed);
     }
 
-    /// Returns the SRV records of a service at a host, and the host's TXT records, asked for at once.
+    /// Returns the SRV records of a service at a host, and the host's TXT records, queried at once.
     ///
     /// # Errors
     /// [`ErrorKind::NoSuchName`], [`ErrorKind::NoAddresses`], [`ErrorKind::DnsFailed`], or [`ErrorKind::Timeout`] with the
@@ -205,7 +212,7 @@ impl Resolver {
         outcome.map_err(|error| if error.kind() == ErrorKind::Timeout && error.limit().is_none() { timeout() } else { error })
     }
 
-    /// Returns the SRV records of a service at a host, without its TXT records. Whoever asks keeps the time.
+    /// Returns the SRV records of a service at a host, without its TXT records and without a time limit of its own.
     ///
     /// # Errors
     /// Those of [`srv`](Self::srv).
@@ -219,7 +226,7 @@ impl Resolver {
         asked.map(|lookup| srv_records(&lookup)).map_err(|error| record_error("SRV", &name, error).after(elapsed()))
     }
 
-    /// Ends all look-ups under way; those who wait are refused. Later ones start again.
+    /// Ends all running queries with an error for their callers. Later look-ups start new ones.
     pub async fn stop(&self) {
         let tasks = self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(tasks) = tasks {
@@ -227,23 +234,24 @@ impl Resolver {
         }
     }
 
-    /// Returns how many look-ups are under way.
+    /// Returns how many queries are running.
     pub fn task_count(&self) -> usize {
         self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map_or(0, |tasks| tasks.count())
     }
 
-    fn servers(&self) -> Result<Arc<Servers>, Error> {
-        let known = self.shared.settings().servers();
-        known.map_err(|why| Error::new(ErrorKind::DnsFailed, format!("no DNS server can be asked: {why}")).at(Stage::Srv))
+    fn servers(&self) -> Result<Servers, Error> {
+        let resolution = self.shared.settings().resolution();
+        let servers = resolution.map_or_else(|| Err("the settings have not been read".to_owned()), |known| known.servers.clone());
+        servers.map_err(|why| Error::new(ErrorKind::DnsFailed, format!("no DNS server can be queried: {why}")).at(Stage::Srv))
     }
 
     fn notice_changes(&self) {
-        let News { changed, unusable } = self.shared.settings().look(clock::now());
-        if let Some(why) = unusable {
-            tracing::warn!(why, "the DNS settings can't be used, the operating system is asked instead");
+        let SettingsChange { changed, new } = self.shared.settings().refresh(clock::now());
+        if let Some(resolution) = new {
+            log_settings(&resolution);
         }
         if changed {
-            tracing::info!("the system's DNS settings changed");
+            tracing::info!("the settings of name resolution changed");
             self.resumed();
         }
     }
@@ -255,20 +263,20 @@ impl fmt::Debug for Resolver {
     }
 }
 
-/// Is what a client starts with.
+/// The options that a client starts with.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct SeedList {
     /// The options, with the seeds.
     pub options: ClientOptions,
-    /// What was odd in the TXT record.
+    /// The unknown or unused options of the TXT record.
     pub warnings: Vec<Warning>,
-    /// How long the SRV records live at least; `None` without SRV name.
+    /// The shortest time to live of the SRV records; `None` without SRV name.
     pub ttl: Option<Duration>,
 }
 
-/// Completes the options of an SRV connection string: seeds and TXT options from DNS, then validated as a whole. Options
-/// without SRV name are only validated.
+/// Completes the options of an SRV connection string with seeds and TXT options from DNS, and validates them as a whole.
+/// Options without SRV name are only validated.
 ///
 /// # Errors
 /// Those of [`Resolver::srv`], [`ErrorKind::DnsRule`] for an answer that breaks a rule, and [`ErrorKind::InvalidOption`]
@@ -297,7 +305,7 @@ impl ResolverShared {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn enlist(&self) -> (LookupId, oneshot::Receiver<Result<LookupAnswer, Error>>) {
+    fn add_waiter(&self) -> (LookupId, oneshot::Receiver<Result<LookupAnswer, Error>>) {
         let (sender, receiver) = oneshot::channel();
         let mut state = self.state();
         state.waiters_made += 1;
@@ -306,10 +314,10 @@ impl ResolverShared {
         (waiter, receiver)
     }
 
-    /// Hands a fact to the cache and carries out its wishes.
+    /// Applies a fact to the cache and carries out the actions that follow.
     fn act(self: &Arc<Self>, fact: impl FnOnce(&mut Cache, Instant)) {
         let mut deliveries = Vec::new();
-        let mut questions = Vec::new();
+        let mut queries = Vec::new();
         let (sooner, arrived) = {
             let mut guard = self.state();
             let state = &mut *guard;
@@ -319,11 +327,7 @@ impl ResolverShared {
             while let Some(action) = state.cache.poll_action() {
                 let (waiters, outcome) = match action {
                     CacheAction::Query(name, id) => {
-                        questions.push((state.cache.deadline(&name), RunningQuery::new(self, name, id), QuerySource::Dns));
-                        continue;
-                    }
-                    CacheAction::QuerySystem(name, id) => {
-                        questions.push((state.cache.deadline(&name), RunningQuery::new(self, name, id), QuerySource::System));
+                        queries.push((state.cache.deadline(&name), RunningQuery::new(self, name, id)));
                         continue;
                     }
                     CacheAction::Answer(waiters, answer) => (waiters, Ok(answer)),
@@ -340,18 +344,18 @@ impl ResolverShared {
             self.arrived.notify_waiters();
         }
         for (sender, outcome) in deliveries {
-            // Whoever asked may be gone.
+            // The caller may be gone.
             drop(sender.send(outcome));
         }
-        for (by, flight, source) in questions {
-            self.start(flight, source, by);
+        for (by, query) in queries {
+            self.start(query, by);
         }
         if sooner {
             self.sooner.notify_waiters();
         }
     }
 
-    fn start(&self, flight: RunningQuery, source: QuerySource, by: Option<Instant>) {
+    fn start(&self, query: RunningQuery, by: Option<Instant>) {
         let tasks = {
             let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
             if !tasks.as_ref().is_some_and(|tasks| tasks.is_alive()) {
@@ -359,10 +363,18 @@ impl ResolverShared {
             }
             tasks.clone()
         };
-        // Without tasks the flight is dropped, and with that abandoned.
+        // Without tasks the query is dropped, which counts as abandoned.
         if let Some(tasks) = tasks {
-            tasks.spawn("dns", fly(flight, source, by, self.budget));
+            tasks.spawn("dns", run_query(query, by, self.budget));
         }
+    }
+}
+
+fn log_settings(resolution: &Resolution) {
+    match (&resolution.path, &resolution.servers) {
+        (NamePath::System(reason), _) => tracing::debug!(reason, "names are resolved by the operating system"),
+        (NamePath::Direct(_), Ok(servers)) => tracing::debug!(?servers, "names are resolved by the hosts file and DNS"),
+        (NamePath::Direct(_), Err(why)) => tracing::warn!(why, "the settings name no usable DNS server"),
     }
 }
 
@@ -399,7 +411,7 @@ fn ended(name: &str) -> Error {
     Error::new(ErrorKind::Shutdown, format!("the look-up of {name:?} was ended")).at(Stage::Dns)
 }
 
-/// Is one caller's turn; dropped, the caller is gone.
+/// A caller's place in the cache, removed on drop.
 struct LookupGuard<'a> {
     shared: &'a Arc<ResolverShared>,
     waiter: LookupId,
@@ -413,11 +425,11 @@ impl Drop for LookupGuard<'_> {
     }
 }
 
-/// How often a caller that waits for an answer looks whether the settings name other servers.
-const LOOK_WHILE_WAITING: Duration = Duration::from_millis(250);
+/// How often a waiting caller reads the settings again.
+const REFRESH_WHILE_WAITING: Duration = Duration::from_millis(250);
 
-/// How many names DNS is asked for at once; each takes two sockets for the time.
-const QUESTIONS_MAX: usize = 256;
+/// Maximum number of names queried in DNS at once: each takes two sockets meanwhile.
+const QUERIES_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests;

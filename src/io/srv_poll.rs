@@ -1,7 +1,7 @@
-//! Who looks at the SRV records again?
+//! The task that polls SRV records.
 //!
-//! One task of the client's, beside all others, so that look-ups hold up nobody. When it asks and what an answer stands
-//! for is decided in `dns::rescan`, which of the hosts are taken in `topology`.
+//! A task of its own, so that slow look-ups hold up nothing else. Does not decide when it queries and what an answer means
+//! (`dns::rescan`), nor which hosts are used (`topology`).
 
 use std::future::pending;
 use std::sync::{Arc, Weak};
@@ -17,10 +17,10 @@ use crate::dns::{Rescan, RescanAction, SrvRecord};
 use crate::error::Error;
 use crate::topology::TopologyDescription;
 
-/// Is a look-up under way.
-type Question = BoxFuture<'static, Result<Vec<SrvRecord>, Error>>;
+/// A running look-up.
+type RunningLookup = BoxFuture<'static, Result<Vec<SrvRecord>, Error>>;
 
-/// Puts the question for a driver's SRV records.
+/// The poll of a topology's SRV records.
 pub(crate) struct SrvPoll {
     pub(crate) resolver: Resolver,
     /// `srvServiceName`.
@@ -31,7 +31,7 @@ pub(crate) struct SrvPoll {
 }
 
 impl SrvPoll {
-    /// Starts the task; it ends with the driver's others, or when the topology is one that does not follow SRV records.
+    /// Starts the task. It ends with the driver's other tasks, or when the topology does not follow SRV records.
     pub(crate) fn start(self, driver: &Arc<TopologyDriver>) {
         let task = self.run(Arc::downgrade(driver), driver.subscribe(), driver.slept());
         driver.tasks().spawn("SRV records", task);
@@ -43,14 +43,14 @@ impl SrvPoll {
         mut descriptions: watch::Receiver<Arc<TopologyDescription>>,
         mut slept: watch::Receiver<Duration>,
     ) {
-        let mut question: Option<Question> = None;
+        let mut lookup: Option<RunningLookup> = None;
         let mut slept_before = *slept.borrow_and_update();
-        self.see(&mut descriptions);
+        self.check_topology(&mut descriptions);
         loop {
             while let Some(action) = self.rescan.poll_action() {
                 match action {
-                    RescanAction::Query => question = Some(self.ask()),
-                    RescanAction::Abandon => question = None,
+                    RescanAction::Query => lookup = Some(self.start_lookup()),
+                    RescanAction::Abandon => lookup = None,
                     RescanAction::Hosts(hosts) => {
                         let Some(driver) = driver.upgrade() else { return };
                         driver.srv_hosts(hosts);
@@ -64,7 +64,7 @@ impl SrvPoll {
             tokio::select! {
                 biased;
                 changed = descriptions.changed() => match changed {
-                    Ok(()) => self.see(&mut descriptions),
+                    Ok(()) => self.check_topology(&mut descriptions),
                     // The driver is gone.
                     Err(_) => return,
                 },
@@ -73,8 +73,8 @@ impl SrvPoll {
                     self.rescan.handle_slept(slept.saturating_sub(slept_before), clock::now());
                     slept_before = slept;
                 }
-                answer = answer_to(&mut question) => {
-                    question = None;
+                answer = result_of(&mut lookup) => {
+                    lookup = None;
                     match answer {
                         Ok(records) => self.rescan.handle_answered(&records, clock::now()),
                         Err(error) => self.rescan.handle_failed(&error, clock::now()),
@@ -85,21 +85,21 @@ impl SrvPoll {
         }
     }
 
-    fn see(&mut self, descriptions: &mut watch::Receiver<Arc<TopologyDescription>>) {
+    fn check_topology(&mut self, descriptions: &mut watch::Receiver<Arc<TopologyDescription>>) {
         let kind = descriptions.borrow_and_update().kind();
         self.rescan.handle_topology(kind);
     }
 
-    fn ask(&self) -> Question {
+    fn start_lookup(&self) -> RunningLookup {
         let (resolver, service, host) = (self.resolver.clone(), self.service.clone(), self.host.clone());
         Box::pin(async move { resolver.services(&service, &host).await })
     }
 }
 
-/// Waits for the answer; for ever if nothing was asked.
-async fn answer_to(question: &mut Option<Question>) -> Result<Vec<SrvRecord>, Error> {
-    match question {
-        Some(question) => question.await,
+/// Waits for the result of a look-up; forever without one.
+async fn result_of(lookup: &mut Option<RunningLookup>) -> Result<Vec<SrvRecord>, Error> {
+    match lookup {
+        Some(lookup) => lookup.await,
         None => pending().await,
     }
 }

@@ -324,10 +324,10 @@ pub(crate) fn waiting_has_a_timer(whose: &str, waits: bool, timer: Option<(Insta
     }
 }
 
-/// A name has at most one query in flight; one that was asked again after a suspension does not count any more.
+/// A name has at most one running query; one from before a suspension does not count.
 pub(crate) fn one_query_for_a_name(name: &str, in_flight: bool, resumed: bool) {
     if in_flight && !resumed {
-        violated("one_query_for_a_name", format!("{name} is asked for while a question is under way"));
+        violated("one_query_for_a_name", format!("{name} is queried while a query is running"));
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
-use mongolink::dns::{LookupAnswer, LookupId, Want};
+use mongolink::dns::{LookupAnswer, LookupId, LookupMode};
 use mongolink::handshake::{Conversation, ConversationConfig, HandshakeStep};
 use mongolink::operation::deadline::Deadline;
 use mongolink::pool::Lease;
@@ -89,7 +89,7 @@ impl World {
         let opening = Opening { host: host.clone(), purpose, stage: Progress::Over };
         self.clients[c].openings.insert(id, opening);
         let name = host.name().expect("all servers have names").to_owned();
-        let waiter = self.look_up(c, &name, Want::First, id);
+        let waiter = self.look_up(c, &name, LookupMode::First, id);
         if let Some(opening) = self.clients[c].openings.get_mut(&id) {
             opening.stage = match purpose {
                 Purpose::Probe { .. } => Progress::Naming { waiter },
@@ -116,7 +116,7 @@ impl World {
                     if let Purpose::Probe { id } = purpose {
                         self.topology_act(c, false, |topology, now| topology.handle_probe_named(&host, id, now));
                     }
-                    let waiter = self.look_up(c, host.name().unwrap_or_default(), Want::First, id);
+                    let waiter = self.look_up(c, host.name().unwrap_or_default(), LookupMode::First, id);
                     if let Some(opening) = self.clients[c].openings.get_mut(&id) {
                         opening.stage = Progress::Resolving { waiter };
                     }
@@ -136,7 +136,7 @@ impl World {
                     let race = Race::new(config, with_port(&answer), !answer.complete, remembered, now);
                     opening.stage = Progress::Racing { race: Box::new(race), attempts: BTreeMap::new(), later: None, seen };
                     if !answer.complete {
-                        let waiter = self.look_up(c, &name, Want::All, id);
+                        let waiter = self.look_up(c, &name, LookupMode::All, id);
                         if let Some(Opening { stage: Progress::Racing { later, .. }, .. }) = self.clients[c].openings.get_mut(&id) {
                             *later = Some(waiter);
                         }
@@ -232,7 +232,7 @@ impl World {
         let port = host.port();
         let is_looking = later.is_some();
         if !answer.complete && !is_looking {
-            let waiter = self.look_up(c, &name, Want::All, id);
+            let waiter = self.look_up(c, &name, LookupMode::All, id);
             if let Some(Opening { stage: Progress::Racing { later, .. }, .. }) = self.clients[c].openings.get_mut(&id) {
                 *later = Some(waiter);
             }

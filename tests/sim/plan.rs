@@ -44,6 +44,8 @@ pub(crate) struct Plan {
     /// The lifetime of DNS answers.
     pub(crate) time_to_live: Duration,
     pub(crate) dns_delay: Duration,
+    /// Whether names are resolved by the operating system, not by DNS queries.
+    pub(crate) names_by_system: bool,
     pub(crate) faults: Vec<(Duration, Fault)>,
     /// How clients log in, if they have to.
     pub(crate) logins: Option<Logins>,
@@ -287,6 +289,7 @@ impl Plan {
             chopped: random.random_bool(0.2),
             time_to_live: pick(random, &[Duration::ZERO, Duration::from_secs(5), Duration::from_secs(8), Duration::from_secs(60)]),
             dns_delay: Duration::from_micros(random.random_range(100..40_000)),
+            names_by_system: resolver::draws_system(seed),
             faults,
             logins,
             quiet_at,
@@ -320,6 +323,7 @@ impl Plan {
             chopped: false,
             time_to_live: Duration::from_secs(60),
             dns_delay: Duration::from_millis(5),
+            names_by_system: false,
             faults: Vec::new(),
             logins: None,
             quiet_at: CALM,

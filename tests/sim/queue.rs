@@ -70,18 +70,18 @@ pub(crate) enum Event {
     DnsAnswer {
         client: usize,
         name: String,
-        flight: QueryId,
+        query: QueryId,
         family: AddressFamily,
     },
     SystemAnswer {
         client: usize,
         name: String,
-        flight: QueryId,
+        query: QueryId,
     },
-    FlightEnds {
+    QueryEnds {
         client: usize,
         name: String,
-        flight: QueryId,
+        query: QueryId,
     },
     /// A task of a client goes on: each is what its wake-up is for.
     Orders {
@@ -201,7 +201,7 @@ impl Event {
             Self::ToClient { client, .. }
             | Self::DnsAnswer { client, .. }
             | Self::SystemAnswer { client, .. }
-            | Self::FlightEnds { client, .. }
+            | Self::QueryEnds { client, .. }
             | Self::Orders { client, .. }
             | Self::Resolved { client, .. }
             | Self::Overtaken { client, .. }

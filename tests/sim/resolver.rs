@@ -1,12 +1,13 @@
-//! How are the DNS cache's wishes carried out?
+//! The resolver of the simulation: the counterpart of `io/resolver`.
 //!
-//! Does what `io/resolver` does, against a zone whose records change, whose servers fail, hang or know nothing.
+//! Carries out the actions of the DNS cache against a zone whose records change and whose servers fail, hang or know
+//! nothing. Names are resolved by two DNS queries, or as a whole by the operating system.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use mongolink::dns::{AddressFamily, Cache, CacheAction, LookupAnswer, LookupFailure, LookupId, QueryId, Want};
+use mongolink::dns::{AddressFamily, Cache, CacheAction, LookupAnswer, LookupFailure, LookupId, LookupMode, QueryId};
 use mongolink::{Error, ErrorKind, Stage};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -16,42 +17,53 @@ use super::plan::Fault;
 use super::queue::{Event, Timer};
 use super::world::{NOT_THERE, World};
 
-/// Is a client's resolver.
+/// A client's resolver.
 pub(crate) struct Resolver {
     pub(crate) cache: Cache,
-    /// Who waits: the opening that asked.
+    /// The waiting callers, and the opening of each.
     pub(crate) waiting: BTreeMap<LookupId, u64>,
     pub(crate) answers: BTreeMap<u64, Result<LookupAnswer, Error>>,
     next: u64,
-    /// The question under way for each name, and how many families it has been told.
-    flights: BTreeMap<String, (QueryId, BTreeSet<u8>)>,
-    /// What was told of each name, and how long it is good.
-    told: BTreeMap<String, BTreeMap<IpAddr, Told>>,
-    /// When DNS was last asked for each name.
-    asked: BTreeMap<String, Instant>,
+    /// The running query of each name, and the families that have answered.
+    queries: BTreeMap<String, (QueryId, BTreeSet<u8>)>,
+    /// The addresses delivered for each name, and how long they are fresh.
+    delivered: BTreeMap<String, BTreeMap<IpAddr, Delivered>>,
+    /// When each name was last queried.
+    queried_at: BTreeMap<String, Instant>,
     resumed_at: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Told {
+struct Delivered {
     good_until: Instant,
-    flight: QueryId,
+    query: QueryId,
     dead: bool,
 }
 
-/// Is what DNS knows, and how it is.
+/// The records of DNS, and its faults.
 #[derive(Default)]
 pub(crate) struct Zone {
     pub(crate) records: BTreeMap<String, Vec<IpAddr>>,
     pub(crate) fails_until: Option<Instant>,
     pub(crate) hangs_until: Option<Instant>,
     pub(crate) forgets_until: Option<Instant>,
-    /// By how much answers are late, and until when.
+    /// The delay of answers, and its end.
     pub(crate) slow: Option<(Duration, Instant)>,
 }
 
-/// No answer is used for a shorter time than this, whatever its records say.
+/// Minimum time an answer is used, whatever its records say.
 const TTL_MIN: Duration = Duration::from_secs(5);
+
+/// How long an answer of the operating system is used.
+const UNTIMED_TTL: Duration = Duration::from_secs(30);
+
+/// The share of seeds whose names are resolved by the operating system.
+const SYSTEM_SHARE: f64 = 0.15;
+
+/// Draws whether names are resolved by the operating system, from a sequence of its own.
+pub(crate) fn draws_system(seed: u64) -> bool {
+    SmallRng::seed_from_u64(seed ^ 0x6e55_1e1f_u64).random_bool(SYSTEM_SHARE)
+}
 
 /// The share of seeds with late answers.
 const SHARE: f64 = 0.08;
@@ -89,26 +101,26 @@ impl Resolver {
             waiting: BTreeMap::new(),
             answers: BTreeMap::new(),
             next: 0,
-            flights: BTreeMap::new(),
-            told: BTreeMap::new(),
-            asked: BTreeMap::new(),
+            queries: BTreeMap::new(),
+            delivered: BTreeMap::new(),
+            queried_at: BTreeMap::new(),
             resumed_at: None,
         }
     }
 
     pub(crate) fn questions(&self) -> usize {
-        self.flights.len()
+        self.queries.len()
     }
 }
 
 impl World {
-    /// Asks for a name's addresses; the answer is an event.
-    pub(crate) fn look_up(&mut self, c: usize, name: &str, want: Want, opening: u64) -> LookupId {
+    /// Looks up a name's addresses; the answer is an event.
+    pub(crate) fn look_up(&mut self, c: usize, name: &str, mode: LookupMode, opening: u64) -> LookupId {
         let resolver = &mut self.clients[c].resolver;
         resolver.next += 1;
         let waiter = LookupId(resolver.next);
         resolver.waiting.insert(waiter, opening);
-        self.cache_act(c, false, |cache, now| cache.handle_ask(waiter, name, want, now));
+        self.cache_act(c, false, |cache, now| cache.handle_ask(waiter, name, mode, now));
         waiter
     }
 
@@ -119,8 +131,8 @@ impl World {
     }
 
     pub(crate) fn report_dead(&mut self, c: usize, name: &str, address: IpAddr) {
-        if let Some(told) = self.clients[c].resolver.told.get_mut(name).and_then(|told| told.get_mut(&address)) {
-            told.dead = true;
+        if let Some(known) = self.clients[c].resolver.delivered.get_mut(name).and_then(|known| known.get_mut(&address)) {
+            known.dead = true;
         }
         self.cache_act(c, false, |cache, now| cache.handle_dead(name, address, now));
     }
@@ -129,13 +141,13 @@ impl World {
         let now = self.local(c);
         let resolver = &mut self.clients[c].resolver;
         resolver.resumed_at = Some(now);
-        for told in resolver.told.values_mut().flat_map(BTreeMap::values_mut) {
-            told.good_until = told.good_until.min(now);
+        for known in resolver.delivered.values_mut().flat_map(BTreeMap::values_mut) {
+            known.good_until = known.good_until.min(now);
         }
         self.cache_act(c, false, |cache, now| cache.handle_resumed(now));
     }
 
-    /// Hands a fact to the cache, and carries out its wishes.
+    /// Applies a fact to the cache, and carries out its actions.
     pub(crate) fn cache_act(&mut self, c: usize, after_timeout: bool, step: impl FnOnce(&mut Cache, Instant)) {
         let now = self.local(c);
         let arrivals = self.clients[c].resolver.cache.arrivals();
@@ -145,11 +157,7 @@ impl World {
         }
         while let Some(action) = self.clients[c].resolver.cache.poll_action() {
             match action {
-                CacheAction::Query(name, flight) => self.query(c, name, flight, now),
-                CacheAction::QuerySystem(name, flight) => {
-                    self.clients[c].resolver.flights.insert(name.clone(), (flight, BTreeSet::new()));
-                    self.queue.push(self.now + Duration::from_millis(3), Event::SystemAnswer { client: c, name, flight });
-                }
+                CacheAction::Query(name, query) => self.start_query(c, name, query, now),
                 CacheAction::Answer(waiters, answer) => self.give(c, &waiters, &Ok(answer)),
                 CacheAction::Refuse(waiters, error) => self.give(c, &waiters, &Err(error)),
             }
@@ -161,19 +169,23 @@ impl World {
         self.arm(c, Timer::Cache(c), timer.map(|(at, _)| at));
     }
 
-    fn query(&mut self, c: usize, name: String, flight: QueryId, now: Instant) {
+    fn start_query(&mut self, c: usize, name: String, query: QueryId, now: Instant) {
         let resolver = &mut self.clients[c].resolver;
-        one_query_for_a_name(&name, resolver.flights.contains_key(&name), resolver.resumed_at == Some(now));
-        resolver.flights.insert(name.clone(), (flight, BTreeSet::new()));
-        resolver.asked.insert(name.clone(), now);
-        self.trace.note(self.now, || format!("client {c}: asks DNS for {name}"));
+        one_query_for_a_name(&name, resolver.queries.contains_key(&name), resolver.resumed_at == Some(now));
+        resolver.queries.insert(name.clone(), (query, BTreeSet::new()));
+        resolver.queried_at.insert(name.clone(), now);
+        self.trace.note(self.now, || format!("client {c}: queries {name}"));
         let left = self.clients[c].resolver.cache.deadline(&name).map_or(Duration::ZERO, |by| by.saturating_duration_since(now));
         for family in [AddressFamily::V6, AddressFamily::V4] {
             let slow = self.zone.slow.filter(|(_, until)| *until > self.now).map_or(Duration::ZERO, |(delay, _)| delay);
             let delay = slow + self.plan.dns_delay.mul_f64(self.random.random_range(0.5..2.0));
-            self.queue.push(self.now + delay, Event::DnsAnswer { client: c, name: name.clone(), flight, family });
+            if self.plan.names_by_system {
+                self.queue.push(self.now + delay, Event::SystemAnswer { client: c, name: name.clone(), query });
+                break;
+            }
+            self.queue.push(self.now + delay, Event::DnsAnswer { client: c, name: name.clone(), query, family });
         }
-        self.queue.push(self.now + left, Event::FlightEnds { client: c, name, flight });
+        self.queue.push(self.now + left, Event::QueryEnds { client: c, name, query });
     }
 
     fn give(&mut self, c: usize, waiters: &[LookupId], outcome: &Result<LookupAnswer, Error>) {
@@ -185,20 +197,20 @@ impl World {
                 super::invariants::violated("waiter_still_waits", format!("look-up {} is answered, and does not wait", waiter.0));
             };
             if self.clients[c].is_shut_down {
-                // Nobody dials any more; those who still wait are told the last that was known.
+                // A client that is shut down dials nothing.
             } else if let (Ok(answer), Some(name)) =
                 (outcome, self.clients[c].openings.get(&opening).and_then(|opening| opening.host.name()))
             {
-                let told = self.clients[c].resolver.told.get(name);
-                let good: Vec<_> = told.into_iter().flatten().filter(|(_, told)| told.good_until > now).collect();
-                // An answer all of whose addresses have stopped answering is as good as none.
-                let asked = self.clients[c].resolver.asked.get(name).map(|asked| now - *asked);
+                let known = self.clients[c].resolver.delivered.get(name);
+                let good: Vec<_> = known.into_iter().flatten().filter(|(_, known)| known.good_until > now).collect();
+                // An answer whose addresses are all dead counts as none.
+                let asked = self.clients[c].resolver.queried_at.get(name).map(|asked| now - *asked);
                 let expired =
-                    told.is_some_and(|told| answer.addresses.iter().any(|ip| told.get(ip).is_some_and(|told| told.good_until < now)));
+                    known.is_some_and(|known| answer.addresses.iter().any(|ip| known.get(ip).is_some_and(|known| known.good_until < now)));
                 if expired {
                     expired_is_asked_again(name, asked, self.clients[c].settings.dns_timeout + NOT_THERE);
                 }
-                if good.iter().any(|(_, told)| !told.dead) {
+                if good.iter().any(|(_, known)| !known.dead) {
                     dialled_is_fresh(name, &answer.addresses, &good.iter().map(|(ip, _)| **ip).collect());
                 }
             }
@@ -207,91 +219,106 @@ impl World {
         }
     }
 
-    /// Looks whether an address may be dialled: none of an expired answer while there is a fresh one.
+    /// Checks that an address may be dialled: none of an expired answer while there is a fresh one.
     pub(crate) fn look_at_dialled(&self, c: usize, name: &str, address: IpAddr) {
         if self.clients[c].is_shut_down {
-            // Whoever still waited was told the last that was known.
+            // A client that is shut down dials nothing.
             return;
         }
         let now = self.local(c);
-        let told = self.clients[c].resolver.told.get(name);
-        let good: Vec<_> = told.into_iter().flatten().filter(|(_, told)| told.good_until > now).collect();
-        if good.iter().any(|(_, told)| !told.dead) {
+        let known = self.clients[c].resolver.delivered.get(name);
+        let good: Vec<_> = known.into_iter().flatten().filter(|(_, known)| known.good_until > now).collect();
+        if good.iter().any(|(_, known)| !known.dead) {
             dialled_is_fresh(name, &[address], &good.iter().map(|(ip, _)| **ip).collect());
         }
     }
 
-    /// DNS answers for one family, in whatever way it is able to.
-    pub(crate) fn dns_answers(&mut self, c: usize, name: String, flight: QueryId, family: AddressFamily) {
+    /// Returns all addresses of a name, as the faults of DNS allow; `None` if there is no answer.
+    fn zone_answer(&self, name: &str) -> Option<Result<Vec<IpAddr>, LookupFailure>> {
         let is_on = |until: Option<Instant>| until.is_some_and(|until| until > self.now);
         if is_on(self.zone.hangs_until) {
-            return;
+            return None;
         }
-        let outcome = if is_on(self.zone.fails_until) {
-            Err(LookupFailure::Other(Error::new(ErrorKind::DnsFailed, "SERVFAIL").at(Stage::Dns)))
-        } else if is_on(self.zone.forgets_until) || !self.zone.records.contains_key(&name) {
-            Err(LookupFailure::NoSuchName)
-        } else {
-            let all = self.zone.records.get(&name).into_iter().flatten();
-            let found: Vec<IpAddr> = all.copied().filter(|ip| ip.is_ipv4() == (family == AddressFamily::V4)).collect();
+        if is_on(self.zone.fails_until) {
+            return Some(Err(LookupFailure::Other(Error::new(ErrorKind::DnsFailed, "SERVFAIL").at(Stage::Dns))));
+        }
+        match self.zone.records.get(name).filter(|_| !is_on(self.zone.forgets_until)) {
+            Some(all) => Some(Ok(all.clone())),
+            None => Some(Err(LookupFailure::NoSuchName)),
+        }
+    }
+
+    /// DNS answers for one family.
+    pub(crate) fn dns_answers(&mut self, c: usize, name: String, query: QueryId, family: AddressFamily) {
+        let Some(outcome) = self.zone_answer(&name) else { return };
+        let outcome = outcome.and_then(|all| {
+            let found: Vec<IpAddr> = all.into_iter().filter(|ip| ip.is_ipv4() == (family == AddressFamily::V4)).collect();
             if found.is_empty() { Err(LookupFailure::NoAddresses) } else { Ok(found) }
-        };
+        });
         self.note(|_| format!("client {c}: DNS says of {name}, {family:?}: {outcome:?}"));
         let time_to_live = self.plan.time_to_live;
-        self.learn(c, &name, flight, family, outcome.as_ref().map(Vec::as_slice).unwrap_or_default());
+        self.learn(c, &name, query, &[family], outcome.as_ref().map(Vec::as_slice).unwrap_or_default(), time_to_live);
         self.cache_act(c, false, |cache, now| match outcome {
-            Ok(found) => cache.handle_answered(&name, flight, family, found, time_to_live, now),
-            Err(failure) => cache.handle_failed(&name, flight, family, failure, now),
+            Ok(found) => cache.handle_answered(&name, query, family, found, time_to_live, now),
+            Err(failure) => cache.handle_failed(&name, query, family, failure, now),
         });
     }
 
-    /// Keeps what was told; with both families an answer is whole, and what it has not is gone.
-    fn learn(&mut self, c: usize, name: &str, flight: QueryId, family: AddressFamily, found: &[IpAddr]) {
+    /// The operating system answers for both families.
+    pub(crate) fn system_answers(&mut self, c: usize, name: String, query: QueryId) {
+        let Some(outcome) = self.zone_answer(&name) else { return };
+        self.note(|_| format!("client {c}: the operating system says of {name}: {outcome:?}"));
+        let families = [AddressFamily::V4, AddressFamily::V6];
+        self.learn(c, &name, query, &families, outcome.as_ref().map(Vec::as_slice).unwrap_or_default(), UNTIMED_TTL);
+        let outcome = outcome.map_err(|failure| match failure {
+            LookupFailure::NoSuchName => Error::new(ErrorKind::NoSuchName, "the operating system knows no such name").at(Stage::Dns),
+            LookupFailure::NoAddresses => Error::new(ErrorKind::NoAddresses, "the name has no addresses").at(Stage::Dns),
+            LookupFailure::Other(error) => error,
+        });
+        self.cache_act(c, false, |cache, now| cache.handle_whole(&name, query, outcome, now));
+    }
+
+    /// Records the addresses of an answer. An answer for both families replaces all addresses from before.
+    fn learn(&mut self, c: usize, name: &str, query: QueryId, answering: &[AddressFamily], found: &[IpAddr], ttl: Duration) {
         let now = self.local(c);
-        let good_until = now + self.plan.time_to_live.max(TTL_MIN);
+        let good_until = now + ttl.max(TTL_MIN);
         let resolver = &mut self.clients[c].resolver;
-        let Some((_, families)) = resolver.flights.get_mut(name).filter(|(current, _)| *current == flight) else { return };
-        families.insert(u8::from(family == AddressFamily::V4));
+        let Some((_, families)) = resolver.queries.get_mut(name).filter(|(current, _)| *current == query) else { return };
+        families.extend(answering.iter().map(|family| u8::from(*family == AddressFamily::V4)));
         let whole = families.len() == 2;
-        let told = resolver.told.entry(name.to_owned()).or_default();
+        let known = resolver.delivered.entry(name.to_owned()).or_default();
         for ip in found {
-            told.insert(*ip, Told { good_until, flight, dead: false });
+            known.insert(*ip, Delivered { good_until, query, dead: false });
         }
         if whole {
-            // What DNS has denied altogether is served on for a while, as the last good answer.
-            if told.values().any(|told| told.flight == flight) {
-                told.retain(|_, told| told.flight == flight);
-                told.values_mut().for_each(|told| told.good_until = good_until);
+            // After a failure the last good answer is served on for a while.
+            if known.values().any(|known| known.query == query) {
+                known.retain(|_, known| known.query == query);
+                known.values_mut().for_each(|known| known.good_until = good_until);
             }
-            resolver.flights.remove(name);
+            resolver.queries.remove(name);
         }
     }
 
-    pub(crate) fn system_answers(&mut self, c: usize, name: String, flight: QueryId) {
-        self.land(c, &name, flight);
-        let error = Error::new(ErrorKind::NoSuchName, "the operating system knows no such name").at(Stage::Dns);
-        self.cache_act(c, false, |cache, now| cache.handle_system(&name, flight, Err(error), now));
-    }
-
-    /// Whoever carried a question gives up.
-    pub(crate) fn flight_ends(&mut self, c: usize, name: String, flight: QueryId) {
-        self.land(c, &name, flight);
+    /// The task of a query ends without a result.
+    pub(crate) fn query_ends(&mut self, c: usize, name: String, query: QueryId) {
+        self.finish_query(c, &name, query);
         self.cache_act(c, false, |cache, now| cache.handle_timeout(now));
-        self.cache_act(c, false, |cache, now| cache.handle_abandoned(&name, flight, now));
+        self.cache_act(c, false, |cache, now| cache.handle_abandoned(&name, query, now));
     }
 
-    fn land(&mut self, c: usize, name: &str, flight: QueryId) {
-        let flights = &mut self.clients[c].resolver.flights;
-        if flights.get(name).is_some_and(|(current, _)| *current == flight) {
-            flights.remove(name);
+    fn finish_query(&mut self, c: usize, name: &str, query: QueryId) {
+        let queries = &mut self.clients[c].resolver.queries;
+        if queries.get(name).is_some_and(|(current, _)| *current == query) {
+            queries.remove(name);
         }
     }
 
-    /// The resolver stops: all questions are abandoned.
+    /// The resolver stops: all queries are abandoned.
     pub(crate) fn stop_resolver(&mut self, c: usize) {
-        let flights = std::mem::take(&mut self.clients[c].resolver.flights);
-        for (name, (flight, _)) in flights {
-            self.cache_act(c, false, |cache, now| cache.handle_abandoned(&name, flight, now));
+        let queries = std::mem::take(&mut self.clients[c].resolver.queries);
+        for (name, (query, _)) in queries {
+            self.cache_act(c, false, |cache, now| cache.handle_abandoned(&name, query, now));
         }
     }
 }

@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use mongolink::dns::Want;
+use mongolink::dns::LookupMode;
 use mongolink::io::resolver::{Resolver, resolve_seeds};
 use mongolink::{ClientOptions, ConnectionString, DnsConfig, Error, ServerAddress};
 use serde_json::{Map, Value};
@@ -122,7 +122,7 @@ async fn answer(options: &ClientOptions, resolver: &Resolver) -> Result<BTreeSet
     for record in records {
         let server = ServerAddress::new(&record.target, record.port).map_err(|error| error.to_string())?;
         if let Some(name) = server.name() {
-            resolver.lookup(name, Want::All).await.map_err(|error| format!("{name} has no address in the zone: {error}"))?;
+            resolver.lookup(name, LookupMode::All).await.map_err(|error| format!("{name} has no address in the zone: {error}"))?;
         }
         servers.insert(server);
     }

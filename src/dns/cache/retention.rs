@@ -1,6 +1,6 @@
 //! Which names stay in the cache: expiry and the least recently used names.
 //!
-//! Does not decide when DNS is asked (`cache`), nor which addresses of an answer are served (`good`).
+//! Does not decide when DNS is asked (`cache`), nor which addresses of an answer are served (`known_answer`).
 
 use std::time::Instant;
 
@@ -11,16 +11,16 @@ impl Cache {
     pub(super) fn expire(&mut self, name: &str, now: Instant) {
         let Some(entry) = self.entries.get_mut(name) else { return };
         match &mut entry.state {
-            NameState::Fresh(good) if good.valid_until <= now => {
-                let good = good.take();
-                entry.state = NameState::Stale { good, retry_at: now };
+            NameState::Fresh(known) if known.valid_until <= now => {
+                let known = known.take();
+                entry.state = NameState::Stale { known, retry_at: now };
             }
-            NameState::Asking { .. } | NameState::Fresh(_) | NameState::Stale { .. } | NameState::Failed { .. } => {}
+            NameState::Querying { .. } | NameState::Fresh(_) | NameState::Stale { .. } | NameState::Failed { .. } => {}
         }
         let over = match &entry.state {
-            NameState::Stale { good, .. } => good.kept_until <= now,
+            NameState::Stale { known, .. } => known.kept_until <= now,
             NameState::Failed { until, .. } => *until <= now,
-            NameState::Asking { .. } | NameState::Fresh(_) => false,
+            NameState::Querying { .. } | NameState::Fresh(_) => false,
         };
         if over {
             self.forget(name);
@@ -44,7 +44,7 @@ impl Cache {
 
     /// Forgets the least recently used name; returns `false` if all names are being looked up.
     pub(super) fn evict(&mut self) -> bool {
-        let Some(name) = self.recency.values().find(|name| !self.asking.contains(*name)).cloned() else { return false };
+        let Some(name) = self.recency.values().find(|name| !self.querying.contains(*name)).cloned() else { return false };
         self.forget(&name);
         true
     }

@@ -1,11 +1,12 @@
-use super::super::flight::RESOLUTION_DELAY;
+use super::super::limits::UNTIMED_TTL;
+use super::super::query::RESOLUTION_DELAY;
 use super::*;
 
 const BUDGET: Duration = Duration::from_secs(15);
 const DAY: Duration = Duration::from_secs(86_400);
 const NAME: &str = "db.example";
 
-/// A cache on virtual time, with who got what.
+/// A cache on virtual time.
 struct Scene {
     cache: Cache,
     start: Instant,
@@ -34,8 +35,8 @@ impl Scene {
         Self { cache: Cache::new(BUDGET), start, now: start }
     }
 
-    fn ask(&mut self, waiter: u64, want: Want) -> &mut Self {
-        self.cache.handle_ask(LookupId(waiter), NAME, want, self.now);
+    fn ask(&mut self, waiter: u64, mode: LookupMode) -> &mut Self {
+        self.cache.handle_ask(LookupId(waiter), NAME, mode, self.now);
         self
     }
 
@@ -44,19 +45,19 @@ impl Scene {
         self
     }
 
-    fn found(&mut self, flight: u64, texts: &[&str]) -> &mut Self {
+    fn found(&mut self, query: u64, texts: &[&str]) -> &mut Self {
         let family = if ip(texts[0]).is_ipv4() { AddressFamily::V4 } else { AddressFamily::V6 };
-        self.cache.handle_answered(NAME, QueryId(flight), family, ips(texts), seconds(60), self.now);
+        self.cache.handle_answered(NAME, QueryId(query), family, ips(texts), seconds(60), self.now);
         self
     }
 
-    fn failed(&mut self, flight: u64, family: AddressFamily, failure: LookupFailure) -> &mut Self {
-        self.cache.handle_failed(NAME, QueryId(flight), family, failure, self.now);
+    fn failed(&mut self, query: u64, family: AddressFamily, failure: LookupFailure) -> &mut Self {
+        self.cache.handle_failed(NAME, QueryId(query), family, failure, self.now);
         self
     }
 
-    fn both_failed(&mut self, flight: u64, failure: &LookupFailure) -> &mut Self {
-        self.failed(flight, AddressFamily::V4, failure.clone()).failed(flight, AddressFamily::V6, failure.clone())
+    fn both_failed(&mut self, query: u64, failure: &LookupFailure) -> &mut Self {
+        self.failed(query, AddressFamily::V4, failure.clone()).failed(query, AddressFamily::V6, failure.clone())
     }
 
     fn timeout(&mut self) -> &mut Self {
@@ -70,15 +71,14 @@ impl Scene {
         self
     }
 
-    /// The wishes since the last look, as text.
-    fn wishes(&mut self) -> Vec<String> {
-        self.holds_nothing_that_is_over();
-        let mut wishes = Vec::new();
+    /// The actions since the last call, as text.
+    fn actions(&mut self) -> Vec<String> {
+        self.is_consistent();
+        let mut actions = Vec::new();
         while let Some(action) = self.cache.poll_action() {
             let numbers = |waiters: &[LookupId]| waiters.iter().map(|waiter| waiter.0.to_string()).collect::<Vec<_>>().join("+");
-            wishes.push(match action {
-                CacheAction::Query(name, flight) => format!("query {name} #{}", flight.0),
-                CacheAction::QuerySystem(name, flight) => format!("system {name} #{}", flight.0),
+            actions.push(match action {
+                CacheAction::Query(name, query) => format!("query {name} #{}", query.0),
                 CacheAction::Refuse(waiters, error) => format!("{} refused {:?}", numbers(&waiters), error.kind()),
                 CacheAction::Answer(waiters, answer) => {
                     let addresses = answer.addresses.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(" ");
@@ -88,15 +88,15 @@ impl Scene {
                 }
             });
         }
-        wishes
+        actions
     }
 
-    /// Every name has one place in the order of use, and only names that are asked for have callers.
-    fn holds_nothing_that_is_over(&self) {
-        let Cache { entries, asking, recency, waiters, .. } = &self.cache;
+    /// Every name has one place in the order of use, and only names with a query have callers.
+    fn is_consistent(&self) {
+        let Cache { entries, querying, recency, waiters, .. } = &self.cache;
         assert!(entries.iter().all(|(name, entry)| recency.get(&entry.used) == Some(name)) && recency.len() == entries.len());
-        let is_asked = |name: &String| matches!(entries.get(name).map(|entry| &entry.state), Some(NameState::Asking { .. }));
-        assert!(asking.iter().all(is_asked) && waiters.values().all(|name| asking.contains(name)));
+        let is_querying = |name: &String| matches!(entries.get(name).map(|entry| &entry.state), Some(NameState::Querying { .. }));
+        assert!(querying.iter().all(is_querying) && waiters.values().all(|name| querying.contains(name)));
     }
 
     fn timer(&self) -> Option<(Duration, &'static str)> {
@@ -106,23 +106,23 @@ impl Scene {
     fn state(&self) -> &'static str {
         match self.cache.entries.get(NAME).map(|entry| &entry.state) {
             None => "Absent",
-            Some(NameState::Asking { last: None, .. }) => "Asking",
-            Some(NameState::Asking { last: Some(_), .. }) => "Asking again",
+            Some(NameState::Querying { last: None, .. }) => "Querying",
+            Some(NameState::Querying { last: Some(_), .. }) => "Querying again",
             Some(NameState::Fresh(_)) => "Fresh",
             Some(NameState::Stale { .. }) => "Stale",
             Some(NameState::Failed { .. }) => "Failed",
         }
     }
 
-    /// A name with two fresh IPv4 addresses and one IPv6 address, from flight 1.
+    /// A name with two fresh IPv4 addresses and one IPv6 address, from query 1.
     fn fresh() -> Self {
         let mut scene = Self::new();
-        scene.ask(1, Want::All).found(1, &["10.0.0.1", "10.0.0.2"]).found(1, &["::1"]);
-        scene.wishes();
+        scene.ask(1, LookupMode::All).found(1, &["10.0.0.1", "10.0.0.2"]).found(1, &["::1"]);
+        scene.actions();
         scene
     }
 
-    /// A fresh name whose time is over.
+    /// A name whose answer has expired.
     fn stale() -> Self {
         let mut scene = Self::fresh();
         scene.pass(seconds(60));
@@ -131,130 +131,175 @@ impl Scene {
 }
 
 #[test]
-fn one_query_answers_all_who_ask() {
+fn one_query_answers_all_callers() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::All).ask(2, Want::All).ask(3, Want::All);
-    assert_eq!(scene.wishes(), ["query db.example #1"]);
+    scene.ask(1, LookupMode::All).ask(2, LookupMode::All).ask(3, LookupMode::All);
+    assert_eq!(scene.actions(), ["query db.example #1"]);
     scene.found(1, &["10.0.0.1"]);
-    assert_eq!(scene.wishes(), [] as [&str; 0]);
+    assert_eq!(scene.actions(), [] as [&str; 0]);
     scene.failed(1, AddressFamily::V6, LookupFailure::NoAddresses);
-    assert_eq!(scene.wishes(), ["1+2+3 gets 10.0.0.1"]);
-    scene.ask(4, Want::First);
-    assert_eq!(scene.wishes(), ["4 gets 10.0.0.1"]);
+    assert_eq!(scene.actions(), ["1+2+3 gets 10.0.0.1"]);
+    scene.ask(4, LookupMode::First);
+    assert_eq!(scene.actions(), ["4 gets 10.0.0.1"]);
     assert_eq!(scene.timer(), None);
 }
 
 #[test]
 fn ipv6_answers_at_once() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).ask(2, Want::All).pass(seconds(3)).found(1, &["::1"]);
-    assert_eq!(scene.wishes(), ["query db.example #1", "1 gets ::1 so far"]);
-    scene.ask(3, Want::First);
-    assert_eq!(scene.wishes(), ["3 gets ::1 so far"]);
+    scene.ask(1, LookupMode::First).ask(2, LookupMode::All).pass(seconds(3)).found(1, &["::1"]);
+    assert_eq!(scene.actions(), ["query db.example #1", "1 gets ::1 so far"]);
+    scene.ask(3, LookupMode::First);
+    assert_eq!(scene.actions(), ["3 gets ::1 so far"]);
     scene.found(1, &["10.0.0.1"]);
-    assert_eq!(scene.wishes(), ["2 gets ::1 10.0.0.1"]);
+    assert_eq!(scene.actions(), ["2 gets ::1 10.0.0.1"]);
 }
 
 #[test]
 fn ipv4_waits_for_ipv6_until_the_resolution_delay_is_over() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).pass(seconds(3)).found(1, &["10.0.0.1"]);
-    assert_eq!(scene.wishes(), ["query db.example #1"]);
+    scene.ask(1, LookupMode::First).pass(seconds(3)).found(1, &["10.0.0.1"]);
+    assert_eq!(scene.actions(), ["query db.example #1"]);
     assert_eq!(scene.timer(), Some((seconds(3) + RESOLUTION_DELAY, "resolution delay")));
     scene.pass(RESOLUTION_DELAY - Duration::from_millis(1)).timeout();
-    assert_eq!(scene.wishes(), [] as [&str; 0]);
+    assert_eq!(scene.actions(), [] as [&str; 0]);
     scene.pass(Duration::from_millis(1)).timeout();
-    assert_eq!(scene.wishes(), ["1 gets 10.0.0.1 so far"]);
+    assert_eq!(scene.actions(), ["1 gets 10.0.0.1 so far"]);
     assert_eq!(scene.timer(), Some((BUDGET, "dnsTimeoutMS")));
-    scene.ask(2, Want::First);
-    assert_eq!(scene.wishes(), ["2 gets 10.0.0.1 so far"]);
+    scene.ask(2, LookupMode::First);
+    assert_eq!(scene.actions(), ["2 gets 10.0.0.1 so far"]);
 }
 
 #[test]
 fn ipv6_within_the_resolution_delay_comes_first() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).found(1, &["10.0.0.1"]).pass(Duration::from_millis(49)).found(1, &["::1"]);
-    assert_eq!(scene.wishes(), ["query db.example #1", "1 gets ::1 10.0.0.1"]);
+    scene.ask(1, LookupMode::First).found(1, &["10.0.0.1"]).pass(Duration::from_millis(49)).found(1, &["::1"]);
+    assert_eq!(scene.actions(), ["query db.example #1", "1 gets ::1 10.0.0.1"]);
 }
 
 #[test]
 fn ipv4_does_not_wait_once_ipv6_has_failed() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).failed(1, AddressFamily::V6, down()).found(1, &["10.0.0.1"]);
-    assert_eq!(scene.wishes(), ["query db.example #1", "1 gets 10.0.0.1"]);
+    scene.ask(1, LookupMode::First).failed(1, AddressFamily::V6, down()).found(1, &["10.0.0.1"]);
+    assert_eq!(scene.actions(), ["query db.example #1", "1 gets 10.0.0.1"]);
 }
 
 #[test]
-fn name_that_does_not_exist_goes_to_the_system_second() {
+fn whole_answer_is_used_for_its_stated_time() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).both_failed(1, &LookupFailure::NoSuchName);
-    assert_eq!(scene.wishes(), ["query db.example #1", "system db.example #2"]);
-    scene.ask(2, Want::All);
-    // Whoever asked DNS is done, and goes.
-    scene.cache.handle_abandoned(NAME, QueryId(1), scene.now);
-    scene.cache.handle_system(NAME, QueryId(2), Ok(ips(&["10.0.0.9"])), scene.now);
-    assert_eq!(scene.wishes(), ["1+2 gets 10.0.0.9"]);
-    scene.pass(UNTIMED_TTL).ask(3, Want::First);
-    assert_eq!(scene.wishes(), ["query db.example #3"]);
+    scene.ask(1, LookupMode::First).ask(2, LookupMode::All);
+    scene.cache.handle_whole(NAME, QueryId(1), Ok(ips(&["10.0.0.9"])), scene.now);
+    assert_eq!(scene.actions(), ["query db.example #1", "1+2 gets 10.0.0.9"]);
+    scene.pass(UNTIMED_TTL - Duration::from_nanos(1)).ask(3, LookupMode::First);
+    assert_eq!(scene.actions(), ["3 gets 10.0.0.9"]);
+    scene.pass(Duration::from_nanos(1)).ask(4, LookupMode::First);
+    assert_eq!(scene.actions(), ["query db.example #2"]);
 }
 
 #[test]
-fn name_that_nobody_knows_is_refused_and_remembered_shortly() {
-    let mut scene = Scene::new();
-    scene.ask(1, Want::First).both_failed(1, &LookupFailure::NoSuchName);
-    let unknown = Error::new(ErrorKind::DnsFailed, "name or service not known");
-    scene.cache.handle_system(NAME, QueryId(2), Err(unknown), scene.now);
-    scene.ask(2, Want::First);
-    assert_eq!(scene.wishes()[2..], ["1 refused NoSuchName", "2 refused NoSuchName"]);
-    scene.pass(NOT_THERE_TTL - Duration::from_nanos(1)).ask(3, Want::First);
-    assert_eq!(scene.wishes(), ["3 refused NoSuchName"]);
-    scene.pass(Duration::from_nanos(1)).ask(4, Want::First);
-    assert_eq!(scene.wishes(), ["query db.example #3"]);
+fn name_that_does_not_exist_is_refused_and_remembered_shortly() {
+    let by_dns: fn(&mut Scene) = |scene| {
+        scene.both_failed(1, &LookupFailure::NoSuchName);
+    };
+    let by_system: fn(&mut Scene) = |scene| {
+        let unknown = Error::new(ErrorKind::NoSuchName, "name or service not known");
+        scene.cache.handle_whole(NAME, QueryId(1), Err(unknown), scene.now);
+    };
+    for deny in [by_dns, by_system] {
+        let mut scene = Scene::new();
+        scene.ask(1, LookupMode::First);
+        deny(&mut scene);
+        scene.ask(2, LookupMode::First);
+        assert_eq!(scene.actions()[1..], ["1 refused NoSuchName", "2 refused NoSuchName"]);
+        scene.pass(NOT_THERE_TTL - Duration::from_nanos(1)).ask(3, LookupMode::First);
+        assert_eq!(scene.actions(), ["3 refused NoSuchName"]);
+        scene.pass(Duration::from_nanos(1)).ask(4, LookupMode::First);
+        assert_eq!(scene.actions(), ["query db.example #2"]);
+    }
 }
 
 #[test]
-fn without_dns_servers_the_system_is_asked() {
+fn system_that_denies_a_name_is_the_cause() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).both_failed(1, &LookupFailure::NoServer);
-    assert_eq!(scene.wishes()[1..], ["system db.example #2"]);
-    scene.cache.handle_system(NAME, QueryId(2), Err(Error::new(ErrorKind::DnsFailed, "try again")), scene.now);
-    assert_eq!(scene.wishes(), ["1 refused DnsFailed"]);
+    scene.ask(1, LookupMode::First);
+    scene.cache.handle_whole(NAME, QueryId(1), Err(Error::new(ErrorKind::NoSuchName, "Name or service not known")), scene.now);
+    scene.cache.poll_action();
+    let Some(CacheAction::Refuse(_, error)) = scene.cache.poll_action() else { panic!("no error") };
+    assert_eq!(error.message(), "the name \"db.example\" does not exist");
+    assert_eq!(error.causes().iter().map(Error::message).collect::<Vec<_>>(), ["Name or service not known"]);
 }
 
 #[test]
-fn system_that_knows_a_name_without_addresses_refuses_it() {
+fn last_good_answer_outlives_an_outage_of_the_system_only() {
+    for (kind, outcome) in [
+        (ErrorKind::DnsFailed, "2 gets ::1 10.0.0.1 10.0.0.2 stale"),
+        (ErrorKind::NoSuchName, "2 refused NoSuchName"),
+        (ErrorKind::NoAddresses, "2 refused NoAddresses"),
+    ] {
+        let mut scene = Scene::stale();
+        scene.ask(2, LookupMode::First);
+        scene.cache.handle_whole(NAME, QueryId(2), Err(Error::new(kind, "the system's text")), scene.now);
+        assert_eq!(scene.actions()[1..], [outcome]);
+    }
+}
+
+#[test]
+fn whole_answer_without_addresses_is_refused() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).both_failed(1, &LookupFailure::NoSuchName);
-    scene.cache.handle_system(NAME, QueryId(2), Ok(Vec::new()), scene.now);
-    assert_eq!(scene.wishes()[1..], ["system db.example #2", "1 refused NoAddresses"]);
+    scene.ask(1, LookupMode::First);
+    scene.cache.handle_whole(NAME, QueryId(1), Ok(Vec::new()), scene.now);
+    assert_eq!(scene.actions()[1..], ["1 refused NoAddresses"]);
     assert_eq!(scene.state(), "Failed");
 }
 
 #[test]
-fn name_without_addresses_never_goes_to_the_system() {
+fn time_out_says_what_the_query_waited_for() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).failed(1, AddressFamily::V4, LookupFailure::NoAddresses).failed(
+    scene.ask(1, LookupMode::First);
+    scene.cache.handle_waiting(NAME, QueryId(1), "there is no thread".to_owned());
+    scene.pass(BUDGET).timeout();
+    scene.cache.poll_action();
+    let Some(CacheAction::Refuse(_, error)) = scene.cache.poll_action() else { panic!("no error") };
+    assert!(error.is_timeout() && error.to_string().contains("there is no thread"), "{error}");
+    assert_eq!(error.limit().map(|limit| limit.name), Some("dnsTimeoutMS"));
+    // A restarted query waits for something else.
+    scene.pass(DOWN_TTL).ask(2, LookupMode::First);
+    scene.cache.handle_waiting(NAME, QueryId(2), "there is no thread".to_owned());
+    scene.cache.handle_resumed(scene.now);
+    scene.pass(BUDGET).timeout();
+    let refused = std::iter::from_fn(|| scene.cache.poll_action()).find_map(|action| match action {
+        CacheAction::Refuse(_, error) => Some(error),
+        CacheAction::Query(..) | CacheAction::Answer(..) => None,
+    });
+    let error = refused.expect("no error");
+    assert!(!error.to_string().contains("there is no thread"), "{error}");
+}
+
+#[test]
+fn name_that_exists_without_addresses_is_refused() {
+    let mut scene = Scene::new();
+    scene.ask(1, LookupMode::First).failed(1, AddressFamily::V4, LookupFailure::NoAddresses).failed(
         1,
         AddressFamily::V6,
         LookupFailure::NoSuchName,
     );
-    assert_eq!(scene.wishes()[1..], ["1 refused NoAddresses"]);
+    assert_eq!(scene.actions()[1..], ["1 refused NoAddresses"]);
 }
 
 #[test]
 fn empty_answer_is_no_answer() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First);
+    scene.ask(1, LookupMode::First);
     for family in [AddressFamily::V4, AddressFamily::V6] {
         scene.cache.handle_answered(NAME, QueryId(1), family, Vec::new(), seconds(60), scene.now);
     }
-    assert_eq!(scene.wishes()[1..], ["1 refused NoAddresses"]);
+    assert_eq!(scene.actions()[1..], ["1 refused NoAddresses"]);
 }
 
 #[test]
-fn silence_ends_at_the_budget_with_its_name() {
+fn unanswered_query_ends_at_the_budget() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).pass(seconds(4)).ask(2, Want::All);
+    scene.ask(1, LookupMode::First).pass(seconds(4)).ask(2, LookupMode::All);
     assert_eq!(scene.timer(), Some((BUDGET, "dnsTimeoutMS")));
     scene.pass(seconds(11)).timeout();
     scene.cache.poll_action();
@@ -265,113 +310,113 @@ fn silence_ends_at_the_budget_with_its_name() {
 }
 
 #[test]
-fn endless_budget_is_a_year() {
+fn budget_is_at_most_a_year() {
     let mut scene = Scene::new();
     scene.cache = Cache::new(Duration::MAX);
-    scene.ask(1, Want::First);
+    scene.ask(1, LookupMode::First);
     assert_eq!(scene.timer(), Some((365 * DAY, "dnsTimeoutMS")));
 }
 
 #[test]
-fn half_an_answer_is_served_at_the_budget() {
+fn partial_answer_is_served_at_the_budget() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::All).found(1, &["10.0.0.1"]).pass(BUDGET).timeout();
-    assert_eq!(scene.wishes()[1..], ["1 gets 10.0.0.1 so far"]);
-    scene.pass(TTL_MIN).ask(2, Want::All);
-    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    scene.ask(1, LookupMode::All).found(1, &["10.0.0.1"]).pass(BUDGET).timeout();
+    assert_eq!(scene.actions()[1..], ["1 gets 10.0.0.1 so far"]);
+    scene.pass(TTL_MIN).ask(2, LookupMode::All);
+    assert_eq!(scene.actions(), ["query db.example #2"]);
 }
 
 #[test]
-fn half_a_new_answer_is_served_before_an_expired_one() {
+fn partial_new_answer_is_served_before_an_expired_one() {
     let mut scene = Scene::stale();
-    scene.ask(2, Want::All).found(2, &["10.0.0.7"]).pass(STALE_ANSWER_DELAY).timeout();
-    assert_eq!(scene.wishes(), ["query db.example #2", "2 gets 10.0.0.7 so far"]);
+    scene.ask(2, LookupMode::All).found(2, &["10.0.0.7"]).pass(STALE_ANSWER_DELAY).timeout();
+    assert_eq!(scene.actions(), ["query db.example #2", "2 gets 10.0.0.7 so far"]);
 }
 
 #[test]
-fn outage_is_remembered_for_a_second() {
+fn failure_is_remembered_for_a_second() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).both_failed(1, &down()).pass(DOWN_TTL - Duration::from_nanos(1)).ask(2, Want::First);
-    assert_eq!(scene.wishes()[1..], ["1 refused DnsFailed", "2 refused DnsFailed"]);
-    scene.pass(Duration::from_nanos(1)).ask(3, Want::First);
-    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    scene.ask(1, LookupMode::First).both_failed(1, &down()).pass(DOWN_TTL - Duration::from_nanos(1)).ask(2, LookupMode::First);
+    assert_eq!(scene.actions()[1..], ["1 refused DnsFailed", "2 refused DnsFailed"]);
+    scene.pass(Duration::from_nanos(1)).ask(3, LookupMode::First);
+    assert_eq!(scene.actions(), ["query db.example #2"]);
 }
 
 #[test]
-fn lifetimes_are_clamped() {
+fn times_to_live_are_clamped() {
     for (given, used) in [(seconds(0), TTL_MIN), (seconds(86_400), TTL_MAX), (seconds(300), seconds(300))] {
         let mut scene = Scene::new();
-        scene.ask(1, Want::All).failed(1, AddressFamily::V6, LookupFailure::NoAddresses);
+        scene.ask(1, LookupMode::All).failed(1, AddressFamily::V6, LookupFailure::NoAddresses);
         scene.cache.handle_answered(NAME, QueryId(1), AddressFamily::V4, ips(&["10.0.0.1"]), given, scene.now);
-        scene.pass(used - Duration::from_nanos(1)).ask(2, Want::First);
-        assert_eq!(scene.wishes()[1..], ["1 gets 10.0.0.1", "2 gets 10.0.0.1"]);
-        scene.pass(Duration::from_nanos(1)).ask(3, Want::First);
-        assert_eq!(scene.wishes(), ["query db.example #2"]);
+        scene.pass(used - Duration::from_nanos(1)).ask(2, LookupMode::First);
+        assert_eq!(scene.actions()[1..], ["1 gets 10.0.0.1", "2 gets 10.0.0.1"]);
+        scene.pass(Duration::from_nanos(1)).ask(3, LookupMode::First);
+        assert_eq!(scene.actions(), ["query db.example #2"]);
     }
 }
 
 #[test]
-fn shorter_lifetime_of_both_families_counts() {
+fn shorter_time_to_live_of_both_families_counts() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::All).found(1, &["::1"]);
+    scene.ask(1, LookupMode::All).found(1, &["::1"]);
     scene.cache.handle_answered(NAME, QueryId(1), AddressFamily::V4, ips(&["10.0.0.1"]), seconds(7), scene.now);
-    scene.wishes();
-    scene.pass(seconds(7)).ask(2, Want::All);
-    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    scene.actions();
+    scene.pass(seconds(7)).ask(2, LookupMode::All);
+    assert_eq!(scene.actions(), ["query db.example #2"]);
 }
 
 #[test]
 fn last_good_answer_is_served_when_dns_fails() {
     let mut scene = Scene::stale();
-    scene.ask(2, Want::First).both_failed(2, &down());
-    assert_eq!(scene.wishes(), ["query db.example #2", "2 gets ::1 10.0.0.1 10.0.0.2 stale"]);
-    scene.pass(STALE_RETRY - Duration::from_nanos(1)).ask(3, Want::All);
-    assert_eq!(scene.wishes(), ["3 gets ::1 10.0.0.1 10.0.0.2 stale"]);
-    scene.pass(Duration::from_nanos(1)).ask(4, Want::All);
-    assert_eq!(scene.wishes(), ["query db.example #3"]);
+    scene.ask(2, LookupMode::First).both_failed(2, &down());
+    assert_eq!(scene.actions(), ["query db.example #2", "2 gets ::1 10.0.0.1 10.0.0.2 stale"]);
+    scene.pass(STALE_RETRY - Duration::from_nanos(1)).ask(3, LookupMode::All);
+    assert_eq!(scene.actions(), ["3 gets ::1 10.0.0.1 10.0.0.2 stale"]);
+    scene.pass(Duration::from_nanos(1)).ask(4, LookupMode::All);
+    assert_eq!(scene.actions(), ["query db.example #3"]);
 }
 
 #[test]
 fn last_good_answer_is_served_when_dns_is_slow() {
     let mut scene = Scene::stale();
-    scene.ask(2, Want::All);
+    scene.ask(2, LookupMode::All);
     assert_eq!(scene.timer(), Some((seconds(60) + STALE_ANSWER_DELAY, "stale answer")));
-    scene.pass(STALE_ANSWER_DELAY).timeout().ask(3, Want::First);
+    scene.pass(STALE_ANSWER_DELAY).timeout().ask(3, LookupMode::First);
     let served = ["query db.example #2", "2 gets ::1 10.0.0.1 10.0.0.2 stale", "3 gets ::1 10.0.0.1 10.0.0.2 stale"];
-    assert_eq!(scene.wishes(), served);
-    scene.found(2, &["10.0.0.7"]).failed(2, AddressFamily::V6, LookupFailure::NoAddresses).ask(4, Want::First);
-    assert_eq!(scene.wishes(), ["4 gets 10.0.0.7"]);
+    assert_eq!(scene.actions(), served);
+    scene.found(2, &["10.0.0.7"]).failed(2, AddressFamily::V6, LookupFailure::NoAddresses).ask(4, LookupMode::First);
+    assert_eq!(scene.actions(), ["4 gets 10.0.0.7"]);
 }
 
 #[test]
 fn last_good_answer_is_gone_after_a_day() {
     let mut scene = Scene::stale();
-    scene.pass(DAY).ask(2, Want::First).both_failed(2, &down());
-    assert_eq!(scene.wishes(), ["query db.example #2", "2 refused DnsFailed"]);
+    scene.pass(DAY).ask(2, LookupMode::First).both_failed(2, &down());
+    assert_eq!(scene.actions(), ["query db.example #2", "2 refused DnsFailed"]);
 }
 
 #[test]
 fn last_good_answer_ends_exactly_though_dns_was_asked_before() {
     for (left, outcome) in [(Duration::from_nanos(1), "2 gets ::1 10.0.0.1 10.0.0.2 stale"), (Duration::ZERO, "2 refused DnsFailed")] {
         let mut scene = Scene::stale();
-        scene.pass(DAY - seconds(1)).ask(2, Want::First).pass(seconds(1) - left).both_failed(2, &down());
-        assert_eq!(scene.wishes(), ["query db.example #2", outcome]);
+        scene.pass(DAY - seconds(1)).ask(2, LookupMode::First).pass(seconds(1) - left).both_failed(2, &down());
+        assert_eq!(scene.actions(), ["query db.example #2", outcome]);
     }
 }
 
 #[test]
-fn last_good_answer_whose_last_address_dies_meanwhile_waits_for_dns() {
+fn callers_wait_for_dns_once_all_addresses_are_dead() {
     let mut scene = Scene::stale();
-    scene.ask(2, Want::All).dead("10.0.0.1").dead("10.0.0.2").dead("::1");
+    scene.ask(2, LookupMode::All).dead("10.0.0.1").dead("10.0.0.2").dead("::1");
     assert_eq!(scene.timer(), Some((seconds(60) + BUDGET, "dnsTimeoutMS")));
     scene.pass(STALE_ANSWER_DELAY).timeout();
-    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    assert_eq!(scene.actions(), ["query db.example #2"]);
     scene.both_failed(2, &down());
-    assert_eq!(scene.wishes(), ["2 gets ::1 10.0.0.1 10.0.0.2 stale"]);
+    assert_eq!(scene.actions(), ["2 gets ::1 10.0.0.1 10.0.0.2 stale"]);
 }
 
 #[test]
-fn pause_after_an_outage_ends_when_an_address_dies_or_the_machine_slept() {
+fn pause_after_a_failure_ends_when_an_address_dies_or_the_machine_was_suspended() {
     let ends: [fn(&mut Scene); 2] = [
         |scene| {
             scene.dead("10.0.0.1");
@@ -380,108 +425,108 @@ fn pause_after_an_outage_ends_when_an_address_dies_or_the_machine_slept() {
     ];
     for end in ends {
         let mut scene = Scene::stale();
-        scene.ask(2, Want::First).both_failed(2, &down()).ask(3, Want::First);
+        scene.ask(2, LookupMode::First).both_failed(2, &down()).ask(3, LookupMode::First);
         let served = "gets ::1 10.0.0.1 10.0.0.2 stale";
-        assert_eq!(scene.wishes(), ["query db.example #2".to_owned(), format!("2 {served}"), format!("3 {served}")]);
+        assert_eq!(scene.actions(), ["query db.example #2".to_owned(), format!("2 {served}"), format!("3 {served}")]);
         end(&mut scene);
-        scene.ask(4, Want::First);
-        assert_eq!(scene.wishes(), ["query db.example #3"]);
+        scene.ask(4, LookupMode::First);
+        assert_eq!(scene.actions(), ["query db.example #3"]);
     }
 }
 
 #[test]
-fn what_was_fresh_but_for_its_dead_is_not_fresh_after_the_machine_slept() {
+fn answer_with_a_dead_address_is_stale_after_a_suspension() {
     let mut scene = Scene::fresh();
     scene.dead("10.0.0.1");
     scene.cache.handle_resumed(scene.now);
-    scene.ask(2, Want::First);
-    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    scene.ask(2, LookupMode::First);
+    assert_eq!(scene.actions(), ["query db.example #2"]);
     scene.pass(STALE_ANSWER_DELAY).timeout();
-    assert_eq!(scene.wishes(), ["2 gets ::1 10.0.0.2 stale"]);
+    assert_eq!(scene.actions(), ["2 gets ::1 10.0.0.2 stale"]);
 }
 
 #[test]
 fn timer_is_the_earliest_of_all_names() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).pass(seconds(1));
-    scene.cache.handle_ask(LookupId(2), "a.example", Want::First, scene.now);
-    scene.cache.handle_ask(LookupId(3), "z.example", Want::First, scene.now);
+    scene.ask(1, LookupMode::First).pass(seconds(1));
+    scene.cache.handle_ask(LookupId(2), "a.example", LookupMode::First, scene.now);
+    scene.cache.handle_ask(LookupId(3), "z.example", LookupMode::First, scene.now);
     assert_eq!(scene.timer(), Some((BUDGET, "dnsTimeoutMS")));
 }
 
 #[test]
-fn nobody_waits_any_more_when_all_questions_are_over() {
+fn no_waiter_is_left_after_the_query() {
     for end in [Ok(()), Err(down()), Err(LookupFailure::NoAddresses)] {
         let mut scene = Scene::new();
-        scene.ask(1, Want::First).ask(2, Want::All);
+        scene.ask(1, LookupMode::First).ask(2, LookupMode::All);
         match end {
             Ok(()) => scene.found(1, &["::1"]).found(1, &["10.0.0.1"]),
             Err(failure) => scene.both_failed(1, &failure),
         };
-        assert!(scene.cache.asking.is_empty() && scene.cache.waiters.is_empty());
+        assert!(scene.cache.querying.is_empty() && scene.cache.waiters.is_empty());
     }
 }
 
 #[test]
-fn fresh_answer_without_its_dead_is_served_before_half_a_new_one() {
+fn fresh_answer_without_its_dead_addresses_is_served_before_a_partial_new_one() {
     let mut scene = Scene::fresh();
-    scene.dead("10.0.0.1").ask(2, Want::All).found(2, &["10.0.0.7"]).ask(3, Want::All);
-    assert_eq!(scene.wishes(), ["query db.example #2", "2 gets ::1 10.0.0.2", "3 gets ::1 10.0.0.2"]);
+    scene.dead("10.0.0.1").ask(2, LookupMode::All).found(2, &["10.0.0.7"]).ask(3, LookupMode::All);
+    assert_eq!(scene.actions(), ["query db.example #2", "2 gets ::1 10.0.0.2", "3 gets ::1 10.0.0.2"]);
 }
 
 #[test]
-fn last_good_answer_does_not_outlive_the_name() {
+fn last_good_answer_is_dropped_once_the_name_has_no_addresses() {
     let mut scene = Scene::stale();
-    scene.ask(2, Want::First).both_failed(2, &LookupFailure::NoAddresses);
-    assert_eq!(scene.wishes(), ["query db.example #2", "2 refused NoAddresses"]);
+    scene.ask(2, LookupMode::First).both_failed(2, &LookupFailure::NoAddresses);
+    assert_eq!(scene.actions(), ["query db.example #2", "2 refused NoAddresses"]);
 }
 
 #[test]
-fn dead_address_is_left_out_and_asked_about() {
+fn dead_address_is_left_out_and_starts_a_query() {
     let mut scene = Scene::fresh();
-    scene.dead("10.0.0.1").ask(2, Want::First);
-    assert_eq!(scene.wishes(), ["query db.example #2", "2 gets ::1 10.0.0.2"]);
-    scene.ask(3, Want::All);
-    assert_eq!(scene.wishes(), ["3 gets ::1 10.0.0.2"]);
-    scene.found(2, &["10.0.0.1"]).found(2, &["::1"]).ask(4, Want::All);
-    assert_eq!(scene.wishes(), ["4 gets ::1 10.0.0.1"]);
+    scene.dead("10.0.0.1").ask(2, LookupMode::First);
+    assert_eq!(scene.actions(), ["query db.example #2", "2 gets ::1 10.0.0.2"]);
+    scene.ask(3, LookupMode::All);
+    assert_eq!(scene.actions(), ["3 gets ::1 10.0.0.2"]);
+    scene.found(2, &["10.0.0.1"]).found(2, &["::1"]).ask(4, LookupMode::All);
+    assert_eq!(scene.actions(), ["4 gets ::1 10.0.0.1"]);
 }
 
 #[test]
-fn name_without_living_addresses_is_forgotten_unless_dns_is_down() {
+fn dead_addresses_are_served_only_if_dns_is_down() {
     let mut scene = Scene::fresh();
-    scene.dead("10.0.0.1").dead("10.0.0.2").dead("::1").ask(2, Want::First).pass(STALE_ANSWER_DELAY).timeout();
-    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    scene.dead("10.0.0.1").dead("10.0.0.2").dead("::1").ask(2, LookupMode::First).pass(STALE_ANSWER_DELAY).timeout();
+    assert_eq!(scene.actions(), ["query db.example #2"]);
     assert_eq!(scene.timer(), Some((BUDGET, "dnsTimeoutMS")));
     scene.both_failed(2, &down());
-    assert_eq!(scene.wishes(), ["2 gets ::1 10.0.0.1 10.0.0.2 stale"]);
+    assert_eq!(scene.actions(), ["2 gets ::1 10.0.0.1 10.0.0.2 stale"]);
 }
 
 #[test]
 fn unknown_dead_address_changes_nothing() {
     let mut scene = Scene::fresh();
-    scene.dead("10.9.9.9").ask(2, Want::All);
-    assert_eq!(scene.wishes(), ["2 gets ::1 10.0.0.1 10.0.0.2"]);
+    scene.dead("10.9.9.9").ask(2, LookupMode::All);
+    assert_eq!(scene.actions(), ["2 gets ::1 10.0.0.1 10.0.0.2"]);
 }
 
 #[test]
-fn resumption_doubts_everything() {
+fn resumption_expires_answers_and_restarts_queries() {
     let mut scene = Scene::fresh();
     scene.cache.handle_resumed(scene.now);
-    scene.ask(2, Want::First);
-    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    scene.ask(2, LookupMode::First);
+    assert_eq!(scene.actions(), ["query db.example #2"]);
     scene.cache.handle_resumed(scene.now);
-    assert_eq!(scene.wishes(), ["query db.example #3"]);
+    assert_eq!(scene.actions(), ["query db.example #3"]);
     scene.found(2, &["10.0.0.7"]).found(2, &["::7"]);
-    assert_eq!(scene.wishes(), [] as [&str; 0]);
+    assert_eq!(scene.actions(), [] as [&str; 0]);
     scene.found(3, &["::8"]);
-    assert_eq!(scene.wishes(), ["2 gets ::8 so far"]);
+    assert_eq!(scene.actions(), ["2 gets ::8 so far"]);
 }
 
 #[test]
-fn restarted_question_keeps_its_deadline() {
+fn restarted_query_keeps_its_deadline() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).pass(seconds(10));
+    scene.ask(1, LookupMode::First).pass(seconds(10));
     scene.cache.handle_resumed(scene.now);
     assert_eq!(scene.timer(), Some((BUDGET, "dnsTimeoutMS")));
     let left = |name: &str| scene.cache.deadline(name).map(|by| by.saturating_duration_since(scene.now));
@@ -491,65 +536,65 @@ fn restarted_question_keeps_its_deadline() {
 #[test]
 fn late_answers_are_ignored() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).pass(BUDGET).timeout().found(1, &["10.0.0.1"]);
-    assert_eq!(scene.wishes(), ["query db.example #1", "1 refused Timeout"]);
+    scene.ask(1, LookupMode::First).pass(BUDGET).timeout().found(1, &["10.0.0.1"]);
+    assert_eq!(scene.actions(), ["query db.example #1", "1 refused Timeout"]);
     assert_eq!(scene.state(), "Failed");
-    scene.pass(DOWN_TTL).ask(2, Want::First).found(1, &["::1"]);
-    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    scene.pass(DOWN_TTL).ask(2, LookupMode::First).found(1, &["::1"]);
+    assert_eq!(scene.actions(), ["query db.example #2"]);
 }
 
 #[test]
-fn first_word_of_a_family_counts() {
+fn first_result_of_a_family_counts() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::All).found(1, &["10.0.0.1"]).found(1, &["10.0.0.2"]).failed(1, AddressFamily::V6, down());
-    assert_eq!(scene.wishes()[1..], ["1 gets 10.0.0.1"]);
+    scene.ask(1, LookupMode::All).found(1, &["10.0.0.1"]).found(1, &["10.0.0.2"]).failed(1, AddressFamily::V6, down());
+    assert_eq!(scene.actions()[1..], ["1 gets 10.0.0.1"]);
 }
 
 #[test]
-fn cancelled_caller_gets_nothing_and_the_question_goes_on() {
+fn cancelled_caller_gets_nothing_and_the_query_continues() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).ask(2, Want::All);
+    scene.ask(1, LookupMode::First).ask(2, LookupMode::All);
     scene.cache.handle_cancel(LookupId(1));
     scene.cache.handle_cancel(LookupId(2));
     scene.cache.handle_cancel(LookupId(2));
     scene.found(1, &["10.0.0.1"]).found(1, &["::1"]);
-    assert_eq!(scene.wishes(), ["query db.example #1"]);
+    assert_eq!(scene.actions(), ["query db.example #1"]);
     assert_eq!(scene.state(), "Fresh");
     assert!(scene.cache.waiters.is_empty());
 }
 
 #[test]
-fn abandoned_question_refuses_and_leaves_no_trace() {
+fn abandoned_query_refuses_and_leaves_no_trace() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First);
+    scene.ask(1, LookupMode::First);
     scene.cache.handle_abandoned(NAME, QueryId(1), scene.now);
-    assert_eq!(scene.wishes()[1..], ["1 refused Shutdown"]);
+    assert_eq!(scene.actions()[1..], ["1 refused Shutdown"]);
     assert_eq!((scene.state(), scene.timer()), ("Absent", None));
-    scene.ask(2, Want::First);
-    assert_eq!(scene.wishes(), ["query db.example #2"]);
+    scene.ask(2, LookupMode::First);
+    assert_eq!(scene.actions(), ["query db.example #2"]);
 }
 
 #[test]
-fn abandoned_question_with_one_family_known_serves_it_shortly() {
+fn abandoned_query_with_one_family_serves_it_for_a_short_time() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::First).found(1, &["10.0.0.1"]).failed(1, AddressFamily::V6, LookupFailure::NoAddresses);
-    scene.pass(seconds(61)).ask(2, Want::All).found(2, &["10.0.0.2"]);
-    assert_eq!(scene.wishes(), ["query db.example #1", "1 gets 10.0.0.1", "query db.example #2"]);
+    scene.ask(1, LookupMode::First).found(1, &["10.0.0.1"]).failed(1, AddressFamily::V6, LookupFailure::NoAddresses);
+    scene.pass(seconds(61)).ask(2, LookupMode::All).found(2, &["10.0.0.2"]);
+    assert_eq!(scene.actions(), ["query db.example #1", "1 gets 10.0.0.1", "query db.example #2"]);
     scene.cache.handle_abandoned(NAME, QueryId(2), scene.now);
-    assert_eq!(scene.wishes(), ["2 gets 10.0.0.2 so far"]);
+    assert_eq!(scene.actions(), ["2 gets 10.0.0.2 so far"]);
     // The other family may have addresses.
-    scene.pass(TTL_MIN).ask(3, Want::All);
-    assert_eq!(scene.wishes(), ["query db.example #3"]);
+    scene.pass(TTL_MIN).ask(3, LookupMode::All);
+    assert_eq!(scene.actions(), ["query db.example #3"]);
 }
 
 #[test]
-fn abandoned_question_with_one_family_known_leaves_an_answer_that_is_still_good() {
+fn abandoned_query_with_one_family_keeps_a_fresh_answer() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::All).found(1, &["10.0.0.1", "10.0.0.2"]).found(1, &["::1"]).dead("10.0.0.1");
-    scene.ask(2, Want::All).found(2, &["10.0.0.3"]).wishes();
+    scene.ask(1, LookupMode::All).found(1, &["10.0.0.1", "10.0.0.2"]).found(1, &["::1"]).dead("10.0.0.1");
+    scene.ask(2, LookupMode::All).found(2, &["10.0.0.3"]).actions();
     scene.cache.handle_abandoned(NAME, QueryId(2), scene.now);
-    scene.ask(3, Want::All);
-    assert_eq!(scene.wishes(), ["query db.example #3", "3 gets ::1 10.0.0.2"]);
+    scene.ask(3, LookupMode::All);
+    assert_eq!(scene.actions(), ["query db.example #3", "3 gets ::1 10.0.0.2"]);
 }
 
 #[test]
@@ -557,25 +602,25 @@ fn least_recently_used_name_makes_room() {
     let mut scene = Scene::new();
     for number in 0..NAMES_MAX {
         let name = format!("host{number}.example");
-        scene.cache.handle_ask(LookupId(number as u64), &name, Want::First, scene.now);
-        scene.cache.handle_system(&name, QueryId(number as u64 + 1), Ok(ips(&["10.0.0.1"])), scene.now);
+        scene.cache.handle_ask(LookupId(number as u64), &name, LookupMode::First, scene.now);
+        scene.cache.handle_whole(&name, QueryId(number as u64 + 1), Ok(ips(&["10.0.0.1"])), scene.now);
     }
-    scene.cache.handle_ask(LookupId(5000), "host0.example", Want::First, scene.now);
-    scene.ask(5001, Want::First);
+    scene.cache.handle_ask(LookupId(5000), "host0.example", LookupMode::First, scene.now);
+    scene.ask(5001, LookupMode::First);
     assert_eq!(scene.cache.entries.len(), NAMES_MAX);
     assert!(scene.cache.entries.contains_key("host0.example") && !scene.cache.entries.contains_key("host1.example"));
     assert_eq!(scene.cache.recency.len(), NAMES_MAX);
 }
 
 #[test]
-fn too_many_names_at_once_are_refused() {
+fn too_many_names_are_refused() {
     let mut scene = Scene::new();
     for number in 0..NAMES_MAX {
-        scene.cache.handle_ask(LookupId(number as u64), &format!("host{number}.example"), Want::First, scene.now);
+        scene.cache.handle_ask(LookupId(number as u64), &format!("host{number}.example"), LookupMode::First, scene.now);
     }
-    scene.wishes();
-    scene.ask(5000, Want::First);
-    assert_eq!(scene.wishes(), ["5000 refused DnsFailed"]);
+    scene.actions();
+    scene.ask(5000, LookupMode::First);
+    assert_eq!(scene.actions(), ["5000 refused DnsFailed"]);
     assert_eq!(scene.state(), "Absent");
 }
 
@@ -583,30 +628,29 @@ fn too_many_names_at_once_are_refused() {
 fn too_many_callers_are_refused() {
     let mut scene = Scene::new();
     for number in 0..=WAITERS_MAX {
-        scene.ask(number as u64, Want::First);
+        scene.ask(number as u64, LookupMode::First);
     }
-    assert_eq!(scene.wishes(), ["query db.example #1".to_owned(), format!("{WAITERS_MAX} refused TooManyWaiters")]);
+    assert_eq!(scene.actions(), ["query db.example #1".to_owned(), format!("{WAITERS_MAX} refused TooManyWaiters")]);
 }
 
-/// Every state meets every event; the flight of the two Asking states is the one last started.
 #[test]
-fn newer_addresses_are_known_as_they_arrive() {
+fn newer_addresses_are_returned_as_they_arrive() {
     let mut scene = Scene::new();
     let newer = |scene: &Scene, than: u64| scene.cache.newer(NAME, than, scene.now);
-    scene.ask(1, Want::First);
+    scene.ask(1, LookupMode::First);
     assert_eq!(newer(&scene, 0), None);
     scene.found(1, &["::1"]);
-    let (first, answer) = newer(&scene, 0).expect("half an answer");
+    let (first, answer) = newer(&scene, 0).expect("a partial answer");
     assert_eq!((answer.addresses, answer.complete), (ips(&["::1"]), false));
     assert_eq!(newer(&scene, first), None);
     scene.found(1, &["10.0.0.1"]);
-    let (second, answer) = newer(&scene, first).expect("the whole");
+    let (second, answer) = newer(&scene, first).expect("the whole answer");
     assert_eq!((answer.addresses, answer.complete), (ips(&["::1", "10.0.0.1"]), true));
-    // What is past its time is not known any more.
+    // Expired addresses are not returned.
     scene.pass(seconds(60));
     assert_eq!(newer(&scene, 0), None);
-    scene.ask(2, Want::All).found(2, &["::2"]);
-    let (third, answer) = newer(&scene, second).expect("half of the next");
+    scene.ask(2, LookupMode::All).found(2, &["::2"]);
+    let (third, answer) = newer(&scene, second).expect("a part of the next");
     assert_eq!((answer.addresses, answer.complete), (ips(&["::2"]), false));
     scene.failed(2, AddressFamily::V4, LookupFailure::NoAddresses);
     let (fourth, answer) = newer(&scene, third).expect("the next");
@@ -615,31 +659,31 @@ fn newer_addresses_are_known_as_they_arrive() {
 }
 
 #[test]
-fn half_an_answer_leaves_the_other_family_as_it_was_while_that_is_good() {
+fn partial_answer_keeps_the_fresh_addresses_of_the_other_family() {
     let mut scene = Scene::new();
-    scene.ask(1, Want::All).found(1, &["::1"]).found(1, &["10.0.0.1"]);
-    // The question is asked again because an address is dead, and not because of the time.
-    scene.dead("::1").ask(2, Want::All).found(2, &["::2"]);
+    scene.ask(1, LookupMode::All).found(1, &["::1"]).found(1, &["10.0.0.1"]);
+    // The query starts because of a dead address, not because of the time.
+    scene.dead("::1").ask(2, LookupMode::All).found(2, &["::2"]);
     let answer = scene.cache.newer(NAME, 0, scene.now).expect("addresses").1;
     assert_eq!((answer.addresses, answer.complete), (ips(&["::2", "10.0.0.1"]), false));
 }
 
 #[test]
-fn every_state_knows_every_event() {
+fn each_state_handles_each_event() {
     type Event = fn(&mut Scene, QueryId);
     let events: [(&str, Event); 8] = [
         ("ask", |scene, _| {
-            scene.ask(9, Want::First);
+            scene.ask(9, LookupMode::First);
         }),
         ("cancel", |scene, _| scene.cache.handle_cancel(LookupId(2))),
-        ("answered", |scene, flight| {
-            scene.found(flight.0, &["10.0.0.5"]).found(flight.0, &["::5"]);
+        ("answered", |scene, query| {
+            scene.found(query.0, &["10.0.0.5"]).found(query.0, &["::5"]);
         }),
-        ("no such name", |scene, flight| {
-            scene.both_failed(flight.0, &LookupFailure::NoSuchName);
+        ("no such name", |scene, query| {
+            scene.both_failed(query.0, &LookupFailure::NoSuchName);
         }),
-        ("failed", |scene, flight| {
-            scene.both_failed(flight.0, &down());
+        ("failed", |scene, query| {
+            scene.both_failed(query.0, &down());
         }),
         ("dead", |scene, _| {
             scene.dead("::1");
@@ -653,12 +697,12 @@ fn every_state_knows_every_event() {
         Scene::new,
         || {
             let mut scene = Scene::new();
-            scene.ask(2, Want::All).wishes();
+            scene.ask(2, LookupMode::All).actions();
             scene
         },
         || {
             let mut scene = Scene::stale();
-            scene.ask(2, Want::All).wishes();
+            scene.ask(2, LookupMode::All).actions();
             scene
         },
         Scene::fresh,
@@ -669,7 +713,7 @@ fn every_state_knows_every_event() {
         },
         || {
             let mut scene = Scene::new();
-            scene.ask(2, Want::All).both_failed(1, &down()).wishes();
+            scene.ask(2, LookupMode::All).both_failed(1, &down()).actions();
             scene
         },
     ];
@@ -678,17 +722,17 @@ fn every_state_knows_every_event() {
         for (event, apply) in events {
             let mut scene = make();
             let before = scene.state();
-            let flight = QueryId(scene.cache.flights);
-            apply(&mut scene, flight);
-            let wishes = scene.wishes().join(", ");
-            table.push_str(&format!("{before} + {event} = {}: {wishes}\n", scene.state()));
+            let query = QueryId(scene.cache.queries_made);
+            apply(&mut scene, query);
+            let actions = scene.actions().join(", ");
+            table.push_str(&format!("{before} + {event} = {}: {actions}\n", scene.state()));
         }
     }
     assert_eq!(table, MATRIX, "\n{table}");
 }
 
 const MATRIX: &str = "\
-Absent + ask = Asking: query db.example #1
+Absent + ask = Querying: query db.example #1
 Absent + cancel = Absent: 
 Absent + answered = Absent: 
 Absent + no such name = Absent: 
@@ -696,22 +740,22 @@ Absent + failed = Absent:
 Absent + dead = Absent: 
 Absent + resumed = Absent: 
 Absent + timeout = Absent: 
-Asking + ask = Asking: 
-Asking + cancel = Asking: 
-Asking + answered = Fresh: 2 gets ::5 10.0.0.5
-Asking + no such name = Asking: system db.example #2
-Asking + failed = Failed: 2 refused DnsFailed
-Asking + dead = Asking: 
-Asking + resumed = Asking: query db.example #2
-Asking + timeout = Failed: 2 refused Timeout
-Asking again + ask = Asking again: 
-Asking again + cancel = Asking again: 
-Asking again + answered = Fresh: 2 gets ::5 10.0.0.5
-Asking again + no such name = Asking again: system db.example #3
-Asking again + failed = Stale: 2 gets ::1 10.0.0.1 10.0.0.2 stale
-Asking again + dead = Asking again: 
-Asking again + resumed = Asking again: query db.example #3
-Asking again + timeout = Stale: 2 gets ::1 10.0.0.1 10.0.0.2 stale
+Querying + ask = Querying: 
+Querying + cancel = Querying: 
+Querying + answered = Fresh: 2 gets ::5 10.0.0.5
+Querying + no such name = Failed: 2 refused NoSuchName
+Querying + failed = Failed: 2 refused DnsFailed
+Querying + dead = Querying: 
+Querying + resumed = Querying: query db.example #2
+Querying + timeout = Failed: 2 refused Timeout
+Querying again + ask = Querying again: 
+Querying again + cancel = Querying again: 
+Querying again + answered = Fresh: 2 gets ::5 10.0.0.5
+Querying again + no such name = Failed: 2 refused NoSuchName
+Querying again + failed = Stale: 2 gets ::1 10.0.0.1 10.0.0.2 stale
+Querying again + dead = Querying again: 
+Querying again + resumed = Querying again: query db.example #3
+Querying again + timeout = Stale: 2 gets ::1 10.0.0.1 10.0.0.2 stale
 Fresh + ask = Fresh: 9 gets ::1 10.0.0.1 10.0.0.2
 Fresh + cancel = Fresh: 
 Fresh + answered = Fresh: 
@@ -720,7 +764,7 @@ Fresh + failed = Fresh:
 Fresh + dead = Stale: 
 Fresh + resumed = Stale: 
 Fresh + timeout = Fresh: 
-Stale + ask = Asking again: query db.example #2
+Stale + ask = Querying again: query db.example #2
 Stale + cancel = Stale: 
 Stale + answered = Stale: 
 Stale + no such name = Stale: 

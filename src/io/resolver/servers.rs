@@ -1,16 +1,13 @@
-//! Which DNS servers are there, and how is a question put to them?
+//! The DNS servers in use, and one query to them.
 //!
-//! hickory encodes, sends and decodes; its cache, its retries and its choice of servers are off. Servers are asked in the
-//! order configured, because a VPN's server comes first and only it knows the inner names: the next one is asked as well
-//! if there is no answer after [`NEXT_SERVER_DELAY`], or at once after a failure, and whoever answers first is believed.
-//! So a slow server gets one query for a record type, and a dead one costs two seconds. What is done with answers is
-//! decided in `dns`.
+//! hickory encodes, sends and decodes; its cache, retries and choice of servers are off. Servers are queried in the order
+//! configured, because a VPN's server comes first and only it knows the inner names. The next server is queried as well
+//! after [`NEXT_SERVER_DELAY`] without an answer, or at once after a failure; the first answer counts. A slow server so
+//! gets one query for a record type, and a dead one costs two seconds. Does not decide what answers mean (`dns`).
 
-use std::fs::File;
 use std::future::Future;
-use std::io::Read;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -27,59 +24,63 @@ use hickory_resolver::net::xfer::DnsExchange;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{ConnectionProvider, PoolContext};
 
+use super::system_files;
 use crate::dns::names::{self, SearchList};
+use crate::dns::system_config::ResolvConf;
 use crate::io::clock;
 
-/// Says which DNS servers a client asks.
+/// How a client resolves names.
 ///
-/// Of a system's settings, servers, search domains, `ndots` and `edns0` are used; time-outs and retries are mongolink's
-/// own. The hosts file and `localhost` come before any server.
+/// SRV and TXT records always come from DNS servers, and time-outs and retries of queries are mongolink's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DnsConfig {
-    /// The operating system's settings, read again when they change.
+    /// As every other program on this machine does; the configuration is read again when it changes.
+    ///
+    /// On Linux and the BSDs the hosts file and DNS are used directly if `nsswitch.conf`, `resolv.conf` and the environment
+    /// contain nothing but what mongolink can follow: `files` and `dns` in either order, multicast DNS and `myhostname` for
+    /// other names than theirs, and the options of `resolv.conf` that do not change answers. In all other cases, and on
+    /// macOS, Windows and Android always, the operating system's own look-up (`getaddrinfo`) is used; its answers are used
+    /// for 30 s. Each client runs at most 4 such look-ups at once, and up to 32 that hang.
     #[default]
     System,
-    /// A file like `/etc/resolv.conf`, read again when it changes. On Windows, Apple systems and Android such files are
-    /// not read: the operating system is asked instead.
+    /// A file like `/etc/resolv.conf`, read again when it changes. The hosts file and `localhost` come first; the operating
+    /// system's look-up is never used.
     ResolvConf(PathBuf),
-    /// These servers, by UDP and TCP, without search domains.
+    /// These servers, by UDP and TCP, without search domains. The hosts file and `localhost` come first; the operating
+    /// system's look-up is never used.
     Servers(Vec<SocketAddr>),
 }
 
-impl DnsConfig {
-    /// Returns the file whose change means that the settings changed.
-    pub(super) fn file(&self) -> Option<&Path> {
-        match self {
-            Self::System if cfg!(all(unix, not(any(target_os = "android", target_vendor = "apple")))) => {
-                Some(Path::new("/etc/resolv.conf"))
-            }
-            Self::ResolvConf(path) => Some(path),
-            Self::System | Self::Servers(_) => None,
-        }
-    }
-}
-
-/// Is what is known of DNS servers.
+/// The DNS servers in use.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Servers {
     addresses: Vec<SocketAddr>,
     pub(super) search: SearchList,
     edns: bool,
+    tcp_only: bool,
 }
 
 impl Servers {
-    /// Reads the settings; the error says why they can't be used.
-    pub(super) fn read(config: &DnsConfig) -> Result<Self, String> {
-        let servers = match config {
-            DnsConfig::System => {
-                let (config, options) = hickory_resolver::system_conf::read_system_conf().map_err(|error| error.to_string())?;
-                Self::of(&config, &options)
-            }
-            DnsConfig::ResolvConf(path) => read_resolv_conf(path)?,
-            DnsConfig::Servers(addresses) => Self { addresses: addresses.clone(), search: SearchList::default(), edns: true },
-        };
-        if servers.addresses.is_empty() { Err("no DNS servers are configured".into()) } else { Ok(servers) }
+    /// Returns explicit servers. The error says that there are none.
+    pub(super) fn of_addresses(addresses: Vec<SocketAddr>) -> Result<Self, String> {
+        Self { addresses, search: SearchList::default(), edns: true, tcp_only: false }.unless_empty()
+    }
+
+    /// Returns the servers of a resolv.conf file.
+    pub(super) fn of_resolv_conf(config: ResolvConf) -> Result<Self, String> {
+        let addresses = config.servers.into_iter().map(|ip| SocketAddr::new(ip, DNS_PORT)).collect();
+        Self { addresses, search: config.search, edns: config.edns, tcp_only: config.tcp_only }.unless_empty()
+    }
+
+    /// Returns the servers of a system that is not configured by files.
+    pub(super) fn of_system() -> Result<Self, String> {
+        let (config, options) = hickory_resolver::system_conf::read_system_conf().map_err(|error| error.to_string())?;
+        Self::of(&config, &options).unless_empty()
+    }
+
+    fn unless_empty(self) -> Result<Self, String> {
+        if self.addresses.is_empty() { Err("no DNS servers are configured".into()) } else { Ok(self) }
     }
 
     fn of(config: &ResolverConfig, options: &ResolverOpts) -> Self {
@@ -95,31 +96,31 @@ impl Servers {
         if domains.is_empty() {
             domains.extend(config.domain().map(Name::to_ascii));
         }
-        Self { addresses, search: SearchList { domains, ndots: options.ndots }, edns: options.edns0 }
+        Self { addresses, search: SearchList { domains, ndots: options.ndots }, edns: options.edns0, tcp_only: false }
     }
 
-    /// Asks for the records of a full name.
+    /// Queries the records of a full name.
     pub(super) async fn ask(&self, name: &str, kind: RecordType, budget: Duration) -> Result<Lookup, NetError> {
         let name = Name::from_ascii(format!("{name}."))?;
         let mut queue = self.addresses.iter();
-        let mut under_way = FuturesUnordered::new();
+        let mut running = FuturesUnordered::new();
         let mut failure = NetError::NoConnections;
         loop {
             match queue.next() {
                 Some(server) => {
-                    tracing::debug!(%name, %kind, %server, "asks a DNS server");
-                    under_way.push(ask_server(*server, name.clone(), kind, self.edns, budget));
+                    tracing::debug!(%name, %kind, %server, "DNS query");
+                    running.push(self.ask_server(*server, name.clone(), kind, budget));
                 }
-                None if under_way.is_empty() => return Err(failure),
+                None if running.is_empty() => return Err(failure),
                 None => {}
             }
             let next_at = (queue.len() > 0).then(|| clock::now() + NEXT_SERVER_DELAY);
             tokio::select! {
-                Some(outcome) = under_way.next() => match outcome {
+                Some(outcome) = running.next() => match outcome {
                     Ok(lookup) => return Ok(lookup),
                     Err(error) if error.is_no_records_found() => return Err(error),
                     Err(error) => {
-                        tracing::debug!(%name, %kind, %error, "a DNS server failed");
+                        tracing::debug!(%name, %kind, %error, "DNS query failed");
                         failure = error;
                     }
                 },
@@ -128,7 +129,28 @@ impl Servers {
         }
     }
 
-    /// Asks for the addresses of a full name, and returns them with the shortest of their records' lifetimes.
+    /// Queries one server. Everything that hickory starts for it ends with the future.
+    async fn ask_server(&self, server: SocketAddr, name: Name, kind: RecordType, budget: Duration) -> Result<Lookup, NetError> {
+        let protocols = [ProtocolConfig::Udp, ProtocolConfig::Tcp].into_iter().skip(usize::from(self.tcp_only));
+        let connections = protocols.map(|protocol| {
+            let mut connection = ConnectionConfig::new(protocol);
+            connection.port = server.port();
+            connection
+        });
+        let config = ResolverConfig::from_name_servers(vec![NameServerConfig::new(server.ip(), true, connections.collect())]);
+        let mut builder = hickory_resolver::Resolver::builder_with_config(config, Transport::default());
+        let options = builder.options_mut();
+        options.timeout = budget;
+        options.attempts = 0;
+        options.cache_size = 0;
+        options.edns0 = self.edns;
+        options.num_concurrent_reqs = 1;
+        options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
+        options.use_hosts_file = ResolveHosts::Never;
+        builder.build()?.lookup(name, kind).await
+    }
+
+    /// Queries the addresses of a full name. Returns them with the shortest of their records' times to live.
     pub(super) async fn addresses(&self, name: &str, kind: RecordType, budget: Duration) -> Result<(Vec<IpAddr>, Duration), NetError> {
         let lookup = self.ask(name, kind, budget).await?;
         let records = lookup.answers();
@@ -138,34 +160,13 @@ impl Servers {
     }
 }
 
-/// Returns the addresses that the machine knows by itself: the hosts file's, or those of `localhost`.
-pub(super) fn own_addresses(name: &str) -> Vec<IpAddr> {
-    let text = hosts_file().and_then(|path| read_text(&path).ok());
-    let found = text.map(|text| names::hosts_addresses(&text, name)).unwrap_or_default();
-    if found.is_empty() && names::is_localhost(name) { names::LOCALHOST.to_vec() } else { found }
+/// Returns a name's addresses in the hosts file; `None` if there is no such file.
+pub(super) fn hosts_file_addresses(name: &str) -> Option<Vec<IpAddr>> {
+    let text = system_files::read_text(&system_files::hosts_file()?).ok()?;
+    Some(names::hosts_addresses(&text, name))
 }
 
-/// Asks one server. What hickory starts for it ends with the future.
-async fn ask_server(server: SocketAddr, name: Name, kind: RecordType, edns: bool, budget: Duration) -> Result<Lookup, NetError> {
-    let connections = [ProtocolConfig::Udp, ProtocolConfig::Tcp].map(|protocol| {
-        let mut connection = ConnectionConfig::new(protocol);
-        connection.port = server.port();
-        connection
-    });
-    let config = ResolverConfig::from_name_servers(vec![NameServerConfig::new(server.ip(), true, connections.to_vec())]);
-    let mut builder = hickory_resolver::Resolver::builder_with_config(config, Transport::default());
-    let options = builder.options_mut();
-    options.timeout = budget;
-    options.attempts = 0;
-    options.cache_size = 0;
-    options.edns0 = edns;
-    options.num_concurrent_reqs = 1;
-    options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
-    options.use_hosts_file = ResolveHosts::Never;
-    builder.build()?.lookup(name, kind).await
-}
-
-/// Opens hickory's connections. UDP queries are sent again late and seldom: a server that thinks gets one query.
+/// Opens hickory's connections. UDP queries are repeated late and seldom, so that a slow server gets one query.
 #[derive(Clone, Default)]
 struct Transport(TokioRuntimeProvider);
 
@@ -190,55 +191,17 @@ impl ConnectionProvider for Transport {
     }
 }
 
-#[cfg(all(unix, not(any(target_os = "android", target_vendor = "apple"))))]
-fn read_resolv_conf(path: &Path) -> Result<Servers, String> {
-    let text = read_text(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let (config, options) =
-        hickory_resolver::system_conf::parse_resolv_conf(text).map_err(|error| format!("{}: {error}", path.display()))?;
-    Ok(Servers::of(&config, &options))
-}
-
-#[cfg(not(all(unix, not(any(target_os = "android", target_vendor = "apple")))))]
-fn read_resolv_conf(path: &Path) -> Result<Servers, String> {
-    Err(format!("{}: files like resolv.conf are not read on this system", path.display()))
-}
-
-#[cfg(unix)]
-fn hosts_file() -> Option<PathBuf> {
-    Some(PathBuf::from("/etc/hosts"))
-}
-
-#[cfg(windows)]
-fn hosts_file() -> Option<PathBuf> {
-    std::env::var_os("SystemRoot").map(|root| Path::new(&root).join("System32").join("drivers").join("etc").join("hosts"))
-}
-
-#[cfg(not(any(unix, windows)))]
-fn hosts_file() -> Option<PathBuf> {
-    None
-}
-
-/// Reads a system's file, as far as its size is limited. It is small and local, and read on the caller's thread.
-fn read_text(path: &Path) -> std::io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(SYSTEM_FILE_SIZE_MAX).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
 /// The port of DNS servers.
 const DNS_PORT: u16 = 53;
 
-/// How many servers are asked (resolv.conf(5) has 3).
+/// Maximum number of servers used of a system without resolv.conf.
 const SERVERS_MAX: usize = 8;
 
-/// How long a server is waited for before the next one is asked as well.
+/// How long one server may take before the next one is queried as well.
 const NEXT_SERVER_DELAY: Duration = Duration::from_secs(2);
 
-/// How often a UDP query is sent at the most.
+/// Maximum number of times a UDP query is sent.
 const UDP_SENDS_MAX: u8 = 3;
 
-/// After how long a UDP query without answer is sent again, in milliseconds: above the 5 s that slow servers are known for.
+/// When an unanswered UDP query is repeated, in milliseconds: after the 5 s that slow servers are known to take.
 const UDP_SEND_AGAIN_MS: u64 = 5500;
-
-/// How much of a hosts file or resolv.conf is read, in bytes.
-const SYSTEM_FILE_SIZE_MAX: u64 = 4 << 20;

@@ -9,6 +9,7 @@ use hickory_resolver::proto::rr::{Name, Record};
 use tokio::net::UdpSocket;
 
 use super::*;
+use crate::dns::system_config::{ConfigText, Platform, SystemFacts};
 
 /// Says what a server answers to a name and record type.
 type Zone = fn(&str, RecordType) -> Result<Vec<RData>, ResponseCode>;
@@ -103,11 +104,11 @@ fn both(_: &str, kind: RecordType) -> Result<Vec<RData>, ResponseCode> {
 async fn slow_server_gets_one_query_per_record_type() {
     let server = Server::start(Duration::from_millis(400), both).await;
     let resolver = resolver(vec![server.address]);
-    let lookups = (0..50).map(|_| resolver.lookup("db.example", Want::All));
+    let lookups = (0..50).map(|_| resolver.lookup("db.example", LookupMode::All));
     for outcome in futures_util::future::join_all(lookups).await {
         assert_eq!(outcome.expect("answer").addresses, [ip("::9"), ip("10.0.0.1")]);
     }
-    resolver.lookup("db.example", Want::First).await.expect("kept answer");
+    resolver.lookup("db.example", LookupMode::First).await.expect("kept answer");
     assert_eq!(server.asked(), ["db.example. A", "db.example. AAAA"]);
 }
 
@@ -117,9 +118,9 @@ async fn impatient_callers_do_not_end_the_question() {
     let resolver = resolver(vec![server.address]);
     for _ in 0..5 {
         let patience = Duration::from_millis(20);
-        assert!(tokio::time::timeout(patience, resolver.lookup("db.example", Want::All)).await.is_err());
+        assert!(tokio::time::timeout(patience, resolver.lookup("db.example", LookupMode::All)).await.is_err());
     }
-    assert!(resolver.lookup("db.example", Want::All).await.expect("answer").complete);
+    assert!(resolver.lookup("db.example", LookupMode::All).await.expect("answer").complete);
     assert_eq!(server.asked().len(), 2);
     assert!(resolver.shared.state().waiters.is_empty());
 }
@@ -130,7 +131,7 @@ async fn silent_first_server_costs_two_seconds() {
     let server = Server::start(Duration::ZERO, both).await;
     let resolver = resolver(vec![silent.local_addr().expect("address"), server.address]);
     let started = clock::now();
-    resolver.lookup("db.example", Want::All).await.expect("answer");
+    resolver.lookup("db.example", LookupMode::All).await.expect("answer");
     let elapsed = clock::now().saturating_duration_since(started);
     assert!(elapsed >= Duration::from_secs(2) && elapsed < Duration::from_secs(4), "{elapsed:?}");
 }
@@ -141,14 +142,14 @@ async fn failing_first_server_costs_nothing() {
     let server = Server::start(Duration::ZERO, both).await;
     let resolver = resolver(vec![failing.address, server.address]);
     let started = clock::now();
-    resolver.lookup("db.example", Want::All).await.expect("answer");
+    resolver.lookup("db.example", LookupMode::All).await.expect("answer");
     assert!(clock::now().saturating_duration_since(started) < Duration::from_secs(1));
 }
 
 #[tokio::test]
 async fn name_without_addresses_is_named_in_the_error() {
     let server = Server::start(Duration::ZERO, |_, _| Ok(Vec::new())).await;
-    let error = resolver(vec![server.address]).lookup("db.example", Want::First).await.expect_err("no addresses");
+    let error = resolver(vec![server.address]).lookup("db.example", LookupMode::First).await.expect_err("no addresses");
     assert_eq!((error.kind(), error.stage()), (ErrorKind::NoAddresses, Some(Stage::Dns)));
     assert!(error.to_string().contains("\"db.example\""), "{error}");
 }
@@ -156,7 +157,7 @@ async fn name_without_addresses_is_named_in_the_error() {
 #[tokio::test]
 async fn broken_server_is_an_outage() {
     let server = Server::start(Duration::ZERO, |_, _| Err(ResponseCode::ServFail)).await;
-    let error = resolver(vec![server.address]).lookup("db.example", Want::First).await.expect_err("outage");
+    let error = resolver(vec![server.address]).lookup("db.example", LookupMode::First).await.expect_err("outage");
     assert_eq!(error.kind(), ErrorKind::DnsFailed);
     assert!(error.underlying().is_some());
 }
@@ -166,7 +167,7 @@ async fn silence_is_a_timeout_with_its_limit() {
     let silent = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
     let servers = DnsConfig::Servers(vec![silent.local_addr().expect("address")]);
     let resolver = Resolver::new(servers, Duration::from_millis(200), None);
-    let error = resolver.lookup("db.example", Want::First).await.expect_err("silence");
+    let error = resolver.lookup("db.example", LookupMode::First).await.expect_err("silence");
     assert!(error.is_timeout());
     assert_eq!(error.limit().map(|limit| limit.name), Some("dnsTimeoutMS"));
     let error = resolver.srv("mongodb", "driver.example.com").await.expect_err("silence");
@@ -203,16 +204,31 @@ async fn ping_without_dns(uri: &str, zone: Zone) -> Error {
 }
 
 #[tokio::test]
-async fn deadline_during_a_look_up_says_that_dns_was_being_asked() {
+async fn deadline_during_a_look_up_names_the_look_up() {
     let silent: Zone = |_, _| Err(SILENCE);
     for (uri, zone, limit, what) in [
-        ("mongodb://db.example/?serverSelectionTimeoutMS=300", silent, "serverSelectionTimeoutMS", "the addresses of \"db.example\""),
-        ("mongodb://db.example/?timeoutMS=300", silent, "timeoutMS", "the addresses of \"db.example\""),
-        ("mongodb+srv://a.example.com/?timeoutMS=300", srv_without_txt, "timeoutMS", "the SRV and TXT records of \"a.example.com\""),
-        ("mongodb://db.example/?loadBalanced=true&timeoutMS=300", silent, "timeoutMS", "the addresses of \"db.example\""),
+        (
+            "mongodb://db.example/?serverSelectionTimeoutMS=300",
+            silent,
+            "serverSelectionTimeoutMS",
+            "the addresses of \"db.example\" are still being looked up",
+        ),
+        ("mongodb://db.example/?timeoutMS=300", silent, "timeoutMS", "the addresses of \"db.example\" are still being looked up"),
+        (
+            "mongodb+srv://a.example.com/?timeoutMS=300",
+            srv_without_txt,
+            "timeoutMS",
+            "DNS is still being asked for the SRV and TXT records of \"a.example.com\"",
+        ),
+        (
+            "mongodb://db.example/?loadBalanced=true&timeoutMS=300",
+            silent,
+            "timeoutMS",
+            "the addresses of \"db.example\" are still being looked up",
+        ),
     ] {
         let error = ping_without_dns(uri, zone).await;
-        assert!(error.to_string().contains(&format!("DNS is still being asked for {what}")), "{uri}: {error}");
+        assert!(error.to_string().contains(what), "{uri}: {error}");
         assert_eq!(error.limit().map(|limit| limit.name), Some(limit), "{uri}: {error}");
     }
 }
@@ -222,7 +238,7 @@ async fn localhost_never_meets_dns() {
     let server = Server::start(Duration::ZERO, both).await;
     let resolver = resolver(vec![server.address]);
     for name in ["localhost", "db.localhost"] {
-        let answer = resolver.lookup(name, Want::First).await.expect("loopback");
+        let answer = resolver.lookup(name, LookupMode::First).await.expect("loopback");
         assert!(answer.addresses.iter().all(IpAddr::is_loopback) && answer.complete, "{answer:?}");
     }
     assert_eq!(server.asked(), [] as [&str; 0]);
@@ -232,9 +248,9 @@ async fn localhost_never_meets_dns() {
 async fn dead_address_is_asked_about_again() {
     let server = Server::start(Duration::ZERO, both).await;
     let resolver = resolver(vec![server.address]);
-    resolver.lookup("db.example", Want::All).await.expect("answer");
+    resolver.lookup("db.example", LookupMode::All).await.expect("answer");
     resolver.dead("db.example", ip("10.0.0.1"));
-    assert_eq!(resolver.lookup("db.example", Want::All).await.expect("answer").addresses, [ip("::9")]);
+    assert_eq!(resolver.lookup("db.example", LookupMode::All).await.expect("answer").addresses, [ip("::9")]);
     for _ in 0..100 {
         tokio::time::sleep(Duration::from_millis(10)).await;
         if server.asked().len() == 4 {
@@ -286,11 +302,11 @@ impl Resolve for Own {
 async fn own_resolver_takes_the_place_of_dns() {
     let own = Arc::new(Own(AtomicUsize::new(0)));
     let resolver = Resolver::new(DnsConfig::Servers(Vec::new()), Duration::from_secs(15), Some(Arc::clone(&own) as Arc<dyn Resolve>));
-    let (one, other) = tokio::join!(resolver.lookup("db.example", Want::First), resolver.lookup("db.example", Want::All));
+    let (one, other) = tokio::join!(resolver.lookup("db.example", LookupMode::First), resolver.lookup("db.example", LookupMode::All));
     assert_eq!(one.expect("answer"), other.expect("answer"));
-    resolver.lookup("db.example", Want::All).await.expect("kept answer");
+    resolver.lookup("db.example", LookupMode::All).await.expect("kept answer");
     assert_eq!(own.0.load(Ordering::SeqCst), 1);
-    let error = resolver.lookup("other.example", Want::All).await.expect_err("unknown");
+    let error = resolver.lookup("other.example", LookupMode::All).await.expect_err("unknown");
     assert!(error.to_string().contains("not in the book"), "{error}");
 }
 
@@ -303,7 +319,7 @@ async fn stopping_refuses_those_who_wait() {
         assert_eq!(resolver.task_count(), 1);
         resolver.stop().await;
     };
-    let (outcome, ()) = tokio::join!(resolver.lookup("db.example", Want::First), stop);
+    let (outcome, ()) = tokio::join!(resolver.lookup("db.example", LookupMode::First), stop);
     assert_eq!(outcome.expect_err("stopped").kind(), ErrorKind::Shutdown);
     assert_eq!(resolver.task_count(), 0);
 }
@@ -315,8 +331,127 @@ fn next_runtime_asks_again() {
     // It answers while its own runtime runs, which it does not at first.
     let server = second.block_on(Server::start(Duration::ZERO, both));
     let resolver = resolver(vec![server.address]);
-    let lookup = async { tokio::time::timeout(Duration::from_millis(50), resolver.lookup("db.example", Want::First)).await };
+    let lookup = async { tokio::time::timeout(Duration::from_millis(50), resolver.lookup("db.example", LookupMode::First)).await };
     assert!(first.block_on(lookup).is_err());
     drop(first);
-    assert!(second.block_on(resolver.lookup("db.example", Want::All)).is_ok());
+    assert!(second.block_on(resolver.lookup("db.example", LookupMode::All)).is_ok());
+}
+
+/// A name service that counts its calls. Names that start with `hung` never get an answer, those that start with `no` do
+/// not exist.
+#[derive(Clone, Default)]
+struct NameService {
+    calls: Arc<Mutex<Vec<String>>>,
+    released: Arc<(Mutex<bool>, std::sync::Condvar)>,
+}
+
+impl NameService {
+    /// Returns a resolver on a system with this `hosts` line, whose DNS server does not exist.
+    fn resolver(&self, hosts: &str, budget: Duration) -> Resolver {
+        let nsswitch = ConfigText::Text(format!("hosts: {hosts}\n"));
+        let read_facts = move || SystemFacts {
+            platform: Platform::NameServiceSwitch,
+            nsswitch: nsswitch.clone(),
+            resolv_conf: ConfigText::Text("nameserver 127.0.0.1\noptions ndots:0\nsearch .\n".to_owned()),
+            has_mdns_allow: false,
+            environment: Vec::new(),
+            host_name: None,
+        };
+        let service = self.clone();
+        let os = OsLookup::with(Arc::new(move |name: &str| service.call(name)), Duration::from_millis(20));
+        Resolver::with_system(DnsConfig::System, budget, None, os, Arc::new(read_facts))
+    }
+
+    fn call(&self, name: &str) -> std::io::Result<Vec<IpAddr>> {
+        self.calls.lock().expect("calls").push(name.to_owned());
+        if name.starts_with("hung") {
+            let (released, changed) = &*self.released;
+            drop(changed.wait_while(released.lock().expect("released"), |released| !*released).expect("released"));
+        }
+        if name.starts_with("no") {
+            return Err(std::io::Error::other("failed to lookup address information: Name or service not known"));
+        }
+        Ok(vec![ip("10.0.0.4"), ip("::4")])
+    }
+
+    fn calls(&self) -> Vec<String> {
+        self.calls.lock().expect("calls").clone()
+    }
+}
+
+impl Drop for NameService {
+    fn drop(&mut self) {
+        *self.released.0.lock().expect("released") = true;
+        self.released.1.notify_all();
+    }
+}
+
+/// A `hosts` line that can't be followed.
+const BY_SYSTEM: &str = "files resolve [!UNAVAIL=return] dns";
+
+#[tokio::test]
+async fn system_answers_first_where_its_configuration_can_not_be_followed() {
+    let service = NameService::default();
+    let resolver = service.resolver(BY_SYSTEM, Duration::from_secs(15));
+    let lookups = (0..50).map(|_| resolver.lookup("db.example", LookupMode::All));
+    for outcome in futures_util::future::join_all(lookups).await {
+        let answer = outcome.expect("answer");
+        assert_eq!((answer.addresses, answer.complete), (vec![ip("10.0.0.4"), ip("::4")], true));
+    }
+    resolver.lookup("db.example", LookupMode::First).await.expect("kept answer");
+    assert_eq!(service.calls(), ["db.example"], "one call for all callers");
+    let error = resolver.lookup("nowhere.example", LookupMode::First).await.expect_err("no such name");
+    assert_eq!((error.kind(), error.stage()), (ErrorKind::NoSuchName, Some(Stage::Dns)));
+    assert!(error.to_string().contains("operating system") && error.underlying().is_some(), "{error}");
+}
+
+#[tokio::test]
+async fn system_answers_for_local_names_only_where_multicast_dns_is_configured() {
+    let service = NameService::default();
+    let resolver = service.resolver("files mdns4_minimal [NOTFOUND=return] dns", Duration::from_millis(500));
+    resolver.lookup("db.local", LookupMode::All).await.expect("answer");
+    assert!(resolver.lookup("db.example", LookupMode::All).await.is_err(), "there is no DNS server");
+    assert_eq!(service.calls(), ["db.local"]);
+    let resolver = service.resolver("files dns", Duration::from_millis(500));
+    assert!(resolver.lookup("db.local", LookupMode::All).await.is_err(), "there is no DNS server");
+    assert_eq!(service.calls(), ["db.local"]);
+}
+
+#[tokio::test]
+async fn hung_system_look_ups_hold_up_their_own_names_only() {
+    let service = NameService::default();
+    let resolver = service.resolver(BY_SYSTEM, Duration::from_secs(15));
+    let hung = (0..8).map(|number| {
+        let resolver = resolver.clone();
+        #[allow(clippy::disallowed_methods, reason = "a task of the test's own")]
+        tokio::spawn(async move { resolver.lookup(&format!("hung{number}.example"), LookupMode::First).await })
+    });
+    let hung: Vec<_> = hung.collect();
+    while service.calls().len() < 8 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    resolver.lookup("db.example", LookupMode::First).await.expect("an answer before the others");
+    assert!(hung.iter().all(|lookup| !lookup.is_finished()));
+    hung.iter().for_each(tokio::task::JoinHandle::abort);
+    resolver.stop().await;
+}
+
+#[tokio::test]
+async fn with_all_threads_hung_names_fail_in_time_and_kept_ones_are_served() {
+    let service = NameService::default();
+    let budget = Duration::from_millis(400);
+    let resolver = service.resolver(BY_SYSTEM, budget);
+    resolver.lookup("kept.example", LookupMode::All).await.expect("answer");
+    let names: Vec<String> = (0..60).map(|number| format!("hung{number}.example")).collect();
+    for outcome in futures_util::future::join_all(names.iter().map(|name| resolver.lookup(name, LookupMode::First))).await {
+        assert!(outcome.expect_err("it hangs").is_timeout());
+    }
+    let started = clock::now();
+    let error = resolver.lookup("db.example", LookupMode::First).await.expect_err("no thread");
+    assert!(clock::now().saturating_duration_since(started) < 20 * budget);
+    assert_eq!((error.is_timeout(), error.limit().map(|limit| limit.name)), (true, Some("dnsTimeoutMS")));
+    assert!(error.to_string().contains("OS_THREADS_MAX of 4") && error.to_string().contains("OS_THREADS_HUNG_MAX of 32"), "{error}");
+    resolver.lookup("kept.example", LookupMode::All).await.expect("the kept answer");
+    assert_eq!(service.calls().len(), 1 + 36, "no more threads than the limits");
+    assert_eq!(ServerAddress::parse("10.0.0.1:27017").expect("host").name(), None, "numeric hosts are never looked up");
 }
