@@ -9,17 +9,16 @@ mod late_reply;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bson::oid::ObjectId;
-use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use zeroize::Zeroize;
 
 pub(crate) use late_reply::{LateReply, Sent};
 
+use super::interrupt::Interrupt;
 use super::stream::Stream;
 use super::tls::{Demand, socket_fault};
 use crate::auth::SecretDocument;
@@ -79,15 +78,6 @@ enum ExchangeState {
     Broken(Sent),
 }
 
-/// An interrupt of a connection's waits from outside. At most one task waits at a time.
-#[derive(Debug, Default)]
-pub(crate) struct Interrupt {
-    error: OnceLock<Error>,
-    waker: AtomicWaker,
-    /// Whether the connection has received anything since `listen`.
-    heard: AtomicBool,
-}
-
 /// The maximum number of message pieces in one write.
 const PIECES_AT_ONCE: usize = 16;
 
@@ -102,38 +92,6 @@ const MESSAGE_BYTES: usize = 512;
 
 /// The maximum buffer size of an idle connection, in bytes; larger buffers are freed.
 const IDLE_BYTES_MAX: usize = READ_BYTES;
-
-impl Interrupt {
-    /// Ends the current and all future waits of the connection with an error.
-    pub(crate) fn fire(&self, error: Error) {
-        // The first error is kept.
-        drop(self.error.set(error));
-        self.waker.wake();
-    }
-
-    /// Starts to record whether the connection receives anything.
-    pub(crate) fn listen(&self) {
-        self.heard.store(false, Ordering::Relaxed);
-    }
-
-    /// Returns whether the connection has received anything since [`listen`](Self::listen).
-    pub(crate) fn has_heard(&self) -> bool {
-        self.heard.load(Ordering::Relaxed)
-    }
-
-    /// Waits until the interrupt is fired.
-    pub(crate) async fn fired(&self) -> Error {
-        poll_fn(|context| self.poll_fired(context)).await
-    }
-
-    fn poll_fired(&self, context: &Context<'_>) -> Poll<Error> {
-        if self.error.get().is_none() {
-            self.waker.register(context.waker());
-        }
-        // It may have been fired in the meantime.
-        self.error.get().map_or(Poll::Pending, |error| Poll::Ready(error.clone()))
-    }
-}
 
 impl Conn {
     /// Creates a connection; until [`greeted`](Self::greeted), messages are limited to the size of a hello reply.
@@ -295,7 +253,7 @@ impl Conn {
                     };
                     return Poll::Ready(Err(self.broken(Error::new(ErrorKind::Closed, text).at(Stage::Read))));
                 }
-                Poll::Ready(Ok(_)) => self.interrupt.heard.store(true, Ordering::Relaxed),
+                Poll::Ready(Ok(_)) => self.interrupt.note_traffic(),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(self.broken(socket_fault(Stage::Read, error)))),
                 Poll::Pending => return self.poll_interrupted(context, Stage::Read),
             }
@@ -331,7 +289,7 @@ impl Conn {
     /// Releases the waker of the task that used it.
     pub(crate) fn forget_task(&mut self) {
         if std::mem::take(&mut self.listening) {
-            drop(self.interrupt.waker.take());
+            self.interrupt.forget_waker();
         }
     }
 

@@ -8,8 +8,8 @@ use std::sync::{Arc, Weak};
 
 use tokio::sync::watch;
 
-use super::conn::Interrupt;
 use super::dial::Timeline;
+use super::interrupt::Interrupt;
 use super::open::{Opener, Purpose};
 use super::reports::Reports;
 use super::tasks::Tasks;

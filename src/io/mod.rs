@@ -9,6 +9,7 @@ pub(crate) mod derive;
 pub(crate) mod dial;
 pub(crate) mod entropy;
 pub(crate) mod environment;
+pub(crate) mod interrupt;
 mod liveness;
 mod local;
 mod monitor;

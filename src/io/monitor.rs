@@ -12,8 +12,9 @@ use bson::RawDocumentBuf;
 use tokio::sync::{AcquireError, Notify, OwnedSemaphorePermit, Semaphore};
 
 use super::clock;
-use super::conn::{Conn, Interrupt};
+use super::conn::Conn;
 use super::dial::Timeline;
+use super::interrupt::Interrupt;
 use super::open::{Opened, Opener, Purpose};
 use super::reports::Reports;
 use super::tasks::Tasks;

@@ -10,10 +10,11 @@ use bson::RawDocumentBuf;
 use bson::oid::ObjectId;
 
 use super::clock;
-use super::conn::{Conn, Interrupt};
+use super::conn::Conn;
 use super::derive::Derivations;
 use super::dial::{Dialer, Timeline};
 use super::entropy::entropy;
+use super::interrupt::Interrupt;
 use super::tls::explained;
 use crate::auth::Credential;
 use crate::error::{Error, ErrorKind, Stage};

@@ -20,7 +20,8 @@ use checked_out::CheckIn;
 pub(crate) use checked_out::CheckedOut;
 
 use super::clock;
-use super::conn::{Conn, Interrupt};
+use super::conn::Conn;
+use super::interrupt::Interrupt;
 use super::open::Opener;
 use super::reports::Reports;
 use super::shell::{DeferredEffects, Owner, PendingEffects, Shell, run_timer};
@@ -151,12 +152,12 @@ impl ServerPool {
 
     /// Begins to record whether the server's connections receive anything.
     pub(super) fn start_traffic_check(&self) {
-        self.lock().interrupts.iter().flatten().for_each(|interrupt| interrupt.listen());
+        self.lock().interrupts.iter().flatten().for_each(|interrupt| interrupt.start_traffic_check());
     }
 
     /// Returns whether they have received anything since.
     pub(super) fn has_traffic(&self) -> bool {
-        self.lock().interrupts.iter().flatten().any(|interrupt| interrupt.has_heard())
+        self.lock().interrupts.iter().flatten().any(|interrupt| interrupt.had_traffic())
     }
 
     /// Hands a connection back without applying what that leads to.

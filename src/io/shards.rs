@@ -3,10 +3,9 @@
 //! Threads use the shards in turn, each its own: an uncontended lock is cheap, and memory that no other core writes stays in
 //! the cache. Does not decide what a shard holds, nor when it is outdated (its owner).
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
-
 use crossbeam_utils::CachePadded;
+
+use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, TryLockError, thread_local};
 
 /// A value with one copy per shard.
 #[derive(Debug)]
