@@ -289,7 +289,7 @@ pub fn hosts_file(data: &[u8]) {
     let (name, text) = text.split_once('\n').unwrap_or(("db.example", &text));
     drop(mongolink::dns::names::hosts_addresses(text, name));
     let [nsswitch, resolv_conf] = [format!("hosts:{name}\n{text}"), text.to_owned()].map(ConfigText::Text);
-    let platform = if data.len() % 2 == 0 { Platform::NameServiceSwitch } else { Platform::OpenBsd };
+    let platform = if data.len().is_multiple_of(2) { Platform::NameServiceSwitch } else { Platform::OpenBsd };
     let host_name = Some(name.to_owned());
     let facts = SystemFacts { platform, nsswitch, resolv_conf, has_mdns_allow: false, environment: Vec::new(), host_name };
     if let NamePath::Direct(path) = decide(&facts) {

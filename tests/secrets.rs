@@ -12,7 +12,7 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use mongolink::uri::{ConnectionString, option_warnings, validate};
-use mongolink::{Client, Error};
+use mongolink::{Client, ClientBuilder, Error, Secret, bson::doc};
 
 /// What every part of a password is made of.
 const MARK: &str = "qzxkj";
@@ -333,6 +333,25 @@ fn no_malformed_string_shows_its_password() {
     shown.sort();
     check(shown);
     assert!(secret > 90_000, "only {secret} strings have a secret");
+}
+
+#[test]
+fn builders_show_no_secret() {
+    let text = format!("mongodb://ann:{MARK}@db.example/?tlsCertificateKeyFilePassword={MARK}");
+    let given = ConnectionString::parse(&text).expect("readable");
+    let builder = ClientBuilder::from(given).password(Secret::new(MARK));
+    let mut out = format!("{builder:?}");
+    assert!(out.contains("ann") && out.contains("db.example"), "{out}");
+    let database = Client::new("mongodb://db.example").expect("a client").database("admin");
+    for command in [doc! { "createUser": "ann", "pwd": MARK }, doc! { "find": "things", "filter": { "token": MARK } }] {
+        let raw = database.run_command(command.clone()).raw();
+        let cursor = database.run_cursor_command(command.clone());
+        write!(out, "{raw:?} {cursor:?} {:?}", database.run_command(command).into_future()).expect("a string");
+    }
+    assert!(out.contains("createUser") && out.contains("find"), "{out}");
+    #[cfg(feature = "sandbox")]
+    write!(out, "{:?}", mongolink::Sandbox::builder().user("ann", MARK)).expect("a string");
+    assert!(!out.contains(MARK), "{out}");
 }
 
 #[cfg(feature = "cli")]

@@ -1,5 +1,6 @@
 //! How is a client configured in code?
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,16 +58,38 @@ macro_rules! options {
     };
 }
 
-impl ClientBuilder {
-    pub(super) fn new(text: &str) -> Result<Self> {
-        let parsed = ConnectionString::parse(text)?;
+impl From<ClientOptions> for ClientBuilder {
+    fn from(options: ClientOptions) -> Self {
         let non_uri_options = NonUriOptions {
             dns: DnsConfig::System,
             resolve: None,
             boot_clock: Arc::new(SystemBootClock::new()),
             srv_rescan_floor: RESCAN_FLOOR,
         };
-        Ok(Self { options: parsed.options, warnings: parsed.warnings, non_uri_options, libraries: Vec::new() })
+        Self { options, warnings: Vec::new(), non_uri_options, libraries: Vec::new() }
+    }
+}
+
+impl From<ConnectionString> for ClientBuilder {
+    /// Keeps the warnings of the connection string: they become those of the client.
+    fn from(given: ConnectionString) -> Self {
+        Self { warnings: given.warnings, ..Self::from(given.options) }
+    }
+}
+
+impl fmt::Debug for ClientBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ClientBuilder")
+            .field("options", &self.options)
+            .field("warnings", &self.warnings)
+            .field("libraries", &self.libraries)
+            .finish_non_exhaustive()
+    }
+}
+
+impl ClientBuilder {
+    pub(super) fn new(text: &str) -> Result<Self> {
+        ConnectionString::parse(text).map(Self::from)
     }
 
     options! {

@@ -1,5 +1,6 @@
 //! How is a command run on a database?
 
+use std::fmt;
 use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -17,6 +18,7 @@ use super::run::Run;
 use crate::cursor::GetMoreOptions;
 use crate::error::{Error, ErrorKind, Execution, Result, Stage};
 use crate::host::ServerAddress;
+use crate::operation::command_name;
 use crate::selection::{Criteria, ReadPreference};
 use crate::wire::{InputDocument, Request};
 
@@ -168,6 +170,32 @@ impl PendingCommand {
             (Some(_) | None, _) => {}
         }
         CommandFuture { database, run: Run::new(call), invalid, form: PhantomData }
+    }
+}
+
+impl fmt::Debug for PendingCommand {
+    /// Prints the name of the command alone: its fields can be secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = command_name(self.call.request.body.document());
+        f.debug_struct("PendingCommand").field("database", &self.database.name).field("command", &name).finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for RunCommand<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RunCommand").field(&self.pending).finish()
+    }
+}
+
+impl<T> fmt::Debug for RunCursorCommand<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RunCursorCommand").field(&self.pending).finish()
+    }
+}
+
+impl<T> fmt::Debug for CommandFuture<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CommandFuture").field("database", &self.database.name).finish_non_exhaustive()
     }
 }
 

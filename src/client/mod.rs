@@ -86,6 +86,15 @@ impl Client {
         ClientBuilder::new(uri.as_ref())
     }
 
+    /// Creates a client from options, such as those of a [`ConnectionString`](crate::ConnectionString) that the caller has
+    /// changed.
+    ///
+    /// # Errors
+    /// Those of [`ClientBuilder::build`].
+    pub fn with_options(options: ClientOptions) -> Result<Self> {
+        ClientBuilder::from(options).build()
+    }
+
     fn from_core(core: ClientCore) -> Self {
         Self { handle: Arc::new(Handle(Arc::new(core))) }
     }
@@ -140,9 +149,12 @@ impl Client {
     ///
     /// # Errors
     /// Those of starting: the look-up of an SRV connection string, unreadable certificates.
-    pub async fn watch_topology(&self) -> Result<TopologyWatch> {
-        let driver = self.core().driver().await?;
-        Ok(TopologyWatch::new(&driver))
+    pub fn watch_topology(&self) -> impl Future<Output = Result<TopologyWatch>> + Send + use<> {
+        let client = self.clone();
+        async move {
+            let driver = client.core().driver().await?;
+            Ok(TopologyWatch::new(&driver))
+        }
     }
 
     /// Returns a stream of the client's events from now on.
@@ -166,25 +178,29 @@ impl Client {
     ///
     /// # Errors
     /// Those of a command that could not be sent.
-    pub async fn warm_up(&self) -> Result<()> {
-        self.core().warm_up().await
+    pub fn warm_up(&self) -> impl Future<Output = Result<()>> + Send + use<> {
+        let client = self.clone();
+        async move { client.core().warm_up().await }
     }
 
     /// Opens one connection to a server beside the pools, through all stages, and says how each went.
     ///
     /// # Errors
     /// Those of starting. That the server can't be reached is part of the answer.
-    pub async fn probe(&self, host: &ServerAddress) -> Result<Probe> {
-        let driver = self.core().driver().await?;
-        Ok(probe::probe(&driver, host).await)
+    pub fn probe(&self, host: &ServerAddress) -> impl Future<Output = Result<Probe>> + Send + use<> {
+        let (client, host) = (self.clone(), host.clone());
+        async move {
+            let driver = client.core().driver().await?;
+            Ok(probe::probe(&driver, &host).await)
+        }
     }
 
     /// Ends the client: sessions are ended on the server, tasks and connections are gone when it returns.
     ///
     /// Calls that wait for a server or a connection, and later ones, are refused; a command that has been sent may still get
     /// its reply.
-    pub async fn shutdown(&self) {
-        self.shutdown_within(Duration::ZERO).await;
+    pub fn shutdown(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.shutdown_within(Duration::ZERO)
     }
 
     /// Ends the client gracefully: new calls are refused at once, calls under way get the grace to end, and then everything ends
@@ -192,8 +208,9 @@ impl Client {
     ///
     /// Open cursors may be read on during the grace, and are killed on the server when they are dropped. Returns as soon as no
     /// call is under way.
-    pub async fn shutdown_within(&self, grace: Duration) {
-        self.core().shutdown(grace).await;
+    pub fn shutdown_within(&self, grace: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let client = self.clone();
+        async move { client.core().shutdown(grace).await }
     }
 }
 

@@ -109,6 +109,7 @@ pub enum Stage {
 
 /// The limit that an error ran into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Limit {
     /// The option or constant that sets it, such as `connectTimeoutMS`.
     pub name: &'static str,
@@ -130,6 +131,7 @@ pub enum LimitValue {
 
 /// Says why one server was not chosen.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct ServerReason {
     /// The server.
     pub host: ServerAddress,
@@ -163,6 +165,7 @@ pub enum Ineligible {
 
 /// An error reply of a server.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct CommandFailure {
     /// The numeric code; 0 if the server sent none.
     pub code: i64,

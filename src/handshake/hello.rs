@@ -128,6 +128,7 @@ pub struct HelloReply {
 
 /// An invalid host name in a hello reply: only that host is left out, not the reply.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct UnusableHost {
     /// The name as the server sent it, shortened if it is long.
     pub name: String,

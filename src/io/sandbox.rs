@@ -5,6 +5,7 @@
 
 mod serve;
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -63,6 +64,25 @@ struct UriParts {
     set_name: Option<String>,
     user: Option<(String, String)>,
     tls: bool,
+}
+
+impl fmt::Debug for SandboxBuilder {
+    /// Prints the names of users without their passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SandboxBuilder")
+            .field("members", &self.members)
+            .field("set_name", &self.set_name)
+            .field("hosts", &self.hosts)
+            .field("users", &self.users.iter().map(|(name, _)| name).collect::<Vec<_>>())
+            .field("tls", &self.tls.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sandbox").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
 }
 
 impl SandboxBuilder {

@@ -32,6 +32,7 @@ pub enum Event {
     /// What is known of the servers has changed.
     Topology(TopologyEvent),
     /// A server was checked.
+    #[non_exhaustive]
     Heartbeat {
         /// The server.
         host: ServerAddress,
@@ -39,6 +40,7 @@ pub enum Event {
         event: MonitorEvent,
     },
     /// Something happened in a server's pool.
+    #[non_exhaustive]
     Pool {
         /// The server.
         host: ServerAddress,

@@ -16,6 +16,7 @@ use crate::host::ServerAddress;
 #[non_exhaustive]
 pub enum CommandEvent {
     /// A command is about to be sent.
+    #[non_exhaustive]
     Started {
         /// The server it goes to.
         host: ServerAddress,
@@ -35,6 +36,7 @@ pub enum CommandEvent {
         command: RawDocumentBuf,
     },
     /// The server answered with `ok: 1`.
+    #[non_exhaustive]
     Succeeded {
         /// The server.
         host: ServerAddress,
@@ -52,6 +54,7 @@ pub enum CommandEvent {
         reply: RawDocumentBuf,
     },
     /// The server answered with an error, or not at all.
+    #[non_exhaustive]
     Failed {
         /// The server.
         host: ServerAddress,

@@ -9,6 +9,7 @@ use crate::options::ClientOptions;
 
 /// Sets the limits of a pool.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct PoolConfig {
     /// `maxPoolSize`; `None` for no limit.
     pub max_size: Option<u32>,

@@ -14,6 +14,7 @@ use crate::error::Error;
 #[non_exhaustive]
 pub enum PoolEvent {
     /// The pool exists, and is paused.
+    #[cfg_attr(not(feature = "internals"), non_exhaustive)]
     PoolCreated {
         /// Its limits.
         options: PoolConfig,
@@ -21,6 +22,7 @@ pub enum PoolEvent {
     /// The pool lends connections from now on.
     PoolReady,
     /// All connections up to now are obsolete, and the pool is paused; with a service, only its connections, and it isn't.
+    #[non_exhaustive]
     PoolCleared {
         /// Whether connections in use are interrupted too.
         interrupt_in_use: bool,
@@ -32,11 +34,13 @@ pub enum PoolEvent {
     /// The pool is closed for good.
     PoolClosed,
     /// A connection is about to be opened.
+    #[non_exhaustive]
     ConnectionCreated {
         /// Its number in the pool, from 1.
         connection_id: u64,
     },
     /// A connection is open, greeted and authenticated.
+    #[non_exhaustive]
     ConnectionReady {
         /// Its number in the pool.
         connection_id: u64,
@@ -44,6 +48,7 @@ pub enum PoolEvent {
         duration: Duration,
     },
     /// A connection is closed, or never opened.
+    #[non_exhaustive]
     ConnectionClosed {
         /// Its number in the pool.
         connection_id: u64,
@@ -55,6 +60,7 @@ pub enum PoolEvent {
     /// Somebody asks for a connection.
     CheckOutStarted,
     /// Somebody got none.
+    #[non_exhaustive]
     CheckOutFailed {
         /// Why, in the specification's words.
         reason: CheckOutFailure,
@@ -64,6 +70,7 @@ pub enum PoolEvent {
         error: Error,
     },
     /// Somebody got a connection.
+    #[non_exhaustive]
     CheckedOut {
         /// Its number in the pool.
         connection_id: u64,
@@ -71,6 +78,7 @@ pub enum PoolEvent {
         duration: Duration,
     },
     /// A connection came back.
+    #[non_exhaustive]
     CheckedIn {
         /// Its number in the pool.
         connection_id: u64,

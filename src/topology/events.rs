@@ -17,11 +17,13 @@ pub enum TopologyEvent {
     /// The topology is opened; the first of all.
     TopologyOpening,
     /// A server is watched from now on.
+    #[non_exhaustive]
     ServerOpening {
         /// The server.
         host: ServerAddress,
     },
     /// What is known of a server has changed.
+    #[non_exhaustive]
     ServerDescriptionChanged {
         /// What was known before.
         previous: Arc<ServerDescription>,
@@ -29,11 +31,13 @@ pub enum TopologyEvent {
         new: Arc<ServerDescription>,
     },
     /// A server is no longer watched.
+    #[non_exhaustive]
     ServerClosed {
         /// The server.
         host: ServerAddress,
     },
     /// What is known of the topology has changed.
+    #[non_exhaustive]
     TopologyDescriptionChanged {
         /// What was known before.
         previous: Arc<TopologyDescription>,
@@ -41,6 +45,7 @@ pub enum TopologyEvent {
         new: Arc<TopologyDescription>,
     },
     /// A server named a host that can't be used; it costs that one host.
+    #[non_exhaustive]
     HostUnusable {
         /// The server that named it.
         server: ServerAddress,

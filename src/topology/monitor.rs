@@ -117,11 +117,13 @@ pub enum MonitorAction {
 #[non_exhaustive]
 pub enum MonitorEvent {
     /// A check begins.
+    #[non_exhaustive]
     HeartbeatStarted {
         /// Whether the server was asked to wait for a change.
         awaited: bool,
     },
     /// A check succeeded.
+    #[non_exhaustive]
     HeartbeatSucceeded {
         /// How long it took.
         duration: Duration,
@@ -131,6 +133,7 @@ pub enum MonitorEvent {
         reply: Box<HelloReply>,
     },
     /// A check failed.
+    #[non_exhaustive]
     HeartbeatFailed {
         /// How long it took.
         duration: Duration,

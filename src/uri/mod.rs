@@ -78,6 +78,12 @@ impl ConnectionString {
     }
 }
 
+impl From<ConnectionString> for ClientOptions {
+    fn from(given: ConnectionString) -> Self {
+        given.options
+    }
+}
+
 impl FromStr for ConnectionString {
     type Err = Error;
 

@@ -65,12 +65,12 @@ fn of_pool(events: &[Event]) -> Vec<String> {
             PoolEvent::PoolReady => "ready".to_owned(),
             PoolEvent::PoolCleared { service_id, .. } => format!("cleared {}", if service_id.is_some() { "service" } else { "all" }),
             PoolEvent::PoolClosed => "closed".to_owned(),
-            PoolEvent::ConnectionCreated { connection_id } => format!("{connection_id} created"),
+            PoolEvent::ConnectionCreated { connection_id, .. } => format!("{connection_id} created"),
             PoolEvent::ConnectionReady { connection_id, .. } => format!("{connection_id} ready"),
             PoolEvent::ConnectionClosed { connection_id, reason, .. } => format!("{connection_id} closed {reason:?}"),
             PoolEvent::CheckOutFailed { reason, .. } => format!("failed {reason:?}"),
             PoolEvent::CheckedOut { connection_id, .. } => format!("{connection_id} out"),
-            PoolEvent::CheckedIn { connection_id } => format!("{connection_id} in"),
+            PoolEvent::CheckedIn { connection_id, .. } => format!("{connection_id} in"),
             other => format!("{other:?}"),
         })
     };
@@ -146,12 +146,12 @@ async fn load_balanced_events_are_the_fixed_series() {
             .filter_map(|event| if let Event::Topology(event) = event { Some(event) } else { None })
             .map(|event| match event {
                 TopologyEvent::TopologyOpening => "opening".to_owned(),
-                TopologyEvent::TopologyDescriptionChanged { previous, new } => {
+                TopologyEvent::TopologyDescriptionChanged { previous, new, .. } => {
                     let kinds: Vec<_> = new.servers().iter().map(|server| server.kind.name()).collect();
                     format!("{} -> {} {kinds:?}", previous.kind().name(), new.kind().name())
                 }
                 TopologyEvent::ServerOpening { .. } => "server opening".to_owned(),
-                TopologyEvent::ServerDescriptionChanged { previous, new } => format!("{} -> {}", previous.kind.name(), new.kind.name()),
+                TopologyEvent::ServerDescriptionChanged { previous, new, .. } => format!("{} -> {}", previous.kind.name(), new.kind.name()),
                 TopologyEvent::ServerClosed { .. } => "server closed".to_owned(),
                 TopologyEvent::TopologyClosed => "closed".to_owned(),
                 TopologyEvent::HostUnusable { name, .. } => format!("unusable {name}"),

@@ -97,10 +97,10 @@ impl Guest {
         let mut told = BTreeSet::new();
         while let Some(event) = self.events.next().now_or_never() {
             let event = event.expect("the client lives");
-            if let Event::Topology(TopologyEvent::ServerOpening { host }) = &event {
+            if let Event::Topology(TopologyEvent::ServerOpening { host, .. }) = &event {
                 told.insert(format!("+{}", host.port()));
             }
-            if let Event::Topology(TopologyEvent::ServerClosed { host }) = &event {
+            if let Event::Topology(TopologyEvent::ServerClosed { host, .. }) = &event {
                 told.insert(format!("-{}", host.port()));
             }
         }

@@ -215,7 +215,7 @@ impl Scene {
     fn look(&mut self) {
         while let Some(event) = self.pool.poll_event() {
             match event {
-                PoolEvent::ConnectionCreated { connection_id } => assert!(self.created.insert(connection_id)),
+                PoolEvent::ConnectionCreated { connection_id, .. } => assert!(self.created.insert(connection_id)),
                 PoolEvent::ConnectionClosed { connection_id, reason, .. } => {
                     assert!(self.created.contains(&connection_id), "connection {connection_id} is closed before it is created");
                     assert_eq!(self.closed.insert(connection_id, reason), None, "connection {connection_id} is told as closed twice");

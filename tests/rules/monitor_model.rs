@@ -227,7 +227,7 @@ impl Watch {
             };
             assert!(!self.stopped || matches!(event, MonitorEvent::HeartbeatFailed { .. }), "a stopped monitor goes on");
             match event {
-                MonitorEvent::HeartbeatStarted { awaited } => {
+                MonitorEvent::HeartbeatStarted { awaited, .. } => {
                     assert_eq!((succeeded, failed), (0, 0), "what follows from a check is told before the next one begins");
                     self.began(awaited, step);
                 }
@@ -236,7 +236,7 @@ impl Watch {
                     self.known = true;
                     succeeded += 1;
                 }
-                MonitorEvent::HeartbeatFailed { duration, awaited, error } => {
+                MonitorEvent::HeartbeatFailed { duration, awaited, error, .. } => {
                     self.ended(duration, awaited);
                     let rested = self.retried_at.is_none_or(|at| self.now - at >= FLOOR);
                     if error.kind() != ErrorKind::Interrupted {

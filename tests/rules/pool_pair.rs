@@ -502,13 +502,13 @@ fn in_short(event: &PoolEvent) -> Told {
         PoolEvent::PoolReady => Told::PoolReady,
         PoolEvent::PoolCleared { interrupt_in_use, .. } => Told::PoolCleared(interrupt_in_use),
         PoolEvent::PoolClosed => Told::PoolClosed,
-        PoolEvent::ConnectionCreated { connection_id } => Told::Created(connection_id),
-        PoolEvent::ConnectionReady { connection_id, duration } => Told::Ready(connection_id, duration),
+        PoolEvent::ConnectionCreated { connection_id, .. } => Told::Created(connection_id),
+        PoolEvent::ConnectionReady { connection_id, duration, .. } => Told::Ready(connection_id, duration),
         PoolEvent::ConnectionClosed { connection_id, reason, .. } => Told::Closed(connection_id, reason),
         PoolEvent::CheckOutStarted => Told::Started,
         PoolEvent::CheckOutFailed { reason, duration, .. } => Told::Failed(reason, duration),
-        PoolEvent::CheckedOut { connection_id, duration } => Told::Out(connection_id, duration),
-        PoolEvent::CheckedIn { connection_id } => Told::In(connection_id),
+        PoolEvent::CheckedOut { connection_id, duration, .. } => Told::Out(connection_id, duration),
+        PoolEvent::CheckedIn { connection_id, .. } => Told::In(connection_id),
         PoolEvent::PoolCreated { .. } | _ => panic!("an event that a pool does not make: {event:?}"),
     }
 }

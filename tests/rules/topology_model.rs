@@ -285,17 +285,17 @@ impl Scene {
         assert_eq!(self.opened, !matches!(event, TopologyEvent::TopologyOpening), "the opening is told first, and once");
         match event {
             TopologyEvent::TopologyOpening => self.opened = true,
-            TopologyEvent::ServerOpening { host } => {
+            TopologyEvent::ServerOpening { host, .. } => {
                 let first = Arc::new(ServerDescription::unknown(&host));
                 assert!(self.replayed.insert(host, first).is_none(), "a server is opened twice");
             }
-            TopologyEvent::ServerClosed { host } => assert!(self.replayed.remove(&host).is_some(), "a server is closed twice"),
-            TopologyEvent::ServerDescriptionChanged { previous, new } => {
+            TopologyEvent::ServerClosed { host, .. } => assert!(self.replayed.remove(&host).is_some(), "a server is closed twice"),
+            TopologyEvent::ServerDescriptionChanged { previous, new, .. } => {
                 assert!(!previous.is_same_as(&new), "no change is told as one");
                 let known = self.replayed.insert(new.host.clone(), new).expect("a server that is open");
                 assert!(known.is_same_as(&previous), "a change begins where the last one ended");
             }
-            TopologyEvent::TopologyDescriptionChanged { previous, new } => {
+            TopologyEvent::TopologyDescriptionChanged { previous, new, .. } => {
                 if let Some(told) = &self.told {
                     assert_eq!((told.kind(), told.set_name()), (previous.kind(), previous.set_name()));
                     assert!(same_servers(told, &previous), "a change begins where the last one ended");

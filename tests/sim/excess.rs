@@ -155,7 +155,7 @@ impl ReportCount {
                     violated("reports_are_limited", format!("{server}: {count} names are reported within {:?}", now - *since));
                 }
             }
-            TopologyEvent::ServerClosed { host } => drop(self.0.remove(host)),
+            TopologyEvent::ServerClosed { host, .. } => drop(self.0.remove(host)),
             TopologyEvent::ServerDescriptionChanged { new, .. } => new.error.iter().for_each(error_is_small),
             _ => {}
         }

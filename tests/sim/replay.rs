@@ -41,13 +41,13 @@ impl TopologyReplay {
         in_order(self.state == if opening { State::Before } else { State::Open }, || format!("{event:?} in state {:?}", self.state));
         match event {
             TopologyEvent::TopologyOpening => self.state = State::Open,
-            TopologyEvent::ServerOpening { host } => {
+            TopologyEvent::ServerOpening { host, .. } => {
                 let announced = self.announced.remove(host);
                 let fresh = announced || !self.servers.contains_key(host);
                 in_order(fresh, || format!("{host} is opened twice"));
                 self.servers.entry(host.clone()).or_insert_with(|| Arc::new(ServerDescription::unknown(host)));
             }
-            TopologyEvent::ServerDescriptionChanged { previous, new } => {
+            TopologyEvent::ServerDescriptionChanged { previous, new, .. } => {
                 let known = self.servers.get(&new.host);
                 in_order(known.is_some_and(|known| known.is_same_as(previous)), || {
                     format!("{previous} changes to {new}, and was {:?}", known.map(ToString::to_string))
@@ -55,10 +55,10 @@ impl TopologyReplay {
                 in_order(!previous.is_same_as(new), || format!("nothing changes in {new}"));
                 self.servers.insert(new.host.clone(), Arc::clone(new));
             }
-            TopologyEvent::ServerClosed { host } => {
+            TopologyEvent::ServerClosed { host, .. } => {
                 in_order(self.servers.remove(host).is_some(), || format!("{host} is closed, and was not open"));
             }
-            TopologyEvent::TopologyDescriptionChanged { previous, new } => self.take_description(previous, new),
+            TopologyEvent::TopologyDescriptionChanged { previous, new, .. } => self.take_description(previous, new),
             TopologyEvent::HostUnusable { .. } => {}
             TopologyEvent::TopologyClosed => {
                 in_order(self.servers.is_empty(), || "the topology is closed before its servers".to_owned());
@@ -108,7 +108,7 @@ impl ChecksReplay {
 
     pub(crate) fn take(&mut self, host: &ServerAddress, event: &MonitorEvent, now: Instant) {
         match event {
-            MonitorEvent::HeartbeatStarted { awaited } => {
+            MonitorEvent::HeartbeatStarted { awaited, .. } => {
                 in_order(self.running.is_none(), || format!("{host}: a check begins within another"));
                 self.running = Some(*awaited);
                 if !awaited {
@@ -175,7 +175,7 @@ impl PoolReplay {
                 in_order(!self.closed, || format!("{host}: closed twice"));
                 self.closed = true;
             }
-            PoolEvent::ConnectionCreated { connection_id } => {
+            PoolEvent::ConnectionCreated { connection_id, .. } => {
                 in_order(self.ready && !self.closed, || format!("{host}: a connection is opened by a pool that is not ready"));
                 in_order(self.connections.insert(*connection_id, (false, false)).is_none(), || format!("{host}: created twice"));
             }
@@ -189,7 +189,7 @@ impl PoolReplay {
                 self.answer(host);
                 self.change(host, *connection_id, (true, false), (true, true), "checked out");
             }
-            PoolEvent::CheckedIn { connection_id } => self.change(host, *connection_id, (true, true), (true, false), "checked in"),
+            PoolEvent::CheckedIn { connection_id, .. } => self.change(host, *connection_id, (true, true), (true, false), "checked in"),
             other => in_order(false, || format!("unknown event {other:?}")),
         }
     }

@@ -44,13 +44,13 @@ impl Trace {
 pub(crate) fn topology_event(event: &TopologyEvent) -> String {
     match event {
         TopologyEvent::TopologyOpening => "topology opens".to_owned(),
-        TopologyEvent::ServerOpening { host } => format!("{host} is watched"),
-        TopologyEvent::ServerDescriptionChanged { previous, new } => {
+        TopologyEvent::ServerOpening { host, .. } => format!("{host} is watched"),
+        TopologyEvent::ServerDescriptionChanged { previous, new, .. } => {
             let version = new.topology_version.map_or(-1, |version| version.counter);
             format!("{} was {}, is {new} (version {version})", new.host, previous.kind.name())
         }
-        TopologyEvent::ServerClosed { host } => format!("{host} is watched no more"),
-        TopologyEvent::TopologyDescriptionChanged { previous, new } => format!("{} -> {new}", previous.kind().name()),
+        TopologyEvent::ServerClosed { host, .. } => format!("{host} is watched no more"),
+        TopologyEvent::TopologyDescriptionChanged { previous, new, .. } => format!("{} -> {new}", previous.kind().name()),
         TopologyEvent::HostUnusable { name, .. } => format!("{name} can't be used"),
         TopologyEvent::TopologyClosed => "topology closes".to_owned(),
         other => format!("{other:?}"),
@@ -59,7 +59,7 @@ pub(crate) fn topology_event(event: &TopologyEvent) -> String {
 
 pub(crate) fn monitor_event(host: &ServerAddress, event: &MonitorEvent) -> String {
     match event {
-        MonitorEvent::HeartbeatStarted { awaited } => format!("check of {host} begins{}", if *awaited { ", awaited" } else { "" }),
+        MonitorEvent::HeartbeatStarted { awaited, .. } => format!("check of {host} begins{}", if *awaited { ", awaited" } else { "" }),
         MonitorEvent::HeartbeatSucceeded { reply, .. } => {
             let kind = mongolink::ServerType::of_hello(reply).name();
             format!("check of {host}: {kind}, election {:?}, version {:?}", reply.election_id, reply.set_version)

@@ -185,15 +185,15 @@ fn event(event: &TopologyEvent) -> Result<Value, String> {
     Ok(match event {
         TopologyEvent::TopologyOpening => json!({ "topology_opening_event": { "topologyId": id } }),
         TopologyEvent::TopologyClosed => json!({ "topology_closed_event": { "topologyId": id } }),
-        TopologyEvent::ServerOpening { host } => json!({ "server_opening_event": { "topologyId": id, "address": host.canonical() } }),
-        TopologyEvent::ServerClosed { host } => json!({ "server_closed_event": { "topologyId": id, "address": host.canonical() } }),
-        TopologyEvent::ServerDescriptionChanged { previous, new } => json!({ "server_description_changed_event": {
+        TopologyEvent::ServerOpening { host, .. } => json!({ "server_opening_event": { "topologyId": id, "address": host.canonical() } }),
+        TopologyEvent::ServerClosed { host, .. } => json!({ "server_closed_event": { "topologyId": id, "address": host.canonical() } }),
+        TopologyEvent::ServerDescriptionChanged { previous, new, .. } => json!({ "server_description_changed_event": {
             "topologyId": id,
             "address": new.host.canonical(),
             "previousDescription": server(previous),
             "newDescription": server(new),
         } }),
-        TopologyEvent::TopologyDescriptionChanged { previous, new } => json!({ "topology_description_changed_event": {
+        TopologyEvent::TopologyDescriptionChanged { previous, new, .. } => json!({ "topology_description_changed_event": {
             "topologyId": id,
             "previousDescription": described(previous),
             "newDescription": described(new),

@@ -39,7 +39,7 @@ fn wishes(monitor: &mut Monitor) -> String {
 
 fn told(monitor: &mut Monitor) -> String {
     let events = std::iter::from_fn(|| monitor.poll_event()).map(|event| match event {
-        MonitorEvent::HeartbeatStarted { awaited } => format!("started {awaited}"),
+        MonitorEvent::HeartbeatStarted { awaited, .. } => format!("started {awaited}"),
         MonitorEvent::HeartbeatSucceeded { awaited, .. } => format!("succeeded {awaited}"),
         MonitorEvent::HeartbeatFailed { awaited, .. } => format!("failed {awaited}"),
         _ => "unknown".to_owned(),

@@ -35,7 +35,7 @@ fn each_change_begins_where_the_last_one_ended() {
     let mut last: Option<String> = None;
     let mut changes = 0;
     for event in scene.events() {
-        if let TopologyEvent::TopologyDescriptionChanged { previous, new } = event {
+        if let TopologyEvent::TopologyDescriptionChanged { previous, new, .. } = event {
             assert!(last.is_none_or(|last| last == previous.to_string()), "{previous}");
             last = Some(new.to_string());
             changes += 1;

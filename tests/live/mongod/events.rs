@@ -44,12 +44,12 @@ fn topology_opens_first_and_closes_last(told: &[Event]) {
     let closed = of_topology.iter().filter(|event| matches!(event, TopologyEvent::ServerClosed { .. })).count();
     assert_eq!((opened, closed), (MEMBERS, MEMBERS), "{of_topology:?}");
     let found = |event: &&TopologyEvent| {
-        matches!(event, TopologyEvent::TopologyDescriptionChanged { previous, new }
+        matches!(event, TopologyEvent::TopologyDescriptionChanged { previous, new, .. }
             if previous.kind() == TopologyType::ReplicaSetNoPrimary && new.kind() == TopologyType::ReplicaSetWithPrimary)
     };
     assert!(of_topology.iter().copied().any(|event| found(&event)), "{of_topology:?}");
     let known = |event: &&TopologyEvent| {
-        matches!(event, TopologyEvent::ServerDescriptionChanged { previous, new }
+        matches!(event, TopologyEvent::ServerDescriptionChanged { previous, new, .. }
             if previous.kind == ServerType::Unknown && new.kind.is_data_bearing())
     };
     assert_eq!(of_topology.iter().copied().filter(known).count(), MEMBERS, "{of_topology:?}");
@@ -59,8 +59,8 @@ fn each_check_starts_before_it_ends(told: &[Event]) {
     let mut under_way: BTreeMap<ServerAddress, bool> = BTreeMap::new();
     let mut succeeded: BTreeMap<ServerAddress, usize> = BTreeMap::new();
     for event in told {
-        let Event::Heartbeat { host, event } = event else { continue };
-        if let MonitorEvent::HeartbeatStarted { awaited } = event {
+        let Event::Heartbeat { host, event, .. } = event else { continue };
+        if let MonitorEvent::HeartbeatStarted { awaited, .. } = event {
             assert_eq!(under_way.insert(host.clone(), *awaited), None, "{host}: a second check while one is under way");
         } else if let MonitorEvent::HeartbeatSucceeded { awaited, reply, .. } = event {
             assert_eq!(under_way.remove(host), Some(*awaited), "{host}: a check ends as it began");
@@ -76,7 +76,7 @@ fn each_check_starts_before_it_ends(told: &[Event]) {
 fn pool_of_the_primary_lends_and_closes(primary: &ServerAddress, told: &[Event]) {
     let of_pool: Vec<&PoolEvent> = told
         .iter()
-        .filter_map(|event| if let Event::Pool { host, event } = event { Some(event).filter(|_| host == primary) } else { None })
+        .filter_map(|event| if let Event::Pool { host, event, .. } = event { Some(event).filter(|_| host == primary) } else { None })
         .collect();
     let place = |what: &str, wanted: fn(&PoolEvent) -> bool| {
         of_pool.iter().position(|event| wanted(event)).unwrap_or_else(|| panic!("no {what} in {of_pool:?}"))
@@ -85,10 +85,10 @@ fn pool_of_the_primary_lends_and_closes(primary: &ServerAddress, told: &[Event])
         place("PoolCreated", |event| matches!(event, PoolEvent::PoolCreated { .. })),
         place("PoolReady", |event| matches!(event, PoolEvent::PoolReady)),
         place("CheckOutStarted", |event| matches!(event, PoolEvent::CheckOutStarted)),
-        place("ConnectionCreated", |event| matches!(event, PoolEvent::ConnectionCreated { connection_id: 1 })),
+        place("ConnectionCreated", |event| matches!(event, PoolEvent::ConnectionCreated { connection_id: 1, .. })),
         place("ConnectionReady", |event| matches!(event, PoolEvent::ConnectionReady { connection_id: 1, .. })),
         place("CheckedOut", |event| matches!(event, PoolEvent::CheckedOut { connection_id: 1, .. })),
-        place("CheckedIn", |event| matches!(event, PoolEvent::CheckedIn { connection_id: 1 })),
+        place("CheckedIn", |event| matches!(event, PoolEvent::CheckedIn { connection_id: 1, .. })),
         place("ConnectionClosed", |event| {
             matches!(event, PoolEvent::ConnectionClosed { connection_id: 1, reason: CloseReason::PoolClosed, .. })
         }),

@@ -70,7 +70,7 @@ async fn host_name_that_cannot_be_used_costs_that_host_alone() {
     guest.ping().await.expect("the other member is used");
     let unusable = async {
         loop {
-            if let Event::Topology(TopologyEvent::HostUnusable { server, name, error }) = events.next().await.expect("an event") {
+            if let Event::Topology(TopologyEvent::HostUnusable { server, name, error, .. }) = events.next().await.expect("an event") {
                 return (server, name, error);
             }
         }

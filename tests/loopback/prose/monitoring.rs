@@ -116,7 +116,7 @@ async fn next_heartbeat_starts_after_the_descriptions_of_the_last() {
         let mut checking: Vec<&ServerAddress> = Vec::new();
         let mut changes = 0;
         for event in &told {
-            if let Event::Heartbeat { host, event } = event {
+            if let Event::Heartbeat { host, event, .. } = event {
                 checking.retain(|other| *other != host);
                 if matches!(event, MonitorEvent::HeartbeatStarted { .. }) {
                     checking.push(host);

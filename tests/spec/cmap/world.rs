@@ -473,14 +473,14 @@ fn next_message(decoder: &mut Decoder) -> Result<Option<Message>, Error> {
 fn event(host: &ServerAddress, event: &PoolEvent) -> Value {
     let millis = |span: &Duration| json!(span.as_secs_f64() * 1e3);
     let (name, mut value) = match event {
-        PoolEvent::PoolCreated { options } => ("ConnectionPoolCreated", json!({ "options": limits(options) })),
+        PoolEvent::PoolCreated { options, .. } => ("ConnectionPoolCreated", json!({ "options": limits(options) })),
         PoolEvent::PoolReady => ("ConnectionPoolReady", json!({})),
         PoolEvent::PoolCleared { interrupt_in_use, .. } => {
             ("ConnectionPoolCleared", json!({ "interruptInUseConnections": interrupt_in_use }))
         }
         PoolEvent::PoolClosed => ("ConnectionPoolClosed", json!({})),
-        PoolEvent::ConnectionCreated { connection_id } => ("ConnectionCreated", json!({ "connectionId": connection_id })),
-        PoolEvent::ConnectionReady { connection_id, duration } => {
+        PoolEvent::ConnectionCreated { connection_id, .. } => ("ConnectionCreated", json!({ "connectionId": connection_id })),
+        PoolEvent::ConnectionReady { connection_id, duration, .. } => {
             ("ConnectionReady", json!({ "connectionId": connection_id, "duration": millis(duration) }))
         }
         PoolEvent::ConnectionClosed { connection_id, reason, .. } => {
@@ -490,10 +490,10 @@ fn event(host: &ServerAddress, event: &PoolEvent) -> Value {
         PoolEvent::CheckOutFailed { reason, duration, .. } => {
             ("ConnectionCheckOutFailed", json!({ "reason": failure_reason(*reason), "duration": millis(duration) }))
         }
-        PoolEvent::CheckedOut { connection_id, duration } => {
+        PoolEvent::CheckedOut { connection_id, duration, .. } => {
             ("ConnectionCheckedOut", json!({ "connectionId": connection_id, "duration": millis(duration) }))
         }
-        PoolEvent::CheckedIn { connection_id } => ("ConnectionCheckedIn", json!({ "connectionId": connection_id })),
+        PoolEvent::CheckedIn { connection_id, .. } => ("ConnectionCheckedIn", json!({ "connectionId": connection_id })),
         other => ("unknown", json!({ "event": format!("{other:?}") })),
     };
     value["type"] = json!(name);
