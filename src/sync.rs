@@ -8,3 +8,4 @@ pub(crate) use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockErro
 pub(crate) use std::thread_local;
 
 pub(crate) use futures_util::task::AtomicWaker;
+pub(crate) use tokio::sync::Notify;

@@ -4,13 +4,12 @@
 //! lie under one lock, which is never held across an await. What a step leads to is collected under the lock and applied after it
 //! was released: sockets, tasks, wakers and the log's subscribers never run under it. Does not decide what an action leads to.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
-
-use tokio::sync::Notify;
 
 use super::clock;
 use crate::machine::{Driven, Machine, Output};
+use crate::sync::{Mutex, MutexGuard, Notify, PoisonError};
 
 /// The lock around a machine's state, and what wakes the machine's timer.
 #[derive(Debug)]

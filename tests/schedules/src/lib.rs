@@ -9,6 +9,10 @@
 mod error;
 mod interrupts;
 mod io;
+#[path = "../../../src/machine.rs"]
+mod machine;
+#[path = "../../../src/note.rs"]
+mod note;
 mod sessions;
 mod sync;
 

@@ -53,3 +53,31 @@ impl AtomicWaker {
         }
     }
 }
+
+/// The contract of `tokio::sync::Notify` for one waiting task: a notification is kept until it is taken.
+#[derive(Debug, Default)]
+pub(crate) struct Notify(Mutex<(bool, Option<Waker>)>);
+
+impl Notify {
+    pub(crate) fn notify_one(&self) {
+        let mut state = self.0.lock().expect("a notification");
+        state.0 = true;
+        let waker = state.1.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    pub(crate) async fn notified(&self) {
+        std::future::poll_fn(|context| {
+            let mut state = self.0.lock().expect("a notification");
+            if std::mem::take(&mut state.0) {
+                return std::task::Poll::Ready(());
+            }
+            state.1 = Some(context.waker().clone());
+            std::task::Poll::Pending
+        })
+        .await;
+    }
+}
