@@ -1,23 +1,18 @@
-//! The README's first program: `cargo run --example first --features sandbox`.
+//! The README's program: `cargo run --example first --features sandbox`.
 
 #[cfg(feature = "sandbox")]
 #[tokio::main]
-async fn main() -> mongolink::Result<()> {
-    use mongolink::bson::doc;
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    use mongolink::{Client, Sandbox, bson::doc};
 
-    // A replica set of three within this process; a deployment of your own has a string of its own.
-    let sandbox = mongolink::Sandbox::builder().members(3).start().await.expect("three free ports");
-
-    let client = mongolink::Client::new(sandbox.uri())?;
-    let database = client.database("test");
-    database.run_command(doc! { "insert": "people", "documents": [{ "name": "Ada" }, { "name": "Grace" }] }).await?;
-
-    let mut people = database.run_cursor_command(doc! { "find": "people", "filter": { "name": "Ada" } }).await?;
-    while let Some(person) = people.next().await {
-        println!("{}", person?);
+    let sandbox = Sandbox::builder().start().await?;
+    let client = Client::new(sandbox.uri())?; // or "mongodb://db.example/?replicaSet=rs0"
+    let shop = client.database("shop");
+    shop.run_command(doc! { "insert": "orders", "documents": [{ "item": "tea", "total": 12 }] }).await?;
+    let mut orders = shop.run_cursor_command(doc! { "find": "orders" }).await?;
+    while let Some(order) = orders.next().await {
+        println!("{}", order?);
     }
-    println!("{}", client.topology());
-    client.shutdown().await;
     Ok(())
 }
 

@@ -1,16 +1,54 @@
-//! The connection layer of a MongoDB driver: finds the servers, keeps watch over them, opens, secures and pools
-//! connections, and carries commands and cursors over them.
+//! The connection and operation layer of a MongoDB driver: discovers the servers of a deployment, monitors them, opens and
+//! pools connections, and runs commands and cursors on them.
 //!
-//! The way of the data, each word a module:
-//! ```text
-//!  setup    uri -> options -> dns -> topology -> one monitor and one pool per server
-//!  opening  race (addresses) -> io/tcp -> io/tls -> handshake + auth, spoken over wire
-//!  steady   monitor -> hello replies -> topology -> description -> selection
-//!  a call   client -> selection -> pool -> wire -> reply / cursor
-//!  failure  fault -> topology (mark Unknown) -> pool (clear, generation + 1)
+#![cfg_attr(feature = "sandbox", doc = "```")]
+#![cfg_attr(not(feature = "sandbox"), doc = "```ignore")]
+//! use mongolink::{Client, Sandbox, bson::doc};
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let sandbox = Sandbox::builder().start().await?; // a replica set in this process, feature `sandbox`
+//!     let client = Client::new(sandbox.uri())?; // or "mongodb://db.example/?replicaSet=rs0"
+//!     let shop = client.database("shop");
+//!     shop.run_command(doc! { "insert": "orders", "documents": [{ "item": "tea", "total": 12 }] }).await?;
+//!     let mut orders = shop.run_cursor_command(doc! { "find": "orders" }).await?;
+//!     while let Some(order) = orders.next().await {
+//!         println!("{}", order?);
+//!     }
+//!     Ok(())
+//! }
 //! ```
-//! Everything outside `io`, `client` and `cli` is pure: handed facts and the time, it hands back wishes. Those modules are
-//! public for the project's own tests only; what users need is re-exported here.
+//!
+//! # What it is not
+//! It is not an object mapper, and it has no helpers for collections, transactions, explicit sessions, change streams or
+//! client-side encryption yet. It does not retry: errors say what is safe to repeat. [What is not supported](guide::unsupported)
+//! lists every gap.
+//!
+//! # Install
+//! ```toml
+//! [dependencies]
+//! mongolink = "0.1"
+//! tokio = { version = "1", features = ["macros", "rt-multi-thread"] }
+//! ```
+//! Rust 1.88 or later. MongoDB 4.2 or later. Cargo features, all off by default: `sandbox` (a fake deployment in your process),
+//! `encrypted-keys` (encrypted keys in `tlsCertificateKeyFile`), `cli` (the `mongolink` program; enables `sandbox`).
+//!
+//! # What it guarantees
+//! - DNS has a limit of its own and never uses up the connect time-out. ([Names and DNS](guide::names))
+//! - [`Client::new`] does no I/O; the first call starts the background tasks. ([Connecting](guide::connecting))
+//! - Every future can be dropped at any point; that costs no connection, session or cursor. ([Time-outs](guide::timeouts))
+//! - Stalled servers and connection attempts without an answer do not block the [pool](guide::pools).
+//! - Commands on a frozen primary end soon after a new one is known. ([Failover and errors](guide::failover_and_errors))
+//! - Every wait, queue and buffer has a named [limit](guide::limits).
+//! - A command costs little more than the socket. ([Costs](guide::costs))
+//!
+//! # Errors, time-outs and cancellation
+//! An [`Error`] reports its kind, stage, host, elapsed time and limit. [`Error::may_have_executed`] says whether the server may
+//! have executed the command, [`Error::is_retryable`] whether it is safe to repeat. A time-out belongs to the call
+//! ([`RunCommand::timeout`]) or to the client (`timeoutMS`). Dropping a future cancels its call.
+//!
+//! # More
+//! The [guide] has one page a topic, from [connecting](guide::connecting) to [how it is tested](guide::testing).
 
 #![forbid(unsafe_code)]
 #![cfg_attr(not(feature = "internals"), allow(unreachable_pub, reason = "internal modules are public with that feature only"))]
@@ -148,6 +186,5 @@ pub use selection::{ReadPreference, ReadPreferenceMode, ServerSelector, TagSet};
 pub use topology::{MonitorEvent, ServerDescription, ServerType, TopologyDescription, TopologyEvent, TopologyType};
 pub use uri::ConnectionString;
 
-#[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+#[cfg(all(doc, any(not(doctest), feature = "sandbox")))]
+pub mod guide;
