@@ -314,7 +314,7 @@ impl Topology {
             .at(Stage::Hello)
             .on(host)
             .after(elapsed)
-            .against("SIGN_OF_LIFE_LIMIT", LimitValue::Time(limit));
+            .against("LIVENESS_LIMIT", LimitValue::Time(limit));
         self.log_limits.silent(host, &error, now);
         self.actions.push_back(TopologyAction::InterruptRetired { host: host.clone(), why: interrupted(&error) });
         if self.current.server(host).is_none() {
@@ -401,7 +401,7 @@ impl ProbeState {
             Self::Resolving { deadline, .. } => Some((*deadline, "address of a silent server")),
             Self::AwaitingAnswer { again_at: Some(again_at), .. } => Some((*again_at, "second question")),
             Self::AwaitingAnswer { since, limit, reached, again_at: None, .. } => {
-                Some((verdict_at(*since, *limit, *reached), "SIGN_OF_LIFE_LIMIT"))
+                Some((verdict_at(*since, *limit, *reached), "LIVENESS_LIMIT"))
             }
             Self::CheckingTraffic { .. } | Self::Resting { .. } => None,
         }

@@ -31,7 +31,7 @@ fn assert_interrupted(error: &Error) {
     assert!(error.labels().is_empty() && error.is_network(), "it was sent: {error:?}");
     assert!(error.may_have_executed(), "{error:?}");
     let cause = error.underlying().and_then(|source| source.downcast_ref::<Error>()).expect("a cause");
-    assert_eq!((cause.kind(), cause.limit().map(|limit| limit.name)), (ErrorKind::Silent, Some("SIGN_OF_LIFE_LIMIT")), "{error}");
+    assert_eq!((cause.kind(), cause.limit().map(|limit| limit.name)), (ErrorKind::Silent, Some("LIVENESS_LIMIT")), "{error}");
     assert_eq!(cause.host(), error.host());
 }
 
