@@ -310,7 +310,7 @@ impl Topology {
 
     fn handle_silence(&mut self, host: &ServerAddress, limit: Duration, elapsed: Duration, now: Instant) {
         self.end_probe(host);
-        let error = Error::new(ErrorKind::Silent, "the server gives no liveness probe")
+        let error = Error::new(ErrorKind::Silent, "the server did not answer the liveness probe")
             .at(Stage::Hello)
             .on(host)
             .after(elapsed)

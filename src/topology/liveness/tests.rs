@@ -190,7 +190,7 @@ fn deposed_primary_is_asked_twice_and_its_silence_interrupts_what_is_in_flight()
     assert!(error.labels().is_empty() && error.is_network());
     assert_eq!(
         error.to_string(),
-        "hello: a:27017: the server gives no liveness probe, after 1500 ms (limit LIVENESS_LIMIT of 1500 ms)"
+        "hello: a:27017: the server did not answer the liveness probe, after 1500 ms (limit LIVENESS_LIMIT of 1500 ms)"
     );
     assert_eq!(scene.topology.poll_timeout(), None);
 }
