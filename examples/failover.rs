@@ -44,7 +44,7 @@ enum Blow {
     Freeze,
 }
 
-/// Is what one blow cost.
+/// The cost of one blow.
 struct Report {
     blow: Blow,
     /// From the blow until the set had a new primary.
@@ -61,7 +61,7 @@ struct Report {
     told: Vec<(String, usize, String)>,
 }
 
-/// Is one attempt to insert.
+/// One attempt to insert.
 struct Attempt {
     began: Instant,
     ended: Instant,
@@ -69,13 +69,13 @@ struct Attempt {
     outcome: Result<ServerAddress, mongolink::Error>,
 }
 
-/// Is a member's process.
+/// A member's process.
 struct Member {
     port: u16,
     child: Child,
 }
 
-/// Is a replica set that ends when it is dropped.
+/// A replica set that ends when it is dropped.
 struct Set {
     program: PathBuf,
     folder: PathBuf,

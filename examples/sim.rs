@@ -59,7 +59,7 @@ fn one(seed: u64) -> ExitCode {
     }
 }
 
-/// Is what the command line asks for.
+/// The request of the command line.
 struct Wish {
     first: u64,
     seeds: u64,

@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn text_says_stage_host_elapsed_and_limit() {
+    fn text_contains_stage_host_elapsed_and_limit() {
         let host = ServerAddress::parse("db.example").expect("host");
         let error = Error::timeout(Stage::Hello, "connectTimeoutMS", Duration::from_millis(2000), Duration::from_millis(2003)).on(&host);
         assert_eq!(error.to_string(), "hello: db.example:27017: timed out after 2003 ms (limit connectTimeoutMS of 2000 ms)");
@@ -193,7 +193,7 @@ mod tests {
             crate::pool::interrupted(&refused().on(&host)),
             crate::pool::interrupted(&login.on(&host)),
             Error::new(ErrorKind::PoolCleared, format!("the pool was cleared because of: {}", refused())).because(refused()),
-            Error::new(ErrorKind::Tls, "none of 2 addresses could be connected to").with_causes(vec![refused(), refused().on(&host)]),
+            Error::new(ErrorKind::Tls, "no connection to any of 2 addresses").with_causes(vec![refused(), refused().on(&host)]),
             Error::new(ErrorKind::DnsRule, "the TXT record is not UTF-8").because(not_utf8),
             Error::from(bson::error::Error::from(std::io::Error::other("bytes"))),
             crate::dns::srv::seeds("a.b.c", &[crate::dns::SrvRecord { target: "a..b.c".into(), port: 1, ttl: Duration::ZERO }])
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn no_source_repeats_what_the_text_says() {
+    fn no_source_repeats_the_text() {
         for error in representatives() {
             let mut parent = error.to_string();
             let mut next = error.source();

@@ -236,7 +236,7 @@ impl fmt::Display for Address {
 pub fn normalize_name(name: &str) -> Result<String, Error> {
     let ascii = to_labels(name)?;
     if ends_in_number(&ascii) {
-        return Err(invalid(name, "the last label is a number: this is an IPv4 address, or looks like one, and not a name".into()));
+        return Err(invalid(name, "the last label is a number: this is an IPv4 address or looks like one, not a name".into()));
     }
     Ok(ascii)
 }
@@ -363,7 +363,7 @@ fn split_port(text: &str) -> Result<(&str, Option<u16>), Error> {
         return match rest.strip_prefix(':') {
             Some(port) => Ok((host, Some(parse_port(text, port)?))),
             None if rest.is_empty() => Ok((host, None)),
-            None => Err(invalid(text, "what follows the ']' is not a port".into())),
+            None => Err(invalid(text, "the text after the ']' is not a port".into())),
         };
     }
     match text.rsplit_once(':') {
@@ -405,7 +405,7 @@ pub(crate) fn is_colon(character: char) -> bool {
 /// a port follows, or the text can only be an IPv6 address.
 pub(crate) fn shown(host: &str) -> String {
     if host.contains(is_at_sign) {
-        return "(not shown, it has an '@')".to_owned();
+        return "(not shown, contains '@')".to_owned();
     }
     let (start, end) = host.split_at_checked(hidden_from(host)).unwrap_or_default();
     let clipped: String = start.chars().take(SHOWN_CHARS_MAX).collect();
@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn spellings_of_one_name_are_one_key() {
+    fn spellings_of_one_name_are_equal() {
         let spellings = [
             "bücher.example",
             "BÜCHER.example.",
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[test]
-    fn address_forms_are_one_key() {
+    fn address_forms_are_equal() {
         for spelling in ["[::1]:27017", "::1", "[0:0:0:0:0:0:0:1]", "[0:0::1]:27017"] {
             assert_eq!(key(spelling).canonical(), "[::1]:27017", "{spelling}");
         }
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn zones_are_part_of_the_key() {
+    fn zones_are_part_of_the_address() {
         assert_eq!(key("[fe80::1%lo0]:5").canonical(), "[fe80::1%lo0]:5");
         assert_eq!(key("fe80::1%lo0").name(), None);
         assert_ne!(key("[fe80::1%lo0]"), key("[fe80::1%lo1]"));
@@ -536,7 +536,7 @@ mod tests {
     }
 
     #[test]
-    fn odd_numeric_forms_are_no_hosts() {
+    fn unusual_numeric_forms_are_not_hosts() {
         let odd = [
             "2130706433",
             "0x7f000001",

@@ -21,5 +21,5 @@ pub(crate) fn compare(name: &str, text: &str) {
     for (index, line) in actual.iter().enumerate() {
         assert_eq!(recorded.get(index), Some(line), "{}: line {}", path.display(), index + 1);
     }
-    assert_eq!(recorded.len(), actual.len(), "{}: lines that the code no longer makes", path.display());
+    assert_eq!(recorded.len(), actual.len(), "{}: recorded lines that no longer occur", path.display());
 }

@@ -307,7 +307,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn logged_length_is_the_code_s_then_the_environment_s_then_the_default() {
+    fn logged_length_from_code_precedes_environment_and_default() {
         let given = |length| ClientOptions { log_document_chars_max: length, ..ClientOptions::default() };
         for (variable, expected) in [
             (None, 1000),

@@ -341,7 +341,7 @@ impl Race {
                     AddressPhase::Racing { since, .. } => now.saturating_duration_since(since),
                     AddressPhase::Waiting | AddressPhase::Settled => Duration::ZERO,
                 };
-                let whole = Error::new(best.kind(), format!("none of {} addresses could be connected to", causes.len()));
+                let whole = Error::new(best.kind(), format!("no connection to any of {} addresses", causes.len()));
                 label_overload(whole.at(best.stage().unwrap_or(Stage::Tcp)).after(elapsed)).with_causes(causes)
             }
         };

@@ -80,7 +80,7 @@ fn count(runtime: &Runtime, database: &Database, command: &RawDocumentBuf) -> (u
     (counted.count_total, counted.bytes_total)
 }
 
-/// Is a replica set of one on a thread of its own; it ends when this is dropped.
+/// A replica set of one on a thread of its own; it ends when this is dropped.
 struct Server {
     uri: String,
     end: Option<oneshot::Sender<()>>,

@@ -15,7 +15,7 @@ use serde_json::Value;
 /// How long any run of the program may take here.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Is a child process that does not outlive its test.
+/// A child process that does not outlive its test.
 struct Guard(Child);
 
 impl Drop for Guard {

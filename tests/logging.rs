@@ -21,7 +21,7 @@ const SELECTION: &str = "mongolink::serverSelection";
 /// A bound that only a hang breaks.
 const LONG: Duration = Duration::from_secs(30);
 
-/// Is what was logged at once.
+/// One log message.
 #[derive(Clone, Debug)]
 struct Message {
     target: &'static str,

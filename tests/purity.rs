@@ -106,13 +106,13 @@ fn nothing_is_left_undone() {
     assert!(findings.is_empty(), "{}", listed(&findings));
 }
 
-/// Is a file of `src`, its path relative to that.
+/// A file of `src`, its path relative to that.
 struct Source {
     path: PathBuf,
     text: String,
 }
 
-/// Is a word where it does not belong.
+/// A word where it does not belong.
 struct Finding {
     path: PathBuf,
     /// Counted from 1.

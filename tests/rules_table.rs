@@ -80,7 +80,7 @@ fn planted_faults_are_found() {
     assert_eq!(faults("| rule | tests |\n|---|---|\n| x | pending: somebody |", false, read).len(), 1);
 }
 
-/// Is what is known of a file.
+/// The content of a file.
 enum Source {
     Text(String),
     /// It should be there.

@@ -9,14 +9,14 @@ use mongolink::wire::{Flags, WriteBuffer, Request, encode_message};
 
 use crate::op::{BIG_DOCUMENT_BYTES, BIG_DOCUMENTS, encoded, one};
 
-/// Is a reply, ready but for its number and time.
+/// A reply, ready but for its number and time.
 pub struct Canned {
     bytes: Vec<u8>,
     /// Where cluster times stand.
     times: Vec<usize>,
 }
 
-/// Is what one member of the set says of itself.
+/// The facts in a member's hello reply.
 pub struct About<'a> {
     /// Its place in the set; the first is the primary.
     pub member: usize,

@@ -7,11 +7,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-/// Is the system's allocator, counted.
+/// The system's allocator, counted.
 #[derive(Debug)]
 pub struct Counting;
 
-/// Is a reading of the counts.
+/// A reading of the counts.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Heap {
     /// How often memory was asked for; a block that is made larger or smaller counts again.

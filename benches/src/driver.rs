@@ -16,7 +16,7 @@ pub enum Kind {
     Mongolink,
 }
 
-/// Is a client of one of the two drivers.
+/// A client of one of the two drivers.
 #[derive(Clone)]
 pub enum Driver {
     /// The official driver's.

@@ -12,7 +12,7 @@ use crate::op::{encoded, message};
 use crate::papers;
 use crate::raw::Raw;
 
-/// Is a process of the bench's `server`; it ends when this is dropped.
+/// A process of the bench's `server`; it ends when this is dropped.
 pub struct Mock {
     child: Child,
     orders: Option<ChildStdin>,
@@ -21,7 +21,7 @@ pub struct Mock {
     tls: Option<TlsConnector>,
 }
 
-/// Is what a server has counted.
+/// The counters of a server.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
     /// Connections that are open, that of the question included.

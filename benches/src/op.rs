@@ -6,7 +6,7 @@ use mongolink::bson::spec::BinarySubtype;
 use mongolink::bson::{Binary, Document, RawDocumentBuf, doc};
 use mongolink::wire::{Flags, WriteBuffer, Request, encode_message};
 
-/// Is an operation that is measured.
+/// An operation that is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// `ping`.

@@ -11,7 +11,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-/// Is a connection to a server on this machine.
+/// A connection to a server on this machine.
 pub struct Raw {
     pipe: Pipe,
     buffer: Vec<u8>,

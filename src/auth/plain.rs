@@ -16,7 +16,7 @@ pub(crate) fn payload(user: &str, password: &Secret) -> Result<Zeroizing<Vec<u8>
     let password = password.reveal();
     for (what, text) in [("user name", user), ("password", password)] {
         if text.contains('\0') {
-            return Err(Error::new(ErrorKind::InvalidOption, format!("PLAIN can't carry a {what} with a NUL in it")).at(Stage::Auth));
+            return Err(Error::new(ErrorKind::InvalidOption, format!("PLAIN does not allow a NUL in the {what}")).at(Stage::Auth));
         }
     }
     let mut payload = Zeroizing::new(Vec::with_capacity(user.len() + password.len() + 2));

@@ -42,7 +42,7 @@ fn derivation(hash: ScramHash, user: &str, password: &str, salt: &[u8], iteratio
 }
 
 #[test]
-fn sha_256_speaks_the_vector_of_rfc_7677() {
+fn sha_256_matches_the_test_vector_of_rfc_7677() {
     let client = opened(ScramHash::Sha256, NONCE_256, "pencil");
     assert_eq!(client.message(), "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
     let (derivation, first) = client.handle_server_first(FIRST_256.as_bytes()).expect("server first");
@@ -52,7 +52,7 @@ fn sha_256_speaks_the_vector_of_rfc_7677() {
 }
 
 #[test]
-fn sha_1_speaks_the_vector_of_the_specification() {
+fn sha_1_matches_the_test_vector_of_the_specification() {
     let client = opened(ScramHash::Sha1, NONCE_1, "pencil");
     assert_eq!(client.message(), "n,,n=user,r=fyko+d2lbbFgONRv9qkxdawL");
     let (derivation, first) = client.handle_server_first(FIRST_1.as_bytes()).expect("server first");
@@ -95,7 +95,7 @@ fn servers_error_is_named_if_it_is_known() {
 fn nonce_that_does_not_continue_ours_is_refused() {
     for nonce in ["rOprNGfwEbeRWgbNEkqO", "rOprNGfwEbeRWgbNEkqP%hvY", "", "x"] {
         let error = refusal(&format!("r={nonce},s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096"));
-        assert_eq!((error.kind(), error.message()), (ErrorKind::Auth, "the server's nonce does not continue ours"), "{nonce}");
+        assert_eq!((error.kind(), error.message()), (ErrorKind::Auth, "the server's nonce does not continue the client's"), "{nonce}");
     }
 }
 
@@ -147,7 +147,7 @@ fn extensions_behind_the_iterations_are_part_of_what_is_signed() {
 }
 
 #[test]
-fn password_is_prepared_for_sha_256_alone() {
+fn password_is_prepared_for_sha_256_only() {
     let same = |hash, one: &str, other: &str| {
         derivation(hash, "user", one, b"salt", 4096).cache_key() == derivation(hash, "user", other, b"salt", 4096).cache_key()
     };
@@ -194,7 +194,7 @@ fn derivation_in_slices_yields_the_keys_of_the_library() {
 }
 
 #[test]
-fn cache_tells_all_derivations_apart() {
+fn cache_distinguishes_derivations() {
     let mut cache = ScramKeyCache::default();
     let own = derivation(ScramHash::Sha256, "user", "pencil", b"salt", 4096);
     let keys = own.run();
@@ -270,5 +270,5 @@ fn plain_payload_is_user_and_password() {
     let payload = plain::payload("user", &Secret::new("pencil")).expect("payload");
     assert_eq!(payload.as_slice(), b"\0user\0pencil");
     let error = plain::payload("user", &Secret::new("pen\0cil")).expect_err("refusal");
-    assert_eq!(error.to_string(), "auth: PLAIN can't carry a password with a NUL in it");
+    assert_eq!(error.to_string(), "auth: PLAIN does not allow a NUL in the password");
 }

@@ -215,7 +215,7 @@ fn symptom(error: &Error, tls: bool) -> Option<Symptom> {
         ErrorKind::Timeout => stage.map(|_| Symptom::Silent),
         ErrorKind::Io(kind) => socket_symptom(kind, stage, tls),
         ErrorKind::Closed => closed_symptom(stage, tls),
-        ErrorKind::Tls if error.message().contains("does not speak TLS") => Some(Symptom::TlsToPlain),
+        ErrorKind::Tls if error.message().contains("does not use TLS") => Some(Symptom::TlsToPlain),
         ErrorKind::Tls => Some(Symptom::TlsRefused),
         ErrorKind::Protocol if stage == Some(Stage::Hello) && !tls => Some(Symptom::PlainToTls),
         ErrorKind::Protocol => Some(Symptom::Foreign),

@@ -105,7 +105,7 @@ fn plain_numbers_take_the_smallest_type() {
 }
 
 #[test]
-fn extended_values_come_and_go_in_both_forms() {
+fn extended_values_are_read_and_written_in_both_forms() {
     let canonical = [
         r#"{"v":{"$oid":"0123456789abcdef01234567"}}"#,
         r#"{"v":{"$numberInt":"7"}}"#,
@@ -175,7 +175,7 @@ fn standing_waits_for_every_check() {
 }
 
 #[test]
-fn probe_names_what_ended_it_once() {
+fn probe_reports_its_final_error_once() {
     let cut = failed_probe(key("h1"), Error::new(ErrorKind::Timeout, "x"));
     assert_eq!(probe_lines(&cut).iter().map(|line| line.stage.as_str()).collect::<Vec<_>>(), ["probe"]);
     let unanswered = failed_probe(key("h1"), Error::new(ErrorKind::Closed, "x").at(Stage::Read));

@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn argument_comes_before_the_environment() {
+    fn argument_takes_precedence_over_the_environment() {
         let text = |text: &str, source| Ok(Some((text.to_owned(), source)));
         assert_eq!(read(Some("mongodb://a"), Some("mongodb://b"), b""), text("mongodb://a", UriSource::Argument));
         assert_eq!(read(None, Some("mongodb://b\n"), b""), text("mongodb://b", UriSource::Variable));
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn one_line_end_is_no_part_of_it() {
+    fn one_line_end_is_ignored() {
         assert_eq!(read(Some("-"), None, b"mongodb://c\n\n"), Ok(Some(("mongodb://c\n".to_owned(), UriSource::Input))));
         assert_eq!(read(Some("-"), None, b""), Ok(Some((String::new(), UriSource::Input))));
     }

@@ -1,4 +1,4 @@
-//! Of which kinds are errors, and which facts go with them?
+//! The kinds of errors, and the facts that accompany them.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use bson::RawDocumentBuf;
 use super::Error;
 use crate::host::ServerAddress;
 
-/// Names the kind of fact an [`Error`] reports.
+/// The kind of an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -15,73 +15,73 @@ pub enum ErrorKind {
     InvalidUri,
     /// A host name or address can't be normalised.
     InvalidHost,
-    /// An option has a value that can't be used, or two options contradict each other.
+    /// An option has an unusable value, or two options contradict each other.
     InvalidOption,
-    /// An argument of a call can't be used, such as a document above the server's limit.
+    /// An argument of a call is unusable, such as a document above the server's limit.
     InvalidArgument,
-    /// Something that the specifications know and mongolink does not serve.
+    /// A feature of the specifications that mongolink does not support.
     Unsupported,
     /// The name does not exist.
     NoSuchName,
     /// The name exists and has no address (or no SRV record).
     NoAddresses,
-    /// The look-up failed: the DNS servers could not be reached, or refused.
+    /// The look-up failed: the DNS servers were unreachable or refused it.
     DnsFailed,
     /// A DNS answer breaks a rule of the seed-list specification.
     DnsRule,
     /// A socket could not be opened, or failed.
     Io(std::io::ErrorKind),
-    /// This process or machine ran out of what a connection needs: file descriptors, memory, ports.
+    /// This process or machine lacks a resource for a connection: file descriptors, memory, ports.
     LocalResources,
     /// The peer closed the connection.
     Closed,
-    /// A timer ran out; [`Error::limit`] names it.
+    /// A time limit expired; [`Error::limit`] names it.
     Timeout,
     /// The certificate's issuer is not trusted.
     CertificateUnknownIssuer,
-    /// The certificate is for another name.
+    /// The certificate is not valid for the host name.
     CertificateName,
     /// The certificate is expired or not yet valid.
     CertificateExpired,
-    /// Another fault of the certificate.
+    /// Another certificate error.
     Certificate,
-    /// The server demands a client certificate, and none is configured.
+    /// The server requires a client certificate, and none is configured.
     CertificateRequired,
-    /// TLS could not be negotiated; also what a peer that speaks no TLS gets.
+    /// TLS could not be negotiated; also the error for a peer that does not use TLS.
     Tls,
-    /// Bytes from the peer that are not the wire protocol, or not a possible reply.
+    /// Bytes from the peer that are not the wire protocol, or not a valid reply.
     Protocol,
     /// The server's wire versions and mongolink's don't overlap.
     Incompatible,
-    /// The server refused the credential, or failed to prove that it knows it.
+    /// The server rejected the credential, or failed to prove that it knows it.
     Auth,
-    /// The pool was cleared while waiting for a connection, because of the error that [`Error::underlying`] returns.
+    /// The pool was cleared while the caller waited for a connection; [`Error::underlying`] returns the cause.
     PoolCleared,
     /// The pool is closed.
     PoolClosed,
-    /// Too many callers wait for a connection already.
+    /// The pool's wait queue is full.
     TooManyWaiters,
-    /// No suitable server; [`Error::servers`] says why, server by server.
+    /// No suitable server; [`Error::servers`] has the reason per server.
     ServerSelection,
-    /// It was stopped from outside: its server stopped answering checks, its caller went away, or its check was cancelled.
+    /// The wait was cancelled: the server failed its checks, the caller dropped the future, or the check was cancelled.
     Interrupted,
-    /// The server was asked for an answer to a liveness probe, and gave none; [`Error::limit`] says how long that took.
+    /// The server did not answer a liveness probe; [`Error::limit`] has the time limit.
     Silent,
-    /// The server answered with an error; [`Error::command`] has it.
+    /// The server replied with an error; [`Error::command`] has the reply.
     Command,
     /// BSON could not be encoded or decoded.
     Bson,
     /// The client has been shut down, or its runtime has ended.
     Shutdown,
-    /// A bug of this crate.
+    /// A bug in this crate.
     Internal,
 }
 
-/// Names where on its way something went wrong.
+/// The stage at which an [`Error`] happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Stage {
-    /// Reading the connection string and options.
+    /// Parsing the connection string and options.
     Uri,
     /// Looking up SRV and TXT records.
     Srv,
@@ -91,29 +91,29 @@ pub enum Stage {
     Tcp,
     /// Negotiating TLS.
     Tls,
-    /// The first exchange on a connection.
+    /// The first message exchange on a connection.
     Hello,
     /// Authentication.
     Auth,
-    /// Choosing a server.
+    /// Selecting a server.
     Selection,
-    /// Waiting for a connection of the pool.
+    /// Checking a connection out of the pool.
     Checkout,
     /// Sending a command.
     Write,
     /// Waiting for a reply.
     Read,
-    /// The server executed, and refused or failed.
+    /// Execution on the server.
     Server,
 }
 
-/// The limit that an error ran into.
+/// The limit that an error exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limit {
-    /// The option or constant that sets it, such as `connectTimeoutMS`.
+    /// The option or constant that sets the limit, such as `connectTimeoutMS`.
     pub name: &'static str,
-    /// Its value.
+    /// The limit's value.
     pub value: LimitValue,
 }
 
@@ -121,49 +121,49 @@ pub struct Limit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LimitValue {
-    /// A span of time.
+    /// A duration.
     Time(Duration),
     /// A number of bytes.
     Bytes(u64),
-    /// A number of things.
+    /// A count.
     Count(u64),
 }
 
-/// Says why one server was not chosen.
+/// The reason why a server was not selected.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ServerReason {
     /// The server.
     pub host: ServerAddress,
-    /// Why it was not eligible.
+    /// Why the server was not eligible.
     pub reason: Ineligible,
     /// The server's last error, if it had one.
     pub error: Option<Error>,
 }
 
-/// Names why a server was not eligible.
+/// Why a server was not eligible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Ineligible {
-    /// It has not been checked yet, or its last check failed.
+    /// The server has not been checked yet, or its last check failed.
     Unknown,
-    /// It is of a type that can't serve the operation.
+    /// The server's type can't serve the operation.
     Type(&'static str),
-    /// Its tags match no tag set.
+    /// The server's tags match no tag set.
     Tags,
-    /// It is further behind than `maxStalenessSeconds` allows.
+    /// The server is staler than `maxStalenessSeconds` allows.
     TooStale,
-    /// Others were preferred after a failure on this one.
+    /// Other servers were preferred after a failure on this one.
     Deprioritized,
-    /// Another server was asked for by name.
+    /// The operation is bound to another server.
     OtherServer,
-    /// The custom selector left it out.
+    /// The custom selector excluded it.
     Selector,
-    /// It was eligible when last looked at.
+    /// The server was eligible at the last evaluation.
     Eligible,
 }
 
-/// An error reply of a server.
+/// A server's error reply.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CommandFailure {
@@ -171,11 +171,11 @@ pub struct CommandFailure {
     pub code: i64,
     /// The code's name; empty if the server sent none.
     pub code_name: String,
-    /// The server's message, cut after [`ERROR_MESSAGE_SIZE_MAX`](super::ERROR_MESSAGE_SIZE_MAX) bytes.
+    /// The server's message, cut to [`ERROR_MESSAGE_SIZE_MAX`](super::ERROR_MESSAGE_SIZE_MAX) bytes.
     pub message: String,
-    /// The whole reply; of one above `ERROR_REPLY_SIZE_MAX` (64 KiB) only the fields that say what the error means:
-    /// `ok`, `code`, `codeName`, `errorLabels`, `topologyVersion`, `keyPattern`, `keyValue` and times.
+    /// The whole reply. Of a reply above `ERROR_REPLY_SIZE_MAX` (64 KiB) only the fields that describe the error: `ok`, `code`,
+    /// `codeName`, `errorLabels`, `topologyVersion`, `keyPattern`, `keyValue` and times.
     pub reply: RawDocumentBuf,
-    /// How many bytes the reply had if `reply` is only a part of it.
+    /// The reply's original size in bytes if `reply` is only a part of it.
     pub cut_from_bytes: Option<usize>,
 }

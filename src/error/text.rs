@@ -173,7 +173,7 @@ impl fmt::Display for Ineligible {
             Self::TooStale => f.write_str("is staler than maxStalenessSeconds"),
             Self::Deprioritized => f.write_str("has just failed"),
             Self::OtherServer => f.write_str("is another server"),
-            Self::Selector => f.write_str("was left out by the selector"),
+            Self::Selector => f.write_str("was excluded by the selector"),
             Self::Eligible => f.write_str("is eligible"),
         }
     }

@@ -129,7 +129,7 @@ impl Conversation {
                 advance(attempt, exchange, reply)
             }
             ConversationState::ExpectKeys { .. } => {
-                Err(Error::new(ErrorKind::Internal, "a reply was handed in where keys are due").at(Stage::Auth))
+                Err(Error::new(ErrorKind::Internal, "a reply instead of the expected keys").at(Stage::Auth))
             }
         }
     }
@@ -158,7 +158,7 @@ impl Conversation {
                 Ok(send(attempt, "saslContinue", body, SaslExchange::ScramLast(last)))
             }
             ConversationState::ExpectHello { .. } | ConversationState::ExpectAuth { .. } => {
-                Err(Error::new(ErrorKind::Internal, "keys were handed in where a reply is due").at(Stage::Auth))
+                Err(Error::new(ErrorKind::Internal, "keys instead of the expected reply").at(Stage::Auth))
             }
         }
     }
@@ -219,7 +219,7 @@ fn advance(attempt: Attempt, exchange: SaslExchange, answer: &RawDocument) -> Re
             if said.done {
                 Ok(HandshakeStep::Ready(attempt.hello))
             } else {
-                Err(attempt.protocol(step, "the server goes on where the exchange is over"))
+                Err(attempt.protocol(step, "the server continues after the end of the exchange"))
             }
         }
         SaslExchange::ScramFirst(client) => {

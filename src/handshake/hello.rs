@@ -179,7 +179,7 @@ impl HelloReply {
         let Self { hosts, passives, arbiters, primary, me, unusable_hosts, .. } = self;
         let lists = [hosts, passives, arbiters].into_iter().flat_map(|list| list.extract_if(.., |key| key.is_socket()));
         for key in lists.chain(primary.take_if(|key| key.is_socket())).chain(me.take_if(|key| key.is_socket())) {
-            let text = "a unix socket, and the servers that were given are reached over the network";
+            let text = "a unix socket, but the given servers are reached over the network";
             note_unusable(unusable_hosts, key.canonical(), Error::new(ErrorKind::InvalidHost, text).at(Stage::Hello));
         }
     }
@@ -226,7 +226,7 @@ impl HelloReply {
             for item in items {
                 *members += 1;
                 if *members > NAMES_MAX {
-                    let error = Error::new(ErrorKind::Protocol, "hello reply names too many members").at(Stage::Hello);
+                    let error = Error::new(ErrorKind::Protocol, "hello reply with too many members").at(Stage::Hello);
                     return Err(error.against("NAMES_MAX", LimitValue::Count(NAMES_MAX as u64)));
                 }
                 names.extend(self.name(item.map_err(malformed)?));
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn primary_says_all_of_itself() {
+    fn primary_reply_has_all_fields() {
         let reply = rawdoc! { "me": "a:1", "hosts": ["A:1"], "ok": 1 };
         assert_eq!(parsed(&reply).hosts.first(), parsed(&reply).me.as_ref());
         let mut plain = primary();
@@ -367,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_name_costs_that_one_host() {
+    fn invalid_name_removes_only_that_host() {
         let hello = parsed(&rawdoc! { "hosts": ["a:1", "b..c:2", 5, "d:99999"], "primary": "x:0", "ok": 1 });
         assert_eq!(hello.hosts, [ServerAddress::parse("a:1").expect("name")]);
         assert_eq!(hello.primary, None);
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_and_booleans_of_odd_types_are_read() {
+    fn numbers_and_booleans_of_unusual_types_are_read() {
         let hello = parsed(
             &rawdoc! { "ismaster": 1.0, "secondary": 0, "maxWireVersion": 8.0, "setVersion": 2_i64, "connectionId": 5.0, "maxBsonObjectSize": 3_i64, "ok": 1_i64 },
         );
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_types_are_as_if_missing() {
+    fn fields_of_wrong_types_count_as_missing() {
         let odd = rawdoc! {
             "hosts": "a:1", "me": 5, "tags": [1], "maxWireVersion": "8", "electionId": "x", "setName": 1, "topologyVersion": { "counter": 1 },
             "lastWrite": { "lastWriteDate": "x" }, "logicalSessionTimeoutMinutes": -1, "maxMessageSizeBytes": 0, "saslSupportedMechs": "x", "ok": 1,
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn refusals_say_what_the_server_said() {
+    fn refusals_contain_the_servers_message() {
         let error = HelloReply::parse(&rawdoc! { "ok": 0, "errmsg": "too busy", "code": 462, "errorLabels": ["SystemOverloadedError"] })
             .expect_err("refusal");
         assert_eq!((error.kind(), error.code()), (ErrorKind::Command, Some(462)));
@@ -546,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_utf8_costs_that_text() {
+    fn text_that_is_not_utf8_loses_only_that_text() {
         let mut bytes =
             rawdoc! { "ok": 1, "odd": "QQ", "setName": "r\u{e9}", "hosts": ["QQ:1", "b:2"], "tags": { "QQ": "x" }, "me": "b:2" }
                 .into_bytes();

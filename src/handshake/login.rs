@@ -109,7 +109,9 @@ impl Login {
                 ("saslStart", sasl::start(mechanism, &plain::payload(user, password)?), SaslExchange::Plain)
             }
             Mechanism::Gssapi | Mechanism::Aws | Mechanism::Oidc => {
-                return Err(Error::new(ErrorKind::Unsupported, format!("the mechanism {} is not served", mechanism.name())).at(Stage::Auth));
+                return Err(
+                    Error::new(ErrorKind::Unsupported, format!("the mechanism {} is not supported", mechanism.name())).at(Stage::Auth)
+                );
             }
         };
         Ok(FirstCommand { mechanism, name, body, exchange })
@@ -123,7 +125,7 @@ impl Login {
     }
 
     fn user_and_password(&self, mechanism: Mechanism) -> Result<(&str, &Secret), Error> {
-        let missing = |what: &str| Error::new(ErrorKind::InvalidOption, format!("{} needs a {what}", mechanism.name())).at(Stage::Auth);
+        let missing = |what: &str| Error::new(ErrorKind::InvalidOption, format!("{} requires a {what}", mechanism.name())).at(Stage::Auth);
         let user = self.credential.username.as_deref().filter(|user| !user.is_empty()).ok_or_else(|| missing("user name"))?;
         let password = self.credential.password.as_ref().ok_or_else(|| missing("password"))?;
         Ok((user, password))
@@ -136,7 +138,7 @@ impl Attempt {
         match command_error_at(reply, Stage::Auth) {
             None => Ok(()),
             Some(_) if self.is_echoed_in(reply) => {
-                let text = format!("{} was refused; what the server says has the password in it, and is not shown", self.who(step));
+                let text = format!("{} was refused; the server's message contains the password, and is not shown", self.who(step));
                 Err(Error::new(ErrorKind::Auth, text).at(Stage::Auth))
             }
             Some(error) if error.kind() == ErrorKind::Command => Err(self.refused(step, error)),

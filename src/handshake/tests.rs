@@ -312,12 +312,12 @@ fn server_that_proves_nothing_is_refused() {
 }
 
 #[test]
-fn replies_that_can_not_be_are_named() {
+fn impossible_replies_are_named() {
     let begin = || sent(begun(None).1.handle_reply(&hello())).1;
     for (reply, text) in [
         (rawdoc! { "ok": 1, "conversationId": 1, "done": false }, "without a payload"),
         (rawdoc! { "ok": 1, "payload": "r=x", "done": false }, "without a conversationId"),
-        (rawdoc! { "ok": 1, "conversationId": 1, "payload": "r=x", "done": false }, "nonce does not continue ours"),
+        (rawdoc! { "ok": 1, "conversationId": 1, "payload": "r=x", "done": false }, "nonce does not continue the client's"),
         (rawdoc! { "done": false }, "reply without the field ok"),
     ] {
         let error = begin().handle_reply(&reply).map(drop).expect_err("refusal");
@@ -338,7 +338,7 @@ fn steps_out_of_turn_are_refused() {
 }
 
 #[test]
-fn arbiter_is_ready_for_nobody_with_a_credential() {
+fn authentication_on_an_arbiter_is_refused() {
     for mechanism in [None, Some(Mechanism::ScramSha1), Some(Mechanism::Plain), Some(Mechanism::X509)] {
         let error = begun(mechanism).1.handle_reply(&hello_with("arbiterOnly", true)).map(drop).expect_err("no login");
         assert_eq!((error.kind(), error.stage()), (ErrorKind::Auth, Some(Stage::Auth)));
@@ -384,12 +384,12 @@ fn password_that_the_server_repeats_is_in_no_error() {
     let reply = rawdoc! { "ok": 0, "code": 18, "errmsg": format!("no user ann with {PASSWORD}") };
     let error = conversation.handle_reply(&reply).map(drop).expect_err("refusal");
     assert_eq!((error.kind(), error.stage()), (ErrorKind::Auth, Some(Stage::Auth)));
-    assert!(error.to_string().contains("was refused; what the server says has the password in it"), "{error}");
+    assert!(error.to_string().contains("was refused; the server's message contains the password"), "{error}");
     assert!(!format!("{error} {error:?}").contains(PASSWORD));
 }
 
 #[test]
-fn what_can_not_log_in_is_named() {
+fn unusable_credentials_are_named() {
     for mechanism in [Mechanism::Gssapi, Mechanism::Aws, Mechanism::Oidc] {
         let error = begun(Some(mechanism)).1.handle_reply(&hello()).map(drop).expect_err("refusal");
         assert_eq!(error.kind(), ErrorKind::Unsupported);
@@ -400,7 +400,7 @@ fn what_can_not_log_in_is_named() {
     let (command, conversation) = Conversation::new(config(Some(nameless)));
     assert!(command.body.get("speculativeAuthenticate").expect("valid").is_none());
     let error = conversation.handle_reply(&hello()).map(drop).expect_err("refusal");
-    assert_eq!(error.to_string(), "auth: SCRAM-SHA-1 needs a user name");
+    assert_eq!(error.to_string(), "auth: SCRAM-SHA-1 requires a user name");
 }
 
 #[test]

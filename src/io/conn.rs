@@ -156,7 +156,7 @@ impl Conn {
     #[inline]
     pub(crate) fn queue(&mut self, flags: Flags, request: &Request, fields: &CommandFields<'_>) -> i32 {
         if self.exchange != ExchangeState::Idle {
-            tracing::error!(host = %self.host, exchange = ?self.exchange, "a command while another is under way");
+            tracing::error!(host = %self.host, exchange = ?self.exchange, "a command while another is in progress");
             self.exchange = ExchangeState::Broken(Sent::Whole);
             return self.last_request;
         }
@@ -325,7 +325,7 @@ impl Conn {
         let expected = match self.exchange {
             ExchangeState::Awaiting { request } => request,
             ExchangeState::Idle | ExchangeState::Writing { .. } | ExchangeState::Broken(_) => {
-                return Err(self.broken(Error::new(ErrorKind::Protocol, "a reply that nobody asked for").at(Stage::Read)));
+                return Err(self.broken(Error::new(ErrorKind::Protocol, "an unexpected reply").at(Stage::Read)));
             }
         };
         if message.response_to != expected {
@@ -342,7 +342,7 @@ impl Conn {
         if self.is_streaming {
             return Ok(ExchangeState::Awaiting { request: message.request_id });
         }
-        Err(self.broken(Error::new(ErrorKind::Protocol, "moreToCome on a reply that was not asked to stream").at(Stage::Read)))
+        Err(self.broken(Error::new(ErrorKind::Protocol, "moreToCome on a reply to a request without exhaustAllowed").at(Stage::Read)))
     }
 
     #[cold]

@@ -52,7 +52,8 @@ impl Derivations {
         };
         loop {
             let turn = Arc::clone(&self.turn).acquire_owned().await;
-            let turn = turn.map_err(|error| Error::new(ErrorKind::Internal, "no turn to derive keys").at(Stage::Auth).because(error))?;
+            let turn =
+                turn.map_err(|error| Error::new(ErrorKind::Internal, "the key derivation is closed").at(Stage::Auth).because(error))?;
             if let Some(keys) = flight.keys.get() {
                 return Ok(keys.clone());
             }

@@ -12,6 +12,6 @@ pub(crate) fn entropy<const SIZE: usize>() -> Result<[u8; SIZE], Error> {
     let mut bytes = [0; SIZE];
     match SystemRandom::new().fill(&mut bytes) {
         Ok(()) => Ok(bytes),
-        Err(_) => Err(Error::new(ErrorKind::Internal, "the operating system has no randomness")),
+        Err(_) => Err(Error::new(ErrorKind::Internal, "the operating system provides no random bytes")),
     }
 }

@@ -169,13 +169,13 @@ impl SandboxBuilder {
     /// If a port can't be opened, the configuration contradicts itself, or there is no runtime.
     #[allow(clippy::unused_async, reason = "it needs a runtime, and may come to wait")]
     pub async fn start(self) -> io::Result<Sandbox> {
-        let tasks = Tasks::new().ok_or_else(|| io::Error::other("a sandbox starts inside of a tokio runtime"))?;
+        let tasks = Tasks::new().ok_or_else(|| io::Error::other("a sandbox requires a tokio runtime"))?;
         let listening = if self.balanced { 1 } else { self.members };
         let mut listeners = Vec::with_capacity(listening);
         for member in 0..listening {
             let offset = u16::try_from(member).unwrap_or(u16::MAX);
             let port = if self.base_port == 0 { Some(0) } else { self.base_port.checked_add(offset) };
-            let port = port.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "ports beyond 65535"))?;
+            let port = port.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "ports above 65535"))?;
             listeners.push(listen(SocketAddr::new(self.ip, port))?);
         }
         let addresses = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<Vec<_>>>()?;

@@ -211,7 +211,7 @@ mod tests {
 
     #[cfg(unix)]
     #[tokio::test]
-    async fn unix_socket_is_looked_at_too() {
+    async fn idle_unix_socket_is_checked() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
         let mut stream = Stream::Unix(ours);
         assert!(!stream.peek_dead());

@@ -30,7 +30,7 @@ pub(crate) struct Tasks {
     lifeline: Lifeline,
     /// The task that holds the other end of the lifeline.
     anchor: AbortHandle,
-    family: Arc<TaskGroup>,
+    group: Arc<TaskGroup>,
 }
 
 /// The tasks of one set; `None` once it has been stopped.
@@ -70,11 +70,11 @@ impl Tasks {
 
     /// Creates a set on the current runtime in the same group: both end when a task of either panics.
     pub(crate) fn sibling(&self) -> Option<Self> {
-        Self::of(Arc::clone(&self.family))
+        Self::of(Arc::clone(&self.group))
     }
 
     #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
-    fn of(family: Arc<TaskGroup>) -> Option<Self> {
+    fn of(group: Arc<TaskGroup>) -> Option<Self> {
         let runtime = Handle::try_current().ok()?;
         let (anchored, lifeline) = watch::channel(());
         let mut set = JoinSet::new();
@@ -86,8 +86,8 @@ impl Tasks {
             &runtime,
         );
         let set = Arc::new(Mutex::new(Some(set)));
-        family.lock().push(Arc::downgrade(&set));
-        Some(Self { runtime, set, lifeline: Lifeline(lifeline), anchor, family })
+        group.lock().push(Arc::downgrade(&set));
+        Some(Self { runtime, set, lifeline: Lifeline(lifeline), anchor, group })
     }
 
     /// Starts a task; does nothing once stopped.
@@ -97,14 +97,14 @@ impl Tasks {
     #[allow(clippy::disallowed_methods, reason = "the one place that spawns")]
     pub(crate) fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         let kept = Arc::new(Mutex::new(Some(Box::pin(future))));
-        let (taken, family) = (Arc::clone(&kept), Arc::clone(&self.family));
+        let (taken, group) = (Arc::clone(&kept), Arc::clone(&self.group));
         let task = async move {
             let future = taken.lock().unwrap_or_else(PoisonError::into_inner).take();
             drop(taken);
             let Some(future) = future else { return };
             tracing::trace!(task = name, "task starts");
             if let Err(panic) = AssertUnwindSafe(future).catch_unwind().await {
-                family.fail(name, &*panic);
+                group.fail(name, &*panic);
             }
         };
         let mut set = lock(&self.set);
@@ -128,8 +128,8 @@ impl Tasks {
 
     /// Returns the error for callers that relied on tasks that have ended without a shutdown.
     pub(crate) fn lost(&self) -> Error {
-        if self.family.has_panicked.load(Ordering::Acquire) {
-            let text = "a background task of the client panicked, and all of them have ended; the next call starts them again";
+        if self.group.has_panicked.load(Ordering::Acquire) {
+            let text = "a background task of the client panicked, and all its tasks have ended; the next call restarts them";
             return Error::new(ErrorKind::Shutdown, text);
         }
         runtime_ended()
@@ -180,7 +180,7 @@ impl TaskGroup {
     /// Ends all sets of the group because a task has panicked.
     fn fail(&self, name: &str, panic: &(dyn Any + Send)) {
         let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-        tracing::error!(task = name, panic = text, "a task has panicked: all tasks of the client end, its next use starts them again");
+        tracing::error!(task = name, panic = text, "a task has panicked: all tasks of the client end, its next use restarts them");
         self.has_panicked.store(true, Ordering::Release);
         let sets = std::mem::take(&mut *self.lock());
         for set in sets.iter().filter_map(Weak::upgrade) {
@@ -196,7 +196,7 @@ fn lock(set: &TaskSet) -> MutexGuard<'_, Option<JoinSet<()>>> {
 
 /// Returns the error for callers that relied on the tasks of a runtime that has ended.
 pub(crate) fn runtime_ended() -> Error {
-    Error::new(ErrorKind::Shutdown, "the runtime that the client's tasks ran on has ended; the next call starts them again")
+    Error::new(ErrorKind::Shutdown, "the runtime of the client's tasks has ended; the next call restarts them")
 }
 
 #[cfg(test)]
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn task_that_panics_ends_all_sets_of_its_family() {
+    async fn task_that_panics_ends_all_sets_of_its_group() {
         let first = Tasks::new().expect("a runtime");
         let (second, other) = (first.sibling().expect("a runtime"), Tasks::new().expect("a runtime"));
         first.spawn("waits", std::future::pending());

@@ -46,7 +46,7 @@ async fn open_tcp(address: std::net::SocketAddr) -> io::Result<Stream> {
     let tcp = TcpStream::connect(address).await?;
     if tcp.local_addr()? == address {
         // A connection to an unused port of this host can get that port as its own, and so connect to itself.
-        return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens: the connection met itself"));
+        return Err(io::Error::new(io::ErrorKind::ConnectionRefused, "nothing listens: the socket connected to itself"));
     }
     tune(&tcp, address);
     Ok(Stream::Tcp(tcp))
@@ -118,7 +118,7 @@ pub(crate) fn scope_id(zone: &str) -> Result<u32, Error> {
 
 #[cfg(target_os = "linux")]
 fn interface_index(name: &str) -> Result<u32, Error> {
-    let not_found = || Error::new(ErrorKind::Io(io::ErrorKind::NotFound), format!("zone id: no network interface is named {name:?}"));
+    let not_found = || Error::new(ErrorKind::Io(io::ErrorKind::NotFound), format!("zone id: there is no network interface {name:?}"));
     let text = std::fs::read_to_string(Path::new("/sys/class/net").join(name).join("ifindex"))
         .map_err(|error| if error.kind() == io::ErrorKind::NotFound { not_found() } else { socket_error(Stage::Tcp, error) })?;
     text.trim().parse().map_err(|_| not_found())
@@ -178,6 +178,6 @@ mod tests {
             assert_eq!(scope_id("lo").expect("loopback"), 1);
         }
         let error = scope_id("nosuch0").expect_err("no such interface");
-        assert_eq!(error.to_string(), "tcp: zone id: no network interface is named \"nosuch0\"");
+        assert_eq!(error.to_string(), "tcp: zone id: there is no network interface \"nosuch0\"");
     }
 }

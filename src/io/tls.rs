@@ -132,12 +132,12 @@ impl TlsConnector {
         let (kind, text) = match fault {
             Some(rustls::Error::InvalidCertificate(fault)) => self.certificate_fault(fault),
             Some(rustls::Error::InvalidMessage(message)) if is_not_tls(*message) => {
-                (ErrorKind::Tls, "the server does not speak TLS on this port".to_owned())
+                (ErrorKind::Tls, "the server does not use TLS on this port".to_owned())
             }
-            Some(rustls::Error::AlertReceived(alert)) => (ErrorKind::Tls, format!("the server refused the handshake: alert {alert:?}")),
+            Some(rustls::Error::AlertReceived(alert)) => (ErrorKind::Tls, format!("the server rejected the handshake: alert {alert:?}")),
             Some(other) => (ErrorKind::Tls, other.to_string()),
             None if error.kind() == io::ErrorKind::UnexpectedEof => {
-                let text = "the server closed the connection in the TLS handshake; does it speak TLS on this port?";
+                let text = "the server closed the connection during the TLS handshake; does it use TLS on this port?";
                 (ErrorKind::Closed, text.to_owned())
             }
             None => return super::local::socket_error(Stage::Tls, error),
@@ -154,13 +154,13 @@ impl TlsConnector {
             // A private authority that was recreated under its old name looks like this.
             (ErrorKind::CertificateUnknownIssuer, format!("the certificate is not signed by the authority of that name in {trust}"))
         } else if text.contains("CaUsedAsEndEntity") {
-            let text = format!("the certificate is that of an authority, which a server may show only if it is itself in {trust}");
+            let text = format!("the certificate is that of an authority, which a server may use only if it is itself in {trust}");
             (ErrorKind::CertificateUnknownIssuer, text)
         } else if let CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { public_key_algorithm_id, .. } = fault {
             let curve = der::unsupported_algorithm(public_key_algorithm_id).unwrap_or(text);
-            (ErrorKind::Certificate, format!("a certificate of the server's is signed with a key that is not supported: {curve}"))
+            (ErrorKind::Certificate, format!("a certificate of the server is signed with an unsupported key: {curve}"))
         } else if matches!(fault, CertificateError::UnsupportedSignatureAlgorithmContext { .. }) {
-            (ErrorKind::Certificate, format!("the certificate is not valid: {text}; it is to be signed by one in {trust}"))
+            (ErrorKind::Certificate, format!("the certificate is not valid: {text}; it must be signed by one in {trust}"))
         } else if is_name_fault(fault) {
             (ErrorKind::CertificateName, text)
         } else if is_time_fault(fault) {
@@ -184,10 +184,10 @@ pub(crate) fn socket_fault(stage: Stage, error: io::Error) -> Error {
     let fault = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     match fault {
         Some(rustls::Error::AlertReceived(alert)) => {
-            let text = format!("the server ended the secured connection: alert {alert:?}");
+            let text = format!("the server ended the TLS connection: alert {alert:?}");
             Error::new(ErrorKind::Tls, text).at(stage).because(error)
         }
-        Some(fault) => Error::new(ErrorKind::Tls, format!("the secured connection failed: {fault}")).at(stage).because(error),
+        Some(fault) => Error::new(ErrorKind::Tls, format!("the TLS connection failed: {fault}")).at(stage).because(error),
         // A connection that ends without a TLS alert is closed like any other.
         None if error.kind() == io::ErrorKind::UnexpectedEof => {
             Error::new(ErrorKind::Closed, "connection closed by the server").at(stage).because(error)
@@ -263,7 +263,7 @@ fn is_about_certificate(alert: AlertDescription) -> bool {
 fn server_name(host: &ServerAddress) -> Result<ServerName<'static>, Error> {
     match host.host() {
         Host::Name(name) => ServerName::try_from(name.clone()).map_err(|error| {
-            Error::new(ErrorKind::CertificateName, format!("no certificate can be for this host name: {error}")).at(Stage::Tls).on(host)
+            Error::new(ErrorKind::CertificateName, format!("not a valid host name for a certificate: {error}")).at(Stage::Tls).on(host)
         }),
         Host::V4(address) => Ok(ServerName::from(std::net::IpAddr::V4(*address))),
         Host::V6(address, _) => Ok(ServerName::from(std::net::IpAddr::V6(*address))),
@@ -314,7 +314,7 @@ fn platform_authorities() -> Result<RootCertStore, Error> {
     let (usable, ignored) = roots.add_parsable_certificates(found.certs);
     tracing::debug!(usable, ignored, errors = found.errors.len(), "platform's trust store");
     if usable == 0 {
-        let text = format!("the platform's trust store has no usable certificate; {} names another", pem::CA_FILE);
+        let text = format!("the platform's trust store has no usable certificate; set {} to use another", pem::CA_FILE);
         let error = Error::new(ErrorKind::InvalidOption, text).at(Stage::Tls);
         return Err(match found.errors.into_iter().next() {
             Some(cause) => error.because(cause),

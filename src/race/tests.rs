@@ -254,7 +254,7 @@ fn single_address_is_lost_with_its_own_cause() {
 }
 
 #[test]
-fn several_causes_are_kept_and_the_most_telling_is_named() {
+fn several_causes_are_kept_and_the_most_informative_is_named() {
     let t0 = start();
     let mut race = Race::new(config(), vec![v6(1), v4(1), v4(2)], false, None, t0);
     fail(&mut race, &v6(1), t0);
@@ -270,7 +270,7 @@ fn several_causes_are_kept_and_the_most_telling_is_named() {
 }
 
 #[test]
-fn who_got_furthest_tells_most() {
+fn cause_of_the_latest_stage_is_the_most_informative() {
     use io::ErrorKind::{BrokenPipe, ConnectionRefused, ConnectionReset, HostUnreachable, TimedOut};
     let ranks: &[(u8, &[ErrorKind])] = &[
         (6, &[ErrorKind::Certificate, ErrorKind::CertificateName, ErrorKind::CertificateExpired, ErrorKind::CertificateUnknownIssuer]),
@@ -363,7 +363,7 @@ fn random_race(seed: u64) {
 }
 
 #[test]
-fn newer_answer_takes_the_place_of_what_was_not_tried() {
+fn newer_answer_replaces_untried_addresses() {
     let t0 = start();
     let mut race = Race::new(config(), vec![v6(1), v4(1), v6(2), v4(2)], false, None, t0);
     assert_eq!(dialled(&mut race), [v6(1)]);
@@ -383,7 +383,7 @@ fn newer_answer_takes_the_place_of_what_was_not_tried() {
 }
 
 #[test]
-fn newer_answer_is_dialled_at_once_beside_a_long_silence() {
+fn newer_answer_is_dialled_at_once_beside_an_unresponsive_attempt() {
     let t0 = start();
     let mut race = Race::new(config(), vec![v4(1)], false, None, t0);
     assert_eq!(dialled(&mut race), [v4(1)]);

@@ -37,7 +37,7 @@ impl FakeDeployment {
         match self.connection(at) {
             Some(connection) if asked || connection.knows_service => connection.knows_service = true,
             Some(_) | None => {
-                let text = "the client came through a load balancer, and does not know that";
+                let text = "the client is connected through a load balancer, but does not set loadBalanced=true";
                 return Err(CommandRefusal::new(code::LOAD_BALANCER_SUPPORT_MISMATCH, text));
             }
         }

@@ -140,7 +140,7 @@ const DOUBLE_INTEGER_MAX: f64 = 9_007_199_254_740_992.0;
 fn read(raw: &RawDocument) -> Result<Document, Error> {
     if is_deeper(raw.as_bytes(), DEPTH_MAX)? {
         let limit = u64::try_from(DEPTH_MAX).unwrap_or(u64::MAX);
-        return Err(protocol("document nested too deep").against("DEPTH_MAX", LimitValue::Count(limit)));
+        return Err(protocol("document nested too deeply").against("DEPTH_MAX", LimitValue::Count(limit)));
     }
     document::read(raw)
 }

@@ -192,7 +192,7 @@ fn legacy_hello_is_answered_in_its_own_form() {
 }
 
 #[test]
-fn stopped_primary_is_followed_after_the_election_timeout() {
+fn stopped_primary_is_replaced_after_the_election_timeout() {
     let mut world = World::three();
     let conn = world.connect(0);
     let before = world.hello(0).get_object_id("electionId").expect("election");
@@ -279,7 +279,7 @@ fn frozen_member_answers_nothing_until_it_thaws() {
 }
 
 #[test]
-fn thawed_stale_primary_refuses_writes_and_steps_down_when_it_notices() {
+fn thawed_stale_primary_refuses_writes_and_steps_down_when_it_catches_up() {
     let mut world = World::three();
     world.cluster.freeze(0, world.now);
     world.pass(ELECTION);
@@ -309,7 +309,7 @@ fn primary_that_thaws_before_the_election_stays_primary() {
 }
 
 #[test]
-fn primary_without_majority_steps_down_and_nobody_follows() {
+fn primary_without_majority_steps_down_without_successor() {
     let mut world = World::three();
     world.cluster.stop(1, world.now);
     world.cluster.stop(2, world.now);
@@ -348,7 +348,7 @@ fn rename_raises_the_set_version() {
 }
 
 #[test]
-fn writes_and_reads_keep_to_roles() {
+fn writes_and_reads_follow_member_roles() {
     let mut world = World::three();
     let refused = world.ask(1, insert([1]));
     assert_eq!((code(&refused), refused.get_str("codeName").ok()), (10107, Some("NotWritablePrimary")));
@@ -364,7 +364,7 @@ fn writes_and_reads_keep_to_roles() {
 }
 
 #[test]
-fn retried_write_is_carried_out_once() {
+fn retried_write_is_executed_once() {
     let mut world = World::three();
     let session = bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: vec![7; 16] };
     let command = |number: i64| {
@@ -436,7 +436,7 @@ fn updates_and_deletes_change_what_matches() {
 }
 
 #[test]
-fn what_is_not_served_is_refused_by_name() {
+fn unsupported_features_are_refused_by_name() {
     let mut world = World::three();
     assert_eq!(code(&world.ask(0, doc! { "fly": 1, "$db": "test" })), 59);
     assert_eq!(code(&world.ask(0, doc! { "ping": 1 })), 40571);
@@ -448,7 +448,7 @@ fn what_is_not_served_is_refused_by_name() {
 }
 
 #[test]
-fn fail_command_strikes_as_often_as_told() {
+fn fail_command_fails_the_configured_number_of_commands() {
     let mut world = World::three();
     let arm = doc! {
         "configureFailPoint": "failCommand",
@@ -485,7 +485,7 @@ fn fail_command_closes_and_holds() {
 }
 
 #[test]
-fn fail_command_can_be_meant_for_one_application() {
+fn fail_command_can_be_limited_to_one_application() {
     let mut world = World::three();
     let data = doc! { "failCommands": ["ping", "hello"], "errorCode": 8, "appName": "mine" };
     let arm = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data };
@@ -598,7 +598,7 @@ fn wrong_password_and_unknown_user_are_refused_alike() {
 }
 
 #[test]
-fn barred_user_is_refused_like_a_stranger_until_admitted() {
+fn barred_user_is_refused_like_an_unknown_user() {
     let mut world = with_user();
     let (early, late) = (world.connect(0), world.connect(0));
     assert!(log_in(&mut world, early, "pencil", true).1);
@@ -716,7 +716,7 @@ fn load_balancer_gives_connections_to_its_services_in_turns() {
 }
 
 #[test]
-fn service_tells_its_id_to_who_asks() {
+fn service_id_is_sent_on_request() {
     let mut world = World::new(Config::load_balanced("lb:1", 2));
     let hello = doc! { "hello": 1, "loadBalanced": true, "$db": "admin" };
     let conn = world.connect(0);
@@ -746,7 +746,7 @@ fn services_share_data_and_no_cursors() {
 }
 
 #[test]
-fn routers_take_writes_and_share_data() {
+fn routers_accept_writes_and_share_data() {
     let mut world = World::new(Config::sharded(["a:1", "b:1"]));
     for member in 0..2 {
         let reply = world.hello(member);

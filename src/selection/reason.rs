@@ -118,6 +118,6 @@ fn no_member(topology: &TopologyDescription, host: &ServerAddress) -> Error {
     if servers.len() > NAMED_HOSTS_MAX {
         known.push(format!("and {} more", servers.len() - NAMED_HOSTS_MAX));
     }
-    let text = format!("{host} is no server of this topology of type {}; known hosts: {}", topology.kind().name(), known.join(", "));
+    let text = format!("{host} is not a server of this topology of type {}; known hosts: {}", topology.kind().name(), known.join(", "));
     Error::new(ErrorKind::ServerSelection, text)
 }

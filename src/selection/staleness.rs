@@ -34,7 +34,8 @@ pub(super) fn check_limit(topology: &TopologyDescription, limit: Option<Duration
     if limit >= least {
         return Ok(());
     }
-    let text = format!("maxStalenessSeconds of {} is below the minimum: 90 s, and heartbeatFrequencyMS plus 10 s", limit.as_secs());
+    let text =
+        format!("maxStalenessSeconds of {} is below the minimum, the larger of 90 s and heartbeatFrequencyMS plus 10 s", limit.as_secs());
     Err(Error::new(ErrorKind::InvalidOption, text).at(Stage::Selection).against("minimum of maxStalenessSeconds", LimitValue::Time(least)))
 }
 

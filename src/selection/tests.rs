@@ -68,7 +68,7 @@ fn write_goes_to_the_primary_even_if_it_is_deprioritized() {
 }
 
 #[test]
-fn deprioritized_primary_gives_way_to_a_secondary() {
+fn secondary_is_preferred_to_a_deprioritized_primary() {
     let criteria = Criteria::read(ReadPreference::primary_preferred()).with_deprioritized(vec![key("b")]);
     for seed in 0..50 {
         assert_ne!(selected(&replica_set(), &criteria, seed), "b:27017");
@@ -85,7 +85,7 @@ fn window_is_inclusive() {
 }
 
 #[test]
-fn unmeasured_server_is_not_held_to_be_slow() {
+fn unmeasured_server_is_in_the_window() {
     let mut unmeasured = server("b", ServerType::Mongos, 0);
     unmeasured.round_trip_time = None;
     let topology = TopologyDescription::new(TopologyType::Sharded, [server("a", ServerType::Mongos, 5), unmeasured]);
@@ -220,7 +220,7 @@ fn server_of_another_deployment_is_refused_once_all_members_are_known() {
     assert_eq!(error.kind(), ErrorKind::ServerSelection);
     let hosts = topology.servers().iter().map(|server| server.host.to_string()).collect::<Vec<_>>().join(", ");
     let kind = topology.kind().name();
-    assert_eq!(error.to_string(), format!("x:27017 is no server of this topology of type {kind}; known hosts: {hosts}"));
+    assert_eq!(error.to_string(), format!("x:27017 is not a server of this topology of type {kind}; known hosts: {hosts}"));
     for undecided in [TopologyType::Unknown, TopologyType::ReplicaSetNoPrimary] {
         let topology = TopologyDescription::new(undecided, []);
         assert!(matches!(refused(&topology, &asked), Refusal::NoServer(_)), "{undecided:?}");
@@ -228,7 +228,7 @@ fn server_of_another_deployment_is_refused_once_all_members_are_known() {
 }
 
 #[test]
-fn shortcut_agrees_with_the_long_way() {
+fn shortcut_agrees_with_the_full_evaluation() {
     let kinds = [
         TopologyType::Unknown,
         TopologyType::Single,
@@ -280,7 +280,7 @@ fn with_selector(keep: impl Fn(&TopologyDescription, &mut Vec<&Arc<ServerDescrip
 
 /// server-selection, "Filter suitable servers by calling the optional, application-provided server selector".
 #[test]
-fn selector_is_asked_after_the_read_preference_and_before_the_window() {
+fn selector_runs_after_the_read_preference_and_before_the_window() {
     let topology = with_selector(|topology, servers| {
         let hosts: Vec<String> = servers.iter().map(|server| server.host.to_string()).collect();
         assert_eq!((topology.servers().len(), hosts), (5, vec!["a:27017".to_owned(), "c:27017".to_owned(), "d:27017".to_owned()]));
@@ -293,7 +293,7 @@ fn selector_is_asked_after_the_read_preference_and_before_the_window() {
 }
 
 #[test]
-fn selector_has_a_say_in_writes_too() {
+fn selector_applies_to_writes() {
     let topology = with_selector(|_, servers| servers.retain(|server| server.kind != ServerType::RsPrimary));
     for criteria in [Criteria::write(), Criteria::read(ReadPreference::primary())] {
         let Refusal::NoServer(reasons) = refused(&topology, &criteria) else { panic!("not invalid") };
@@ -304,7 +304,7 @@ fn selector_has_a_say_in_writes_too() {
 }
 
 #[test]
-fn selector_leaves_out_those_only_that_it_does_not_keep() {
+fn selector_excludes_only_the_servers_that_it_removes() {
     let topology = with_selector(|_, servers| {
         assert!(servers.iter().all(|server| server.kind == ServerType::RsSecondary), "only those that suit");
         servers.retain(|server| server.host != key("c"));
@@ -316,7 +316,7 @@ fn selector_leaves_out_those_only_that_it_does_not_keep() {
 }
 
 #[test]
-fn selector_is_not_asked_for_what_lives_on_one_server_or_behind_a_load_balancer() {
+fn selector_does_not_run_for_pinned_operations_or_load_balancers() {
     let nobody = ServerSelector::new(|_, servers| servers.clear());
     let topology = replica_set().with_server_selector(Some(nobody.clone()));
     assert_eq!(selected(&topology, &Criteria::server(key("d")), 1), "d:27017");
@@ -327,7 +327,7 @@ fn selector_is_not_asked_for_what_lives_on_one_server_or_behind_a_load_balancer(
 }
 
 #[test]
-fn deprioritized_server_comes_back_if_the_selector_leaves_no_other() {
+fn deprioritized_server_is_used_if_the_selector_excludes_all_others() {
     let topology = with_selector(|_, servers| servers.retain(|server| server.host == key("a")));
     let criteria = Criteria::read(ReadPreference::nearest()).with_deprioritized(vec![key("a")]);
     assert_eq!(selected(&topology, &criteria, 1), "a:27017");
@@ -364,7 +364,7 @@ fn modes_are_read_in_any_case() {
 }
 
 #[test]
-fn read_preference_is_shown_and_sent_with_all_that_was_set() {
+fn read_preference_is_shown_and_sent_with_all_fields() {
     let plain = ReadPreference::secondary_preferred();
     assert_eq!(plain.to_document(), bson::doc! { "mode": "secondaryPreferred" });
     assert_eq!(Criteria::read(plain.clone()).to_string(), "a read with preference secondaryPreferred");

@@ -29,7 +29,7 @@ impl ClientOptions {
             && needs_password(credential)
         {
             let mechanism = credential.mechanism.map_or("SCRAM", Mechanism::name);
-            return Err(refused(format!("a user name without a password: {mechanism} needs both")));
+            return Err(refused(format!("a user name without a password: {mechanism} requires both")));
         }
         Ok(credential)
     }
@@ -106,7 +106,7 @@ fn gssapi(options: &ClientOptions) -> Result<Credential, Error> {
     if let Some(rule) = property(&credential, "CANONICALIZE_HOST_NAME")
         && !["none", "forward", "forwardAndReverse", "true", "false"].contains(&rule)
     {
-        return Err(refused(format!("CANONICALIZE_HOST_NAME {} is none of none, forward, forwardAndReverse", quote(rule))));
+        return Err(refused(format!("CANONICALIZE_HOST_NAME {} is not none, forward or forwardAndReverse", quote(rule))));
     }
     if property(&credential, "SERVICE_NAME").is_none() {
         credential.properties.push(("SERVICE_NAME".to_owned(), Secret::new("mongodb")));
@@ -126,19 +126,19 @@ fn oidc(options: &ClientOptions) -> Result<Credential, Error> {
     forbid_password(options, Mechanism::Oidc)?;
     let credential = external(options, Mechanism::Oidc, &["ENVIRONMENT", "TOKEN_RESOURCE"])?;
     let Some(environment) = property(&credential, "ENVIRONMENT") else {
-        return Err(refused("MONGODB-OIDC needs the property ENVIRONMENT"));
+        return Err(refused("MONGODB-OIDC requires the property ENVIRONMENT"));
     };
     let (takes_username, needs_resource) = match environment {
         "azure" => (true, true),
         "gcp" => (false, true),
         "k8s" | "test" => (false, false),
-        _ => return Err(refused(format!("MONGODB-OIDC: ENVIRONMENT {} is none of azure, gcp, k8s, test", quote(environment)))),
+        _ => return Err(refused(format!("MONGODB-OIDC: ENVIRONMENT {} is not azure, gcp, k8s or test", quote(environment)))),
     };
     if credential.username.is_some() && !takes_username {
-        return Err(refused(format!("MONGODB-OIDC: ENVIRONMENT {environment} takes no user name")));
+        return Err(refused(format!("MONGODB-OIDC: ENVIRONMENT {environment} does not allow a user name")));
     }
     if property(&credential, "TOKEN_RESOURCE").is_some() != needs_resource {
-        let verb = if needs_resource { "needs a" } else { "takes no" };
+        let verb = if needs_resource { "requires a" } else { "does not allow a" };
         return Err(refused(format!("MONGODB-OIDC: ENVIRONMENT {environment} {verb} TOKEN_RESOURCE")));
     }
     Ok(credential)
@@ -149,7 +149,7 @@ fn external(options: &ClientOptions, mechanism: Mechanism, allowed: &[&str]) -> 
     if let Some(source) = options.auth_source.as_deref()
         && source != EXTERNAL
     {
-        return Err(refused(format!("authSource {} with {}, which takes {EXTERNAL} only", quote(source), mechanism.name())));
+        return Err(refused(format!("authSource {} with {}, which allows only {EXTERNAL}", quote(source), mechanism.name())));
     }
     Ok(Credential {
         username: options.username.clone(),
@@ -181,14 +181,14 @@ fn property<'a>(credential: &'a Credential, name: &str) -> Option<&'a str> {
 
 fn need_username(options: &ClientOptions, mechanism: &str) -> Result<(), Error> {
     if options.username.is_none() {
-        return Err(refused(format!("{mechanism} needs a user name")));
+        return Err(refused(format!("{mechanism} requires a user name")));
     }
     Ok(())
 }
 
 fn forbid_password(options: &ClientOptions, mechanism: Mechanism) -> Result<(), Error> {
     if options.password.is_some() {
-        return Err(refused(format!("{} takes no password", mechanism.name())));
+        return Err(refused(format!("{} does not allow a password", mechanism.name())));
     }
     Ok(())
 }

@@ -60,7 +60,7 @@ fn check_ends(text: &str) -> Result<(), Error> {
         return Err(unreadable(format!("the connection string begins with {what}")));
     }
     if let Some(what) = text.chars().next_back().and_then(name) {
-        return Err(unreadable(format!("the connection string ends with {what}; one that belongs to it is percent-encoded")));
+        return Err(unreadable(format!("the connection string ends with {what}; percent-encode it if it is part of the string")));
     }
     if let Some(at) = text.find(char::is_control) {
         return Err(unreadable(format!("the connection string has a control character, at byte {}; percent-encode it", at + 1)));
@@ -156,13 +156,13 @@ fn read_host(text: &str) -> Result<ServerAddress, Error> {
     }
     let host = decode_host(text)?;
     if host.contains('/') && !host.ends_with(".sock") {
-        return Err(invalid_host(format!("host {} has a '/', but is no path of a unix socket, which ends in .sock", shown(&host))));
+        return Err(invalid_host(format!("host {} has a '/', but is not the path of a unix socket, which ends in .sock", shown(&host))));
     }
     if host.contains(char::is_control) {
         return Err(invalid_host(format!("host {} has a control character", shown(&host))));
     }
     if !host.contains('/') && !host.starts_with('[') && host.matches(':').count() > 1 {
-        return Err(invalid_host(format!("host {} has more than one ':'; an IPv6 address stands in brackets", shown(&host))));
+        return Err(invalid_host(format!("host {} has more than one ':'; put an IPv6 address in brackets", shown(&host))));
     }
     ServerAddress::parse(&host)
 }
@@ -172,7 +172,7 @@ fn decode_host(text: &str) -> Result<Zeroizing<String>, Error> {
     let host = decode(text).map_err(|why| invalid_host(format!("host {} {why}; a zone id follows %25", shown(text))))?;
     match host.split_once('/') {
         Some((before, _)) if before.contains(is_colon) => Err(invalid_host(
-            "a socket's path has a ':' before its first '/'; user information ends with an '@', which is written as it is".to_owned(),
+            "a socket's path has a ':' before its first '/'; the '@' after user information must not be encoded".to_owned(),
         )),
         None if holds(&host, is_at_sign) => Err(unquoted(ErrorKind::InvalidHost)),
         Some(_) | None => Ok(host),
@@ -181,15 +181,15 @@ fn decode_host(text: &str) -> Result<Zeroizing<String>, Error> {
 
 fn read_srv(options: &mut ClientOptions, hosts: &str) -> Result<(), Error> {
     if hosts.contains(',') {
-        return Err(unreadable("mongodb+srv:// takes exactly one host name"));
+        return Err(unreadable("mongodb+srv:// requires exactly one host name"));
     }
     let host = decode_host(hosts)?;
     let bare = host.strip_suffix('.').unwrap_or(&host);
     if bare.parse::<IpAddr>().is_ok() || host.starts_with('[') {
-        return Err(unreadable(format!("mongodb+srv:// takes a host name, not the address {}", shown(&host))));
+        return Err(unreadable(format!("mongodb+srv:// requires a host name, not the address {}", shown(&host))));
     }
     if host.contains(is_colon) {
-        return Err(unreadable(format!("mongodb+srv:// takes a host name without port, not {}", shown(&host))));
+        return Err(unreadable(format!("mongodb+srv:// requires a host name without port, not {}", shown(&host))));
     }
     options.srv = Some(normalize_name(&host)?);
     Ok(())
@@ -199,7 +199,7 @@ fn read_database(options: &mut ClientOptions, database: &str) -> Result<(), Erro
     let name = decode(database).map_err(|why| unreadable(format!("the database {why}")))?;
     let bad = |character: &char| matches!(character, '/' | '\\' | ' ' | '"' | '$') || character.is_control();
     if let Some((at, bad)) = name.chars().enumerate().find(|(_, character)| bad(character)) {
-        return Err(unreadable(format!("the name of the database has {bad:?} as character {}", at + 1)));
+        return Err(unreadable(format!("the database name has {bad:?} as character {}", at + 1)));
     }
     options.database = Some(name.to_string());
     Ok(())
@@ -220,14 +220,14 @@ fn split_options(query: &str, warnings: &mut Vec<Warning>) -> Result<BTreeMap<us
     for (number, piece) in (1..).zip(query.split('&')).filter(|(_, piece)| !piece.is_empty()) {
         let Some((key, value)) = piece.split_once('=') else {
             let known = if find(piece).is_some() { format!(", {piece},") } else { String::new() };
-            return Err(unreadable(format!("option number {number}{known} has no '='; an '&' within a value is written as %26")));
+            return Err(unreadable(format!("option number {number}{known} has no '='; write an '&' within a value as %26")));
         };
         if key.is_empty() {
             return Err(unreadable(format!("option number {number} has no name before its '='")));
         }
         let key = decode(key).map_err(|why| unreadable(format!("the name of option number {number} {why}")))?;
         let Some((place, entry, alias)) = find(&key) else {
-            let meant = nearest(&key).map(|name| format!("; {name} may be meant")).unwrap_or_default();
+            let meant = nearest(&key).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
             let message = format!("is not an option of a connection string, and is ignored{meant}");
             warnings.push(Warning { option: format!("number {number}"), message });
             continue;
@@ -236,7 +236,7 @@ fn split_options(query: &str, warnings: &mut Vec<Warning>) -> Result<BTreeMap<us
         let value = decode(given).map_err(|why| unreadable(format!("the value of option {} {why}", *key)))?;
         if holds_further_option(entry, given, &value) {
             return Err(refused(format!(
-                "option {}: its value holds what looks like a further option: options are separated by '&', and an '=' within a value is \
+                "option {}: its value contains what looks like a further option: options are separated by '&', and an '=' within a value is \
                  percent-encoded",
                 entry.name
             )));
@@ -270,7 +270,7 @@ fn read_options(read: &mut ConnectionString, options: &BTreeMap<usize, Vec<RawOp
         if entry.repeat == Repeat::First {
             read.warnings.extend(given.iter().skip(1).map(|other| Warning {
                 option: other.key.clone(),
-                message: format!("{} is given already; this value is ignored", entry.name),
+                message: format!("{} is already given; this value is ignored", entry.name),
             }));
         }
     }
@@ -282,7 +282,7 @@ fn read_option(read: &mut ConnectionString, entry: &OptionRow, given: &RawOption
     let warning = |message: String| Warning { option: given.key.clone(), message };
     let told = |message: String| if is_quotable { message } else { NOT_SHOWN.to_owned() };
     if given.alias.is_some_and(|alias| alias.deprecated) {
-        warnings.push(warning(format!("is a deprecated name of {}", entry.name)));
+        warnings.push(warning(format!("is deprecated; use {}", entry.name)));
     }
     let mut notes = Vec::new();
     let outcome = (entry.read)(options, &given.value, &mut notes);
@@ -293,7 +293,7 @@ fn read_option(read: &mut ConnectionString, entry: &OptionRow, given: &RawOption
         Err(ValueFault::Refuse(message)) => {
             let message = told(message);
             options.refusal.get_or_insert_with(|| (entry.name, refused(format!("option {}: {message}", entry.name))));
-            warnings.push(warning(format!("{message}; it is ignored, and no client can be made of it")));
+            warnings.push(warning(format!("{message}; it is ignored, and no client can be created")));
         }
         Err(ValueFault::Fail(message)) => return Err(refused(format!("option {}: {}", entry.name, told(message)))),
     }
@@ -301,7 +301,7 @@ fn read_option(read: &mut ConnectionString, entry: &OptionRow, given: &RawOption
 }
 
 /// The message for a value that could be a piece of a password.
-const NOT_SHOWN: &str = "the value can't be used; it is not shown, because there is an '@' behind the user information";
+const NOT_SHOWN: &str = "the value can't be used; it is not shown, because there is an '@' after the user information";
 
 fn invalid_host(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidHost, message).at(Stage::Uri)
@@ -310,6 +310,6 @@ fn invalid_host(message: impl Into<String>) -> Error {
 /// Returns the error of a host that is not shown, because there is an `@` in it or behind it.
 fn unquoted(kind: ErrorKind) -> Error {
     let text =
-        "a host can't be read, and there is an '@' in it or behind it: the '@' between user information and hosts is written as it is";
+        "a host can't be read, and there is an '@' in it or after it: the '@' between user information and hosts must not be encoded";
     Error::new(kind, format!("{text}; {ENCODE}")).at(Stage::Uri)
 }

@@ -207,7 +207,7 @@ fn read_properties(options: &mut ClientOptions, text: &str, notes: &mut Vec<Stri
     }
     for (number, part) in (1..).zip(text.split(',')) {
         let Some((name, value)) = part.split_once(':').filter(|(name, value)| !name.is_empty() && !value.is_empty()) else {
-            notes.push("a part between commas is not NAME:value and is ignored; a value with a comma can't be given here".to_owned());
+            notes.push("a part between commas is not NAME:value and is ignored; values can't contain commas here".to_owned());
             continue;
         };
         let repeated = if name.eq_ignore_ascii_case(SESSION_TOKEN) {
@@ -216,14 +216,14 @@ fn read_properties(options: &mut ClientOptions, text: &str, notes: &mut Vec<Stri
             options.auth_mechanism_properties.iter().any(|(other, _)| other.eq_ignore_ascii_case(name))
         };
         if repeated {
-            notes.push(format!("{} is given more than once, the first value holds", quote(name)));
+            notes.push(format!("{} is given more than once, the first value is used", quote(name)));
         } else if name.eq_ignore_ascii_case(SESSION_TOKEN) {
             options.aws_session_token = Some(Secret::new(value));
         } else if name.eq_ignore_ascii_case("ALLOWED_HOSTS") {
             return Err(ValueFault::Fail("ALLOWED_HOSTS can't be given in a connection string".to_owned()));
         } else if !SHOWN_PROPERTIES.iter().any(|known| known.eq_ignore_ascii_case(name)) {
             // Its value could be a secret under a misspelled name.
-            return Err(ValueFault::Fail(format!("property number {number} is not known")));
+            return Err(ValueFault::Fail(format!("property number {number} is unknown")));
         } else {
             options.auth_mechanism_properties.push((name.to_owned(), value.to_owned()));
         }
@@ -242,7 +242,7 @@ fn read_compressors(options: &mut ClientOptions, text: &str, notes: &mut Vec<Str
     let mut names: Vec<String> = Vec::new();
     for name in NonEmptyText::read(text)?.split(',') {
         if !COMPRESSORS.contains(&name) {
-            notes.push(format!("{} is none of {} and is ignored", quote(name), COMPRESSORS.join(", ")));
+            notes.push(format!("{} is not one of {} and is ignored", quote(name), COMPRESSORS.join(", ")));
         } else if !names.iter().any(|known| known == name) {
             names.push(name.to_owned());
         }
@@ -255,7 +255,7 @@ fn read_compressors(options: &mut ClientOptions, text: &str, notes: &mut Vec<Str
 
 fn read_preference_mode(options: &mut ClientOptions, text: &str, _notes: &mut Vec<String>) -> Result<(), ValueFault> {
     let mode = ReadPreferenceMode::from_name(text).ok_or_else(|| {
-        ValueFault::Warn(format!("{} is none of primary, primaryPreferred, secondary, secondaryPreferred, nearest", quote(text)))
+        ValueFault::Warn(format!("{} is not one of primary, primaryPreferred, secondary, secondaryPreferred, nearest", quote(text)))
     })?;
     preference(options).mode = mode;
     Ok(())

@@ -52,11 +52,11 @@ fn read_piece(read: &mut ClientOptions, warnings: &mut Vec<Warning>, number: usi
     let given = value;
     let value = decode(given).map_err(|why| broken(format!("the TXT record's option {} {why}", entry.name)))?;
     if holds_further_option(entry, given, &value) {
-        return Err(broken(format!("the TXT record's option {} holds what looks like a further option", entry.name)));
+        return Err(broken(format!("the TXT record's option {} contains what looks like a further option", entry.name)));
     }
     let mut warn = |message: String| warnings.push(Warning { option: entry.name.to_owned(), message });
     if (entry.show)(read).is_some() {
-        warn("is given more than once in the TXT record; the first value holds".to_owned());
+        warn("is given more than once in the TXT record; the first value is used".to_owned());
         return Ok(());
     }
     match (entry.read)(read, &value, &mut Vec::new()) {

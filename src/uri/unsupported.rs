@@ -22,7 +22,7 @@ pub fn option_warnings(options: &ClientOptions) -> Result<Vec<Warning>, Error> {
         return Err(unsupported("option proxyHost: connections through a SOCKS5 proxy are not supported"));
     }
     if options.tls_certificate_key_file_password.is_some() && !cfg!(feature = "encrypted-keys") {
-        return Err(unsupported("option tlsCertificateKeyFilePassword: mongolink is built without its feature encrypted-keys"));
+        return Err(unsupported("option tlsCertificateKeyFilePassword: mongolink was built without its feature encrypted-keys"));
     }
     let mut warnings = weaknesses(options);
     let mut warn = |given: bool, option: &str, message: &str| {
@@ -38,13 +38,13 @@ pub fn option_warnings(options: &ClientOptions) -> Result<Vec<Warning>, Error> {
     let compressed = options.compressors.as_ref().is_some_and(|names| !names.is_empty());
     warn(compressed, "compressors", "messages are not compressed");
     warn(options.zlib_compression_level.is_some(), "zlibCompressionLevel", "messages are not compressed");
-    warn(options.server_selection_try_once.is_some(), "serverSelectionTryOnce", "has no effect, servers are watched in the background");
-    warn(options.socket_check_interval.is_some(), "socketCheckIntervalMS", "has no effect, servers are watched in the background");
+    warn(options.server_selection_try_once.is_some(), "serverSelectionTryOnce", "has no effect, servers are monitored in the background");
+    warn(options.socket_check_interval.is_some(), "socketCheckIntervalMS", "has no effect, servers are monitored in the background");
     warn(options.retry_reads == Some(true), "retryReads", "retry is left to the caller");
     warn(options.retry_writes == Some(true), "retryWrites", "retry is left to the caller");
     warn(options.max_adaptive_retries.is_some_and(|retries| retries > 0), "maxAdaptiveRetries", "retry is left to the caller");
     warn(options.enable_overload_retargeting == Some(true), "enableOverloadRetargeting", "retry is left to the caller");
-    warn(options.read_preference.is_some(), "readPreference", "is not inherited by generic commands: each call gives its own");
+    warn(options.read_preference.is_some(), "readPreference", "does not apply to generic commands: each call sets its own");
     let concern = "has no effect, commands carry their own concerns";
     warn(options.read_concern.as_ref().is_some_and(|concern| concern.level.is_some()), "readConcernLevel", concern);
     if let Some(write) = &options.write_concern {
@@ -58,7 +58,7 @@ pub fn option_warnings(options: &ClientOptions) -> Result<Vec<Warning>, Error> {
 fn mechanism(options: &ClientOptions) -> Result<(), Error> {
     match options.auth_mechanism {
         Some(mechanism @ (Mechanism::Gssapi | Mechanism::Aws | Mechanism::Oidc)) => Err(not_served(mechanism)),
-        Some(Mechanism::X509) if !options.tls_or_default() => Err(refused("authMechanism MONGODB-X509 needs tls=true")),
+        Some(Mechanism::X509) if !options.tls_or_default() => Err(refused("authMechanism MONGODB-X509 requires tls=true")),
         Some(Mechanism::X509 | Mechanism::Plain | Mechanism::ScramSha1 | Mechanism::ScramSha256) => Ok(()),
         // An unknown mechanism is an error of the credential.
         None => options.credential().map(|_| ()),

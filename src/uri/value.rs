@@ -292,7 +292,7 @@ impl OptionKind for Monitoring {
             "auto" => Ok(ServerMonitoringMode::Auto),
             "stream" => Ok(ServerMonitoringMode::Stream),
             "poll" => Ok(ServerMonitoringMode::Poll),
-            _ => Err(ValueFault::Warn(format!("{} is none of auto, stream, poll", quote(text)))),
+            _ => Err(ValueFault::Warn(format!("{} is not auto, stream or poll", quote(text)))),
         }
     }
 

@@ -30,7 +30,7 @@ pub(super) fn weaknesses(options: &ClientOptions) -> Vec<Warning> {
     }
     let Some(servers) = remote(options).filter(|_| options.username.is_some()) else { return warnings };
     match options.auth_mechanism {
-        Some(Mechanism::Plain) => warn("authMechanism", format!("PLAIN without TLS sends the password in clear to {servers}")),
+        Some(Mechanism::Plain) => warn("authMechanism", format!("PLAIN without TLS sends the password in plain text to {servers}")),
         None | Some(Mechanism::ScramSha1 | Mechanism::ScramSha256) => warn(
             "tls",
             format!(

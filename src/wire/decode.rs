@@ -106,7 +106,7 @@ impl Decoder {
         let Some(length) = self.announced() else { return Ok(None) };
         let size = i64::from(length.cast_signed());
         if size < HEADER_SIZE as i64 {
-            return Err(protocol(format!("message of length {size}, a header alone has {HEADER_SIZE}")));
+            return Err(protocol(format!("message of length {size}, the header alone has {HEADER_SIZE}")));
         }
         if length > self.size_bytes_max {
             return Err(protocol(format!("message of {size} bytes")).against(self.limit, LimitValue::Bytes(self.size_bytes_max.into())));
@@ -161,7 +161,7 @@ impl Message {
     #[inline]
     pub fn parse(frame: Frame) -> Result<Self, Error> {
         if frame.op_code == op_code::COMPRESSED {
-            return Err(Error::new(ErrorKind::Unsupported, "compressed message, none was negotiated").at(Stage::Read));
+            return Err(Error::new(ErrorKind::Unsupported, "compressed message, but compression was not negotiated").at(Stage::Read));
         }
         if frame.op_code != op_code::MSG {
             return Err(protocol(format!("message with op code {}, expected {}", frame.op_code, op_code::MSG)));

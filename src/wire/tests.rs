@@ -123,7 +123,7 @@ fn lengths_are_checked_before_anything_is_allocated() {
 }
 
 #[test]
-fn flags_are_judged() {
+fn required_flags_are_checked() {
     let plain = encoded(&with_sequence(), Flags::default());
     assert!(refusal(plain.clone(), |bytes| bytes[16] = 4).contains("unknown required flags 0x4"));
     let optional = Flags::EXHAUST_ALLOWED.and(Flags(1 << 30)).and(Flags::MORE_TO_COME);

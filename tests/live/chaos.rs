@@ -29,7 +29,7 @@ const LASTS: Duration = Duration::from_secs(2);
 /// How long something lasts that is to end all links there are.
 const MOMENT: Duration = Duration::from_millis(50);
 
-/// Is how long a new connection may take where silence is the fault: with the time between two checks, less than a second.
+/// The time limit of a new connection under an unresponsive server: with the interval between two checks, less than a second.
 const SHORT: Duration = Duration::from_millis(300);
 
 /// Says what callers notice of a fault.

@@ -45,14 +45,14 @@ const PARTS: usize = 10;
 /// How many documents there are to ask for.
 const THINGS: i64 = 100;
 
-/// Is what one call came to.
+/// The result of one call.
 #[derive(Clone, Debug)]
 struct Call {
     began: Instant,
     outcome: Result<(), String>,
 }
 
-/// Is how many calls began in each part of a window, and how many of those whose way is well.
+/// The number of calls that began in each part of a window, and of those without a fault on their path.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rate {
     here: [usize; PARTS],
@@ -69,7 +69,7 @@ impl Rate {
     }
 }
 
-/// Is callers at work.
+/// Running callers.
 pub(crate) struct Load {
     shared: Arc<Shared>,
     tasks: JoinSet<()>,

@@ -139,7 +139,7 @@ const HOST: &str = "db.example";
 /// Far longer than the test: who believes it does not see the change.
 const TTL: u32 = 3600;
 
-/// Is a DNS server that knows one name.
+/// A DNS server that knows one name.
 struct NameServer {
     _server: DnsServer<Catalog>,
 }

@@ -18,7 +18,7 @@ use crate::support::{CALL, NAME, Server, view};
 /// How many callers each member has.
 const CALLERS: usize = 15;
 
-/// Is two members behind a proxy each, and a client of theirs.
+/// Two members, each behind a proxy, and their client.
 struct Pair {
     client: Client,
     primary: Proxy,

@@ -55,7 +55,7 @@ pub(crate) enum Links {
     Closed,
 }
 
-/// Is what happens now.
+/// The current rules of the proxy.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rules {
     pub(crate) welcome: Welcome,
@@ -100,7 +100,7 @@ impl Rules {
     }
 }
 
-/// Is the rules, and which links are past all rules.
+/// The rules, and which links are past all rules.
 #[derive(Clone, Copy, Debug, Default)]
 struct Now {
     rules: Rules,

@@ -22,7 +22,7 @@ pub(crate) fn alone(scenario: impl AsyncFnOnce(&Path)) {
     runtime.block_on(within(TEST, scenario(&program)));
 }
 
-/// Is a client of one server behind a proxy.
+/// A client of one server behind a proxy.
 pub(crate) struct Site {
     pub(crate) client: Client,
     pub(crate) proxy: Proxy,
@@ -64,7 +64,7 @@ pub(crate) enum Guests {
     Everybody,
 }
 
-/// Is what there was before the faults.
+/// The state before the faults.
 pub(crate) struct Census {
     descriptors: usize,
     tasks: usize,

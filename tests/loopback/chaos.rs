@@ -63,7 +63,7 @@ fn alive_tasks() -> usize {
     Handle::current().metrics().num_alive_tasks()
 }
 
-/// Is a client that is seen to leave nothing behind.
+/// A client that is seen to leave nothing behind.
 struct Guest {
     client: Client,
     tasks_before: usize,

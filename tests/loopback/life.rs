@@ -184,7 +184,7 @@ fn batch_under_way_is_waited_for_on_one_runtime_after_another() {
         let error = second.block_on(in_time(cursor.next())).expect("not the end").expect_err("silent");
         if is_owner {
             assert_eq!(error.kind(), ErrorKind::Shutdown, "{error}");
-            assert!(error.to_string().contains("the runtime that the client's tasks ran on has ended"), "{error}");
+            assert!(error.to_string().contains("the runtime of the client's tasks has ended"), "{error}");
         } else {
             assert_eq!(error.limit().map(|limit| limit.name), Some(limit), "{error}");
             assert_eq!(error.is_network(), limit == "socketTimeoutMS", "{error}");

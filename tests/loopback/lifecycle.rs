@@ -137,7 +137,7 @@ fn server_selector_may_use_the_client() {
                 .await
                 .expect_err("the selector keeps no server");
             assert_eq!(error.kind(), ErrorKind::ServerSelection, "{error}");
-            assert!(error.to_string().contains("was left out by the selector"), "{error}");
+            assert!(error.to_string().contains("was excluded by the selector"), "{error}");
             // Callers that wait ask it again with the next description.
             let waiting = tokio::spawn({
                 let client = client.clone();
@@ -284,7 +284,7 @@ fn crowd_is_refused(uri: &str, servers: &Runtime, cursor_holds: bool) {
         while let Some(refused) = crowd.join_next().await {
             let error = refused.expect("no panic").expect_err("the runtime of the client's tasks has ended");
             assert_eq!(error.kind(), ErrorKind::Shutdown, "{error}");
-            assert!(error.to_string().contains("the runtime that the client's tasks ran on has ended"), "{error}");
+            assert!(error.to_string().contains("the runtime of the client's tasks has ended"), "{error}");
         }
     }));
     assert_eq!(totals(&client).waiting, 0);

@@ -24,7 +24,7 @@ const STREAMED: usize = 5;
 /// The time between two of them.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Is what the server has heard on one connection.
+/// A command received on a connection.
 #[derive(Clone, Debug)]
 struct Heard {
     connection: usize,

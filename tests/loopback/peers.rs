@@ -25,7 +25,7 @@ use tokio_rustls::rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion
 /// A port of 127.0.0.1 that nobody has yet.
 const FREE: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
-/// Is a server on loopback that is not what it should be.
+/// A server on loopback that is not what it should be.
 pub(crate) struct Peer {
     address: SocketAddr,
     accepted: Arc<AtomicUsize>,
@@ -116,7 +116,7 @@ async fn swallow<S: AsyncRead + Unpin>(mut stream: S) {
     while matches!(stream.read(&mut buffer).await, Ok(size) if size > 0) {}
 }
 
-/// Is a port that refuses connections, and that nobody else can get meanwhile.
+/// A port that refuses connections, and that nobody else can get meanwhile.
 pub(crate) struct Refusing {
     address: SocketAddr,
     _socket: TcpSocket,
@@ -141,7 +141,7 @@ impl Refusing {
     }
 }
 
-/// Is a command as a scripted server hears it.
+/// A command as a scripted server hears it.
 pub(crate) struct Heard {
     /// Where the server listens.
     pub(crate) me: SocketAddr,
@@ -273,7 +273,7 @@ pub(crate) fn primary_hello(set: &str, me: &str, hosts: &[&str]) -> Document {
     hello
 }
 
-/// Is a DNS server that is of no use.
+/// A DNS server that is of no use.
 pub(crate) struct Dns {
     address: SocketAddr,
     heard: Arc<AtomicUsize>,
@@ -331,7 +331,7 @@ fn no_such_name(query: &[u8]) -> Vec<u8> {
     reply
 }
 
-/// Is a certificate authority, with its certificate in a file that is gone with it.
+/// A certificate authority, with its certificate in a file that is gone with it.
 pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     file: PathBuf,

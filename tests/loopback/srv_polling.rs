@@ -29,7 +29,7 @@ const ROUTER: &str = "router.mesh.example";
 /// The ports that the specification's tests name.
 const PORTS: [u16; 4] = [27017, 27018, 27019, 27020];
 
-/// Is a sharded cluster whose routers stand in DNS.
+/// A sharded cluster whose routers stand in DNS.
 struct Mesh {
     zone: Zone,
     /// One behind each of the ports.
@@ -80,7 +80,7 @@ impl Mesh {
     }
 }
 
-/// Is a client, and what it tells.
+/// A client, and what it tells.
 struct Guest {
     client: Client,
     events: Events,
@@ -350,7 +350,7 @@ async fn lifetime_of_the_records_is_waited_for() {
     guest.is_unmoved(&[27017, 27018]).await;
 }
 
-/// Is a boot clock that goes when the test says so.
+/// A boot clock that goes when the test says so.
 #[derive(Clone, Default)]
 struct Hand(Arc<AtomicU64>);
 

@@ -13,7 +13,7 @@ use crate::peers::{Peer, closing};
 use crate::support::in_time;
 use crate::zone::Zone;
 
-/// Is a zone, and a server behind every host that the tests name.
+/// A zone, and a server behind every host that the tests name.
 struct Scene {
     zone: Zone,
     server: Peer,

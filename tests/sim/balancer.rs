@@ -26,7 +26,7 @@ use super::promises::{
 use super::queue::{CallKind, Event, Parcel};
 use super::world::World;
 
-/// Is something that goes wrong with a load balancer itself.
+/// A fault of the load balancer itself.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum BalancerFault {
     /// All connections through it are reset, or every other one.
@@ -37,7 +37,7 @@ pub(crate) enum BalancerFault {
     Empty { lasts: Duration },
 }
 
-/// Is how the load balancer is.
+/// The state of the load balancer.
 #[derive(Default)]
 pub(crate) struct Balancer {
     deaf_until: Option<Instant>,

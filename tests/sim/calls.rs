@@ -27,7 +27,7 @@ use super::promises::selected_is_near_and_free;
 use super::queue::{CallKind, Event, Timer};
 use super::world::World;
 
-/// Is one call under way.
+/// One call under way.
 pub(crate) struct Call {
     pub(crate) kind: CallKind,
     /// Where its cursor stands, and how many batches it had.

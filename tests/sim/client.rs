@@ -37,7 +37,7 @@ use super::silence::Deposed;
 use super::srv::SrvPoll;
 use super::world::{DRAIN, World};
 
-/// Is one client: the rules, and what the shell keeps for them.
+/// One client: the rules, and what the shell keeps for them.
 pub(crate) struct Client {
     pub(crate) settings: Settings,
     /// How long its machine has slept so far: its clock is behind by that.
@@ -74,7 +74,7 @@ pub(crate) struct Client {
     next: u64,
 }
 
-/// Is what watches one server.
+/// The monitor of one server.
 pub(crate) struct Watch {
     pub(crate) host: ServerAddress,
     pub(crate) monitor: Monitor,
@@ -610,7 +610,7 @@ impl World {
     }
 }
 
-/// Is what a step of a monitor may touch beside the rules.
+/// The state that a step of a monitor may change, beside the rules.
 pub(crate) struct WatchParts<'a> {
     trips: &'a mut RoundTrips,
     replay: &'a mut ChecksReplay,

@@ -11,7 +11,7 @@ use mongolink::pool::{Lease, WaiterId};
 use mongolink::topology::{ServerType, TopologyDescription};
 use mongolink::{Error, PoolStats, ServerAddress};
 
-/// Is a broken invariant; the run ends with it.
+/// A broken invariant; the run ends with it.
 #[derive(Debug)]
 pub(crate) struct Violation {
     pub(crate) invariant: &'static str,

@@ -26,7 +26,7 @@ use super::plan::Fault;
 use super::queue::Event;
 use super::world::World;
 
-/// Is how the clients of a plan log in.
+/// The authentication of a plan's clients.
 #[derive(Clone, Debug)]
 pub(crate) struct Logins {
     /// By client; `None` leaves the choice to the conversation.
@@ -35,7 +35,7 @@ pub(crate) struct Logins {
     derivation: Duration,
 }
 
-/// Is something that goes wrong with logins.
+/// A fault of authentication.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum LoginFault {
     /// The user is refused everywhere.
@@ -57,7 +57,7 @@ pub(crate) enum Snare {
     Bar,
 }
 
-/// Is what a run keeps of logins.
+/// The authentication state of a run.
 pub(crate) struct LoginState {
     random: SmallRng,
     /// By client.

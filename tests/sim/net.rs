@@ -19,7 +19,7 @@ use super::world::World;
 use mongolink::pool::Lease;
 use mongolink::race::AttemptId;
 
-/// Is what lies between one client and one member.
+/// The link between a client and a member.
 #[derive(Clone, Debug)]
 pub(crate) struct Link {
     pub(crate) extra: Duration,
@@ -42,7 +42,7 @@ pub(crate) enum Place {
     Nowhere,
 }
 
-/// Is one connection: what travels on it, and the client's side of it.
+/// One connection: what travels on it, and the client's side of it.
 pub(crate) struct Conn {
     pub(crate) client: usize,
     pub(crate) host: ServerAddress,

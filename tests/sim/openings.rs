@@ -23,7 +23,7 @@ use super::net::User;
 use super::queue::{Event, Parcel, Timer};
 use super::world::World;
 
-/// Is a connection that is being opened.
+/// A connection that is being opened.
 pub(crate) struct Opening {
     pub(crate) host: ServerAddress,
     pub(crate) purpose: Purpose,

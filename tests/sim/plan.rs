@@ -19,7 +19,7 @@ use super::requests::{self, RequestHarm};
 use super::resolver;
 use super::srv::{SrvFault, SrvPlan};
 
-/// Is all that a seed decides beforehand; the rest is drawn from the same sequence while it runs.
+/// All that a seed decides beforehand; the rest is drawn from the same sequence while it runs.
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) members: usize,
@@ -53,7 +53,7 @@ pub(crate) struct Plan {
     pub(crate) quiet_at: Duration,
 }
 
-/// Is one client: its settings and its callers.
+/// One client: its settings and its callers.
 #[derive(Clone, Debug)]
 pub(crate) struct ClientPlan {
     pub(crate) settings: Settings,
@@ -81,7 +81,7 @@ pub(crate) struct Settings {
     pub(crate) wake_delay: Duration,
 }
 
-/// Is something that goes wrong. Durations say for how long.
+/// A fault, with its duration.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
     Crash {

@@ -31,7 +31,7 @@ use super::world::{DRAIN, DRAIN_FLOOR, World};
 /// The limit that counts in the wait queue only.
 pub(crate) const WAIT_QUEUE_TIMEOUT: &str = "waitQueueTimeoutMS";
 
-/// Is one server's pool, and what the shell keeps for it. The connections are named by their numbers.
+/// One server's pool, and what the shell keeps for it. The connections are named by their numbers.
 pub(crate) struct ServerPool {
     pub(crate) host: ServerAddress,
     pub(crate) pool: Driven<Pool<u64>>,
@@ -166,7 +166,7 @@ impl Place for PoolPlace {
     }
 }
 
-/// Is the answer to a caller.
+/// The answer to a caller.
 pub(crate) enum Answer {
     Lent(Lease, u64),
     Waits(WaiterId),

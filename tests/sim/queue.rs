@@ -27,7 +27,7 @@ pub(crate) enum Timer {
     Rescan(usize),
 }
 
-/// Is what travels between a client and a server.
+/// A message between a client and a server.
 #[derive(Clone, Debug)]
 pub(crate) enum Parcel {
     /// The server's kernel has accepted.
@@ -47,7 +47,7 @@ pub(crate) enum Parcel {
     },
 }
 
-/// Is something that happens at a moment.
+/// An event at an instant.
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     Timer(Timer),

@@ -17,7 +17,7 @@ use super::plan::Plan;
 use super::trace::Trace;
 use super::world::{Figures, World};
 
-/// Is why a seed fails.
+/// The failure of a seed.
 pub(crate) struct Failure {
     pub(crate) seed: u64,
     pub(crate) invariant: String,
@@ -29,7 +29,7 @@ pub(crate) struct Failure {
 /// How many lines of a timeline are shown, unless the whole is asked for.
 pub(crate) const LINES_SHOWN: usize = 60;
 
-/// Is what many seeds come to.
+/// The sum of the results of many seeds.
 #[derive(Default)]
 pub(crate) struct Sum {
     pub(crate) seeds: u64,

@@ -18,7 +18,7 @@ use super::plan::{Harm, Lie};
 use super::queue::{Parcel, Timer};
 use super::world::World;
 
-/// Is the deployment, and what is untrue about it.
+/// The deployment, and what is untrue about it.
 pub(crate) struct Servers {
     pub(crate) cluster: FakeDeployment,
     /// By member.
@@ -29,7 +29,7 @@ pub(crate) struct Servers {
     pub(crate) exceeded: u64,
 }
 
-/// Is the end of a fault of a member.
+/// The end of a fault of a member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     Start(usize),

@@ -19,7 +19,7 @@ use super::plan::{Fault, Harm, RESEND};
 use super::requests::RequestHarm;
 use super::world::World;
 
-/// Is a server that stood still when it was deposed by a newer primary, or left, and still does.
+/// A server that stood still when it was deposed by a newer primary, or left, and still does.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Deposed {
     pub(crate) member: usize,
@@ -30,7 +30,7 @@ pub(crate) struct Deposed {
     pub(crate) pool: u64,
 }
 
-/// Is what lay between a client and a member, as somebody sees who sees everything.
+/// The actual state of the link between a client and a member.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Truth {
     /// Until when something was amiss that no round trip tells of: the process stood still, a cut, a reset, another address.

@@ -27,7 +27,7 @@ const NAME: &str = "sim";
 /// The longest that a record lives, in any plan.
 const TTL_MAX: Duration = Duration::from_millis(4_000);
 
-/// Is what the clients know of SRV records, and what these are at first.
+/// The SRV configuration of the clients, and the initial records.
 #[derive(Clone, Debug)]
 pub(crate) struct SrvPlan {
     /// By client: `srvMaxHosts`, and the shortest time between two scans.
@@ -35,7 +35,7 @@ pub(crate) struct SrvPlan {
     records: Vec<Record>,
 }
 
-/// Is one record; the plan knows itself whether it may be believed.
+/// One record; the plan knows itself whether it may be believed.
 #[derive(Clone, Debug)]
 pub(crate) struct Record {
     target: String,
@@ -44,7 +44,7 @@ pub(crate) struct Record {
     allowed: bool,
 }
 
-/// Is something that happens to SRV records.
+/// A change or fault of SRV records.
 #[derive(Clone, Debug)]
 pub(crate) enum SrvFault {
     /// They are others from now on.
@@ -63,7 +63,7 @@ pub(crate) enum SrvFault {
     },
 }
 
-/// Is what DNS knows of the name, and how it is.
+/// The state of the name in DNS.
 #[derive(Default)]
 pub(crate) struct SrvZone {
     records: Vec<Record>,
@@ -72,7 +72,7 @@ pub(crate) struct SrvZone {
     hangs_until: Option<Instant>,
 }
 
-/// Is a client's look at SRV records: the rules, and what they must come to.
+/// A client's look at SRV records: the rules, and what they must come to.
 pub(crate) struct SrvPoll {
     rescan: Rescan,
     max_hosts: usize,
@@ -87,7 +87,7 @@ pub(crate) struct SrvPoll {
     hosts: BTreeSet<ServerAddress>,
 }
 
-/// Is something that happens to a client's look at SRV records.
+/// An event of a client's SRV look-up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum SrvEvent {
     /// Its task wakes up, because there is a new description.

@@ -31,7 +31,7 @@ use super::silence::Truth;
 use super::srv::SrvZone;
 use super::trace::Trace;
 
-/// Is everything there is in one run.
+/// The state of one run.
 pub(crate) struct World {
     pub(crate) now: Instant,
     pub(crate) start: Instant,
@@ -53,7 +53,7 @@ pub(crate) struct World {
     over: bool,
 }
 
-/// Is what a run comes to.
+/// The results of a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Figures {
     pub(crate) simulated: Duration,

@@ -45,7 +45,7 @@ struct Servers {
     balancer: Peer,
 }
 
-/// Is what a case expects of a client.
+/// The expected state of a client.
 pub(crate) struct Outcome {
     /// The hosts that it starts with.
     pub(crate) seeds: Option<BTreeSet<ServerAddress>>,
@@ -59,7 +59,7 @@ pub(crate) struct Outcome {
     pub(crate) pings: bool,
 }
 
-/// Is one of the deployments, as a client meets it.
+/// One of the deployments, as a client meets it.
 struct Place {
     kind: TopologyType,
     /// Where the server of each port is.

@@ -36,7 +36,7 @@ pub(crate) fn run(folder: &Path, report: &mut Report) {
     }
 }
 
-/// Is what the cases are played on.
+/// The environment of the cases.
 struct Setting {
     runtime: Runtime,
     zone: ZoneServer,

@@ -29,7 +29,7 @@ use tokio_rustls::TlsConnector;
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// Is something that can be done again and again.
+/// A repeatable unit of work.
 trait Work: Send + 'static {
     /// Does it once.
     fn once(&mut self) -> impl Future<Output = ()> + Send;
@@ -61,7 +61,7 @@ enum Until {
     Time(Duration),
 }
 
-/// Is what all callers go by.
+/// The schedule of all callers.
 struct Course {
     warm_up: Duration,
     until: Until,
@@ -69,7 +69,7 @@ struct Course {
     stop: AtomicBool,
 }
 
-/// Is what came of a measurement.
+/// The result of a measurement.
 struct Outcome {
     histogram: Histogram,
     seconds: f64,

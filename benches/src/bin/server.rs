@@ -23,7 +23,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWrite
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-/// Is what all connections share; lives as long as the process.
+/// The state shared by all connections, for the lifetime of the process.
 struct World {
     hellos: Vec<Canned>,
     pong: Canned,

@@ -273,7 +273,7 @@ fn prepare(hash: ScramHash, user: &str, password: &Secret) -> Result<Secret, Err
         }
         // The prohibited characters are not shown: they are part of the password.
         ScramHash::Sha256 => saslprep::prepare(password.reveal()).map(Secret::from).ok_or_else(|| {
-            Error::new(ErrorKind::InvalidOption, "the password has characters that SCRAM-SHA-256 can't carry (SASLprep)").at(Stage::Auth)
+            Error::new(ErrorKind::InvalidOption, "the password has characters that SCRAM-SHA-256 does not allow (SASLprep)").at(Stage::Auth)
         }),
     }
 }

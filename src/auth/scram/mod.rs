@@ -101,14 +101,14 @@ impl ClientFirst {
         let mut parts = text.split(',');
         let first = parts.next();
         if attribute(first, 'm').is_some() {
-            return Err(fault(ErrorKind::Unsupported, "the server's first message demands an extension"));
+            return Err(fault(ErrorKind::Unsupported, "the server's first message requires an extension"));
         }
         if let Some(error) = attribute(first, 'e') {
             return Err(server_error(error));
         }
         let nonce = attribute(first, 'r').ok_or_else(|| malformed("first message has no nonce"))?;
         if nonce.len() <= self.nonce.len() || !nonce.starts_with(&self.nonce) {
-            return Err(fault(ErrorKind::Auth, "the server's nonce does not continue ours"));
+            return Err(fault(ErrorKind::Auth, "the server's nonce does not continue the client's"));
         }
         let salt = attribute(parts.next(), 's').ok_or_else(|| malformed("first message has no salt"))?;
         let salt = BASE64_STANDARD.decode(salt).map_err(|_| malformed("salt is not base64"))?;
@@ -134,7 +134,7 @@ impl ServerFirst {
     /// [`ErrorKind::Internal`] for keys of another mechanism.
     pub fn handle_keys(self, keys: ScramKeys) -> Result<(Zeroizing<String>, ClientFinal), Error> {
         if keys.hash() != self.hash {
-            return Err(fault(ErrorKind::Internal, "keys of another mechanism were handed in"));
+            return Err(fault(ErrorKind::Internal, "the keys belong to another mechanism"));
         }
         let proof = Zeroizing::new(BASE64_STANDARD.encode(keys.proof(self.auth_message.as_bytes())));
         let mut message = Zeroizing::new(String::with_capacity(self.without_proof.len() + PROOF_KEY.len() + proof.len()));
@@ -202,11 +202,11 @@ fn iterations(text: &str) -> Result<NonZeroU32, Error> {
     }
     let count = text.parse::<u64>().unwrap_or(u64::MAX);
     if count < u64::from(ITERATIONS_MIN) {
-        return Err(fault(ErrorKind::Auth, format!("the server asks for {count} iterations only, which is too easy to crack"))
+        return Err(fault(ErrorKind::Auth, format!("the server requests only {count} iterations, which are too easy to crack"))
             .against("ITERATIONS_MIN", LimitValue::Count(ITERATIONS_MIN.into())));
     }
     u32::try_from(count).ok().filter(|count| *count <= ITERATIONS_MAX).and_then(NonZeroU32::new).ok_or_else(|| {
-        fault(ErrorKind::Auth, "the server asks for too many iterations")
+        fault(ErrorKind::Auth, "the server requests too many iterations")
             .against("ITERATIONS_MAX", LimitValue::Count(ITERATIONS_MAX.into()))
     })
 }

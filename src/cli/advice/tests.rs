@@ -91,7 +91,7 @@ fn refused_asks_for_server_port_and_firewall() {
 }
 
 #[test]
-fn member_that_falls_silent_does_not_count_as_answering() {
+fn unresponsive_member_does_not_count_as_answering() {
     let hosts = ["a", "b", "c"];
     let silences = [
         Error::timeout(Stage::Read, "PING_LIMIT", Duration::from_secs(10), Duration::from_secs(10)),
@@ -146,7 +146,7 @@ fn hosts_with_one_symptom_share_the_advice() {
 }
 
 #[test]
-fn names_and_dns_servers_are_told_apart() {
+fn missing_names_and_dns_faults_have_different_advice() {
     assert!(only("mongodb://db.example", failure(ErrorKind::NoSuchName, Stage::Dns)).contains("spelling"));
     assert!(only("mongodb://db.example", failure(ErrorKind::NoAddresses, Stage::Dns)).contains("A and AAAA"));
     let timeout = Error::timeout(Stage::Dns, "dnsTimeoutMS", Duration::from_secs(1), Duration::from_secs(1));
@@ -161,7 +161,7 @@ fn tls_mismatch_is_seen_from_both_sides() {
     let plain = "mongodb://db.example";
     let secured = "mongodb://db.example/?tls=true";
     assert!(only(secured, failure(ErrorKind::Closed, Stage::Tls)).contains("tls=false"));
-    assert!(only(secured, Error::new(ErrorKind::Tls, "the server does not speak TLS on this port").at(Stage::Tls)).contains("tls=false"));
+    assert!(only(secured, Error::new(ErrorKind::Tls, "the server does not use TLS on this port").at(Stage::Tls)).contains("tls=false"));
     assert!(only(secured, Error::io(Stage::Tls, io::ErrorKind::ConnectionReset.into())).contains("tls=false"));
     assert!(only(plain, failure(ErrorKind::Closed, Stage::Hello)).contains("tls=true"));
     assert!(only(plain, failure(ErrorKind::Protocol, Stage::Hello)).contains("tls=true"));
@@ -170,7 +170,7 @@ fn tls_mismatch_is_seen_from_both_sides() {
 }
 
 #[test]
-fn certificates_are_told_apart() {
+fn certificate_faults_have_different_advice() {
     let uri = "mongodb://db.example/?tls=true";
     assert!(only(uri, failure(ErrorKind::CertificateUnknownIssuer, Stage::Tls)).contains("tlsCAFile"));
     assert!(only(uri, failure(ErrorKind::CertificateName, Stage::Tls)).contains("another name"));

@@ -43,7 +43,7 @@ fn plain_process_tells_application_driver_os_and_platform() {
 }
 
 #[test]
-fn each_platform_tells_its_facts() {
+fn each_platform_is_detected() {
     let lambda = [("AWS_EXECUTION_ENV", "AWS_Lambda_java8"), ("AWS_REGION", "us-east-2"), ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1024")];
     assert_eq!(env_of(&lambda), Some(bson::doc! { "name": "aws.lambda", "memory_mb": 1024, "region": "us-east-2" }));
     assert_eq!(env_of(&[("FUNCTIONS_WORKER_RUNTIME", "node")]), Some(bson::doc! { "name": "azure.func" }));
@@ -70,7 +70,7 @@ fn long_region_is_left_out() {
 }
 
 #[test]
-fn odd_values_drop_their_field_alone() {
+fn invalid_values_drop_only_their_field() {
     let odd = [("AWS_EXECUTION_ENV", "AWS_Lambda_java8"), ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "big")];
     assert_eq!(env_of(&odd), Some(bson::doc! { "name": "aws.lambda" }));
     assert_eq!(env_of(&[("AWS_EXECUTION_ENV", "EC2")]), None);
@@ -78,7 +78,7 @@ fn odd_values_drop_their_field_alone() {
 }
 
 #[test]
-fn container_stands_beside_the_platform() {
+fn container_is_reported_with_the_platform() {
     let both = [
         ("AWS_EXECUTION_ENV", "AWS_Lambda_java8"),
         ("AWS_REGION", "us-east-2"),
@@ -199,7 +199,7 @@ fn only_a_library_that_is_the_same_in_all_fields_is_not_appended() {
 
 /// mongodb-handshake, client metadata update, 4 to 6.
 #[test]
-fn library_named_before_is_not_named_again_whatever_came_between() {
+fn known_library_is_not_appended_again_after_others() {
     let framework = DriverInfo::new("framework").with_version("2.0");
     let once = with(&[library(), framework.clone()]);
     assert_eq!(with(&[library(), framework.clone(), library()]), once);
@@ -208,7 +208,7 @@ fn library_named_before_is_not_named_again_whatever_came_between() {
 
 /// mongodb-handshake, client metadata update, 7 and 8.
 #[test]
-fn empty_text_of_a_library_is_as_good_as_none() {
+fn empty_text_of_a_library_counts_as_none() {
     let bare = DriverInfo::new("library").with_platform("Library Platform");
     let once = with(std::slice::from_ref(&bare));
     assert_eq!(with(&[bare.clone(), bare.clone().with_version("")]), once);

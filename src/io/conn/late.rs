@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn message_that_was_cut_off_executes_only_if_the_rest_follows() {
+    async fn incomplete_message_executes_only_if_the_rest_follows() {
         let (mut conn, _peer) = connection(async |_| ()).await;
         assert!(try_send(&mut conn, 40_000_000).await.is_pending());
         assert_eq!((conn.sent(), conn.may_execute(), conn.health()), (Sent::Partly, true, Health::ReplyOutstanding));

@@ -35,7 +35,7 @@ async fn callers_of_one_derivation_share_it() {
 }
 
 #[tokio::test]
-async fn small_derivation_is_not_kept_waiting_by_a_large_one() {
+async fn small_derivation_does_not_wait_for_a_large_one() {
     let derivations = Derivations::new();
     let (large, small) = (derivation("large", ITERATIONS_MAX), derivation("small", 2 * SLICE_ITERATIONS));
     tokio::select! {

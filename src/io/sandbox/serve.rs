@@ -195,7 +195,7 @@ async fn is_shut(gate: &mut watch::Receiver<Gate>) {
 /// Completes TLS if required, then carries bytes.
 async fn accept(shared: Arc<SandboxShared>, member: usize, stream: TcpStream, mut gate: watch::Receiver<Gate>) {
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(member, %error, "sandbox: no nodelay");
+        tracing::debug!(member, %error, "sandbox: TCP_NODELAY can't be set");
     }
     let Some(acceptor) = shared.tls.clone() else { return carry(shared, member, stream, gate).await };
     if !is_open(&mut gate).await {
@@ -264,7 +264,7 @@ async fn write_all<S: Peer>(mut queue: mpsc::Receiver<Vec<u8>>, stream: &mut Wri
         }
     }
     if let Err(error) = stream.shutdown().await {
-        tracing::trace!(%error, "sandbox: the peer was gone first");
+        tracing::trace!(%error, "sandbox: the peer has closed the connection");
     }
 }
 

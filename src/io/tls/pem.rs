@@ -51,16 +51,14 @@ pub(super) fn authorities(path: &Path) -> Result<Authorities, Error> {
     for section in &sections {
         let line = section.line;
         match section.certificate() {
-            None if section.could_be_meant() => read.notes.push(format!("line {line}: {} is not read{}", section.name(), section.why())),
+            None if section.could_be_meant() => read.notes.push(format!("line {line}: {} is ignored{}", section.name(), section.why())),
             None => {}
             Some(Err(why)) => read.notes.push(format!("line {line}: {why}")),
             Some(Ok(certificate)) => match read.roots.add(certificate.clone()) {
                 Err(error) => read.notes.push(format!("line {line}: the certificate can't be read: {error}")),
                 Ok(()) => {
                     let key = der::Certificate::parse(&certificate).and_then(|parsed| der::unsupported_algorithm(parsed.key.algorithm));
-                    read.notes.extend(
-                        key.map(|curve| format!("line {line}: the certificate's key is on a curve that is not supported: {curve}")),
-                    );
+                    read.notes.extend(key.map(|curve| format!("line {line}: the certificate's key uses an unsupported curve: {curve}")));
                     read.listed.push(certificate);
                 }
             },
@@ -71,8 +69,8 @@ pub(super) fn authorities(path: &Path) -> Result<Authorities, Error> {
     }
     if read.listed.is_empty() {
         return Err(match read.notes() {
-            None => unusable(CA_FILE, path, &"no certificate in it"),
-            Some(notes) => unusable(CA_FILE, path, &format!("no certificate in it can be read: {notes}")),
+            None => unusable(CA_FILE, path, &"no certificate found"),
+            Some(notes) => unusable(CA_FILE, path, &format!("no readable certificate: {notes}")),
         });
     }
     Ok(read)
@@ -143,9 +141,9 @@ pub(super) fn certificate_and_key(path: &Path, password: Option<&Secret>) -> Res
         }
     }
     if chain.is_empty() {
-        return Err(unusable(KEY_FILE, path, &"no certificate in it"));
+        return Err(unusable(KEY_FILE, path, &"no certificate found"));
     }
-    let (line, key) = key.ok_or_else(|| unusable(KEY_FILE, path, &"no private key in it"))?;
+    let (line, key) = key.ok_or_else(|| unusable(KEY_FILE, path, &"no private key found"))?;
     let certified = CertifiedKey::new(chain, key);
     if is_mismatch(&certified) {
         let text = format!("the private key in line {line} does not belong to the first certificate");
@@ -192,9 +190,8 @@ fn private_key(path: &Path, section: &Section<'_>, password: Option<&Secret>) ->
         "EC PRIVATE KEY" => PrivateSec1KeyDer::from(content.to_vec()).into(),
         "ENCRYPTED PRIVATE KEY" => encrypted_key(path, content, password)?,
         label => {
-            let text = format!(
-                "line {line}: a private key of the kind {label:?} is not supported; convert it with `openssl pkcs8 -topk8 -nocrypt`"
-            );
+            let text =
+                format!("line {line}: a private key of type {label:?} is not supported; convert it with `openssl pkcs8 -topk8 -nocrypt`");
             return Err(unsupported(path, &text));
         }
     };
@@ -203,7 +200,9 @@ fn private_key(path: &Path, section: &Section<'_>, password: Option<&Secret>) ->
     read.map_err(|error| match der::unsupported_key(&der.0) {
         Some(curve) => unsupported(
             path,
-            &format!("line {line}: the private key is on a curve or of an algorithm that is not supported: {curve}; P-256, P-384, Ed25519 and RSA are"),
+            &format!(
+                "line {line}: the private key has an unsupported curve or algorithm: {curve}; supported are P-256, P-384, Ed25519 and RSA"
+            ),
         ),
         None => unusable(KEY_FILE, path, &format!("line {line}: the private key can't be read: {error}")),
     })

@@ -59,10 +59,10 @@ fn read(file: &[u8], label_at: usize, dashes: usize) -> (&str, Result<Zeroizing<
     let is_framed = dashes >= DASHES.len() && file.get(label_at + written.len()..body_at) == Some(DASHES);
     if !is_framed {
         let label = usable_label(written.trim_ascii_end()).unwrap_or_default();
-        return (label, Err("its first line has not five dashes before and behind it"), label_at);
+        return (label, Err("its first line does not begin and end with five dashes"), label_at);
     }
     let Some(label) = usable_label(written) else {
-        return ("", Err("its label is not made of capital letters and digits"), body_at);
+        return ("", Err("its label has characters other than capital letters and digits"), body_at);
     };
     let end_mark = [b"-----END ", label.as_bytes(), DASHES].concat();
     let next = find(file, body_at, DASHES).unwrap_or(file.len());

@@ -145,7 +145,7 @@ async fn unknown_issuer_is_named() {
 }
 
 #[tokio::test]
-async fn authority_made_anew_under_its_old_name_is_unknown() {
+async fn recreated_authority_with_the_same_name_is_unknown() {
     let (ours, theirs) = (authority("same"), authority("same"));
     let file = TempFile::new(&ours.pem());
     let outcome = handshake(&trusting(&file), "db.example", &identity(&theirs, "db.example", 4000)).await;
@@ -169,7 +169,7 @@ async fn expired_certificate_says_so() {
 }
 
 #[tokio::test]
-async fn invalid_host_names_forgive_the_name_and_nothing_else() {
+async fn invalid_host_names_disable_only_the_name_check() {
     let (ours, theirs) = (authority("ours"), authority("theirs"));
     let file = TempFile::new(&ours.pem());
     let options = ClientOptions { tls_allow_invalid_hostnames: Some(true), ..trusting(&file) };
@@ -181,7 +181,7 @@ async fn invalid_host_names_forgive_the_name_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn invalid_certificates_and_insecure_forgive_all() {
+async fn invalid_certificates_and_insecure_disable_all_checks() {
     let theirs = authority("theirs");
     let shown = identity(&theirs, "other.example", 2001);
     let lenient = ClientOptions { tls_allow_invalid_certificates: Some(true), ..ClientOptions::default() };
@@ -212,21 +212,21 @@ async fn speak_to_plain_server(answer: &[u8]) -> Error {
 }
 
 #[tokio::test]
-async fn plain_server_is_told_from_a_broken_one() {
+async fn server_without_tls_is_distinguished_from_a_broken_one() {
     let error = speak_to_plain_server(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     assert_eq!(error.kind(), ErrorKind::Tls);
-    assert_eq!(error.to_string(), "tls: db.example:27017: the server does not speak TLS on this port");
+    assert_eq!(error.to_string(), "tls: db.example:27017: the server does not use TLS on this port");
 }
 
 #[tokio::test]
 async fn close_in_the_handshake_is_named() {
     let error = speak_to_plain_server(b"").await;
     assert_eq!((error.kind(), error.stage()), (ErrorKind::Closed, Some(Stage::Tls)));
-    assert!(error.to_string().contains("does it speak TLS on this port?"), "{error}");
+    assert!(error.to_string().contains("does it use TLS on this port?"), "{error}");
 }
 
 #[tokio::test]
-async fn session_is_resumed_and_late_tickets_are_no_death() {
+async fn session_is_resumed_and_late_tickets_keep_the_connection_alive() {
     let ours = authority("ours");
     let file = TempFile::new(&ours.pem());
     let connector = TlsConnector::load(&trusting(&file)).expect("loaded");
@@ -250,7 +250,7 @@ async fn session_is_resumed_and_late_tickets_are_no_death() {
 }
 
 #[tokio::test]
-async fn look_at_a_secured_connection_tells_tickets_from_data_and_end() {
+async fn check_of_a_tls_connection_distinguishes_tickets_from_data_and_end() {
     let ours = authority("ours");
     let file = TempFile::new(&ours.pem());
     let connector = TlsConnector::load(&trusting(&file)).expect("loaded");
@@ -328,7 +328,7 @@ fn missing_files_are_named_with_option_and_path() {
 fn file_without_certificate_or_key_is_named() {
     let empty = TempFile::new("nothing here\n");
     let error = TlsConnector::load(&trusting(&empty)).expect_err("no certificate");
-    assert!(error.message().ends_with("no certificate in it"), "{error}");
+    assert!(error.message().ends_with("no certificate found"), "{error}");
     let alone = identity(&authority("ours"), "client", 4000).certificate_pem();
     let error = load_key(&alone, None).expect_err("no key");
     assert!(error.message().contains("tlsCertificateKeyFile") && error.message().contains("private key"), "{error}");
@@ -339,12 +339,12 @@ fn section_without_a_usable_first_line_is_named_with_its_line() {
     let ours = authority("ours");
     let client = identity(&ours, "client", 4000);
     let (good, key) = (client.certificate_pem(), client.key.serialize_pem());
-    let framing = "its first line has not five dashes before and behind it";
+    let framing = "its first line does not begin and end with five dashes";
     for (first_line, why) in [
         ("-----BEGIN CERTIFICATE\n", framing),
         ("-----BEGIN CERTIFICATE \n", framing),
-        ("-----BEGIN certificate-----\n", "its label is not made of capital letters and digits"),
-        ("-----BEGIN -----\n", "its label is not made of capital letters and digits"),
+        ("-----BEGIN certificate-----\n", "its label has characters other than capital letters and digits"),
+        ("-----BEGIN -----\n", "its label has characters other than capital letters and digits"),
     ] {
         let bad = good.replace("-----BEGIN CERTIFICATE-----\n", first_line);
         let file = TempFile::new(&format!("{}{bad}", ours.pem()));

@@ -146,7 +146,7 @@ struct Version1;
 
 impl fmt::Display for Version1 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("it is of X.509 version 1, which has no names to verify; have one of version 3 made")
+        f.write_str("it is of X.509 version 1, which has no names to verify; create one of version 3")
     }
 }
 

@@ -24,7 +24,7 @@ const GRACE: Duration = Duration::from_secs(1);
 /// How long a task rests between calls, so that it is the servers and not the machine that are tried.
 const REST: Duration = Duration::from_millis(20);
 
-/// Is what the tasks do and note.
+/// The shared state and records of the tasks.
 struct Load {
     state: Arc<State>,
     tasks: JoinSet<()>,

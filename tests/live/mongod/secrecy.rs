@@ -21,7 +21,7 @@ const WRONG: &str = "hushhush-wrong-sesame";
 /// How many letters a SCRAM proof has at the least: SHA-1's twenty bytes in base64.
 const PROOF_LETTERS: usize = 27;
 
-/// Is a log in memory.
+/// A log in memory.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 

@@ -17,7 +17,7 @@ const PACE: Duration = Duration::from_millis(10);
 /// that wait for a monitor's time-out need ten times as much.
 const PAST: Duration = Duration::from_secs(5);
 
-/// Is one attempt to insert, and who acknowledged it.
+/// One attempt to insert, and who acknowledged it.
 struct Attempt {
     began: Instant,
     ended: Instant,

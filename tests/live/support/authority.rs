@@ -7,7 +7,7 @@ use rcgen::{
 /// The subject of a client's certificate as mongod spells it: the name of its user on `$external`.
 pub(crate) const CLIENT_SUBJECT: &str = "CN=app,OU=clients,O=mongolink";
 
-/// Is a private authority with a key of its own.
+/// A private authority with a key of its own.
 pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Is a folder of a test's own, gone when dropped.
+/// A folder of a test's own, gone when dropped.
 #[derive(Debug)]
 pub(crate) struct Folder(PathBuf);
 

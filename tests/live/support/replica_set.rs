@@ -27,7 +27,7 @@ pub(crate) enum Security {
     Users,
 }
 
-/// Is a user with a password.
+/// A user with a password.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct User {
     pub(crate) name: &'static str,
@@ -40,7 +40,7 @@ pub(crate) struct User {
 pub(crate) const ROOT: User =
     User { name: "root", password: "the root of all trees", mechanisms: &[Mechanism::ScramSha1, Mechanism::ScramSha256] };
 
-/// Is a replica set of three, ready for writes.
+/// A replica set of three, ready for writes.
 pub(crate) struct ReplicaSet {
     members: Vec<Server>,
     host: &'static str,

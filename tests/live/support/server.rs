@@ -17,7 +17,7 @@ const START: Duration = Duration::from_secs(60);
 /// How often another port is tried, should somebody take ours between our looking and the server's start.
 const TRIES: usize = 3;
 
-/// Is a server's process with its data, both gone when dropped.
+/// A server's process with its data, both gone when dropped.
 pub(crate) struct Server {
     program: PathBuf,
     arguments: Vec<String>,

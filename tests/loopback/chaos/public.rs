@@ -5,7 +5,7 @@ use std::sync::Arc;
 use mongolink::bson::{Document, doc};
 use mongolink::*;
 
-/// Is called for types at compile time.
+/// A compile-time check of a type.
 const fn shared<T: Send + Sync + ?Sized>() {}
 
 const _: () = {
@@ -83,7 +83,7 @@ fn sent<F: Future + Send>(future: F) {
     drop(future);
 }
 
-/// Is compiled, and never run.
+/// Compiled, but never run.
 const _: fn(&Client, &ServerAddress, &mut Cursor) = |client, host, cursor| {
     let database = client.database("test");
     sent(database.run_command(doc! { "ping": 1 }).into_future());
@@ -97,14 +97,14 @@ const _: fn(&Client, &ServerAddress, &mut Cursor) = |client, host, cursor| {
     sent(client.shutdown());
 };
 
-/// Is compiled, and never run.
+/// Compiled, but never run.
 const _: fn(&mut Events, &mut TopologyWatch, &Arc<dyn Resolve>) = |events, watch, resolve| {
     sent(events.next());
     sent(watch.next());
     sent(resolve.resolve("db.example"));
 };
 
-/// Is compiled, and never run.
+/// Compiled, but never run.
 const _: fn(&Sandbox, Sandbox) = |sandbox, owned| {
     sent(Sandbox::builder().start());
     sent(sandbox.start(0));

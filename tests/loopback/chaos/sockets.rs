@@ -102,7 +102,7 @@ async fn connection_closed_instead_of_tls_asks_whether_it_is_spoken() {
     let peer = peers::closing_when_spoken_to().await;
     let guest = Guest::new(peer.address(), CALM, TLS);
     for fault in guest.faults(&peer.host()).await {
-        assert_told(&fault, ErrorKind::Closed, Stage::Tls, &peer.host(), "does it speak TLS on this port?");
+        assert_told(&fault, ErrorKind::Closed, Stage::Tls, &peer.host(), "does it use TLS on this port?");
         assert_placed(&fault, peer.address());
         assert!(fault.underlying().is_some());
     }
@@ -150,13 +150,13 @@ async fn length_of_two_gigabytes_is_refused_before_it_is_waited_for() {
 #[tokio::test]
 async fn length_below_a_header_is_refused() {
     let turn = |heard: &Heard| Turn::Raw(peers::header(15, heard.request_id, op_code::MSG));
-    faults_in_hello(turn, "message of length 15, a header alone has 16").await;
+    faults_in_hello(turn, "message of length 15, the header alone has 16").await;
 }
 
 #[tokio::test]
 async fn negative_length_is_refused() {
     let turn = |heard: &Heard| Turn::Raw(peers::header(-2, heard.request_id, op_code::MSG));
-    faults_in_hello(turn, "message of length -2, a header alone has 16").await;
+    faults_in_hello(turn, "message of length -2, the header alone has 16").await;
 }
 
 #[tokio::test]

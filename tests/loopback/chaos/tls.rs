@@ -66,7 +66,7 @@ async fn plain_server_that_answers_is_recognised() {
     let peer = peers::saying(*b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
     let guest = Guest::new(peer.address(), CALM, "tls=true&tlsInsecure=true");
     for fault in guest.faults(&peer.host()).await {
-        assert_told(&fault, ErrorKind::Tls, Stage::Tls, &peer.host(), "the server does not speak TLS on this port");
+        assert_told(&fault, ErrorKind::Tls, Stage::Tls, &peer.host(), "the server does not use TLS on this port");
         assert_placed(&fault, peer.address());
         assert!(fault.underlying().is_some());
     }

@@ -26,7 +26,7 @@ pub(super) const HOST: &str = "localhost:27017";
 /// The name of the thread that runs the operations of no other.
 const MAIN: &str = "";
 
-/// Is what a thread can be told to do.
+/// An operation of a thread.
 pub(super) enum Operation {
     Wait(Duration),
     /// With the label under which the connection is checked in.
@@ -61,7 +61,7 @@ pub(super) struct World {
     events: Vec<Value>,
 }
 
-/// Is a connection being opened.
+/// A connection being opened.
 struct Dial {
     lease: Lease,
     conversation: Conversation,

@@ -37,7 +37,7 @@ const NAMES: &[&str] = &[
     "selection",
 ];
 
-/// Is what a scenario goes by.
+/// The setting of a scenario.
 struct Setting {
     kind: Kind,
     quick: bool,

@@ -154,7 +154,7 @@ pub async fn create_and_drop(setting: &Setting) -> Value {
     })
 }
 
-/// Is what a process has that is more than memory.
+/// The resources of a process other than memory.
 struct Belongings {
     tasks: usize,
     threads: usize,

@@ -119,7 +119,7 @@ async fn sections_are_found_in_whatever_way_files_were_joined() {
 }
 
 #[tokio::test]
-async fn section_that_can_not_be_read_is_named_with_its_line_and_costs_itself() {
+async fn unreadable_section_is_skipped_and_named_with_its_line() {
     let (ours, theirs) = (authority("ours"), authority("theirs"));
     let good = ours.pem();
     let bad = theirs.pem();
@@ -130,7 +130,7 @@ async fn section_that_can_not_be_read_is_named_with_its_line_and_costs_itself() 
         (bad.replace("-----END CERTIFICATE-----", ""), "it has no last line"),
         (bad.replace("END CERTIFICATE", "END X509 CERTIFICATE"), "its last line has another label"),
         (bad.replace("-----BEGIN", "----BEGIN"), "five dashes"),
-        (bad.replace("CERTIFICATE", "CERTIFICATES"), "a section \"CERTIFICATES\" is not read"),
+        (bad.replace("CERTIFICATE", "CERTIFICATES"), "a section \"CERTIFICATES\" is ignored"),
         (pem("CERTIFICATE", b"nonsense"), "the certificate can't be read"),
         (pem("TRUSTED CERTIFICATE", &[theirs.der().as_ref(), &rejected].concat()), "not to be trusted for servers"),
     ];
@@ -157,7 +157,7 @@ fn file_in_another_encoding_is_named() {
 }
 
 #[test]
-fn part_of_the_own_certificate_that_can_not_be_read_is_an_error_with_its_line() {
+fn unreadable_part_of_the_client_certificate_is_an_error_with_its_line() {
     let own = identity(&authority("ours"), "client", 4000);
     let (certificate, key) = (own.certificate_pem(), own.key.serialize_pem());
     load_key(&format!("\u{feff}{}{key}", certificate.trim_end()), None).expect("read");
@@ -169,9 +169,9 @@ fn part_of_the_own_certificate_that_can_not_be_read_is_an_error_with_its_line() 
         (format!("{}{certificate}", pem("PRIVATE KEY", b"nonsense")), "line 1: the private key can't be read"),
         (
             format!("{}{certificate}", pem("DSA PRIVATE KEY", b"nonsense")),
-            "line 1: a private key of the kind \"DSA PRIVATE KEY\" is not supported",
+            "line 1: a private key of type \"DSA PRIVATE KEY\" is not supported",
         ),
-        (key, "no certificate in it"),
+        (key, "no certificate found"),
     ] {
         let error = load_key(&text, None).expect_err(words);
         assert!(error.message().contains(words), "{error}");
@@ -281,7 +281,7 @@ impl ClientCertVerifier for Keeping {
 }
 
 #[tokio::test]
-async fn client_certificate_of_version_1_is_the_servers_to_judge() {
+async fn client_certificate_of_version_1_is_sent() {
     let (ours, own) = (authority("ours"), version_1("client"));
     let file = TempFile::new(&ours.pem());
     let both = TempFile::new(&format!("{}{}", own.certificate_pem(), own.key.serialize_pem()));
@@ -302,7 +302,7 @@ async fn client_certificate_of_version_1_is_the_servers_to_judge() {
 }
 
 #[test]
-fn key_on_a_curve_that_is_not_supported_names_it() {
+fn key_on_an_unsupported_curve_names_the_curve() {
     let certificate = identity(&authority("ours"), "client", 4000).certificate_pem();
     let ec = element(6, &[0x2a, 0x86, 0x48, 0xce, 0x3d, 2, 1]);
     let (p521, unnamed) = (element(6, &[0x2b, 0x81, 4, 0, 0x23]), element(6, &[0x2b, 0x81, 4, 0, 0x7f]));
@@ -323,7 +323,7 @@ fn key_on_a_curve_that_is_not_supported_names_it() {
 }
 
 #[tokio::test]
-async fn authority_on_a_curve_that_is_not_supported_is_named() {
+async fn authority_on_an_unsupported_curve_is_named() {
     // Of OpenSSL: an authority on P-521, and a certificate that it has signed for db.example, with its key.
     let text = include_str!("../../../../fixtures/tls/p521.pem");
     let certificates: Vec<_> = CertificateDer::pem_slice_iter(text.as_bytes()).map(|certificate| certificate.expect("readable")).collect();
