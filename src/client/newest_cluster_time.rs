@@ -1,7 +1,7 @@
-//! Who tells whom of the newest cluster time?
+//! The newest cluster time of a client, and its copies.
 //!
-//! Replies tell the client, commands are told by it. Desks keep copies, which catch up when there is news. What a cluster
-//! time is, and which one is newer, is decided in `operation::cluster_time`.
+//! Replies update it, commands read it. Thread caches keep copies, which are updated when there is a newer time. Does not
+//! decide which cluster time is newer (`operation::cluster_time`).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,8 +1,8 @@
-//! How does a host become an open connection?
+//! Dialling: from a host to an open connection.
 //!
-//! Resolve, then race: the connect timer starts only once an address is known. An attempt is TCP and TLS together. All runs
-//! inside the one future that [`Dialer::dial`] returns: dropping it drops every attempt. Which address is tried when, which
-//! attempt wins and when time is up is decided in `race`; what a name resolves to, in `dns`.
+//! Resolve, then race: the connect timer starts only once an address is known. An attempt is TCP and TLS together. Everything
+//! runs inside the one future that [`Dialer::dial`] returns: dropping it drops every attempt. Does not decide which address is
+//! tried when, which attempt wins and when time is up (`race`), nor what a name resolves to (`dns`).
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, SocketAddrV6};
@@ -24,10 +24,10 @@ use crate::host::{Address, Host, ServerAddress};
 use crate::options::ClientOptions;
 use crate::race::{AttemptId, Race, RaceAction, RaceConfig, STAGGER};
 
-/// For how many hosts the address that worked last is remembered.
+/// The maximum number of hosts whose last working address is remembered.
 const WINNERS_MAX: usize = 1024;
 
-/// Opens connections to hosts; one for a client, shared by its pools and monitors.
+/// The dialler of a client, shared by its pools and monitors.
 pub(crate) struct Dialer {
     options: Arc<ClientOptions>,
     resolver: Resolver,
@@ -35,37 +35,37 @@ pub(crate) struct Dialer {
     winners: Mutex<BTreeMap<ServerAddress, Address>>,
 }
 
-/// Tells what happened on the way to a connection, in the order in which it ended.
+/// The completed stages of opening a connection, in order.
 #[derive(Default)]
 #[non_exhaustive]
 pub(crate) struct Timeline {
-    /// One report for every stage that ended.
+    /// One report per completed stage.
     pub stages: Vec<StageReport>,
-    /// Is told how long it took, whenever a connection is accepted.
+    /// Called with the duration whenever a connection is accepted.
     reached: Option<Box<dyn FnMut(Duration) + Send>>,
 }
 
-/// Tells how one stage went.
+/// The report of one stage.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct StageReport {
     /// The stage.
     pub stage: Stage,
-    /// The address it was for; `None` for look-ups.
+    /// The address; `None` for look-ups.
     pub address: Option<Address>,
-    /// How long it took.
+    /// The duration.
     pub elapsed: Duration,
-    /// What went wrong, if it failed.
+    /// The error, if it failed.
     pub error: Option<Error>,
 }
 
 impl Timeline {
-    /// Tells how long it took, whenever a connection is accepted.
+    /// Creates a timeline that calls `reached` with the duration whenever a connection is accepted.
     pub(crate) fn telling(reached: impl FnMut(Duration) + Send + 'static) -> Self {
         Self { stages: Vec::new(), reached: Some(Box::new(reached)) }
     }
 
-    /// Adds the report of a stage that ended.
+    /// Adds the report of a completed stage.
     pub(crate) fn push(&mut self, stage: Stage, address: Option<&Address>, elapsed: Duration, error: Option<&Error>) {
         if let Some(reached) = self.reached.as_mut().filter(|_| stage == Stage::Tcp && error.is_none()) {
             reached(elapsed);
@@ -75,7 +75,7 @@ impl Timeline {
 }
 
 impl Dialer {
-    /// Makes a dialer; with `tls`, every connection is secured.
+    /// Creates a dialler; with `tls`, every connection uses TLS.
     pub(crate) fn new(options: Arc<ClientOptions>, resolver: Resolver, tls: Option<TlsConnector>) -> Self {
         Self { options, resolver, tls, winners: Mutex::default() }
     }
@@ -85,16 +85,16 @@ impl Dialer {
         &self.resolver
     }
 
-    /// Remembers that a host has answered a hello over TLS, whatever it got of the certificate that it asked for.
+    /// Records that a host has answered a hello over TLS, even if its request for a certificate was not met.
     pub(crate) fn greeted(&self, host: &ServerAddress, demand: Demand) {
         if let Some(tls) = &self.tls {
             tls.greeted(host, demand);
         }
     }
 
-    /// Opens a connection to a host, TLS included, and tells to which address.
+    /// Opens a connection to a host, TLS included, and returns it with its address.
     ///
-    /// Dropping the future drops every attempt; `timeline` then has what had ended until then.
+    /// Dropping the future drops every attempt; `timeline` then has the stages completed until then.
     ///
     /// # Errors
     /// The look-up's error, or that of the race: with the host, and every address's cause.
@@ -144,7 +144,7 @@ impl Dialer {
             let timer = race.poll_timeout().map(|(at, _)| at);
             tokio::select! {
                 biased;
-                // First of all, so that nothing is dialled that was overtaken.
+                // First, so that no overtaken address is dialled.
                 () = &mut arrived, if is_named => {}
                 Some(step) = attempts.next() => attempts.advance(step, &mut race, timeline),
                 Some((found, elapsed)) = OptionFuture::from(later.as_mut()) => {
@@ -171,7 +171,7 @@ impl Dialer {
         self.first_addresses(host, &mut Timeline::default()).await.map(drop).map_err(|error| error.on(host))
     }
 
-    /// The addresses that are known first.
+    /// Returns the first known addresses.
     async fn first_addresses(&self, host: &ServerAddress, timeline: &mut Timeline) -> Result<First, Error> {
         if let Some(address) = self.options.resolve_override(host) {
             return Ok(First::Given(address.clone()));
@@ -194,14 +194,14 @@ impl Dialer {
         }
     }
 
-    /// The addresses that have arrived since somebody last looked.
+    /// Returns the addresses that have arrived since the last call.
     fn newer(&self, host: &ServerAddress, seen: &mut u64) -> Option<Newer> {
         let (number, answer) = self.resolver.newer(host.name()?, *seen)?;
         *seen = number;
         Some(Newer { addresses: with_port(&answer, host), complete: answer.complete })
     }
 
-    /// All addresses of a name, and how long the look-up took.
+    /// Returns all addresses of a name, and the duration of the look-up.
     async fn all_addresses(&self, host: &ServerAddress) -> (Result<Vec<Address>, Error>, Duration) {
         let began = clock::now();
         let found = match host.name() {
@@ -243,20 +243,20 @@ impl std::fmt::Debug for Dialer {
     }
 }
 
-/// What there is to dial at first.
+/// The first addresses to dial.
 enum First {
     /// The host is an address, or has a fixed one.
     Given(Address),
     Found(LookupAnswer),
 }
 
-/// A newer answer than the one that is gone by.
+/// An answer that is newer than the current one.
 struct Newer {
     addresses: Vec<Address>,
     complete: bool,
 }
 
-/// The attempts of one race: what runs, and what has been opened.
+/// The attempts of one race: the running stages, and the open connections.
 struct Attempts<'a> {
     host: &'a ServerAddress,
     tls: Option<&'a TlsConnector>,
@@ -294,7 +294,7 @@ impl<'a> Attempts<'a> {
         self.push(id, address, step.boxed());
     }
 
-    /// Goes on with the TLS stage.
+    /// Starts the TLS stage.
     fn secure(&mut self, id: AttemptId, address: Address, tls: &'a TlsConnector, stream: Stream) {
         let (began, host) = (clock::now(), self.host);
         let step = async move {
@@ -349,7 +349,7 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Hands the winner over.
+    /// Returns the winner's connection.
     fn finish(&mut self, id: AttemptId) -> Option<(Stream, Address)> {
         let stream = self.finished.remove(&id)?;
         let running = self.running.remove(&id)?;

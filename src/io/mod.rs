@@ -1,7 +1,6 @@
-//! How are the rules' wishes carried out?
+//! The tokio shell: sockets, tasks, clocks and the operating system's random bytes.
 //!
-//! The tokio shell: one file per pure part. It holds no rule of the protocol; clocks, sockets, tasks and the operating
-//! system's randomness are touched here only.
+//! One file per pure part; carries out the actions of the state machines. Does not decide any rule of the protocol.
 
 pub(crate) mod clock;
 pub(crate) mod conn;

@@ -1,6 +1,6 @@
-//! How is a server watched?
+//! The tasks that monitor servers.
 //!
-//! One task per server carries out the wishes of `topology::Monitor`; while replies are streamed, a second one measures
+//! One task per server carries out the actions of `topology::Monitor`; while replies are streamed, a second one measures
 //! round-trip times with the same rules on a connection of its own.
 
 use std::pin::Pin;
@@ -29,7 +29,7 @@ use crate::topology::monitor::FLOOD_PAUSE;
 use crate::topology::{Monitor, MonitorAction, MonitorConfig, MonitorEvent, RoundTrips};
 use crate::wire::{Flags, Request};
 
-/// Gives orders to a monitor's task.
+/// The orders to a monitor's task.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct MonitorOrders(Arc<Orders>);
 
@@ -78,11 +78,11 @@ impl MonitorOrders {
     }
 }
 
-/// How many connections the monitors of a client open at once: more than a replica set has members. Servers that are only named
-/// cost no more sockets than that.
+/// The maximum number of connections that the monitors of a client open at once: more than the members of a replica set.
+/// Servers that are only named cost no more sockets than that.
 pub(crate) const MONITOR_DIALS_MAX: usize = 64;
 
-/// Is what a server's two tasks need.
+/// The state that a server's two tasks need.
 #[derive(Clone)]
 pub(crate) struct Watch {
     pub(crate) host: ServerAddress,
@@ -96,19 +96,19 @@ pub(crate) struct Watch {
     pub(crate) round_trips: Arc<Mutex<RoundTrips>>,
 }
 
-/// Says which of a server's two tasks this is.
+/// The role of one of a server's two tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum MonitorRole {
-    /// Its replies make the description.
+    /// Its replies become the description.
     Checks,
-    /// Its replies are measured, and nothing else.
+    /// Its replies are only measured.
     RoundTrips,
 }
 
-/// What the task does at the moment.
+/// The current work of the task.
 enum MonitorWork {
     Nothing,
-    /// Waits until fewer connections are being opened.
+    /// Waits for a permit to open a connection.
     Queued(Pin<Box<dyn Future<Output = Result<OwnedSemaphorePermit, AcquireError>> + Send>>),
     Opening(Pin<Box<dyn Future<Output = Result<Opened, Error>> + Send>>),
     Exchanging,
@@ -121,7 +121,7 @@ enum Fact {
     Failed(Error),
 }
 
-/// Starts to watch a server.
+/// Starts to monitor a server.
 pub(crate) fn watch(watch: Watch, orders: MonitorOrders) {
     if let Some(tasks) = watch.tasks.upgrade() {
         tasks.spawn("monitor", run(watch, orders, MonitorRole::Checks));
@@ -194,7 +194,7 @@ async fn run(watch: Watch, orders: MonitorOrders, role: MonitorRole) {
     }
 }
 
-/// Hands orders to the rules; tells whether the watch ends.
+/// Passes orders to the rules; returns whether monitoring ends.
 fn obey(watch: &Watch, monitor: &mut Monitor, given: u8, now: Instant) -> bool {
     if given & STOP != 0 {
         monitor.handle_stop(now);
@@ -258,7 +258,7 @@ fn carry_out(
     }
 }
 
-/// Waits for the work at hand; can be abandoned and called again.
+/// Waits for the current work; can be cancelled and called again.
 async fn advance(work: &mut MonitorWork, conn: &mut Option<Box<Conn>>) -> Fact {
     match (work, conn) {
         (MonitorWork::Queued(turn), _) => match turn.await {
@@ -292,7 +292,7 @@ async fn check(conn: &mut Conn) -> Result<Fact, Error> {
 }
 
 impl Watch {
-    /// Opens a connection; the permit is given back when it is open, or was given up.
+    /// Opens a connection; the permit is released when it is open, or opening was cancelled.
     fn open(&self, permit: OwnedSemaphorePermit) -> MonitorWork {
         let (opener, host) = (Arc::clone(&self.opener), self.host.clone());
         MonitorWork::Opening(Box::pin(async move {
@@ -353,7 +353,7 @@ impl Watch {
                     reports.check_failed(&self.host, error);
                 }
             }
-            // server-monitoring, "Measuring RTT": an error of the measurement says nothing of the server.
+            // server-monitoring, "Measuring RTT": an error of the measurement says nothing about the server.
             MonitorRole::RoundTrips => tracing::debug!(host = %self.host, %error, "round-trip time could not be measured"),
         }
     }

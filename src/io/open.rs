@@ -1,7 +1,7 @@
-//! How does an address become a connection that can be used?
+//! Opening a connection: a dial, then the handshake.
 //!
-//! A dial, then the conversation: hello, and for application connections the login. One deadline over the conversation;
-//! keys are derived in `derive`. What is said is decided in `handshake`.
+//! Hello, and for application connections authentication. One deadline covers the handshake; keys are derived in `derive`. Does
+//! not decide what is sent (`handshake`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,7 +26,7 @@ use crate::operation::deadline::Deadline;
 use crate::options::ClientOptions;
 use crate::race::label_overload;
 
-/// Opens connections; shared by all pools and monitors of a client.
+/// The opener of connections, shared by all pools and monitors of a client.
 pub(crate) struct Opener {
     dialer: Dialer,
     options: Arc<ClientOptions>,
@@ -35,19 +35,19 @@ pub(crate) struct Opener {
     keys: Derivations,
 }
 
-/// Is what new connections say of the client; the libraries can become more while it is in use.
+/// The client metadata of new connections; libraries can be added while it is in use.
 #[derive(Clone)]
 pub(crate) struct Introduction {
     pub(crate) metadata: ClientMetadata,
     pub(crate) libraries: Arc<Mutex<DriverInfos>>,
 }
 
-/// Says what a connection is for.
+/// The purpose of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// For commands: logs in.
+    /// For commands: authenticates.
     Application,
-    /// For watching a server: never logs in.
+    /// For monitoring: never authenticates.
     Monitor,
 }
 
@@ -61,7 +61,7 @@ impl Opener {
         self.dialer.resolver().still_asked(host)
     }
 
-    /// Looks up a host's address, which opening then has at hand. Can be dropped at any moment.
+    /// Looks up a host's address in advance. Can be dropped at any time.
     ///
     /// # Errors
     /// Those of the look-up.
@@ -69,10 +69,10 @@ impl Opener {
         self.dialer.name(host).await
     }
 
-    /// Opens a connection. Can be dropped at any moment.
+    /// Opens a connection. Can be dropped at any time.
     ///
     /// # Errors
-    /// Of every stage from dns to auth; network errors up to hello carry the back-pressure labels.
+    /// Of every stage from dns to auth; network errors up to hello have the back-pressure labels.
     pub(crate) async fn open(
         &self,
         host: &ServerAddress,
@@ -83,7 +83,7 @@ impl Opener {
         self.open_telling(host, purpose, interrupt, timeline, &mut |_| ()).await
     }
 
-    /// Opens a connection; behind a load balancer, `greeted` is told of the service as soon as that is known.
+    /// Opens a connection; behind a load balancer, `greeted` is called with the service as soon as it is known.
     ///
     /// # Errors
     /// Those of [`open`](Self::open).
@@ -176,23 +176,23 @@ impl Opener {
 }
 
 impl Introduction {
-    /// Returns the `client` document as it is now.
+    /// Returns the current `client` document.
     fn document(&self) -> Arc<RawDocumentBuf> {
         self.metadata.document_with(&self.libraries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Is a connection that was opened, and what the server said when it was greeted.
+/// An opened connection, and the server's hello reply.
 pub(crate) struct Opened {
     pub(crate) conn: Conn,
     pub(crate) hello: Box<HelloReply>,
-    /// The answer to a monitor's hello as it came, if the log wants it.
+    /// The unparsed hello reply of a monitor's connection, if the log wants it.
     pub(crate) reply: Option<RawDocumentBuf>,
-    /// How long the hello took.
+    /// The duration of the hello exchange.
     pub(crate) round_trip: Duration,
 }
 
-/// Follows the conversation, so that an error can say how far it had come.
+/// The progress of the handshake, for its errors.
 struct Talk<'a> {
     stage: Stage,
     began: Instant,
@@ -202,7 +202,7 @@ struct Talk<'a> {
 }
 
 impl Talk<'_> {
-    /// Notes that a stage is done and the next begins.
+    /// Records that a stage is complete and the next begins.
     fn next(&mut self, stage: Stage, conn: &Conn, timeline: &mut Timeline) {
         let now = clock::now();
         timeline.push(self.stage, Some(conn.address()), now.saturating_duration_since(self.began), None);
@@ -211,7 +211,7 @@ impl Talk<'_> {
     }
 }
 
-/// Wipes what is sent on a connection, also if its sender goes away.
+/// Wipes the sent message on drop.
 struct WipeOnDrop<'a>(&'a mut Conn);
 
 impl Drop for WipeOnDrop<'_> {
@@ -229,7 +229,7 @@ async fn say(conn: &mut Conn, command: HandshakeCommand) -> Result<RawDocumentBu
     Ok(message.body().to_owned())
 }
 
-/// Names the stage of the conversation instead of the socket's.
+/// Sets the stage of the handshake instead of the socket's.
 fn as_of(error: Error, stage: Stage) -> Error {
     if matches!(error.stage(), Some(Stage::Read | Stage::Write) | None) { error.restage(stage) } else { error }
 }

@@ -1,7 +1,7 @@
-//! Which pools of servers that are gone are still in use?
+//! The pools of removed servers whose connections are still in use.
 //!
-//! They have been closed; a connection of theirs that is in use keeps its pool. What becomes of them is decided in
-//! `topology::liveness`.
+//! They have been closed; a connection in use keeps its pool. Does not decide what happens to the commands on them
+//! (`topology::liveness`).
 
 use std::sync::{Arc, Weak};
 

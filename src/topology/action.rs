@@ -1,6 +1,6 @@
-//! What does the topology order?
+//! The actions of the topology for the shell.
 //!
-//! When each order is given is decided in `machine`.
+//! Does not decide when they occur (`machine`).
 
 use std::sync::Arc;
 
@@ -12,33 +12,33 @@ use super::waiters::SelectId;
 use crate::error::Error;
 use crate::host::ServerAddress;
 
-/// Is an order of the topology.
+/// An action of the topology for the shell.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum TopologyAction {
-    /// Start to watch a server.
+    /// Start to monitor a server.
     StartMonitor(ServerAddress),
-    /// Stop to watch a server.
+    /// Stop to monitor a server.
     StopMonitor(ServerAddress),
-    /// Make a server's pool, paused, at generation 0.
+    /// Create a server's pool, paused, with this first generation.
     CreatePool {
         /// The server.
         host: ServerAddress,
-        /// The number that its generations begin with: above those of an earlier pool of the host.
+        /// The first generation: above those of an earlier pool of the host.
         generation: u64,
     },
-    /// Let a server's pool open connections.
+    /// Mark a server's pool as ready.
     ReadyPool(ServerAddress),
-    /// Clear a server's pool: its generation grows by one, whatever state it is in.
+    /// Clear a server's pool: its generation grows by one, whatever its state.
     ClearPool {
         /// The server.
         host: ServerAddress,
-        /// Why.
+        /// The cause.
         cause: Error,
-        /// Whether connections in use are interrupted too.
+        /// Whether connections in use are interrupted, too.
         interrupt: bool,
     },
-    /// Clear the connections of one service behind a load balancer, unless the fault is of an older generation of it.
+    /// Clear the connections of one service behind a load balancer, unless the fault has an older generation of it.
     ClearService {
         /// The load balancer.
         host: ServerAddress,
@@ -46,21 +46,21 @@ pub enum TopologyAction {
         service_id: ObjectId,
         /// The generation of the connection that failed.
         generation: u64,
-        /// Why.
+        /// The cause.
         cause: Error,
     },
-    /// Close a server's pool for good, and tell at once whether commands are in flight on its connections.
+    /// Close a server's pool for good, and report at once whether commands are in flight on its connections.
     ClosePool(ServerAddress),
-    /// Interrupt what is in flight on the connections of pools of the server that have been closed.
+    /// Interrupt the commands in flight on closed pools of the server.
     InterruptRetired {
         /// The server.
         host: ServerAddress,
-        /// What the commands end with.
+        /// The error of the commands.
         why: Error,
     },
-    /// Check a server now, or as soon as the shortest time between checks allows.
+    /// Check a server now, or as soon as the minimum interval between checks allows.
     CheckNow(ServerAddress),
-    /// End a server's running check.
+    /// Cancel a server's running check.
     CancelCheck(ServerAddress),
     /// Ask a server for an answer to a liveness probe: look up its address, tell that it is known, open a connection for monitoring, tell
     /// how that went, and close it. As soon as it is accepted, tell how long that took.

@@ -1,6 +1,6 @@
-//! In what do two topology descriptions differ?
+//! The difference of two topology descriptions.
 //!
-//! What follows from the difference, in orders and events, is decided in `machine`.
+//! Does not decide the actions and events that follow (`machine`).
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use super::description::TopologyDescription;
 use super::server::ServerDescription;
 use crate::host::ServerAddress;
 
-/// Says in what two descriptions differ.
+/// The difference of two descriptions.
 pub(super) struct Change {
-    /// What was known of each server that has changed, and what is known now.
+    /// The previous and new description of each changed server.
     pub(super) servers: Vec<(Arc<ServerDescription>, Arc<ServerDescription>)>,
-    /// Servers that are new.
+    /// The added servers.
     pub(super) added: Vec<ServerAddress>,
-    /// Servers that are gone.
+    /// The removed servers.
     pub(super) removed: Vec<ServerAddress>,
 }
 

@@ -1,7 +1,7 @@
-//! How does a topology start?
+//! The configuration and initial state of a topology.
 //!
-//! The settings that the rules need, and the first TopologyType that follows from them (server-discovery-and-monitoring,
-//! "Initial TopologyType"). Which options contradict each other is decided in `uri`.
+//! The settings that the rules need, and the initial TopologyType that follows from them (server-discovery-and-monitoring,
+//! "Initial TopologyType"). Does not decide which options contradict each other (`uri`).
 
 use std::time::Duration;
 
@@ -11,40 +11,40 @@ use crate::host::ServerAddress;
 use crate::options::ClientOptions;
 use crate::selection::ServerSelector;
 
-/// Says how a topology starts.
+/// The configuration of a topology.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TopologyConfig {
-    /// The first servers to ask.
+    /// The seeds.
     pub seeds: Vec<ServerAddress>,
-    /// The replica set that is wanted.
+    /// The configured replica set.
     pub set_name: Option<String>,
-    /// Whether to use the one seed as it is, whatever it belongs to; unset means no.
+    /// Whether to use the only seed as it is, whatever it belongs to; unset means no.
     pub direct_connection: Option<bool>,
-    /// Whether the one seed is a load balancer.
+    /// Whether the only seed is a load balancer.
     pub load_balanced: bool,
     /// Whether the seeds come from SRV records, and follow them.
     pub srv: bool,
-    /// How many of the SRV records' hosts to use at the most; 0 for all.
+    /// The maximum number of hosts used from the SRV records; 0 for all.
     pub srv_max_hosts: u32,
-    /// The time between two checks.
+    /// The interval between two checks.
     pub heartbeat_frequency: Duration,
     /// The width of the latency window.
     pub local_threshold: Duration,
-    /// Whether servers that seem to be silent are asked for an answer to a liveness probe.
+    /// Whether servers that seem unresponsive are sent liveness probes.
     pub liveness_probes: bool,
     /// The application's own selector.
     pub server_selector: Option<ServerSelector>,
 }
 
 impl TopologyConfig {
-    /// Makes the configuration of some seeds, with every default.
+    /// Creates the configuration of some seeds, with every default.
     #[cfg(any(test, feature = "internals"))]
     pub fn new(seeds: Vec<ServerAddress>) -> Self {
         Self::from_options(&ClientOptions { hosts: seeds, ..ClientOptions::default() })
     }
 
-    /// Makes the configuration that a client's options ask for; with SRV the look-up has been made.
+    /// Creates the configuration from a client's options, after an SRV look-up if there is one.
     pub fn from_options(options: &ClientOptions) -> Self {
         Self {
             seeds: options.hosts.clone(),
@@ -73,7 +73,7 @@ impl TopologyConfig {
         }
     }
 
-    /// Makes a description of servers with the settings that selection needs.
+    /// Creates a description of servers with the settings that selection needs.
     pub(super) fn describe(&self, kind: TopologyType, servers: impl IntoIterator<Item = ServerDescription>) -> TopologyDescription {
         TopologyDescription::new(kind, servers)
             .with_heartbeat_frequency(self.heartbeat_frequency)

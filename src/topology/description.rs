@@ -1,7 +1,7 @@
-//! What is known of the whole deployment?
+//! The description of the whole deployment.
 //!
-//! The TopologyDescription of server-discovery-and-monitoring: an unchanging snapshot, shared by `Arc`, that selection
-//! reads while the next one is made. How one snapshot follows from another is decided in `update`.
+//! The TopologyDescription of server-discovery-and-monitoring: an immutable snapshot, shared by `Arc`, that selection reads
+//! while the next one is built. Does not decide how one snapshot follows from another (`update`).
 
 use std::fmt::{self, Write};
 use std::sync::Arc;
@@ -15,19 +15,19 @@ use crate::error::{Bounded, ERROR_TEXT_SIZE_MAX, Error, ErrorKind, Ineligible, S
 use crate::host::ServerAddress;
 use crate::selection::{ServerSelector, Window};
 
-/// How many servers that were found not to belong are remembered, to be named by a failed selection.
+/// The maximum number of excluded servers that are remembered for the error of a failed selection.
 const LEFT_OUT_MAX: usize = 16;
 
-/// Names the type of a deployment.
+/// The type of a deployment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum TopologyType {
     /// Not known yet.
     #[default]
     Unknown,
-    /// One server, connected to directly or standing alone.
+    /// One server, connected directly or standalone.
     Single,
-    /// A replica set whose primary is not known.
+    /// A replica set without a known primary.
     ReplicaSetNoPrimary,
     /// A replica set with a primary.
     ReplicaSetWithPrimary,
@@ -37,7 +37,7 @@ pub enum TopologyType {
     LoadBalanced,
 }
 
-/// Is a snapshot of what is known of the deployment.
+/// An immutable snapshot of the topology.
 #[derive(Clone, Debug)]
 pub struct TopologyDescription {
     pub(super) kind: TopologyType,
@@ -46,9 +46,9 @@ pub struct TopologyDescription {
     pub(super) max_election_id: Option<ObjectId>,
     /// Sorted by host.
     servers: Vec<Arc<ServerDescription>>,
-    /// The primary's place in `servers`.
+    /// The primary's index in `servers`.
     primary: Option<usize>,
-    /// The places in `servers` of a sharded cluster's routers within the latency window.
+    /// The indexes in `servers` of a sharded cluster's routers within the latency window.
     near_routers: Vec<usize>,
     left_out: Vec<ServerReason>,
     compatibility_error: Option<Error>,
@@ -71,21 +71,21 @@ impl TopologyType {
         }
     }
 
-    /// Tells whether it is a replica set, with or without a primary.
+    /// Returns whether it is a replica set, with or without a primary.
     pub fn is_replica_set(self) -> bool {
         matches!(self, Self::ReplicaSetNoPrimary | Self::ReplicaSetWithPrimary)
     }
 
-    /// Tells whether its servers follow the SRV records that they come from (polling-srv-records).
+    /// Returns whether the servers follow the SRV records that they come from (polling-srv-records).
     pub fn follows_srv(self) -> bool {
         matches!(self, Self::Unknown | Self::Sharded)
     }
 }
 
 impl TopologyDescription {
-    /// Makes a description of servers, with the default heartbeat frequency (10 s) and latency window (15 ms).
+    /// Creates a description of servers, with the default heartbeat frequency (10 s) and latency window (15 ms).
     ///
-    /// Of two servers of one host the later counts.
+    /// Of two servers with one host the later one counts.
     pub fn new(kind: TopologyType, servers: impl IntoIterator<Item = ServerDescription>) -> Self {
         let mut topology = Self {
             kind,
@@ -109,7 +109,7 @@ impl TopologyDescription {
         topology
     }
 
-    /// Sets the heartbeat frequency, which the estimate of staleness rests on.
+    /// Sets the heartbeat frequency, on which the estimate of staleness is based.
     #[must_use]
     pub fn with_heartbeat_frequency(mut self, frequency: Duration) -> Self {
         self.heartbeat_frequency = frequency;
@@ -143,17 +143,17 @@ impl TopologyDescription {
         self.kind
     }
 
-    /// Returns the name of the replica set, asked for or learnt.
+    /// Returns the name of the replica set, configured or discovered.
     pub fn set_name(&self) -> Option<&str> {
         self.set_name.as_deref()
     }
 
-    /// Returns the newest version of the replica set's configuration that a primary has shown.
+    /// Returns the newest configuration version of the replica set that a primary has reported.
     pub fn max_set_version(&self) -> Option<i64> {
         self.max_set_version
     }
 
-    /// Returns the newest election that a primary has shown.
+    /// Returns the newest election that a primary has reported.
     pub fn max_election_id(&self) -> Option<ObjectId> {
         self.max_election_id
     }
@@ -173,7 +173,7 @@ impl TopologyDescription {
         self.primary.and_then(|at| self.servers.get(at))
     }
 
-    /// Returns the place in [`servers`](Self::servers) of one of them.
+    /// Returns a server's index in [`servers`](Self::servers).
     #[inline]
     pub(crate) fn place_of(&self, server: &Arc<ServerDescription>) -> Option<usize> {
         match self.primary {
@@ -182,7 +182,7 @@ impl TopologyDescription {
         }
     }
 
-    /// Counts a sharded cluster's routers within the latency window.
+    /// Returns the number of a sharded cluster's routers within the latency window.
     pub(crate) fn near_routers(&self) -> usize {
         self.near_routers.len()
     }
@@ -192,34 +192,34 @@ impl TopologyDescription {
         self.near_routers.get(number).and_then(|at| self.servers.get(*at))
     }
 
-    /// Returns the servers that were found and do not belong, the latest sixteen, each with the reason.
+    /// Returns the last sixteen servers that were discovered and excluded, each with the reason.
     pub fn left_out(&self) -> &[ServerReason] {
         &self.left_out
     }
 
-    /// Tells whether all servers speak a wire version that mongolink speaks.
+    /// Returns whether all servers support a wire version that mongolink supports.
     pub fn is_compatible(&self) -> bool {
         self.compatibility_error.is_none()
     }
 
-    /// Returns which server's wire versions don't fit, if one's don't.
+    /// Returns the error of a server with incompatible wire versions, if there is one.
     pub fn compatibility_error(&self) -> Option<&Error> {
         self.compatibility_error.as_ref()
     }
 
-    /// Returns how long sessions live: the minimum over all data-bearing servers, `None` if one of them has none.
+    /// Returns the lifetime of sessions: the minimum over all data-bearing servers, `None` if one of them has no sessions.
     pub fn logical_session_timeout(&self) -> Option<Duration> {
         self.logical_session_timeout
     }
 
-    /// Returns how long a session lives; `None` where there are none.
+    /// Returns the lifetime of a session; `None` without session support.
     ///
-    /// Behind a load balancer there always are, and they last (load-balancers, "Driver Sessions").
+    /// Behind a load balancer sessions are always supported, and do not expire (load-balancers, "Driver Sessions").
     pub fn session_timeout(&self) -> Option<Duration> {
         if self.kind == TopologyType::LoadBalanced { Some(Duration::MAX) } else { self.logical_session_timeout }
     }
 
-    /// Returns the time between two checks of a server.
+    /// Returns the interval between two checks of a server.
     pub fn heartbeat_frequency(&self) -> Duration {
         self.heartbeat_frequency
     }
@@ -234,7 +234,7 @@ impl TopologyDescription {
         self.server_selector.as_ref()
     }
 
-    /// Puts a server in, in place of what was known of its host.
+    /// Adds a server, or replaces the description of its host.
     pub(super) fn put(&mut self, server: Arc<ServerDescription>) {
         self.left_out.retain(|reason| reason.host != server.host);
         match self.place(&server.host) {
@@ -247,7 +247,7 @@ impl TopologyDescription {
         }
     }
 
-    /// Puts in each host that is not there yet, as long as there is room.
+    /// Adds each missing host, as long as there is room.
     pub(super) fn add_missing<'h>(&mut self, hosts: impl Iterator<Item = &'h ServerAddress>) {
         for host in hosts {
             if self.place(host).is_err() {
@@ -259,14 +259,14 @@ impl TopologyDescription {
         }
     }
 
-    /// Takes a server out.
+    /// Removes a server.
     pub(super) fn remove(&mut self, host: &ServerAddress) {
         if let Ok(at) = self.place(host) {
             self.servers.remove(at);
         }
     }
 
-    /// Takes a server out that does not belong, and remembers why.
+    /// Removes a server that does not belong to the deployment, and remembers the reason.
     pub(super) fn leave_out(&mut self, server: &ServerDescription, error: Error) {
         self.remove(&server.host);
         if self.left_out.len() >= LEFT_OUT_MAX {
@@ -281,7 +281,7 @@ impl TopologyDescription {
         self.servers.retain(|server| admit(&server.host));
     }
 
-    /// Derives what follows from the servers: the primary's place, the routers that are near, compatibility, the sessions'
+    /// Derives the values that depend on all servers: the primary's index, the near routers, compatibility, the sessions'
     /// lifetime.
     pub(super) fn settle(&mut self) {
         let is_sharded = self.kind == TopologyType::Sharded;
@@ -323,9 +323,9 @@ impl TopologyDescription {
     }
 }
 
-/// Says whether a known server's wire versions and ours don't overlap; the texts are the specification's.
+/// Returns the error if the wire versions of a known server and mongolink's don't overlap; the texts are the specification's.
 fn incompatibility(server: &ServerDescription) -> Option<Error> {
-    // A server that is not known does not count, whatever it said last.
+    // An unknown server does not count, whatever its last reply.
     let (oldest, newest) = server.wire_versions().filter(|_| server.is_known())?;
     let host = &server.host;
     let text = if oldest > MAX_WIRE_VERSION {

@@ -1,7 +1,6 @@
-//! What does the topology tell its watchers?
+//! The server and topology events.
 //!
-//! The server and topology events of server-discovery-and-monitoring-logging-and-monitoring. The heartbeat events are
-//! the monitors'.
+//! Follows server-discovery-and-monitoring-logging-and-monitoring. Does not define the heartbeat events (`monitor`).
 
 use std::sync::Arc;
 
@@ -10,50 +9,50 @@ use super::server::ServerDescription;
 use crate::error::Error;
 use crate::host::ServerAddress;
 
-/// Tells what happened to the topology, in the order in which it happened.
+/// An event of the topology, in the order of occurrence.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum TopologyEvent {
-    /// The topology is opened; the first of all.
+    /// The topology is opened; always the first event.
     TopologyOpening,
-    /// A server is watched from now on.
+    /// A server is monitored from now on.
     #[non_exhaustive]
     ServerOpening {
         /// The server.
         host: ServerAddress,
     },
-    /// What is known of a server has changed.
+    /// The description of a server has changed.
     #[non_exhaustive]
     ServerDescriptionChanged {
-        /// What was known before.
+        /// The previous description.
         previous: Arc<ServerDescription>,
-        /// What is known now.
+        /// The new description.
         new: Arc<ServerDescription>,
     },
-    /// A server is no longer watched.
+    /// A server is no longer monitored.
     #[non_exhaustive]
     ServerClosed {
         /// The server.
         host: ServerAddress,
     },
-    /// What is known of the topology has changed.
+    /// The description of the topology has changed.
     #[non_exhaustive]
     TopologyDescriptionChanged {
-        /// What was known before.
+        /// The previous description.
         previous: Arc<TopologyDescription>,
-        /// What is known now.
+        /// The new description.
         new: Arc<TopologyDescription>,
     },
-    /// A server named a host that can't be used; it costs that one host.
+    /// A server's reply contained an invalid host name; only that host is left out.
     #[non_exhaustive]
     HostUnusable {
-        /// The server that named it.
+        /// The server that sent it.
         server: ServerAddress,
         /// The name.
         name: String,
-        /// Why it can't be used.
+        /// Why it is invalid.
         error: Error,
     },
-    /// The topology is closed; the last of all.
+    /// The topology is closed; always the last event.
     TopologyClosed,
 }

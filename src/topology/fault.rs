@@ -1,7 +1,7 @@
-//! What does an application's error prove about its server?
+//! The effect of an application's error on its server.
 //!
-//! The rules of server-discovery-and-monitoring, "Error handling": which errors are stale, which make a server unknown,
-//! and which clear its pool. Errors of the monitors' own checks are simpler, and handled in `machine`.
+//! The rules of server-discovery-and-monitoring, "Error handling": which errors are stale, which make a server unknown, and
+//! which clear its pool. Does not handle the errors of the monitors' own checks (`machine`).
 
 use bson::RawDocument;
 use bson::oid::ObjectId;
@@ -13,29 +13,29 @@ use crate::host::ServerAddress;
 use crate::operation::{command_error, write_concern_error};
 use crate::wire::scan::Fields;
 
-/// The label of an error that shows an overloaded server, not a broken one (client-backpressure).
+/// The label of an error of an overloaded, but working server (client-backpressure).
 const OVERLOADED: &str = "SystemOverloadedError";
 
-/// The codes of a server that is no primary, or not any more: LegacyNotPrimary, NotWritablePrimary, NotPrimaryNoSecondaryOk.
+/// The codes of a server that is not primary, or not any more: LegacyNotPrimary, NotWritablePrimary, NotPrimaryNoSecondaryOk.
 const NOT_PRIMARY: [i64; 3] = [10058, 10107, 13435];
 
-/// The codes of a server that recovers: PrimarySteppedDown, InterruptedDueToReplStateChange, NotPrimaryOrSecondary.
+/// The codes of a recovering server: PrimarySteppedDown, InterruptedDueToReplStateChange, NotPrimaryOrSecondary.
 const RECOVERING: [i64; 3] = [189, 11602, 13436];
 
-/// The codes of a server that ends: ShutdownInProgress, InterruptedAtShutdown.
+/// The codes of a server that shuts down: ShutdownInProgress, InterruptedAtShutdown.
 const SHUTTING_DOWN: [i64; 2] = [91, 11600];
 
-/// Is an error that an application's connection met, with what is needed to judge it.
+/// An error on an application's connection, with the facts that decide its effect.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Fault {
     /// The error.
     pub error: Error,
-    /// The pool's generation that the connection belonged to; behind a load balancer, its service's.
+    /// The pool's generation of the connection; behind a load balancer, its service's.
     pub generation: u64,
-    /// Whether it happened while the connection was being set up: DNS, TCP, TLS, hello, authentication.
+    /// Whether it happened while the connection was being established: DNS, TCP, TLS, hello, authentication.
     pub during_handshake: bool,
-    /// The state change that the server's reply tells of, if it does.
+    /// The state change in the server's reply, if there is one.
     pub state_change: Option<StateChange>,
     /// The version of the server's state, if its reply had one.
     pub topology_version: Option<TopologyVersion>,
@@ -43,35 +43,37 @@ pub struct Fault {
     pub service_id: Option<ObjectId>,
 }
 
-/// Names a change of state that a server's error reply tells of.
+/// A change of state in a server's error reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum StateChange {
-    /// It is not, or no more, primary.
+    /// It is not primary, or not any more.
     NotWritablePrimary,
     /// It is recovering.
     Recovering,
-    /// It is ending.
+    /// It is shutting down.
     ShuttingDown,
 }
 
-/// Says what follows from a fault.
+/// The effect of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum FaultEffect {
-    /// Nothing: it is stale, or not about the server.
+    /// None: the fault is stale, or not about the server.
     Ignored(&'static str),
-    /// The server has changed its state: unknown, and to be checked at once; the pool is cleared if the server ends.
+    /// The server has changed its state: it becomes unknown, and is checked at once; the pool is cleared if the server shuts
+    /// down.
     StateChanged { clear: bool },
-    /// The connection broke: unknown, pool cleared, the running check cancelled, and no check asked for.
+    /// The connection broke: the server becomes unknown, its pool is cleared and its running check cancelled, and no check is
+    /// requested.
     Broken,
-    /// A connection could not be set up although the server answered: unknown, and pool cleared.
+    /// A connection could not be established although the server answered: the server becomes unknown, and its pool is cleared.
     Refused,
-    /// A load balancer's service failed: its connections are cleared, if the pool finds that the fault is not stale.
+    /// A load balancer's service failed: its connections are cleared, unless the pool finds the fault stale.
     ServiceFailed(ObjectId),
 }
 
 impl StateChange {
-    /// Reads an error's code, and its text if there is no code: "not master", "node is recovering".
+    /// Returns the state change of an error's code, or of its text if there is no code: "not master", "node is recovering".
     pub fn of(code: Option<i64>, message: &str) -> Option<Self> {
         match code {
             Some(code) if SHUTTING_DOWN.contains(&code) => Some(Self::ShuttingDown),
@@ -86,9 +88,9 @@ impl StateChange {
 }
 
 impl Fault {
-    /// Makes a fault of an error on an established connection of a generation.
+    /// Creates a fault from an error on an established connection of a generation.
     ///
-    /// The state change and the version are read off the error's reply: an error reply, or one with `writeConcernError`.
+    /// The state change and the version come from the error's reply: an error reply, or one with `writeConcernError`.
     pub fn new(error: Error, generation: u64) -> Self {
         let (state_change, topology_version) = match error.command() {
             Some(failure) => {
@@ -100,13 +102,14 @@ impl Fault {
         Self { error, generation, during_handshake: false, state_change, topology_version, service_id: None }
     }
 
-    /// Reads a reply that carries a state change, as an error reply or in `writeConcernError`; `writeErrors` never count.
+    /// Returns the fault of a reply with a state change, as an error reply or in `writeConcernError`; `writeErrors` never
+    /// count.
     pub fn in_reply(host: &ServerAddress, reply: &RawDocument, generation: u64) -> Option<Self> {
         let error = command_error(reply).or_else(|| write_concern_error(reply).map(Error::command_failure))?;
         Some(Self::new(error.on(host), generation)).filter(|fault| fault.state_change.is_some())
     }
 
-    /// Says that it happened while the connection was being set up.
+    /// Records that it happened while the connection was being established.
     #[must_use]
     pub fn during_handshake(mut self) -> Self {
         self.during_handshake = true;
@@ -120,7 +123,8 @@ impl Fault {
         self
     }
 
-    /// Judges the fault: first by its pool's generation, then by the version of the server's state, then by its kind.
+    /// Returns the effect: decided by the pool's generation, then by the version of the server's state, then by the kind of
+    /// error.
     pub(super) fn verdict(&self, generation: u64, server: &ServerDescription) -> FaultEffect {
         if self.generation < generation {
             return FaultEffect::Ignored("it is of an older generation of the pool");
@@ -144,7 +148,7 @@ impl Fault {
         }
     }
 
-    /// Judges the fault of a load balancer's connection, which never makes it unknown (load-balancers, "Error handling").
+    /// Returns the effect behind a load balancer, which never becomes unknown (load-balancers, "Error handling").
     pub(super) fn verdict_behind_load_balancer(&self) -> FaultEffect {
         let Some(service) = self.service_id else {
             return FaultEffect::Ignored("no service was reached");
@@ -162,15 +166,15 @@ impl Fault {
     }
 }
 
-/// Says whose fault an error shows.
+/// The origin of an error.
 enum About {
-    /// The caller's or our own.
+    /// The caller, or the client itself.
     Caller,
     /// A reply of the server.
     Reply,
-    /// The network's.
+    /// The network.
     Network,
-    /// What stands between an address and a connection: names, certificates, credentials.
+    /// The establishment of a connection: names, certificates, credentials.
     SetUp,
 }
 
@@ -192,7 +196,7 @@ fn about(error: &Error) -> About {
         ErrorKind::Io(_) | ErrorKind::Closed | ErrorKind::Protocol | ErrorKind::Tls | ErrorKind::Timeout if error.is_network() => {
             About::Network
         }
-        // A connection is interrupted because its server is unknown already; a cleared pool says the same.
+        // A connection is interrupted because its server is unknown already; so is a cleared pool.
         ErrorKind::Interrupted
         | ErrorKind::Silent
         | ErrorKind::PoolCleared
@@ -216,12 +220,12 @@ fn about(error: &Error) -> About {
     }
 }
 
-/// Tells whether a version is newer than a known one: its counter is greater, or it is another process's.
+/// Returns whether a version is newer than a known one: its counter is greater, or it is another process's.
 pub(super) fn is_newer(version: TopologyVersion, known: TopologyVersion) -> bool {
     version.process_id != known.process_id || version.counter > known.counter
 }
 
-/// Tells whether a hello reply is older than what is known: an equal version may repeat what was said.
+/// Returns whether a hello reply is older than the known one: an equal version may repeat it.
 pub(super) fn is_outdated(version: Option<TopologyVersion>, known: Option<TopologyVersion>) -> bool {
     match (version, known) {
         (Some(version), Some(known)) => version.process_id == known.process_id && version.counter < known.counter,

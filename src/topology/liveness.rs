@@ -1,19 +1,18 @@
-//! Is a server that says nothing still alive?
+//! The liveness probes of servers that seem unresponsive.
 //!
-//! Goes beyond the specifications. A server is asked for an answer to a liveness probe, on fresh connections and with a limit of its own,
-//! when a newer primary has deposed it, when it has left the set with commands in flight, and when a command has been
-//! unanswered for long while the server's next answer to its monitor is overdue. Any answer will do, and so will any byte on the connections that it
-//! has: nothing then happens to what is in flight. Silence makes it unknown, clears its pool, and interrupts the commands
-//! that wait for nothing.
+//! Goes beyond the specifications. A server is sent a liveness probe, on fresh connections and with a limit of its own, in
+//! three cases: a newer primary has deposed it, it has left the set with commands in flight, or a command has been unanswered
+//! for long while the server's next reply to its monitor is overdue. Any answer counts, and so does any byte on its existing
+//! connections: the commands in flight then continue. Silence makes the server unknown, clears its pool, and interrupts the
+//! commands in flight.
 //!
-//! A slow network is told from a silent process by the fresh connection itself: a kernel accepts it for a process that
-//! stands still, so how long that took is how far away the server is now, whatever it was before. Silence counts only as
-//! many of these round trips after that; and a server that no connection has reached is given [`UNREACHED`]. What can't be
-//! told apart in the time there is: a process that stands still, and one that is reached at once and then says nothing at
-//! all for the limit, on any connection. The latter loses what is in flight on it, with an error that invites to try again;
-//! its next reply makes it known again at once.
+//! A slow network is distinguished from a stopped process by the fresh connection itself: the kernel accepts it for a stopped
+//! process, so the time until then is the current distance of the server. Silence counts only several of these round trips
+//! later; a server that no connection has reached is given [`UNREACHED`]. Two cases can't be distinguished in the available
+//! time: a stopped process, and one that is reached at once and then sends nothing for the limit, on any connection. The latter
+//! loses its commands in flight, with an error that suggests a retry; its next reply makes it known again at once.
 //!
-//! How it is asked is decided in `io`, when a command is unanswered for long in `pool`.
+//! Does not decide how a probe is sent (`io`), nor when a command is unanswered for long (`pool`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,51 +27,50 @@ use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::ServerAddress;
 use crate::pool::{UNANSWERED_AFTER, interrupted};
 
-/// Names one probe of a server; a later one has another.
+/// The id of a server's probe; a later one has another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProbeId(pub u64);
 
-/// How long a deposed primary may be silent at the least: a lost packet costs the first dial a second, and then there is
-/// still the second one. The set itself has already missed it for the time of an election.
+/// The minimum silence of a deposed primary: a lost packet costs the first dial a second, and the second dial still has time.
+/// The set itself has already missed it for the time of an election.
 pub const DEPOSED_FLOOR: Duration = Duration::from_millis(1500);
 
-/// How long a server may be silent at the least of which nobody says that it is gone: as long as the command that made us
-/// ask has been unanswered.
+/// The minimum silence of a server that is not known to be gone: as long as the command that caused the probe has been
+/// unanswered.
 pub const UNANSWERED_FLOOR: Duration = UNANSWERED_AFTER;
 
-/// How long a server may be silent at the least that no connection has reached: a round trip of five seconds, on a network that
-/// was faster before, and a second for a packet that was lost.
+/// The minimum silence of a server that no connection has reached: a round trip of five seconds, on a network that was faster
+/// before, and a second for a lost packet.
 pub const UNREACHED: Duration = Duration::from_secs(6);
 
-/// How many round trips of average length may pass before silence counts. Opening a connection takes two in clear and four
-/// with TLS 1.2; as many again are for a network that is slower than its average.
+/// The number of average round trips before silence counts. Opening a connection takes two without TLS and four with TLS 1.2;
+/// as many again are for a network that is slower than its average.
 pub const ROUND_TRIPS: u32 = 8;
 
-/// How long silence may last before it counts, however slow the network: with round trips of five seconds, opening takes
-/// twenty.
+/// The maximum silence before it counts, on any network: with round trips of five seconds, opening takes twenty.
 pub const CEILING: Duration = Duration::from_secs(30);
 
-/// How late a server's next answer to its monitor may be at the least before the monitor counts as silent.
+/// How late a server's next reply to its monitor must be before the monitor counts as silent.
 pub const ANSWER_SLACK: Duration = Duration::from_secs(1);
 
-/// How long a server that has given a liveness probe is not asked again because of an unanswered command.
+/// How long after an answered liveness probe no further one is sent because of an unanswered command.
 pub const PAUSE: Duration = Duration::from_secs(10);
 
-/// Why a server is asked that has left.
+/// The reason to probe a removed server.
 const LEFT: &str = "it has left, and a command is in flight on it";
 
-/// Holds the probes of a topology's servers, one at a time for each.
+/// The probes of a topology's servers, at most one per server.
 #[derive(Debug, Default)]
 pub(super) struct LivenessProbes {
     probes: BTreeMap<ServerAddress, ProbeState>,
     next: u64,
-    /// The average round-trip times of servers that have left, until their pools say whether anything is in flight.
+    /// The average round-trip times of removed servers, until their pools report whether commands are in flight.
     leaving: BTreeMap<ServerAddress, Duration>,
     /// When each server last answered its monitor, or the measurement of its round trips.
     answered: BTreeMap<ServerAddress, Instant>,
 }
 
-/// Says when a connection of a probe was accepted, and how long that took.
+/// When a connection of a probe was accepted, and how long that took.
 #[derive(Clone, Copy, Debug)]
 struct Reached {
     at: Instant,
@@ -87,39 +85,39 @@ struct Reached {
 /// ```
 #[derive(Clone, Copy, Debug)]
 enum ProbeState {
-    /// The server's address is looked up, which is nothing that the server could answer for.
+    /// The server's address is being looked up, for which the server is not responsible.
     Resolving { id: ProbeId, limit: Duration, deadline: Instant },
-    /// It has been asked once, or twice if nothing is left of `again_at`.
+    /// The probe was sent once, or twice if `again_at` is empty.
     AwaitingAnswer { id: ProbeId, since: Instant, limit: Duration, reached: Option<Reached>, again_at: Option<Instant> },
-    /// The limit has passed; what the server's other connections have received is being looked at, which takes no time.
+    /// The limit has passed; the server's other connections are checked for received bytes, which takes no time.
     CheckingTraffic { id: ProbeId, since: Instant, limit: Duration },
-    /// It has given a sign, or could not be asked.
+    /// It has answered, or could not be probed.
     Resting { until: Instant },
 }
 
-/// Says what the outcome of an attempt tells of the server.
+/// The meaning of an attempt's outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ProbeReading {
-    /// Its process has said something, if only no.
+    /// The process has answered, even if with a refusal.
     Life,
-    /// Nothing came back from it.
+    /// No answer.
     Nothing,
-    /// There is no such process, says its machine.
+    /// The machine reports that there is no such process.
     Refused,
-    /// It has not been asked: no address, no socket, no network.
+    /// The probe was not sent: no address, no socket, no network.
     NotAsked,
 }
 
-/// Returns how long a server may be silent: a multiple of its average round-trip time, within bounds.
+/// Returns the limit of silence: a multiple of the average round-trip time, within bounds.
 pub fn limit(floor: Duration, average: Option<Duration>) -> Duration {
     average.map_or(floor, |average| average.saturating_mul(ROUND_TRIPS).clamp(floor, CEILING))
 }
 
 impl Topology {
-    /// Takes from a server's pool that a command has been waiting for its reply for [`UNANSWERED_AFTER`].
+    /// Handles a pool's report that a command has been waiting for its reply for [`UNANSWERED_AFTER`].
     ///
-    /// The server is asked for an answer to a liveness probe if its next answer to its monitor is overdue as well, unless it has just given
-    /// one. The pool of a server that has left says that too, and there is no monitor any more.
+    /// The server is probed if its next reply to its monitor is overdue as well, unless it has just answered a probe. The pool
+    /// of a removed server reports that, too, and there is no monitor any more.
     pub fn handle_unanswered(&mut self, host: &ServerAddress, now: Instant) {
         if !self.has_probes() {
             return;
@@ -138,9 +136,9 @@ impl Topology {
         }
     }
 
-    /// Takes, at once after the order to close the pool of a server that has left, whether commands are in flight on it.
+    /// Handles the report, right after the action to close a removed server's pool, whether commands are in flight on it.
     ///
-    /// If so, it is asked for an answer to a liveness probe as long as it owes them an answer; a question that is under way goes on.
+    /// If so, the server is probed as long as it owes them a reply; a probe in progress continues.
     pub fn handle_pool_closed(&mut self, host: &ServerAddress, in_use: bool, now: Instant) {
         let average = self.probes.leaving.remove(host);
         if !self.has_probes() || self.current.server(host).is_some() {
@@ -160,7 +158,7 @@ impl Topology {
         }
     }
 
-    /// Takes from a probe that the server's address is known: from now on its silence counts.
+    /// Records that the address of a probe is known: from now on silence counts.
     pub fn handle_probe_named(&mut self, host: &ServerAddress, id: ProbeId, now: Instant) {
         if let Some(ProbeState::Resolving { id: own, limit, .. }) = self.probes.get(host)
             && own == id
@@ -169,9 +167,9 @@ impl Topology {
         }
     }
 
-    /// Takes from a probe that a connection was accepted, and how long that took.
+    /// Records that a probe's connection was accepted, and how long that took.
     ///
-    /// That is no liveness probe, but says how far away the server is; only the first time counts.
+    /// That is not an answer, but shows the distance of the server; only the first time counts.
     pub fn handle_probe_reached(&mut self, host: &ServerAddress, id: ProbeId, took: Duration, now: Instant) {
         if let Some(ProbeState::AwaitingAnswer { id: own, since, limit, reached: None, again_at }) = self.probes.get(host)
             && own == id
@@ -181,7 +179,7 @@ impl Topology {
         }
     }
 
-    /// Takes the outcome of a probe's attempt: a greeting, or why there was none. That of an older probe is ignored.
+    /// Handles the outcome of a probe's attempt. That of an older probe is ignored.
     pub fn handle_probed(&mut self, host: &ServerAddress, id: ProbeId, outcome: Result<(), Error>, now: Instant) {
         if self.probes.id(host) != Some(id) {
             return;
@@ -190,7 +188,7 @@ impl Topology {
         self.log_limits.notes.push(Level::DEBUG, format!("{host}: outcome of a probe: {reading:?}"));
         match reading {
             ProbeReading::Life | ProbeReading::NotAsked => self.rest(host, now),
-            // Its kernel has refused the connection, and has been reached.
+            // The kernel has refused the connection, and has been reached.
             ProbeReading::Refused => {
                 let took = outcome.as_ref().err().and_then(|error| error.elapsed()).unwrap_or_default();
                 self.handle_probe_reached(host, id, took, now);
@@ -199,7 +197,8 @@ impl Topology {
         }
     }
 
-    /// Takes the answer to [`CheckTraffic`](TopologyAction::CheckTraffic): whether the server's connections have received anything.
+    /// Handles the answer to [`CheckTraffic`](TopologyAction::CheckTraffic): whether the server's connections have received
+    /// anything.
     pub fn handle_traffic_checked(&mut self, host: &ServerAddress, id: ProbeId, anything: bool, now: Instant) {
         let Some(ProbeState::CheckingTraffic { id: own, since, limit }) = self.probes.get(host) else { return };
         if own != id {
@@ -212,7 +211,7 @@ impl Topology {
         }
     }
 
-    /// Asks a deposed primary for an answer, if a newer one has taken its place without a word of its own.
+    /// Probes a deposed primary, if a newer one has replaced it without a reply of its own.
     pub(super) fn ask_deposed(&mut self, deposed: Option<Arc<ServerDescription>>, now: Instant) {
         let Some(deposed) = deposed.filter(|_| self.has_probes()) else { return };
         let replaced = self.current.primary().is_some_and(|primary| primary.host != deposed.host);
@@ -229,7 +228,7 @@ impl Topology {
         }
     }
 
-    /// Takes that a server's monitor, or the measurement of its round trips, has heard from it.
+    /// Records that a server's monitor, or the measurement of its round trips, has received a reply.
     pub(super) fn handle_sign(&mut self, host: &ServerAddress, now: Instant) {
         self.probes.answered.insert(host.clone(), now);
         if self.probes.id(host).is_some() {
@@ -237,7 +236,7 @@ impl Topology {
         }
     }
 
-    /// Takes that a server leaves. What is asked of it goes on until its pool has said whether anything is in flight.
+    /// Handles the removal of a server. A probe continues until the pool has reported whether commands are in flight.
     pub(super) fn handle_leaving(&mut self, host: &ServerAddress, last: Option<&Arc<ServerDescription>>) {
         self.probes.answered.remove(host);
         if let Some(average) = last.and_then(|server| server.round_trip_time).filter(|_| self.has_probes()) {
@@ -245,7 +244,7 @@ impl Topology {
         }
     }
 
-    /// Takes that a server's monitor has found it silent: what a probe under way would have brought about is done.
+    /// Records that a server's monitor has found it unresponsive: the effect of a probe in progress has happened already.
     pub(super) fn take_silence(&mut self, host: &ServerAddress, error: &Error) {
         let is_asked = self.probes.id(host).is_some();
         self.end_probe(host);
@@ -254,20 +253,20 @@ impl Topology {
         }
     }
 
-    /// Ends all probes without a verdict.
+    /// Ends all probes without an effect.
     pub(super) fn end_probes(&mut self) {
         let hosts: Vec<ServerAddress> = self.probes.probes.keys().cloned().collect();
         hosts.iter().for_each(|host| self.end_probe(host));
     }
 
-    /// Ends a server's probe without a verdict.
+    /// Ends a server's probe without an effect.
     pub(super) fn end_probe(&mut self, host: &ServerAddress) {
         if self.probes.forget(host) {
             self.actions.push_back(TopologyAction::EndProbe(host.clone()));
         }
     }
 
-    /// Asks again, and judges, when time has come.
+    /// Repeats and evaluates the probes that are due.
     pub(super) fn watch_signs(&mut self, now: Instant) {
         while let Some((host, state)) = self.probes.due(now) {
             match state {
@@ -286,8 +285,8 @@ impl Topology {
         }
     }
 
-    /// Returns by when a server's monitor should have heard from it again: a stream's next reply comes after
-    /// `heartbeatFrequencyMS`, and so does the answer to the next question of a monitor that polls.
+    /// Returns when a server's monitor should have received the next reply: a stream's next reply comes after
+    /// `heartbeatFrequencyMS`, and so does the answer to the next check of a monitor that polls.
     fn answer_due(&self, server: &ServerDescription) -> Option<Instant> {
         let last = self.probes.answered.get(&server.host)?;
         last.checked_add(self.current.heartbeat_frequency() + limit(ANSWER_SLACK, server.round_trip_time))
@@ -302,7 +301,7 @@ impl Topology {
 
     fn rest(&mut self, host: &ServerAddress, now: Instant) {
         self.end_probe(host);
-        // One that has left is asked again as often as its pool says that a command is unanswered.
+        // A removed server is probed again as often as its pool reports an unanswered command.
         if self.current.server(host).is_some() {
             self.probes.put(host, ProbeState::Resting { until: now + PAUSE });
         }
@@ -328,7 +327,7 @@ impl Topology {
 }
 
 impl LivenessProbes {
-    /// Begins a probe, unless one is under way or the server has just been asked.
+    /// Starts a probe, unless one is in progress or the server has just been probed.
     fn begin(&mut self, host: &ServerAddress, limit: Duration, now: Instant) -> Option<ProbeId> {
         match self.get(host) {
             Some(ProbeState::Resolving { .. } | ProbeState::AwaitingAnswer { .. } | ProbeState::CheckingTraffic { .. }) => return None,
@@ -341,7 +340,7 @@ impl LivenessProbes {
         Some(id)
     }
 
-    /// Gives a probe that is under way a shorter limit from now on; tells whether one is.
+    /// Shortens the limit of a probe in progress; returns whether there is one.
     fn shorten(&mut self, host: &ServerAddress, shorter: Duration, now: Instant) -> bool {
         let shortened = match self.get(host) {
             Some(ProbeState::Resolving { id, limit, deadline }) => ProbeState::Resolving { id, limit: limit.min(shorter), deadline },
@@ -361,7 +360,7 @@ impl LivenessProbes {
         true
     }
 
-    /// Forgets a server; tells whether a probe was under way.
+    /// Removes a server; returns whether a probe was in progress.
     fn forget(&mut self, host: &ServerAddress) -> bool {
         match self.probes.remove(host) {
             Some(ProbeState::Resolving { .. } | ProbeState::AwaitingAnswer { .. } | ProbeState::CheckingTraffic { .. }) => true,
@@ -408,8 +407,8 @@ impl ProbeState {
     }
 }
 
-/// Returns when silence counts: not before the limit, nor so soon after the server was reached that nothing could have come
-/// back.
+/// Returns when silence counts: not before the limit, nor so soon after the server was reached that no answer could have
+/// arrived.
 fn verdict_at(since: Instant, limit: Duration, reached: Option<Reached>) -> Instant {
     match reached {
         Some(Reached { at, took }) => {
@@ -420,10 +419,10 @@ fn verdict_at(since: Instant, limit: Duration, reached: Option<Reached>) -> Inst
     }
 }
 
-/// Reads what an attempt's failure tells.
+/// Returns the meaning of an attempt's failure.
 ///
-/// That something accepted the connection proves nothing: the kernel does that for a process that stands still. What is
-/// said, or closed, after that is the process's doing.
+/// An accepted connection proves nothing: the kernel accepts it for a stopped process. Bytes or a close after that are the
+/// process's doing.
 fn read(error: &Error) -> ProbeReading {
     let refused = |kind| {
         use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};

@@ -1,7 +1,7 @@
-//! What is logged of what servers say, and how often?
+//! The rate limits of log lines and events that servers can cause.
 //!
-//! A server decides how often it answers and what it says, so the lines that it can bring about at a level that people watch
-//! are limited, and so are the events about names that can't be used. What is left out is counted in the next line.
+//! A server decides how often it answers and what it sends, so the lines that it can cause at a visible level are limited, and
+//! so are the events about invalid names. The next line has the number of omitted ones.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Display};
@@ -15,28 +15,28 @@ use crate::handshake::{NAMES_MAX, UnusableHost};
 use crate::host::ServerAddress;
 use crate::note::Notes;
 
-/// How many reports of unusable names a server may bring about at once; a configuration is mended in few steps.
+/// The burst of reports about a server's invalid names; a configuration is corrected in few steps.
 const REPORTS_BURST: u32 = 5;
 
-/// How often a server may bring about one more report of unusable names.
+/// The interval of further reports about a server's invalid names.
 const REPORTS_EVERY: Duration = Duration::from_secs(60);
 
-/// How many lines all servers may bring about at once: an election changes the topology's type twice.
+/// The burst of lines of all servers: an election changes the topology's type twice.
 const LINES_BURST: u32 = 20;
 
-/// How often all servers may bring about one more line.
+/// The interval of further lines of all servers.
 const LINES_EVERY: Duration = Duration::from_secs(6);
 
-/// Knows what was log_limits of a topology's servers.
+/// The log state of a topology's servers.
 #[derive(Debug)]
 pub(super) struct LogLimits {
-    /// The lines for the log.
+    /// The log lines.
     pub(super) notes: Notes,
     lines: Pace,
     unusable: BTreeMap<ServerAddress, UnusableNames>,
 }
 
-/// The unusable names of one server's replies.
+/// The invalid names of one server's replies.
 #[derive(Debug)]
 struct UnusableNames {
     reported: BTreeSet<String>,
@@ -48,14 +48,14 @@ impl LogLimits {
         Self { notes: Notes::default(), lines: Pace::new(LINES_BURST, LINES_EVERY), unusable: BTreeMap::new() }
     }
 
-    /// Forgets a server that has left.
+    /// Removes a server.
     pub(super) fn forget(&mut self, host: &ServerAddress) {
         self.unusable.remove(host);
     }
 
     /// Reports the names of a reply that were not reported before: one line, and an event for each name.
     ///
-    /// Beyond the limit nothing is reported; what the server's next replies still name is reported then.
+    /// Beyond the limit nothing is reported; names that the server's next replies still contain are reported then.
     pub(super) fn unusable<'h>(
         &mut self,
         server: &ServerAddress,
@@ -88,7 +88,7 @@ impl LogLimits {
         hosts.iter().filter(|host| known.reported.insert(host.name.clone())).collect()
     }
 
-    /// Logs that the topology has another type.
+    /// Logs a new type of the topology.
     pub(super) fn kind(&mut self, previous: &'static str, new: &'static str, now: Instant) {
         match self.lines.admit(now) {
             Some(left_out) => {
@@ -98,7 +98,7 @@ impl LogLimits {
         }
     }
 
-    /// Logs that servers name more members than are watched.
+    /// Logs that servers name more members than are monitored.
     pub(super) fn full(&mut self, limit: usize, now: Instant) {
         if let Some(left_out) = self.lines.admit(now) {
             let left_out = OmittedCount(left_out);
@@ -106,7 +106,7 @@ impl LogLimits {
         }
     }
 
-    /// Logs that a server is silent.
+    /// Logs that a server is unresponsive.
     pub(super) fn silent(&mut self, host: &ServerAddress, error: &dyn Display, now: Instant) {
         let text = format!("{host}: server is silent, and what is in flight on it is interrupted: {error}");
         match self.lines.admit(now) {
@@ -116,7 +116,7 @@ impl LogLimits {
     }
 }
 
-/// Prints how many lines were left out before this one, if any were.
+/// The number of omitted lines, printed if it is not 0.
 struct OmittedCount(u64);
 
 impl Display for OmittedCount {

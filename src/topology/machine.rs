@@ -1,10 +1,10 @@
-//! What is to be done when something is learnt of a server, or a caller wants one?
+//! The topology state machine: facts about servers and callers in; descriptions, actions and events out.
 //!
-//! Turns facts into a new description, orders to monitors and pools, answers to callers, and events. The table itself is
-//! in `update`, the judgement of application errors in `fault`, the callers that wait in `waiters`.
+//! Does not decide the update table (`update`), the effect of application errors (`fault`), or the answers to waiting callers
+//! (`waiters`).
 //!
-//! Orders come in an order that is right even if nothing else holds: a pool is made and readied before the description
-//! that makes its server eligible is published, and cleared after the description that makes it unknown.
+//! The order of actions is safe by itself: a pool is created and marked ready before the description that makes its server
+//! eligible is published, and cleared after the description that makes it unknown.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub struct Topology {
     pub(super) state: TopologyState,
     pub(super) current: Arc<TopologyDescription>,
     pools: BTreeMap<ServerAddress, PoolRecord>,
-    /// Above every generation of the pools that are gone.
+    /// Above every generation of removed pools.
     next_generation: u64,
     pub(super) waiters: SelectionWaiters,
     pub(super) probes: LivenessProbes,
@@ -58,7 +58,7 @@ pub(super) enum TopologyState {
     Closed,
 }
 
-/// Mirrors what was ordered of a server's pool.
+/// The state of a server's pool after all actions.
 #[derive(Debug)]
 struct PoolRecord {
     generation: u64,
@@ -71,14 +71,14 @@ enum PoolState {
     Ready,
 }
 
-/// Says how a pool is to be cleared.
+/// How a pool is cleared.
 pub(super) struct Clearing {
     pub(super) cause: Error,
     pub(super) interrupt: bool,
 }
 
 impl Topology {
-    /// Opens the topology: its first orders make pools and start monitors for the seeds.
+    /// Opens the topology: its first actions create pools and start monitors for the seeds.
     pub fn new(config: TopologyConfig, seed: u64, now: Instant) -> Self {
         let mut topology = Self {
             state: TopologyState::Open,
@@ -105,10 +105,10 @@ impl Topology {
         topology
     }
 
-    /// Takes a hello reply of a monitor; `average` is the average round-trip time, if this check measured one.
+    /// Handles a hello reply of a monitor; `average` is the average round-trip time, if this check measured one.
     ///
-    /// Replies of servers that are no longer watched, and replies older than what is known, change nothing. Unix sockets are no
-    /// members unless one was given.
+    /// Replies of servers that are no longer monitored, and replies older than the known ones, change nothing. Unix sockets are
+    /// not members unless one was configured.
     pub fn handle_hello(&mut self, host: &ServerAddress, mut reply: HelloReply, average: Option<Duration>, now: Instant) {
         let Some(known) = self.watched(host) else { return };
         self.handle_sign(host, now);
@@ -140,10 +140,10 @@ impl Topology {
         self.wake();
     }
 
-    /// Takes a monitor's failed check: the server becomes unknown, and its pool is cleared.
+    /// Handles a monitor's failed check: the server becomes unknown, and its pool is cleared.
     ///
-    /// A time-out on the network interrupts the connections in use, too: they would wait for nothing. A lack of local resources
-    /// says nothing about a server that is known.
+    /// A network time-out interrupts the connections in use, too: they would wait in vain. A lack of local resources says
+    /// nothing about a known server.
     pub fn handle_check_failed(&mut self, host: &ServerAddress, error: Error, now: Instant) {
         let Some(known) = self.watched(host) else { return };
         if error.kind() == ErrorKind::LocalResources && known.is_known() {
@@ -159,7 +159,7 @@ impl Topology {
         self.wake();
     }
 
-    /// Takes round-trip times that were measured apart from the checks; nothing else changes, and no event follows.
+    /// Handles round-trip times that were measured between the checks; nothing else changes, and no event follows.
     pub fn handle_rtt(&mut self, host: &ServerAddress, average: Duration, min: Duration, now: Instant) {
         let Some(known) = self.watched(host).filter(|server| server.is_known()) else { return };
         self.handle_sign(host, now);
@@ -172,7 +172,7 @@ impl Topology {
         self.commit(next, None, now);
     }
 
-    /// Takes an error that an application's connection met.
+    /// Handles an error on an application's connection.
     pub fn handle_fault(&mut self, host: &ServerAddress, fault: Fault, now: Instant) {
         let (TopologyState::Open, Some(known), Some(generation)) = (self.state, self.current.server(host), self.generation(host)) else {
             return;
@@ -193,7 +193,7 @@ impl Topology {
                 self.actions.push_back(TopologyAction::CancelCheck(host.clone()));
             }
             FaultEffect::Refused => {
-                // A monitor that streams would not tell of the server again for `heartbeatFrequencyMS`.
+                // A streaming monitor would not report the server again for `heartbeatFrequencyMS`.
                 let is_login = clearing.cause.stage() == Some(Stage::Auth);
                 self.submit(unknown, Some(clearing), now);
                 self.actions.extend(is_login.then(|| TopologyAction::CancelCheck(host.clone())));
@@ -207,9 +207,9 @@ impl Topology {
         self.wake();
     }
 
-    /// Takes a new answer of the SRV records' look-up (polling-srv-records); it counts only while no replica set is known.
+    /// Handles a new answer of the SRV look-up (polling-srv-records); it counts only while no replica set is known.
     ///
-    /// Servers that stay are left alone, servers that are gone leave, and of the new ones as many come as may, at random.
+    /// Known servers stay, missing servers are removed, and of the new servers as many as allowed are added at random.
     pub fn handle_srv_hosts(&mut self, hosts: Vec<ServerAddress>, now: Instant) {
         let follows = self.config.srv && self.current.kind().follows_srv();
         if self.state == TopologyState::Closed || !follows || hosts.is_empty() {
@@ -250,7 +250,7 @@ impl Topology {
         self.events.push_back(TopologyEvent::TopologyClosed);
     }
 
-    /// Refuses the callers whose time has run out, and judges the servers that give no liveness probe.
+    /// Refuses the callers whose time has run out, and handles the servers that did not answer a liveness probe.
     pub fn handle_timeout(&mut self, now: Instant) {
         while let Some((id, waiter)) = self.waiters.pop_late(now) {
             self.refuse_late(id, &waiter, now);
@@ -258,7 +258,7 @@ impl Topology {
         self.watch_signs(now);
     }
 
-    /// Returns the next order.
+    /// Returns the next action.
     pub fn poll_action(&mut self) -> Option<TopologyAction> {
         self.actions.pop_front()
     }
@@ -268,7 +268,7 @@ impl Topology {
         self.events.pop_front()
     }
 
-    /// Takes the next line for the log.
+    /// Returns the next log line.
     pub(crate) fn poll_note(&mut self) -> Option<Note> {
         self.log_limits.notes.pop()
     }
@@ -283,27 +283,27 @@ impl Topology {
         &self.current
     }
 
-    /// Returns the generation that a server's pool has after all orders so far.
+    /// Returns the generation of a server's pool after all actions so far.
     pub fn generation(&self, host: &ServerAddress) -> Option<u64> {
         self.pools.get(host).map(|pool| pool.generation)
     }
 
-    /// Returns how many callers wait.
+    /// Returns the number of waiting callers.
     pub fn waiting(&self) -> usize {
         self.waiters.len()
     }
 
-    /// Returns what is known of a server, if it is one that a monitor watches.
+    /// Returns the description of a server, if a monitor watches it.
     pub(super) fn watched(&self, host: &ServerAddress) -> Option<Arc<ServerDescription>> {
         self.current.server(host).filter(|_| self.has_monitors()).cloned()
     }
 
-    /// Tells whether servers are watched: a load balancer is not, and nobody is after the end.
+    /// Returns whether servers are monitored: not behind a load balancer, nor after the end.
     pub(super) fn has_monitors(&self) -> bool {
         self.state == TopologyState::Open && !self.config.load_balanced
     }
 
-    /// Tells whether servers are asked for liveness probes.
+    /// Returns whether servers are sent liveness probes.
     pub(super) fn has_probes(&self) -> bool {
         self.has_monitors() && self.config.liveness_probes
     }
@@ -313,7 +313,7 @@ impl Topology {
         self.actions.push_back(TopologyAction::NotSelected(id, error));
     }
 
-    /// Puts a new server description through the table, and clears the server's pool after that.
+    /// Applies a new server description, then clears the server's pool.
     pub(super) fn submit(&mut self, incoming: ServerDescription, clearing: Option<Clearing>, now: Instant) {
         let mut next = TopologyDescription::clone(&self.current);
         let subject = Arc::new(incoming.clone());
@@ -325,7 +325,7 @@ impl Topology {
         self.actions.push_back(TopologyAction::ClearPool { host: subject.host.clone(), cause, interrupt });
     }
 
-    /// Makes a description the current one: events, then orders.
+    /// Makes a description the current one: events, then actions.
     fn commit(&mut self, next: TopologyDescription, subject: Option<&Arc<ServerDescription>>, now: Instant) {
         let next = Arc::new(next);
         let previous = std::mem::replace(&mut self.current, Arc::clone(&next));
@@ -368,14 +368,14 @@ impl Topology {
         let hosts = hosts.chain(removed.into_iter().map(|host| TopologyEvent::ServerClosed { host }));
         let topology = changed.then_some(TopologyEvent::TopologyDescriptionChanged { previous, new });
         if opening {
-            // The first description is told before its servers are opened, later ones after.
+            // The first description is published before its servers are opened, later ones after.
             self.events.extend(topology.into_iter().chain(hosts));
         } else {
             self.events.extend(hosts.chain(topology));
         }
     }
 
-    /// Readies the paused pools of servers that can be selected now.
+    /// Marks the paused pools of servers that can be selected now as ready.
     fn ready_pools(&mut self, topology: &TopologyDescription) {
         for server in topology.servers() {
             let selectable = server.kind.is_data_bearing() || (topology.kind == TopologyType::Single && server.kind != ServerType::Unknown);
@@ -386,7 +386,7 @@ impl Topology {
         }
     }
 
-    /// Answers the callers that the current description decides for.
+    /// Answers the callers that the current description decides.
     pub(super) fn wake(&mut self) {
         for (id, outcome) in self.waiters.decided(&self.current) {
             self.actions.push_back(match outcome {
@@ -397,7 +397,7 @@ impl Topology {
         self.request_checks();
     }
 
-    /// Asks for a check of every server while anybody waits, after every change anew (server-selection).
+    /// Requests a check of every server while callers wait, again after every change (server-selection).
     pub(super) fn request_checks(&mut self) {
         if self.waiters.len() > 0 && !self.config.load_balanced {
             let checks = self.current.servers().iter().map(|server| TopologyAction::CheckNow(server.host.clone()));

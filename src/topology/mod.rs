@@ -1,8 +1,8 @@
-//! What do we know of the deployment, and what follows from it?
+//! The topology: server discovery and monitoring.
 //!
-//! The rules of server-discovery-and-monitoring: `server` and `description` hold what is known, `update` is the table by
-//! which it changes, `fault` says what an application's error proves, `liveness` what silence does, and `machine` gives
-//! the orders to monitors and pools. Which server a command goes to is decided in `selection`, how a connection is opened in `io`.
+//! The rules of server-discovery-and-monitoring: `server` and `description` are the state, `update` is the table by which it
+//! changes, `fault` the effect of an application's error, `liveness` the effect of silence, and `machine` issues the actions
+//! for monitors and pools. Does not decide which server a command goes to (`selection`), nor how a connection is opened (`io`).
 
 mod action;
 mod change;
@@ -36,16 +36,16 @@ pub use server::{ServerDescription, ServerType};
 pub use suspension::Suspension;
 pub use waiters::SelectId;
 
-/// The oldest wire version that is spoken: MongoDB 4.2.
+/// The oldest supported wire version: MongoDB 4.2.
 pub const MIN_WIRE_VERSION: i32 = 8;
 
-/// The newest wire version that is known.
+/// The newest supported wire version.
 pub const MAX_WIRE_VERSION: i32 = 29;
 
-/// The server version that [`MIN_WIRE_VERSION`] stands for, in words.
+/// The server version of [`MIN_WIRE_VERSION`].
 pub const MIN_SERVER_VERSION: &str = "4.2";
 
-/// The most members that a hello reply may name; a replica set has at most 50.
+/// The maximum number of members in a hello reply; a replica set has at most 50.
 pub const SERVERS_MAX: usize = 1024;
 
 #[cfg(test)]

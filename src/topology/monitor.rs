@@ -1,8 +1,7 @@
-//! When is a server asked how it is?
+//! The monitor of one server: polling, streaming, retries and time limits.
 //!
-//! The rules of server-monitoring for one server: polling, streaming, when to try again, when to give up. Handed facts
-//! and the time, it hands back wishes. What an answer means for the topology is decided in `update`, how a connection is
-//! opened in `io`.
+//! The rules of server-monitoring: facts and the time in, actions out. Does not decide what a reply means for the topology
+//! (`update`), nor how a connection is opened (`io`).
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -13,29 +12,29 @@ use crate::handshake::{HelloReply, TopologyVersion};
 use crate::machine::Machine;
 use crate::options::MIN_HEARTBEAT_FREQUENCY;
 
-/// Sets how a server is watched.
+/// The configuration of a monitor.
 #[derive(Clone, Debug)]
 pub struct MonitorConfig {
     /// `heartbeatFrequencyMS`.
     pub heartbeat_frequency: Duration,
-    /// `connectTimeoutMS`: how long a reply may take; `None` for ever.
+    /// `connectTimeoutMS`: the time limit of a reply; `None` for no limit.
     pub connect_timeout: Option<Duration>,
-    /// By when opening is given up at the latest, should its own timers fail; `None` for never.
+    /// The time limit of opening a connection, should its own timers fail; `None` for no limit.
     pub open_timeout: Option<Duration>,
-    /// Whether replies may be streamed, where the server can.
+    /// Whether replies may be streamed, if the server supports it.
     pub streaming: bool,
 }
 
-/// How many streamed replies may come at once: an election is told in a handful.
+/// The maximum number of streamed replies at once: an election causes a handful.
 pub const STREAMED_BURST: u32 = 20;
 
-/// How often one more streamed reply may come after that; a stream's own replies come every `heartbeatFrequencyMS`.
+/// The interval of further streamed replies; a stream's own replies come every `heartbeatFrequencyMS`.
 pub const STREAMED_EVERY: Duration = Duration::from_millis(250);
 
-/// How often a server is polled instead whose stream has no pause: so late its news may be.
+/// The polling interval of a server whose stream has no pause: the maximum delay of its news.
 pub const FLOOD_POLL: Duration = Duration::from_secs(1);
 
-/// How long a server is polled whose stream has no pause, before it may stream again.
+/// How long a server whose stream has no pause is polled before it may stream again.
 pub const FLOOD_PAUSE: Duration = Duration::from_secs(60);
 
 /// Watches one server.
@@ -58,15 +57,15 @@ pub struct Monitor {
     /// Whether a connection is open.
     connected: bool,
     hello_ok: bool,
-    /// Whether the last check succeeded: only then is a failure followed by another check at once.
+    /// Whether the last check succeeded: only then is a failure followed by an immediate check.
     known: bool,
     version: Option<TopologyVersion>,
     check_began: Instant,
-    /// When a failure was last followed by another check at once.
+    /// When a failure was last followed by an immediate check.
     retried_at: Option<Instant>,
     /// Limits the replies of a stream.
     stream: Pace,
-    /// Until when the server is polled because its stream had no pause.
+    /// The end of polling a server whose stream had no pause.
     flooded_until: Option<Instant>,
     actions: VecDeque<MonitorAction>,
     events: VecDeque<MonitorEvent>,
@@ -81,38 +80,38 @@ enum MonitorState {
     Stopped,
 }
 
-/// Is a wish of the monitor.
+/// An action of the monitor for the shell.
 #[derive(Debug)]
 pub enum MonitorAction {
-    /// Open a connection and say hello on it; then `handle_opened` or `handle_failed`.
+    /// Open a connection and exchange hello on it; then `handle_opened` or `handle_failed`.
     Open,
-    /// Send a hello; a reply is to be read.
+    /// Send a hello, and read a reply.
     Send {
-        /// Whether the server understands the new name of the command.
+        /// Whether the server supports the new name of the command.
         hello_ok: bool,
-        /// The state to wait for a change of, and for how long: the reply may then come more than once.
+        /// The state whose change the server waits for, and the maximum wait: then several replies may follow.
         awaited: Option<(TopologyVersion, Duration)>,
     },
     /// Read another reply; nothing is sent.
     Read,
-    /// Close the connection, or give up opening one.
+    /// Close the connection, or stop opening one.
     Close,
     /// The server answered.
     Answered {
-        /// Its answer.
+        /// Its reply.
         reply: Box<HelloReply>,
-        /// How long the answer took, unless the server had been asked to wait.
+        /// The duration of the exchange, unless the server had been asked to wait.
         round_trip: Option<Duration>,
     },
     /// The check failed.
     Failed(Error),
-    /// Measure round-trip times on a connection of their own from now on, or stop that.
+    /// Start or stop measuring round-trip times on a separate connection.
     MeasureRoundTrips(bool),
     /// Warn that the server streams replies without pause, and is polled instead for [`FLOOD_PAUSE`].
     WarnOfFlood,
 }
 
-/// Is something that happened while watching a server (SDAM events, "heartbeat").
+/// An event of monitoring a server (SDAM events, "heartbeat").
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum MonitorEvent {
@@ -125,27 +124,27 @@ pub enum MonitorEvent {
     /// A check succeeded.
     #[non_exhaustive]
     HeartbeatSucceeded {
-        /// How long it took.
+        /// The duration.
         duration: Duration,
         /// Whether the server was asked to wait for a change.
         awaited: bool,
-        /// The answer.
+        /// The reply.
         reply: Box<HelloReply>,
     },
     /// A check failed.
     #[non_exhaustive]
     HeartbeatFailed {
-        /// How long it took.
+        /// The duration.
         duration: Duration,
         /// Whether the server was asked to wait for a change.
         awaited: bool,
-        /// Why.
+        /// The error.
         error: Error,
     },
 }
 
 impl Monitor {
-    /// Makes a monitor whose first check is due now.
+    /// Creates a monitor whose first check is due now.
     pub fn new(config: MonitorConfig, now: Instant) -> Self {
         let every = STREAMED_EVERY.min(config.heartbeat_frequency / 2);
         let mut monitor = Self {
@@ -185,14 +184,14 @@ impl Monitor {
         }
     }
 
-    /// Opening has had to wait, and begins now.
+    /// Opening has waited, and starts now.
     pub fn handle_dialling(&mut self, now: Instant) {
         if let MonitorState::Opening { .. } = self.state {
             self.state = MonitorState::Opening { deadline: self.config.open_timeout.map(|limit| now + limit) };
         }
     }
 
-    /// The server answered on an open connection; `more_to_come` if it will answer again without being asked.
+    /// The server answered on an open connection; `more_to_come` if another reply follows without a request.
     pub fn handle_reply(&mut self, reply: HelloReply, more_to_come: bool, now: Instant) {
         match self.state {
             MonitorState::Polling { .. } if more_to_come => {
@@ -214,7 +213,7 @@ impl Monitor {
         }
     }
 
-    /// Somebody wants to know now; a check that is running answers that already.
+    /// An immediate check is requested; a running check serves as one.
     pub fn handle_check_now(&mut self, now: Instant) {
         match self.state {
             MonitorState::Resting { floor, .. } => self.state = MonitorState::Resting { floor, due: floor.max(now) },
@@ -223,7 +222,7 @@ impl Monitor {
         self.begin_if_due(now);
     }
 
-    /// An operation found the connection to the server broken: the running check is given up, and not begun anew at once.
+    /// An operation found the connection to the server broken: the running check is cancelled, and not repeated at once.
     pub fn handle_cancel_check(&mut self, now: Instant) {
         if self.cancel("check cancelled: an operation found the connection broken", now) {
             self.known = false;
@@ -240,13 +239,13 @@ impl Monitor {
         }
     }
 
-    /// The server is watched no more.
+    /// Monitoring ends.
     pub fn handle_stop(&mut self, now: Instant) {
         self.cancel("check cancelled: the server is watched no more", now);
         self.state = MonitorState::Stopped;
     }
 
-    /// Does what time asks for.
+    /// Handles the timers that are due.
     pub fn handle_timeout(&mut self, now: Instant) {
         let connect = self.config.connect_timeout.unwrap_or_default();
         match self.state {
@@ -283,22 +282,22 @@ impl Monitor {
         self.begin_if_due(now);
     }
 
-    /// Takes the next wish.
+    /// Returns the next action.
     pub fn poll_action(&mut self) -> Option<MonitorAction> {
         self.actions.pop_front()
     }
 
-    /// Takes the next event; actions and events are drained in turns, until there are neither.
+    /// Returns the next event; actions and events are drained in turn, until both are empty.
     ///
-    /// The start of a check is kept back until the outcome of the one before has been taken as an action: what follows from
-    /// that outcome is told first.
+    /// The start of a check is held back until the outcome of the previous one has been taken as an action: its consequences
+    /// are published first.
     pub fn poll_event(&mut self) -> Option<MonitorEvent> {
         let starts = matches!(self.events.front(), Some(MonitorEvent::HeartbeatStarted { .. }));
         let untold = || self.actions.iter().any(|action| matches!(action, MonitorAction::Answered { .. } | MonitorAction::Failed(_)));
         if starts && untold() { None } else { self.events.pop_front() }
     }
 
-    /// Says when `handle_timeout` is due, and for what.
+    /// Returns when `handle_timeout` is due, and for which timer.
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         match self.state {
             MonitorState::Resting { due, .. } => Some((due, "heartbeatFrequencyMS")),
@@ -347,7 +346,7 @@ impl Monitor {
             return;
         }
         if awaited && self.stream.admit(now).is_none() {
-            // What waits to be read is old: the next check has a connection of its own.
+            // The unread replies are old: the next check has a connection of its own.
             self.flooded_until = Some(now + FLOOD_PAUSE);
             self.actions.push_back(MonitorAction::WarnOfFlood);
             self.disconnect();
@@ -379,14 +378,14 @@ impl Monitor {
             self.retried_at = Some(now);
             self.begin_check(now);
         } else if retry {
-            // It answers and fails in turns.
+            // It alternates between answers and failures.
             self.state = MonitorState::Resting { floor, due: floor };
         } else {
             self.state = MonitorState::Resting { floor: now + MIN_HEARTBEAT_FREQUENCY, due: now + self.config.heartbeat_frequency };
         }
     }
 
-    /// Returns the time between two checks of a server whose stream had no pause.
+    /// Returns the polling interval of a server whose stream had no pause.
     fn pause_of_polls(&self) -> Duration {
         self.config.heartbeat_frequency.min(FLOOD_POLL)
     }
@@ -396,7 +395,7 @@ impl Monitor {
         self.events.push_back(MonitorEvent::HeartbeatFailed { duration, awaited, error });
     }
 
-    /// Ends the connection, and the check that runs on it; tells whether one did.
+    /// Ends the connection, and the check that runs on it; returns whether one did.
     fn cancel(&mut self, why: &str, now: Instant) -> bool {
         let awaited = match self.state {
             MonitorState::Stopped => return false,

@@ -1,20 +1,19 @@
-//! How often may something be done that a server can bring about?
+//! A rate limit: a burst at once, then one per interval (the generic cell rate algorithm).
 //!
-//! A burst at once, then one in each interval (the generic cell rate algorithm). What is limited, and what happens beyond the
-//! limit, is decided by its owner.
+//! Does not decide what is limited, nor what happens beyond the limit (its owner).
 
 use std::time::{Duration, Instant};
 
-/// A limit on how often something happens.
+/// A rate limit.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Pace {
-    /// How many may happen at once.
+    /// The size of a burst.
     burst: u32,
-    /// How often one more may happen after that.
+    /// The interval after a burst.
     every: Duration,
-    /// When all that has happened would have been admitted without the burst.
+    /// When everything so far would have been admitted without the burst.
     paid_until: Option<Instant>,
-    /// How many were refused since the last that was admitted.
+    /// The number of refusals since the last admission.
     refused: u64,
 }
 
@@ -24,7 +23,7 @@ impl Pace {
         Self { burst, every, paid_until: None, refused: 0 }
     }
 
-    /// Returns how many were refused since the last time, if one more may happen now; `None` if not.
+    /// Returns the number of refusals since the last admission, if one more is admitted now; `None` if not.
     pub(super) fn admit(&mut self, now: Instant) -> Option<u64> {
         let paid = self.paid_until.map_or(now, |at| at.max(now)) + self.every;
         if paid.saturating_duration_since(now) > self.every.saturating_mul(self.burst) {

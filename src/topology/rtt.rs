@@ -1,12 +1,12 @@
-//! How far away is a server?
+//! The round-trip times of a server: average and minimum.
 //!
-//! Average and minimum of its round-trip times (server-selection, "Calculation of Average Round Trip Times";
-//! server-monitoring, "minimum RTT"). Which replies are measured is decided in `monitor`.
+//! Follows server-selection, "Calculation of Average Round Trip Times", and server-monitoring, "minimum RTT". Does not decide
+//! which replies are measured (`monitor`).
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Holds the round-trip times of one server.
+/// The round-trip times of one server.
 #[derive(Clone, Debug, Default)]
 pub struct RoundTrips {
     average: Option<Duration>,
@@ -16,20 +16,20 @@ pub struct RoundTrips {
 /// The weight of a new sample.
 const ALPHA: f64 = 0.2;
 
-/// Of how many samples the minimum is taken.
+/// The number of samples of which the minimum is taken.
 const RECENT_MAX: usize = 10;
 
 /// With fewer samples the minimum is reported as zero.
 const RECENT_MIN: usize = 2;
 
 impl RoundTrips {
-    /// Starts without samples, or with an average known from elsewhere.
+    /// Starts without samples, or with a known average.
     #[cfg(feature = "internals")]
     pub fn new(average: Option<Duration>) -> Self {
         Self { average, recent: VecDeque::new() }
     }
 
-    /// Takes a sample in.
+    /// Adds a sample.
     pub fn handle_sample(&mut self, sample: Duration) {
         self.average = Some(match self.average {
             None => sample,
@@ -41,7 +41,7 @@ impl RoundTrips {
         self.recent.push_back(sample);
     }
 
-    /// Forgets all samples: the server could not be reached.
+    /// Removes all samples: the server was unreachable.
     pub fn reset(&mut self) {
         *self = Self::default();
     }

@@ -1,7 +1,7 @@
-//! What is known of one server?
+//! The description of one server.
 //!
-//! The ServerDescription of server-discovery-and-monitoring: its type, the hello reply it rests on, its last error, its
-//! round-trip times. What a new description does to the topology is decided in `update`.
+//! The ServerDescription of server-discovery-and-monitoring: its type, hello reply, last error and round-trip times. Does not
+//! decide the effect of a new description on the topology (`update`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::error::{Error, Nested, Span};
 use crate::handshake::{HelloReply, TopologyVersion};
 use crate::host::ServerAddress;
 
-/// Names the type of a server.
+/// The type of a server.
 ///
 /// The specification's PossiblePrimary is for clients that check one server at a time; here it is `Unknown`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -22,7 +22,7 @@ pub enum ServerType {
     /// Not checked yet, or its last check failed.
     #[default]
     Unknown,
-    /// A mongod that is no member of a replica set.
+    /// A mongod that does not belong to a replica set.
     Standalone,
     /// A router of a sharded cluster.
     Mongos,
@@ -34,13 +34,13 @@ pub enum ServerType {
     RsArbiter,
     /// A member in another state: hidden, starting, recovering.
     RsOther,
-    /// A member that has no configuration yet.
+    /// A member without a configuration.
     RsGhost,
     /// A load balancer.
     LoadBalancer,
 }
 
-/// Is what is known of one server.
+/// The description of one server.
 ///
 /// A description of type [`Unknown`](ServerType::Unknown) has no hello reply and no round-trip time.
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ pub struct ServerDescription {
     pub host: ServerAddress,
     /// Its type.
     pub kind: ServerType,
-    /// The hello reply that the type rests on; `None` for unknown servers and load balancers.
+    /// The hello reply that determines the type; `None` for unknown servers and load balancers.
     pub hello: Option<Arc<HelloReply>>,
     /// Why it is unknown, if it was known or has been tried.
     pub error: Option<Error>,
@@ -80,12 +80,12 @@ impl ServerType {
         }
     }
 
-    /// Tells whether it holds data, or stands for servers that do.
+    /// Returns whether it holds data, or represents servers that do.
     pub fn is_data_bearing(self) -> bool {
         matches!(self, Self::Standalone | Self::Mongos | Self::RsPrimary | Self::RsSecondary | Self::LoadBalancer)
     }
 
-    /// Reads the type off a hello reply.
+    /// Returns the type of a hello reply's server.
     pub fn of_hello(reply: &HelloReply) -> Self {
         if reply.is_mongos {
             Self::Mongos
@@ -108,7 +108,7 @@ impl ServerType {
 }
 
 impl ServerDescription {
-    /// Makes the description of a server that nothing is known of.
+    /// Creates the description of a server about which nothing is known.
     pub fn unknown(host: &ServerAddress) -> Self {
         Self {
             host: host.clone(),
@@ -122,17 +122,17 @@ impl ServerDescription {
         }
     }
 
-    /// Makes the description of a server that failed.
+    /// Creates the description of a failed server.
     pub fn failed(host: &ServerAddress, error: Error, now: Instant) -> Self {
         Self { error: Some(error), last_update: Some(now), ..Self::unknown(host) }
     }
 
-    /// Makes the description of a load balancer, which is never checked.
+    /// Creates the description of a load balancer, which is never checked.
     pub fn load_balancer(host: &ServerAddress) -> Self {
         Self { kind: ServerType::LoadBalancer, ..Self::unknown(host) }
     }
 
-    /// Makes the description that a hello reply gives, without round-trip times.
+    /// Creates the description of a hello reply's server, without round-trip times.
     pub fn of_hello(host: &ServerAddress, reply: HelloReply, now: Instant) -> Self {
         Self {
             kind: ServerType::of_hello(&reply),
@@ -150,7 +150,7 @@ impl ServerDescription {
         self
     }
 
-    /// Tells whether the server's type is known.
+    /// Returns whether the server's type is known.
     pub fn is_known(&self) -> bool {
         self.kind != ServerType::Unknown
     }
@@ -175,7 +175,7 @@ impl ServerDescription {
         self.hello.as_ref().and_then(|hello| hello.me.as_ref())
     }
 
-    /// Returns the members it names: hosts, passives and arbiters.
+    /// Returns the members in its reply: hosts, passives and arbiters.
     pub fn members(&self) -> impl Iterator<Item = &ServerAddress> {
         self.hello.iter().flat_map(|hello| hello.hosts.iter().chain(&hello.passives).chain(&hello.arbiters))
     }
@@ -188,24 +188,24 @@ impl ServerDescription {
         }
     }
 
-    /// Returns when it last wrote, in milliseconds since 1970, by its own clock.
+    /// Returns the time of its last write, in milliseconds since 1970, by its own clock.
     pub fn last_write_date_millis(&self) -> Option<i64> {
         self.hello.as_ref().and_then(|hello| hello.last_write_date_millis)
     }
 
-    /// Returns how long sessions live on it; `None` where it has none.
+    /// Returns the lifetime of its sessions; `None` if it has none.
     pub fn logical_session_timeout(&self) -> Option<Duration> {
         self.hello.as_ref().and_then(|hello| hello.logical_session_timeout)
     }
 
-    /// Returns the oldest and the newest wire version it speaks.
+    /// Returns the oldest and the newest wire version it supports.
     pub fn wire_versions(&self) -> Option<(i32, i32)> {
         self.hello.as_ref().map(|hello| (hello.min_wire_version, hello.max_wire_version))
     }
 
-    /// Tells whether two descriptions say the same of one server (SDAM, "ServerDescription equality").
+    /// Returns whether two descriptions of one server are equal (SDAM, "ServerDescription equality").
     ///
-    /// Round-trip times, the time of the update, the date of the last write and what belongs to one connection don't count.
+    /// Round-trip times, the time of the update, the last write date and values of one connection don't count.
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.host == other.host
             && self.kind == other.kind
@@ -236,7 +236,7 @@ impl fmt::Display for ServerDescription {
     }
 }
 
-/// Time-outs differ by a few milliseconds each time, and are the same fault all the same.
+/// Time-outs whose durations differ by a few milliseconds are the same fault.
 fn same_error(own: &Error, theirs: &Error) -> bool {
     own.kind() == theirs.kind()
         && own.stage() == theirs.stage()

@@ -1,27 +1,27 @@
-//! Has the machine been asleep?
+//! The detection of machine suspensions.
 //!
-//! Compares the boot clock, which goes on during a suspension, with the monotonic clock, which does not. What follows is
-//! decided in `monitor` and `pool`.
+//! Compares the boot clock, which advances during a suspension, with the monotonic clock, which does not. Does not decide the
+//! consequences (`monitor`, `pool`).
 
 use std::time::{Duration, Instant};
 
-/// Notices that the machine was suspended between two looks at the clocks.
+/// The detector of suspensions between two readings of the clocks.
 #[derive(Debug)]
 pub struct Suspension {
     last: (Instant, Duration),
 }
 
-/// A shorter gap is not a suspension: servers and networks bear it.
+/// The minimum gap of a suspension: servers and networks tolerate shorter ones.
 const GAP_MIN: Duration = Duration::from_secs(2);
 
 impl Suspension {
-    /// Takes the first look.
+    /// Records the first reading.
     pub fn new(now: Instant, boot: Duration) -> Self {
         Self { last: (now, boot) }
     }
 
-    /// Takes a look, and returns how long the machine slept since the last one, if it did. A look that was taken before the last
-    /// one is ignored: two threads may look at once.
+    /// Records a reading, and returns the length of a suspension since the last one, if there was one. A reading that is older
+    /// than the last one is ignored: two threads may read the clocks at once.
     pub fn handle_look(&mut self, now: Instant, boot: Duration) -> Option<Duration> {
         if now < self.last.0 {
             return None;

@@ -1,7 +1,7 @@
-//! What does a new server description do to the topology?
+//! The update table of the topology.
 //!
-//! The update table of server-discovery-and-monitoring, "TopologyType table", in full. Whether an error makes a server
-//! unknown at all is decided in `fault`; monitors, pools and events follow in `machine`.
+//! Follows server-discovery-and-monitoring, "TopologyType table", in full. Does not decide whether an error makes a server
+//! unknown (`fault`), nor what follows for monitors, pools and events (`machine`).
 
 use std::sync::Arc;
 
@@ -87,9 +87,9 @@ fn update_with_primary(topology: &mut TopologyDescription, server: &ServerDescri
     check_primary(topology);
 }
 
-/// "updateRSWithoutPrimary": while there is no primary, every member's word counts.
+/// "updateRSWithoutPrimary": while there is no primary, every member's list counts.
 ///
-/// A hint at the primary (`primary`) needs no rule: every server has a monitor of its own.
+/// The field `primary` needs no rule: every server has a monitor of its own.
 fn from_member_without_primary(topology: &mut TopologyDescription, server: &ServerDescription) {
     if topology.set_name.is_none() {
         topology.set_name = server.set_name().map(str::to_owned);
@@ -100,10 +100,10 @@ fn from_member_without_primary(topology: &mut TopologyDescription, server: &Serv
     leave_out_if_misnamed(topology, server);
 }
 
-/// "updateRSWithPrimaryFromMember": the primary's list of members is the only one that counts.
+/// "updateRSWithPrimaryFromMember": only the primary's list of members counts.
 ///
-/// Beyond the specification: if the member was the last server, known by a name that it has no more, its own list counts.
-/// Nobody else could ever be found.
+/// Beyond the specification: if the member was the last server, under a name that it has no more, its own list counts.
+/// Otherwise no server could ever be found.
 fn from_member_with_primary(topology: &mut TopologyDescription, server: &ServerDescription) {
     if !leave_out_of_wrong_set(topology, server) {
         leave_out_if_misnamed(topology, server);
@@ -136,7 +136,7 @@ fn from_primary(topology: &mut TopologyDescription, server: &ServerDescription) 
     check_primary(topology);
 }
 
-/// Takes over a primary's election if it is not older than the newest one seen, and says whether it was.
+/// Adopts a primary's election if it is not older than the newest known one, and returns whether it was adopted.
 fn adopt_election(topology: &mut TopologyDescription, server: &ServerDescription) -> bool {
     let (election, version) = (server.election_id(), server.set_version());
     let newest_wire = server.wire_versions().map_or(0, |(_, newest)| newest);

@@ -1,7 +1,7 @@
-//! Who waits for a server, until when, and what are they told?
+//! The callers that wait for a server.
 //!
-//! The loop of server-selection, "Multi-threaded or asynchronous server selection": a caller waits for any change, never
-//! for a full discovery. Which servers suit a caller is decided in `selection`.
+//! The loop of server-selection, "Multi-threaded or asynchronous server selection": a caller waits for any change, never for a
+//! full discovery. Does not decide which servers suit a caller (`selection`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,11 +16,11 @@ use crate::host::ServerAddress;
 use crate::operation::deadline::Deadline;
 use crate::selection::{self, Criteria};
 
-/// Names one caller that waits for a server; callers are served in the order of their ids.
+/// The id of a waiting caller; callers are served in the order of their ids.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SelectId(pub u64);
 
-/// Holds the callers that wait.
+/// The waiting callers.
 #[derive(Debug, Default)]
 pub(super) struct SelectionWaiters {
     waiting: BTreeMap<SelectId, SelectionWaiter>,
@@ -32,17 +32,17 @@ pub(super) struct SelectionWaiter {
     criteria: Arc<Criteria>,
     deadline: Option<Deadline>,
     waiting_since: Instant,
-    /// The description of which the application's selector kept no server.
+    /// The description of which the application's selector excluded every server.
     judged: Option<Arc<TopologyDescription>>,
 }
 
-/// Says how it stands with a caller.
+/// The state of a caller.
 pub(super) enum Prospect {
-    /// A server suits it.
+    /// A server is suitable.
     Suited,
-    /// None does, yet.
+    /// No server is suitable yet.
     Open,
-    /// None ever will, for this reason.
+    /// No server ever will be, for this reason.
     Hopeless(Error),
 }
 
@@ -51,7 +51,7 @@ impl SelectionWaiter {
         Self { criteria, deadline, waiting_since: deadline.map_or(now, |deadline| deadline.since), judged: None }
     }
 
-    /// Sets the description of which the application's selector kept no server.
+    /// Sets the description of which the application's selector excluded every server.
     pub(super) fn judged(mut self, judged: Arc<TopologyDescription>) -> Self {
         self.judged = Some(judged);
         self
@@ -70,7 +70,7 @@ impl SelectionWaiter {
         }
     }
 
-    /// Makes the error of a caller whose time has run out.
+    /// Returns the error of a caller whose time has run out.
     pub(super) fn timed_out(&self, topology: &TopologyDescription, seeds: &[ServerAddress], now: Instant) -> Error {
         let elapsed = now.saturating_duration_since(self.waiting_since);
         let mut text = format!("no server for {} in a topology of type {}", self.criteria, topology.kind().name());
@@ -90,7 +90,7 @@ impl SelectionWaiter {
         }
     }
 
-    /// Makes the error of a caller whose client is shut down.
+    /// Returns the error of a caller whose client is shut down.
     pub(super) fn shut_down(&self, now: Instant) -> Error {
         shut_down().after(now.saturating_duration_since(self.waiting_since))
     }
@@ -122,19 +122,19 @@ impl SelectionWaiters {
         Some((*at, self.waiting.get(id)?.deadline?.name))
     }
 
-    /// Takes out the next caller whose time has run out.
+    /// Removes the next caller whose time has run out.
     pub(super) fn pop_late(&mut self, now: Instant) -> Option<(SelectId, SelectionWaiter)> {
         let (_, id) = *self.deadlines.first().filter(|(at, _)| *at <= now)?;
         Some((id, self.remove(id)?))
     }
 
-    /// Takes out any caller.
+    /// Removes any caller.
     pub(super) fn pop(&mut self) -> Option<(SelectId, SelectionWaiter)> {
         let id = *self.waiting.keys().next()?;
         Some((id, self.remove(id)?))
     }
 
-    /// Takes out all callers that a topology decides for, in the order of their ids.
+    /// Removes all callers that a topology decides, in the order of their ids.
     pub(super) fn decided(&mut self, topology: &Arc<TopologyDescription>) -> Vec<(SelectId, Result<(), Error>)> {
         let mut decided = Vec::new();
         for (id, waiter) in &self.waiting {
@@ -152,18 +152,18 @@ impl SelectionWaiters {
 }
 
 impl Topology {
-    /// Takes a caller that found no suitable server in the published description.
+    /// Adds a caller that found no suitable server in the published description.
     ///
-    /// It is answered with [`Selected`](TopologyAction::Selected) or [`NotSelected`](TopologyAction::NotSelected), once,
-    /// unless it is cancelled. While it waits, every server is asked for an immediate check.
+    /// It is answered with [`Selected`](TopologyAction::Selected) or [`NotSelected`](TopologyAction::NotSelected), once, unless
+    /// it is cancelled. While it waits, every server is checked at once.
     pub fn handle_select(&mut self, id: SelectId, criteria: Arc<Criteria>, deadline: Option<Deadline>, now: Instant) {
         self.enlist(id, SelectionWaiter::new(criteria, deadline, now), now);
     }
 
-    /// Takes a caller for which the application's server selector kept no server of `judged`.
+    /// Adds a caller for which the application's server selector excluded every server of `judged`.
     ///
-    /// The selector is foreign code and runs in the caller only, without a lock. The caller is told
-    /// [`Selected`](TopologyAction::Selected) when another description has servers to choose from, and asks its selector again.
+    /// The selector is foreign code and runs in the caller only, without a lock. The caller gets
+    /// [`Selected`](TopologyAction::Selected) when another description has servers to choose from, and runs its selector again.
     pub fn handle_select_judged(
         &mut self,
         id: SelectId,
@@ -192,18 +192,18 @@ impl Topology {
         }
     }
 
-    /// Takes back a caller that no longer waits.
+    /// Removes a caller that no longer waits.
     pub fn handle_cancel_select(&mut self, id: SelectId) {
         self.waiters.remove(id);
     }
 }
 
-/// Makes the error of a caller that comes after the end.
+/// Returns the error of a caller after the end.
 pub(super) fn shut_down() -> Error {
     Error::new(ErrorKind::Shutdown, "the client has been shut down").at(Stage::Selection)
 }
 
-/// Tells whether servers were learnt from others, and none of their names leads anywhere.
+/// Returns whether servers were discovered through others, and none of their names is reachable.
 fn only_internal_names(topology: &TopologyDescription, seeds: &[ServerAddress]) -> bool {
     let mut learnt = topology.servers().iter().filter(|server| !seeds.contains(&server.host)).peekable();
     learnt.peek().is_some() && learnt.all(|server| leads_nowhere(server))
@@ -214,5 +214,5 @@ fn leads_nowhere(server: &ServerDescription) -> bool {
     !server.is_known() && server.error.as_ref().is_some_and(before_connection)
 }
 
-/// What may be wrong if every name that was learnt from a server leads nowhere.
+/// The hint if no name that was discovered is reachable.
 const INTERNAL_NAMES_HINT: &str = "is the replica set configured with internal host names?";
