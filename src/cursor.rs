@@ -1,7 +1,7 @@
-//! What is in a cursor's reply, and which command comes next?
+//! Cursor replies, and the getMore and killCursors commands.
 //!
-//! run-command ("Cursors"), find_getmore_killcursors_commands: id and namespace are taken from every reply, an empty
-//! batch with an id is not the end.
+//! Follows run-command ("Cursors") and find_getmore_killcursors_commands: id and namespace are taken from every reply; an empty
+//! batch with an id is not the end. Does not decide when a batch is fetched (`client::cursor`).
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use bytes::Bytes;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::wire::scan::Fields;
 
-/// Is one batch of a cursor's documents, within the reply it came in.
+/// One batch of a cursor's documents, within its reply.
 #[derive(Debug)]
 pub struct Batch {
     reply: Bytes,
-    /// Where the next document starts in the reply, and where the batch ends.
+    /// The offsets in the reply of the next document and of the batch's end.
     next: usize,
     end: usize,
     remaining: usize,
 }
 
-/// Is where a cursor stands on the server: its number, and its namespace.
+/// The state of a cursor on the server: its id and namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CursorState {
-    /// Its number; 0 once the server has closed it.
+    /// The cursor's id; 0 once the server has closed it.
     pub id: i64,
     /// Its database.
     pub database: String,
@@ -32,36 +32,36 @@ pub struct CursorState {
     pub collection: String,
 }
 
-/// Sets what each getMore asks for; nothing is inherited from the command that made the cursor.
+/// The options of each getMore; nothing is inherited from the command that opened the cursor.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct GetMoreOptions {
-    /// How many documents a batch has at the most.
+    /// The maximum number of documents in a batch.
     pub batch_size: Option<u32>,
-    /// How long the server waits for documents, for tailable cursors that await data.
+    /// How long the server waits for documents (`maxTimeMS`), for tailable cursors that await data.
     pub max_time: Option<Duration>,
     /// A comment.
     pub comment: Option<Bson>,
 }
 
-/// The pace of a cursor's getMore commands while its batches are empty, as those of a tailable cursor are at its end.
+/// The pauses between a cursor's getMore commands while its batches are empty, as at the end of a tailable cursor.
 #[derive(Debug, Default)]
 pub struct EmptyBatches {
     /// The last pause.
     pause: Option<Duration>,
 }
 
-/// The pause after the first empty batch: longer than a round trip, and hardly noticed.
+/// The pause after the first empty batch: longer than a round trip, and hardly noticeable.
 pub const EMPTY_BATCH_PAUSE_MIN: Duration = Duration::from_millis(10);
 
-/// The longest pause after an empty batch: two getMore commands a second cost a server nothing.
+/// The longest pause after an empty batch: two getMore commands a second are cheap for a server.
 pub const EMPTY_BATCH_PAUSE_MAX: Duration = Duration::from_millis(500);
 
 impl EmptyBatches {
-    /// Takes a batch for which the server took so long. Returns how long to wait before the next getMore.
+    /// Handles a batch and the time that the server took for it. Returns the pause before the next getMore.
     ///
-    /// The pause doubles with each empty batch. The time that the server took counts: one that awaits data needs no pause, nor
-    /// does one that waited as long as `max_time` asked for.
+    /// The pause doubles with each empty batch. The server's time counts: a server that awaits data needs no pause, nor does
+    /// one that waited as long as `max_time`.
     pub fn handle_batch(&mut self, is_empty: bool, took: Duration, max_time: Option<Duration>) -> Option<Duration> {
         if !is_empty {
             self.pause = None;
@@ -77,10 +77,10 @@ impl EmptyBatches {
 }
 
 impl CursorState {
-    /// Reads the cursor of a reply, and its batch.
+    /// Parses the cursor of a reply, and its batch.
     ///
     /// # Errors
-    /// [`ErrorKind::Protocol`] if the reply has no `cursor`, or one that can't be read.
+    /// [`ErrorKind::Protocol`] if the reply has no `cursor`, or an invalid one.
     pub fn parse(reply: Bytes) -> Result<(Self, Batch), Error> {
         let document = RawDocument::from_bytes(&reply).map_err(|error| malformed(error.to_string()))?;
         let cursor = Fields::find(document, "cursor").and_then(|cursor| cursor.document()).ok_or_else(|| malformed("no cursor"))?;
@@ -100,7 +100,7 @@ impl CursorState {
         Ok((state, Batch { next: start + 4, end: start + batch.value.len(), remaining, reply }))
     }
 
-    /// Returns the cursor that a reply opens, and that is still open; `None` for the reply of a getMore.
+    /// Returns the cursor that a reply opens and leaves open; `None` for the reply of a getMore.
     pub fn opened_by(reply: &RawDocument) -> Option<Self> {
         let cursor = Fields::find(reply, "cursor")?.document()?;
         Fields::find(cursor, "firstBatch")?;
@@ -110,7 +110,7 @@ impl CursorState {
         Some(Self { id, database: database.to_owned(), collection: collection.to_owned() })
     }
 
-    /// Makes the getMore command.
+    /// Builds the getMore command.
     pub fn get_more(&self, options: &GetMoreOptions) -> RawDocumentBuf {
         let mut command = rawdoc! { "getMore": self.id, "collection": self.collection.as_str() };
         if let Some(size) = options.batch_size.filter(|size| *size > 0) {
@@ -125,7 +125,7 @@ impl CursorState {
         command
     }
 
-    /// Makes the killCursors command.
+    /// Builds the killCursors command.
     pub fn kill(&self) -> RawDocumentBuf {
         let mut ids = RawArrayBuf::new();
         ids.push(self.id);
@@ -134,12 +134,12 @@ impl CursorState {
 }
 
 impl Batch {
-    /// Takes the next document; its bytes share the reply's.
+    /// Takes the next document; its bytes share the reply's buffer.
     pub fn next_document(&mut self) -> Option<Bytes> {
         if self.remaining == 0 {
             return None;
         }
-        // An array is a document whose keys are numbers: type, key, terminator, value. `parse` has walked it before.
+        // An array is a document with numeric keys: type, key, terminator, value. `parse` has scanned it before.
         let element = self.reply.get(self.next..self.end)?;
         let key = element.get(1..)?.iter().position(|byte| *byte == 0)?;
         let start = self.next + 1 + key + 1;
@@ -150,19 +150,19 @@ impl Batch {
         Some(self.reply.slice(start..end))
     }
 
-    /// Returns how many documents are left.
+    /// Returns the number of remaining documents.
     #[cfg(any(test, feature = "internals"))]
     pub fn len(&self) -> usize {
         self.remaining
     }
 
-    /// Tells whether none are left.
+    /// Returns whether no document is left.
     pub fn is_empty(&self) -> bool {
         self.remaining == 0
     }
 }
 
-/// Says where `part` lies within `whole`.
+/// Returns the offsets of `part` within `whole`.
 fn offset(whole: &[u8], part: &[u8]) -> Option<usize> {
     let range = whole.as_ptr_range();
     let start = part.as_ptr();

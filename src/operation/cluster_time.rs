@@ -1,23 +1,23 @@
-//! Which cluster time is the newest that was heard of?
+//! The newest known cluster time.
 //!
-//! `$clusterTime` is gossiped as the server gave it (sessions, "Gossipping the cluster time"); never on, nor from, the
-//! commands that watch servers.
+//! `$clusterTime` is sent as the server sent it (sessions, "Gossipping the cluster time"); never on, nor from, monitoring
+//! commands.
 
 use bson::RawDocument;
 
 use crate::wire::scan::{Fields, kind};
 
-/// Is the newest `$clusterTime` that was heard of, as the server sent it.
+/// The newest known `$clusterTime`, as the server sent it.
 #[derive(Debug, Default, PartialEq)]
 pub struct ClusterTime {
     stamp: u64,
     document: Vec<u8>,
 }
 
-/// Is a server's `$clusterTime`, which may be newer or not.
+/// A server's `$clusterTime`, which may be older than the known one.
 #[derive(Clone, Copy, Debug)]
 pub struct ReceivedClusterTime<'a> {
-    /// The time itself: seconds in the upper half, increment in the lower.
+    /// The time: seconds in the upper half, increment in the lower.
     pub stamp: u64,
     document: &'a RawDocument,
 }
@@ -26,11 +26,11 @@ pub struct ReceivedClusterTime<'a> {
 const SIZE_BYTES_MAX: usize = 4096;
 
 impl<'a> ReceivedClusterTime<'a> {
-    /// Reads a document's bytes. Nothing if they are no cluster time.
+    /// Reads a document's bytes; `None` if they are not a cluster time.
     #[inline]
     pub fn read(bytes: &'a [u8]) -> Option<Self> {
         let value = match bytes.get(4..).and_then(|fields| fields.strip_prefix(b"\x11clusterTime\0")) {
-            // As all servers write it: in the first place.
+            // All servers write it first.
             Some(value) => value,
             None => {
                 let field = Fields::of(bytes).map_while(Result::ok).find(|field| field.key == b"clusterTime")?;
@@ -45,7 +45,7 @@ impl<'a> ReceivedClusterTime<'a> {
 }
 
 impl ClusterTime {
-    /// Takes a server's, if it is newer; says whether it is.
+    /// Stores a server's cluster time if it is newer; returns whether it was.
     #[inline]
     pub fn hear(&mut self, heard: ReceivedClusterTime<'_>) -> bool {
         if heard.stamp <= self.stamp {
@@ -57,12 +57,12 @@ impl ClusterTime {
         true
     }
 
-    /// Returns the document to send; nothing before one was heard of.
+    /// Returns the document to send; `None` before the first one was received.
     pub fn document(&self) -> Option<&RawDocument> {
         RawDocument::from_bytes(&self.document).ok()
     }
 
-    /// Returns the time itself; 0 before one was heard of.
+    /// Returns the time; 0 before the first one was received.
     pub fn stamp(&self) -> u64 {
         self.stamp
     }
@@ -73,7 +73,7 @@ impl Clone for ClusterTime {
         Self { stamp: self.stamp, document: self.document.clone() }
     }
 
-    /// Keeps the memory that is there.
+    /// Reuses the allocation.
     fn clone_from(&mut self, source: &Self) {
         self.stamp = source.stamp;
         self.document.clone_from(&source.document);

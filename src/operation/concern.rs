@@ -1,7 +1,7 @@
-//! What do read and write concern say?
+//! Read and write concern.
 //!
-//! The data of read-write-concern, as given by the connection string. A generic command carries its own concerns:
-//! nothing is attached to it (run-command, "Concerns").
+//! The data of read-write-concern, as given by the connection string. A generic command carries its own concerns: none is added
+//! to it (run-command, "Concerns").
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use bson::{Document, doc};
 
 use crate::error::{Error, ErrorKind};
 
-/// Is a read concern; empty for the server's default.
+/// A read concern; empty for the server's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ReadConcern {
@@ -17,19 +17,19 @@ pub struct ReadConcern {
     pub level: Option<String>,
 }
 
-/// Is a write concern; empty for the server's default.
+/// A write concern; empty for the server's default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct WriteConcern {
-    /// How many members must acknowledge, or a tag.
+    /// The number of members that must acknowledge, or a tag.
     pub w: Option<W>,
-    /// `j`: whether the journal must have it.
+    /// `j`: whether the write must be in the journal.
     pub journal: Option<bool>,
-    /// `wtimeout`: how long to wait for acknowledgement.
+    /// `wtimeout`: how long to wait for the acknowledgement.
     pub w_timeout: Option<Duration>,
 }
 
-/// Is the `w` of a write concern.
+/// The `w` of a write concern.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum W {
@@ -40,7 +40,7 @@ pub enum W {
 }
 
 impl W {
-    /// Makes a number of members.
+    /// Creates a number of members.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidOption`] for a number below 0 or above 2^31 - 1.
@@ -51,7 +51,7 @@ impl W {
 }
 
 impl ReadConcern {
-    /// Tells whether it leaves everything to the server.
+    /// Returns whether it is the server's default.
     pub fn is_server_default(&self) -> bool {
         *self == Self::default()
     }
@@ -63,17 +63,17 @@ impl ReadConcern {
 }
 
 impl WriteConcern {
-    /// Tells whether it leaves everything to the server.
+    /// Returns whether it is the server's default.
     pub fn is_server_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Tells whether the server answers once it has written: always but with `w: 0` and no journal.
+    /// Returns whether the server replies after the write: always, except for `w: 0` without journal.
     pub fn is_acknowledged(&self) -> bool {
         self.w != Some(W::Nodes(0)) || self.journal == Some(true)
     }
 
-    /// Checks that its parts go together.
+    /// Checks that its parts are consistent.
     ///
     /// # Errors
     /// [`ErrorKind::InvalidOption`] for `w: 0` with the journal.

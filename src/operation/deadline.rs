@@ -1,15 +1,13 @@
-//! By when must it be done, and who said so?
-//!
-//! A moment with the name and length of the limit it comes from, so that whoever runs into it can say so.
+//! Deadlines: an instant with the name and length of its limit, for error messages.
 
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Stage};
 
-/// Is a moment by which something must be done, and the limit that set it.
+/// The instant at which a time limit expires, and the limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadline {
-    /// The moment.
+    /// The instant.
     pub at: Instant,
     /// When the limit began to run.
     pub since: Instant,
@@ -20,17 +18,17 @@ pub struct Deadline {
 }
 
 impl Deadline {
-    /// Makes the deadline of a limit that begins to run now.
+    /// Returns the deadline of a limit that starts now.
     pub fn new(name: &'static str, limit: Duration, now: Instant) -> Self {
         Self { at: now + limit.min(FAR), since: now, limit, name }
     }
 
-    /// Makes a deadline of a limit that may be absent.
+    /// Returns the deadline of an optional limit.
     pub fn maybe(name: &'static str, limit: Option<Duration>, now: Instant) -> Option<Self> {
         limit.map(|limit| Self::new(name, limit, now))
     }
 
-    /// Returns the earlier of two.
+    /// Returns the earlier of two deadlines.
     pub fn earliest(one: Option<Self>, other: Option<Self>) -> Option<Self> {
         match (one, other) {
             (Some(one), Some(other)) => Some(if other.at < one.at { other } else { one }),
@@ -38,7 +36,7 @@ impl Deadline {
         }
     }
 
-    /// Makes the error of having run into it.
+    /// Returns the error of the expired limit.
     pub fn error(&self, stage: Stage, now: Instant) -> Error {
         Error::timeout(stage, self.name, self.limit, now.saturating_duration_since(self.since))
     }

@@ -1,7 +1,7 @@
-//! How do bytes become a [`Document`]?
+//! The conversion of bytes to a [`Document`], without recursion.
 //!
-//! Without recursion: the reader of the `bson` crate needs some 26 KB of stack a level in a debug build, and 2 MiB are what
-//! a worker thread has. What can't be read is named by its path.
+//! The reader of the `bson` crate needs some 26 KB of stack per level in a debug build, and a worker thread has 2 MiB. Errors
+//! contain the path of the unreadable field.
 
 use bson::raw::RawIter;
 use bson::{Bson, Document, JavaScriptCodeWithScope, RawDocument};
@@ -9,18 +9,18 @@ use bson::{Bson, Document, JavaScriptCodeWithScope, RawDocument};
 use crate::error::{Error, ErrorKind};
 use crate::wire::depth::{NESTING_DEPTH_MAX, too_deep};
 
-/// How many characters of a field's path an error shows.
+/// The longest field path in an error, in characters.
 const PATH_CHARS_MAX: usize = 200;
 
 /// A document or array that is being read.
 struct OpenDocument<'a> {
-    /// Its key in the one that it stands in.
+    /// Its key in the parent.
     key: &'a str,
     elements: RawIter<'a>,
     read: Read,
 }
 
-/// What has been read of a document or array so far.
+/// The part of a document or array that has been read.
 enum Read {
     Document(Document),
     Array(Vec<Bson>),
@@ -30,7 +30,7 @@ enum Read {
 /// Reads a document to its leaves.
 ///
 /// # Errors
-/// [`ErrorKind::Bson`], with the path of the field that can't be read; [`ErrorKind::Protocol`] against `NESTING_DEPTH_MAX`.
+/// [`ErrorKind::Bson`], with the path of the unreadable field; [`ErrorKind::Protocol`] above `NESTING_DEPTH_MAX`.
 pub fn read(raw: &RawDocument) -> Result<Document, Error> {
     let mut outer: Vec<OpenDocument<'_>> = Vec::new();
     let mut open = OpenDocument::new("", raw, Read::Document(Document::new()));
@@ -69,7 +69,7 @@ impl<'a> OpenDocument<'a> {
 }
 
 impl Read {
-    /// Adds a value; the last of a key counts, as for the reader of the `bson` crate.
+    /// Adds a value; the last value of a key counts, as in the reader of the `bson` crate.
     fn put(&mut self, key: &str, value: Bson) {
         match self {
             Self::Document(document) | Self::Scope(_, document) => {
@@ -95,10 +95,10 @@ impl Read {
     }
 }
 
-/// Makes the error of a field that can't be read.
+/// Returns the error of an unreadable field.
 #[cold]
 fn unreadable(outer: &[OpenDocument<'_>], open: &OpenDocument<'_>, key: &str, error: bson::error::Error) -> Error {
-    // The key of an element whose value has no possible length is known to the error alone.
+    // Only the error knows the key of an element whose value has an impossible length.
     let last = if key.is_empty() { error.key.as_deref().unwrap_or_default() } else { key };
     let keys = outer.iter().chain([open]).skip(1).map(|open| open.key).chain([last]);
     let path: String = keys.collect::<Vec<_>>().join(".").chars().take(PATH_CHARS_MAX).collect();
@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(read(&raw).expect("readable"), document);
     }
 
-    /// What the reader of the `bson` crate makes of the same bytes is the model.
+    /// The reader of the `bson` crate is the reference.
     #[test]
     fn random_changes_are_read_or_refused_as_the_crate_does() {
         let mut random = rand::rngs::SmallRng::seed_from_u64(5);

@@ -1,7 +1,7 @@
-//! Does a command only read, and may it have been executed although the server answered with an error?
+//! The classification of commands and error replies: does the command only read, may it have been executed.
 //!
 //! By the names of commands, and by codes and labels of error replies (retryable-writes, "NoWritesPerformed";
-//! client-backpressure, "RetryableError"). What is not known to be safe counts as unsafe.
+//! client-backpressure, "RetryableError"). Whatever is not known to be safe counts as unsafe.
 
 use bson::RawDocument;
 
@@ -13,7 +13,7 @@ use crate::wire::scan::Fields;
 /// The label of replies to writes that wrote nothing.
 const NO_WRITES_PERFORMED: &str = "NoWritesPerformed";
 
-/// Commands that only read, in every form.
+/// The commands that only read, in every form.
 const READS: [&str; 21] = [
     "buildInfo",
     "buildinfo",
@@ -38,7 +38,7 @@ const READS: [&str; 21] = [
     "serverStatus",
 ];
 
-/// Codes with which a server refuses a command before it executes any of it.
+/// The codes with which a server refuses a command before it executes any of it.
 ///
 /// Unauthorized, CommandNotFound, APIVersionError, APIStrictError, UnsupportedOpQueryCommand, ReauthenticationRequired,
 /// IngressRequestRateLimitExceeded.
@@ -57,10 +57,10 @@ const DUPLICATE_FIELD: i64 = 40413;
 /// The codes for a getMore in another session or transaction than its cursor's.
 const WRONG_SESSION: std::ops::RangeInclusive<i64> = 50736..=50741;
 
-/// Tells whether a command only reads, so that repeating it changes nothing on the server.
+/// Returns whether a command only reads, so that repeating it changes nothing on the server.
 ///
-/// Decided by the command's name; an aggregation must not have a stage that writes. `false` for every other command, for `getMore`
-/// too, which moves its cursor on.
+/// Decided by the command's name; an aggregation must not have a stage that writes. `false` for every other command, including
+/// `getMore`, which advances its cursor.
 pub fn is_idempotent_read(command: &RawDocument) -> bool {
     match command_name(command) {
         "aggregate" => !may_write(command),
@@ -68,7 +68,7 @@ pub fn is_idempotent_read(command: &RawDocument) -> bool {
     }
 }
 
-/// Tells whether a command may have been executed, wholly or in part, that was answered with this error.
+/// Returns whether a command with this error reply may have been executed, wholly or in part.
 pub(crate) fn execution_of(request: &Request, error: &Error) -> Execution {
     if error.has_label(NO_WRITES_PERFORMED) || error.has_label(RETRYABLE_ERROR) {
         return Execution::Never;
@@ -81,7 +81,7 @@ pub(crate) fn execution_of(request: &Request, error: &Error) -> Execution {
     if never { Execution::Never } else { Execution::Possible }
 }
 
-/// Returns what the caller of a refused command can do, where the reply does not say so.
+/// Returns advice for the caller of a refused command, where the reply has none.
 pub(crate) fn hint(command: &RawDocument, error: &Error) -> Option<&'static str> {
     match error.code()? {
         code if WRONG_SESSION.contains(&code) && command_name(command) == "getMore" => Some(
@@ -94,7 +94,7 @@ pub(crate) fn hint(command: &RawDocument, error: &Error) -> Option<&'static str>
     }
 }
 
-/// Tells whether an aggregation has, or may have, a stage that writes.
+/// Returns whether an aggregation has, or may have, a stage that writes.
 fn may_write(aggregate: &RawDocument) -> bool {
     let Some(pipeline) = Fields::find(aggregate, "pipeline").and_then(|pipeline| pipeline.elements()) else { return true };
     pipeline.into_iter().any(|stage| match stage.ok().and_then(|stage| stage.document()) {
@@ -117,7 +117,7 @@ fn writes_one_document(request: &Request) -> bool {
     }
 }
 
-/// Returns the statement of a write that has exactly one.
+/// Returns the statement of a write with exactly one statement.
 fn only_statement<'a>(request: &'a Request, key: &str) -> Option<&'a RawDocument> {
     let within = Fields::find(request.body.document(), key).and_then(|statements| statements.elements());
     let within = within.into_iter().flatten().map(|statement| statement.ok().and_then(|statement| statement.document()));

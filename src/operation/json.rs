@@ -1,8 +1,7 @@
-//! How does a document read as text?
+//! Extended JSON output, for logs and the program.
 //!
-//! Extended JSON, for logs and for the program, in the order of the document's fields. Written from the bytes, without
-//! recursion: what is not UTF-8 is shown with replacement characters, and every document that can be received can be shown.
-//! Nothing is read back here.
+//! Keeps the order of the document's fields. Written from the bytes, without recursion: text that is not UTF-8 is printed with
+//! replacement characters, and every document that can be received can be printed. Does not parse (`cli::extjson`).
 
 use std::fmt::{self, Display, Write as _};
 
@@ -14,9 +13,9 @@ use bson::{DateTime, Decimal128, RawDocument};
 use crate::wire::depth::NESTING_DEPTH_MAX;
 use crate::wire::scan::{Field, Fields, kind};
 
-/// Prints a document as Extended JSON, on one line: relaxed, unless [`canonical`](Self::canonical) asks for the other form.
+/// A document printed as Extended JSON, on one line: relaxed, or [`canonical`](Self::canonical).
 ///
-/// Malformed bytes end the document or array that they stand in. What nests deeper than [`NESTING_DEPTH_MAX`] is left out.
+/// Malformed bytes end the document or array that contains them. Levels beyond [`NESTING_DEPTH_MAX`] are left out.
 #[derive(Clone, Copy, Debug)]
 pub struct Json<'a> {
     document: &'a RawDocument,
@@ -24,7 +23,7 @@ pub struct Json<'a> {
     form: JsonFormat,
 }
 
-/// Which Extended JSON is written.
+/// The form of Extended JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum JsonFormat {
     /// Readable: plain numbers, dates as text.
@@ -33,7 +32,7 @@ enum JsonFormat {
     Canonical,
 }
 
-/// Lets so many characters pass, and three dots in place of the rest.
+/// A writer of a limited number of characters, with three dots in place of the rest.
 struct Cut<'a, 'f> {
     out: &'a mut fmt::Formatter<'f>,
     left: usize,
@@ -54,7 +53,7 @@ impl<'a> Json<'a> {
         Self { document, chars_max: usize::MAX, form: JsonFormat::Relaxed }
     }
 
-    /// Prints no more than this many characters of it, and three dots where that is not all.
+    /// Prints at most this number of characters, and three dots in place of the rest.
     #[must_use]
     pub fn cut(self, chars_max: usize) -> Self {
         Self { chars_max, ..self }
@@ -72,7 +71,7 @@ impl Display for Json<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut cut = Cut { out: f, left: self.chars_max, is_cut: false };
         let outcome = put_document(&mut cut, self.document, self.form);
-        // An error that only says "enough" is none.
+        // The error that only ends the output early is not an error.
         if cut.is_cut { f.write_str("...") } else { outcome }
     }
 }
@@ -142,7 +141,7 @@ fn put_document(out: &mut Cut<'_, '_>, document: &RawDocument, form: JsonFormat)
     Ok(())
 }
 
-/// Prints a value that holds no others.
+/// Prints a value without nested values.
 fn put(out: &mut Cut<'_, '_>, field: &Field<'_>, form: JsonFormat) -> fmt::Result {
     let value = field.value;
     match field.kind {
@@ -179,7 +178,7 @@ fn put(out: &mut Cut<'_, '_>, field: &Field<'_>, form: JsonFormat) -> fmt::Resul
         kind::UNDEFINED => out.write_str(r#"{"$undefined":true}"#),
         kind::MAX_KEY => out.write_str(r#"{"$maxKey":1}"#),
         kind::MIN_KEY => out.write_str(r#"{"$minKey":1}"#),
-        // The walk ends before a type that there isn't.
+        // The scan ends before an unknown type.
         _ => out.write_str("null"),
     }
 }
@@ -239,22 +238,22 @@ fn put_text(out: &mut Cut<'_, '_>, text: &[u8]) -> fmt::Result {
     out.write_char('"')
 }
 
-/// Returns the bytes of a string behind its length, without its closing byte.
+/// Returns the bytes of a string after its length, without its closing byte.
 fn string(value: &[u8]) -> &[u8] {
     let length = usize::try_from(u32::from_le_bytes(first(value))).unwrap_or(0);
     let text = value.get(4..).and_then(|text| text.get(..length)).unwrap_or_default();
     text.strip_suffix(b"\0").unwrap_or(text)
 }
 
-/// Returns the first bytes of a value, which has as many: the walk has seen to it.
+/// Returns the first bytes of a value; the scan has checked its length.
 fn first<const N: usize>(value: &[u8]) -> [u8; N] {
     value.first_chunk().copied().unwrap_or([0; N])
 }
 
-/// The binary subtype whose data begins with their length.
+/// The binary subtype whose data begins with its length.
 const BINARY_OLD: u8 = 2;
 
-/// The last moment of the year 9999: later dates, and those before 1970, are printed as numbers.
+/// The last instant of the year 9999: later dates, and those before 1970, are printed as numbers.
 const DATE_MILLIS_MAX: i64 = 253_402_300_799_999;
 
 #[cfg(test)]
@@ -324,7 +323,7 @@ mod tests {
 
     #[test]
     fn malformed_and_deep_documents_end() {
-        // The second field is of a type that there isn't.
+        // The second field has an unknown type.
         let broken = RawDocument::from_bytes(b"\x0f\0\0\0\x10a\0\x01\0\0\0\x20b\0\0").expect("its length is right");
         assert_eq!(Json::of(broken).to_string(), r#"{"a":1}"#);
         let mut deep = Bson::Array(Vec::new());

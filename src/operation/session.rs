@@ -1,7 +1,7 @@
-//! Which server session does a command run in?
+//! Implicit server sessions: their pool and register.
 //!
-//! Implicit sessions only (sessions, "Server Session Pool"): taken after check-out, last in first out, dropped when they
-//! expire within a minute or were part of a network error. Behind a load balancer they never expire: their time-out is
+//! Follows sessions, "Server Session Pool": a session is taken after check-out, last in first out, and dropped when it expires
+//! within a minute or was part of a network error. Behind a load balancer they never expire: their time-out is
 //! [`Duration::MAX`].
 
 use std::sync::{Arc, Weak};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bson::{Binary, RawDocumentBuf, rawdoc, spec::BinarySubtype};
 
-/// Is a server session.
+/// A server session.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerSession {
     /// Shared with the register of the client's sessions.
@@ -17,21 +17,21 @@ pub struct ServerSession {
     last_use: Instant,
 }
 
-/// Keeps the server sessions that nobody uses.
+/// The idle server sessions, most recently used last.
 #[derive(Debug, Default)]
 pub struct SessionPool {
     sessions: Vec<ServerSession>,
 }
 
-/// Knows all sessions of a client that were not dropped: at rest, in use by a call, kept by a cursor, or lost.
+/// All sessions of a client that were not dropped: idle, in use by a call, kept by a cursor, or lost.
 #[derive(Debug, Default)]
 pub struct SessionRegister {
     entries: Vec<Weak<RawDocumentBuf>>,
-    /// How many entries there are before those of dropped sessions are removed.
+    /// The number of entries at which those of dropped sessions are removed.
     sweep_at: usize,
 }
 
-/// The sessions of broken connections, which are not used again. Servers are told to end them in batches.
+/// The sessions of broken connections, which are not reused. Servers are told in batches to end them.
 #[derive(Debug, Default)]
 pub struct UnfinishedSessions {
     lost: Vec<ServerSession>,
@@ -39,20 +39,20 @@ pub struct UnfinishedSessions {
     is_ending: bool,
 }
 
-/// How many entries a register has at least before it is swept.
+/// The minimum number of entries before a register is swept.
 const SWEEP_MIN: usize = 64;
 
-/// A session that ends within this time is not used any more.
+/// A session that expires within this time is not used any more.
 const MARGIN: Duration = Duration::from_secs(60);
 
-/// How many sessions are named in one endSessions command.
+/// The maximum number of sessions in one endSessions command.
 pub const END_SESSIONS_MAX: usize = 10_000;
 
-/// How many sessions are lost before servers are told, so that broken connections do not leave sessions without number.
+/// The number of lost sessions at which servers are told, so that broken connections do not leave any number of sessions.
 pub const LOST_SESSIONS_MAX: usize = 100;
 
 impl ServerSession {
-    /// Makes a session with a number drawn from `entropy`.
+    /// Creates a session with an id drawn from `entropy`.
     pub fn new(entropy: [u8; 16], now: Instant) -> Self {
         let mut bytes = entropy;
         // RFC 9562: version 4, variant 10.
@@ -73,7 +73,7 @@ impl ServerSession {
 }
 
 impl SessionPool {
-    /// Takes the session that came back last, if it lives for a while yet; `timeout` is the servers'.
+    /// Takes the session that was returned last, unless it expires soon; `timeout` is the servers'.
     #[inline]
     pub fn take(&mut self, timeout: Duration, now: Instant) -> Option<ServerSession> {
         while let Some(session) = self.sessions.pop() {
@@ -84,7 +84,7 @@ impl SessionPool {
         None
     }
 
-    /// Takes a session back, which must not have taken part in a network error.
+    /// Returns a session, which must not have been part of a network error, to the pool.
     #[inline]
     pub fn put(&mut self, mut session: ServerSession, timeout: Duration, now: Instant) {
         session.last_use = now;
@@ -93,13 +93,13 @@ impl SessionPool {
         self.sessions.push(session);
     }
 
-    /// Returns how many there are.
+    /// Returns the number of idle sessions.
     #[cfg(any(test, feature = "internals"))]
     pub fn len(&self) -> usize {
         self.sessions.len()
     }
 
-    /// Tells whether there are none.
+    /// Returns whether there are none.
     #[cfg(any(test, feature = "internals"))]
     pub fn is_empty(&self) -> bool {
         self.sessions.is_empty()
@@ -107,7 +107,7 @@ impl SessionPool {
 }
 
 impl SessionRegister {
-    /// Enters a new session.
+    /// Registers a new session.
     pub fn enter(&mut self, session: &ServerSession) {
         if self.entries.len() >= self.sweep_at {
             self.entries.retain(|entry| entry.strong_count() > 0);
@@ -123,16 +123,16 @@ impl SessionRegister {
 }
 
 impl UnfinishedSessions {
-    /// Takes a session whose command never gets its reply (sessions, "dirty").
+    /// Stores a session whose command never gets its reply (sessions, "dirty").
     ///
-    /// More than [`END_SESSIONS_MAX`] are not kept: servers end the rest by their own time-out.
+    /// At most [`END_SESSIONS_MAX`] are kept: servers end the rest by their own time-out.
     pub fn lose(&mut self, session: ServerSession) {
         if self.lost.len() < END_SESSIONS_MAX {
             self.lost.push(session);
         }
     }
 
-    /// Takes the lost sessions once there are [`LOST_SESSIONS_MAX`], to end them; none while a batch is being ended.
+    /// Takes the lost sessions once there are [`LOST_SESSIONS_MAX`], to end them; `None` while a batch is being ended.
     ///
     /// [`handle_batch_over`](Self::handle_batch_over) must follow.
     pub fn take_lost(&mut self) -> Option<Vec<ServerSession>> {
@@ -143,7 +143,7 @@ impl UnfinishedSessions {
         Some(std::mem::take(&mut self.lost))
     }
 
-    /// Ends a batch: takes back the sessions of which no server was told.
+    /// Ends a batch, and stores the sessions again that no server was told of.
     pub fn handle_batch_over(&mut self, untold: Vec<ServerSession>) {
         self.is_ending = false;
         untold.into_iter().for_each(|session| self.lose(session));

@@ -1,7 +1,7 @@
-//! Which writes of a command that succeeded were refused, or not acknowledged as asked for?
+//! The failed writes of a reply with `ok: 1`: `writeErrors` and `writeConcernError`.
 //!
-//! A reply with `ok: 1` may have `writeErrors` and a `writeConcernError` (bulk-write, "Handling errors"). Whether they are
-//! errors of the operation is decided by the operation; a generic command only gives access to them.
+//! Follows bulk-write, "Handling errors". Does not decide whether they are errors of the operation; a generic command only
+//! gives access to them.
 
 use bson::{RawDocument, RawDocumentBuf};
 
@@ -9,14 +9,14 @@ use super::reply::{ErrorFields, error_labels};
 use crate::error::Error;
 use crate::wire::scan::Fields;
 
-/// How many write errors of one reply are read: as many as a batch has writes (`maxWriteBatchSize`).
+/// The maximum number of write errors that are read of a reply: the largest number of writes in a batch (`maxWriteBatchSize`).
 pub const WRITE_ERRORS_MAX: usize = 100_000;
 
 /// A write that the server refused.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct WriteError {
-    /// The place of the write in its command, from 0.
+    /// The index of the write in its command, from 0.
     pub index: usize,
     /// The numeric code; 0 if the server sent none.
     pub code: i64,
@@ -26,13 +26,13 @@ pub struct WriteError {
     pub message: String,
     /// The key pattern of the unique index, if this is a duplicate key.
     pub key_pattern: Option<RawDocumentBuf>,
-    /// The key that exists already, if this is a duplicate key.
+    /// The existing key, if this is a duplicate key.
     pub key_value: Option<RawDocumentBuf>,
-    /// More about it (`errInfo`), such as the rule that a document does not satisfy.
+    /// Details (`errInfo`), such as the rule that a document violates.
     pub details: Option<RawDocumentBuf>,
 }
 
-/// A write that was carried out, and not acknowledged as its write concern asks for.
+/// A write that was executed, but not acknowledged as its write concern requests.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct WriteConcernFailure {
@@ -44,12 +44,12 @@ pub struct WriteConcernFailure {
     pub message: String,
     /// The error labels of the reply.
     pub labels: Vec<String>,
-    /// More about it (`errInfo`), such as the write concern that was used.
+    /// Details (`errInfo`), such as the write concern that was used.
     pub details: Option<RawDocumentBuf>,
 }
 
 impl WriteError {
-    /// Reads an entry of `writeErrors`, or an error reply, which has the same fields but `index`.
+    /// Parses an entry of `writeErrors`, or an error reply, which has the same fields except `index`.
     ///
     /// A field that is missing or of a wrong type is left out.
     pub fn parse(document: &RawDocument) -> Self {
@@ -66,31 +66,29 @@ impl WriteError {
         }
     }
 
-    /// Tells whether a unique index has the key already (codes 11000, 11001 and 12582).
+    /// Returns whether the key exists in a unique index already (codes 11000, 11001 and 12582).
     pub fn is_duplicate_key(&self) -> bool {
         matches!(self.code, 11000 | 11001 | 12582)
     }
 
-    /// Returns the name of the unique index that has the key already, which servers give in their message only.
+    /// Returns the name of the unique index that contains the key, which servers include in their message only.
     pub fn duplicate_key_index(&self) -> Option<&str> {
         let (_, rest) = self.message.split_once(" index: ").filter(|_| self.is_duplicate_key())?;
         let (name, _) = rest.split_once(" dup key")?;
-        // Older servers write the collection before it.
+        // Older servers prepend the collection.
         Some(name.rsplit_once(".$").map_or(name, |(_, name)| name).trim())
     }
 }
 
 impl Error {
-    /// Tells whether a unique index has the key of a document already (codes 11000, 11001 and 12582).
+    /// Returns whether a document's key exists in a unique index already (codes 11000, 11001 and 12582).
     ///
     /// For replies with `ok: 1`, see [`Reply::write_errors`](crate::Reply::write_errors).
     pub fn is_duplicate_key(&self) -> bool {
         self.duplicate_key().is_some()
     }
 
-    /// Returns the write whose key a unique index has already, with its place in the command, key pattern and key.
-    ///
-    /// Of several writes, the first.
+    /// Returns the first write with a duplicate key, with its index in the command, key pattern and key.
     pub fn duplicate_key(&self) -> Option<WriteError> {
         let failure = self.command()?;
         let own = WriteError { code: failure.code, message: failure.message.clone(), ..WriteError::parse(&failure.reply) };
@@ -98,7 +96,7 @@ impl Error {
     }
 }
 
-/// Returns the `writeErrors` of a reply, [`WRITE_ERRORS_MAX`] at the most.
+/// Returns the `writeErrors` of a reply, at most [`WRITE_ERRORS_MAX`].
 pub fn write_errors(reply: &RawDocument) -> Vec<WriteError> {
     let entries = Fields::find(reply, "writeErrors").and_then(|field| field.elements());
     let documents = entries.into_iter().flatten().map_while(Result::ok).filter_map(|entry| entry.document());
