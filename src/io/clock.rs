@@ -214,7 +214,7 @@ mod tests {
         // The span of the boot clock encloses the other.
         let awake = now() - start;
         let passed = clock.now() - boot;
-        assert!(passed >= awake && passed < awake + Duration::from_secs(2), "{passed:?} of {awake:?}: the machine was not suspended");
+        assert!(passed >= awake && passed < awake + Duration::from_secs(10), "{passed:?} of {awake:?}: the machine was not suspended");
     }
 
     #[test]

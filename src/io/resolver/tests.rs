@@ -11,13 +11,13 @@ use tokio::net::UdpSocket;
 use super::*;
 use crate::dns::system_config::{ConfigText, Platform, SystemFacts};
 
-/// Says what a server answers to a name and record type.
+/// The answer of a server to a name and record type.
 type Zone = fn(&str, RecordType) -> Result<Vec<RData>, ResponseCode>;
 
-/// Stands for no answer at all.
+/// The code that stands for no answer at all.
 const SILENCE: ResponseCode = ResponseCode::Unknown(0xfff);
 
-/// A DNS server on loopback that notes what it is asked.
+/// A DNS server on loopback that records its queries.
 struct Server {
     address: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
@@ -26,11 +26,11 @@ struct Server {
 
 impl Server {
     async fn start(delay: Duration, zone: Zone) -> Self {
-        Self::reticent(delay, |_| true, zone).await
+        Self::start_when(delay, |_| true, zone).await
     }
 
-    /// Answers nothing until it may, which depends on what it was asked so far.
-    async fn reticent(delay: Duration, may_answer: fn(&[String]) -> bool, zone: Zone) -> Self {
+    /// Starts a server that answers once its queries so far allow it.
+    async fn start_when(delay: Duration, may_answer: fn(&[String]) -> bool, zone: Zone) -> Self {
         let socket = Arc::new(UdpSocket::bind("127.0.0.1:0").await.expect("socket"));
         let address = socket.local_addr().expect("address");
         let asked = Arc::new(Mutex::new(Vec::new()));
@@ -113,7 +113,7 @@ async fn slow_server_gets_one_query_per_record_type() {
 }
 
 #[tokio::test]
-async fn impatient_callers_do_not_end_the_question() {
+async fn cancelled_callers_do_not_end_the_query() {
     let server = Server::start(Duration::from_millis(300), both).await;
     let resolver = resolver(vec![server.address]);
     for _ in 0..5 {
@@ -234,7 +234,7 @@ async fn deadline_during_a_look_up_names_the_look_up() {
 }
 
 #[tokio::test]
-async fn localhost_never_meets_dns() {
+async fn localhost_is_never_queried() {
     let server = Server::start(Duration::ZERO, both).await;
     let resolver = resolver(vec![server.address]);
     for name in ["localhost", "db.localhost"] {
@@ -245,7 +245,7 @@ async fn localhost_never_meets_dns() {
 }
 
 #[tokio::test]
-async fn dead_address_is_asked_about_again() {
+async fn dead_address_starts_another_query() {
     let server = Server::start(Duration::ZERO, both).await;
     let resolver = resolver(vec![server.address]);
     resolver.lookup("db.example", LookupMode::All).await.expect("answer");
@@ -261,9 +261,9 @@ async fn dead_address_is_asked_about_again() {
 }
 
 #[tokio::test]
-async fn services_and_texts_are_asked_at_once() {
+async fn srv_and_txt_records_are_queried_at_once() {
     let both = |asked: &[String]| [" SRV", " TXT"].iter().all(|kind| asked.iter().any(|question| question.ends_with(kind)));
-    let server = Server::reticent(Duration::ZERO, both, |name, kind| {
+    let server = Server::start_when(Duration::ZERO, both, |name, kind| {
         let target = Name::from_ascii("db.example.com.").expect("name");
         let known = kind == RecordType::SRV && name == "_mongodb._tcp.driver.example.com.";
         Ok(if known { vec![RData::SRV(SRV::new(0, 5, 27018, target))] } else { Vec::new() })
@@ -299,7 +299,7 @@ impl Resolve for Own {
 }
 
 #[tokio::test]
-async fn own_resolver_takes_the_place_of_dns() {
+async fn own_resolver_replaces_dns() {
     let own = Arc::new(Own(AtomicUsize::new(0)));
     let resolver = Resolver::new(DnsConfig::Servers(Vec::new()), Duration::from_secs(15), Some(Arc::clone(&own) as Arc<dyn Resolve>));
     let (one, other) = tokio::join!(resolver.lookup("db.example", LookupMode::First), resolver.lookup("db.example", LookupMode::All));
@@ -311,7 +311,7 @@ async fn own_resolver_takes_the_place_of_dns() {
 }
 
 #[tokio::test]
-async fn stopping_refuses_those_who_wait() {
+async fn stopping_refuses_waiting_callers() {
     let silent = UdpSocket::bind("127.0.0.1:0").await.expect("socket");
     let resolver = resolver(vec![silent.local_addr().expect("address")]);
     let stop = async {
@@ -325,7 +325,7 @@ async fn stopping_refuses_those_who_wait() {
 }
 
 #[test]
-fn next_runtime_asks_again() {
+fn next_runtime_starts_another_query() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
     let (first, second) = (runtime(), runtime());
     // It answers while its own runtime runs, which it does not at first.
@@ -427,9 +427,13 @@ async fn hung_system_look_ups_hold_up_their_own_names_only() {
         tokio::spawn(async move { resolver.lookup(&format!("hung{number}.example"), LookupMode::First).await })
     });
     let hung: Vec<_> = hung.collect();
-    while service.calls().len() < 8 {
+    for _ in 0..2000 {
+        if service.calls().len() == 8 {
+            break;
+        }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    assert_eq!(service.calls().len(), 8, "more threads than work at once");
     resolver.lookup("db.example", LookupMode::First).await.expect("an answer before the others");
     assert!(hung.iter().all(|lookup| !lookup.is_finished()));
     hung.iter().for_each(tokio::task::JoinHandle::abort);
