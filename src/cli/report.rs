@@ -101,14 +101,14 @@ impl StageLine {
 
     fn row(&self, indent: &str, detail: &str, paint: Paint) -> String {
         let address = self.address.as_ref().map(ToString::to_string).unwrap_or_default();
-        let told = match &self.error {
+        let text = match &self.error {
             Some(error) => brief(error),
             None => detail.to_owned(),
         };
-        let gap = if address.is_empty() || told.is_empty() { "" } else { "  " };
+        let gap = if address.is_empty() || text.is_empty() { "" } else { "  " };
         let state = if self.error.is_none() { paint.good("ok    ") } else { paint.bad("FAILED") };
         let head = format!("{indent}{:<width$}", self.stage, width = 12 - indent.len().min(12));
-        printable_row(&format!("{:>9}  ", Span(self.elapsed).to_string()), &head, &state, &format!("{address}{gap}{told}"))
+        printable_row(&format!("{:>9}  ", Span(self.elapsed).to_string()), &head, &state, &format!("{address}{gap}{text}"))
     }
 }
 
@@ -319,6 +319,6 @@ fn brief(error: &Error) -> String {
 }
 
 /// Formats a row; control characters of texts from outside are replaced.
-fn printable_row(elapsed: &str, head: &str, state: &str, told: &str) -> String {
-    format!("{head}{state}  {elapsed}{}", printable(told).replace('\n', " ")).trim_end().to_owned()
+fn printable_row(elapsed: &str, head: &str, state: &str, text: &str) -> String {
+    format!("{head}{state}  {elapsed}{}", printable(text).replace('\n', " ")).trim_end().to_owned()
 }

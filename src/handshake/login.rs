@@ -138,7 +138,7 @@ impl Attempt {
         match command_error_at(reply, Stage::Auth) {
             None => Ok(()),
             Some(_) if self.is_echoed_in(reply) => {
-                let text = format!("{} was refused; the server's message contains the password, and is not shown", self.who(step));
+                let text = format!("{} was refused; the server's message contains the password, and is not shown", self.subject(step));
                 Err(Error::new(ErrorKind::Auth, text).at(Stage::Auth))
             }
             Some(error) if error.kind() == ErrorKind::Command => Err(self.refused(step, error)),
@@ -161,14 +161,14 @@ impl Attempt {
             (Some(AUTHENTICATION_FAILED), _) => "; check user name, password and authSource",
             _ => "",
         };
-        let text = format!("{} was refused: {}{advice}", self.who(step), cause.message());
+        let text = format!("{} was refused: {}{advice}", self.subject(step), cause.message());
         let refused = cause.labels().iter().fold(Error::new(ErrorKind::Auth, text).at(Stage::Auth), |error, label| error.with_label(label));
         refused.because(cause)
     }
 
     /// Returns the error of a step that failed on the client's side.
     pub(super) fn failed(&self, step: &str, cause: &Error) -> Error {
-        let error = Error::new(cause.kind(), format!("{} failed: {}", self.who(step), cause.message())).at(Stage::Auth);
+        let error = Error::new(cause.kind(), format!("{} failed: {}", self.subject(step), cause.message())).at(Stage::Auth);
         match cause.limit() {
             Some(limit) => error.against(limit.name, limit.value),
             None => error,
@@ -180,7 +180,7 @@ impl Attempt {
         self.failed(step, &Error::new(ErrorKind::Protocol, what))
     }
 
-    fn who(&self, step: &str) -> String {
+    fn subject(&self, step: &str) -> String {
         let Credential { username, source, .. } = &self.login.credential;
         let user = match username {
             Some(user) => format!("user {user:?}"),

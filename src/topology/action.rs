@@ -62,32 +62,32 @@ pub enum TopologyAction {
     CheckNow(ServerAddress),
     /// Cancel a server's running check.
     CancelCheck(ServerAddress),
-    /// Ask a server for an answer to a liveness probe: look up its address, tell that it is known, open a connection for monitoring, tell
-    /// how that went, and close it. As soon as it is accepted, tell how long that took.
+    /// Send a server a liveness probe: look up its address and report that it is known, open a connection for monitoring, report
+    /// the outcome, and close it. As soon as the connection is accepted, report how long that took.
     ///
-    /// With the first attempt, begin to note whether the connections of the server's pool receive anything, and those of its
-    /// pools that have been closed.
+    /// With the first attempt, start to record whether the connections of the server's pool and of its closed pools receive
+    /// anything.
     Probe {
         /// The server.
         host: ServerAddress,
-        /// What the facts that follow are to be told with.
+        /// The id for the reports.
         id: ProbeId,
-        /// Whether an attempt is under way already, which goes on.
+        /// Whether an earlier attempt is in progress, which continues.
         again: bool,
     },
-    /// Tell at once whether any of these connections have received anything since the probe began.
+    /// Report at once whether any of these connections have received anything since the probe began.
     CheckTraffic {
         /// The server.
         host: ServerAddress,
-        /// What the answer is to be told with.
+        /// The id for the report.
         id: ProbeId,
     },
     /// End all attempts of a server's probe.
     EndProbe(ServerAddress),
-    /// Make a description the one that callers see.
+    /// Publish a description to the callers.
     Publish(Arc<TopologyDescription>),
-    /// Tell a caller that a server suits it in the published description.
+    /// Report to a caller that the published description has a suitable server.
     Selected(SelectId),
-    /// Tell a caller that it gets none.
+    /// Report to a caller that it gets no server.
     NotSelected(SelectId, Error),
 }

@@ -78,9 +78,9 @@ struct Reached {
 }
 
 /// ```text
-///        begin           asked           half the limit          the limit            nothing traffic_checked
+///        begin        named              half the limit          the limit            no traffic
 /// (none) -----> Resolving --------> AwaitingAnswer first --------> AwaitingAnswer again --------> CheckingTraffic ------------------> (none): silent
-///                  |  no address     | any answer          | any answer          | something traffic_checked
+///                  |  no address     | any answer          | any answer          | traffic
 ///                  +-----------------+---------------------+---------------------+--> Resting
 /// ```
 #[derive(Clone, Copy, Debug)]

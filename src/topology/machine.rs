@@ -31,10 +31,10 @@ use crate::host::ServerAddress;
 use crate::machine::Machine;
 use crate::note::Note;
 
-/// Is the topology: what is known, who waits for it, and what is to be done.
+/// The topology: its description, its waiting callers, and its pending actions.
 ///
 /// ```text
-/// Open --handle_shutdown--> Closed     (Closed takes facts and does nothing; callers are refused)
+/// Open --handle_shutdown--> Closed     (Closed ignores facts; callers are refused)
 /// ```
 #[derive(Debug)]
 pub struct Topology {

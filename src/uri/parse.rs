@@ -280,22 +280,22 @@ fn read_options(read: &mut ConnectionString, options: &BTreeMap<usize, Vec<RawOp
 fn read_option(read: &mut ConnectionString, entry: &OptionRow, given: &RawOption, is_quotable: bool) -> Result<(), Error> {
     let ConnectionString { options, warnings } = read;
     let warning = |message: String| Warning { option: given.key.clone(), message };
-    let told = |message: String| if is_quotable { message } else { NOT_SHOWN.to_owned() };
+    let shown_message = |message: String| if is_quotable { message } else { NOT_SHOWN.to_owned() };
     if given.alias.is_some_and(|alias| alias.deprecated) {
         warnings.push(warning(format!("is deprecated; use {}", entry.name)));
     }
     let mut notes = Vec::new();
     let outcome = (entry.read)(options, &given.value, &mut notes);
-    warnings.extend(notes.into_iter().map(|note| warning(told(note))));
+    warnings.extend(notes.into_iter().map(|note| warning(shown_message(note))));
     match outcome {
         Ok(()) => {}
-        Err(ValueFault::Warn(message)) => warnings.push(warning(format!("{}; it is ignored", told(message)))),
+        Err(ValueFault::Warn(message)) => warnings.push(warning(format!("{}; it is ignored", shown_message(message)))),
         Err(ValueFault::Refuse(message)) => {
-            let message = told(message);
+            let message = shown_message(message);
             options.refusal.get_or_insert_with(|| (entry.name, refused(format!("option {}: {message}", entry.name))));
             warnings.push(warning(format!("{message}; it is ignored, and no client can be created")));
         }
-        Err(ValueFault::Fail(message)) => return Err(refused(format!("option {}: {}", entry.name, told(message)))),
+        Err(ValueFault::Fail(message)) => return Err(refused(format!("option {}: {}", entry.name, shown_message(message)))),
     }
     Ok(())
 }
