@@ -11,33 +11,33 @@ use crate::error::Error;
 use crate::host::ServerAddress;
 use crate::observe::events::Wanted;
 
-/// Knows the pools of servers that are gone, as long as somebody uses a connection of theirs.
+/// The pools of removed servers with connections in use.
 #[derive(Default)]
 pub(super) struct RetiredPools(Vec<Weak<ServerPool>>);
 
 impl RetiredPools {
-    /// Takes a pool that has been closed.
+    /// Adds a pool that has been closed.
     pub(super) fn keep(&mut self, pool: &Arc<ServerPool>) {
         self.0.retain(|pool| pool.strong_count() > 0);
         self.0.push(Arc::downgrade(pool));
     }
 
-    /// Returns the pools that a host had.
+    /// Returns the retired pools of a host.
     pub(super) fn of<'a>(&'a self, host: &'a ServerAddress) -> impl Iterator<Item = Arc<ServerPool>> + 'a {
         self.0.iter().filter_map(Weak::upgrade).filter(move |pool| pool.host() == host)
     }
 
-    /// Interrupts what is in flight on the connections that a host's pools have lent.
+    /// Interrupts the commands in flight on the connections of a host's pools.
     pub(super) fn interrupt(&self, host: &ServerAddress, why: &Error, wanted: Wanted) -> Vec<DeferredEffects<ServerPool>> {
         self.of(host).map(|pool| pool.close(why, true, wanted).1).collect()
     }
 
-    /// Returns all of them.
+    /// Returns all pools.
     pub(super) fn all(&self) -> impl Iterator<Item = Arc<ServerPool>> {
         self.0.iter().filter_map(Weak::upgrade)
     }
 
-    /// Takes all of them out.
+    /// Removes and returns all pools.
     pub(super) fn take(&mut self) -> impl Iterator<Item = Arc<ServerPool>> {
         std::mem::take(&mut self.0).into_iter().filter_map(|pool| pool.upgrade())
     }

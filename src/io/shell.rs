@@ -1,8 +1,8 @@
 //! The shell of a state machine: lock, step, drain, re-arm, unlock, apply.
 //!
-//! Design section 3. One piece of code for the pools, the topology and the name resolver. The machine and what is kept beside it
-//! lie under one lock, which is never held across an await. What a step leads to is collected under the lock and applied after it
-//! was released: sockets, tasks, wakers and the log's subscribers never run under it. Does not decide what an action leads to.
+//! Design section 3. One piece of code for the pools, the topology and the name resolver. The machine and its owner's state are
+//! under one lock, which is never held across an await. The effects of a step are collected under the lock and applied after it
+//! was released: sockets, tasks, wakers and the log's subscribers never run under it. Does not decide the effect of an action.
 
 use std::sync::{Arc, Weak};
 use std::time::Instant;
@@ -18,15 +18,15 @@ pub(super) struct Shell<S> {
     timer: Arc<Notify>,
 }
 
-/// The owner of a [`Shell`]: carries out what its machine wants done.
+/// The owner of a [`Shell`]: carries out the actions of its machine.
 pub(super) trait Owner: Send + Sync + Sized + 'static {
     /// The machine.
     type Machine: Machine;
-    /// What the lock protects: the machine, and what its owner keeps beside it.
+    /// The state under the lock: the machine, and its owner's data.
     type State: Send;
-    /// What subscribers and the log want to know, asked before the lock is taken.
+    /// Which events and log lines are wanted, determined before the lock is taken.
     type Wanted: Copy;
-    /// What is left to do when the lock was released. Made only if a step has an output.
+    /// The work left after the lock was released. Created only if a step has an output.
     type Effects;
 
     /// Returns the shell.
@@ -35,20 +35,20 @@ pub(super) trait Owner: Send + Sync + Sized + 'static {
     /// Returns the machine.
     fn driven(state: &mut Self::State) -> &mut Driven<Self::Machine>;
 
-    /// Asks what is wanted. Not called under a lock, because the log's subscribers are asked.
+    /// Returns what is wanted. Not called under a lock, because it calls the log's subscribers.
     fn wanted(&self) -> Self::Wanted;
 
-    /// Tells the machine what is wanted, before each step.
+    /// Passes what is wanted to the machine, before each step.
     #[inline]
     fn prepare(_state: &mut Self::State, _wanted: Self::Wanted) {}
 
-    /// Makes an empty collection of effects.
+    /// Creates an empty collection of effects.
     fn effects(wanted: Self::Wanted) -> Self::Effects;
 
-    /// Collects what an output leads to, under the lock.
+    /// Collects the effects of an output, under the lock.
     fn collect(self: &Arc<Self>, state: &mut Self::State, output: OutputOf<Self>, now: Instant, effects: &mut Self::Effects);
 
-    /// Publishes, under the lock, what others read without it.
+    /// Publishes, under the lock, the values that others read without it.
     #[inline]
     fn publish(&self, _state: &Self::State) {}
 
@@ -60,10 +60,10 @@ pub(super) trait Owner: Send + Sync + Sized + 'static {
         self.shell().timer.notify_one();
     }
 
-    /// Takes that the timer's task has ended, or was aborted.
+    /// Handles the end of the timer's task, or its abort.
     fn handle_timer_ended(self: &Arc<Self>) {}
 
-    /// Hands a fact to the machine and collects what it leads to: lock, step, drain, re-arm, unlock.
+    /// Passes a fact to the machine and collects the effects: lock, step, drain, re-arm, unlock.
     #[inline]
     fn step<R>(
         self: &Arc<Self>,
@@ -76,7 +76,7 @@ pub(super) trait Owner: Send + Sync + Sized + 'static {
         Self::prepare(&mut state, wanted);
         let outcome = fact(&mut state, now);
         let first = Self::driven(&mut state).next_output();
-        // Without an output nothing is made, as on every warm path.
+        // Without an output nothing is created, as on every warm path.
         let effects = first.map(|first| drain(self, &mut state, first, now, wanted));
         let driven = Self::driven(&mut state);
         let wakes_timer = driven.rearm() || driven.is_over();
@@ -85,7 +85,7 @@ pub(super) trait Owner: Send + Sync + Sized + 'static {
         (outcome, PendingEffects { effects, wakes_timer })
     }
 
-    /// Hands a fact to the machine and applies what it leads to.
+    /// Passes a fact to the machine and applies the effects.
     #[inline]
     fn act_at<R>(self: &Arc<Self>, now: Instant, fact: impl FnOnce(&mut Self::State, Instant) -> R) -> R {
         let (outcome, pending) = self.step(now, self.wanted(), fact);
@@ -93,12 +93,12 @@ pub(super) trait Owner: Send + Sync + Sized + 'static {
         outcome
     }
 
-    /// Hands a fact to the machine, with the present time, and applies what it leads to.
+    /// Passes a fact to the machine, with the current time, and applies the effects.
     fn act<R>(self: &Arc<Self>, fact: impl FnOnce(&mut Self::State, Instant) -> R) -> R {
         self.act_at(clock::now(), fact)
     }
 
-    /// Hands a fact to the machine under the lock of another; what it leads to is applied after that was released.
+    /// Passes a fact to the machine under the lock of another; the effects are applied after that was released.
     fn defer<R>(self: &Arc<Self>, wanted: Self::Wanted, fact: impl FnOnce(&mut Self::State, Instant) -> R) -> (R, DeferredEffects<Self>) {
         let (outcome, pending) = self.step(clock::now(), wanted, fact);
         (outcome, DeferredEffects { owner: Arc::clone(self), pending })
@@ -108,14 +108,14 @@ pub(super) trait Owner: Send + Sync + Sized + 'static {
 /// An output of an owner's machine.
 pub(super) type OutputOf<O> = Output<<<O as Owner>::Machine as Machine>::Action, <<O as Owner>::Machine as Machine>::Event>;
 
-/// What a step has left to do.
+/// The effects of a step.
 #[must_use]
 pub(super) struct PendingEffects<O: Owner> {
     effects: Option<O::Effects>,
     wakes_timer: bool,
 }
 
-/// What a step has left to do that was taken under the lock of another machine.
+/// The effects of a step that was taken under the lock of another machine.
 #[must_use]
 pub(super) struct DeferredEffects<O: Owner> {
     owner: Arc<O>,
@@ -123,12 +123,12 @@ pub(super) struct DeferredEffects<O: Owner> {
 }
 
 impl<S> Shell<S> {
-    /// Makes a shell; its owner starts [`run_timer`].
+    /// Creates a shell; its owner starts [`run_timer`].
     pub(super) fn new(state: S) -> Self {
         Self { state: Mutex::new(state), timer: Arc::default() }
     }
 
-    /// Locks the state, to read it or to change what is kept beside the machine.
+    /// Locks the state, to read it or to change the owner's data.
     #[inline]
     pub(super) fn lock(&self) -> MutexGuard<'_, S> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -162,7 +162,7 @@ impl<O: Owner> PendingEffects<O> {
 }
 
 impl<O: Owner> DeferredEffects<O> {
-    /// Adds effects of an owner that come without a step.
+    /// Creates deferred effects that do not come from a step.
     pub(super) fn new(owner: &Arc<O>, effects: O::Effects) -> Self {
         Self { owner: Arc::clone(owner), pending: PendingEffects { effects: Some(effects), wakes_timer: false } }
     }
@@ -173,7 +173,7 @@ impl<O: Owner> DeferredEffects<O> {
     }
 }
 
-/// Collects what all outputs lead to.
+/// Collects the effects of all outputs.
 fn drain<O: Owner>(owner: &Arc<O>, state: &mut O::State, first: OutputOf<O>, now: Instant, wanted: O::Wanted) -> O::Effects {
     let mut effects = O::effects(wanted);
     let mut next = Some(first);
@@ -184,7 +184,7 @@ fn drain<O: Owner>(owner: &Arc<O>, state: &mut O::State, first: OutputOf<O>, now
     effects
 }
 
-/// Tells the owner when the timer's task ends, also if it was never polled.
+/// A guard that reports the end of the timer's task to the owner, even if the task was never polled.
 struct TimerGuard<O: Owner>(Weak<O>);
 
 impl<O: Owner> Drop for TimerGuard<O> {

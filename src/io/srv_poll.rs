@@ -1,6 +1,6 @@
 //! The task that polls SRV records.
 //!
-//! A task of its own, so that slow look-ups hold up nothing else. Does not decide when it queries and what an answer means
+//! A separate task, so that slow look-ups delay nothing else. Does not decide when it queries and what an answer means
 //! (`dns::rescan`), nor which hosts are used (`topology`).
 
 use std::future::pending;

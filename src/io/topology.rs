@@ -1,8 +1,8 @@
 //! The shell of the topology: the tasks and the state of a running client's servers.
 //!
-//! A new description and the orders to pools and monitors that belong to it take effect under one lock, in the order in which they
-//! were given (`orders`). Readers of the description hold a snapshot and take no lock. What is foreign or may take its time follows
-//! after the lock was released (`effects`). Does not decide what becomes of the servers: `topology` does.
+//! A new description and its actions on pools and monitors take effect under one lock, in order (`orders`). Readers of the
+//! description hold a snapshot and take no lock. Foreign code and slow work follow after the lock was released (`effects`).
+//! Does not decide the state of the servers (`topology`).
 
 mod effects;
 mod facts;
@@ -34,11 +34,11 @@ use crate::observe::log;
 use crate::options::ClientOptions;
 use crate::topology::{SelectId, Suspension, Topology, TopologyConfig, TopologyDescription};
 
-/// Carries out what the topology orders, and knows every server's pool and monitor.
+/// The driver of the topology: carries out its actions, and owns every server's pool and monitor.
 pub(crate) struct TopologyDriver {
     shell: Shell<DriverState>,
     snapshot: RwLock<Arc<Snapshot>>,
-    /// What users watch. It holds no pools: a watcher that is never read must not keep them.
+    /// The description for the public watchers. It holds no pools: a watcher that is never read must not keep them.
     descriptions: watch::Sender<Arc<TopologyDescription>>,
     next_select: AtomicU64,
     draws: AtomicU64,
@@ -46,26 +46,26 @@ pub(crate) struct TopologyDriver {
     /// Cloned by each source that is in use.
     sources: Arc<()>,
     suspension: Mutex<Suspension>,
-    /// How long the machine has slept, as far as anybody noticed.
+    /// The total length of the noticed suspensions.
     slept: watch::Sender<Duration>,
     /// Limits how many connections monitors open at once.
     monitor_dials: Arc<Semaphore>,
     parts: DriverParts,
 }
 
-/// Is what a driver is made of.
+/// The parts of a driver.
 pub(crate) struct DriverParts {
     pub(crate) options: Arc<ClientOptions>,
     pub(crate) opener: Arc<Opener>,
     pub(crate) resolver: Resolver,
     pub(crate) tasks: Arc<Tasks>,
-    /// The monitors' own, so that they can end first, and by themselves.
+    /// The monitors' tasks, separate so that they can end first, and by themselves.
     pub(crate) monitors: Arc<Tasks>,
-    /// Those that tell servers what has ended, so that shutting down can wait for them.
+    /// The tasks that end sessions and cursors on servers, so that shutting down can wait for them.
     pub(crate) farewells: Arc<Tasks>,
     pub(crate) events: EventHub,
     pub(crate) boot_clock: Arc<dyn BootClock>,
-    /// Counts the changes that make what callers keep of the topology out of date.
+    /// A counter of the changes that invalidate the callers' caches of the topology.
     pub(crate) epoch: Arc<AtomicU64>,
     /// Whether servers may stream their replies to checks.
     pub(crate) streaming: bool,
@@ -82,11 +82,11 @@ pub(super) struct DriverState {
     selection_waits: log::Waits,
 }
 
-/// How long shutting down waits for the monitors to end by themselves; they have nothing to wait for.
+/// How long shutting down waits for the monitors to end by themselves; they do not wait for anything.
 const MONITORS_LIMIT: Duration = Duration::from_secs(1);
 
 impl TopologyDriver {
-    /// Opens the topology and starts the tasks that watch its servers.
+    /// Opens the topology and starts the tasks that monitor its servers.
     pub(crate) fn start(parts: DriverParts) -> Arc<Self> {
         let now = clock::now();
         let topology = Topology::new(TopologyConfig::from_options(&parts.options), parts.seed, now);
@@ -127,7 +127,7 @@ impl TopologyDriver {
         self.descriptions.subscribe()
     }
 
-    /// Returns what tells how long the machine has slept.
+    /// Returns the total length of the noticed suspensions, to be watched.
     pub(crate) fn slept(&self) -> watch::Receiver<Duration> {
         self.slept.subscribe()
     }
@@ -136,17 +136,17 @@ impl TopologyDriver {
         &self.parts.tasks
     }
 
-    /// Returns the tasks that tell servers what has ended.
+    /// Returns the tasks that end sessions and cursors on servers.
     pub(crate) fn farewells(&self) -> &Arc<Tasks> {
         &self.parts.farewells
     }
 
-    /// Returns what ends with the tasks.
+    /// Returns a signal for the end of the tasks.
     pub(crate) fn lifeline(&self) -> Lifeline {
         self.lifeline.clone()
     }
 
-    /// Returns how many tasks run.
+    /// Returns the number of running tasks.
     pub(crate) fn task_count(&self) -> usize {
         self.parts.tasks.count() + self.parts.monitors.count() + self.parts.farewells.count() + self.parts.resolver.task_count()
     }
@@ -162,11 +162,11 @@ impl TopologyDriver {
         &self.parts.opener
     }
 
-    /// Sees whether the machine was suspended; if so, servers are checked at once and idle connections not trusted.
+    /// Checks whether the machine was suspended; if so, servers are checked at once and idle connections are not trusted.
     pub(crate) fn check_clocks(&self) {
-        // The application's clock is asked without a lock.
+        // The application's clock is read without a lock.
         let look = (clock::now(), self.parts.boot_clock.now());
-        // Whoever finds somebody else looking need not look as well.
+        // A caller that finds another one checking need not check as well.
         let Ok(mut suspension) = self.suspension.try_lock() else { return };
         let gap = suspension.handle_look(look.0, look.1);
         drop(suspension);
@@ -185,7 +185,7 @@ impl TopologyDriver {
         }
     }
 
-    /// Ends everything: servers are watched no more, pools close, callers are refused, tasks end.
+    /// Ends everything: monitors stop, pools close, callers are refused, tasks end.
     pub(crate) async fn shutdown(self: &Arc<Self>) {
         let monitors: Vec<_> = self.lock().monitors.values().cloned().collect();
         for monitor in monitors {
@@ -203,7 +203,7 @@ impl TopologyDriver {
         self.parts.resolver.stop().await;
     }
 
-    /// Lets go of everything at once, because the tasks have ended without a shutdown: sockets close, callers are refused.
+    /// Releases everything at once, because the tasks have ended without a shutdown: sockets close, callers are refused.
     pub(crate) fn abandon(&self) {
         let lost = self.lost();
         self.abort();
@@ -213,7 +213,8 @@ impl TopologyDriver {
         }
     }
 
-    /// Tells whether a call has chosen a server, or has or waits for a connection; the client's desks must be clear.
+    /// Returns whether a call has selected a server, or has or waits for a connection; the client's thread caches must be
+    /// empty.
     pub(crate) fn is_busy(&self) -> bool {
         if Arc::strong_count(&self.sources) > 1 {
             return true;
@@ -224,12 +225,12 @@ impl TopologyDriver {
             || state.retired_pools.all().any(|pool| pool.load() > 0)
     }
 
-    /// Makes the error of a caller whose client has lost its tasks.
+    /// Returns the error of a caller whose client has lost its tasks.
     fn lost(&self) -> Error {
         self.parts.tasks.lost().at(Stage::Selection)
     }
 
-    /// Makes a seed for somebody who selects servers.
+    /// Returns a random seed for a caller that selects servers.
     pub(crate) fn draw(&self) -> u64 {
         self.draws.fetch_add(1, Ordering::Relaxed)
     }
@@ -240,13 +241,13 @@ impl TopologyDriver {
 }
 
 impl DriverState {
-    /// Returns the pool of a host, and those that it had before.
+    /// Returns the current and the earlier pools of a host.
     fn pools_of<'a>(&'a self, host: &'a ServerAddress) -> impl Iterator<Item = Arc<ServerPool>> + 'a {
         self.pools.get(host).cloned().into_iter().chain(self.retired_pools.of(host))
     }
 }
 
-/// Counts the servers whose last check, or last command, went well.
+/// Returns the number of servers whose last check, or last command, succeeded.
 fn known_servers(description: &TopologyDescription) -> usize {
     description.servers().iter().filter(|server| server.is_known()).count()
 }

@@ -1,6 +1,7 @@
-//! What the actions of a pool's machine lead to: opening, draining and closing connections, answers to waiters.
+//! The effects of a pool's actions: opening, draining and closing connections, answers to waiters.
 //!
-//! Collected under the pool's lock, applied after it was released. Does not decide which connection is opened, drained or closed.
+//! Collected under the pool's lock, applied after it was released. Does not decide which connection is opened, drained or
+//! closed.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -110,7 +111,7 @@ impl ServerPool {
         DeferredEffects::new(self, effects)
     }
 
-    /// Takes from the state what an action needs to be carried out without the lock.
+    /// Takes from the state what an action needs after the lock was released.
     fn effect(self: &Arc<Self>, state: &mut PoolState, action: PoolAction<Box<Conn>>, now: Instant) -> Option<PoolEffect> {
         match action {
             PoolAction::Open(lease) => {

@@ -1,7 +1,7 @@
-//! What a step of the topology has left to do when its lock was released.
+//! The effects of a topology step that are applied after its lock was released.
 //!
-//! Orders to pools and monitors take effect under the lock. After it follow wakers of callers and watchers, the log's subscribers, and
-//! what may take its time: closing sockets, dropping what is no longer used.
+//! Actions on pools and monitors take effect under the lock. Wakers of callers and watchers, the log's subscribers, and slow
+//! work follow after it: closing sockets, dropping unused values.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::topology::TopologyDescription;
 /// The sender of an answer to a caller that waits for a server, and the answer.
 type SelectionReply = (oneshot::Sender<Result<(), Error>>, Result<(), Error>);
 
-/// What subscribers and the log want to know of the topology and of the pools.
+/// Which events and log lines of the topology and of the pools are wanted.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::io) struct TopologyWanted {
     pub(super) topology: Wanted,
@@ -35,7 +35,7 @@ pub(in crate::io) struct TopologyEffects {
 }
 
 impl TopologyEffects {
-    /// Makes an empty collection.
+    /// Creates an empty collection.
     pub(super) fn new(wanted: TopologyWanted) -> Self {
         Self {
             wanted,

@@ -1,7 +1,7 @@
-//! What the orders of the topology's machine lead to.
+//! The effects of the topology's actions.
 //!
-//! Carried out under the topology's lock, in the order in which they were given; what is foreign or may take its time is left to
-//! [`TopologyEffects`]. Does not decide which orders are given: `topology` does.
+//! Carried out under the topology's lock, in order; foreign code and slow work is left to [`TopologyEffects`]. Does not decide
+//! which actions occur (`topology`).
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, Weak};
@@ -127,7 +127,7 @@ impl TopologyDriver {
         }
     }
 
-    /// Makes a description the one that callers see; those who watch are woken effects.
+    /// Publishes a description to callers; watchers are woken by the effects.
     fn publish(&self, state: &mut DriverState, description: Arc<TopologyDescription>, effects: &mut TopologyEffects) {
         state.selection_waits.update(known_servers(&description));
         for server in description.servers() {
