@@ -1,4 +1,4 @@
-//! What is a pool told, and what does it wish?
+//! The pool's inputs and outputs: limits, answers to check-outs, actions.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::waiters::WaiterId;
 use crate::error::Error;
 use crate::options::ClientOptions;
 
-/// Sets the limits of a pool.
+/// The limits of a pool.
 #[derive(Clone, Debug)]
 #[cfg_attr(not(feature = "internals"), non_exhaustive)]
 pub struct PoolConfig {
@@ -19,14 +19,14 @@ pub struct PoolConfig {
     pub max_connecting: u32,
     /// `maxIdleTimeMS`; `None` for no limit.
     pub max_idle_time: Option<Duration>,
-    /// By when an opening connection is given up at the latest, should its own timers fail; `None` for never.
+    /// How long opening a connection may take if its own timers fail; `None` for no limit.
     pub open_timeout: Option<Duration>,
     /// How long a late reply is awaited before its connection is closed.
     pub drain_limit: Duration,
 }
 
 impl PoolConfig {
-    /// Makes the limits that a client's options ask for, the same for each of its pools.
+    /// Returns the limits that a client's options set, the same for each of its pools.
     pub fn from_options(options: &ClientOptions) -> Self {
         Self {
             max_size: options.max_pool_size_or_default(),
@@ -39,59 +39,59 @@ impl PoolConfig {
     }
 }
 
-/// Is the answer to somebody who asks for a connection.
+/// The answer to a check-out.
 #[derive(Debug)]
 pub enum Checkout<C> {
-    /// Here it is.
+    /// A connection was idle, and is checked out.
     CheckedOut {
         /// Its name in the pool.
         lease: Lease,
         /// The connection.
         connection: C,
-        /// It has been idle so long that it should be looked at first; if it is dead, `handle_liveness_check_failed` takes this
-        /// place in the queue.
+        /// Set if the connection was idle for so long that it has to pass a liveness check. If it is dead,
+        /// `handle_liveness_check_failed` takes this place in the queue.
         liveness_check: Option<WaiterId>,
     },
-    /// None is free; an action will tell this waiter.
+    /// No connection is idle. An action answers this waiter later.
     Waiting(WaiterId),
-    /// None will be.
+    /// The check-out has failed.
     Refused(Error),
 }
 
-/// Is a wish of the pool.
+/// An action of the pool.
 #[derive(Debug)]
 pub enum PoolAction<C> {
-    /// Open a connection, and say how it went with `handle_opened` or `handle_open_failed`.
+    /// Open a connection, then call `handle_opened` or `handle_open_failed`.
     Open(Lease),
     /// Close a connection.
     #[cfg_attr(not(feature = "internals"), allow(dead_code, reason = "models and the simulation read the lease"))]
     Close(Lease, C),
-    /// Give a connection to a waiter.
+    /// Deliver a connection to a waiter.
     Deliver {
-        /// Who gets it.
+        /// The waiter.
         waiter: WaiterId,
         /// Its name in the pool.
         lease: Lease,
         /// The connection.
         connection: C,
     },
-    /// Tell a waiter that there will be none.
+    /// Fail the check-out of a waiter.
     Refuse(WaiterId, Error),
-    /// Make whoever opens, uses or drains this connection stop, with this error.
+    /// Stop the opening, the use or the draining of this connection with this error.
     Interrupt(Lease, Error),
-    /// Tell that a connection has been lent for [`UNANSWERED_AFTER`](super::UNANSWERED_AFTER): its command is unanswered.
+    /// Report that a connection has been checked out for [`UNANSWERED_AFTER`](super::UNANSWERED_AFTER): its command is unanswered.
     Unanswered,
-    /// Read and drop the reply that is outstanding; then `handle_checkin`.
+    /// Read and drop the outstanding reply, then call `handle_checkin`.
     Drain(Lease, C),
 }
 
-/// Says in which state a connection comes back.
+/// The state of a connection at check-in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Health {
     /// Nothing is outstanding.
     Good,
-    /// A command was abandoned: its reply is still to come.
+    /// A command was abandoned, and its reply has not arrived yet.
     ReplyOutstanding,
-    /// It can't be used any more.
+    /// The connection is unusable.
     Broken,
 }

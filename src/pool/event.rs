@@ -1,6 +1,6 @@
-//! What can be seen of a pool from outside?
+//! The pool's events and counters.
 //!
-//! The events of connection-monitoring-and-pooling ("Connection Pool Monitoring"), and counters.
+//! connection-monitoring-and-pooling, "Connection Pool Monitoring".
 
 use std::time::Duration;
 
@@ -9,31 +9,32 @@ use bson::oid::ObjectId;
 
 use crate::error::Error;
 
-/// Is something that happened in one server's pool.
+/// An event of one server's pool.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum PoolEvent {
-    /// The pool exists, and is paused.
+    /// The pool was created, and is paused.
     #[cfg_attr(not(feature = "internals"), non_exhaustive)]
     PoolCreated {
         /// Its limits.
         options: PoolConfig,
     },
-    /// The pool lends connections from now on.
+    /// The pool is ready: connections can be checked out.
     PoolReady,
-    /// All connections up to now are obsolete, and the pool is paused; with a service, only its connections, and it isn't.
+    /// The pool was cleared: its connections are stale, and it is paused. With a service, only the connections of that service are
+    /// stale, and the pool stays ready.
     #[non_exhaustive]
     PoolCleared {
-        /// Whether connections in use are interrupted too.
+        /// Whether connections in use are interrupted.
         interrupt_in_use: bool,
         /// Why.
         cause: Error,
         /// The service behind a load balancer to which the clearing is limited.
         service_id: Option<ObjectId>,
     },
-    /// The pool is closed for good.
+    /// The pool was closed.
     PoolClosed,
-    /// A connection is about to be opened.
+    /// A connection was created, and is about to be opened.
     #[non_exhaustive]
     ConnectionCreated {
         /// Its number in the pool, from 1.
@@ -47,29 +48,29 @@ pub enum PoolEvent {
         /// How long opening took.
         duration: Duration,
     },
-    /// A connection is closed, or never opened.
+    /// A connection was closed, or failed to open.
     #[non_exhaustive]
     ConnectionClosed {
         /// Its number in the pool.
         connection_id: u64,
         /// Why.
         reason: CloseReason,
-        /// Why, in full, if it failed and what failed is known.
+        /// The error, if the connection failed and the error is known.
         error: Option<Error>,
     },
-    /// Somebody asks for a connection.
+    /// A check-out has started.
     CheckOutStarted,
-    /// Somebody got none.
+    /// A check-out has failed.
     #[non_exhaustive]
     CheckOutFailed {
-        /// Why, in the specification's words.
+        /// The reason, in the specification's words.
         reason: CheckOutFailure,
         /// How long it took.
         duration: Duration,
-        /// Why, in full.
+        /// The error.
         error: Error,
     },
-    /// Somebody got a connection.
+    /// A connection was checked out.
     #[non_exhaustive]
     CheckedOut {
         /// Its number in the pool.
@@ -77,7 +78,7 @@ pub enum PoolEvent {
         /// How long it took.
         duration: Duration,
     },
-    /// A connection came back.
+    /// A connection was checked in.
     #[non_exhaustive]
     CheckedIn {
         /// Its number in the pool.
@@ -85,33 +86,33 @@ pub enum PoolEvent {
     },
 }
 
-/// Says why a connection was closed.
+/// The reason for closing a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CloseReason {
-    /// The pool was cleared after it was made.
+    /// The pool was cleared after the connection was created.
     Stale,
-    /// It was idle for longer than `maxIdleTimeMS`, or is from before a suspension of the machine.
+    /// The connection was idle for longer than `maxIdleTimeMS`, or was opened before a suspension of the machine.
     Idle,
-    /// It failed.
+    /// The connection failed.
     Error,
     /// The pool was closed.
     PoolClosed,
 }
 
-/// Says why a check-out failed.
+/// The reason for the failure of a check-out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CheckOutFailure {
     /// The pool is closed.
     PoolClosed,
-    /// The caller's time was up, or the caller went away.
+    /// The check-out timed out, or its caller dropped it.
     Timeout,
     /// No connection could be opened, or the pool was cleared.
     ConnectionError,
 }
 
-/// Counts what a pool holds.
+/// The counters of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PoolStats {
@@ -119,26 +120,26 @@ pub struct PoolStats {
     pub opening: usize,
     /// Connections that are idle.
     pub idle: usize,
-    /// Connections lent out.
+    /// Connections that are checked out.
     pub in_use: usize,
-    /// Of those lent out, the ones that cursors hold, behind a load balancer.
+    /// Connections in use that are pinned by cursors, behind a load balancer.
     pub pinned: usize,
     /// Connections whose late reply is being read and dropped.
     pub draining: usize,
-    /// Callers that wait.
+    /// Waiters.
     pub waiting: usize,
-    /// How often the pool was cleared.
+    /// The number of times that the pool was cleared.
     pub generation: u64,
     /// Connections opened so far, the failed ones included.
     pub created: u64,
     /// Connections closed so far.
     pub closed: u64,
-    /// Whether it lends connections.
+    /// Whether connections can be checked out.
     pub ready: bool,
 }
 
 impl PoolStats {
-    /// Returns how many connections count against `maxPoolSize`.
+    /// Returns the number of connections that count against `maxPoolSize`.
     pub fn total(&self) -> usize {
         self.opening + self.idle + self.in_use + self.draining
     }

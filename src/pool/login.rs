@@ -1,21 +1,20 @@
-//! How long is a server left alone after a login has failed there?
+//! The pause of a pool after a failed login.
 //!
-//! A pause for new connections to that server, which doubles with each further failure and ends with a login that succeeds.
-//! Callers that need a new connection meanwhile are told at once why the last login has failed. What a failed login means
-//! for the server's description is decided in `topology::fault`. Credentials change only with the client, and so with the
-//! pool.
+//! New connections to the server pause. The pause doubles with each further failure and ends with a successful login. During the
+//! pause, check-outs that need a new connection fail at once with the error of the last login. Credentials change only with the
+//! client, and so with the pool. Does not decide what a failed login means for the server's description: `topology::fault` does.
 
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, ErrorKind, Stage};
 
-/// The pause after the first failed login: a user who is made a moment later does not wait long.
+/// The pause after the first failed login: short, because the user may be created a moment later.
 pub const LOGIN_PAUSE_MIN: Duration = Duration::from_millis(100);
 
-/// The longest pause after failed logins: a server is asked a dozen times a minute at the most.
+/// The longest pause after failed logins: a server receives at most a dozen logins a minute.
 pub const LOGIN_PAUSE_MAX: Duration = Duration::from_secs(5);
 
-/// The failed logins of a server since the last one that succeeded.
+/// The failed logins of a server since the last successful one.
 #[derive(Debug, Default)]
 pub(super) struct Logins {
     refused: Option<Box<Refused>>,
@@ -29,13 +28,13 @@ struct Refused {
 }
 
 impl Logins {
-    /// A connection that was begun at this moment could not be opened; only a failed login counts.
+    /// Takes the failure of a connection whose opening began at `begun`. Counts only failed logins.
     pub(super) fn handle_failed(&mut self, error: &Error, begun: Instant, now: Instant) {
         if !is_failed_login(error) {
             return;
         }
         let pause = match &self.refused {
-            // It was under way when the pause began, and is no answer to the pause.
+            // It was running when the pause began, and does not prolong the pause.
             Some(refused) if begun < refused.until => return,
             Some(refused) => (refused.pause * 2).min(LOGIN_PAUSE_MAX),
             None => LOGIN_PAUSE_MIN,
@@ -43,31 +42,31 @@ impl Logins {
         self.refused = Some(Box::new(Refused { error: error.clone(), pause, until: now + pause }));
     }
 
-    /// A login has succeeded.
+    /// Takes a successful login.
     pub(super) fn handle_succeeded(&mut self) {
         self.refused = None;
     }
 
-    /// Returns why no connection is opened now, if there is a pause.
+    /// Returns the error of the last login, during a pause.
     pub(super) fn refusal(&self, now: Instant) -> Option<&Error> {
         self.refused.as_ref().filter(|refused| now < refused.until).map(|refused| &refused.error)
     }
 
-    /// Returns when the pause ends, if there is one.
+    /// Returns the end of the pause, during a pause.
     pub(super) fn paused_until(&self, now: Instant) -> Option<Instant> {
         self.refused.as_ref().map(|refused| refused.until).filter(|until| now < *until)
     }
 }
 
-/// Tells whether a login has failed in a way that is likely to repeat: refused, answered with what is no answer, or cut off. A server
-/// that asks for many iterations and closes then costs as much as one that refuses.
+/// Returns whether a login has failed in a way that is likely to repeat: refused, answered with an invalid reply, or cut off. A server
+/// that asks for many iterations and then closes costs as much as one that refuses.
 fn is_failed_login(error: &Error) -> bool {
     is_refused_login(error)
         || (error.stage() == Some(Stage::Auth) && matches!(error.kind(), ErrorKind::Protocol | ErrorKind::Closed | ErrorKind::Io(_)))
 }
 
-/// Tells whether an error says that a login was refused, by the server or for what it answered: trying again at once would
-/// have the same outcome.
+/// Returns whether a login was refused, by the server or because of the server's reply: another attempt would have the same
+/// outcome.
 pub(super) fn is_refused_login(error: &Error) -> bool {
     error.stage() == Some(Stage::Auth) && matches!(error.kind(), ErrorKind::Auth | ErrorKind::InvalidOption | ErrorKind::Unsupported)
 }

@@ -1,6 +1,7 @@
-//! What does the pool do on each fact?
+//! The pool state machine: check-out, check-in, opening, closing.
 //!
-//! What clearing does is in `clear`, what differs behind a load balancer in `balanced`.
+//! connection-monitoring-and-pooling. Clearing is in `clear`, what differs behind a load balancer in `balanced`. Does not decide how a
+//! connection is opened, checked or drained: the shell does.
 
 mod balanced;
 mod clear;
@@ -24,7 +25,7 @@ use crate::note::{Note, Notes};
 use crate::operation::deadline::Deadline;
 use failure::OpenFailure;
 
-/// Holds the rules of one server's pool; `C` is the connection itself.
+/// The connection pool of one server. `C` is the connection itself.
 ///
 /// ```text
 ///            ready                    close
@@ -39,12 +40,12 @@ pub struct Pool<C> {
     next_id: u64,
     pub(super) slots: Slots<C>,
     pub(super) waiters: Waiters,
-    /// No connection is opened for `minPoolSize` before this moment, after one has failed.
+    /// After a failed opening, no connection is opened for `minPoolSize` before this moment.
     pub(super) refill_at: Option<Instant>,
     pub(super) logins: Logins,
-    /// What failed to open, until its error has done its work on the server's state.
+    /// The connections that failed to open, until the server's state has followed from their errors.
     failures: Vec<OpenFailure>,
-    /// Why the connection is broken that comes back next.
+    /// The error of the broken connection that is checked in next.
     cause: Option<(u64, Error)>,
     actions: VecDeque<PoolAction<C>>,
     events: VecDeque<PoolEvent>,
@@ -68,17 +69,17 @@ enum PoolMode {
     Closed { why: Error },
 }
 
-/// A connection that was idle longer than this is looked at before it is lent.
-const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// A connection that was idle for longer than this has to pass a liveness check before it is checked out.
+const LIVENESS_CHECK_AFTER: Duration = Duration::from_secs(1);
 
-/// The one limit of a caller that counts its time in the wait queue only, and not what opening its connection takes.
+/// The limit of the time in the wait queue. Once a connection is being opened for a waiter, it no longer applies.
 pub(super) const WAIT_QUEUE_TIMEOUT: &str = "waitQueueTimeoutMS";
 
-/// How many callers may wait for one pool's connections.
+/// Maximum number of waiters of one pool: bounds the memory that they take.
 pub(super) const WAITERS_MAX: usize = 100_000;
 
 impl<C> Pool<C> {
-    /// Makes a pool that is paused; its generations go on from a number above those of any earlier pool of its server.
+    /// Creates a paused pool. `generation` is above the generations of all earlier pools of its server.
     pub fn new(config: PoolConfig, generation: u64) -> Self {
         Self {
             config,
@@ -104,12 +105,12 @@ impl<C> Pool<C> {
         }
     }
 
-    /// Says whether events are wanted; without, none are made.
+    /// Sets whether events are recorded.
     pub fn record_events(&mut self, wanted: bool) {
         self.record_events = wanted;
     }
 
-    /// Somebody asks for a connection.
+    /// Takes a check-out.
     #[inline]
     pub fn handle_checkout(&mut self, deadline: Option<Deadline>, now: Instant) -> Checkout<C> {
         self.check_time(now);
@@ -118,9 +119,9 @@ impl<C> Pool<C> {
             return Checkout::Refused(refusal);
         }
         if self.waiters.is_empty()
-            && let Some(lent) = self.lend_newest(now)
+            && let Some(checked_out) = self.check_out_newest(now)
         {
-            return lent;
+            return checked_out;
         }
         if let Some(refusal) = self.refused_login(now) {
             return Checkout::Refused(refusal);
@@ -135,7 +136,7 @@ impl<C> Pool<C> {
         Checkout::Waiting(waiter)
     }
 
-    /// A waiter went away.
+    /// Takes that a waiter's caller has gone.
     pub fn handle_cancel(&mut self, waiter: WaiterId, now: Instant) {
         if let Some(gone) = self.waiters.remove(waiter) {
             let error = Error::new(ErrorKind::Timeout, "the caller went away").at(Stage::Checkout);
@@ -143,7 +144,7 @@ impl<C> Pool<C> {
         }
     }
 
-    /// A connection is open, greeted and authenticated.
+    /// Takes a connection that is open, greeted and authenticated.
     pub fn handle_opened(&mut self, lease: Lease, connection: C, now: Instant) {
         self.check_time(now);
         let Some(Opening { since, aborted }) = self.slots.take_opening(lease) else {
@@ -151,7 +152,7 @@ impl<C> Pool<C> {
         };
         self.logins.handle_succeeded();
         match self.obsolete(lease) {
-            // It was told as closed when it was aborted.
+            // The event of its closing was recorded when it was aborted.
             _ if aborted => {
                 self.closed += 1;
                 self.slots.vacate(lease);
@@ -167,7 +168,7 @@ impl<C> Pool<C> {
         self.fill(now);
     }
 
-    /// A connection comes back, from a caller or from the draining of a late reply.
+    /// Takes a check-in, from a caller or from the draining of a late reply.
     #[inline]
     pub fn handle_checkin(&mut self, lease: Lease, connection: C, health: Health, now: Instant) {
         self.check_time(now);
@@ -193,7 +194,7 @@ impl<C> Pool<C> {
         self.fill(now);
     }
 
-    /// The server has answered a check: connections may be opened and lent.
+    /// Takes that the server has answered a check: connections may be opened and checked out.
     pub fn handle_ready(&mut self, now: Instant) {
         match self.state {
             PoolMode::Paused { .. } => {
@@ -206,12 +207,12 @@ impl<C> Pool<C> {
         }
     }
 
-    /// Does what time asks for.
+    /// Refuses late waiters, closes connections that were idle for too long, and ends late openings and drains.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.check_time(now);
         let served = self.opening();
         while let Some((waiter, deadline)) = self.waiters.late(now) {
-            // Who waits for a connection that is being opened has left the wait queue.
+            // Once a connection is being opened for a waiter, `waitQueueTimeoutMS` no longer applies.
             if deadline.name == WAIT_QUEUE_TIMEOUT && self.waiters.is_among_first(waiter, served) {
                 self.waiters.wait_on(waiter);
                 continue;
@@ -231,11 +232,11 @@ impl<C> Pool<C> {
         let limit = self.config.open_timeout.unwrap_or_default();
         self.actions.extend(dials.into_iter().map(|lease| PoolAction::Interrupt(lease, opened_too_late(limit))));
         self.end_late_drains(now);
-        self.actions.extend(self.slots.look_for_unanswered(now));
+        self.actions.extend(self.slots.find_unanswered(now));
         self.fill(now);
     }
 
-    /// Takes the next wish.
+    /// Takes the next action.
     pub fn poll_action(&mut self) -> Option<PoolAction<C>> {
         self.actions.pop_front()
     }
@@ -250,7 +251,7 @@ impl<C> Pool<C> {
         self.notes.pop()
     }
 
-    /// Counts those who have, or wait for, a connection.
+    /// Returns the number of connections in use and waiters.
     pub fn load(&self) -> u32 {
         u32::try_from(self.slots.in_use + self.waiters.len()).unwrap_or(u32::MAX)
     }
@@ -259,12 +260,12 @@ impl<C> Pool<C> {
         matches!(self.state, PoolMode::Closed { .. })
     }
 
-    /// Returns the limits that it was made with.
+    /// Returns the limits of the pool.
     pub fn config(&self) -> &PoolConfig {
         &self.config
     }
 
-    /// Counts what the pool holds.
+    /// Returns the counters.
     pub fn stats(&self) -> PoolStats {
         PoolStats {
             opening: self.slots.opening,
@@ -280,36 +281,36 @@ impl<C> Pool<C> {
         }
     }
 
-    /// Gives a connection that is good to the first waiter, or lets it rest.
+    /// Delivers a good connection to the first waiter, or keeps it as idle.
     #[inline]
     fn settle(&mut self, lease: Lease, connection: C, now: Instant) {
         let first = self.waiters.first();
-        match first.and_then(|waiter| Some((waiter, self.waiters.remove(waiter)?))) {
-            Some((waiter, asked)) => {
-                self.slots.lend(lease, now);
-                let duration = now.saturating_duration_since(asked.since);
+        match first.and_then(|id| Some((id, self.waiters.remove(id)?))) {
+            Some((id, waiter)) => {
+                self.slots.check_out(lease, now);
+                let duration = now.saturating_duration_since(waiter.since);
                 self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration });
-                self.actions.push_back(PoolAction::Deliver { waiter, lease, connection });
+                self.actions.push_back(PoolAction::Deliver { waiter: id, lease, connection });
             }
-            None => self.slots.rest(lease, connection, now),
+            None => self.slots.put_idle(lease, connection, now),
         }
     }
 
-    /// Lends the newest idle connection that has not been idle for too long.
+    /// Checks out the newest idle connection that was not idle for too long.
     #[inline]
-    fn lend_newest(&mut self, now: Instant) -> Option<Checkout<C>> {
+    fn check_out_newest(&mut self, now: Instant) -> Option<Checkout<C>> {
         loop {
             let (lease, connection, since) = self.slots.newest()?;
             if self.config.max_idle_time.is_some_and(|limit| since + limit <= now) {
                 self.close(lease, connection, CloseReason::Idle);
                 continue;
             }
-            self.slots.lend(lease, now);
-            let liveness_check = (since + LOOK_AFTER < now).then(|| self.waiters.next_waiter_id());
+            self.slots.check_out(lease, now);
+            let liveness_check = (since + LIVENESS_CHECK_AFTER < now).then(|| self.waiters.next_waiter_id());
             if liveness_check.is_none() {
                 self.event(|| PoolEvent::CheckedOut { connection_id: lease.id, duration: Duration::ZERO });
             }
-            // Others may have been closed on the way to this one.
+            // Others may have been closed before this one was found.
             if self.below_min() {
                 self.fill(now);
             }
@@ -317,7 +318,7 @@ impl<C> Pool<C> {
         }
     }
 
-    /// Refuses whoever asks a pool that lends nothing.
+    /// Returns the error of a check-out if the pool is paused or closed.
     fn refusal(&mut self) -> Option<Error> {
         let (error, reason) = match &self.state {
             PoolMode::Ready => return None,
@@ -327,7 +328,7 @@ impl<C> Pool<C> {
         Some(self.checkout_failed(error, reason, Duration::ZERO))
     }
 
-    /// Opens what is missing: for those who wait first, then for `minPoolSize`.
+    /// Opens the connections that are missing: for waiters first, then for `minPoolSize`.
     #[inline]
     fn fill(&mut self, now: Instant) {
         self.end_pause(now);
@@ -335,7 +336,7 @@ impl<C> Pool<C> {
             return;
         }
         let max = self.config.max_size.map_or(usize::MAX, |max| max as usize);
-        // A stale one comes to nobody.
+        // A stale connection is never delivered.
         let mut coming = self.opening();
         while self.slots.opening < self.config.max_connecting as usize && self.slots.total() < max {
             let for_waiter = coming < self.waiters.len();
@@ -364,7 +365,7 @@ impl<C> Pool<C> {
         matches!(self.state, PoolMode::Ready) && self.slots.total() < self.config.min_size as usize
     }
 
-    /// Counts the connections on their way to those who wait.
+    /// Returns the number of connections that are being opened and may be delivered.
     fn opening(&self) -> usize {
         self.slots.opening_of(self.services.is_none().then_some(self.generation))
     }
@@ -402,8 +403,8 @@ impl<C> Pool<C> {
     }
 
     fn checkout_failed(&mut self, error: Error, reason: CheckOutFailure, duration: Duration) -> Error {
-        let told = error.clone();
-        self.event(|| PoolEvent::CheckOutFailed { reason, duration, error: told });
+        let cause = error.clone();
+        self.event(|| PoolEvent::CheckOutFailed { reason, duration, error: cause });
         error
     }
 

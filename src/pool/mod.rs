@@ -1,8 +1,8 @@
-//! Who gets which connection, and when is one opened or closed?
+//! The connection pool: check-out, check-in, opening and closing of connections.
 //!
-//! The rules of connection-monitoring-and-pooling, without sockets: [`Pool`] is handed facts and the time and hands back
-//! wishes. Its payload `C` is the connection itself. How a connection is opened, looked at or drained is not decided
-//! here, nor what an error means for the server (`topology::fault`).
+//! connection-monitoring-and-pooling, without sockets: [`Pool`] receives facts and the time and returns actions. Its payload `C` is the
+//! connection itself. Does not decide how a connection is opened, checked or drained (`io::pool`), nor what an error means
+//! for the server (`topology::fault`).
 
 mod action;
 mod event;

@@ -1,4 +1,4 @@
-//! What are those told who get no connection?
+//! The errors of failed check-outs and of interrupted connections.
 
 use std::time::{Duration, Instant};
 
@@ -7,9 +7,9 @@ use super::login::is_refused_login;
 use crate::error::{Error, ErrorKind, LimitValue, RETRYABLE_ERROR, Span, Stage};
 use crate::operation::deadline::Deadline;
 
-/// The error of those who asked a pool that is paused (CMAP, "PoolClearedError"): retryable, and no fault of the server's.
+/// Returns the error of check-outs from a paused pool (CMAP, "PoolClearedError"): retryable, and not an error of the server.
 ///
-/// A refused login is told as it is: another attempt would have the same outcome.
+/// A refused login is returned as it is: another attempt would have the same outcome.
 pub(super) fn cleared(cause: Option<&Error>) -> Error {
     let error = match cause {
         Some(cause) if is_refused_login(cause) => return cause.clone(),
@@ -19,24 +19,24 @@ pub(super) fn cleared(cause: Option<&Error>) -> Error {
     error.at(Stage::Checkout).with_label(RETRYABLE_ERROR)
 }
 
-/// The error of those who asked a pool that is closed.
+/// Returns the error of check-outs from a closed pool.
 pub fn closed() -> Error {
     Error::new(ErrorKind::PoolClosed, "attempted to check out a connection from closed connection pool").at(Stage::Checkout)
 }
 
-/// The error of what was in flight on a server that stopped answering.
+/// Returns the error of commands in flight on a server that stopped answering.
 ///
-/// Without a label: whether anything was sent is known to the connection only.
+/// It has no label: only the connection knows whether anything was sent.
 pub fn interrupted(cause: &Error) -> Error {
     Error::new(ErrorKind::Interrupted, format!("interrupted, because the server stopped answering: {cause}")).because(cause.clone())
 }
 
-/// The error of what was under way when the machine was suspended, and that nobody uses.
+/// Returns the error of openings and drains that were running when the machine was suspended.
 pub(super) fn suspended() -> Error {
     Error::new(ErrorKind::Interrupted, "interrupted, because the machine was suspended")
 }
 
-/// The error of those whose time is up: says what the connections were doing meanwhile (CMAP, "WaitQueueTimeoutError").
+/// Returns the error of a waiter that timed out, with the states of the connections (CMAP, "WaitQueueTimeoutError").
 pub(super) fn waited_too_long(deadline: Deadline, stats: PoolStats, now: Instant) -> Error {
     let PoolStats { in_use, opening, draining, waiting, .. } = stats;
     let elapsed = now.saturating_duration_since(deadline.since);
@@ -50,7 +50,7 @@ pub(super) fn waited_too_long(deadline: Deadline, stats: PoolStats, now: Instant
     Error::new(ErrorKind::Timeout, text).at(Stage::Checkout).after(elapsed).against(deadline.name, limit)
 }
 
-/// The same behind a load balancer, in the specification's words (load-balancers, "Connection Tracking").
+/// Returns the same error behind a load balancer, in the specification's words (load-balancers, "Connection Tracking").
 pub(super) fn waited_too_long_behind_load_balancer(deadline: Deadline, stats: PoolStats, max_size: Option<u32>, now: Instant) -> Error {
     let elapsed = now.saturating_duration_since(deadline.since);
     let text = format!(
@@ -64,30 +64,30 @@ pub(super) fn waited_too_long_behind_load_balancer(deadline: Deadline, stats: Po
     Error::new(ErrorKind::Timeout, text).at(Stage::Checkout).after(elapsed).against(deadline.name, limit)
 }
 
-/// The error of those who come when too many wait already.
+/// Returns the error of check-outs when there are too many waiters already.
 pub(super) fn too_many(waiters_max: usize) -> Error {
     Error::new(ErrorKind::TooManyWaiters, "too many callers wait for a connection")
         .at(Stage::Checkout)
         .against("WAITERS_MAX", LimitValue::Count(waiters_max as u64))
 }
 
-/// The error of a connection whose opening took longer than all its own limits together.
+/// Returns the error of a connection whose opening took longer than the sum of its limits.
 pub(super) fn opened_too_late(limit: Duration) -> Error {
     Error::timeout(Stage::Hello, "dnsTimeoutMS + 2 * connectTimeoutMS", limit, limit)
 }
 
-/// Makes the error of a connection whose late reply did not arrive within the drain limit.
+/// Returns the error of a connection whose late reply did not arrive within the drain limit.
 pub(super) fn drained_too_late(limit: Duration) -> Error {
     Error::timeout(Stage::Read, "drain_limit", limit, limit)
 }
 
-/// Makes the error of a connection that is closed because a caller waits for its place in a full pool.
+/// Returns the error of a connection that is closed because a caller waits for its place in a full pool.
 pub(super) fn room_needed(drained: Duration) -> Error {
     let text = "the late reply did not arrive, and a caller waits for a connection of the full pool";
     Error::new(ErrorKind::Interrupted, text).at(Stage::Read).after(drained)
 }
 
-/// The error of a connection that was found dead before it was lent.
+/// Returns the error of a connection that failed its liveness check.
 pub(super) fn found_dead() -> Error {
-    Error::new(ErrorKind::Closed, "closed by the server while it was idle, or sent what nobody asked for").at(Stage::Checkout)
+    Error::new(ErrorKind::Closed, "closed by the server while it was idle, or sent data that was not requested").at(Stage::Checkout)
 }

@@ -1,19 +1,19 @@
-//! Which service behind a load balancer does each connection reach, and what for is it lent?
+//! The services behind a load balancer: their generations, their connections, and which of these are pinned.
 //!
-//! load-balancers, "Connection Pooling": generations are counted per service, from a connection's hello to its end. What
-//! follows from them is decided in `machine`.
+//! load-balancers, "Connection Pooling": a generation counts for a service, and for a connection from its hello to its end. Does not
+//! decide what follows from a generation: `machine` does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bson::oid::ObjectId;
 
-/// Keeps the generation of every service that a connection reaches, and which connections cursors hold.
+/// The generation of each service that a connection reaches, and the connections that cursors have pinned.
 #[derive(Debug, Default)]
 pub(super) struct Services {
     /// By the connection's number.
     reached: BTreeMap<u64, ObjectId>,
     services: BTreeMap<ObjectId, Service>,
-    /// The newest generation of all: one that a service has left is never given out again.
+    /// The newest generation of all services: a generation is never used twice.
     latest: u64,
     pinned: BTreeSet<u64>,
 }
@@ -25,7 +25,7 @@ struct Service {
 }
 
 impl Services {
-    /// Takes in a connection whose hello named a service; returns the service's generation.
+    /// Adds a connection whose hello reply names a service. Returns the service's generation.
     pub(super) fn join(&mut self, connection: u64, service: ObjectId) -> u64 {
         self.leave(connection);
         self.reached.insert(connection, service);
@@ -34,7 +34,7 @@ impl Services {
         known.generation
     }
 
-    /// Forgets a connection, and its service if it was the last one there.
+    /// Removes a connection, and its service with the last connection.
     pub(super) fn leave(&mut self, connection: u64) {
         self.pinned.remove(&connection);
         let Some(service) = self.reached.remove(&connection) else { return };
@@ -45,7 +45,7 @@ impl Services {
         }
     }
 
-    /// Raises a service's generation; tells whether it did, which it doesn't for an error of an older generation.
+    /// Raises a service's generation. Returns `false`, and does nothing, for an error of an older generation.
     pub(super) fn clear(&mut self, service: ObjectId, generation: u64) -> bool {
         let known = self.services.get_mut(&service);
         if generation < known.as_ref().map_or(self.latest, |known| known.generation) {
@@ -67,7 +67,7 @@ impl Services {
         self.reached.get(&connection) == Some(&service)
     }
 
-    /// A cursor holds a connection.
+    /// Marks a connection as pinned by a cursor.
     pub(super) fn pin(&mut self, connection: u64) {
         self.pinned.insert(connection);
     }
@@ -76,7 +76,7 @@ impl Services {
         self.pinned.remove(&connection);
     }
 
-    /// Returns how many connections cursors hold.
+    /// Returns the number of pinned connections.
     pub(super) fn pinned(&self) -> usize {
         self.pinned.len()
     }
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn connection_counts_once_however_often_it_joins_and_is_no_cursors_after_its_end() {
+    fn connection_counts_once_however_often_it_joins_and_is_not_pinned_after_its_end() {
         let (one, two) = (ObjectId::from_bytes([1; 12]), ObjectId::from_bytes([2; 12]));
         let mut services = Services::default();
         services.join(1, one);
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn service_that_comes_back_never_gets_a_generation_that_was_cleared() {
+    fn service_that_returns_never_has_a_generation_that_was_cleared() {
         let service = ObjectId::from_bytes([1; 12]);
         let mut services = Services::default();
         let old = services.join(1, service);

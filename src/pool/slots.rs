@@ -1,13 +1,13 @@
-//! In which state is each connection of a pool?
+//! The states of a pool's connections.
 //!
-//! A table of slots, one per connection, indexed by the [`Lease`] that travels with it: no search on the hot path.
+//! A table of slots, one for each connection, indexed by the [`Lease`] that goes with it: no search on the hot path.
 
 use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::unanswered::Unanswered;
 
-/// Names one connection of one pool: its place, its number, its generation.
+/// The identity of a connection in its pool: slot, number, generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// The place in the pool's table.
@@ -35,26 +35,26 @@ pub(super) enum Slot<C> {
     Draining { lease: Lease, since: Instant, began: Instant, deadline: Instant, interrupted: bool },
 }
 
-/// What is known of a connection that was being opened.
+/// A connection that was being opened.
 pub(super) struct Opening {
     pub(super) since: Instant,
     pub(super) aborted: bool,
 }
 
-/// What is known of a connection that was lent, or whose late reply was being drained.
+/// A connection that was in use or draining.
 pub(super) struct InUseConnection {
     pub(super) since: Instant,
     pub(super) interrupted: bool,
     pub(super) in_use: bool,
 }
 
-/// Holds the slots, the order of the idle ones, and counts. Whoever takes a connection out keeps its slot, and either puts
-/// it back or [vacates](Slots::vacate) the slot.
+/// The slots, the order of the idle ones, and counters. A connection that is taken out keeps its slot: it has to be put back, or its
+/// slot has to be [vacated](Slots::vacate).
 #[derive(Debug)]
 pub(super) struct Slots<C> {
     table: Vec<Slot<C>>,
     free: Vec<usize>,
-    /// Oldest first; the newest is lent first.
+    /// Oldest first; the newest is checked out first.
     idle: VecDeque<usize>,
     /// Connections with lower numbers were open, or being opened, while the machine was suspended.
     trusted_from: u64,
@@ -93,7 +93,7 @@ impl<C> Slots<C> {
         Lease { slot, id, generation }
     }
 
-    /// Counts the connections of a generation that are being opened; without one, all that have not been given up.
+    /// Returns the number of connections of a generation that are being opened; without a generation, of all that were not aborted.
     pub(super) fn opening_of(&self, current: Option<u64>) -> usize {
         if self.opening == 0 {
             return 0;
@@ -113,14 +113,14 @@ impl<C> Slots<C> {
         matches!(self.table.get(lease.slot), Some(Slot::InUse { lease: own, .. }) if *own == lease)
     }
 
-    /// Gives up the place of a connection that was taken out and does not come back.
+    /// Frees the slot of a connection that was taken out for good.
     pub(super) fn vacate(&mut self, lease: Lease) {
         debug_assert!(matches!(self.table.get(lease.slot), Some(Slot::Free)), "slot {} is occupied", lease.slot);
         debug_assert!(!self.free.contains(&lease.slot), "slot {} is vacated twice", lease.slot);
         self.free.push(lease.slot);
     }
 
-    /// Gives a connection that is being opened another generation, and returns its new lease.
+    /// Changes the generation of a connection that is being opened, and returns its new lease.
     pub(super) fn renew(&mut self, lease: Lease, renewed: u64) -> Lease {
         if let Some(Slot::Opening { id, generation, .. }) = self.table.get_mut(lease.slot)
             && *id == lease.id
@@ -130,7 +130,7 @@ impl<C> Slots<C> {
         Lease { generation: renewed, ..lease }
     }
 
-    /// Takes out a connection that is being opened; any other is left alone.
+    /// Takes out a connection that is being opened. Ignores any other.
     pub(super) fn take_opening(&mut self, lease: Lease) -> Option<Opening> {
         match self.table.get(lease.slot)? {
             Slot::Opening { id, since, aborted, .. } if *id == lease.id => {
@@ -143,10 +143,10 @@ impl<C> Slots<C> {
         }
     }
 
-    /// Takes out a connection that is lent or drained; any other is left alone.
+    /// Takes out a connection that is in use or draining. Ignores any other.
     #[inline]
     pub(super) fn take_in_use(&mut self, lease: Lease) -> Option<InUseConnection> {
-        let lent = match self.table.get(lease.slot)? {
+        let taken = match self.table.get(lease.slot)? {
             Slot::InUse { lease: own, since, interrupted } if *own == lease => {
                 InUseConnection { since: *since, interrupted: *interrupted, in_use: true }
             }
@@ -155,29 +155,29 @@ impl<C> Slots<C> {
             }
             Slot::Free | Slot::Opening { .. } | Slot::Idle { .. } | Slot::InUse { .. } | Slot::Draining { .. } => return None,
         };
-        match lent.in_use {
+        match taken.in_use {
             true => self.in_use -= 1,
             false => self.draining -= 1,
         }
         self.put(lease.slot, Slot::Free);
-        Some(lent)
+        Some(taken)
     }
 
-    /// Puts a connection that was taken out among the idle ones.
+    /// Puts a connection that was taken out back as idle.
     #[inline]
-    pub(super) fn rest(&mut self, lease: Lease, connection: C, since: Instant) {
+    pub(super) fn put_idle(&mut self, lease: Lease, connection: C, since: Instant) {
         self.idle.push_back(lease.slot);
         self.put(lease.slot, Slot::Idle { lease, connection, since });
     }
 
     #[inline]
-    pub(super) fn lend(&mut self, lease: Lease, since: Instant) {
-        self.unanswered.lent(self.in_use + self.draining, since);
+    pub(super) fn check_out(&mut self, lease: Lease, since: Instant) {
+        self.unanswered.checked_out(self.in_use + self.draining, since);
         self.in_use += 1;
         self.put(lease.slot, Slot::InUse { lease, since, interrupted: false });
     }
 
-    /// Records that a late reply is awaited from `began` to `deadline`; `since` is when the connection was lent.
+    /// Puts a connection back whose late reply is awaited from `began` to `deadline`. It was checked out at `since`.
     pub(super) fn drain(&mut self, lease: Lease, since: Instant, began: Instant, deadline: Instant) {
         self.draining += 1;
         self.put(lease.slot, Slot::Draining { lease, since, began, deadline, interrupted: false });
@@ -192,26 +192,26 @@ impl<C> Slots<C> {
         drains.min_by_key(|(lease, began)| (*began, lease.id))
     }
 
-    /// Counts the connections whose wait for a late reply was interrupted: their places are about to become free.
+    /// Returns the number of connections whose drain was interrupted: their slots are about to become free.
     pub(super) fn interrupted_drains(&self) -> usize {
         let is_interrupted = |slot: &&Slot<C>| matches!(slot, Slot::Draining { interrupted: true, .. });
         self.table.iter().filter(is_interrupted).count()
     }
 
-    /// Takes the connection that came back last.
+    /// Takes out the idle connection that was checked in last.
     #[inline]
     pub(super) fn newest(&mut self) -> Option<(Lease, C, Instant)> {
         let slot = self.idle.pop_back()?;
         self.take_idle(slot)
     }
 
-    /// Takes the connection that has been idle longest.
+    /// Takes out the connection that has been idle longest.
     pub(super) fn oldest(&mut self) -> Option<(Lease, C, Instant)> {
         let slot = self.idle.pop_front()?;
         self.take_idle(slot)
     }
 
-    /// Takes the idle connections that `wanted` picks.
+    /// Takes out the idle connections that `wanted` picks.
     pub(super) fn take_idle_of(&mut self, wanted: impl Fn(Lease) -> bool) -> Vec<(Lease, C)> {
         let picked = |slot: &usize| matches!(self.table.get(*slot), Some(Slot::Idle { lease, .. }) if wanted(*lease));
         let taken: Vec<usize> = self.idle.iter().copied().filter(picked).collect();
@@ -248,14 +248,13 @@ impl<C> Slots<C> {
         leases
     }
 
-    /// Trusts no connection with a number below this. Returns the leases of those whose late reply is waited for, as
-    /// interrupted.
+    /// Distrusts all connections with a number below this. Interrupts the draining ones and returns their leases.
     pub(super) fn distrust(&mut self, below: u64) -> Vec<Lease> {
         self.trusted_from = below;
         self.interrupt(|slot| matches!(slot, Slot::Draining { .. }))
     }
 
-    /// Tells whether a connection is from after the last suspension.
+    /// Returns whether a connection was opened after the last suspension.
     pub(super) fn trusts(&self, lease: Lease) -> bool {
         lease.id >= self.trusted_from
     }

@@ -21,7 +21,7 @@ fn ms(millis: u64) -> Duration {
     Duration::from_millis(millis)
 }
 
-/// A pool with the things a test asks for again and again.
+/// A pool with shorthands for tests.
 struct Bench {
     pool: Pool<Number>,
     now: Instant,
@@ -51,7 +51,7 @@ impl Bench {
         }
     }
 
-    fn lent(&mut self) -> (Lease, Number, Option<WaiterId>) {
+    fn check_out(&mut self) -> (Lease, Number, Option<WaiterId>) {
         match self.pool.handle_checkout(None, self.now) {
             Checkout::CheckedOut { lease, connection, liveness_check } => (lease, connection, liveness_check),
             other @ (Checkout::Waiting(_) | Checkout::Refused(_)) => panic!("{other:?}"),
@@ -77,8 +77,8 @@ impl Bench {
         self.actions().iter().filter_map(|action| if let PoolAction::Open(lease) = action { Some(*lease) } else { None }).collect()
     }
 
-    /// Lends a fresh connection to one caller.
-    fn lend_new(&mut self) -> Lease {
+    /// Checks a new connection out.
+    fn check_out_new(&mut self) -> Lease {
         let waiter = self.wait();
         let open = self.opens()[0];
         self.pool.handle_opened(open, open.id, self.now);
@@ -86,7 +86,7 @@ impl Bench {
         open
     }
 
-    /// Names the events since the last time.
+    /// Returns the names of the events since the last call.
     fn events(&mut self) -> String {
         let names = std::iter::from_fn(|| self.pool.poll_event());
         names.map(|event| format!("{event:?}").split([' ', '{']).next().unwrap_or_default().to_owned()).collect::<Vec<_>>().join(" ")
@@ -119,9 +119,9 @@ fn paused_pool_refuses_checkout() {
 }
 
 #[test]
-fn closed_pool_refuses_checkout_and_closes_what_comes_back() {
+fn closed_pool_refuses_checkouts_and_closes_connections_at_checkin() {
     let mut bench = Bench::ready(config());
-    let lease = bench.lend_new();
+    let lease = bench.check_out_new();
     bench.pool.handle_close(&closed(), false, bench.now);
     assert_eq!(bench.refused().kind(), ErrorKind::PoolClosed);
     bench.pool.handle_checkin(lease, lease.id, Health::Good, bench.now);
@@ -130,9 +130,9 @@ fn closed_pool_refuses_checkout_and_closes_what_comes_back() {
 }
 
 #[test]
-fn closed_pool_interrupts_later_what_is_still_lent() {
+fn closed_pool_interrupts_connections_in_use_later() {
     let mut bench = Bench::ready(config());
-    bench.lend_new();
+    bench.check_out_new();
     bench.pool.handle_close(&closed(), false, bench.now);
     assert_eq!(bench.text(), "");
     bench.pool.handle_close(&closed(), true, bench.now);
@@ -142,10 +142,10 @@ fn closed_pool_interrupts_later_what_is_still_lent() {
 }
 
 #[test]
-fn closed_pool_is_over_when_the_last_connection_is_back() {
+fn closed_pool_is_over_when_the_last_connection_is_checked_in() {
     let mut bench = Bench::ready(config());
     assert!(!bench.pool.is_over(), "an empty pool may be used again");
-    let lease = bench.lend_new();
+    let lease = bench.check_out_new();
     assert!(!bench.pool.is_over());
     bench.pool.handle_close(&closed(), false, bench.now);
     assert!(bench.pool.is_closed() && !bench.pool.is_over());
@@ -154,10 +154,10 @@ fn closed_pool_is_over_when_the_last_connection_is_back() {
 }
 
 #[test]
-fn load_counts_those_who_have_a_connection_and_those_who_wait() {
+fn load_counts_connections_in_use_and_waiters() {
     let mut bench = Bench::ready(config());
     assert_eq!(bench.pool.load(), 0);
-    let leases = [bench.lend_new(), bench.lend_new()];
+    let leases = [bench.check_out_new(), bench.check_out_new()];
     assert_eq!(bench.pool.load(), 2);
     for waiting in 1..=3 {
         bench.wait();
@@ -170,9 +170,9 @@ fn load_counts_those_who_have_a_connection_and_those_who_wait() {
 }
 
 #[test]
-fn connection_that_was_idle_for_too_long_is_never_lent_though_no_timer_ran() {
+fn connection_that_was_idle_for_too_long_is_never_checked_out_even_if_no_timer_ran() {
     let mut bench = Bench::ready(PoolConfig { max_idle_time: Some(ms(500)), ..config() });
-    let lease = bench.lend_new();
+    let lease = bench.check_out_new();
     bench.pool.handle_checkin(lease, lease.id, Health::Good, bench.now);
     bench.events();
     bench.now += ms(500);
@@ -182,9 +182,9 @@ fn connection_that_was_idle_for_too_long_is_never_lent_though_no_timer_ran() {
 }
 
 #[test]
-fn connection_that_has_been_idle_longest_is_the_timers() {
+fn connection_that_has_been_idle_longest_sets_the_timer() {
     let mut bench = Bench::ready(PoolConfig { max_idle_time: Some(ms(500)), ..config() });
-    let leases = [bench.lend_new(), bench.lend_new()];
+    let leases = [bench.check_out_new(), bench.check_out_new()];
     let began = bench.now;
     for lease in leases {
         bench.pool.handle_checkin(lease, lease.id, Health::Good, bench.now);
@@ -197,9 +197,9 @@ fn connection_that_has_been_idle_longest_is_the_timers() {
 }
 
 #[test]
-fn of_timers_at_one_moment_the_callers_is_named() {
+fn of_timers_at_one_moment_that_of_the_caller_is_named() {
     let mut bench = Bench::ready(PoolConfig { max_size: Some(1), ..config() });
-    bench.lend_new();
+    bench.check_out_new();
     let due = bench.now + UNANSWERED_AFTER;
     assert_eq!(bench.pool.poll_timeout(), Some((due, "UNANSWERED_AFTER")));
     bench.wait_until(Some(UNANSWERED_AFTER));
@@ -207,21 +207,21 @@ fn of_timers_at_one_moment_the_callers_is_named() {
 }
 
 #[test]
-fn pause_after_a_failure_ends_though_no_timer_ran() {
+fn pause_after_a_failure_ends_even_if_no_timer_ran() {
     let mut bench = Bench::ready(PoolConfig { min_size: 2, max_size: Some(3), max_connecting: 1, ..config() });
-    let mut lent = Vec::new();
+    let mut in_use = Vec::new();
     for number in 1..3 {
         let opens = bench.opens();
         bench.pool.handle_opened(opens[0], number, bench.now);
     }
     for _ in 0..2 {
         let Checkout::CheckedOut { lease, connection, .. } = bench.pool.handle_checkout(None, bench.now) else { panic!("two are idle") };
-        lent.push((lease, connection));
+        in_use.push((lease, connection));
     }
     bench.wait();
     let opens = bench.opens();
     bench.pool.handle_open_failed(opens[0], &Error::new(ErrorKind::Closed, "gone"), bench.now);
-    for (lease, connection) in lent {
+    for (lease, connection) in in_use {
         bench.pool.handle_checkin(lease, connection, Health::Good, bench.now);
     }
     bench.now += Duration::from_secs(5);
@@ -245,9 +245,9 @@ fn waiters_are_served_in_order() {
 }
 
 #[test]
-fn max_connecting_holds_and_checkin_serves_who_waits() {
+fn max_connecting_holds_and_a_checkin_serves_the_waiter() {
     let mut bench = Bench::ready(PoolConfig { max_size: Some(10), max_connecting: 1, ..config() });
-    let lease = bench.lend_new();
+    let lease = bench.check_out_new();
     bench.wait();
     bench.wait();
     assert_eq!(bench.text(), "open 2");
@@ -257,7 +257,7 @@ fn max_connecting_holds_and_checkin_serves_who_waits() {
 }
 
 #[test]
-fn cancelled_waiter_leaves_in_that_moment_and_its_dial_goes_on() {
+fn cancelled_waiter_leaves_at_once_and_its_opening_continues() {
     let mut bench = Bench::ready(config());
     let waiter = bench.wait_until(Some(ms(100)));
     let open = bench.opens()[0];
@@ -295,7 +295,7 @@ fn waiter_times_out_exactly_and_says_why() {
 }
 
 #[test]
-fn closing_of_what_failed_is_told_with_the_cause() {
+fn closing_of_a_failed_connection_is_published_with_its_cause() {
     let closed = |bench: &mut Bench| {
         let events = std::iter::from_fn(|| bench.pool.poll_event());
         let closed = events.filter_map(|event| {
@@ -306,8 +306,8 @@ fn closing_of_what_failed_is_told_with_the_cause() {
     };
     let reset = Error::new(ErrorKind::Closed, "reset");
     let mut bench = Bench::ready(PoolConfig { max_size: Some(9), open_timeout: Some(ms(500)), ..config() });
-    // One that comes back broken; one that is stale by then, which is no failure of its own.
-    let (one, two) = (bench.lend_new(), bench.lend_new());
+    // One that is checked in broken; one that is stale by then, which is no failure of its own.
+    let (one, two) = (bench.check_out_new(), bench.check_out_new());
     bench.pool.handle_cause(one, &reset);
     bench.pool.handle_checkin(one, 1, Health::Broken, bench.now);
     assert_eq!(closed(&mut bench), [(1, CloseReason::Error, Some(ErrorKind::Closed))]);
@@ -316,7 +316,7 @@ fn closing_of_what_failed_is_told_with_the_cause() {
     bench.pool.handle_cause(two, &reset);
     bench.pool.handle_checkin(two, 2, Health::Broken, bench.now);
     assert_eq!(closed(&mut bench), [(2, CloseReason::Stale, None)]);
-    // One that can't be opened; one that is not opened in time, told once.
+    // One that can't be opened; one that is not opened in time, published once.
     bench.wait();
     bench.wait();
     let opens = bench.opens();
@@ -328,12 +328,12 @@ fn closing_of_what_failed_is_told_with_the_cause() {
     bench.pool.handle_open_failed(opens[1], &Error::new(ErrorKind::Interrupted, "too late"), bench.now);
     bench.pool.handle_refill(bench.now);
     assert_eq!(closed(&mut bench), []);
-    // One that is found dead before it is lent. A cause that belongs to another tells nothing.
+    // One that fails its liveness check. The cause of another connection is not used.
     bench.actions();
-    let five = bench.lend_new();
+    let five = bench.check_out_new();
     bench.pool.handle_checkin(five, 5, Health::Good, bench.now);
     bench.now += ms(1001);
-    let (lease, connection, liveness_check) = bench.lent();
+    let (lease, connection, liveness_check) = bench.check_out();
     let place = QueuePosition { waiter: liveness_check.expect("looked at"), requested_at: bench.now, deadline: None };
     assert!(matches!(bench.pool.handle_liveness_check_failed(lease, connection, place, bench.now), Checkout::Waiting(_)));
     assert_eq!(closed(&mut bench), [(5, CloseReason::Error, Some(ErrorKind::Closed))]);
@@ -360,14 +360,14 @@ fn time_in_the_wait_queue_ends_where_a_connection_is_opened() {
 }
 
 #[test]
-fn dial_that_goes_to_an_earlier_caller_no_longer_spares_a_later_one() {
+fn opening_that_serves_an_earlier_waiter_no_longer_spares_a_later_one() {
     for room in [false, true] {
         let mut bench = Bench::ready(PoolConfig { max_size: Some(3), max_connecting: if room { 2 } else { 1 }, ..config() });
-        let one = bench.lend_new();
-        let two = bench.lend_new();
+        let one = bench.check_out_new();
+        let two = bench.check_out_new();
         bench.pool.handle_checkin(two, 2, Health::Good, bench.now);
         bench.now += ms(1001);
-        let (lease, connection, liveness_check) = bench.lent();
+        let (lease, connection, liveness_check) = bench.check_out();
         let earlier = QueuePosition { waiter: liveness_check.expect("looked at"), requested_at: bench.now, deadline: None };
         let later = bench.wait_until(Some(ms(100)));
         let dial = bench.opens()[0];
@@ -389,16 +389,16 @@ fn dial_that_goes_to_an_earlier_caller_no_longer_spares_a_later_one() {
 }
 
 #[test]
-fn newest_idle_connection_is_lent_and_old_ones_are_looked_at() {
+fn newest_idle_connection_is_checked_out_and_old_ones_need_a_liveness_check() {
     let mut bench = Bench::ready(config());
-    let one = bench.lend_new();
-    let two = bench.lend_new();
+    let one = bench.check_out_new();
+    let two = bench.check_out_new();
     bench.pool.handle_checkin(two, 2, Health::Good, bench.now);
     bench.pool.handle_checkin(one, 1, Health::Good, bench.now);
     bench.now += ms(1000);
-    assert_eq!(bench.lent(), (one, 1, None));
+    assert_eq!(bench.check_out(), (one, 1, None));
     bench.now += ms(1);
-    let (lease, connection, liveness_check) = bench.lent();
+    let (lease, connection, liveness_check) = bench.check_out();
     assert_eq!(connection, 2);
     let later = bench.wait();
     let waiter = liveness_check.expect("looked at");
@@ -413,7 +413,7 @@ fn newest_idle_connection_is_lent_and_old_ones_are_looked_at() {
 #[test]
 fn clear_refuses_waiters_at_once_and_makes_the_rest_stale() {
     let mut bench = Bench::ready(config());
-    let lent = bench.lend_new();
+    let in_use = bench.check_out_new();
     bench.wait();
     let open = bench.opens()[0];
     bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "reset"), false, bench.now);
@@ -423,13 +423,13 @@ fn clear_refuses_waiters_at_once_and_makes_the_rest_stale() {
     }
     bench.pool.handle_ready(bench.now);
     bench.pool.handle_opened(open, 2, bench.now);
-    bench.pool.handle_checkin(lent, 1, Health::Good, bench.now);
+    bench.pool.handle_checkin(in_use, 1, Health::Good, bench.now);
     assert_eq!(bench.text(), "close 2 close 1");
     assert_eq!(bench.pool.stats().generation, 1);
 }
 
 #[test]
-fn stale_dials_do_not_hold_max_connecting_after_a_clear() {
+fn stale_openings_do_not_count_against_max_connecting_after_a_clear() {
     let mut bench = Bench::ready(config());
     bench.wait();
     bench.wait();
@@ -447,7 +447,7 @@ fn stale_dials_do_not_hold_max_connecting_after_a_clear() {
 #[test]
 fn shutting_down_interrupts_what_is_in_use() {
     let mut bench = Bench::ready(config());
-    let lease = bench.lend_new();
+    let lease = bench.check_out_new();
     bench.pool.handle_close(&Error::new(ErrorKind::Shutdown, "over"), true, bench.now);
     assert_eq!(bench.text(), "interrupt 1");
     assert_eq!(bench.refused().kind(), ErrorKind::Shutdown);
@@ -458,24 +458,24 @@ fn shutting_down_interrupts_what_is_in_use() {
 #[test]
 fn clear_with_interrupt_hits_older_generations_only() {
     let mut bench = Bench::ready(PoolConfig { max_size: Some(5), ..config() });
-    let lent = bench.lend_new();
+    let in_use = bench.check_out_new();
     bench.wait();
     let open = bench.opens()[0];
     let cause = Error::new(ErrorKind::Timeout, "silent");
     bench.pool.handle_clear(&cause, true, bench.now);
-    assert_eq!(bench.text(), format!("refuse 1 PoolCleared interrupt {} interrupt {}", lent.id, open.id));
+    assert_eq!(bench.text(), format!("refuse 1 PoolCleared interrupt {} interrupt {}", in_use.id, open.id));
     bench.pool.handle_clear(&cause, true, bench.now);
     assert_eq!(bench.text(), "", "interrupted once");
     bench.pool.handle_ready(bench.now);
     bench.pool.handle_open_failed(open, &cause, bench.now);
-    bench.pool.handle_checkin(lent, 1, Health::Good, bench.now);
+    bench.pool.handle_checkin(in_use, 1, Health::Good, bench.now);
     assert_eq!(bench.text(), "close 1");
 }
 
 #[test]
-fn late_reply_is_drained_and_the_connection_goes_back() {
+fn late_reply_is_drained_and_the_connection_is_idle_again() {
     let mut bench = Bench::ready(PoolConfig { max_size: Some(1), ..config() });
-    let lease = bench.lend_new();
+    let lease = bench.check_out_new();
     bench.wait();
     bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);
     assert_eq!(bench.text(), "drain 1");
@@ -489,7 +489,7 @@ fn reply_that_never_comes_costs_the_connection() {
     let mut bench = Bench::ready(PoolConfig { min_size: 1, max_size: Some(1), ..config() });
     let lease = bench.opens()[0];
     bench.pool.handle_opened(lease, 1, bench.now);
-    bench.lent();
+    bench.check_out();
     bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);
     bench.text();
     assert_eq!(bench.pool.poll_timeout(), Some((bench.now + UNANSWERED_AFTER, "UNANSWERED_AFTER")));
@@ -503,7 +503,7 @@ fn reply_that_never_comes_costs_the_connection() {
 }
 
 #[test]
-fn failed_dial_is_told_to_the_first_waiter_only() {
+fn failed_opening_is_reported_to_the_first_waiter_only() {
     let mut bench = Bench::ready(config());
     bench.wait();
     bench.wait();
@@ -530,15 +530,15 @@ fn min_size_is_kept_and_failures_pause_it() {
 }
 
 #[test]
-fn min_size_is_kept_when_the_dead_are_passed_over_for_one_that_is_lent() {
+fn min_size_is_kept_when_dead_connections_are_skipped_at_checkout() {
     let mut bench = Bench::ready(PoolConfig { min_size: 2, ..config() });
     for (connection, open) in (1..).zip(bench.opens()) {
         bench.pool.handle_opened(open, connection, bench.now);
     }
-    // Perished ones are found on the way to a connection, dead ones by a look at it.
+    // Perished ones are found at the check-out, dead ones by the liveness check.
     bench.pool.record_events(true);
     bench.later(ms(1001));
-    let (dead, connection, liveness_check) = bench.lent();
+    let (dead, connection, liveness_check) = bench.check_out();
     let place = QueuePosition { waiter: liveness_check.expect("looked at"), requested_at: bench.now, deadline: None };
     assert!(matches!(
         bench.pool.handle_liveness_check_failed(dead, connection, place, bench.now),
@@ -559,9 +559,9 @@ fn idle_connections_perish_and_are_replaced() {
 }
 
 #[test]
-fn suspension_makes_idle_connections_suspect() {
+fn suspension_closes_idle_connections() {
     let mut bench = Bench::ready(config());
-    let lease = bench.lend_new();
+    let lease = bench.check_out_new();
     bench.pool.handle_checkin(lease, 1, Health::Good, bench.now);
     bench.pool.handle_resumed(bench.now);
     assert_eq!(bench.text(), "close 1");
@@ -569,10 +569,10 @@ fn suspension_makes_idle_connections_suspect() {
 }
 
 #[test]
-fn connection_in_use_across_a_suspension_is_closed_when_it_comes_back() {
+fn connection_in_use_across_a_suspension_is_closed_at_checkin() {
     for health in [Health::Good, Health::ReplyOutstanding] {
         let mut bench = Bench::ready(config());
-        let lease = bench.lend_new();
+        let lease = bench.check_out_new();
         bench.pool.handle_resumed(bench.now);
         assert_eq!(bench.text(), "", "its reply may still come");
         bench.pool.handle_checkin(lease, 1, health, bench.now);
@@ -583,7 +583,7 @@ fn connection_in_use_across_a_suspension_is_closed_when_it_comes_back() {
 #[test]
 fn late_reply_is_not_waited_for_across_a_suspension() {
     let mut bench = Bench::ready(config());
-    let lease = bench.lend_new();
+    let lease = bench.check_out_new();
     bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);
     bench.actions();
     bench.pool.handle_resumed(bench.now);
@@ -593,14 +593,14 @@ fn late_reply_is_not_waited_for_across_a_suspension() {
 }
 
 #[test]
-fn dial_across_a_suspension_is_made_anew_for_the_same_waiter() {
+fn opening_across_a_suspension_is_repeated_for_the_same_waiter() {
     let mut bench = Bench::ready(config());
     bench.wait();
     let open = bench.opens()[0];
     bench.events();
     bench.pool.handle_resumed(bench.now);
     assert_eq!(bench.text(), "interrupt 1");
-    assert_eq!(bench.events(), "ConnectionClosed", "told in that moment");
+    assert_eq!(bench.events(), "ConnectionClosed", "published in that moment");
     bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Interrupted, "suspended"), bench.now);
     bench.pool.handle_refill(bench.now);
     let again = bench.opens()[0];
@@ -610,7 +610,7 @@ fn dial_across_a_suspension_is_made_anew_for_the_same_waiter() {
 }
 
 #[test]
-fn dial_across_a_suspension_is_told_as_closed_once() {
+fn opening_across_a_suspension_is_published_as_closed_once() {
     for opened in [false, true] {
         let mut bench = Bench::ready(config());
         bench.wait();
@@ -634,7 +634,7 @@ fn dial_across_a_suspension_is_told_as_closed_once() {
 }
 
 #[test]
-fn pause_that_is_over_is_no_timer_when_a_dial_from_before_a_suspension_ends() {
+fn pause_that_is_over_has_no_timer_when_an_opening_from_before_a_suspension_ends() {
     let mut bench = Bench::ready(PoolConfig { min_size: 1, ..config() });
     let refused = Error::new(ErrorKind::Io(std::io::ErrorKind::ConnectionRefused), "refused");
     let first = bench.opens()[0];
@@ -652,7 +652,7 @@ fn pause_that_is_over_is_no_timer_when_a_dial_from_before_a_suspension_ends() {
 }
 
 #[test]
-fn opening_is_given_up_in_the_end() {
+fn opening_has_a_limit() {
     let mut bench = Bench::ready(PoolConfig { open_timeout: Some(ms(2000)), ..config() });
     bench.wait();
     let open = bench.opens()[0];
@@ -666,7 +666,7 @@ fn opening_is_given_up_in_the_end() {
 #[test]
 fn events_come_in_the_order_of_the_specification() {
     let mut bench = Bench::ready(config());
-    let lease = bench.lend_new();
+    let lease = bench.check_out_new();
     bench.pool.handle_checkin(lease, 1, Health::Good, bench.now);
     bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), false, bench.now);
     bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), false, bench.now);
@@ -678,7 +678,7 @@ fn events_come_in_the_order_of_the_specification() {
 }
 
 #[test]
-fn pool_is_cleared_before_the_connection_is_closed_that_failed_and_its_caller_told() {
+fn pool_is_cleared_before_the_failed_connection_is_closed_and_its_waiter_refused() {
     let mut bench = Bench::ready(config());
     let waiter = bench.wait();
     let open = bench.opens()[0];
@@ -691,13 +691,13 @@ fn pool_is_cleared_before_the_connection_is_closed_that_failed_and_its_caller_to
 }
 
 #[test]
-fn aborted_connection_is_told_as_closed_once_and_before_its_caller_is_refused() {
+fn aborted_connection_is_published_as_closed_once_and_before_its_waiter_is_refused() {
     let ends: [fn(&mut Bench); 2] = [
         |bench| bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), true, bench.now),
         |bench| bench.pool.handle_close(&closed(), false, bench.now),
     ];
-    let told = ["PoolCleared ConnectionClosed CheckOutFailed", "ConnectionClosed CheckOutFailed PoolClosed"];
-    for (end, told) in ends.into_iter().zip(told) {
+    let published = ["PoolCleared ConnectionClosed CheckOutFailed", "ConnectionClosed CheckOutFailed PoolClosed"];
+    for (end, published) in ends.into_iter().zip(published) {
         for is_opened in [true, false] {
             let mut bench = Bench::ready(config());
             bench.wait();
@@ -709,7 +709,7 @@ fn aborted_connection_is_told_as_closed_once_and_before_its_caller_is_refused() 
                 false => bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Interrupted, "x"), bench.now),
             }
             bench.pool.handle_refill(bench.now);
-            assert_eq!(bench.events(), told);
+            assert_eq!(bench.events(), published);
             assert_eq!((bench.pool.stats().created, bench.pool.stats().closed), (1, 1));
         }
     }
@@ -723,14 +723,14 @@ fn states_and_events_match_the_recorded_matrix() {
     let states: [(&str, Make); 7] = [
         ("Paused", || {
             let mut bench = Bench::ready(config());
-            let lease = bench.lend_new();
+            let lease = bench.check_out_new();
             bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now);
             bench.pool.handle_clear(&Error::new(ErrorKind::Closed, "x"), false, bench.now);
             (bench, lease)
         }),
         ("Ready, empty", || {
             let mut bench = Bench::ready(config());
-            let lease = bench.lend_new();
+            let lease = bench.check_out_new();
             bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now);
             (bench, lease)
         }),
@@ -742,24 +742,24 @@ fn states_and_events_match_the_recorded_matrix() {
         }),
         ("Ready, Idle", || {
             let mut bench = Bench::ready(config());
-            let lease = bench.lend_new();
+            let lease = bench.check_out_new();
             bench.pool.handle_checkin(lease, 1, Health::Good, bench.now);
             (bench, lease)
         }),
         ("Ready, InUse", || {
             let mut bench = Bench::ready(config());
-            let lease = bench.lend_new();
+            let lease = bench.check_out_new();
             (bench, lease)
         }),
         ("Ready, Draining", || {
             let mut bench = Bench::ready(config());
-            let lease = bench.lend_new();
+            let lease = bench.check_out_new();
             bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);
             (bench, lease)
         }),
         ("Closed", || {
             let mut bench = Bench::ready(config());
-            let lease = bench.lend_new();
+            let lease = bench.check_out_new();
             bench.pool.handle_checkin(lease, 1, Health::Broken, bench.now);
             bench.pool.handle_close(&closed(), false, bench.now);
             (bench, lease)
@@ -801,7 +801,7 @@ fn states_and_events_match_the_recorded_matrix() {
     crate::matrix::compare("pool", &matrix);
 }
 
-/// Random facts keep the pool's promises.
+/// Random facts keep the invariants of the pool.
 #[test]
 fn random_sequences_keep_the_promises() {
     use rand::{RngExt, SeedableRng};
@@ -816,7 +816,7 @@ fn random_sequences_keep_the_promises() {
             drain_limit: DRAIN_LIMIT,
         });
         let mut opening: Vec<Lease> = Vec::new();
-        let mut lent: Vec<Lease> = Vec::new();
+        let mut in_use: Vec<Lease> = Vec::new();
         let mut draining: Vec<Lease> = Vec::new();
         let mut waiting: Vec<WaiterId> = Vec::new();
         let mut generation = 0;
@@ -831,7 +831,7 @@ fn random_sequences_keep_the_promises() {
                                 ready && lease.generation == generation,
                                 "seed {seed} step {step}: only current connections of a ready pool"
                             );
-                            lent.push(lease);
+                            in_use.push(lease);
                         }
                         Checkout::Waiting(waiter) => waiting.push(waiter),
                         Checkout::Refused(_) => assert!(!ready, "seed {seed} step {step}"),
@@ -850,8 +850,8 @@ fn random_sequences_keep_the_promises() {
                     bench.pool.handle_open_failed(lease, &Error::new(ErrorKind::Closed, "x"), bench.now);
                     bench.pool.handle_refill(bench.now);
                 }
-                7..9 if !lent.is_empty() => {
-                    let lease = lent.remove(place(&mut random, lent.len()));
+                7..9 if !in_use.is_empty() => {
+                    let lease = in_use.remove(place(&mut random, in_use.len()));
                     let health = [Health::Good, Health::Broken, Health::ReplyOutstanding][random.random_range(0..3)];
                     bench.pool.handle_checkin(lease, lease.id, health, bench.now);
                 }
@@ -877,7 +877,7 @@ fn random_sequences_keep_the_promises() {
                         assert_eq!(waiting.iter().min(), Some(&waiter), "seed {seed} step {step}: nobody is passed");
                         assert_eq!(lease.generation, generation, "seed {seed} step {step}");
                         waiting.retain(|other| *other != waiter);
-                        lent.push(lease);
+                        in_use.push(lease);
                     }
                     PoolAction::Refuse(waiter, _) => {
                         assert!(waiting.contains(&waiter), "seed {seed} step {step}: refused once");
@@ -891,7 +891,7 @@ fn random_sequences_keep_the_promises() {
             assert!(stats.total() <= 3 && stats.opening <= 2, "seed {seed} step {step}: {stats:?}");
             assert_eq!(
                 (stats.opening, stats.in_use, stats.draining, stats.waiting),
-                (opening.len(), lent.len(), draining.len(), waiting.len()),
+                (opening.len(), in_use.len(), draining.len(), waiting.len()),
                 "seed {seed} step {step}"
             );
             assert!(!(stats.idle > 0 && stats.waiting > 0), "seed {seed} step {step}: nobody waits beside an idle connection");

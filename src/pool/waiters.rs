@@ -1,24 +1,22 @@
-//! Who waits for a connection, and until when?
-//!
-//! First come, first served: a caller's waiter is its place in the queue.
+//! The wait queue of a pool, first in, first out, and its deadlines.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
 use crate::operation::deadline::Deadline;
 
-/// Names one waiting caller; grows with the order of arrival.
+/// The id of a waiter. Ids grow in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WaiterId(pub u64);
 
-/// Is the place in the queue of a caller whose connection is being looked at.
+/// The position in the queue of a caller whose connection failed its liveness check.
 #[derive(Clone, Copy, Debug)]
 pub struct QueuePosition {
-    /// Its waiter.
+    /// The caller's id as a waiter.
     pub waiter: WaiterId,
-    /// When it came.
+    /// When the check-out began.
     pub requested_at: Instant,
-    /// Until when it waits.
+    /// The deadline of the check-out.
     pub deadline: Option<Deadline>,
 }
 
@@ -32,16 +30,15 @@ pub(super) struct Waiter {
 pub(super) struct Waiters {
     queue: Queue<Waiter>,
     deadlines: BTreeSet<(Instant, WaiterId)>,
-    /// Those who wait on past their deadline, because a connection is on its way to them.
+    /// The waiters past their deadline for which a connection is being opened.
     overdue: BTreeSet<WaiterId>,
     next: u64,
 }
 
-/// Keeps something for each waiting caller, in the order of their tickets: who comes last and who leaves first costs little,
-/// however many wait.
+/// A value for each waiter, in the order of their ids. Appending and removing the first are cheap, however many wait.
 #[derive(Debug)]
 pub struct Queue<T> {
-    /// Those who left from the middle leave an empty place.
+    /// A waiter that is removed from the middle leaves an empty place.
     places: VecDeque<(WaiterId, Option<T>)>,
     len: usize,
 }
@@ -53,33 +50,33 @@ impl<T> Default for Queue<T> {
 }
 
 impl<T> Queue<T> {
-    /// Returns how many wait.
+    /// Returns the number of waiters.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Tells whether nobody waits.
+    /// Returns whether there are no waiters.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Returns who came first.
+    /// Returns the first waiter.
     pub fn first(&self) -> Option<WaiterId> {
         // The first place is never empty.
         self.places.front().map(|(id, _)| *id)
     }
 
-    /// Returns all, in order.
+    /// Returns all waiters, in order.
     pub fn ids(&self) -> impl Iterator<Item = WaiterId> {
         self.places.iter().filter(|(_, place)| place.is_some()).map(|(id, _)| *id)
     }
 
-    /// Returns what is kept for a caller.
+    /// Returns the value of a waiter.
     pub fn get(&self, id: WaiterId) -> Option<&T> {
         self.places.get(self.find(id).ok()?)?.1.as_ref()
     }
 
-    /// Lets a caller wait in the place of its waiter, which nobody has.
+    /// Inserts a waiter at the place of its id.
     pub fn insert(&mut self, id: WaiterId, value: T) {
         let place = (id, Some(value));
         match self.places.back() {
@@ -98,7 +95,7 @@ impl<T> Queue<T> {
         self.len += 1;
     }
 
-    /// Takes a caller out.
+    /// Removes a waiter.
     pub fn remove(&mut self, id: WaiterId) -> Option<T> {
         let index = if self.first() == Some(id) { 0 } else { self.find(id).ok()? };
         let value = self.places.get_mut(index)?.1.take()?;
@@ -118,7 +115,7 @@ impl<T> Queue<T> {
 }
 
 impl Waiters {
-    /// Gives out the next place in the queue.
+    /// Returns the next id.
     pub(super) fn next_waiter_id(&mut self) -> WaiterId {
         self.next += 1;
         WaiterId(self.next - 1)
@@ -161,12 +158,12 @@ impl Waiters {
         self.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Tells whether a waiter is one of the first so many.
+    /// Returns whether a waiter is among the first `count`.
     pub(super) fn is_among_first(&self, id: WaiterId, count: usize) -> bool {
         self.queue.ids().take(count).any(|first| first == id)
     }
 
-    /// Lets a waiter wait on past its deadline, as long as it is not [passed over](Self::passed_over).
+    /// Lets a waiter wait past its deadline, as long as it is not [passed over](Self::passed_over).
     pub(super) fn wait_on(&mut self, id: WaiterId) {
         if let Some(deadline) = self.queue.get(id).and_then(|waiter| waiter.deadline) {
             self.deadlines.remove(&(deadline.at, id));
@@ -174,19 +171,19 @@ impl Waiters {
         }
     }
 
-    /// Tells whether anybody waits on past its deadline.
+    /// Returns whether any waiter waits past its deadline.
     pub(super) fn has_overdue(&self) -> bool {
         !self.overdue.is_empty()
     }
 
-    /// Returns a waiter past its deadline to which none of so many connections will come, and that deadline.
+    /// Returns a waiter past its deadline that is not among the first `coming`, and its deadline.
     pub(super) fn passed_over(&self, coming: usize) -> Option<(WaiterId, Deadline)> {
         let id = *self.overdue.last()?;
         let deadline = self.queue.get(id)?.deadline?;
         (!self.is_among_first(id, coming)).then_some((id, deadline))
     }
 
-    /// Returns a waiter whose time is up, and its deadline.
+    /// Returns a waiter whose deadline has passed, and that deadline.
     pub(super) fn late(&self, now: Instant) -> Option<(WaiterId, Deadline)> {
         let (at, id) = self.deadlines.first()?;
         let deadline = self.queue.get(*id)?.deadline?;

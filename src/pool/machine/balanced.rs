@@ -1,7 +1,7 @@
-//! What differs in a pool behind a load balancer?
+//! The differences of a pool behind a load balancer.
 //!
-//! load-balancers, "Connection Pooling" and "Error Handling": generations belong to services, which are known from a
-//! connection's hello on; clearing one neither pauses the pool nor refuses anybody; cursors hold their connections.
+//! load-balancers, "Connection Pooling" and "Error Handling": generations belong to services, which are known once a connection has
+//! its hello reply; clearing a service neither pauses the pool nor refuses waiters; cursors pin their connections.
 
 use std::time::Instant;
 
@@ -11,16 +11,16 @@ use super::super::refusal::{interrupted, waited_too_long, waited_too_long_behind
 use super::{CloseReason, Deadline, Error, Lease, Pool, PoolAction, PoolEvent, PoolMode, Slot};
 
 impl<C> Pool<C> {
-    /// Says that a load balancer stands before the servers.
+    /// Makes the pool one behind a load balancer.
     #[must_use]
     pub fn behind_load_balancer(mut self) -> Self {
         self.services = Some(Box::default());
         self
     }
 
-    /// A connection that is being opened has heard which service it reaches: it has that service's generation from now on.
+    /// Takes the service that a connection reaches, from its hello reply. The connection has that service's generation from now on.
     ///
-    /// Returns its new lease; the one it had is of no use any more.
+    /// Returns the new lease, which replaces the old one.
     pub fn handle_greeted(&mut self, lease: Lease, service: ObjectId) -> Lease {
         match &mut self.services {
             Some(services) if self.slots.is_opening(lease) => {
@@ -31,14 +31,14 @@ impl<C> Pool<C> {
         }
     }
 
-    /// A connection that is lent is a cursor's until it comes back.
+    /// Takes that a cursor has pinned a connection, until it is checked in.
     pub fn handle_pinned(&mut self, lease: Lease) {
         if let Some(services) = self.services.as_mut().filter(|_| self.slots.is_in_use(lease)) {
             services.pin(lease.id);
         }
     }
 
-    /// A service failed on a connection of this generation: its connections up to now are obsolete, and no others.
+    /// Clears a service that failed on a connection of this generation. Only the connections of this service are stale.
     pub fn handle_clear_service(&mut self, service: ObjectId, generation: u64, cause: &Error, now: Instant) {
         let Some(services) = self.services.as_mut().filter(|_| !matches!(self.state, PoolMode::Closed { .. })) else { return };
         if !services.clear(service, generation) {
@@ -46,10 +46,10 @@ impl<C> Pool<C> {
             return self.notes.push(tracing::Level::DEBUG, text);
         }
         let idle = self.slots.take_idle_of(|lease| services.reaches(lease.id, service));
-        // What is being opened would be stale, and must not hold `maxConnecting` meanwhile.
+        // The connections being opened would be stale, and must not count against `maxConnecting`.
         let opening = self.slots.interrupt(|slot| matches!(slot, Slot::Opening { id, .. } if services.reaches(*id, service)));
-        let told = cause.clone();
-        self.event(|| PoolEvent::PoolCleared { interrupt_in_use: false, cause: told, service_id: Some(service) });
+        let error = cause.clone();
+        self.event(|| PoolEvent::PoolCleared { interrupt_in_use: false, cause: error, service_id: Some(service) });
         for lease in &opening {
             self.event(|| PoolEvent::ConnectionClosed { connection_id: lease.id, reason: CloseReason::Stale, error: None });
         }
@@ -61,7 +61,7 @@ impl<C> Pool<C> {
         self.fill(now);
     }
 
-    /// Returns the generation that a connection must have to be of use.
+    /// Returns the generation below which a connection is stale.
     pub(super) fn current(&self, lease: Lease) -> u64 {
         match &self.services {
             None => self.generation,

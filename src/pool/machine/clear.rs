@@ -1,7 +1,7 @@
-//! What do clearing, suspension and closing do to a pool?
+//! Clearing and closing a pool, and the suspension of the machine.
 //!
-//! connection-monitoring-and-pooling, "Clearing a Connection Pool". A pool behind a load balancer is cleared service by
-//! service, in `balanced`.
+//! connection-monitoring-and-pooling, "Clearing a Connection Pool". A pool behind a load balancer is cleared by service, in
+//! `balanced`.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use super::super::refusal::{interrupted, suspended};
 use super::{CheckOutFailure, CloseReason, Error, Pool, PoolAction, PoolEvent, PoolMode, Slot, cleared};
 
 impl<C> Pool<C> {
-    /// All connections up to now are obsolete; nobody gets one before the next `handle_ready`.
+    /// Clears the pool: its connections are stale, waiters are refused, and it is paused until the next `handle_ready`.
     pub fn handle_clear(&mut self, cause: &Error, interrupt_in_use: bool, now: Instant) {
         let was_ready = match self.state {
             PoolMode::Closed { .. } => return,
@@ -22,7 +22,7 @@ impl<C> Pool<C> {
             let cause = cause.clone();
             self.event(|| PoolEvent::PoolCleared { interrupt_in_use, cause, service_id: None });
         }
-        // What is being opened would be stale, and must not hold `maxConnecting` meanwhile.
+        // The connections being opened would be stale, and must not count against `maxConnecting`.
         let dials = self.abort(CloseReason::Stale, |slot| matches!(slot, Slot::Opening { .. }));
         let error = cleared(Some(cause));
         for waiter in self.waiters.all() {
@@ -37,7 +37,7 @@ impl<C> Pool<C> {
         self.actions.extend(leases.into_iter().chain(dials).map(|lease| PoolAction::Interrupt(lease, interrupted.clone())));
     }
 
-    /// The machine was suspended: connections from before are not trusted; those in use are closed when they come back.
+    /// Takes that the machine was suspended: older connections are closed, those in use at check-in.
     pub fn handle_resumed(&mut self, now: Instant) {
         self.close_idle(CloseReason::Idle);
         let dials = self.abort(CloseReason::Idle, |slot| matches!(slot, Slot::Opening { .. }));
@@ -46,9 +46,9 @@ impl<C> Pool<C> {
         self.fill(now);
     }
 
-    /// The pool ends: waiters are refused, idle connections closed, and lent ones when they come back, or at once.
+    /// Closes the pool: waiters are refused, idle connections are closed, those in use at check-in or, if interrupted, at once.
     ///
-    /// What is still lent by a pool that has ended can be interrupted later.
+    /// Connections that a closed pool still has in use can be interrupted by a second call.
     pub fn handle_close(&mut self, why: &Error, interrupt_in_use: bool, now: Instant) {
         let mut dials = Vec::new();
         if !matches!(self.state, PoolMode::Closed { .. }) {

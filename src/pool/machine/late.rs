@@ -1,7 +1,7 @@
-//! How long is a late reply awaited?
+//! The wait for late replies.
 //!
-//! At most for the drain limit. A connection that drains counts against `maxPoolSize`: while a caller waits and the pool is
-//! full, the connection that has drained longest is closed, but not before a late reply had a fair chance to arrive.
+//! A late reply is awaited for the drain limit at most. A draining connection counts against `maxPoolSize`: while a caller waits and the
+//! pool is full, the connection that has drained longest is closed, but not before a late reply had time to arrive.
 //! Otherwise a server that is merely slow would lose a connection with every time-out.
 
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use super::{Pool, PoolAction};
 use crate::pool::refusal::{drained_too_late, room_needed};
 use crate::pool::slots::{Lease, Slot};
 
-/// How many average round trips a late reply gets while callers wait: a reply that is only slow arrives within a few.
+/// How many average round trips a late reply may take while callers wait: a slow reply arrives within a few.
 const LATE_ROUND_TRIPS: u32 = 4;
 
-/// How long a late reply is awaited at least while callers wait: round trips of less say nothing about slow replies.
+/// The shortest wait for a late reply while callers wait: shorter round trips say nothing about slow replies.
 const LATE_FLOOR: Duration = Duration::from_millis(50);
 
 impl<C> Pool<C> {

@@ -1,7 +1,7 @@
-//! What becomes of those whose time in the wait queue is over while a connection is being opened for them?
+//! Waiters past `waitQueueTimeoutMS` for which a connection is being opened.
 //!
-//! They have left the queue (connection-monitoring-and-pooling, "Checking Out a Connection"), and wait on; but should that
-//! connection go to somebody who came before them, or not be opened after all, they are back in it, and their time is over.
+//! Such waiters have left the wait queue (connection-monitoring-and-pooling, "Checking Out a Connection") and continue to wait. If the
+//! connection goes to an earlier waiter, or fails to open, they time out.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use super::Pool;
 use crate::pool::event::CheckOutFailure;
 
 impl<C> Pool<C> {
-    /// Refuses whoever waits past a limit of the queue, and has no connection on its way any more.
+    /// Refuses the waiters past their deadline for which no connection is being opened any more.
     pub(super) fn refuse_passed_over(&mut self, now: Instant) {
         let coming = self.opening();
         while let Some((waiter, deadline)) = self.waiters.passed_over(coming) {

@@ -1,4 +1,4 @@
-//! Behind a load balancer: load-balancers, "Connection Pooling" and "Error Handling".
+//! Pools behind a load balancer: load-balancers, "Connection Pooling" and "Error Handling".
 
 use bson::oid::ObjectId;
 
@@ -21,15 +21,15 @@ impl Bench {
         bench
     }
 
-    /// Starts to open a connection for somebody who waits, up to its hello.
+    /// Starts to open a connection for a waiter, up to its hello.
     fn greeted(&mut self, number: u8) -> Lease {
         self.wait();
         let open = self.opens()[0];
         self.pool.handle_greeted(open, service(number))
     }
 
-    /// Lends a fresh connection that reaches a service.
-    fn lend_of(&mut self, number: u8) -> Lease {
+    /// Checks out a new connection that reaches a service.
+    fn check_out_of(&mut self, number: u8) -> Lease {
         let lease = self.greeted(number);
         self.pool.handle_opened(lease, lease.id, self.now);
         assert!(self.text().starts_with(&format!("deliver {} to", lease.id)));
@@ -44,12 +44,12 @@ impl Bench {
         self.pool.handle_clear_service(service(number), lease.generation, &failure(), self.now);
     }
 
-    fn told(&mut self) -> Vec<PoolEvent> {
+    fn published(&mut self) -> Vec<PoolEvent> {
         std::iter::from_fn(|| self.pool.poll_event()).collect()
     }
 
     fn cleared(&mut self) -> Vec<Option<ObjectId>> {
-        let events = self.told().into_iter();
+        let events = self.published().into_iter();
         events.filter_map(|event| if let PoolEvent::PoolCleared { service_id, .. } = event { Some(service_id) } else { None }).collect()
     }
 }
@@ -61,7 +61,7 @@ fn four() -> PoolConfig {
 #[test]
 fn clearing_a_service_closes_its_connections_only() {
     let mut bench = Bench::balanced(four());
-    let leases = [bench.lend_of(1), bench.lend_of(2), bench.lend_of(1), bench.lend_of(2)];
+    let leases = [bench.check_out_of(1), bench.check_out_of(2), bench.check_out_of(1), bench.check_out_of(2)];
     for lease in leases {
         bench.back(lease);
     }
@@ -70,13 +70,13 @@ fn clearing_a_service_closes_its_connections_only() {
     assert_eq!(bench.cleared(), [Some(service(1))]);
     let stats = bench.pool.stats();
     assert!(stats.ready && stats.idle == 2, "{stats:?}");
-    assert_eq!(bench.lent().1, 4);
+    assert_eq!(bench.check_out().1, 4);
 }
 
 #[test]
-fn service_whose_last_connection_is_closed_comes_back_with_a_newer_generation() {
+fn service_whose_last_connection_is_closed_returns_with_a_newer_generation() {
     let mut bench = Bench::balanced(four());
-    let (gone, other) = (bench.lend_of(1), bench.lend_of(2));
+    let (gone, other) = (bench.check_out_of(1), bench.check_out_of(2));
     bench.pool.handle_checkin(gone, gone.id, Health::Broken, bench.now);
     let failed = bench.greeted(3);
     bench.pool.handle_open_failed(failed, &failure(), bench.now);
@@ -90,7 +90,7 @@ fn service_whose_last_connection_is_closed_comes_back_with_a_newer_generation() 
 #[test]
 fn opening_that_is_given_up_is_named_by_the_lease_of_its_greeting() {
     let mut bench = Bench::balanced(four());
-    let first = bench.lend_of(1);
+    let first = bench.check_out_of(1);
     bench.clear(first, 1);
     bench.text();
     let greeted = bench.greeted(1);
@@ -107,7 +107,7 @@ fn opening_that_is_given_up_is_named_by_the_lease_of_its_greeting() {
 #[test]
 fn clearing_a_service_neither_pauses_the_pool_nor_empties_the_queue() {
     let mut bench = Bench::balanced(PoolConfig { max_size: Some(1), ..config() });
-    let lease = bench.lend_of(1);
+    let lease = bench.check_out_of(1);
     let waiter = bench.wait();
     bench.clear(lease, 1);
     assert_eq!(bench.text(), "");
@@ -121,9 +121,9 @@ fn clearing_a_service_neither_pauses_the_pool_nor_empties_the_queue() {
 }
 
 #[test]
-fn connection_in_use_goes_on_and_is_closed_when_it_comes_back() {
+fn connection_in_use_continues_and_is_closed_at_checkin() {
     let mut bench = Bench::balanced(four());
-    let (failed, other, foreign) = (bench.lend_of(1), bench.lend_of(1), bench.lend_of(2));
+    let (failed, other, foreign) = (bench.check_out_of(1), bench.check_out_of(1), bench.check_out_of(2));
     bench.clear(failed, 1);
     assert_eq!(bench.text(), "", "nobody is interrupted");
     bench.back(other);
@@ -131,7 +131,7 @@ fn connection_in_use_goes_on_and_is_closed_when_it_comes_back() {
     bench.pool.handle_checkin(failed, failed.id, Health::Broken, bench.now);
     assert_eq!(bench.text(), "close 2 close 1");
     let reasons: Vec<(u64, CloseReason)> = bench
-        .told()
+        .published()
         .into_iter()
         .filter_map(|event| {
             if let PoolEvent::ConnectionClosed { connection_id, reason, .. } = event { Some((connection_id, reason)) } else { None }
@@ -145,9 +145,9 @@ fn connection_in_use_goes_on_and_is_closed_when_it_comes_back() {
 fn connections_made_after_the_clearing_are_kept() {
     let mut bench = Bench::balanced(four());
     let (old, new) = {
-        let old = bench.lend_of(1);
+        let old = bench.check_out_of(1);
         bench.clear(old, 1);
-        (old, bench.lend_of(1))
+        (old, bench.check_out_of(1))
     };
     assert!(new.generation > old.generation);
     bench.back(new);
@@ -159,7 +159,7 @@ fn connections_made_after_the_clearing_are_kept() {
 #[test]
 fn opening_connection_has_no_generation_before_its_hello() {
     let mut bench = Bench::balanced(four());
-    let first = bench.lend_of(1);
+    let first = bench.check_out_of(1);
     let waiter = bench.wait();
     let open = bench.opens()[0];
     bench.clear(first, 1);
@@ -173,12 +173,12 @@ fn opening_connection_has_no_generation_before_its_hello() {
 #[test]
 fn opening_connection_of_a_cleared_service_is_opened_anew() {
     let mut bench = Bench::balanced(PoolConfig { max_connecting: 1, ..four() });
-    let first = bench.lend_of(1);
+    let first = bench.check_out_of(1);
     let open = bench.greeted(1);
     bench.clear(first, 1);
     assert_eq!(bench.text(), "interrupt 2");
     bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Interrupted, "x"), bench.now);
-    assert_eq!(bench.text(), "", "the waiter is not told");
+    assert_eq!(bench.text(), "", "the waiter is not published");
     bench.pool.handle_refill(bench.now);
     assert_eq!(bench.text(), "open 3");
 }
@@ -186,9 +186,9 @@ fn opening_connection_of_a_cleared_service_is_opened_anew() {
 #[test]
 fn error_of_an_older_generation_of_its_service_clears_nothing() {
     let mut bench = Bench::balanced(four());
-    let (one, two) = (bench.lend_of(1), bench.lend_of(1));
+    let (one, two) = (bench.check_out_of(1), bench.check_out_of(1));
     bench.clear(one, 1);
-    let new = bench.lend_of(1);
+    let new = bench.check_out_of(1);
     bench.back(new);
     bench.clear(two, 1);
     assert_eq!(bench.cleared().len(), 1);
@@ -206,9 +206,9 @@ fn failed_login_clears_its_service_after_it_has_gone() {
 }
 
 #[test]
-fn lease_that_is_over_neither_joins_a_service_nor_is_a_cursors() {
+fn lease_that_is_over_neither_joins_a_service_nor_is_pinned() {
     let mut bench = Bench::balanced(four());
-    let over = bench.lend_of(1);
+    let over = bench.check_out_of(1);
     bench.clear(over, 1);
     bench.back(over);
     bench.text();
@@ -225,7 +225,7 @@ fn lease_that_is_over_neither_joins_a_service_nor_is_a_cursors() {
 #[test]
 fn closed_pool_clears_no_service() {
     let mut bench = Bench::balanced(four());
-    let lease = bench.lend_of(1);
+    let lease = bench.check_out_of(1);
     bench.pool.handle_close(&closed(), false, bench.now);
     bench.clear(lease, 1);
     assert_eq!(bench.cleared(), []);
@@ -245,17 +245,17 @@ fn pool_without_a_load_balancer_knows_no_services() {
 }
 
 #[test]
-fn wait_queue_timeout_counts_what_connections_are_lent_for() {
+fn wait_queue_timeout_counts_what_connections_are_used_for() {
     let mut bench = Bench::balanced(PoolConfig { max_size: Some(3), ..config() });
-    let leases = [bench.lend_of(1), bench.lend_of(2), bench.lend_of(1)];
+    let leases = [bench.check_out_of(1), bench.check_out_of(2), bench.check_out_of(1)];
     bench.pool.handle_pinned(leases[0]);
     bench.pool.handle_pinned(leases[1]);
     assert_eq!(bench.pool.stats().pinned, 2);
     assert_eq!(late_text(&mut bench), expected(2, 1));
     bench.back(leases[0]);
     bench.text();
-    // Whoever gets it next is no cursor.
-    bench.lent();
+    // The next holder is no cursor.
+    bench.check_out();
     assert_eq!(late_text(&mut bench), expected(1, 2));
 }
 
@@ -290,23 +290,23 @@ fn services_and_events_match_the_recorded_matrix() {
         }),
         ("Opening, greeted", |bench| bench.greeted(1)),
         ("Idle", |bench| {
-            let lease = bench.lend_of(1);
+            let lease = bench.check_out_of(1);
             bench.back(lease);
             lease
         }),
-        ("InUse", |bench| bench.lend_of(1)),
+        ("InUse", |bench| bench.check_out_of(1)),
         ("InUse, pinned", |bench| {
-            let lease = bench.lend_of(1);
+            let lease = bench.check_out_of(1);
             bench.pool.handle_pinned(lease);
             lease
         }),
         ("Draining", |bench| {
-            let lease = bench.lend_of(1);
+            let lease = bench.check_out_of(1);
             bench.pool.handle_checkin(lease, lease.id, Health::ReplyOutstanding, bench.now);
             lease
         }),
         ("Closed", |bench| {
-            let lease = bench.lend_of(1);
+            let lease = bench.check_out_of(1);
             bench.pool.handle_close(&closed(), false, bench.now);
             lease
         }),
@@ -336,7 +336,7 @@ fn services_and_events_match_the_recorded_matrix() {
             let mut bench = Bench::balanced(config());
             let lease = make(&mut bench);
             bench.actions();
-            bench.told();
+            bench.published();
             step(&mut bench, lease);
             let (text, cleared, stats) = (bench.text(), bench.cleared().len(), bench.pool.stats());
             let after = format!(

@@ -1,12 +1,12 @@
-//! Late replies against callers that wait.
+//! Late replies while callers wait.
 
 use super::*;
 
-/// Makes a full pool, of whose connections those with a time drain since then, counted from the start.
+/// Makes a full pool. Its connections with a time have been draining since that time, counted from the start.
 fn full(drains: &[Option<u64>], max_connecting: u32) -> (Bench, Vec<Lease>) {
     let max_size = Some(drains.len() as u32);
     let mut bench = Bench::ready(PoolConfig { max_size, max_connecting, ..config() });
-    let leases: Vec<Lease> = drains.iter().map(|_| bench.lend_new()).collect();
+    let leases: Vec<Lease> = drains.iter().map(|_| bench.check_out_new()).collect();
     let start = bench.now;
     let mut late: Vec<_> = leases.iter().zip(drains).filter_map(|(lease, since)| Some((since.as_ref()?, lease))).collect();
     late.sort_by_key(|(since, _)| **since);
@@ -54,7 +54,7 @@ fn drains_stay_while_nobody_waits_or_the_pool_has_room() {
     bench.later(ms(4000));
     assert_eq!(bench.text(), "", "nobody waits");
     let mut bench = Bench::ready(config());
-    let lease = bench.lend_new();
+    let lease = bench.check_out_new();
     bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);
     bench.wait();
     bench.later(ms(4000));
@@ -88,7 +88,7 @@ fn late_reply_in_time_serves_the_waiting_caller() {
 fn drain_limit_is_an_option_and_zero_closes_at_once() {
     for (limit, last) in [(ms(300), 300), (Duration::ZERO, 0)] {
         let mut bench = Bench::ready(PoolConfig { drain_limit: limit, ..config() });
-        let lease = bench.lend_new();
+        let lease = bench.check_out_new();
         bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);
         assert_eq!(bench.text(), "drain 1");
         assert_eq!(bench.pool.poll_timeout(), Some((bench.now + ms(last), "draining")));

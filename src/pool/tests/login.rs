@@ -7,7 +7,7 @@ fn refused() -> Error {
 }
 
 impl Bench {
-    /// A connection fails to open, and the topology makes of a refused login what it does.
+    /// Lets an opening fail, and clears the pool as the topology does after a refused login.
     fn login_fails(&mut self, lease: Lease, clears: bool) {
         self.pool.handle_open_failed(lease, &refused(), self.now);
         if clears {
@@ -16,7 +16,7 @@ impl Bench {
         self.pool.handle_refill(self.now);
     }
 
-    /// Asks, sees that a connection is opened, and lets its login fail.
+    /// Requests a connection, and lets its login fail.
     fn try_and_fail(&mut self) {
         let waiter = self.wait();
         let [lease] = self.opens()[..] else { panic!("one connection is opened for {waiter:?}") };
@@ -26,20 +26,20 @@ impl Bench {
 }
 
 #[test]
-fn refused_login_is_told_to_all_who_wait_and_to_all_who_come() {
+fn refused_login_fails_all_waiters_and_all_new_checkouts() {
     for clears in [false, true] {
         let mut bench = Bench::ready(PoolConfig { max_connecting: 1, ..config() });
         let waiters = [bench.wait(), bench.wait(), bench.wait()];
         let [lease] = bench.opens()[..] else { panic!("one at a time") };
         bench.login_fails(lease, clears);
-        let mut told = bench.actions().iter().map(describe).collect::<Vec<_>>();
-        told.sort();
-        assert_eq!(told, waiters.map(|waiter| format!("refuse {} Auth", waiter.0)), "clears: {clears}");
+        let mut published = bench.actions().iter().map(describe).collect::<Vec<_>>();
+        published.sort();
+        assert_eq!(published, waiters.map(|waiter| format!("refuse {} Auth", waiter.0)), "clears: {clears}");
         assert_eq!((bench.refused().kind(), bench.refused().stage()), (ErrorKind::Auth, Some(Stage::Auth)));
         bench.pool.handle_ready(bench.now);
         bench.later(LOGIN_PAUSE_MIN - ms(1));
-        let told = bench.refused();
-        assert_eq!((told.kind(), told.message()), (ErrorKind::Auth, "wrong password"));
+        let published = bench.refused();
+        assert_eq!((published.kind(), published.message()), (ErrorKind::Auth, "wrong password"));
         assert_eq!(bench.text(), "", "nothing is opened in the pause");
         bench.later(ms(1));
         bench.wait();
@@ -57,7 +57,7 @@ fn pause_doubles_up_to_its_limit_and_ends_with_a_login() {
         bench.later(ms(1));
     }
     assert_eq!(LOGIN_PAUSE_MAX, ms(5000));
-    let lease = bench.lend_new();
+    let lease = bench.check_out_new();
     bench.pool.handle_checkin(lease, lease.id, Health::Broken, bench.now);
     bench.text();
     bench.try_and_fail();
@@ -81,13 +81,13 @@ fn logins_refused_at_the_same_time_count_once() {
 }
 
 #[test]
-fn pause_leaves_what_is_logged_in_alone() {
+fn pause_does_not_affect_open_connections() {
     let mut bench = Bench::ready(config());
-    let lease = bench.lend_new();
+    let lease = bench.check_out_new();
     bench.try_and_fail();
     assert_eq!(bench.refused().kind(), ErrorKind::Auth);
     bench.pool.handle_checkin(lease, lease.id, Health::Good, bench.now);
-    assert_eq!(bench.lent().1, lease.id);
+    assert_eq!(bench.check_out().1, lease.id);
 }
 
 #[test]
