@@ -19,6 +19,7 @@ use super::{AddressFamily, LookupAnswer, LookupFailure, LookupMode};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 
 mod arrivals;
+mod outputs;
 mod retention;
 
 /// The addresses of names, and the callers that wait for them.
@@ -46,6 +47,8 @@ pub struct Cache {
     uses: u64,
     queries_made: u64,
     arrivals: u64,
+    /// How many of the arrivals were taken as events.
+    arrivals_taken: u64,
 }
 
 #[derive(Debug)]
@@ -88,6 +91,7 @@ impl Cache {
             uses: 0,
             queries_made: 0,
             arrivals: 0,
+            arrivals_taken: 0,
         }
     }
 

@@ -1,9 +1,10 @@
 //! The resolver: addresses of names, and seeds of SRV names.
 //!
-//! Carries out the actions of `dns::Cache`: lock, step, unlock, apply. Queries run as tasks of the resolver. Callers wait
-//! for the cache's answer and keep its timers, so that they are answered even if the runtime that runs the query stands
+//! The actions of `dns::Cache` are carried out in `effects`. Queries run as tasks of the resolver. Callers wait
+//! for the cache's answer and keep its timer, so that they are answered even if the runtime that runs the query stands
 //! still. Does not decide when a name is resolved, by which source, and who gets which answer (`dns`).
 
+mod effects;
 mod query;
 mod servers;
 mod settings;
@@ -17,7 +18,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::NetError;
@@ -27,18 +28,19 @@ use rand::rngs::SmallRng;
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, Semaphore, oneshot};
 
-use query::{RunningQuery, run_query};
 pub use servers::DnsConfig;
 use servers::Servers;
 use settings::{ReadFacts, Resolution, Settings, SettingsChange};
 
 use crate::dns::system_config::NamePath;
-use crate::dns::{BUDGET, Cache, CacheAction, LookupAnswer, LookupId, LookupMode, SrvRecord, TxtRecord, srv};
+use crate::dns::{BUDGET, Cache, LookupAnswer, LookupId, LookupMode, SrvRecord, TxtRecord, srv};
 use crate::error::{Error, ErrorKind, Ineligible, Stage};
 use crate::host::ServerAddress;
 use crate::io::clock;
 use crate::io::os_lookup::OsLookup;
+use crate::io::shell::{Owner, Shell};
 use crate::io::tasks::Tasks;
+use crate::machine::Driven;
 use crate::options::{ClientOptions, Warning};
 use crate::uri;
 
@@ -64,19 +66,20 @@ struct ResolverShared {
     budget: Duration,
     own: Option<Arc<dyn Resolve>>,
     os: OsLookup,
-    state: Mutex<ResolverState>,
+    shell: Shell<ResolverState>,
     settings: Mutex<Settings>,
     tasks: Mutex<Option<Arc<Tasks>>>,
     /// One permit for each name that is queried in DNS at once.
     queries: Arc<Semaphore>,
-    /// Notifies waiting callers that a timer is due earlier than before.
+    /// Notifies waiting callers that the timer is armed anew.
     sooner: Notify,
     /// Notifies dials that addresses have arrived.
     arrived: Notify,
 }
 
-struct ResolverState {
-    cache: Cache,
+/// What the resolver's lock protects.
+pub(super) struct ResolverState {
+    cache: Driven<Cache>,
     waiters: BTreeMap<LookupId, oneshot::Sender<Result<LookupAnswer, Error>>>,
     waiters_made: u64,
 }
@@ -93,7 +96,11 @@ impl Resolver {
             budget,
             own,
             os,
-            state: Mutex::new(ResolverState { cache: Cache::new(budget), waiters: BTreeMap::new(), waiters_made: 0 }),
+            shell: Shell::new(ResolverState {
+                cache: Driven::new(Cache::new(budget), clock::now()),
+                waiters: BTreeMap::new(),
+                waiters_made: 0,
+            }),
             settings: Mutex::new(Settings::new(config, read_facts)),
             tasks: Mutex::new(None),
             queries: Arc::new(Semaphore::new(QUERIES_MAX)),
@@ -112,20 +119,26 @@ impl Resolver {
     /// limit `dnsTimeoutMS`; stage `dns`.
     pub async fn lookup(&self, name: &str, mode: LookupMode) -> Result<LookupAnswer, Error> {
         self.notice_changes();
-        let (waiter, mut receiver) = self.shared.add_waiter();
+        let (sender, mut receiver) = oneshot::channel();
+        let waiter = self.shared.act(|state, now| {
+            state.waiters_made += 1;
+            let waiter = LookupId(state.waiters_made);
+            state.waiters.insert(waiter, sender);
+            state.cache.handle_ask(waiter, name, mode, now);
+            waiter
+        });
         let _guard = LookupGuard { shared: &self.shared, waiter };
-        self.shared.act(|cache, now| cache.handle_ask(waiter, name, mode, now));
         let mut refresh_at = clock::now() + REFRESH_WHILE_WAITING;
         loop {
             let sooner = self.shared.sooner.notified();
             tokio::pin!(sooner);
             sooner.as_mut().enable();
-            let due = self.shared.state().cache.poll_timeout().map(|(at, _)| at);
+            let due = self.shared.state().cache.armed();
             tokio::select! {
                 biased;
                 outcome = &mut receiver => return outcome.unwrap_or_else(|_| Err(ended(name))),
                 () = &mut sooner => {}
-                () = clock::sleep_until(due) => self.shared.act(Cache::handle_timeout),
+                () = clock::sleep_until(due) => self.shared.act(|state, now| state.cache.handle_timer(now)),
                 () = clock::sleep_until(Some(refresh_at)) => {
                     self.notice_changes();
                     refresh_at = clock::now() + REFRESH_WHILE_WAITING;
@@ -162,12 +175,12 @@ impl Resolver {
 
     /// Reports that an address of a name stopped answering.
     pub fn dead(&self, name: &str, address: IpAddr) {
-        self.shared.act(|cache, now| cache.handle_dead(name, address, now));
+        self.shared.act(|state, now| state.cache.handle_dead(name, address, now));
     }
 
     /// Reports that the machine was suspended, or that its network changed.
     pub fn resumed(&self) {
-        self.shared.act(Cache::handle_resumed);
+        self.shared.act(|state, now| state.cache.handle_resumed(now));
     }
 
     /// Returns the SRV records of a service at a host, and the host's TXT records, queried at once.
@@ -298,75 +311,11 @@ pub async fn resolve_seeds(mut options: ClientOptions, resolver: &Resolver, seed
 
 impl ResolverShared {
     fn state(&self) -> MutexGuard<'_, ResolverState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shell.lock()
     }
 
     fn settings(&self) -> MutexGuard<'_, Settings> {
         self.settings.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn add_waiter(&self) -> (LookupId, oneshot::Receiver<Result<LookupAnswer, Error>>) {
-        let (sender, receiver) = oneshot::channel();
-        let mut state = self.state();
-        state.waiters_made += 1;
-        let waiter = LookupId(state.waiters_made);
-        state.waiters.insert(waiter, sender);
-        (waiter, receiver)
-    }
-
-    /// Applies a fact to the cache and carries out the actions that follow.
-    fn act(self: &Arc<Self>, fact: impl FnOnce(&mut Cache, Instant)) {
-        let mut deliveries = Vec::new();
-        let mut queries = Vec::new();
-        let (sooner, arrived) = {
-            let mut guard = self.state();
-            let state = &mut *guard;
-            let due_before = state.cache.poll_timeout();
-            let arrivals_before = state.cache.arrivals();
-            fact(&mut state.cache, clock::now());
-            while let Some(action) = state.cache.poll_action() {
-                let (waiters, outcome) = match action {
-                    CacheAction::Query(name, id) => {
-                        queries.push((state.cache.deadline(&name), RunningQuery::new(self, name, id)));
-                        continue;
-                    }
-                    CacheAction::Answer(waiters, answer) => (waiters, Ok(answer)),
-                    CacheAction::Refuse(waiters, error) => (waiters, Err(error)),
-                };
-                let senders = waiters.iter().filter_map(|waiter| state.waiters.remove(waiter));
-                deliveries.extend(senders.map(|sender| (sender, outcome.clone())));
-            }
-            let due = state.cache.poll_timeout();
-            let sooner = due.is_some_and(|(due, _)| due_before.is_none_or(|(before, _)| due < before));
-            (sooner, state.cache.arrivals() != arrivals_before)
-        };
-        if arrived {
-            self.arrived.notify_waiters();
-        }
-        for (sender, outcome) in deliveries {
-            // The caller may be gone.
-            drop(sender.send(outcome));
-        }
-        for (by, query) in queries {
-            self.start(query, by);
-        }
-        if sooner {
-            self.sooner.notify_waiters();
-        }
-    }
-
-    fn start(&self, query: RunningQuery, by: Option<Instant>) {
-        let tasks = {
-            let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
-            if !tasks.as_ref().is_some_and(|tasks| tasks.is_alive()) {
-                *tasks = Tasks::new().map(Arc::new);
-            }
-            tasks.clone()
-        };
-        // Without tasks the query is dropped, which counts as abandoned.
-        if let Some(tasks) = tasks {
-            tasks.spawn("dns", run_query(query, by, self.budget));
-        }
     }
 }
 
@@ -419,9 +368,11 @@ struct LookupGuard<'a> {
 
 impl Drop for LookupGuard<'_> {
     fn drop(&mut self) {
-        let mut state = self.shared.state();
-        state.waiters.remove(&self.waiter);
-        state.cache.handle_cancel(self.waiter);
+        // Dropping the sender may wake the caller, which is foreign code: not under the lock.
+        drop(self.shared.act(|state, _| {
+            state.cache.handle_cancel(self.waiter);
+            state.waiters.remove(&self.waiter)
+        }));
     }
 }
 

@@ -126,7 +126,7 @@ impl Client {
             openings: BTreeMap::new(),
             calls: BTreeMap::new(),
             selects: BTreeMap::new(),
-            resolver: Resolver::new(settings.dns_timeout),
+            resolver: Resolver::new(settings.dns_timeout, start),
             srv: None,
             winners: BTreeMap::new(),
             deposed: BTreeMap::new(),

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use mongolink::dns::{AddressFamily, Cache, CacheAction, LookupAnswer, LookupFailure, LookupId, LookupMode, QueryId};
+use mongolink::machine::{Driven, Machine};
 use mongolink::{Error, ErrorKind, Stage};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -15,11 +16,12 @@ use rand::{RngExt, SeedableRng};
 use super::invariants::{dialled_is_fresh, expired_is_asked_again, one_query_for_a_name, timer_lies_ahead, waiting_has_a_timer};
 use super::plan::Fault;
 use super::queue::{Event, Timer};
+use super::shell::Place;
 use super::world::{NOT_THERE, World};
 
 /// A client's resolver.
 pub(crate) struct Resolver {
-    pub(crate) cache: Cache,
+    pub(crate) cache: Driven<Cache>,
     /// The waiting callers, and the opening of each.
     pub(crate) waiting: BTreeMap<LookupId, u64>,
     pub(crate) answers: BTreeMap<u64, Result<LookupAnswer, Error>>,
@@ -95,9 +97,9 @@ pub(crate) fn draw_faults(seed: u64, members: usize, moment: impl Fn(f64) -> Dur
 }
 
 impl Resolver {
-    pub(crate) fn new(budget: Duration) -> Self {
+    pub(crate) fn new(budget: Duration, now: Instant) -> Self {
         Self {
-            cache: Cache::new(budget),
+            cache: Driven::new(Cache::new(budget), now),
             waiting: BTreeMap::new(),
             answers: BTreeMap::new(),
             next: 0,
@@ -110,6 +112,39 @@ impl Resolver {
 
     pub(crate) fn questions(&self) -> usize {
         self.queries.len()
+    }
+}
+
+/// Names the address cache of a client.
+#[derive(Clone, Copy)]
+struct CachePlace(usize);
+
+impl Place for CachePlace {
+    type Machine = Cache;
+
+    fn client(self) -> usize {
+        self.0
+    }
+
+    fn timer(self) -> Timer {
+        Timer::Cache(self.0)
+    }
+
+    fn driven(self, world: &mut World) -> Option<&mut Driven<Cache>> {
+        world.clients.get_mut(self.0).map(|client| &mut client.resolver.cache)
+    }
+
+    fn event(self, world: &mut World, _arrived: <Cache as Machine>::Event, _now: Instant) {
+        world.tell_races(self.0);
+    }
+
+    fn collect(self, world: &mut World, action: CacheAction, now: Instant) -> Option<CacheAction> {
+        match action {
+            CacheAction::Query(name, query) => world.start_query(self.0, name, query, now),
+            CacheAction::Answer(waiters, answer) => world.give(self.0, &waiters, &Ok(answer)),
+            CacheAction::Refuse(waiters, error) => world.give(self.0, &waiters, &Err(error)),
+        }
+        None
     }
 }
 
@@ -148,25 +183,14 @@ impl World {
     }
 
     /// Applies a fact to the cache, and carries out its actions.
-    pub(crate) fn cache_act(&mut self, c: usize, after_timeout: bool, step: impl FnOnce(&mut Cache, Instant)) {
+    pub(crate) fn cache_act(&mut self, c: usize, after_timeout: bool, step: impl FnOnce(&mut Driven<Cache>, Instant)) {
         let now = self.local(c);
-        let arrivals = self.clients[c].resolver.cache.arrivals();
-        step(&mut self.clients[c].resolver.cache, now);
-        if self.clients[c].resolver.cache.arrivals() != arrivals {
-            self.tell_races(c);
-        }
-        while let Some(action) = self.clients[c].resolver.cache.poll_action() {
-            match action {
-                CacheAction::Query(name, query) => self.start_query(c, name, query, now),
-                CacheAction::Answer(waiters, answer) => self.give(c, &waiters, &Ok(answer)),
-                CacheAction::Refuse(waiters, error) => self.give(c, &waiters, &Err(error)),
-            }
-        }
+        self.hand(CachePlace(c), step);
+        self.drain(CachePlace(c));
         let resolver = &self.clients[c].resolver;
         let timer = resolver.cache.poll_timeout();
         timer_lies_ahead("dns", timer, now, after_timeout);
         waiting_has_a_timer("dns", !resolver.waiting.is_empty(), timer);
-        self.arm(c, Timer::Cache(c), timer.map(|(at, _)| at));
     }
 
     fn start_query(&mut self, c: usize, name: String, query: QueryId, now: Instant) {
@@ -320,5 +344,7 @@ impl World {
         for (name, (query, _)) in queries {
             self.cache_act(c, false, |cache, now| cache.handle_abandoned(&name, query, now));
         }
+        // The callers' timers end with them.
+        self.drain(CachePlace(c));
     }
 }

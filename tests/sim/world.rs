@@ -280,7 +280,7 @@ impl World {
                 self.drain_servers();
             }
             Timer::Topology(c) => self.topology_act(c, true, |topology, now| topology.handle_timer(now)),
-            Timer::Cache(c) => self.cache_act(c, true, |cache, now| cache.handle_timeout(now)),
+            Timer::Cache(c) => self.cache_act(c, true, |cache, now| cache.handle_timer(now)),
             Timer::Pool(c, id) => drop(self.pool_act(c, id, true, |pool, now| pool.handle_timer(now))),
             Timer::Monitor(c, id) => {
                 let now = self.local(c);

@@ -24,6 +24,7 @@ use crate::error::{Error, ErrorKind, Stage};
 use crate::io::clock;
 use crate::io::local::shortage;
 use crate::io::os_lookup::OsLookup;
+use crate::io::shell::Owner;
 
 /// A query and the way to report its results. Dropped without a result, it counts as abandoned.
 pub(super) struct RunningQuery {
@@ -42,7 +43,7 @@ impl RunningQuery {
 
     fn report(&self, fact: impl FnOnce(&mut Cache, &str, QueryId, Instant)) {
         if let Some(shared) = self.shared.upgrade() {
-            shared.act(|cache, now| fact(cache, &self.name, self.id, now));
+            shared.act(|state, now| fact(&mut state.cache, &self.name, self.id, now));
         }
     }
 
