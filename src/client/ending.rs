@@ -35,7 +35,7 @@ impl ClientCore {
         if self.close() {
             self.come_to_rest(grace).await;
             if let Some(driver) = self.running() {
-                driver.farewells().finish(END_SESSIONS_LIMIT).await;
+                driver.cleanup_tasks().finish(END_SESSIONS_LIMIT).await;
                 self.end_sessions().await;
             }
         }

@@ -290,7 +290,7 @@ impl ClientCore {
     /// Starts a task that shutting down waits for a while, because it tells a server something; does nothing if none run.
     pub(super) fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         if let Some(driver) = self.running() {
-            driver.farewells().spawn(name, future);
+            driver.cleanup_tasks().spawn(name, future);
         }
     }
 
@@ -354,7 +354,7 @@ impl ClientCore {
 
     async fn start(&self, tasks: Arc<Tasks>) -> Result<Arc<TopologyDriver>> {
         let monitors = Arc::new(tasks.sibling().ok_or_else(no_runtime)?);
-        let farewells = Arc::new(tasks.sibling().ok_or_else(no_runtime)?);
+        let cleanup_tasks = Arc::new(tasks.sibling().ok_or_else(no_runtime)?);
         let resolver =
             Resolver::new(self.non_uri_options.dns.clone(), self.options.dns_timeout_or_default(), self.non_uri_options.resolve.clone());
         let seed = random_seed()?;
@@ -384,7 +384,7 @@ impl ClientCore {
             resolver,
             tasks,
             monitors,
-            farewells,
+            cleanup_tasks,
             events: self.events.about(LogSubject::new(seed, &self.options, &environment)),
             boot_clock: Arc::clone(&self.non_uri_options.boot_clock),
             epoch: Arc::clone(&self.epoch),

@@ -4,6 +4,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod conn;
+mod demand;
 pub(crate) mod derive;
 pub(crate) mod dial;
 pub(crate) mod entropy;

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::net::UnixStream;
 use tokio_rustls::client::TlsStream;
 
-use super::tls::demand::Demand;
+use super::demand::Demand;
 
 /// An open stream to a server, before the handshake.
 #[derive(Debug)]

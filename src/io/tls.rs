@@ -14,19 +14,19 @@ use tokio_rustls::rustls::crypto::{self, CryptoProvider};
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{self, AlertDescription, CertificateError, ClientConfig, HandshakeKind, InvalidMessage, RootCertStore};
 
+use super::demand;
+pub(crate) use super::demand::Demand;
 use super::stream::{Secured, Stream};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::{Host, ServerAddress};
 use crate::options::ClientOptions;
 
-pub(super) mod demand;
 mod der;
 mod faults;
 mod pem;
 mod sections;
 mod verify;
 
-pub(crate) use demand::Demand;
 use faults::{is_name_fault, is_time_fault};
 
 /// The maximum number of servers whose sessions and demands are kept.

@@ -43,7 +43,7 @@ pub(crate) struct TopologyDriver {
     next_select: AtomicU64,
     draws: AtomicU64,
     lifeline: Lifeline,
-    /// Cloned by each source that is in use.
+    /// Counts the selection sources in use: each holds a clone.
     sources: Arc<()>,
     suspension: Mutex<Suspension>,
     /// The total length of the noticed suspensions.
@@ -62,7 +62,7 @@ pub(crate) struct DriverParts {
     /// The monitors' tasks, separate so that they can end first, and by themselves.
     pub(crate) monitors: Arc<Tasks>,
     /// The tasks that end sessions and cursors on servers, so that shutting down can wait for them.
-    pub(crate) farewells: Arc<Tasks>,
+    pub(crate) cleanup_tasks: Arc<Tasks>,
     pub(crate) events: EventHub,
     pub(crate) boot_clock: Arc<dyn BootClock>,
     /// A counter of the changes that invalidate the callers' caches of the topology.
@@ -137,8 +137,8 @@ impl TopologyDriver {
     }
 
     /// Returns the tasks that end sessions and cursors on servers.
-    pub(crate) fn farewells(&self) -> &Arc<Tasks> {
-        &self.parts.farewells
+    pub(crate) fn cleanup_tasks(&self) -> &Arc<Tasks> {
+        &self.parts.cleanup_tasks
     }
 
     /// Returns a signal for the end of the tasks.
@@ -148,13 +148,13 @@ impl TopologyDriver {
 
     /// Returns the number of running tasks.
     pub(crate) fn task_count(&self) -> usize {
-        self.parts.tasks.count() + self.parts.monitors.count() + self.parts.farewells.count() + self.parts.resolver.task_count()
+        self.parts.tasks.count() + self.parts.monitors.count() + self.parts.cleanup_tasks.count() + self.parts.resolver.task_count()
     }
 
     /// Ends all tasks without waiting for them.
     pub(crate) fn abort(&self) {
         self.parts.monitors.abort();
-        self.parts.farewells.abort();
+        self.parts.cleanup_tasks.abort();
         self.parts.tasks.abort();
     }
 
@@ -192,7 +192,7 @@ impl TopologyDriver {
             monitor.stop();
         }
         self.parts.monitors.finish(MONITORS_LIMIT).await;
-        self.parts.farewells.stop().await;
+        self.parts.cleanup_tasks.stop().await;
         let over = ended();
         let retired_pools: Vec<_> = self.lock().retired_pools.take().collect();
         for pool in self.snapshot().pools().cloned().chain(retired_pools) {

@@ -19,7 +19,7 @@ pub(super) struct Change {
 }
 
 impl Change {
-    /// Compares two descriptions; the subject's change comes first, and counts even if it led to the subject's removal.
+    /// Compares two descriptions. The subject's change comes first, even if it led to the subject's removal.
     pub(super) fn between(previous: &TopologyDescription, new: &TopologyDescription, subject: Option<&Arc<ServerDescription>>) -> Self {
         let mut change = Self { servers: Vec::new(), added: Vec::new(), removed: Vec::new() };
         if let Some(subject) = subject

@@ -276,7 +276,7 @@ impl TopologyDescription {
         self.left_out.push(ServerReason { host: server.host.clone(), reason, error: Some(error.on(&server.host)) });
     }
 
-    /// Keeps only the servers that a rule admits.
+    /// Keeps only the servers that a predicate admits.
     pub(super) fn retain(&mut self, admit: impl Fn(&ServerAddress) -> bool) {
         self.servers.retain(|server| admit(&server.host));
     }

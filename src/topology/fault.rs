@@ -49,7 +49,7 @@ pub struct Fault {
 pub enum StateChange {
     /// It is not primary, or not any more.
     NotWritablePrimary,
-    /// It is recovering.
+    /// The server is recovering.
     Recovering,
     /// It is shutting down.
     ShuttingDown,

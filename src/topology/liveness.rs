@@ -159,7 +159,7 @@ impl Topology {
     }
 
     /// Records that the address of a probe is known: from now on silence counts.
-    pub fn handle_probe_named(&mut self, host: &ServerAddress, id: ProbeId, now: Instant) {
+    pub fn handle_probe_resolved(&mut self, host: &ServerAddress, id: ProbeId, now: Instant) {
         if let Some(ProbeState::Resolving { id: own, limit, .. }) = self.probes.get(host)
             && own == id
         {
@@ -368,7 +368,7 @@ impl LivenessProbes {
         }
     }
 
-    /// Returns when something is to be done next, and what runs out then.
+    /// Returns the next deadline and the name of its limit.
     pub(super) fn next_deadline(&self) -> Option<(Instant, &'static str)> {
         self.probes.values().filter_map(|state| state.due()).min()
     }

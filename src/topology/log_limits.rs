@@ -53,7 +53,7 @@ impl LogLimits {
         self.unusable.remove(host);
     }
 
-    /// Reports the names of a reply that were not reported before: one line, and an event for each name.
+    /// Reports the unusable names of a reply that were not reported before: one line, and an event for each name.
     ///
     /// Beyond the limit nothing is reported; names that the server's next replies still contain are reported then.
     pub(super) fn unusable<'h>(

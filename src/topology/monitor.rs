@@ -37,7 +37,7 @@ pub const FLOOD_POLL: Duration = Duration::from_secs(1);
 /// How long a server whose stream has no pause is polled before it may stream again.
 pub const FLOOD_PAUSE: Duration = Duration::from_secs(60);
 
-/// Watches one server.
+/// The monitor of one server.
 ///
 /// ```text
 ///            due             opened                 can stream
@@ -92,7 +92,7 @@ pub enum MonitorAction {
         /// The state whose change the server waits for, and the maximum wait: then several replies may follow.
         awaited: Option<(TopologyVersion, Duration)>,
     },
-    /// Read another reply; nothing is sent.
+    /// Read another reply without sending anything.
     Read,
     /// Close the connection, or stop opening one.
     Close,
@@ -165,7 +165,7 @@ impl Monitor {
         monitor
     }
 
-    /// A connection is open, and the server has answered the hello on it: that was the check.
+    /// Takes a connection whose hello the server has answered: that was the check.
     pub fn handle_opened(&mut self, reply: HelloReply, round_trip: Duration, now: Instant) {
         match self.state {
             MonitorState::Opening { .. } => {
@@ -177,7 +177,7 @@ impl Monitor {
         }
     }
 
-    /// Opening has to wait, because too many connections are being opened: until then its limit does not count.
+    /// Takes that opening has to wait, because too many connections are being opened. Its limit does not count until it begins.
     pub fn handle_queued(&mut self) {
         if let MonitorState::Opening { .. } = self.state {
             self.state = MonitorState::Opening { deadline: None };
@@ -204,7 +204,7 @@ impl Monitor {
         }
     }
 
-    /// Opening, sending or reading failed, or the server answered with an error.
+    /// Takes that opening, sending or reading failed, or that the server replied with an error.
     pub fn handle_failed(&mut self, error: Error, now: Instant) {
         match self.state {
             MonitorState::Opening { .. } | MonitorState::Polling { .. } => self.failed(error, false, now),

@@ -52,7 +52,7 @@ pub struct ServerDescription {
     pub kind: ServerType,
     /// The hello reply that determines the type; `None` for unknown servers and load balancers.
     pub hello: Option<Arc<HelloReply>>,
-    /// Why it is unknown, if it was known or has been tried.
+    /// The error that made it unknown, if there was one.
     pub error: Option<Error>,
     /// Its average round-trip time; `None` until one has been measured.
     pub round_trip_time: Option<Duration>,

@@ -66,7 +66,7 @@ pub(crate) fn answer(scene: &mut Scene, rng: &mut SmallRng) {
         Step::CheckingTraffic { .. } => traffic_checked(scene, host, id, own, rng.random_bool(0.4)),
         Step::Naming { .. } if rng.random_bool(0.8) => {
             scene.probes.named(host, id, scene.now);
-            scene.topology.handle_probe_named(host, id, scene.now);
+            scene.topology.handle_probe_resolved(host, id, scene.now);
             let outcome = scene.look();
             assert!(outcome.ended.is_empty() && outcome.asked.is_empty());
             nothing_else(&outcome);
@@ -163,7 +163,7 @@ pub(crate) fn foretell_left(probes: &mut LivenessModel, host: &ServerAddress, av
 /// Facts about liveness probes that come after the end.
 pub(crate) fn after_the_end(scene: &mut Scene, host: &ServerAddress) {
     scene.topology.handle_unanswered(host, scene.now);
-    scene.topology.handle_probe_named(host, ProbeId(0), scene.now);
+    scene.topology.handle_probe_resolved(host, ProbeId(0), scene.now);
     scene.topology.handle_probed(host, ProbeId(0), Err(closed_by_peer()), scene.now);
     scene.topology.handle_traffic_checked(host, ProbeId(0), false, scene.now);
     scene.topology.handle_probe_reached(host, ProbeId(0), ms(1), scene.now);

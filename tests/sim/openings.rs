@@ -114,7 +114,7 @@ impl World {
                 Ok(_) => {
                     let (host, purpose) = (opening.host.clone(), opening.purpose);
                     if let Purpose::Probe { id } = purpose {
-                        self.topology_act(c, false, |topology, now| topology.handle_probe_named(&host, id, now));
+                        self.topology_act(c, false, |topology, now| topology.handle_probe_resolved(&host, id, now));
                     }
                     let waiter = self.look_up(c, host.name().unwrap_or_default(), LookupMode::First, id);
                     if let Some(opening) = self.clients[c].openings.get_mut(&id) {

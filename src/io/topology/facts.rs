@@ -55,7 +55,7 @@ impl Reports for TopologyDriver {
     }
 
     fn probe_resolved(self: Arc<Self>, host: &ServerAddress, id: ProbeId) {
-        self.act(|state, now| state.topology.handle_probe_named(host, id, now));
+        self.act(|state, now| state.topology.handle_probe_resolved(host, id, now));
     }
 
     fn probe_reached(self: Arc<Self>, host: &ServerAddress, id: ProbeId, took: Duration) {

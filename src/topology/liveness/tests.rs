@@ -82,7 +82,7 @@ impl Scene {
 
     /// The address of `a` is at hand, and its kernel has accepted a connection at once.
     fn named(&mut self) {
-        self.topology.handle_probe_named(&key("a"), self.id, self.now);
+        self.topology.handle_probe_resolved(&key("a"), self.id, self.now);
         self.reached(ms(1));
     }
 
@@ -394,7 +394,7 @@ fn network_that_has_become_slow_is_given_its_time() {
         let mut scene = Scene::settled();
         scene.elect();
         scene.orders();
-        scene.topology.handle_probe_named(&key("a"), scene.id, scene.now);
+        scene.topology.handle_probe_resolved(&key("a"), scene.id, scene.now);
         assert!(scene.run(ms(millis)).iter().all(|order| order.ends_with("ask a again")), "a round trip of {millis} ms");
         scene.reached(ms(millis));
         assert!(scene.run(ms(3 * millis)).iter().all(|order| order.ends_with("ask a again")), "a round trip of {millis} ms");
@@ -410,7 +410,7 @@ fn silence_of_a_slow_network_counts_as_many_round_trips_later() {
     let mut scene = Scene::settled();
     scene.elect();
     scene.orders();
-    scene.topology.handle_probe_named(&key("a"), scene.id, scene.now);
+    scene.topology.handle_probe_resolved(&key("a"), scene.id, scene.now);
     assert_eq!(scene.run(ms(1000)), ["750: ask a again"]);
     scene.reached(ms(1000));
     // That the second one is accepted sooner, or later, changes nothing.
@@ -423,7 +423,7 @@ fn server_that_nothing_has_reached_is_given_more_time() {
     let mut scene = Scene::settled();
     scene.elect();
     scene.orders();
-    scene.topology.handle_probe_named(&key("a"), scene.id, scene.now);
+    scene.topology.handle_probe_resolved(&key("a"), scene.id, scene.now);
     assert_eq!(scene.run(ms(60_000)), ["750: ask a again", "6000: end a", "6000: clear a true", "6000: cancel a"]);
     assert_eq!(scene.error().limit().map(|limit| limit.value), Some(LimitValue::Time(UNREACHED)));
     // A refusal has come from it, or from its machine.
@@ -431,7 +431,7 @@ fn server_that_nothing_has_reached_is_given_more_time() {
     let mut scene = Scene::settled();
     scene.elect();
     scene.orders();
-    scene.topology.handle_probe_named(&key("a"), scene.id, scene.now);
+    scene.topology.handle_probe_resolved(&key("a"), scene.id, scene.now);
     scene.answer(Err(refused));
     assert_eq!(scene.run(ms(60_000)), ["750: ask a again", "1500: end a", "1500: clear a true", "1500: cancel a"]);
 }

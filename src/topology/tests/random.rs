@@ -55,7 +55,7 @@ fn step(scene: &mut Scene, rng: &mut SmallRng, ids: &mut u64) {
                 4 => scene.topology.handle_probe_reached(&key(host), id, Duration::from_millis(rng.random_range(0..2000)), now),
                 0 => scene.topology.handle_probed(&key(host), id, Ok(()), now),
                 1 => scene.topology.handle_probed(&key(host), id, Err(refused()), now),
-                _ => scene.topology.handle_probe_named(&key(host), id, now),
+                _ => scene.topology.handle_probe_resolved(&key(host), id, now),
             }
         }
         _ => {
