@@ -333,7 +333,7 @@ impl Race {
         };
         let causes: Vec<Error> = self.candidates.iter().filter_map(failed).collect();
         // `max_by_key` returns the last of equals; the first address is the preferred one.
-        let error = match causes.iter().rev().max_by_key(|cause| telling(cause.kind())) {
+        let error = match causes.iter().rev().max_by_key(|cause| informative_rank(cause.kind())) {
             None => Error::new(ErrorKind::NoAddresses, "the name has no address").at(Stage::Dns),
             Some(only) if causes.len() == 1 => only.clone(),
             Some(best) => {
@@ -394,7 +394,7 @@ pub fn label_overload(error: Error) -> Error {
 }
 
 /// Returns how informative an error kind is: the later the stage, the more.
-fn telling(kind: ErrorKind) -> u8 {
+fn informative_rank(kind: ErrorKind) -> u8 {
     use std::io::ErrorKind as Io;
     let certificate = matches!(
         kind,

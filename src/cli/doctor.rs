@@ -83,7 +83,7 @@ pub(super) async fn examine(uri: &UriInput, arguments: &DoctorArguments) -> Repo
     };
     report.options = Some(client.options().clone());
     report.warnings = client.warnings().iter().map(ToString::to_string).collect();
-    let mut examination = Examination { client, began, limit: arguments.timeout, watched: is_watched(), seeds: Vec::new(), report };
+    let mut examination = Examination { client, began, limit: arguments.timeout, shows_progress: is_watched(), seeds: Vec::new(), report };
     examination.run().await;
     shut_down(&examination.client).await;
     examination.conclude()
@@ -107,22 +107,22 @@ struct Examination {
     began: Instant,
     limit: Duration,
     /// Whether progress is shown.
-    watched: bool,
+    shows_progress: bool,
     seeds: Vec<ServerAddress>,
     report: Report,
 }
 
 /// The progress of the topology.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum TopologyProgress {
     /// A server has not been checked yet.
     Checking,
     /// A server accepts writes.
     Writable,
     /// A replica set answers, but has no primary.
-    Leaderless,
+    WithoutPrimary,
     /// No server accepts writes, and waiting won't change that.
-    Hopeless,
+    NeverWritable,
 }
 
 impl Examination {
@@ -155,21 +155,24 @@ impl Examination {
         let mut grace: Option<Instant> = None;
         loop {
             for host in hosts(&topology).into_iter().filter(|host| !found.contains(host)).collect::<Vec<_>>() {
-                self.tell(&format!("found {host}"));
+                self.show_progress(&format!("found {host}"));
                 probes.push(probe(self.client.clone(), host.clone()));
                 found.push(host);
             }
-            let standing = standing(&topology);
-            if standing == Standing::Writable {
+            let progress = progress_of(&topology);
+            if progress == TopologyProgress::Writable {
                 settled_at.get_or_insert_with(clock::now);
             }
             let mut until = self.probing_deadline();
-            match standing {
-                Standing::Writable | Standing::Hopeless if probes.is_empty() => break,
-                Standing::Leaderless if probes.is_empty() => {
+            match progress {
+                TopologyProgress::Writable | TopologyProgress::NeverWritable if probes.is_empty() => break,
+                TopologyProgress::WithoutPrimary if probes.is_empty() => {
                     until = until.min(*grace.get_or_insert_with(|| clock::now() + ELECTION_GRACE));
                 }
-                Standing::Checking | Standing::Writable | Standing::Hopeless | Standing::Leaderless => {}
+                TopologyProgress::Checking
+                | TopologyProgress::Writable
+                | TopologyProgress::NeverWritable
+                | TopologyProgress::WithoutPrimary => {}
             }
             tokio::select! {
                 biased;
@@ -183,15 +186,15 @@ impl Examination {
         }
         drop(probes);
         self.account_for(&found);
-        self.judge(&topology, settled_at.map_or_else(|| since(began), |at| at.saturating_duration_since(began)));
+        self.record_topology(&topology, settled_at.map_or_else(|| since(began), |at| at.saturating_duration_since(began)));
         self.ping(&topology).await;
     }
 
     /// Stores the report of a probe that has ended.
     fn take(&mut self, probe: Probe) {
         match &probe.error {
-            Some(error) => self.tell(&error.to_string()),
-            None => self.tell(&format!("{} answers", probe.host)),
+            Some(error) => self.show_progress(&error.to_string()),
+            None => self.show_progress(&format!("{} answers", probe.host)),
         }
         self.report.probes.push(probe);
     }
@@ -207,7 +210,7 @@ impl Examination {
     }
 
     /// Records the final state of the topology.
-    fn judge(&mut self, topology: &Arc<TopologyDescription>, elapsed: Duration) {
+    fn record_topology(&mut self, topology: &Arc<TopologyDescription>, elapsed: Duration) {
         let error = match topology.compatibility_error() {
             Some(error) => Some(error.clone()),
             None if writable(topology).is_none() => {
@@ -269,8 +272,8 @@ impl Examination {
             .against("--timeout", LimitValue::Time(self.limit))
     }
 
-    fn tell(&self, text: &str) {
-        if self.watched {
+    fn show_progress(&self, text: &str) {
+        if self.shows_progress {
             print_stderr(&format!("{:>9.3} s  {text}", since(self.began).as_secs_f64()));
         }
     }
@@ -294,15 +297,15 @@ fn writable(topology: &TopologyDescription) -> Option<&Arc<ServerDescription>> {
 }
 
 /// Returns the progress of a topology.
-pub(super) fn standing(topology: &TopologyDescription) -> Standing {
+pub(super) fn progress_of(topology: &TopologyDescription) -> TopologyProgress {
     let servers = topology.servers();
     if servers.iter().any(|server| !server.is_known() && server.error.is_none()) {
-        Standing::Checking
+        TopologyProgress::Checking
     } else if writable(topology).is_some() {
-        Standing::Writable
+        TopologyProgress::Writable
     } else if topology.kind() != TopologyType::Single && servers.iter().any(|server| server.is_known()) {
-        Standing::Leaderless
+        TopologyProgress::WithoutPrimary
     } else {
-        Standing::Hopeless
+        TopologyProgress::NeverWritable
     }
 }

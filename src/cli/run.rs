@@ -70,35 +70,35 @@ pub(super) async fn run(arguments: RunArguments) -> Result<ExitCode, Failure> {
         timeout: arguments.timeout,
         canonical: arguments.canonical,
     };
-    let (mut output, mut flaws) = (Output::new(), Flaws::default());
+    let (mut output, mut faults) = (Output::new(), OutputFaults::default());
     let outcome = match makes_cursor(&order.command) {
-        true => documents(&client, order, &mut output, &mut flaws).await,
-        false => reply(&client, order, &mut output, &mut flaws).await,
+        true => documents(&client, order, &mut output, &mut faults).await,
+        false => reply(&client, order, &mut output, &mut faults).await,
     };
     // Documents before an error are printed before the error.
     let shown = output.flush();
     shut_down(&client).await;
-    flaws.tell();
+    faults.print();
     outcome?;
     shown?;
-    Ok(if flaws.count == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if faults.count == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The faults of the printed documents.
 #[derive(Default)]
-struct Flaws {
+struct OutputFaults {
     /// The first faults.
     lines: Vec<String>,
     count: usize,
 }
 
 /// The maximum number of faults that are printed.
-const FLAWS_MAX: usize = 20;
+const FAULTS_MAX: usize = 20;
 
-impl Flaws {
-    fn add(&mut self, flaw: impl std::fmt::Display) {
-        if self.lines.len() < FLAWS_MAX {
-            self.lines.push(flaw.to_string());
+impl OutputFaults {
+    fn add(&mut self, fault: impl std::fmt::Display) {
+        if self.lines.len() < FAULTS_MAX {
+            self.lines.push(fault.to_string());
         }
         self.count += 1;
     }
@@ -110,7 +110,7 @@ impl Flaws {
         }
     }
 
-    fn tell(&self) {
+    fn print(&self) {
         for line in &self.lines {
             print_stderr(&format!("error: {line}"));
         }
@@ -126,19 +126,19 @@ pub(super) fn makes_cursor(command: &Document) -> bool {
     CURSOR_COMMANDS.contains(&name) && !(name == "aggregate" && command.get_bool("explain").unwrap_or(false))
 }
 
-async fn reply(client: &Client, order: RunRequest, output: &mut Output, flaws: &mut Flaws) -> Result<(), Failure> {
+async fn reply(client: &Client, order: RunRequest, output: &mut Output, faults: &mut OutputFaults) -> Result<(), Failure> {
     let mut run = client.database(order.database).run_command(order.command).read_preference(order.preference);
     if let Some(limit) = order.timeout {
         run = run.timeout(limit);
     }
     let reply = run.raw().await?;
-    flaws.check("the reply", reply.document());
-    reply.write_errors().iter().for_each(|error| flaws.add(error));
-    reply.write_concern_error().iter().for_each(|error| flaws.add(error));
+    faults.check("the reply", reply.document());
+    reply.write_errors().iter().for_each(|error| faults.add(error));
+    reply.write_concern_error().iter().for_each(|error| faults.add(error));
     Ok(output.line(&text(reply.document(), order.canonical))?)
 }
 
-async fn documents(client: &Client, order: RunRequest, output: &mut Output, flaws: &mut Flaws) -> Result<(), Failure> {
+async fn documents(client: &Client, order: RunRequest, output: &mut Output, faults: &mut OutputFaults) -> Result<(), Failure> {
     let mut run = client.database(order.database).run_cursor_command(order.command).read_preference(order.preference);
     if let Some(limit) = order.timeout {
         run = run.timeout(limit);
@@ -155,7 +155,7 @@ async fn documents(client: &Client, order: RunRequest, output: &mut Output, flaw
         };
         let Some(document) = next else { break };
         let document = document?;
-        flaws.check(format_args!("document {number}"), document.document());
+        faults.check(format_args!("document {number}"), document.document());
         output.line(&text(document.document(), order.canonical))?;
     }
     Ok(())

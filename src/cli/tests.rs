@@ -158,20 +158,20 @@ fn text_from_outside_cannot_steer_the_terminal() {
 }
 
 #[test]
-fn standing_waits_for_every_check() {
+fn topology_progress_waits_for_every_check() {
     let now = Instant::now();
     let primary = HelloReply { is_writable_primary: true, set_name: Some("rs0".into()), ..HelloReply::default() };
     let secondary = HelloReply { secondary: true, set_name: Some("rs0".into()), ..HelloReply::default() };
-    let describe = |kind, servers: Vec<ServerDescription>| doctor::standing(&TopologyDescription::new(kind, servers));
+    let describe = |kind, servers: Vec<ServerDescription>| doctor::progress_of(&TopologyDescription::new(kind, servers));
     let first = ServerDescription::of_hello(&key("h1"), primary, now);
     let second = ServerDescription::of_hello(&key("h2"), secondary, now);
     let failed = ServerDescription::failed(&key("h3"), Error::new(ErrorKind::Closed, "x"), now);
     let with_primary = TopologyType::ReplicaSetWithPrimary;
-    assert_eq!(describe(with_primary, vec![first.clone(), ServerDescription::unknown(&key("h3"))]), doctor::Standing::Checking);
-    assert_eq!(describe(with_primary, vec![first, failed.clone()]), doctor::Standing::Writable);
-    assert_eq!(describe(TopologyType::ReplicaSetNoPrimary, vec![second.clone(), failed.clone()]), doctor::Standing::Leaderless);
-    assert_eq!(describe(TopologyType::ReplicaSetNoPrimary, vec![failed]), doctor::Standing::Hopeless);
-    assert_eq!(describe(TopologyType::Single, vec![second]), doctor::Standing::Hopeless);
+    assert_eq!(describe(with_primary, vec![first.clone(), ServerDescription::unknown(&key("h3"))]), doctor::TopologyProgress::Checking);
+    assert_eq!(describe(with_primary, vec![first, failed.clone()]), doctor::TopologyProgress::Writable);
+    assert_eq!(describe(TopologyType::ReplicaSetNoPrimary, vec![second.clone(), failed.clone()]), doctor::TopologyProgress::WithoutPrimary);
+    assert_eq!(describe(TopologyType::ReplicaSetNoPrimary, vec![failed]), doctor::TopologyProgress::NeverWritable);
+    assert_eq!(describe(TopologyType::Single, vec![second]), doctor::TopologyProgress::NeverWritable);
 }
 
 #[test]

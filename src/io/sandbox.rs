@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-use self::serve::{Gate, SandboxShared, keep_time, listen, serve};
+use self::serve::{Gate, SandboxShared, listen, run_timer, serve};
 use super::clock;
 use super::tasks::Tasks;
 use crate::error::Error;
@@ -185,7 +185,7 @@ impl SandboxBuilder {
         let seed = self.seed;
         let cluster = FakeDeployment::new(self.describe(&addresses), seed, clock::now()).map_err(io::Error::other)?;
         let shared = Arc::new(SandboxShared::new(cluster, tasks, acceptor));
-        shared.tasks.spawn("sandbox timer", keep_time(Arc::clone(&shared)));
+        shared.tasks.spawn("sandbox timer", run_timer(Arc::clone(&shared)));
         let mut gates = Vec::with_capacity(listeners.len());
         for (member, listener) in listeners.into_iter().enumerate() {
             let (gate, view) = watch::channel(Gate::Open);

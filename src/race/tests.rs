@@ -282,7 +282,7 @@ fn cause_of_the_latest_stage_is_the_most_informative() {
         (0, &[ErrorKind::LocalResources]),
     ];
     for (rank, kinds) in ranks {
-        assert!(kinds.iter().all(|kind| telling(*kind) == *rank), "{rank}: {kinds:?}");
+        assert!(kinds.iter().all(|kind| informative_rank(*kind) == *rank), "{rank}: {kinds:?}");
     }
 }
 
@@ -427,8 +427,8 @@ fn every_state_and_event_is_as_recorded() {
             while race.poll_action().is_some() {}
             let before = name(&race);
             apply(&mut race, event, t0, now);
-            let wishes = wishes(&mut race);
-            writeln!(text, "{before:<16} + {event:<10} -> {:<16} {wishes}", name(&race)).expect("a string takes all");
+            let actions = actions(&mut race);
+            writeln!(text, "{before:<16} + {event:<10} -> {:<16} {actions}", name(&race)).expect("a string takes all");
         }
     }
     crate::matrix::compare("race", &text);
@@ -533,13 +533,13 @@ fn name(race: &Race) -> String {
     format!("{state}/{phase}")
 }
 
-fn wishes(race: &mut Race) -> String {
+fn actions(race: &mut Race) -> String {
     let names = [(a(), "a"), (b(), "b"), (c(), "c")];
     let letter = |address: &Address| names.iter().find(|(known, _)| known == address).map_or("?", |(_, name)| *name);
-    let mut wishes = Vec::new();
+    let mut actions = Vec::new();
     while let Some(action) = race.poll_action() {
         let of = |id: AttemptId| race.candidates.get(id.0).map_or("?", |known| letter(&known.address));
-        wishes.push(match action {
+        actions.push(match action {
             RaceAction::Dial(_, address) => format!("dial {}", letter(&address)),
             RaceAction::Abort(id) => format!("abort {}", of(id)),
             RaceAction::Dead(address) => format!("dead {}", letter(&address)),
@@ -547,5 +547,5 @@ fn wishes(race: &mut Race) -> String {
             RaceAction::Lost(error) => format!("lost: {:?}", error.kind()),
         });
     }
-    if wishes.is_empty() { "none".into() } else { wishes.join(", ") }
+    if actions.is_empty() { "none".into() } else { actions.join(", ") }
 }

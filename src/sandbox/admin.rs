@@ -9,7 +9,7 @@ use super::call::{ReceivedCommand, binary, integer, truth};
 use super::cluster::{At, FakeDeployment};
 use super::failpoint::FailPoint;
 use super::failure::{CommandRefusal, code};
-use super::member::{Life, LoginState, Role};
+use super::member::{LoginState, ProcessState, Role};
 use super::scram_server::{LoginStep, USERS_DATABASE};
 
 /// How long a member that stepped down can't be elected by default, in seconds, as in mongod.
@@ -134,9 +134,9 @@ impl FakeDeployment {
             Role::Arbiter => (7, "ARBITER"),
         };
         let members = self.members.iter().zip(&self.hosts).enumerate().map(|(index, (member, host))| {
-            let (health, (state, text)) = match member.life {
-                Life::Current | Life::Behind { .. } => (1.0, state(member.role)),
-                Life::Frozen | Life::Stopped => (0.0, (8, "(not reachable/healthy)")),
+            let (health, (state, text)) = match member.process {
+                ProcessState::Current | ProcessState::Behind { .. } => (1.0, state(member.role)),
+                ProcessState::Frozen | ProcessState::Stopped => (0.0, (8, "(not reachable/healthy)")),
             };
             let id = i32::try_from(index).unwrap_or(i32::MAX);
             let mut out = doc! { "_id": id, "name": host.as_str(), "health": health, "state": state, "stateStr": text };

@@ -8,7 +8,7 @@ use bson::{Document, doc};
 use super::call::{ReceivedCommand, truth};
 use super::cluster::{At, FakeDeployment};
 use super::failure::{CommandRefusal, code};
-use super::member::Life;
+use super::member::ProcessState;
 
 impl FakeDeployment {
     /// Returns the member that serves the next connection of `listener`: the listener's own, or behind a load balancer the next
@@ -19,7 +19,7 @@ impl FakeDeployment {
         }
         let count = self.members.len();
         let turns = (0..count).map(|turn| (self.next_service + turn) % count);
-        let up = |service: &usize| self.members.get(*service).is_some_and(|member| member.life != Life::Stopped);
+        let up = |service: &usize| self.members.get(*service).is_some_and(|member| member.process != ProcessState::Stopped);
         let service = turns.into_iter().find(up).unwrap_or(self.next_service);
         self.next_service = (service + 1) % count;
         service

@@ -17,7 +17,7 @@ use rand::rngs::SmallRng;
 use super::config::Config;
 use super::election::Leadership;
 use super::failpoint::FailPoint;
-use super::member::{ClientConnection, Life, LoginState, Member, Role, View};
+use super::member::{ClientConnection, LoginState, Member, ProcessState, Role, View};
 use super::retried::Retried;
 use super::scram_server::Users;
 use super::sessions::Sessions;
@@ -151,8 +151,8 @@ impl FakeDeployment {
     pub fn handle_connected(&mut self, member: usize, conn: u64, _now: Instant) {
         let number = self.next_connection.checked_add(1).unwrap_or(1);
         let Some(place) = self.members.get_mut(member) else { return };
-        if place.life == Life::Stopped || place.connections.len() >= CONNECTIONS_MAX {
-            let reset = place.life == Life::Stopped;
+        if place.process == ProcessState::Stopped || place.connections.len() >= CONNECTIONS_MAX {
+            let reset = place.process == ProcessState::Stopped;
             self.actions.push_back(SandboxAction::Close { member, conn, reset });
             return;
         }
@@ -205,9 +205,9 @@ impl FakeDeployment {
     pub fn poll_timeout(&self) -> Option<(Instant, &'static str)> {
         let election = self.leadership.due();
         let members = self.members.iter().filter(|member| member.runs()).flat_map(|member| {
-            let notice = match member.life {
-                Life::Behind { notices_at } => Some((notices_at, "notice")),
-                Life::Current | Life::Frozen | Life::Stopped => None,
+            let notice = match member.process {
+                ProcessState::Behind { notices_at } => Some((notices_at, "notice")),
+                ProcessState::Current | ProcessState::Frozen | ProcessState::Stopped => None,
             };
             let connection = member.next_deadline().map(|(due, _)| (due, "connection"));
             [notice, connection, member.cursors.due().map(|due| (due, "cursors"))]
@@ -218,10 +218,10 @@ impl FakeDeployment {
     /// Ends a member's process: its connections are reset, new ones refused.
     pub fn stop(&mut self, member: usize, now: Instant) {
         let Some(place) = self.members.get_mut(member) else { return };
-        if place.life == Life::Stopped {
+        if place.process == ProcessState::Stopped {
             return;
         }
-        place.life = Life::Stopped;
+        place.process = ProcessState::Stopped;
         place.cursors.clear();
         place.fail_point = None;
         let was_primary = place.role == Role::Primary;
@@ -242,10 +242,10 @@ impl FakeDeployment {
     /// Starts a stopped member, as a new process.
     pub fn start(&mut self, member: usize, now: Instant) {
         let Some(place) = self.members.get_mut(member) else { return };
-        if place.life != Life::Stopped {
+        if place.process != ProcessState::Stopped {
             return;
         }
-        place.life = Life::Current;
+        place.process = ProcessState::Current;
         place.process_id = random_id(&mut self.random);
         place.changes = 0;
         place.barred_until = None;
@@ -259,7 +259,7 @@ impl FakeDeployment {
         if !place.runs() {
             return;
         }
-        place.life = Life::Frozen;
+        place.process = ProcessState::Frozen;
         self.update_leadership(now);
         self.settle(now);
     }
@@ -269,10 +269,10 @@ impl FakeDeployment {
         let behind = self.is_behind(member);
         let notices_at = now + self.config.notice_delay;
         let Some(place) = self.members.get_mut(member) else { return };
-        if place.life != Life::Frozen {
+        if place.process != ProcessState::Frozen {
             return;
         }
-        place.life = if behind { Life::Behind { notices_at } } else { Life::Current };
+        place.process = if behind { ProcessState::Behind { notices_at } } else { ProcessState::Current };
         let open = place.connections.keys().map(|conn| At { member, conn: *conn });
         self.ready.extend(open);
         self.update_leadership(now);
@@ -342,12 +342,12 @@ impl FakeDeployment {
 
     /// Returns whether a member is frozen.
     pub fn is_frozen(&self, member: usize) -> bool {
-        self.members.get(member).is_some_and(|member| member.life == Life::Frozen)
+        self.members.get(member).is_some_and(|member| member.process == ProcessState::Frozen)
     }
 
     /// Returns whether a member is stopped.
     pub fn is_stopped(&self, member: usize) -> bool {
-        self.members.get(member).is_none_or(|member| member.life == Life::Stopped)
+        self.members.get(member).is_none_or(|member| member.process == ProcessState::Stopped)
     }
 
     /// Returns the number of a member's open connections.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::cluster::{At, FakeDeployment, SandboxEvent};
 use super::failure::{CommandRefusal, code};
-use super::member::{Life, Member, Role, View};
+use super::member::{Member, ProcessState, Role, View};
 
 /// The state of a set's leadership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,8 +87,8 @@ impl FakeDeployment {
     pub(super) fn run_elections(&mut self, now: Instant) {
         for member in 0..self.members.len() {
             let Some(place) = self.members.get_mut(member) else { continue };
-            if matches!(place.life, Life::Behind { notices_at } if notices_at <= now) {
-                place.life = Life::Current;
+            if matches!(place.process, ProcessState::Behind { notices_at } if notices_at <= now) {
+                place.process = ProcessState::Current;
                 self.update_leadership(now);
             }
         }
@@ -152,7 +152,7 @@ impl FakeDeployment {
         let mut changed = Vec::new();
         for (index, member) in self.members.iter_mut().enumerate() {
             let role = if primary == Some(index) { Role::Primary } else { Role::non_primary(member.kind) };
-            if member.life != Life::Current || (member.role == role && member.view == view) {
+            if member.process != ProcessState::Current || (member.role == role && member.view == view) {
                 continue;
             }
             if member.role == Role::Primary && role != Role::Primary {

@@ -17,7 +17,7 @@ use crate::wire::{Decoder, MESSAGE_SIZE_MAX};
 
 /// A fake mongod.
 pub(super) struct Member {
-    pub(super) life: Life,
+    pub(super) process: ProcessState,
     pub(super) role: Role,
     pub(super) view: View,
     pub(super) kind: MemberKind,
@@ -41,7 +41,7 @@ pub(super) struct Member {
 
 /// The state of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Life {
+pub(super) enum ProcessState {
     /// Running and up to date.
     Current,
     /// Running; it catches up later.
@@ -111,7 +111,7 @@ pub(super) struct Awaiting {
 impl Member {
     pub(super) fn new(config: &MemberConfig, view: View, wire_versions: (i32, i32), process_id: ObjectId) -> Self {
         Self {
-            life: Life::Current,
+            process: ProcessState::Current,
             role: Role::non_primary(config.kind),
             view,
             kind: config.kind,
@@ -131,15 +131,15 @@ impl Member {
 
     /// Returns whether it answers requests.
     pub(super) fn runs(&self) -> bool {
-        match self.life {
-            Life::Current | Life::Behind { .. } => true,
-            Life::Frozen | Life::Stopped => false,
+        match self.process {
+            ProcessState::Current | ProcessState::Behind { .. } => true,
+            ProcessState::Frozen | ProcessState::Stopped => false,
         }
     }
 
     /// Returns whether it may be elected, temporary exclusion aside.
     pub(super) fn is_electable(&self) -> bool {
-        self.life == Life::Current && self.kind == MemberKind::Voter && self.belongs
+        self.process == ProcessState::Current && self.kind == MemberKind::Voter && self.belongs
     }
 
     /// Sets the activity of a connection, and its deadline.

@@ -99,7 +99,7 @@ enum ProbeState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ProbeReading {
     /// The process has answered, even if with a refusal.
-    Life,
+    Answered,
     /// No answer.
     Nothing,
     /// The machine reports that there is no such process.
@@ -184,10 +184,10 @@ impl Topology {
         if self.probes.id(host) != Some(id) {
             return;
         }
-        let reading = outcome.as_ref().map_or_else(read, |()| ProbeReading::Life);
+        let reading = outcome.as_ref().map_or_else(read, |()| ProbeReading::Answered);
         self.log_limits.notes.push(Level::DEBUG, format!("{host}: outcome of a probe: {reading:?}"));
         match reading {
-            ProbeReading::Life | ProbeReading::NotAsked => self.rest(host, now),
+            ProbeReading::Answered | ProbeReading::NotAsked => self.rest(host, now),
             // The kernel has refused the connection, and has been reached.
             ProbeReading::Refused => {
                 let took = outcome.as_ref().err().and_then(|error| error.elapsed()).unwrap_or_default();
@@ -433,7 +433,7 @@ fn read(error: &Error) -> ProbeReading {
         (Some(Stage::Tcp | Stage::Tls | Stage::Hello), kind) if error.is_timeout() && kind != ErrorKind::Command => ProbeReading::Nothing,
         (Some(Stage::Tcp), ErrorKind::Io(kind)) if refused(kind) => ProbeReading::Refused,
         (Some(Stage::Tcp), ErrorKind::Io(std::io::ErrorKind::HostUnreachable)) => ProbeReading::Nothing,
-        (Some(Stage::Tls | Stage::Hello), _) => ProbeReading::Life,
+        (Some(Stage::Tls | Stage::Hello), _) => ProbeReading::Answered,
         (Some(_) | None, _) => ProbeReading::NotAsked,
     }
 }

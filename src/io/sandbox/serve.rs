@@ -140,7 +140,7 @@ fn log(event: SandboxEvent) {
 }
 
 /// Calls the deployment when its timers are due.
-pub(super) async fn keep_time(shared: Arc<SandboxShared>) {
+pub(super) async fn run_timer(shared: Arc<SandboxShared>) {
     loop {
         let due = {
             let mut core = shared.lock();
