@@ -12,11 +12,6 @@ impl Cache {
         matches!(self.entries.get(name).map(|entry| &entry.state), Some(NameState::Querying { last: None, .. }))
     }
 
-    /// Returns how many times addresses have arrived, for any name.
-    pub fn arrivals(&self) -> u64 {
-        self.arrivals
-    }
-
     /// Returns a name's addresses if some arrived after the arrival `than`, and the number of the last arrival; 0 is before
     /// the first. Expired addresses are not returned.
     pub fn newer(&self, name: &str, than: u64, now: Instant) -> Option<(u64, LookupAnswer)> {

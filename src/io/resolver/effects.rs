@@ -15,11 +15,14 @@ use crate::io::shell::{OutputOf, Owner, Shell};
 use crate::io::tasks::Tasks;
 use crate::machine::{Driven, Output};
 
+/// The answer to a waiting caller, and the sender that delivers it.
+type PendingAnswer = (oneshot::Sender<Result<LookupAnswer, Error>>, Result<LookupAnswer, Error>);
+
 /// The effects of one step.
 #[derive(Default)]
 pub(in crate::io) struct ResolverEffects {
     has_arrivals: bool,
-    answers: Vec<(oneshot::Sender<Result<LookupAnswer, Error>>, Result<LookupAnswer, Error>)>,
+    answers: Vec<PendingAnswer>,
     queries: Vec<(Option<Instant>, RunningQuery)>,
 }
 
