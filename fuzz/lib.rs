@@ -21,8 +21,9 @@ use mongolink::handshake::{
 };
 use mongolink::host::{ServerAddress, normalize_name};
 use mongolink::operation::json::Json;
-use mongolink::operation::{ReplyHead, command_error, write_concern_error};
+use mongolink::operation::{ReplyHead, command_error};
 use mongolink::options::ClientOptions;
+use mongolink::reply::write_concern_error;
 use mongolink::sandbox::{Config, FakeDeployment, SandboxAction};
 use mongolink::topology::{Fault, Topology, TopologyConfig};
 use mongolink::uri::{ConnectionString, apply_txt};

@@ -7,7 +7,7 @@ use std::error::Error as StdError;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::host::{Address, ServerAddress};
+use crate::address::{Address, ServerAddress};
 
 mod construct;
 mod execution;

@@ -54,6 +54,7 @@
 #![cfg_attr(not(feature = "internals"), allow(unreachable_pub, reason = "internal modules are public with that feature only"))]
 
 // Internal modules: private, and opened to the project's own tests by the feature `internals`.
+mod address;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod auth;
@@ -70,6 +71,16 @@ mod client;
 pub mod cursor;
 #[cfg(not(feature = "internals"))]
 mod cursor;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod deadline;
+#[cfg(not(feature = "internals"))]
+mod deadline;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod description;
+#[cfg(not(feature = "internals"))]
+mod description;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod dns;
@@ -122,6 +133,11 @@ mod pool;
 pub mod race;
 #[cfg(not(feature = "internals"))]
 mod race;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod reply;
+#[cfg(not(feature = "internals"))]
+mod reply;
 #[cfg(all(feature = "sandbox", feature = "internals"))]
 #[doc(hidden)]
 pub mod sandbox;
@@ -160,17 +176,18 @@ pub use bson;
 #[doc(hidden)]
 pub use cli::main as run_program;
 
-pub use auth::{Credential, Mechanism, Secret};
+pub use address::{Address, Host, ServerAddress};
 pub use client::{
     Client, ClientBuilder, CommandFuture, Cursor, Database, Events, FromReply, IntoCommand, Probe, Reply, RunCommand, RunCursorCommand,
     TopologyWatch, TryNext,
 };
+pub use description::{ServerDescription, ServerSelector, ServerType, TopologyDescription, TopologyType};
 pub use error::{
     CommandFailure, ERROR_MESSAGE_SIZE_MAX, ERROR_TEXT_SIZE_MAX, Error, ErrorKind, Ineligible, Limit, LimitValue, Result, ServerReason,
     Stage,
 };
 pub use handshake::{DriverInfo, HelloReply, TopologyVersion, UnusableHost};
-pub use host::{Address, DEFAULT_PORT, Host, ServerAddress};
+pub use host::DEFAULT_PORT;
 pub use io::clock::BootClock;
 pub use io::dial::StageReport;
 pub use io::resolver::{DnsConfig, Resolve, ResolveFuture};
@@ -178,12 +195,13 @@ pub use io::resolver::{DnsConfig, Resolve, ResolveFuture};
 pub use io::sandbox::{Sandbox, SandboxBuilder};
 pub use observe::events::{EVENT_DOCUMENT_SIZE_MAX, EVENTS_BYTES_MAX, EVENTS_MAX, Event};
 pub use operation::CommandEvent;
-pub use operation::concern::{ReadConcern, W, WriteConcern};
 pub use operation::write_error::{WriteConcernFailure, WriteError};
-pub use options::{ClientOptions, ServerMonitoringMode, Warning};
+pub use options::{
+    ClientOptions, Credential, Mechanism, ReadConcern, ReadPreference, ReadPreferenceMode, Secret, ServerMonitoringMode, TagSet, W,
+    Warning, WriteConcern,
+};
 pub use pool::{CheckOutFailure, CloseReason, PoolConfig, PoolEvent, PoolStats};
-pub use selection::{ReadPreference, ReadPreferenceMode, ServerSelector, TagSet};
-pub use topology::{MonitorEvent, ServerDescription, ServerType, TopologyDescription, TopologyEvent, TopologyType};
+pub use topology::{MonitorEvent, TopologyEvent};
 pub use uri::ConnectionString;
 
 #[cfg(all(doc, any(not(doctest), feature = "sandbox")))]

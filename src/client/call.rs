@@ -11,10 +11,10 @@ use serde::de::DeserializeOwned;
 
 use super::decode::decode;
 use super::running::ClientCore;
+use crate::deadline::Deadline;
 use crate::error::{Error, Result, SOCKET_TIMEOUT, Stage};
 use crate::host::ServerAddress;
 use crate::io::clock;
-use crate::operation::deadline::Deadline;
 use crate::operation::session::ServerSession;
 use crate::operation::write_error::{WriteConcernFailure, WriteError, write_concern_failure, write_errors};
 use crate::selection::{Criteria, ReadPreference};

@@ -21,10 +21,10 @@ use super::call::{Call, InSession, Preference, Reply, Session, Time};
 use super::pin::Pinned;
 use super::running::ClientCore;
 use crate::cursor::{Batch, CursorState, EmptyBatches, GetMoreOptions};
+use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::host::ServerAddress;
 use crate::io::clock;
-use crate::operation::deadline::Deadline;
 use crate::selection::Criteria;
 use crate::wire::Request;
 

@@ -10,9 +10,9 @@ use bson::RawDocumentBuf;
 
 use super::call::{Call, InSession, Preference, Time};
 use super::running::ClientCore;
+use crate::deadline::Deadline;
 use crate::error::Result;
 use crate::io::clock;
-use crate::operation::deadline::Deadline;
 use crate::operation::session::{END_SESSIONS_MAX, ServerSession, SessionRegister};
 use crate::selection::Criteria;
 use crate::wire::Request;

@@ -15,6 +15,7 @@ use super::call::{Time, within};
 use super::newest_cluster_time::NewestClusterTime;
 use super::run::{check_out, selected_at};
 use super::thread_cache::ThreadCache;
+use crate::deadline::Deadline;
 use crate::dns::{Rescan, RescanConfig};
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::handshake::{ClientMetadata, DriverInfo, DriverInfos};
@@ -33,7 +34,6 @@ use crate::io::topology::select::SelectedServer;
 use crate::io::topology::{DriverParts, TopologyDriver};
 use crate::observe::events::EventHub;
 use crate::observe::log::LogSubject;
-use crate::operation::deadline::Deadline;
 use crate::operation::session::{SessionRegister, UnfinishedSessions};
 use crate::options::{ClientOptions, ServerMonitoringMode, Warning};
 use crate::pool::PoolStats;
@@ -387,6 +387,7 @@ impl ClientCore {
             cleanup_tasks,
             events: self.events.about(LogSubject::new(seed, &self.options, &environment)),
             boot_clock: Arc::clone(&self.non_uri_options.boot_clock),
+            server_selector: self.non_uri_options.server_selector.clone(),
             epoch: Arc::clone(&self.epoch),
             streaming,
             seed,

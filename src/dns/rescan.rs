@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use super::{BUDGET, SrvRecord, srv};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::ServerAddress;
-use crate::topology::TopologyType;
 
 /// The default of the shortest time between two polls of the SRV records.
 pub const RESCAN_FLOOR: Duration = Duration::from_secs(60);
@@ -67,12 +66,12 @@ impl Rescan {
         rescan
     }
 
-    /// The topology has this type. Polling ends for good if the type does not follow SRV records.
-    pub fn handle_topology(&mut self, kind: TopologyType) {
-        if kind.follows_srv() || self.state == RescanState::Stopped {
+    /// The topology has the type with this name. Polling ends for good if the type does not follow SRV records.
+    pub fn handle_topology(&mut self, kind: &'static str, follows_srv: bool) {
+        if follows_srv || self.state == RescanState::Stopped {
             return;
         }
-        tracing::debug!(host = self.config.host, topology = kind.name(), "polling of SRV records ends");
+        tracing::debug!(host = self.config.host, topology = kind, "polling of SRV records ends");
         if let RescanState::Querying { .. } = self.state {
             self.actions.push_back(RescanAction::Abandon);
         }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::text::{ERROR_MESSAGE_SIZE_MAX, Span, cut};
 use super::{CommandFailure, Error, ErrorData, ErrorKind, Limit, LimitValue, ServerReason, Stage};
-use crate::host::{Address, ServerAddress};
+use crate::address::{Address, ServerAddress};
 
 /// Declares constructors that are public with the feature `internals`, and private to the crate without it.
 macro_rules! constructors {

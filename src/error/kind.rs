@@ -5,7 +5,7 @@ use std::time::Duration;
 use bson::RawDocumentBuf;
 
 use super::Error;
-use crate::host::ServerAddress;
+use crate::address::ServerAddress;
 
 /// The kind of an [`Error`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -9,8 +9,8 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use crate::error::{Error, ErrorKind, LimitValue, Stage, cut};
 use crate::host::ServerAddress;
-use crate::operation::reply::command_error_at;
-use crate::selection::TagSet;
+use crate::options::TagSet;
+use crate::reply::command_error_at;
 use crate::wire::scan::{Field, Fields, Unreadable};
 
 /// The largest hello reply, and the largest reply of an authentication, in bytes: twice the size of a thousand names of maximum

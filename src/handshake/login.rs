@@ -11,7 +11,7 @@ use crate::auth::scram::keys::ScramHash;
 use crate::auth::scram::{ClientFinal, ClientFirst, NONCE_SIZE};
 use crate::auth::{Credential, Mechanism, Secret, SecretDocument, plain, x509};
 use crate::error::{Error, ErrorKind, Stage};
-use crate::operation::reply::command_error_at;
+use crate::reply::command_error_at;
 
 /// The server's code for a user or password that it does not accept.
 const AUTHENTICATION_FAILED: i64 = 18;

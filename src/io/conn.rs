@@ -18,9 +18,10 @@ use zeroize::Zeroize;
 
 pub(crate) use late_reply::{LateReply, Sent};
 
+use super::demand::Demand;
 use super::interrupt::Interrupt;
 use super::stream::Stream;
-use super::tls::{Demand, socket_fault};
+use super::tls::socket_fault;
 use crate::auth::SecretDocument;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::{HELLO_SIZE_MAX, HelloReply};

@@ -14,10 +14,11 @@ use futures_util::future::{AbortHandle, Abortable, BoxFuture, FutureExt, OptionF
 use futures_util::stream::{FuturesUnordered, StreamExt};
 
 use super::clock;
+use super::demand::Demand;
 use super::resolver::Resolver;
 use super::stream::Stream;
 use super::tcp;
-use super::tls::{Demand, TlsConnector};
+use super::tls::TlsConnector;
 use crate::dns::{LookupAnswer, LookupMode};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::{Address, Host, ServerAddress};

@@ -17,12 +17,12 @@ use super::entropy::entropy;
 use super::interrupt::Interrupt;
 use super::tls::explained;
 use crate::auth::Credential;
+use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::{ClientMetadata, Conversation, ConversationConfig, DriverInfos, HandshakeCommand, HandshakeStep, HelloReply};
 use crate::host::ServerAddress;
 use crate::observe::log;
 use crate::operation::CommandFields;
-use crate::operation::deadline::Deadline;
 use crate::options::ClientOptions;
 use crate::race::label_overload;
 

@@ -87,7 +87,7 @@ impl SrvPoll {
 
     fn check_topology(&mut self, descriptions: &mut watch::Receiver<Arc<TopologyDescription>>) {
         let kind = descriptions.borrow_and_update().kind();
-        self.rescan.handle_topology(kind);
+        self.rescan.handle_topology(kind.name(), kind.follows_srv());
     }
 
     fn start_lookup(&self) -> RunningLookup {

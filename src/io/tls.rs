@@ -14,8 +14,7 @@ use tokio_rustls::rustls::crypto::{self, CryptoProvider};
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{self, AlertDescription, CertificateError, ClientConfig, HandshakeKind, InvalidMessage, RootCertStore};
 
-use super::demand;
-pub(crate) use super::demand::Demand;
+use super::demand::{self, Demand};
 use super::stream::{Secured, Stream};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::{Host, ServerAddress};

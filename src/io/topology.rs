@@ -26,6 +26,7 @@ use super::retired_pools::RetiredPools;
 use super::shell::{Owner, Shell, run_timer};
 use super::snapshot::Snapshot;
 use super::tasks::{Lifeline, Tasks};
+use crate::description::ServerSelector;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::ServerAddress;
 use crate::machine::Driven;
@@ -56,6 +57,7 @@ pub(crate) struct TopologyDriver {
 /// The parts of a driver.
 pub(crate) struct DriverParts {
     pub(crate) options: Arc<ClientOptions>,
+    pub(crate) server_selector: Option<ServerSelector>,
     pub(crate) opener: Arc<Opener>,
     pub(crate) resolver: Resolver,
     pub(crate) tasks: Arc<Tasks>,
@@ -89,7 +91,8 @@ impl TopologyDriver {
     /// Opens the topology and starts the tasks that monitor its servers.
     pub(crate) fn start(parts: DriverParts) -> Arc<Self> {
         let now = clock::now();
-        let topology = Topology::new(TopologyConfig::from_options(&parts.options), parts.seed, now);
+        let config = TopologyConfig { server_selector: parts.server_selector.clone(), ..TopologyConfig::from_options(&parts.options) };
+        let topology = Topology::new(config, parts.seed, now);
         let (pools, monitors, selects, probes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new(), RunningProbes::default());
         let (first, description) = (Snapshot::new(Arc::clone(topology.description()), &pools), Arc::clone(topology.description()));
         let state = DriverState {

@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 use bson::RawDocumentBuf;
 use tracing::Level;
 
+use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
 use crate::handshake::Environment;
 use crate::host::{Host, ServerAddress};
 use crate::note::Note;
-use crate::operation::deadline::Deadline;
 use crate::operation::json::Json;
 use crate::options::{ClientOptions, LOG_LENGTH_VARIABLE};
 use crate::pool::{CheckOutFailure, CloseReason, PoolEvent};

@@ -5,19 +5,16 @@
 
 pub mod cluster_time;
 mod command;
-pub mod concern;
-pub mod deadline;
 pub mod document;
 mod event;
 pub mod execution;
 pub mod json;
-pub mod reply;
 pub mod session;
 pub mod write_error;
 
+pub use crate::reply::{ReplyHead, command_error};
 pub use command::{CommandFields, check_name, check_size, command_name};
 pub use event::{CommandEvent, is_sensitive};
-pub use reply::{ReplyHead, command_error, write_concern_error};
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]

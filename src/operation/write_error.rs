@@ -5,8 +5,8 @@
 
 use bson::{RawDocument, RawDocumentBuf};
 
-use super::reply::{ErrorFields, error_labels};
 use crate::error::Error;
+use crate::reply::{ErrorFields, error_labels};
 use crate::wire::scan::Fields;
 
 /// The maximum number of write errors that are read of a reply: the largest number of writes in a batch (`maxWriteBatchSize`).

@@ -20,9 +20,9 @@ use super::refusal::{cleared, opened_too_late, too_many};
 use super::services::Services;
 use super::slots::{InUseConnection, Lease, Opening, Slot, Slots};
 use super::waiters::{Waiter, WaiterId, Waiters};
+use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::note::{Note, Notes};
-use crate::operation::deadline::Deadline;
 use failure::OpenFailure;
 
 /// The connection pool of one server. `C` is the connection itself.

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use super::event::PoolStats;
 use super::login::is_refused_login;
+use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, LimitValue, RETRYABLE_ERROR, Span, Stage};
-use crate::operation::deadline::Deadline;
 
 /// Returns the error of check-outs from a paused pool (CMAP, "PoolClearedError"): retryable, and not an error of the server.
 ///

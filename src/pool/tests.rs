@@ -2,8 +2,8 @@ use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use super::*;
+use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
-use crate::operation::deadline::Deadline;
 
 mod balanced;
 mod late;

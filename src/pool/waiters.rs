@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::Instant;
 
-use crate::operation::deadline::Deadline;
+use crate::deadline::Deadline;
 
 /// The id of a waiter. Ids grow in the order of arrival.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

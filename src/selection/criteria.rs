@@ -6,8 +6,8 @@
 use std::fmt;
 
 use super::{ReadPreference, ReadPreferenceMode};
+use crate::description::{ServerType, TopologyType};
 use crate::host::ServerAddress;
-use crate::topology::{ServerType, TopologyType};
 
 /// The criteria of a selection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use super::staleness::Staleness;
 use super::{Criteria, ReadPreference, ReadPreferenceMode, ServerSelector, TagSet, Target};
+use crate::description::{ServerDescription, ServerType, TopologyDescription, TopologyType};
 use crate::host::ServerAddress;
-use crate::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
 
 /// The result of a selection that needs no iteration over the servers.
 pub(super) enum Shortcut<'a> {

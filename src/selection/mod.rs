@@ -8,9 +8,7 @@
 
 mod criteria;
 mod eligible;
-mod read_preference;
 mod reason;
-mod selector;
 mod staleness;
 mod window;
 
@@ -18,18 +16,17 @@ use std::sync::Arc;
 
 use rand::rngs::SmallRng;
 
+pub use crate::description::ServerSelector;
+pub use crate::options::{ReadPreference, ReadPreferenceMode, TagSet};
 pub use criteria::{Criteria, Target, read_preference_to_send};
 pub use eligible::suitable_servers;
-pub use read_preference::{ReadPreference, ReadPreferenceMode, TagSet};
 pub use reason::{reasons, reasons_without_selector};
-pub use selector::ServerSelector;
 pub use window::{in_latency_window, pick};
 
+use crate::description::{ServerDescription, TopologyDescription};
 use crate::error::{Error, ServerReason};
 use crate::host::ServerAddress;
-use crate::topology::{ServerDescription, TopologyDescription};
 use eligible::Shortcut;
-pub(crate) use window::Window;
 use window::pick_of;
 
 /// Why a selection returned no server.

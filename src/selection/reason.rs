@@ -4,9 +4,9 @@
 
 use super::eligible::{can_be_pinned, has_tags, is_fresh, selector};
 use super::{Criteria, ReadPreference, ReadPreferenceMode, Target};
+use crate::description::{ServerDescription, ServerType, TopologyDescription, TopologyType};
 use crate::error::{Error, ErrorKind, Ineligible, ServerReason};
 use crate::host::ServerAddress;
-use crate::topology::{ServerDescription, ServerType, TopologyDescription, TopologyType};
 
 /// Returns for each server of a topology why it is not suitable, or that it is.
 pub fn reasons(topology: &TopologyDescription, criteria: &Criteria) -> Vec<ServerReason> {

@@ -5,8 +5,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::description::{ServerDescription, ServerType, TopologyDescription};
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
-use crate::topology::{ServerDescription, ServerType, TopologyDescription};
 
 /// The smallest staleness limit: "smallestMaxStalenessSeconds".
 const MAX_STALENESS_MIN: Duration = Duration::from_secs(90);

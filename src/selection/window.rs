@@ -9,8 +9,8 @@ use std::time::Duration;
 use rand::RngExt;
 use rand::rngs::SmallRng;
 
+use crate::description::{ServerDescription, Window};
 use crate::host::ServerAddress;
-use crate::topology::ServerDescription;
 
 /// Keeps the servers whose round-trip time is at most that of the nearest plus the threshold.
 ///
@@ -19,23 +19,6 @@ pub fn in_latency_window(mut servers: Vec<&Arc<ServerDescription>>, threshold: D
     let window = Window::of(servers.iter().copied(), threshold);
     servers.retain(|server| window.admits(server));
     servers
-}
-
-/// The upper limit of round-trip times.
-#[derive(Clone, Copy)]
-pub(crate) struct Window(Option<Duration>);
-
-impl Window {
-    pub(crate) fn of<'a>(servers: impl Iterator<Item = &'a Arc<ServerDescription>>, threshold: Duration) -> Self {
-        Self(servers.filter_map(|server| server.round_trip_time).min().map(|nearest| nearest.saturating_add(threshold)))
-    }
-
-    pub(crate) fn admits(self, server: &ServerDescription) -> bool {
-        match (self.0, server.round_trip_time) {
-            (Some(limit), Some(average)) => average <= limit,
-            (Some(_) | None, _) => true,
-        }
-    }
 }
 
 /// Picks two servers at random, and returns the one with fewer operations in progress.

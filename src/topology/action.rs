@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use bson::oid::ObjectId;
 
-use super::description::TopologyDescription;
 use super::liveness::ProbeId;
 use super::waiters::SelectId;
+use crate::description::TopologyDescription;
 use crate::error::Error;
 use crate::host::ServerAddress;
 

@@ -4,8 +4,8 @@
 
 use std::sync::Arc;
 
-use super::description::TopologyDescription;
-use super::server::ServerDescription;
+use crate::description::ServerDescription;
+use crate::description::TopologyDescription;
 use crate::host::ServerAddress;
 
 /// The difference of two descriptions.

@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use super::description::{TopologyDescription, TopologyType};
-use super::server::ServerDescription;
+use crate::description::ServerDescription;
+use crate::description::ServerSelector;
+use crate::description::{TopologyDescription, TopologyType};
 use crate::host::ServerAddress;
 use crate::options::ClientOptions;
-use crate::selection::ServerSelector;
 
 /// The configuration of a topology.
 #[derive(Clone, Debug)]
@@ -56,7 +56,7 @@ impl TopologyConfig {
             heartbeat_frequency: options.heartbeat_frequency_or_default(),
             local_threshold: options.local_threshold_or_default(),
             liveness_probes: options.liveness_probes_or_default(),
-            server_selector: options.server_selector.clone(),
+            server_selector: None,
         }
     }
 

@@ -6,11 +6,11 @@
 use bson::RawDocument;
 use bson::oid::ObjectId;
 
-use super::server::ServerDescription;
+use crate::description::ServerDescription;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::TopologyVersion;
 use crate::host::ServerAddress;
-use crate::operation::{command_error, write_concern_error};
+use crate::reply::{command_error, write_concern_error};
 use crate::wire::scan::Fields;
 
 /// The label of an error of an overloaded, but working server (client-backpressure).

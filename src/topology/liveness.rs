@@ -22,7 +22,7 @@ use tracing::Level;
 
 use super::action::TopologyAction;
 use super::machine::{Clearing, Topology};
-use super::server::ServerDescription;
+use crate::description::ServerDescription;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::ServerAddress;
 use crate::pool::{UNANSWERED_AFTER, interrupted};

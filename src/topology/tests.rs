@@ -13,10 +13,10 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
 use super::*;
+use crate::deadline::Deadline;
 use crate::error::{Error, Stage};
 use crate::handshake::HelloReply;
 use crate::host::ServerAddress;
-use crate::operation::deadline::Deadline;
 use crate::selection::{Criteria, select};
 
 fn key(text: &str) -> ServerAddress {

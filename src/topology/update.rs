@@ -5,8 +5,8 @@
 
 use std::sync::Arc;
 
-use super::description::{TopologyDescription, TopologyType};
-use super::server::{ServerDescription, ServerType};
+use crate::description::{ServerDescription, ServerType};
+use crate::description::{TopologyDescription, TopologyType};
 use crate::error::{Error, ErrorKind, Stage};
 use crate::host::ServerAddress;
 

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::action::TopologyAction;
-use super::description::TopologyDescription;
 use super::machine::{Topology, TopologyState};
-use super::server::ServerDescription;
+use crate::deadline::Deadline;
+use crate::description::ServerDescription;
+use crate::description::TopologyDescription;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::ServerAddress;
-use crate::operation::deadline::Deadline;
 use crate::selection::{self, Criteria};
 
 /// The id of a waiting caller; callers are served in the order of their ids.

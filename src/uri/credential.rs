@@ -6,9 +6,9 @@
 use super::table::SESSION_TOKEN;
 use super::value::quote;
 use super::{refused, unsupported};
-use crate::auth::{Credential, Mechanism, Secret};
 use crate::error::Error;
 use crate::options::ClientOptions;
+use crate::options::{Credential, Mechanism, Secret};
 
 /// The source of users that are defined outside the server.
 const EXTERNAL: &str = "$external";

@@ -11,9 +11,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::ConnectionString;
 use super::table::TABLE;
 use super::value::OptionValue;
-use crate::auth::Mechanism;
 use crate::host::{Host, ServerAddress, is_colon};
 use crate::options::ClientOptions;
+use crate::options::Mechanism;
 
 /// The replacement of a secret.
 const HIDDEN: &str = "***";
@@ -85,9 +85,6 @@ impl fmt::Debug for ClientOptions {
             }
         }
         out.field("resolve", &self.resolve);
-        if self.server_selector.is_some() {
-            out.field("server_selector", &format_args!(".."));
-        }
         if let Some(chars) = self.log_document_chars_max {
             out.field("log_document_chars_max", &chars);
         }

@@ -14,9 +14,9 @@ use zeroize::Zeroizing;
 use super::table::{Alias, OptionRow, Repeat, TABLE, find, nearest};
 use super::value::{ValueFault, decode, holds_further_option};
 use super::{ConnectionString, SEEDS_MAX, URI_SIZE_MAX, refused, unreadable};
-use crate::auth::Secret;
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::host::{ServerAddress, is_at_sign, is_colon, normalize_name, shown};
+use crate::options::Secret;
 use crate::options::{ClientOptions, Warning};
 
 /// The advice at the end of every error about user info.

@@ -9,10 +9,10 @@ use super::value::{
     AppName, AuthSource, Count, File, Flag, HEARTBEAT_MILLIS_MIN, Hidden, Millis, Monitoring, NUMBER_MAX, NonEmptyText, OptionKind,
     OptionValue, Port, ServiceName, StrictFlag, ValueFault, ZlibLevel, integer, not_within, quote,
 };
-use crate::auth::{Mechanism, Secret};
-use crate::operation::concern::W;
 use crate::options::ClientOptions;
-use crate::selection::{ReadPreference, ReadPreferenceMode};
+use crate::options::W;
+use crate::options::{Mechanism, Secret};
+use crate::options::{ReadPreference, ReadPreferenceMode};
 
 /// The row of an option.
 pub(super) struct OptionRow {

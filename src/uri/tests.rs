@@ -1,9 +1,9 @@
 use super::table::{option_names, option_value};
 use super::value::OptionValue;
 use super::*;
-use crate::auth::{Mechanism, Secret};
 use crate::host::{Host, ServerAddress};
 use crate::options::ServerMonitoringMode;
+use crate::options::{Mechanism, Secret};
 
 fn parse(text: &str) -> ConnectionString {
     ConnectionString::parse(text).expect(text)

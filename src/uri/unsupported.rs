@@ -6,8 +6,8 @@
 use super::credential::not_served;
 use super::weakness::weaknesses;
 use super::{refused, unsupported};
-use crate::auth::Mechanism;
 use crate::error::Error;
+use crate::options::Mechanism;
 use crate::options::{ClientOptions, Warning};
 
 /// Returns a warning for every option that has no effect or weakens the security of connections.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::credential::{not_served, resolve};
 use super::value::{APP_NAME_SIZE_MAX, NUMBER_MAX, is_service_name, quote};
 use super::{SEEDS_MAX, refused};
-use crate::auth::Mechanism;
 use crate::error::{Error, LimitValue, Stage};
+use crate::options::Mechanism;
 use crate::options::{ClientOptions, MIN_HEARTBEAT_FREQUENCY};
 
 /// Checks that a client can be created from the options, whatever their source.

@@ -10,8 +10,8 @@ use percent_encoding::percent_decode_str;
 use zeroize::Zeroizing;
 
 use super::table::{OptionRow, PROPERTIES, SESSION_TOKEN};
-use crate::auth::Secret;
 use crate::host::{is_at_sign, is_colon};
+use crate::options::Secret;
 use crate::options::{MIN_HEARTBEAT_FREQUENCY, ServerMonitoringMode};
 
 /// The largest number of an option: durations stay far from the end of the clock.

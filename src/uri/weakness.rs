@@ -5,8 +5,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use crate::auth::Mechanism;
 use crate::host::{Address, Host, ServerAddress};
+use crate::options::Mechanism;
 use crate::options::{ClientOptions, Warning};
 
 /// The maximum number of hosts named in a warning.

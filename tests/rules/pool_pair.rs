@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use mongolink::operation::deadline::Deadline;
+use mongolink::deadline::Deadline;
 use mongolink::pool::{
     self, Checkout, Health, Lease, Pool, PoolAction, PoolConfig, PoolEvent, PoolStats, QueuePosition, UNANSWERED_AFTER, WaiterId,
 };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mongolink::bson::oid::ObjectId;
-use mongolink::operation::deadline::Deadline;
+use mongolink::deadline::Deadline;
 use mongolink::selection::{self, Criteria, Target};
 use mongolink::topology::{
     SelectId, ServerDescription, ServerType, Topology, TopologyAction, TopologyConfig, TopologyDescription, TopologyEvent, TopologyType,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mongolink::bson::oid::ObjectId;
-use mongolink::operation::deadline::Deadline;
+use mongolink::deadline::Deadline;
 use mongolink::selection::Criteria;
 use mongolink::topology::{Fault, SelectId, ServerType, StateChange, TopologyConfig, TopologyDescription, TopologyType};
 use mongolink::{Error, ErrorKind, HelloReply, ReadPreference, ServerAddress, Stage, TopologyVersion};

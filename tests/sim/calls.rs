@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bson::{RawDocumentBuf, rawdoc};
 use mongolink::cursor::CursorState;
-use mongolink::operation::deadline::Deadline;
+use mongolink::deadline::Deadline;
 use mongolink::operation::{ReplyHead, command_error};
 use mongolink::pool::{Lease, WaiterId};
 use mongolink::selection::{self, Criteria, Refusal};

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use bson::{Document, RawDocumentBuf};
 use mongolink::handshake::UNUSABLE_HOSTS_MAX;
-use mongolink::operation::reply::{ERROR_LABELS_MAX, ERROR_REPLY_SIZE_MAX, NAME_SIZE_MAX};
 use mongolink::race::ATTEMPTS_MAX;
+use mongolink::reply::{ERROR_LABELS_MAX, ERROR_REPLY_SIZE_MAX, NAME_SIZE_MAX};
 use mongolink::topology::liveness::{ANSWER_SLACK, limit};
 use mongolink::topology::monitor::{STREAMED_BURST, STREAMED_EVERY};
 use mongolink::wire::{Decoder, Flags, MESSAGE_SIZE_MAX, Message, Request, WriteBuffer, encode_message};

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bson::oid::ObjectId;
+use mongolink::deadline::Deadline;
 use mongolink::dns::{LookupAnswer, LookupId, LookupMode};
 use mongolink::handshake::{Conversation, ConversationConfig, HandshakeStep};
-use mongolink::operation::deadline::Deadline;
 use mongolink::pool::Lease;
 use mongolink::race::{AttemptId, Race, RaceAction, RaceConfig, STAGGER, label_overload};
 use mongolink::topology::ProbeId;

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
+use mongolink::deadline::Deadline;
 use mongolink::machine::Driven;
-use mongolink::operation::deadline::Deadline;
 use mongolink::pool::{Checkout, Health, Lease, Pool, PoolAction, PoolEvent, QueuePosition, WaiterId};
 use mongolink::topology::Fault;
 use mongolink::wire::Message;

@@ -231,7 +231,7 @@ impl World {
         let now = self.local(c);
         let kind = self.clients[c].published.kind();
         let Some(poll) = self.clients[c].srv.as_mut() else { return };
-        poll.rescan.handle_topology(kind);
+        poll.rescan.handle_topology(kind.name(), kind.follows_srv());
         step(&mut poll.rescan, now);
         let heartbeat = self.clients[c].settings.heartbeat_frequency;
         while let Some(poll) = self.clients[c].srv.as_mut() {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use mongolink::operation::deadline::Deadline;
+use mongolink::deadline::Deadline;
 use mongolink::pool::{Checkout, Health, Lease, Pool, PoolAction, WaiterId, closed};
 use mongolink::{ConnectionString, Error, ErrorKind, PoolConfig, PoolEvent, Stage};
 

@@ -1,4 +1,5 @@
 use super::*;
+use crate::description::TopologyType;
 
 const HEARTBEAT: Duration = Duration::from_secs(10);
 const LOOK_UP_LIMIT: Duration = Duration::from_secs(15);
@@ -165,11 +166,11 @@ fn only_unknown_and_sharded_topologies_follow_srv_records() {
     ];
     for (kind, follows) in all {
         let mut resting = Scene::new(None);
-        resting.rescan.handle_topology(kind);
+        resting.rescan.handle_topology(kind.name(), kind.follows_srv());
         assert_eq!((resting.rescan.is_stopped(), resting.waits().is_some()), (!follows, follows), "{kind:?}");
         assert_eq!(resting.actions(), []);
         let mut querying = Scene::querying();
-        querying.rescan.handle_topology(kind);
+        querying.rescan.handle_topology(kind.name(), kind.follows_srv());
         assert_eq!(querying.rescan.is_stopped(), !follows, "{kind:?}");
         assert_eq!(querying.actions(), if follows { vec![] } else { vec![RescanAction::Abandon] });
     }
@@ -178,8 +179,8 @@ fn only_unknown_and_sharded_topologies_follow_srv_records() {
 #[test]
 fn stopped_is_final() {
     let mut scene = Scene::new(None);
-    scene.rescan.handle_topology(TopologyType::ReplicaSetNoPrimary);
-    scene.rescan.handle_topology(TopologyType::Sharded);
+    scene.rescan.handle_topology(TopologyType::ReplicaSetNoPrimary.name(), TopologyType::ReplicaSetNoPrimary.follows_srv());
+    scene.rescan.handle_topology(TopologyType::Sharded.name(), TopologyType::Sharded.follows_srv());
     scene.pass(seconds(1_000_000));
     scene.answer(&[record("a.example.com", 90)]);
     scene.fail();

@@ -12,11 +12,11 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::{CheckedOut, CheckoutResult, PoolState, ServerPool};
+use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind};
 use crate::io::clock;
 use crate::io::conn::Conn;
 use crate::io::shell::Owner;
-use crate::operation::deadline::Deadline;
 use crate::pool::{Checkout, Lease, QueuePosition, WaiterId};
 
 /// A check-out that was not served at once.

@@ -15,10 +15,10 @@ use super::super::pool::ServerPool;
 use super::super::shell::Owner;
 use super::super::snapshot::Snapshot;
 use super::{TopologyDriver, known_servers};
+use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Result, Stage};
 use crate::host::ServerAddress;
 use crate::observe::log;
-use crate::operation::deadline::Deadline;
 use crate::selection::{self, Criteria, Refusal};
 use crate::topology::{SelectId, ServerType, TopologyDescription};
 

@@ -4,9 +4,9 @@ use bson::oid::ObjectId;
 use bson::rawdoc;
 
 use super::*;
+use crate::description::{MAX_WIRE_VERSION, MIN_WIRE_VERSION};
 use crate::error::ErrorKind;
 use crate::handshake::TopologyVersion;
-use crate::topology::{MAX_WIRE_VERSION, MIN_WIRE_VERSION};
 
 fn of_hello(host: &str, reply: HelloReply) -> ServerDescription {
     ServerDescription::of_hello(&key(host), reply, Instant::now())

@@ -201,7 +201,7 @@ fn impossible_criteria_are_refused_at_once() {
 fn caller_whose_selector_kept_no_server_is_called_again_for_another_description_only() {
     let mut config = TopologyConfig::new(keys(&["a", "b"]));
     config.set_name = Some("rs".into());
-    config.server_selector = Some(crate::selection::ServerSelector::new(|_, _| panic!("the rules ran the selector")));
+    config.server_selector = Some(crate::description::ServerSelector::new(|_, _| panic!("the rules ran the selector")));
     let mut scene = Scene::new(config);
     scene.hello("a", primary(&["a", "b"]));
     scene.drain();

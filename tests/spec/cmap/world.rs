@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bson::{Bson, Document, RawDocumentBuf, doc};
+use mongolink::deadline::Deadline;
 use mongolink::handshake::{ClientMetadata, Conversation, ConversationConfig, Environment, HandshakeStep};
-use mongolink::operation::deadline::Deadline;
 use mongolink::pool::{Checkout, Health, Lease, Pool, PoolAction, WaiterId, closed};
 use mongolink::sandbox::{Config, FakeDeployment, SandboxAction as ServerAction};
 use mongolink::topology::{Fault, Topology, TopologyAction, TopologyConfig};

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::topology::{ServerDescription, TopologyDescription};
+use super::{ServerDescription, TopologyDescription};
 
 /// A function of the application that chooses among the servers suitable for a call.
 #[derive(Clone)]
@@ -20,7 +20,7 @@ impl ServerSelector {
     }
 
     /// Removes the servers that the application excludes.
-    pub(super) fn filter<'a>(
+    pub(crate) fn filter<'a>(
         &self,
         topology: &TopologyDescription,
         mut servers: Vec<&'a Arc<ServerDescription>>,

@@ -10,10 +10,9 @@ use std::time::Duration;
 use bson::oid::ObjectId;
 
 use super::server::{ServerDescription, ServerType};
-use super::{MAX_WIRE_VERSION, MIN_SERVER_VERSION, MIN_WIRE_VERSION, SERVERS_MAX};
+use super::{MAX_WIRE_VERSION, MIN_SERVER_VERSION, MIN_WIRE_VERSION, SERVERS_MAX, ServerSelector, Window};
 use crate::error::{Bounded, ERROR_TEXT_SIZE_MAX, Error, ErrorKind, Ineligible, ServerReason, Stage};
 use crate::host::ServerAddress;
-use crate::selection::{ServerSelector, Window};
 
 /// The maximum number of excluded servers that are remembered for the error of a failed selection.
 const LEFT_OUT_MAX: usize = 16;
@@ -40,10 +39,10 @@ pub enum TopologyType {
 /// An immutable snapshot of the topology.
 #[derive(Clone, Debug)]
 pub struct TopologyDescription {
-    pub(super) kind: TopologyType,
-    pub(super) set_name: Option<String>,
-    pub(super) max_set_version: Option<i64>,
-    pub(super) max_election_id: Option<ObjectId>,
+    pub(crate) kind: TopologyType,
+    pub(crate) set_name: Option<String>,
+    pub(crate) max_set_version: Option<i64>,
+    pub(crate) max_election_id: Option<ObjectId>,
     /// Sorted by host.
     servers: Vec<Arc<ServerDescription>>,
     /// The primary's index in `servers`.
@@ -235,7 +234,7 @@ impl TopologyDescription {
     }
 
     /// Adds a server, or replaces the description of its host.
-    pub(super) fn put(&mut self, server: Arc<ServerDescription>) {
+    pub(crate) fn put(&mut self, server: Arc<ServerDescription>) {
         self.left_out.retain(|reason| reason.host != server.host);
         match self.place(&server.host) {
             Ok(at) => {
@@ -248,7 +247,7 @@ impl TopologyDescription {
     }
 
     /// Adds each missing host, as long as there is room.
-    pub(super) fn add_missing<'h>(&mut self, hosts: impl Iterator<Item = &'h ServerAddress>) {
+    pub(crate) fn add_missing<'h>(&mut self, hosts: impl Iterator<Item = &'h ServerAddress>) {
         for host in hosts {
             if self.place(host).is_err() {
                 if self.servers.len() >= SERVERS_MAX {
@@ -260,14 +259,14 @@ impl TopologyDescription {
     }
 
     /// Removes a server.
-    pub(super) fn remove(&mut self, host: &ServerAddress) {
+    pub(crate) fn remove(&mut self, host: &ServerAddress) {
         if let Ok(at) = self.place(host) {
             self.servers.remove(at);
         }
     }
 
     /// Removes a server that does not belong to the deployment, and remembers the reason.
-    pub(super) fn leave_out(&mut self, server: &ServerDescription, error: Error) {
+    pub(crate) fn leave_out(&mut self, server: &ServerDescription, error: Error) {
         self.remove(&server.host);
         if self.left_out.len() >= LEFT_OUT_MAX {
             self.left_out.remove(0);
@@ -277,13 +276,13 @@ impl TopologyDescription {
     }
 
     /// Keeps only the servers that a predicate admits.
-    pub(super) fn retain(&mut self, admit: impl Fn(&ServerAddress) -> bool) {
+    pub(crate) fn retain(&mut self, admit: impl Fn(&ServerAddress) -> bool) {
         self.servers.retain(|server| admit(&server.host));
     }
 
     /// Derives the values that depend on all servers: the primary's index, the near routers, compatibility, the sessions'
     /// lifetime.
-    pub(super) fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         let is_sharded = self.kind == TopologyType::Sharded;
         let routers = || self.servers.iter().enumerate().filter(|(_, server)| is_sharded && server.kind == ServerType::Mongos);
         let window = Window::of(routers().map(|(_, router)| router), self.local_threshold);

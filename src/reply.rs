@@ -126,17 +126,17 @@ fn essence(reply: &RawDocument) -> RawDocumentBuf {
 }
 
 /// The fields that every error in a reply has: the reply itself, its `writeConcernError`, and each of its `writeErrors`.
-pub(super) struct ErrorFields {
+pub(crate) struct ErrorFields {
     /// 0 if the server sent none.
-    pub(super) code: i64,
+    pub(crate) code: i64,
     /// Empty if the server sent none.
-    pub(super) code_name: String,
-    pub(super) message: String,
+    pub(crate) code_name: String,
+    pub(crate) message: String,
 }
 
 impl ErrorFields {
     /// Reads what can be read.
-    pub(super) fn read(document: &RawDocument) -> Self {
+    pub(crate) fn read(document: &RawDocument) -> Self {
         let text = |key: &str, size_bytes_max| Fields::find(document, key).and_then(|field| field.text_within(size_bytes_max));
         Self {
             code: Fields::find(document, "code").and_then(|field| field.integer()).unwrap_or(0),

@@ -5,6 +5,8 @@
 //! answers, and is short enough to be read. Unit tests are exempt. What this scan of the text can't see, the types of a
 //! call, `clippy.toml` looks after.
 
+mod layout;
+
 use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
