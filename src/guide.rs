@@ -52,6 +52,8 @@ pages! {
     unsupported = "../docs/unsupported.md";
     /// CPU, memory and allocations of a command.
     costs = "../docs/costs.md";
+    /// The crates that a dependant gets, and the Unicode backend.
+    dependencies = "../docs/dependencies.md";
     /// The kinds of tests, and how to run them.
     testing = "../docs/testing.md";
     /// When names are resolved by direct queries, and when by the operating system.
