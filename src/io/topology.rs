@@ -168,10 +168,10 @@ impl TopologyDriver {
     /// Checks whether the machine was suspended; if so, servers are checked at once and idle connections are not trusted.
     pub(crate) fn check_clocks(&self) {
         // The application's clock is read without a lock.
-        let look = (clock::now(), self.parts.boot_clock.now());
+        let reading = (clock::now(), self.parts.boot_clock.now());
         // A caller that finds another one checking need not check as well.
         let Ok(mut suspension) = self.suspension.try_lock() else { return };
-        let gap = suspension.handle_look(look.0, look.1);
+        let gap = suspension.handle_reading(reading.0, reading.1);
         drop(suspension);
         let Some(gap) = gap else { return };
         tracing::info!(seconds = gap.as_secs(), "the machine was suspended: servers are checked, idle connections dropped");

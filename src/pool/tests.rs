@@ -166,7 +166,7 @@ fn load_counts_connections_in_use_and_waiters() {
     for lease in leases {
         bench.pool.handle_checkin(lease, lease.id, Health::Good, bench.now);
     }
-    assert_eq!(bench.pool.load(), 3, "a connection that comes back goes to somebody who waits");
+    assert_eq!(bench.pool.load(), 3, "a connection that is checked in goes to a waiter");
 }
 
 #[test]
@@ -874,7 +874,7 @@ fn random_sequences_keep_the_promises() {
                 match action {
                     PoolAction::Open(lease) => opening.push(lease),
                     PoolAction::Deliver { waiter, lease, .. } => {
-                        assert_eq!(waiting.iter().min(), Some(&waiter), "seed {seed} step {step}: nobody is passed");
+                        assert_eq!(waiting.iter().min(), Some(&waiter), "seed {seed} step {step}: no waiter is passed over");
                         assert_eq!(lease.generation, generation, "seed {seed} step {step}");
                         waiting.retain(|other| *other != waiter);
                         in_use.push(lease);
@@ -894,7 +894,7 @@ fn random_sequences_keep_the_promises() {
                 (opening.len(), in_use.len(), draining.len(), waiting.len()),
                 "seed {seed} step {step}"
             );
-            assert!(!(stats.idle > 0 && stats.waiting > 0), "seed {seed} step {step}: nobody waits beside an idle connection");
+            assert!(!(stats.idle > 0 && stats.waiting > 0), "seed {seed} step {step}: no waiter beside an idle connection");
             if let Some((at, name)) = bench.pool.poll_timeout() {
                 bench.pool.handle_timeout(bench.now);
                 assert!(

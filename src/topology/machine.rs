@@ -355,10 +355,10 @@ impl Topology {
         if !self.config.load_balanced {
             self.actions.extend(change.added.iter().cloned().map(TopologyAction::StartMonitor));
         }
-        self.tell(previous, next, change);
+        self.record_events(previous, next, change);
     }
 
-    fn tell(&mut self, previous: Arc<TopologyDescription>, new: Arc<TopologyDescription>, change: Change) {
+    fn record_events(&mut self, previous: Arc<TopologyDescription>, new: Arc<TopologyDescription>, change: Change) {
         let changed = change.is_some() || previous.kind != new.kind || previous.set_name != new.set_name;
         let opening =
             previous.servers().is_empty() && self.events.back().is_some_and(|event| matches!(event, TopologyEvent::TopologyOpening));

@@ -22,7 +22,7 @@ impl Suspension {
 
     /// Records a reading, and returns the length of a suspension since the last one, if there was one. A reading that is older
     /// than the last one is ignored: two threads may read the clocks at once.
-    pub fn handle_look(&mut self, now: Instant, boot: Duration) -> Option<Duration> {
+    pub fn handle_reading(&mut self, now: Instant, boot: Duration) -> Option<Duration> {
         if now < self.last.0 {
             return None;
         }
@@ -43,11 +43,11 @@ mod tests {
         let now = Instant::now();
         let second = Duration::from_secs(1);
         let mut suspension = Suspension::new(now, 100 * second);
-        assert_eq!(suspension.handle_look(now + second, 101 * second), None);
-        assert_eq!(suspension.handle_look(now + 2 * second, 3702 * second), Some(3600 * second));
-        assert_eq!(suspension.handle_look(now + 3 * second, 3703 * second), None);
-        assert_eq!(suspension.handle_look(now + 4 * second, 3705 * second), None, "below the smallest gap");
-        assert_eq!(suspension.handle_look(now + 3 * second, 3704 * second), None, "an earlier look comes late");
-        assert_eq!(suspension.handle_look(now + 5 * second, 3706 * second), None, "and changes nothing");
+        assert_eq!(suspension.handle_reading(now + second, 101 * second), None);
+        assert_eq!(suspension.handle_reading(now + 2 * second, 3702 * second), Some(3600 * second));
+        assert_eq!(suspension.handle_reading(now + 3 * second, 3703 * second), None);
+        assert_eq!(suspension.handle_reading(now + 4 * second, 3705 * second), None, "below the smallest gap");
+        assert_eq!(suspension.handle_reading(now + 3 * second, 3704 * second), None, "an earlier reading comes late");
+        assert_eq!(suspension.handle_reading(now + 5 * second, 3706 * second), None, "and changes nothing");
     }
 }

@@ -379,20 +379,20 @@ fn unusable_names_are_reported_at_a_limited_rate() {
     scene.drain();
     let error = ServerAddress::parse("b..c").expect_err("invalid");
     let unusable = |number: u64| crate::handshake::UnusableHost { name: format!("{number}..x"), error: error.clone() };
-    let mut told = 0;
+    let mut events = 0;
     for number in 0..1000 {
         scene.hello("a", HelloReply { unusable_hosts: vec![unusable(2 * number), unusable(2 * number + 1)], ..primary(&["a"]) });
-        told += scene.take_events().iter().filter(|text| text.starts_with("a names")).count();
+        events += scene.take_events().iter().filter(|text| text.starts_with("a names")).count();
     }
-    assert_eq!(told, 2 * 5, "a burst of replies");
+    assert_eq!(events, 2 * 5, "a burst of replies");
     scene.now += Duration::from_secs(60);
     for number in [5000, 5000, 6000] {
         scene.hello("a", HelloReply { unusable_hosts: vec![unusable(number)], ..primary(&["a"]) });
     }
-    assert_eq!(scene.take_events(), ["a names 5000..x"], "what is named later is told later");
+    assert_eq!(scene.take_events(), ["a names 5000..x"], "names of later replies are reported later");
     scene.now += Duration::from_secs(60);
     scene.hello("a", HelloReply { unusable_hosts: vec![unusable(6000)], ..primary(&["a"]) });
-    assert_eq!(scene.take_events(), ["a names 6000..x"], "what was left out is told if it is still named");
+    assert_eq!(scene.take_events(), ["a names 6000..x"], "what was left out is reported if it is still named");
 }
 
 #[test]
@@ -411,8 +411,8 @@ fn unix_sockets_are_members_only_where_one_was_given() {
     assert_eq!(description.servers().len(), 1, "{description}");
     let hello = description.server(&key("a")).and_then(|server| server.hello.clone()).expect("known");
     assert_eq!((hello.unusable_hosts.len(), hello.primary.as_ref(), hello.me.as_ref()), (5, None, None));
-    let told: Vec<String> = scene.take_events().into_iter().filter(|text| text.contains("names")).collect();
-    assert_eq!(told, ["a names /run/x.sock", "a names /run/y.sock", "a names /run/z.sock"]);
+    let events: Vec<String> = scene.take_events().into_iter().filter(|text| text.contains("names")).collect();
+    assert_eq!(events, ["a names /run/x.sock", "a names /run/y.sock", "a names /run/z.sock"]);
 
     let mut scene = Scene::of_set(&["/run/x.sock"]);
     scene.hello("/run/x.sock", sockets(None));

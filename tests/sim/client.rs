@@ -567,7 +567,7 @@ impl World {
     /// Sees whether the machine was suspended; if so, all that depends on the time before is told.
     pub(crate) fn look_at_clocks(&mut self, c: usize) {
         let (now, boot) = (self.local(c), self.now - self.start);
-        let Some(gap) = self.clients[c].suspension.handle_look(now, boot) else { return };
+        let Some(gap) = self.clients[c].suspension.handle_reading(now, boot) else { return };
         self.note(|_| format!("client {c}: notices that it slept {gap:?}"));
         self.resolver_resumed(c);
         self.srv_slept(c, gap);

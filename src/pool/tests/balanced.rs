@@ -125,7 +125,7 @@ fn connection_in_use_continues_and_is_closed_at_checkin() {
     let mut bench = Bench::balanced(four());
     let (failed, other, foreign) = (bench.check_out_of(1), bench.check_out_of(1), bench.check_out_of(2));
     bench.clear(failed, 1);
-    assert_eq!(bench.text(), "", "nobody is interrupted");
+    assert_eq!(bench.text(), "", "no connection is interrupted");
     bench.back(other);
     bench.back(foreign);
     bench.pool.handle_checkin(failed, failed.id, Health::Broken, bench.now);
@@ -163,7 +163,7 @@ fn opening_connection_has_no_generation_before_its_hello() {
     let waiter = bench.wait();
     let open = bench.opens()[0];
     bench.clear(first, 1);
-    assert_eq!(bench.text(), "", "nobody knows yet which service it reaches");
+    assert_eq!(bench.text(), "", "its service is not known yet");
     let open = bench.pool.handle_greeted(open, service(1));
     assert!(open.generation > first.generation);
     bench.pool.handle_opened(open, open.id, bench.now);

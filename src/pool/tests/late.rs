@@ -52,7 +52,7 @@ fn drain_has_fifty_milliseconds_however_short_the_round_trip() {
 fn drains_stay_while_nobody_waits_or_the_pool_has_room() {
     let (mut bench, _) = full(&[Some(0), Some(0)], 2);
     bench.later(ms(4000));
-    assert_eq!(bench.text(), "", "nobody waits");
+    assert_eq!(bench.text(), "", "there is no waiter");
     let mut bench = Bench::ready(config());
     let lease = bench.check_out_new();
     bench.pool.handle_checkin(lease, 1, Health::ReplyOutstanding, bench.now);

@@ -107,17 +107,17 @@ impl Scene {
     /// Lets time go on from timer to timer; returns the orders with the milliseconds since the beginning.
     fn run(&mut self, span: Duration) -> Vec<String> {
         let end = self.now + span;
-        let mut told = Vec::new();
+        let mut orders = Vec::new();
         while let Some((at, _)) = self.topology.poll_timeout().filter(|(at, _)| *at <= end) {
             assert!(at >= self.now, "no timer lies in the past");
             self.now = at;
             self.topology.handle_timeout(at);
             let millis = at.duration_since(self.began).as_millis();
-            told.extend(self.orders().into_iter().map(|order| format!("{millis}: {order}")));
+            orders.extend(self.orders().into_iter().map(|order| format!("{millis}: {order}")));
             assert!(self.topology.poll_timeout().is_none_or(|(next, _)| next > at));
         }
         self.now = end;
-        told
+        orders
     }
 
     fn orders(&mut self) -> Vec<String> {
@@ -491,8 +491,8 @@ fn unanswered_command_counts_only_once_the_next_answer_to_the_monitor_is_overdue
     scene.named();
     scene.unanswered();
     assert_eq!(scene.orders(), NOTHING, "one probe at a time");
-    let told = scene.run(ms(60_000));
-    assert_eq!(told, ["13500: ask a again", "16000: end a", "16000: clear a true", "16000: cancel a"]);
+    let orders = scene.run(ms(60_000));
+    assert_eq!(orders, ["13500: ask a again", "16000: end a", "16000: clear a true", "16000: cancel a"]);
     assert_eq!(scene.error().kind(), ErrorKind::Silent);
 }
 
@@ -512,17 +512,17 @@ fn answer_of_a_far_server_is_overdue_as_many_round_trips_later() {
 fn command_that_runs_long_on_a_server_that_streams_costs_no_probe() {
     for offset in (0..10_000).step_by(500) {
         let mut scene = Scene::settled();
-        let (mut look, mut reply) = (5000, offset);
+        let (mut search, mut reply) = (5000, offset);
         for _ in 0..120 {
-            let next = look.min(reply);
+            let next = search.min(reply);
             scene.run(ms(next).saturating_sub(scene.now - scene.began));
             if next == reply {
                 scene.topology.handle_hello(&key("a"), primary(1), None, scene.now);
                 reply += 10_002;
             }
-            if next == look {
+            if next == search {
                 scene.unanswered();
-                look += 5000;
+                search += 5000;
             }
             assert_eq!(scene.orders(), NOTHING, "at {next} ms, replies from {offset} ms on");
         }

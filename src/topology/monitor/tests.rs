@@ -75,7 +75,7 @@ fn wish_for_a_check_waits_for_the_floor() {
     monitor.handle_timeout(now + ms(500));
     assert_eq!(texts(&mut monitor), "send");
     monitor.handle_check_now(now + ms(600));
-    assert_eq!(texts(&mut monitor), "", "a running check answers the wish");
+    assert_eq!(texts(&mut monitor), "", "a running check serves the request");
 }
 
 #[test]
@@ -94,12 +94,12 @@ fn stream_is_read_until_it_fails_and_then_tried_again_once() {
     assert_eq!(monitor.poll_timeout(), Some((now + ms(30_002), "heartbeatFrequencyMS")));
 }
 
-/// What a reply or a failure leads to is told before the next check is.
+/// The events of a reply or a failure come before those of the next check.
 #[test]
 fn next_check_starts_after_the_outcome_of_the_last_was_taken() {
     let now = Instant::now();
     let mut monitor = Monitor::new(config(), now);
-    let told = |monitor: &mut Monitor| -> Vec<&'static str> {
+    let events = |monitor: &mut Monitor| -> Vec<&'static str> {
         let name = |event| match event {
             MonitorEvent::HeartbeatStarted { .. } => "started",
             MonitorEvent::HeartbeatSucceeded { .. } => "succeeded",
@@ -107,19 +107,19 @@ fn next_check_starts_after_the_outcome_of_the_last_was_taken() {
         };
         std::iter::from_fn(|| monitor.poll_event()).map(name).collect()
     };
-    assert_eq!(told(&mut monitor), ["started"]);
+    assert_eq!(events(&mut monitor), ["started"]);
     assert!(matches!(monitor.poll_action(), Some(MonitorAction::Open)));
     monitor.handle_opened(streamable(), ms(3), now);
-    assert_eq!(told(&mut monitor), ["succeeded"]);
+    assert_eq!(events(&mut monitor), ["succeeded"]);
     assert!(matches!(monitor.poll_action(), Some(MonitorAction::MeasureRoundTrips(true))));
-    assert!(told(&mut monitor).is_empty());
+    assert!(events(&mut monitor).is_empty());
     assert!(matches!(monitor.poll_action(), Some(MonitorAction::Answered { .. })));
-    assert_eq!(told(&mut monitor), ["started"], "before its hello is sent");
+    assert_eq!(events(&mut monitor), ["started"], "before its hello is sent");
     assert!(matches!(monitor.poll_action(), Some(MonitorAction::Send { .. })));
     monitor.handle_failed(network(), now + ms(1));
-    assert_eq!(told(&mut monitor), ["failed"]);
+    assert_eq!(events(&mut monitor), ["failed"]);
     while !matches!(monitor.poll_action(), Some(MonitorAction::Failed(_)) | None) {}
-    assert_eq!(told(&mut monitor), ["started"], "before its connection is opened");
+    assert_eq!(events(&mut monitor), ["started"], "before its connection is opened");
     assert!(matches!(monitor.poll_action(), Some(MonitorAction::Open)));
 }
 

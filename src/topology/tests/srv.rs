@@ -57,8 +57,8 @@ fn srv_hosts_of_a_topology_that_lost_all_are_opened_before_they_are_described() 
             scene.drain();
         }
         scene.topology.handle_srv_hosts(keys(&["c"]), scene.now);
-        let told = scene.take_events();
-        assert_eq!(told[told.len() - 2..], ["opening c", "Unknown/0 -> Unknown/1"]);
+        let events = scene.take_events();
+        assert_eq!(events[events.len() - 2..], ["opening c", "Unknown/0 -> Unknown/1"]);
         scene.hello("c", standalone());
         assert_eq!(scene.kind(), TopologyType::Single, "there is one seed now");
     }

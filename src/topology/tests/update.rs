@@ -86,7 +86,7 @@ fn single_server_of_another_set_is_unknown_with_the_reason() {
     assert_eq!(scene.type_of("a"), Some(ServerType::RsPrimary));
     scene.failed("a", refused());
     let error = scene.topology.description().server(&key("a")).and_then(|server| server.error.clone()).expect("error");
-    assert_eq!(error.stage(), Some(Stage::Tcp), "what failed is told, and no set name is missed");
+    assert_eq!(error.stage(), Some(Stage::Tcp), "the failure is reported, and not a missing set name");
 }
 
 #[test]
