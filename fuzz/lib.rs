@@ -16,8 +16,8 @@ use mongolink::cursor::CursorState;
 use mongolink::dns::srv::{SrvRecord, seeds};
 use mongolink::dns::system_config::{ConfigText, NamePath, Platform, ResolvConf, SystemFacts, decide};
 use mongolink::handshake::{
-    ClientMetadata, Conversation, ConversationConfig, DriverInfo, DriverInfos, Environment, HandshakeStep, HelloReply, METADATA_SIZE_MAX,
-    NAMES_MAX,
+    ClientMetadata, Conversation, ConversationConfig, DriverInfo, DriverInfos, Environment, HandshakeStep, HandshakeWork,
+    HandshakeWorkResult, HelloReply, METADATA_SIZE_MAX, NAMES_MAX,
 };
 use mongolink::host::{ServerAddress, normalize_name};
 use mongolink::operation::json::Json;
@@ -186,15 +186,15 @@ fn login_as(credential: Option<Credential>, mut data: &[u8]) {
         data = rest;
         let Ok(reply) = RawDocument::from_bytes(reply) else { return };
         let mut step = conversation.handle_reply(reply);
-        if let Ok(HandshakeStep::Derive(derivation, waiting)) = step {
+        if let Ok(HandshakeStep::Work(HandshakeWork::DeriveKeys(derivation), waiting)) = step {
             if derivation.iterations() > ITERATIONS_RUN_MAX {
                 return;
             }
-            step = waiting.handle_keys(derivation.run());
+            step = waiting.handle_work(HandshakeWorkResult::Keys(derivation.run()));
         }
         match step {
             Ok(HandshakeStep::Send(_, next)) => conversation = next,
-            Ok(HandshakeStep::Derive(..)) => panic!("keys were asked for twice"),
+            Ok(HandshakeStep::Work(..)) => panic!("keys were asked for twice"),
             Ok(HandshakeStep::Ready(hello)) => panic!("ready without a signature: {hello:?}"),
             Err(_) => return,
         }

@@ -17,7 +17,7 @@ use base64::prelude::{BASE64_STANDARD, Engine as _};
 use mongolink::auth::Credential;
 use mongolink::auth::scram::keys::Derivation;
 use mongolink::bson::{RawDocument, RawDocumentBuf, rawdoc};
-use mongolink::handshake::{Conversation, ConversationConfig, HandshakeCommand, HandshakeStep};
+use mongolink::handshake::{Conversation, ConversationConfig, HandshakeCommand, HandshakeStep, HandshakeWork, HandshakeWorkResult};
 use mongolink::wire::{Flags, Request, WriteBuffer, encode_message};
 use mongolink::{Client, ConnectionString, ErrorKind};
 use ring::{digest, hmac, pbkdf2};
@@ -423,15 +423,15 @@ fn go(hash: Hash, steps: usize) -> Left {
     }
     let exchange = server_first(&command.body);
     let answer = |payload: &str, done: bool| rawdoc! { "ok": 1, "conversationId": 1, "done": done, "payload": payload };
-    let Ok(HandshakeStep::Derive(derivation, conversation)) = conversation.handle_reply(&answer(&exchange.1, false)) else {
-        panic!("a derivation")
-    };
+    let step = conversation.handle_reply(&answer(&exchange.1, false)).expect("accepted");
+    let HandshakeStep::Work(HandshakeWork::DeriveKeys(derivation), conversation) = step else { panic!("a derivation") };
     if steps == 2 {
         let mut deriving = derivation.begin();
         assert!(deriving.advance(100).is_none());
         return (None, None, Some(derivation));
     }
-    let Ok(HandshakeStep::Send(command, conversation)) = conversation.handle_keys(derivation.run()) else { panic!("a proof") };
+    let step = conversation.handle_work(HandshakeWorkResult::Keys(derivation.run())).expect("accepted");
+    let HandshakeStep::Send(command, conversation) = step else { panic!("a proof") };
     if steps == 3 {
         return (Some((command, conversation)), None, None);
     }

@@ -1,18 +1,18 @@
-//! The conversation that opens a connection: hello, then authentication.
+//! The conversation on a new connection: hello, then the login.
 //!
-//! The order of mongodb-handshake and auth, strictly in turns. Each step consumes the conversation and returns the next. A
-//! monitor's connection has no credential, and is ready after hello. With a credential, a connection is ready only after
-//! authentication: a server on which nobody can authenticate, an arbiter, is an error. One deadline covers the whole
-//! conversation; the caller enforces it.
+//! mongodb-handshake and auth, strictly in turns. Each step consumes the conversation and returns the next step: a command
+//! to send, work to do, or the end. A monitor's connection has no credential and is ready after hello. With a credential, a
+//! connection is ready only after a login; a server without users, an arbiter, is an error.
+//! Does not decide the deadline of the conversation, nor where and how work is done.
 //!
 //! ```text
 //! ExpectHello ── no credential, or X509 accepted with hello ─────────────────────────────────► Ready
 //!      │ speculation answered                │ not answered: saslStart, authenticate
 //!      ▼                                     ▼
 //!  server's first message ◄──────────── ExpectAuth ── authenticate, PLAIN accepted ──────────► Ready
-//!      │ Derive                              ▲
+//!      │ Work: DeriveKeys                    ▲
 //!      ▼                                     │ saslContinue (proof)
-//!  ExpectKeys ── handle_keys ────────────────┴── signature, and an empty exchange if asked ──► Ready
+//!  ExpectKeys ── handle_work ────────────────┴── signature, and an empty exchange if asked ──► Ready
 //! ```
 
 use std::fmt;
@@ -23,7 +23,7 @@ use bson::raw::RawBson;
 use bson::{RawDocument, RawDocumentBuf};
 
 use super::command::{FirstHello, hello_command};
-use super::login::{Attempt, Login, Nonces, SaslExchange, no_users_here};
+use super::login::{Login, LoginAttempt, Nonces, SaslExchange, no_users_here};
 use super::{HelloReply, sasl};
 use crate::auth::scram::keys::{Derivation, ScramKeys};
 use crate::auth::scram::{NONCE_SIZE, ServerFirst};
@@ -46,7 +46,7 @@ pub struct ConversationConfig {
     pub nonces: [[u8; NONCE_SIZE]; 2],
 }
 
-/// A command to be sent; `$db` is appended when it is encoded.
+/// A command to send; `$db` is appended when it is encoded.
 pub struct HandshakeCommand {
     /// The database of the command.
     pub database: String,
@@ -64,14 +64,26 @@ pub struct HandshakeCommand {
 pub enum HandshakeStep {
     /// Send this command, and pass its reply to [`Conversation::handle_reply`].
     Send(HandshakeCommand, Conversation),
-    /// Run this derivation outside of the async threads, or find its result in the cache; then pass the keys to
-    /// [`Conversation::handle_keys`].
-    Derive(Derivation, Conversation),
-    /// The connection is ready for use.
+    /// Do this work, and hand in its result.
+    Work(HandshakeWork, Conversation),
+    /// The connection can be used.
     Ready(Box<HelloReply>),
 }
 
-/// The opening of a connection, waiting for a reply or for keys.
+/// Work that a login needs beside the server's replies.
+#[derive(Debug)]
+pub enum HandshakeWork {
+    /// Derive SCRAM keys, away from the async threads, or take them from a cache.
+    DeriveKeys(Derivation),
+}
+
+/// The result of a [`HandshakeWork`] of the same kind.
+pub enum HandshakeWorkResult {
+    /// The derived SCRAM keys.
+    Keys(ScramKeys),
+}
+
+/// The opening of a connection, up to where it waits for the server or for work to be done.
 pub struct Conversation {
     state: ConversationState,
 }
@@ -79,8 +91,8 @@ pub struct Conversation {
 #[allow(clippy::enum_variant_names, reason = "each state is named for what it awaits")]
 enum ConversationState {
     ExpectHello { login: Option<Login>, speculation: Option<(Mechanism, SaslExchange)>, load_balanced: bool },
-    ExpectAuth { attempt: Attempt, exchange: SaslExchange },
-    ExpectKeys { attempt: Attempt, conversation_id: RawBson, first: ServerFirst },
+    ExpectAuth { attempt: LoginAttempt, exchange: SaslExchange },
+    ExpectKeys { attempt: LoginAttempt, conversation_id: RawBson, first: ServerFirst },
 }
 
 impl Conversation {
@@ -129,7 +141,7 @@ impl Conversation {
                 advance(attempt, exchange, reply)
             }
             ConversationState::ExpectKeys { .. } => {
-                Err(Error::new(ErrorKind::Internal, "a reply instead of the expected keys").at(Stage::Auth))
+                Err(Error::new(ErrorKind::Internal, "a reply was handed in where the result of work is due").at(Stage::Auth))
             }
         }
     }
@@ -146,19 +158,19 @@ impl Conversation {
         }
     }
 
-    /// Handles the keys of the last derivation.
+    /// Takes the result of the work requested last.
     ///
     /// # Errors
-    /// [`ErrorKind::Internal`] if no keys are expected, or the keys are another mechanism's.
-    pub fn handle_keys(self, keys: ScramKeys) -> Result<HandshakeStep, Error> {
-        match self.state {
-            ConversationState::ExpectKeys { attempt, conversation_id, first } => {
+    /// [`ErrorKind::Internal`] if no work was requested, or if the keys belong to another mechanism.
+    pub fn handle_work(self, result: HandshakeWorkResult) -> Result<HandshakeStep, Error> {
+        match (self.state, result) {
+            (ConversationState::ExpectKeys { attempt, conversation_id, first }, HandshakeWorkResult::Keys(keys)) => {
                 let (message, last) = first.handle_keys(keys)?;
                 let body = sasl::proceed(&conversation_id, message.as_bytes());
                 Ok(send(attempt, "saslContinue", body, SaslExchange::ScramLast(last)))
             }
-            ConversationState::ExpectHello { .. } | ConversationState::ExpectAuth { .. } => {
-                Err(Error::new(ErrorKind::Internal, "keys instead of the expected reply").at(Stage::Auth))
+            (ConversationState::ExpectHello { .. } | ConversationState::ExpectAuth { .. }, HandshakeWorkResult::Keys(_)) => {
+                Err(Error::new(ErrorKind::Internal, "the result of work was handed in where a reply is due").at(Stage::Auth))
             }
         }
     }
@@ -202,15 +214,15 @@ fn log_in(
 ) -> Result<HandshakeStep, Error> {
     let answer = Fields::find(reply, "speculativeAuthenticate").and_then(|field| field.document());
     if let (Some((mechanism, exchange)), Some(answer)) = (speculation, answer) {
-        return advance(Attempt { hello, login, mechanism }, exchange, answer);
+        return advance(LoginAttempt { hello, login, mechanism }, exchange, answer);
     }
     let opening = login.start(hello.sasl_supported_mechs.as_deref())?;
-    let attempt = Attempt { hello, login, mechanism: opening.mechanism };
+    let attempt = LoginAttempt { hello, login, mechanism: opening.mechanism };
     Ok(send(attempt, opening.name, opening.body, opening.exchange))
 }
 
-/// Handles the server's message in an exchange that it has not refused.
-fn advance(attempt: Attempt, exchange: SaslExchange, answer: &RawDocument) -> Result<HandshakeStep, Error> {
+/// Takes what the server says in an exchange that it has not refused.
+fn advance(attempt: LoginAttempt, exchange: SaslExchange, answer: &RawDocument) -> Result<HandshakeStep, Error> {
     let step = exchange.step();
     let said = sasl::SaslAnswer::parse(answer);
     match exchange {
@@ -232,7 +244,8 @@ fn advance(attempt: Attempt, exchange: SaslExchange, answer: &RawDocument) -> Re
             let payload = said.payload.ok_or_else(|| attempt.protocol(step, "reply without a payload"))?;
             let conversation_id = said.conversation_id.ok_or_else(|| attempt.protocol(step, "reply without a conversationId"))?;
             let (derivation, first) = client.handle_server_first(payload).map_err(|error| attempt.failed(step, &error))?;
-            Ok(HandshakeStep::Derive(derivation, Conversation { state: ConversationState::ExpectKeys { attempt, conversation_id, first } }))
+            let state = ConversationState::ExpectKeys { attempt, conversation_id, first };
+            Ok(HandshakeStep::Work(HandshakeWork::DeriveKeys(derivation), Conversation { state }))
         }
         SaslExchange::ScramLast(client) => {
             let payload = said.payload.ok_or_else(|| attempt.protocol(step, "reply without a payload"))?;
@@ -247,7 +260,7 @@ fn advance(attempt: Attempt, exchange: SaslExchange, answer: &RawDocument) -> Re
     }
 }
 
-fn send(attempt: Attempt, name: &'static str, body: SecretDocument, exchange: SaslExchange) -> HandshakeStep {
+fn send(attempt: LoginAttempt, name: &'static str, body: SecretDocument, exchange: SaslExchange) -> HandshakeStep {
     let command = HandshakeCommand { database: attempt.login.credential.source.clone(), body, stage: Stage::Auth, name };
     HandshakeStep::Send(command, Conversation { state: ConversationState::ExpectAuth { attempt, exchange } })
 }

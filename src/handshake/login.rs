@@ -30,8 +30,8 @@ pub(super) struct Nonces {
     pub(super) own: [u8; NONCE_SIZE],
 }
 
-/// An authentication in progress, with the hello reply.
-pub(super) struct Attempt {
+/// A login in progress, with the hello reply that it belongs to.
+pub(super) struct LoginAttempt {
     pub(super) hello: Box<HelloReply>,
     pub(super) login: Login,
     pub(super) mechanism: Mechanism,
@@ -132,7 +132,7 @@ impl Login {
     }
 }
 
-impl Attempt {
+impl LoginAttempt {
     /// Checks that the server has not refused a step.
     pub(super) fn check(&self, step: &str, reply: &RawDocument) -> Result<(), Error> {
         match command_error_at(reply, Stage::Auth) {

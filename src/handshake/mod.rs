@@ -15,7 +15,7 @@ mod sasl;
 pub use command::monitor_hello;
 #[cfg(feature = "internals")]
 pub use command::{FirstHello, hello_command};
-pub use conversation::{Conversation, ConversationConfig, HandshakeCommand, HandshakeStep};
+pub use conversation::{Conversation, ConversationConfig, HandshakeCommand, HandshakeStep, HandshakeWork, HandshakeWorkResult};
 pub use driver_info::{DriverInfo, DriverInfos};
 #[cfg(feature = "internals")]
 pub use driver_info::{LIBRARIES_MAX, LIBRARY_TEXT_SIZE_MAX};

@@ -55,13 +55,15 @@ fn hello_with(key: &'static str, value: impl Into<RawBson>) -> RawDocumentBuf {
 fn sent(step: Result<HandshakeStep, Error>) -> (HandshakeCommand, Conversation) {
     match step.expect("step") {
         HandshakeStep::Send(command, conversation) => (command, conversation),
-        other @ (HandshakeStep::Derive(..) | HandshakeStep::Ready(_)) => panic!("{other:?}"),
+        other @ (HandshakeStep::Work(..) | HandshakeStep::Ready(_)) => panic!("{other:?}"),
     }
 }
 
 fn derived(step: Result<HandshakeStep, Error>) -> (HandshakeCommand, Conversation) {
     match step.expect("step") {
-        HandshakeStep::Derive(derivation, conversation) => sent(conversation.handle_keys(derivation.run())),
+        HandshakeStep::Work(HandshakeWork::DeriveKeys(derivation), conversation) => {
+            sent(conversation.handle_work(HandshakeWorkResult::Keys(derivation.run())))
+        }
         other @ (HandshakeStep::Send(..) | HandshakeStep::Ready(_)) => panic!("{other:?}"),
     }
 }
@@ -69,7 +71,7 @@ fn derived(step: Result<HandshakeStep, Error>) -> (HandshakeCommand, Conversatio
 fn ready(step: Result<HandshakeStep, Error>) -> HelloReply {
     match step.expect("step") {
         HandshakeStep::Ready(hello) => *hello,
-        other @ (HandshakeStep::Send(..) | HandshakeStep::Derive(..)) => panic!("{other:?}"),
+        other @ (HandshakeStep::Send(..) | HandshakeStep::Work(..)) => panic!("{other:?}"),
     }
 }
 
@@ -332,9 +334,13 @@ fn steps_out_of_turn_are_refused() {
     let (command, conversation) = begun(None);
     let start = command.body.get_document("speculativeAuthenticate").expect("speculation");
     let reply = hello_with("speculativeAuthenticate", server.first(start));
-    let Ok(HandshakeStep::Derive(derivation, conversation)) = conversation.handle_reply(&reply) else { panic!("derivation") };
+    let step = conversation.handle_reply(&reply).expect("step");
+    let HandshakeStep::Work(HandshakeWork::DeriveKeys(derivation), conversation) = step else { panic!("derivation") };
     assert_eq!(conversation.handle_reply(&reply).map(drop).expect_err("refusal").kind(), ErrorKind::Internal);
-    assert_eq!(begun(None).1.handle_keys(derivation.run()).map(drop).expect_err("refusal").kind(), ErrorKind::Internal);
+    assert_eq!(
+        begun(None).1.handle_work(HandshakeWorkResult::Keys(derivation.run())).map(drop).expect_err("refusal").kind(),
+        ErrorKind::Internal
+    );
 }
 
 #[test]

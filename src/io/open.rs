@@ -19,7 +19,10 @@ use super::tls::explained;
 use crate::auth::Credential;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, Stage};
-use crate::handshake::{ClientMetadata, Conversation, ConversationConfig, DriverInfos, HandshakeCommand, HandshakeStep, HelloReply};
+use crate::handshake::{
+    ClientMetadata, Conversation, ConversationConfig, DriverInfos, HandshakeCommand, HandshakeStep, HandshakeWork, HandshakeWorkResult,
+    HelloReply,
+};
 use crate::host::ServerAddress;
 use crate::observe::log;
 use crate::operation::CommandFields;
@@ -159,11 +162,11 @@ impl Opener {
                         (command, conversation) = (next, then);
                         break;
                     }
-                    HandshakeStep::Derive(derivation, then) => {
+                    HandshakeStep::Work(work, then) => {
                         if talk.stage != Stage::Auth {
                             talk.next(Stage::Auth, conn, timeline);
                         }
-                        step = then.handle_keys(self.keys.derive(&derivation).await?)?;
+                        step = then.handle_work(self.work(work).await?)?;
                     }
                     HandshakeStep::Ready(hello) => {
                         talk.next(Stage::Read, conn, timeline);
@@ -171,6 +174,15 @@ impl Opener {
                     }
                 }
             }
+        }
+    }
+}
+
+impl Opener {
+    /// Does the work that a conversation asks for.
+    async fn work(&self, work: HandshakeWork) -> Result<HandshakeWorkResult, Error> {
+        match work {
+            HandshakeWork::DeriveKeys(derivation) => self.keys.derive(&derivation).await.map(HandshakeWorkResult::Keys),
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use mongolink::ConnectionString;
 use mongolink::auth::scram::keys::{CacheKey, Derivation, ScramKeyCache};
 use mongolink::auth::{Credential, Mechanism};
-use mongolink::handshake::{Conversation, HandshakeStep};
+use mongolink::handshake::{Conversation, HandshakeStep, HandshakeWorkResult};
 use mongolink::pool::Lease;
 use mongolink::sandbox::{self, Config};
 use mongolink::{Error, ErrorKind, ServerAddress, Stage};
@@ -214,7 +214,7 @@ impl World {
     ) -> Option<Result<HandshakeStep, Error>> {
         let key = derivation.cache_key();
         if let Some(keys) = self.logins.known.get(c).and_then(|known| known.get(&key)) {
-            return Some(then.handle_keys(keys));
+            return Some(then.handle_work(HandshakeWorkResult::Keys(keys)));
         }
         let takes = self.plan.logins.as_ref().map_or(Duration::ZERO, |logins| logins.derivation);
         // Whoever wants the same keys meanwhile shares the derivation.
@@ -243,7 +243,7 @@ impl World {
             known.put(derivation.cache_key(), keys.clone());
         }
         if self.clients[c].openings.contains_key(&opening) {
-            self.greeting_goes_on(c, opening, then.handle_keys(keys));
+            self.greeting_goes_on(c, opening, then.handle_work(HandshakeWorkResult::Keys(keys)));
         }
     }
 

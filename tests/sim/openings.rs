@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bson::oid::ObjectId;
 use mongolink::deadline::Deadline;
 use mongolink::dns::{LookupAnswer, LookupId, LookupMode};
-use mongolink::handshake::{Conversation, ConversationConfig, HandshakeStep};
+use mongolink::handshake::{Conversation, ConversationConfig, HandshakeStep, HandshakeWork};
 use mongolink::pool::Lease;
 use mongolink::race::{AttemptId, Race, RaceAction, RaceConfig, STAGGER, label_overload};
 use mongolink::topology::ProbeId;
@@ -337,7 +337,7 @@ impl World {
             return;
         };
         let conn = *conn;
-        if matches!(step, Ok(HandshakeStep::Send(..) | HandshakeStep::Derive(..))) && talk.stage == Stage::Hello {
+        if matches!(step, Ok(HandshakeStep::Send(..) | HandshakeStep::Work(..))) && talk.stage == Stage::Hello {
             (talk.stage, talk.since) = (Stage::Auth, now);
             self.figures.logins.0 += 1;
         }
@@ -349,7 +349,7 @@ impl World {
                 self.send_command(conn, &command.database, Flags::default(), &Request::from(command.body.take()), None);
                 self.spring_snare(c, conn);
             }
-            Ok(HandshakeStep::Derive(derivation, then)) => {
+            Ok(HandshakeStep::Work(HandshakeWork::DeriveKeys(derivation), then)) => {
                 if let Some(step) = self.derive(c, id, derivation, then) {
                     self.greeting_goes_on(c, id, step);
                 }

@@ -399,7 +399,7 @@ impl World {
                     .and_then(|message| message.map(|reply| dial.conversation.handle_reply(reply.body())).transpose())
                 {
                     Ok(Some(HandshakeStep::Ready(_))) => self.pool.handle_opened(lease, conn, self.now),
-                    Ok(Some(HandshakeStep::Send(..) | HandshakeStep::Derive(..))) => return Err("a login without a user".into()),
+                    Ok(Some(HandshakeStep::Send(..) | HandshakeStep::Work(..))) => return Err("a login without a user".into()),
                     Ok(None) => return Err("half a reply".into()),
                     Err(error) => self.opening_failed(conn, lease, error)?,
                 }
