@@ -1,51 +1,43 @@
-//! What becomes of a command's session, and of the cursor that it opens, when its caller does not wait for the reply?
+//! The session of a command whose reply nobody waits for, and the cursor that the late reply opens.
 //!
-//! A session in which nothing was sent is free at once (sessions, "Server Session Pool"). One whose reply is still to come
-//! travels with the connection, and is free when the reply has been read; a cursor that the reply opens is killed first, on the
-//! same connection. Only the session of a broken connection is lost: it is not used again, and servers are told to end it.
+//! sessions ("Server Session Pool"). The session of a command that was not sent is free at once. Otherwise it travels with the
+//! connection and is free when the late reply has been read; a cursor that the reply opens is killed first, on the same
+//! connection. Only the session of a broken connection is lost: it is not used again, and servers are told to end it.
+//! Does not decide when the late reply is read (`io::conn`, the pool).
 
-use std::sync::{Arc, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-use super::call::SessionInUse;
-use super::running::ClientCore;
+use super::sessions::{SessionInUse, Sessions};
 use crate::cursor::CursorState;
 use crate::io::clock;
-use crate::io::conn::{Conn, LateReply, Sent};
-use crate::operation::CommandFields;
+use crate::io::conn::{Conn, LateReply};
 use crate::operation::cluster_time::ClusterTime;
-use crate::operation::session::UnfinishedSessions;
+use crate::operation::{DriverFields, Sent};
 use crate::pool::Health;
 use crate::wire::{Message, Request};
 
 /// What an abandoned command leaves on its connection.
 struct Abandoned {
-    core: Weak<ClientCore>,
+    sessions: Weak<Sessions>,
     session: Option<SessionInUse>,
     cluster_time: Arc<ClusterTime>,
     /// The cursor that is being killed.
     cursor: Option<CursorState>,
 }
 
-impl ClientCore {
-    /// Decides on the session of a command whose outcome is unknown, and on its reply.
+impl Sessions {
+    /// Decides what happens to the session of a command whose outcome is unknown, and to its late reply.
     #[cold]
     pub(super) fn abandon(self: &Arc<Self>, conn: &mut Conn, session: Option<SessionInUse>, now: Instant) {
         if conn.sent() == Sent::Nothing {
-            session.into_iter().for_each(|session| self.put_session(session, now));
-            return;
-        }
-        if conn.health() == Health::ReplyOutstanding {
+            session.into_iter().for_each(|session| self.put(session, now));
+        } else if conn.health() == Health::ReplyOutstanding {
             let cluster_time = Arc::clone(&self.thread_caches.own().cluster_time);
-            conn.leave(Box::new(Abandoned { core: Arc::downgrade(self), session, cluster_time, cursor: None }));
+            conn.leave(Box::new(Abandoned { sessions: Arc::downgrade(self), session, cluster_time, cursor: None }));
         } else if let Some(session) = session {
             self.unfinished().lose(session.session);
         }
-        self.end_lost_sessions();
-    }
-
-    pub(super) fn unfinished(&self) -> MutexGuard<'_, UnfinishedSessions> {
-        self.unfinished.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,14 +50,14 @@ impl LateReply for Abandoned {
             self.cursor = Some(cursor);
             return Some(kill);
         }
-        if let (Some(core), Some(session)) = (self.core.upgrade(), self.session.take()) {
-            core.put_session(session, clock::now());
+        if let (Some(sessions), Some(session)) = (self.sessions.upgrade(), self.session.take()) {
+            sessions.put(session, clock::now());
         }
         None
     }
 
-    fn fields(&self) -> CommandFields<'_> {
-        CommandFields {
+    fn fields(&self) -> DriverFields<'_> {
+        DriverFields {
             database: self.cursor.as_ref().map_or("admin", |cursor| &cursor.database),
             lsid: self.session.as_ref().map(|in_use| in_use.session.lsid().as_ref()),
             cluster_time: self.cluster_time.document(),
@@ -75,10 +67,10 @@ impl LateReply for Abandoned {
 }
 
 impl Drop for Abandoned {
-    /// The connection broke, or was closed, before the reply came.
+    /// Loses the session if the connection broke, or was closed, before the reply came.
     fn drop(&mut self) {
-        if let (Some(core), Some(session)) = (self.core.upgrade(), self.session.take()) {
-            core.unfinished().lose(session.session);
+        if let (Some(sessions), Some(session)) = (self.sessions.upgrade(), self.session.take()) {
+            sessions.unfinished().lose(session.session);
         }
     }
 }

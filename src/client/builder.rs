@@ -1,17 +1,19 @@
-//! How is a client configured in code?
+//! The builder of a client: a connection string, then options in code.
+//!
+//! Does not decide which options contradict each other (`uri::validate`).
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::Client;
+use super::config::{ClientConfig, NonUriOptions};
+use super::handle::Client;
 use super::running::ClientCore;
 use crate::auth::{Mechanism, Secret};
-use crate::dns::RESCAN_FLOOR;
 use crate::error::Result;
 use crate::handshake::{DriverInfo, DriverInfos};
 use crate::host::{Address, ServerAddress};
-use crate::io::clock::{BootClock, SystemBootClock};
+use crate::io::clock::BootClock;
 use crate::io::resolver::{DnsConfig, Resolve};
 use crate::options::{ClientOptions, ServerMonitoringMode, Warning};
 use crate::selection::{ReadPreference, ServerSelector};
@@ -37,15 +39,6 @@ pub struct ClientBuilder {
     libraries: Vec<DriverInfo>,
 }
 
-/// Holds what can't stand in a connection string.
-pub(super) struct NonUriOptions {
-    pub(super) dns: DnsConfig,
-    pub(super) resolve: Option<Arc<dyn Resolve>>,
-    pub(super) boot_clock: Arc<dyn BootClock>,
-    pub(super) srv_rescan_floor: Duration,
-    pub(super) server_selector: Option<ServerSelector>,
-}
-
 macro_rules! options {
     ($($(#[$doc:meta])* $name:ident: $kind:ty;)*) => {
         $(
@@ -61,14 +54,7 @@ macro_rules! options {
 
 impl From<ClientOptions> for ClientBuilder {
     fn from(options: ClientOptions) -> Self {
-        let non_uri_options = NonUriOptions {
-            dns: DnsConfig::System,
-            resolve: None,
-            boot_clock: Arc::new(SystemBootClock::new()),
-            srv_rescan_floor: RESCAN_FLOOR,
-            server_selector: None,
-        };
-        Self { options, warnings: Vec::new(), non_uri_options, libraries: Vec::new() }
+        Self { options, warnings: Vec::new(), non_uri_options: NonUriOptions::default(), libraries: Vec::new() }
     }
 }
 
@@ -90,7 +76,7 @@ impl fmt::Debug for ClientBuilder {
 }
 
 impl ClientBuilder {
-    pub(super) fn new(text: &str) -> Result<Self> {
+    fn new(text: &str) -> Result<Self> {
         ConnectionString::parse(text).map(Self::from)
     }
 
@@ -272,6 +258,41 @@ impl ClientBuilder {
         for library in self.libraries {
             libraries.append(library)?;
         }
-        Ok(Client::from_core(ClientCore::new(self.options, self.warnings, self.non_uri_options, libraries)))
+        let config = ClientConfig {
+            options: Arc::new(self.options),
+            warnings: self.warnings,
+            non_uri: self.non_uri_options,
+            libraries: Arc::new(Mutex::new(libraries)),
+        };
+        Ok(Client::from_core(ClientCore::new(config)))
+    }
+}
+
+impl Client {
+    /// Makes a client from a connection string.
+    ///
+    /// # Errors
+    /// [`InvalidUri`](crate::ErrorKind::InvalidUri), [`InvalidHost`](crate::ErrorKind::InvalidHost) or
+    /// [`InvalidOption`](crate::ErrorKind::InvalidOption) if it can't be used, and
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) if it asks for something whose absence would weaken security.
+    pub fn new(uri: impl AsRef<str>) -> Result<Self> {
+        Self::builder(uri)?.build()
+    }
+
+    /// Starts a client from a connection string, to which every option can be added.
+    ///
+    /// # Errors
+    /// Those of reading the connection string.
+    pub fn builder(uri: impl AsRef<str>) -> Result<ClientBuilder> {
+        ClientBuilder::new(uri.as_ref())
+    }
+
+    /// Creates a client from options, such as those of a [`ConnectionString`](crate::ConnectionString) that the caller has
+    /// changed.
+    ///
+    /// # Errors
+    /// Those of [`ClientBuilder::build`].
+    pub fn with_options(options: ClientOptions) -> Result<Self> {
+        ClientBuilder::from(options).build()
     }
 }

@@ -1,8 +1,8 @@
-//! How are a cursor's documents fetched?
+//! A cursor: the stream of its documents, fetched batch by batch.
 //!
-//! getMore goes to the server that made the cursor, in the same session; a cursor that is dropped early is killed there.
+//! getMore goes to the server that holds the cursor, in the same session; a cursor that is dropped early is killed there.
 //! Behind a load balancer both go out on the connection that the cursor keeps (load-balancers, "Cursors").
-//! Which command comes next is decided in `crate::cursor`.
+//! Does not decide which command comes next (`crate::cursor`).
 
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -13,43 +13,20 @@ use std::time::Duration;
 use bson::Document;
 use bytes::Bytes;
 use futures_util::Stream;
-use serde::de::DeserializeOwned;
 use tokio::sync::oneshot;
 
-use super::Client;
-use super::call::{Call, InSession, Preference, Reply, Session, Time};
+use super::decode::FromReply;
+use super::handle::Client;
 use super::pin::Pinned;
 use super::running::ClientCore;
+use super::sessions::CursorSession;
+use super::time_limits::Time;
 use crate::cursor::{Batch, CursorState, EmptyBatches, GetMoreOptions};
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::host::ServerAddress;
 use crate::io::clock;
-use crate::selection::Criteria;
-use crate::wire::Request;
-
-/// Is a form in which replies and documents can be had: any [`DeserializeOwned`] type, or [`Reply`] for the bytes.
-pub trait FromReply: Send + 'static {
-    /// Reads a document.
-    ///
-    /// # Errors
-    /// [`Bson`](crate::ErrorKind::Bson) if it doesn't fit.
-    fn from_reply(reply: Reply) -> Result<Self>
-    where
-        Self: Sized;
-}
-
-impl<T: DeserializeOwned + Send + 'static> FromReply for T {
-    fn from_reply(reply: Reply) -> Result<Self> {
-        reply.deserialize()
-    }
-}
-
-impl FromReply for Reply {
-    fn from_reply(reply: Reply) -> Result<Self> {
-        Ok(reply)
-    }
-}
+use crate::operation::{CursorBatch, GetMore, KillCursors, Reply};
 
 /// Is a stream of the documents of a server's cursor.
 ///
@@ -99,7 +76,7 @@ struct CursorContext {
 
 enum CursorPhase {
     /// Documents are at hand, and perhaps more on the server.
-    Reading { cursor: CursorState, batch: Batch, session: Option<Box<Session>>, pin: Option<Box<Pinned>> },
+    Reading { cursor: CursorState, batch: Batch, session: Option<Box<CursorSession>>, pin: Option<Box<Pinned>> },
     /// The next batch is on its way.
     /// The lock is never taken: it makes the cursor `Sync`.
     Fetching { cursor: CursorState, fetch: Mutex<Fetch> },
@@ -111,19 +88,18 @@ enum CursorPhase {
 
 type Pause = Mutex<Pin<Box<dyn Future<Output = ()> + Send>>>;
 
-type Fetch = Pin<Box<dyn Future<Output = std::result::Result<Fetched, Failed>> + Send>>;
+type Fetch = Pin<Box<dyn Future<Output = std::result::Result<Fetched, FetchFailure>> + Send>>;
 
 pub(super) struct Fetched {
-    pub(super) cursor: CursorState,
-    pub(super) batch: Batch,
-    pub(super) session: Option<Box<Session>>,
+    pub(super) opened: CursorBatch,
+    pub(super) session: Option<Box<CursorSession>>,
     pub(super) pin: Option<Box<Pinned>>,
     /// How long the server took, for a batch after the first.
     pub(super) took: Option<Duration>,
 }
 
 /// Is why a batch could not be fetched, and the connection on which it was asked for.
-struct Failed {
+struct FetchFailure {
     error: Error,
     pin: Option<Box<Pinned>>,
 }
@@ -136,7 +112,7 @@ struct Ending {
 
 enum Left {
     /// It is killed, on its own connection if it has one.
-    Kill { cursor: CursorState, session: Option<Box<Session>>, pin: Option<Box<Pinned>> },
+    Kill { cursor: CursorState, session: Option<Box<CursorSession>>, pin: Option<Box<Pinned>> },
     /// It is killed once the batch has come that is on its way on its own connection.
     Fetch { cursor: CursorState, fetch: Fetch },
 }
@@ -145,9 +121,9 @@ enum Left {
 const KILL_LIMIT: Duration = Duration::from_secs(5);
 
 impl<T: FromReply> Cursor<T> {
-    pub(super) fn new(client: Client, fetched: Fetched, host: ServerAddress, more: GetMoreOptions, timeout: Option<Duration>) -> Self {
+    pub(super) fn new(client: Client, fetched: Fetched, more: GetMoreOptions, timeout: Option<Duration>) -> Self {
         let pinned = fetched.pin.is_some();
-        let core = Arc::clone(&client.handle.0);
+        let (core, host) = (Arc::clone(client.core()), fetched.opened.host.clone());
         let context = Arc::new(CursorContext { core, host, more, timeout, pinned });
         Self { client, context, state: CursorPhase::read(fetched), batches: EmptyBatches::default(), pause: None, form: PhantomData }
     }
@@ -229,10 +205,10 @@ impl<T: FromReply> Cursor<T> {
                         Ok(fetched) => {
                             let max_time = self.context.more.max_time;
                             let took = fetched.took.unwrap_or_default();
-                            self.pause = self.batches.handle_batch(fetched.batch.is_empty(), took, max_time).map(pause);
+                            self.pause = self.batches.handle_batch(fetched.opened.batch.is_empty(), took, max_time).map(pause);
                             self.state = CursorPhase::read(fetched);
                         }
-                        Err(Failed { error, pin }) => {
+                        Err(FetchFailure { error, pin }) => {
                             self.fail(&error, pin);
                             return Poll::Ready(CursorStep::Failed(error));
                         }
@@ -266,7 +242,7 @@ fn poll_pause(pause: &mut Option<Pause>, context: &mut Context<'_>) -> Poll<()> 
 impl CursorPhase {
     /// Session and connection go back at once when the server has closed the cursor.
     fn read(fetched: Fetched) -> Self {
-        let Fetched { cursor, batch, session, pin, took: _ } = fetched;
+        let Fetched { opened: CursorBatch { cursor, batch, host: _ }, session, pin, took: _ } = fetched;
         let open = cursor.id != 0;
         Self::Reading { cursor, batch, session: session.filter(|_| open), pin: pin.filter(|_| open) }
     }
@@ -343,31 +319,19 @@ impl<T> std::fmt::Debug for Cursor<T> {
 async fn fetch(
     context: Arc<CursorContext>,
     cursor: CursorState,
-    session: Option<Box<Session>>,
+    session: Option<Box<CursorSession>>,
     pin: Option<Box<Pinned>>,
-) -> std::result::Result<Fetched, Failed> {
+) -> std::result::Result<Fetched, FetchFailure> {
     let core = &context.core;
     let database = Arc::from(cursor.database.as_str());
-    let call = Call {
-        request: Request::from(cursor.get_more(&context.more)),
-        criteria: Some(Arc::new(Criteria::server(context.host.clone()))),
-        preference: Preference::Untold,
-        time: context.timeout.into(),
-        session: InSession::Cursor(session),
-        pins: false,
-    };
+    let get_more = GetMore::new(&cursor, &context.more, context.host.clone());
     let began = clock::now();
-    let (outcome, pin) = core.run_pinned(pin, &database, call).await;
+    let (outcome, session, pin) = core.run_pinned(pin, session, &database, get_more, context.timeout.into()).await;
     let took = Some(clock::now().saturating_duration_since(began));
-    match outcome.and_then(|outcome| read(&outcome.reply).map(|read| (read, outcome.session))) {
-        Ok(((cursor, batch), session)) => Ok(Fetched { cursor, batch, session, pin, took }),
-        Err(error) => Err(Failed { error, pin }),
+    match outcome {
+        Ok(opened) => Ok(Fetched { opened, session, pin, took }),
+        Err(error) => Err(FetchFailure { error, pin }),
     }
-}
-
-/// Reads where a cursor stands and the documents that have come.
-pub(super) fn read(reply: &Reply) -> Result<(CursorState, Batch)> {
-    CursorState::parse(reply.bytes().clone()).map_err(|error: Error| error.on(reply.host()))
 }
 
 impl Ending {
@@ -385,7 +349,7 @@ impl Ending {
             Left::Kill { cursor, session, pin } => (cursor, session, pin),
             // Given up at the deadline, the fetch leaves the connection to the pool, which waits for its late reply.
             Left::Fetch { cursor, fetch } => match clock::until(deadline.at, fetch).await {
-                Some(Ok(fetched)) => (fetched.cursor, fetched.session, fetched.pin),
+                Some(Ok(fetched)) => (fetched.opened.cursor, fetched.session, fetched.pin),
                 Some(Err(failed)) => (cursor, None, failed.pin),
                 None => return,
             },
@@ -394,16 +358,8 @@ impl Ending {
             return;
         }
         let database = Arc::from(cursor.database.as_str());
-        let call = Call {
-            request: Request::from(cursor.kill()),
-            criteria: Some(Arc::new(Criteria::server(self.context.host.clone()))),
-            preference: Preference::Untold,
-            time: Time::Until(Box::new(deadline)),
-            session: InSession::Cursor(session),
-            pins: false,
-        };
-        let core = &self.context.core;
-        let (outcome, _) = core.run_pinned(pin, &database, call).await;
+        let kill = KillCursors::new(&cursor, self.context.host.clone());
+        let (outcome, ..) = self.context.core.run_pinned(pin, session, &database, kill, Time::Until(Box::new(deadline))).await;
         if let Err(error) = outcome {
             tracing::debug!(%error, "cursor could not be killed");
         }

@@ -1,26 +1,28 @@
-//! How is a command run on a database?
+//! A database handle, and the generic commands that are run on it.
+//!
+//! run-command. Does not decide how a command is sent (`executor`).
 
 use std::fmt;
-use std::future::poll_fn;
 use std::marker::PhantomData;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bson::{Bson, Document, RawDocumentBuf};
 
-use super::Client;
-use super::call::{Call, InSession, Outcome, Preference, Reply, Time};
-use super::cursor::{Cursor, Fetched, FromReply, read};
+use super::cursor::{Cursor, Fetched};
+use super::decode::FromReply;
+use super::executor::OperationRun;
+use super::handle::Client;
 use super::pin::Pinned;
-use super::run::Run;
+use super::sessions::CursorSession;
+use super::time_limits::Time;
 use crate::cursor::GetMoreOptions;
 use crate::error::{Error, ErrorKind, Execution, Result, Stage};
 use crate::host::ServerAddress;
-use crate::operation::command_name;
-use crate::selection::{Criteria, ReadPreference};
-use crate::wire::{InputDocument, Request};
+use crate::operation::{Command as _, GenericCommand, GenericCursorCommand, Reply, check_name};
+use crate::selection::ReadPreference;
 
 /// Names a database of a client's deployment.
 #[derive(Debug)]
@@ -56,7 +58,8 @@ pub struct RunCursorCommand<T = Document> {
 /// What both kinds of commands are made of.
 struct PendingCommand {
     database: Arc<SharedDatabase>,
-    call: Call,
+    operation: GenericCommand,
+    time: Time,
     /// Why it can't be sent.
     invalid: Option<Error>,
 }
@@ -65,7 +68,7 @@ struct PendingCommand {
 #[must_use = "nothing is sent before it is awaited"]
 pub struct CommandFuture<T> {
     database: Arc<SharedDatabase>,
-    run: Run,
+    run: OperationRun<GenericCommand>,
     invalid: Option<Error>,
     form: PhantomData<fn() -> T>,
 }
@@ -78,7 +81,7 @@ impl Clone for Database {
 }
 
 impl Database {
-    pub(super) fn new(client: Client, name: Arc<str>) -> Self {
+    fn new(client: Client, name: Arc<str>) -> Self {
         let is_valid = !name.is_empty() && (!name.contains(['\0', '.', ' ', '/', '\\', '"', '$']) || &*name == "$external");
         Self(Arc::new(SharedDatabase { client, name, is_valid }))
     }
@@ -139,44 +142,26 @@ impl IntoCommand for RawDocumentBuf {
 
 impl PendingCommand {
     fn new(database: &Database, command: impl IntoCommand) -> Self {
-        let (request, mut invalid) = match command.into_command() {
-            Ok(command) => (Request::from(command), None),
-            Err(error) => (Request::from(RawDocumentBuf::new()), Some(error)),
+        let (command, mut invalid) = match command.into_command() {
+            Ok(command) => {
+                let invalid = check_name(&command).err();
+                (command, invalid)
+            }
+            Err(error) => (RawDocumentBuf::new(), Some(error)),
         };
         if !database.0.is_valid {
             // Not quoted: it may be a connection string that was given in the place of a name.
             let text = r#"not a database name: it is empty, or has one of '.', ' ', '/', '\', '"', '$' and the zero character"#;
             invalid = Some(Error::new(ErrorKind::InvalidArgument, text).at(Stage::Write));
         }
-        let call = Call {
-            request,
-            criteria: None,
-            preference: Preference::Primary,
-            time: Time::Default,
-            session: InSession::Implicit,
-            pins: false,
-        };
-        Self { database: Arc::clone(&database.0), call, invalid }
-    }
-
-    fn start<T>(self) -> CommandFuture<T> {
-        let Self { database, mut call, invalid } = self;
-        match (&call.criteria, &call.preference) {
-            (Some(_), Preference::Primary) => {
-                // Who names a server wants its answer, whatever it is.
-                call.preference = Preference::Of(Box::new(ReadPreference::primary_preferred()));
-            }
-            (None, Preference::Of(preference)) => call.criteria = Some(Arc::new(Criteria::read((**preference).clone()))),
-            (Some(_) | None, _) => {}
-        }
-        CommandFuture { database, run: Run::new(call), invalid, form: PhantomData }
+        Self { database: Arc::clone(&database.0), operation: GenericCommand::new(command), time: Time::Default, invalid }
     }
 }
 
 impl fmt::Debug for PendingCommand {
     /// Prints the name of the command alone: its fields can be secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = command_name(self.call.request.body.document());
+        let name = self.operation.name();
         f.debug_struct("PendingCommand").field("database", &self.database.name).field("command", &name).finish_non_exhaustive()
     }
 }
@@ -199,29 +184,11 @@ impl<T> fmt::Debug for CommandFuture<T> {
     }
 }
 
-impl<T> CommandFuture<T> {
-    fn poll_outcome(&mut self, context: &mut Context<'_>) -> Poll<Result<Outcome>> {
-        if let Some(error) = self.invalid.take() {
-            return Poll::Ready(Err(error.of_command(Execution::Never, self.run.is_idempotent_read())));
-        }
-        self.run.poll(self.database.client.core(), &self.database.name, context)
-    }
-
-    /// Adds to the error of reading a good reply that the command was executed.
-    #[cold]
-    fn after_success(&self, error: Error) -> Error {
-        error.of_command(Execution::Possible, self.run.is_idempotent_read())
-    }
-}
-
 macro_rules! command_options {
     () => {
         /// Sets the read preference.
         pub fn read_preference(mut self, preference: ReadPreference) -> Self {
-            self.pending.call.preference = match preference == ReadPreference::primary() {
-                true => Preference::Primary,
-                false => Preference::Of(Box::new(preference)),
-            };
+            self.pending.operation.set_read_preference(preference);
             self
         }
 
@@ -229,19 +196,19 @@ macro_rules! command_options {
         ///
         /// A server that does not belong to the deployment is refused at once, when the members are known.
         pub fn on_server(mut self, host: ServerAddress) -> Self {
-            self.pending.call.criteria = Some(Arc::new(Criteria::server(host)));
+            self.pending.operation.set_server(host);
             self
         }
 
         /// Limits the whole call: start, selection, check-out and exchange.
         pub fn timeout(mut self, limit: Duration) -> Self {
-            self.pending.call.time = Time::Limit(limit);
+            self.pending.time = Time::Limit(limit);
             self
         }
 
         /// Sends documents beside the command, as a sequence of their own (OP_MSG, kind 1): for large batches.
         pub fn documents(mut self, identifier: impl Into<String>, documents: Vec<RawDocumentBuf>) -> Self {
-            self.pending.call.request.sequences.push((identifier.into(), documents.into_iter().map(InputDocument::from).collect()));
+            self.pending.operation.add_documents(identifier.into(), documents);
             self
         }
     };
@@ -293,7 +260,8 @@ impl<T: FromReply> IntoFuture for RunCommand<T> {
     type IntoFuture = CommandFuture<T>;
 
     fn into_future(self) -> Self::IntoFuture {
-        self.pending.start()
+        let PendingCommand { database, operation, time, invalid } = self.pending;
+        CommandFuture { database, run: OperationRun::new(operation.targeted(), time), invalid, form: PhantomData }
     }
 }
 
@@ -301,7 +269,12 @@ impl<T: FromReply> Future for CommandFuture<T> {
     type Output = Result<T>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        self.poll_outcome(context).map(|outcome| T::from_reply(outcome?.reply).map_err(|error| self.after_success(error)))
+        if let Some(error) = self.invalid.take() {
+            return Poll::Ready(Err(error.of_command(Execution::Never, self.run.is_idempotent_read())));
+        }
+        let Self { database, run, .. } = &mut *self;
+        let reply = ready!(run.poll(database.client.core(), &database.name, context))?;
+        Poll::Ready(T::from_reply(reply).map_err(|error| self.run.after_success(error)))
     }
 }
 
@@ -315,18 +288,34 @@ impl<T: FromReply> IntoFuture for RunCursorCommand<T> {
     type Output = Result<Cursor<T>>;
     type IntoFuture = Pin<Box<dyn Future<Output = Result<Cursor<T>>> + Send>>;
 
-    fn into_future(mut self) -> Self::IntoFuture {
+    fn into_future(self) -> Self::IntoFuture {
+        let PendingCommand { database, operation, time, invalid } = self.pending;
+        let more = self.more;
         Box::pin(async move {
-            self.pending.call.pins = true;
-            let timeout = match self.pending.call.time {
-                Time::Limit(limit) => Some(limit),
-                Time::Default | Time::Until(_) => None,
-            };
-            let mut running = self.pending.start::<T>();
-            let Outcome { reply, session } = poll_fn(|context| running.poll_outcome(context)).await?;
-            let (cursor, batch) = read(&reply).map_err(|error| running.after_success(error))?;
-            let fetched = Fetched { cursor, batch, session, pin: Pinned::of(&mut running.run), took: None };
-            Ok(Cursor::new(running.database.client.clone(), fetched, reply.host().clone(), self.more, timeout))
+            let run = OperationRun::new(GenericCursorCommand::new(operation.targeted()), time);
+            if let Some(error) = invalid {
+                return Err(error.of_command(Execution::Never, run.is_idempotent_read()));
+            }
+            let timeout = run.limit();
+            let core = database.client.core();
+            let mut attended = core.attend(run);
+            let opened = attended.outcome(&database.name).await?;
+            let session = attended.run.take_session().map(|in_use| CursorSession::new(in_use, &core.sessions));
+            let fetched = Fetched { opened, session, pin: Pinned::of(&mut attended.run), took: None };
+            Ok(Cursor::new(database.client.clone(), fetched, more, timeout))
         })
+    }
+}
+
+impl Client {
+    /// Names a database; nothing is sent.
+    pub fn database(&self, name: impl Into<Arc<str>>) -> Database {
+        Database::new(self.clone(), name.into())
+    }
+
+    /// Names the database of the connection string, if it names one.
+    pub fn default_database(&self) -> Option<Database> {
+        let name = self.core().options().database.clone()?;
+        Some(self.database(name))
     }
 }

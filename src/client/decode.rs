@@ -1,4 +1,4 @@
-//! How does a reply or document become the type that its caller asks for?
+//! The decoding of replies and documents into the types that callers ask for.
 //!
 //! A `Document` is read without recursion. Every other type is read by its own `Deserialize`, which recurses: a document that
 //! nests deep is read on a thread whose stack suffices, so that no reply ends the process.
@@ -10,8 +10,8 @@ use std::thread;
 use bson::{Document, RawDocument};
 use serde::de::DeserializeOwned;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::operation::document;
+use crate::error::{Error, ErrorKind, Result, Stage};
+use crate::operation::{Reply, document};
 use crate::wire::depth::is_deeper;
 
 /// How many levels are read on the caller's stack: a level needs up to 27 KB in a debug build, a worker thread has 2 MiB.
@@ -20,13 +20,50 @@ const SHALLOW_DEPTH_MAX: usize = 16;
 /// The stack for what nests deeper: some 320 KB for each of `NESTING_DEPTH_MAX` levels. What is not used is not taken.
 const DEEP_STACK_BYTES: usize = 64 * 1024 * 1024;
 
+/// Is a form in which replies and documents can be had: any [`DeserializeOwned`] type, or [`Reply`] for the bytes.
+pub trait FromReply: Send + 'static {
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// [`Bson`](crate::ErrorKind::Bson) if it doesn't fit.
+    fn from_reply(reply: Reply) -> Result<Self>
+    where
+        Self: Sized;
+}
+
+impl<T: DeserializeOwned + Send + 'static> FromReply for T {
+    fn from_reply(reply: Reply) -> Result<Self> {
+        reply.deserialize()
+    }
+}
+
+impl FromReply for Reply {
+    fn from_reply(reply: Reply) -> Result<Self> {
+        Ok(reply)
+    }
+}
+
+impl Reply {
+    /// Reads the document as a type.
+    ///
+    /// What nests deeper than a few levels is read on a thread of its own, whose stack suffices, unless the type is
+    /// [`Document`](bson::Document).
+    ///
+    /// # Errors
+    /// [`Bson`](crate::ErrorKind::Bson) if it doesn't fit; [`Protocol`](crate::ErrorKind::Protocol) if it nests deeper than
+    /// `NESTING_DEPTH_MAX`.
+    pub fn deserialize<T: DeserializeOwned + Send + 'static>(&self) -> Result<T> {
+        decode(self.bytes()).map_err(|error: Error| error.at(Stage::Read).on(self.host()))
+    }
+}
+
 /// Reads a document as a type.
 ///
 /// # Errors
 /// [`ErrorKind::Bson`] if it doesn't fit, with the path of a field that can't be read, or if it nests deep and there is no
 /// further thread; [`ErrorKind::Protocol`] if it nests deeper than `NESTING_DEPTH_MAX`.
 #[inline]
-pub(super) fn decode<T: DeserializeOwned + Send + 'static>(bytes: &[u8]) -> Result<T> {
+fn decode<T: DeserializeOwned + Send + 'static>(bytes: &[u8]) -> Result<T> {
     if TypeId::of::<T>() == TypeId::of::<Document>() {
         let mut read = Some(document::read(RawDocument::from_bytes(bytes)?)?);
         if let Some(read) = (&mut read as &mut dyn Any).downcast_mut::<Option<T>>().and_then(Option::take) {

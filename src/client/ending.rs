@@ -1,21 +1,21 @@
-//! How does a client end?
+//! The end of a client.
 //!
-//! In this order: new calls are refused, calls under way get their grace, cursors that were dropped are killed, all sessions
-//! are ended on the servers, and then tasks and connections end.
+//! In this order: new operations are refused, those in progress get their grace, cursors that were dropped are killed, all
+//! sessions are ended on the servers (sessions, "endSessions"), and then tasks and connections end.
 
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bson::RawDocumentBuf;
 
-use super::call::{Call, InSession, Preference, Time};
+use super::handle::Client;
 use super::running::ClientCore;
+use super::time_limits::Time;
 use crate::deadline::Deadline;
 use crate::error::Result;
 use crate::io::clock;
-use crate::operation::session::{END_SESSIONS_MAX, ServerSession, SessionRegister};
-use crate::selection::Criteria;
-use crate::wire::Request;
+use crate::operation::EndSessions;
+use crate::operation::session::{END_SESSIONS_MAX, ServerSession};
 
 /// How long shutting down waits for cursors to be killed, and then for a server to hear which sessions end.
 const END_SESSIONS_LIMIT: Duration = Duration::from_secs(1);
@@ -29,9 +29,29 @@ struct LostBatch {
     untold: Vec<ServerSession>,
 }
 
+impl Client {
+    /// Ends the client: sessions are ended on the server, tasks and connections are gone when it returns.
+    ///
+    /// Calls that wait for a server or a connection, and later ones, are refused; a command that has been sent may still get
+    /// its reply.
+    pub fn shutdown(&self) -> impl Future<Output = ()> + Send + use<> {
+        self.shutdown_within(Duration::ZERO)
+    }
+
+    /// Ends the client gracefully: new calls are refused at once, calls under way get the grace to end, and then everything ends
+    /// as with [`shutdown`](Self::shutdown).
+    ///
+    /// Open cursors may be read on during the grace, and are killed on the server when they are dropped. Returns as soon as no
+    /// call is under way.
+    pub fn shutdown_within(&self, grace: Duration) -> impl Future<Output = ()> + Send + use<> {
+        let client = self.clone();
+        async move { client.core().shutdown(grace).await }
+    }
+}
+
 impl ClientCore {
     /// Refuses new calls, lets those under way end within the grace, and ends everything.
-    pub(super) async fn shutdown(self: &Arc<Self>, grace: Duration) {
+    async fn shutdown(self: &Arc<Self>, grace: Duration) {
         if self.close() {
             self.come_to_rest(grace).await;
             if let Some(driver) = self.running() {
@@ -62,7 +82,7 @@ impl ClientCore {
 
     /// Tells the servers that all sessions end, also those in use (sessions, "endSessions"); what they answer does not matter.
     async fn end_sessions(self: &Arc<Self>) {
-        let lsids = self.register().lsids();
+        let lsids = self.sessions.register().lsids();
         for chunk in lsids.chunks(END_SESSIONS_MAX) {
             if let Err(error) = self.end_these(chunk.iter().map(|lsid| &**lsid)).await {
                 tracing::debug!(%error, "sessions could not be ended");
@@ -73,28 +93,15 @@ impl ClientCore {
 
     /// Ends the sessions of broken connections in the background, if there are enough of them.
     pub(super) fn end_lost_sessions(self: &Arc<Self>) {
-        let Some(untold) = self.unfinished().take_lost() else { return };
+        let Some(untold) = self.sessions.unfinished().take_lost() else { return };
         let batch = LostBatch { core: Arc::clone(self), untold };
         self.spawn("end lost sessions", batch.run());
     }
 
     /// Tells a server that at most [`END_SESSIONS_MAX`] sessions end.
     async fn end_these(self: &Arc<Self>, lsids: impl Iterator<Item = &RawDocumentBuf>) -> Result<()> {
-        let mut ids = bson::RawArrayBuf::new();
-        lsids.for_each(|lsid| ids.push(lsid.clone()));
-        let call = Call {
-            request: Request::from(bson::rawdoc! { "endSessions": ids }),
-            criteria: Some(Arc::new(Criteria::any_readable())),
-            preference: Preference::Untold,
-            time: Time::Until(Box::new(Deadline::new("END_SESSIONS_LIMIT", END_SESSIONS_LIMIT, clock::now()))),
-            session: InSession::None,
-            pins: false,
-        };
-        self.run(&Arc::from("admin"), call).await.map(drop)
-    }
-
-    pub(super) fn register(&self) -> MutexGuard<'_, SessionRegister> {
-        self.register.lock().unwrap_or_else(PoisonError::into_inner)
+        let deadline = Deadline::new("END_SESSIONS_LIMIT", END_SESSIONS_LIMIT, clock::now());
+        self.run(&Arc::from("admin"), EndSessions::new(lsids), Time::Until(Box::new(deadline))).await
     }
 }
 
@@ -110,6 +117,6 @@ impl LostBatch {
 impl Drop for LostBatch {
     fn drop(&mut self) {
         let untold = std::mem::take(&mut self.untold);
-        self.core.unfinished().handle_batch_over(untold);
+        self.core.sessions.unfinished().handle_batch_over(untold);
     }
 }

@@ -1,7 +1,7 @@
-//! How does a command that has its connection go out, and what becomes of the reply?
+//! The exchange of one attempt: the command goes out on a checked-out connection, and its reply comes back.
 //!
-//! Everything between check-out and check-in but these: session, driver's fields, limits, events, faults, cluster time. The waiting
-//! is `io::conn`'s; which server and connection it is, is settled before, in `run`.
+//! Session, driver's fields, limits, events, faults and cluster time, between check-out and check-in. Imports nothing of the
+//! shared client. Does not decide which server and connection it is (`attempt`), nor whether a failure is retried (`executor`).
 
 use std::borrow::Cow;
 use std::pin::Pin;
@@ -9,42 +9,57 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
-use bson::{RawDocument, RawDocumentBuf};
+use bson::RawDocumentBuf;
 
-use super::call::{Call, InSession, Outcome, Preference, Reply, Session, SessionInUse};
-use super::run::CheckedOutConn;
-use super::running::{ClientCore, no_runtime};
+use super::checkout::CheckedOutConn;
+use super::errors::no_runtime;
+use super::sessions::{SessionInUse, Sessions};
+use super::time_limits::TimeLimits;
 use crate::deadline::Deadline;
-use crate::error::{Error, ErrorKind, Execution, LimitValue, RETRYABLE_ERROR, Result, Stage};
+use crate::error::{Error, ErrorKind, LimitValue, Result, Stage};
 use crate::io::clock;
-use crate::io::conn::Sent;
-use crate::io::topology::select::SelectedServer;
 use crate::observe::events::{EVENT_DOCUMENT_SIZE_MAX, Event};
-use crate::operation::execution::{execution_of, hint, is_idempotent_read};
-use crate::operation::{CommandEvent, CommandFields, ReplyHead, check_size, command_error, command_name, is_sensitive};
-use crate::selection::{Criteria, ReadPreference, read_preference_to_send};
-use crate::topology::{Fault, TopologyType};
+use crate::operation::failure::ConnFate;
+use crate::operation::{Command, CommandEvent, DriverFields, Failure, Reply, ReplyHead, command_error, is_sensitive};
+use crate::topology::Fault;
 use crate::wire::{Flags, Message, Request};
 
-/// Is a command that has its connection.
+/// A command on a checked-out connection.
 pub(super) struct Exchange {
-    session: Option<SessionInUse>,
-    /// Whether a cursor that is left open keeps the session.
-    is_cursors: bool,
     began: Instant,
     request_id: i32,
-    /// Its start has been told, and not yet its end: each start has one end, also when its caller goes away.
+    /// Set from the start event to the end event: each start has one end, also if the caller drops the future.
     told: Option<CommandEnd>,
     limit: Option<ExchangeLimit>,
 }
 
-/// Is what the end of a command is told by.
+/// What an exchange uses of its client.
+#[derive(Clone, Copy)]
+pub(super) struct ExchangeScope<'a> {
+    pub(super) limits: &'a TimeLimits,
+    pub(super) sessions: &'a Arc<Sessions>,
+    pub(super) database: &'a Arc<str>,
+}
+
+/// The outcome of an attempt. A failure is rare and boxed; a reply is neither.
+pub(super) type Attempted = std::result::Result<Answer, Box<Failure>>;
+
+/// A successful reply.
+pub(super) struct Answer {
+    pub(super) reply: Reply,
+    /// Whether the reply has a cursor.
+    pub(super) has_cursor: bool,
+    /// When it came.
+    pub(super) at: Instant,
+}
+
+/// What the end event of a command needs.
 struct CommandEnd {
     name: Arc<str>,
     is_secret: bool,
 }
 
-/// Is the limit of an exchange, which ends when it is over.
+/// The limit of an exchange.
 struct ExchangeLimit {
     over: Pin<Box<dyn Future<Output = Deadline> + Send>>,
     /// Whether it is the socket's, and costs the connection.
@@ -53,45 +68,45 @@ struct ExchangeLimit {
 
 impl Exchange {
     /// Takes a session, where the server has sessions, and encodes the command into the connection's buffer.
+    ///
+    /// A session that is in `session` already is used as it is.
     #[inline]
-    pub(super) fn new(
-        core: &Arc<ClientCore>,
-        database: &Arc<str>,
-        call: &mut Call,
+    pub(super) fn start(
+        scope: ExchangeScope<'_>,
+        command: &mut dyn Command,
+        session: &mut Option<SessionInUse>,
         conn: &mut CheckedOutConn,
         deadline: Option<Deadline>,
         began: Instant,
     ) -> Result<Self> {
-        let is_cursors = call.pins || matches!(call.session, InSession::Cursor(_));
-        let limit = limit(core, deadline, began).map_err(|error| error.on(conn.host()))?;
-        let mut thread_cache = core.thread_caches.own();
-        let mut session = match std::mem::replace(&mut call.session, InSession::None) {
-            InSession::Cursor(session) => session.and_then(|mut session| session.in_use.take()),
-            InSession::Implicit => match (conn.of().description().session_timeout(), conn.facts().has_sessions) {
-                (Some(timeout), true) => Some(core.take_session(&mut thread_cache, timeout, began)?),
-                _ => None,
-            },
-            InSession::None => None,
-        };
-        core.newest_cluster_time.tell(&mut thread_cache.cluster_time);
-        let cluster_time = Arc::clone(&thread_cache.cluster_time);
-        // Other threads use the thread_cache: a large command is not encoded under its lock.
-        drop(thread_cache);
-        match queue(database, call, conn, session.as_ref(), cluster_time.document()) {
-            Ok(request_id) => {
-                let mut exchange = Self { session, is_cursors, began, request_id, told: None, limit };
-                exchange.tell_start(conn, database, &call.request);
-                Ok(exchange)
-            }
-            Err(error) => {
-                // Nothing of it is sent.
-                session.take().into_iter().for_each(|session| core.put_session(session, began));
-                Err(error.on(conn.host()))
-            }
+        let limit = limit(scope.limits, deadline, began).map_err(|error| error.on(conn.host()))?;
+        let mut cache = scope.sessions.thread_caches.own();
+        if session.is_none()
+            && command.rules().session.is_implicit()
+            && conn.facts().has_sessions
+            && let Some(timeout) = conn.of().description().session_timeout()
+        {
+            *session = Some(scope.sessions.take(&mut cache, timeout, began)?);
         }
+        scope.sessions.newest_cluster_time.tell(&mut cache.cluster_time);
+        let cluster_time = Arc::clone(&cache.cluster_time);
+        // Other threads use the cache: a large command is not encoded under its lock.
+        drop(cache);
+        let selected = conn.of();
+        let read_preference = command.read_preference().document(selected.description().kind(), selected.kind());
+        let fields = DriverFields {
+            database: scope.database,
+            lsid: session.as_ref().map(|in_use| in_use.session.lsid().as_ref()),
+            cluster_time: cluster_time.document(),
+            read_preference: read_preference.as_deref(),
+        };
+        let request_id = queue(command, conn, &fields).map_err(|error| error.on(conn.host()))?;
+        let mut exchange = Self { began, request_id, told: None, limit };
+        exchange.tell_start(conn, scope.database, command);
+        Ok(exchange)
     }
 
-    /// Sends it and waits for the reply, until its limit.
+    /// Sends the command and waits for the reply, until its limit.
     #[inline]
     pub(super) fn poll(&mut self, conn: &mut CheckedOutConn, context: &mut Context<'_>) -> Poll<Result<Message>> {
         if let Poll::Ready(outcome) = conn.poll_exchange(context) {
@@ -106,69 +121,91 @@ impl Exchange {
         Poll::Ready(Err(error))
     }
 
-    /// Sees what came of it.
+    /// Classifies the outcome, and applies it to the cluster time and the topology.
+    ///
+    /// The session stays where it is, unless the reply did not come.
     #[inline]
     pub(super) fn finish(
         &mut self,
-        core: &Arc<ClientCore>,
-        call: &Call,
+        scope: ExchangeScope<'_>,
+        command: &dyn Command,
+        session: &mut Option<SessionInUse>,
         conn: &mut CheckedOutConn,
         outcome: Result<Message>,
         now: Instant,
-    ) -> Result<Outcome> {
-        let selected = conn.of();
-        let (began, host, service_id) = (self.began, conn.host(), conn.facts().service_id);
-        let elapsed = || now.saturating_duration_since(began);
+    ) -> Attempted {
         let message = match outcome {
             Ok(message) => message,
-            Err(error) => {
-                let error = unanswered(error.on(host).with_address(conn.address()).after(elapsed()), conn, call);
-                self.tell_failure(conn, call, &error, now);
-                selected.driver().fault(host, Fault::new(error.clone(), conn.generation()).of_service(service_id));
-                core.abandon(conn, self.session.take(), now);
-                return Err(error);
-            }
+            Err(error) => return Err(self.unanswered(scope, command, session, conn, error, now)),
         };
-        let reply = Reply::new(message.into_body(), host.clone());
+        let reply = Reply::new(message.into_body(), conn.host().clone());
         let head = ReplyHead::read(reply.bytes());
-        let mut session = None;
-        if let Some(in_use) = self.session.take() {
-            if head.has_cursor && self.is_cursors {
-                session = Some(Box::new(Session { in_use: Some(in_use), core: Arc::clone(core) }));
-            } else {
-                core.put_session(in_use, now);
-            }
-        }
         if let Some(time) = head.cluster_time {
-            core.newest_cluster_time.hear(time);
+            scope.sessions.newest_cluster_time.hear(time);
         }
         if !head.succeeded || head.has_write_concern_error {
-            if let Some(fault) = Fault::in_reply(host, reply.document(), conn.generation()) {
-                selected.driver().fault(host, fault.of_service(service_id));
+            if let Some(fault) = Fault::in_reply(conn.host(), reply.document(), conn.generation()) {
+                conn.of().driver().fault(conn.host(), fault.of_service(conn.facts().service_id));
             }
             if let Some(error) = command_error(reply.document()) {
-                let error = refused(error.on(host).with_address(conn.address()).after(elapsed()), &call.request);
-                self.tell_failure(conn, call, &error, now);
-                return Err(error);
+                return Err(self.refused(command, conn, error, reply, now));
             }
         }
         self.tell_success(conn, &reply, now);
-        Ok(Outcome { reply, session })
+        let has_cursor = head.has_cursor;
+        Ok(Answer { reply, has_cursor, at: now })
+    }
+
+    /// Ends an exchange without a reply.
+    #[cold]
+    fn unanswered(
+        &mut self,
+        scope: ExchangeScope<'_>,
+        command: &dyn Command,
+        session: &mut Option<SessionInUse>,
+        conn: &mut CheckedOutConn,
+        error: Error,
+        now: Instant,
+    ) -> Box<Failure> {
+        let elapsed = now.saturating_duration_since(self.began);
+        let error = error.on(conn.host()).with_address(conn.address()).after(elapsed);
+        let failure = failure_without_reply(error, conn, command);
+        self.tell_failure(conn, command, &failure.error, now);
+        let fault = Fault::new(failure.error.clone(), conn.generation()).of_service(conn.facts().service_id);
+        conn.of().driver().fault(conn.host(), fault);
+        scope.sessions.abandon(conn, session.take(), now);
+        Box::new(failure)
+    }
+
+    /// Ends an exchange with an error reply.
+    #[cold]
+    fn refused(&mut self, command: &dyn Command, conn: &CheckedOutConn, error: Error, reply: Reply, now: Instant) -> Box<Failure> {
+        let elapsed = now.saturating_duration_since(self.began);
+        let error = error.on(conn.host()).with_address(conn.address()).after(elapsed);
+        let failure = Failure::refused(error, reply, conn.facts().wire_version, command.request());
+        self.tell_failure(conn, command, &failure.error, now);
+        Box::new(failure)
     }
 
     /// Records that the caller dropped the future before the reply came.
-    pub(super) fn abandon(&mut self, core: &Arc<ClientCore>, conn: &mut CheckedOutConn, call: &Call) {
+    pub(super) fn abandon(
+        &mut self,
+        sessions: &Arc<Sessions>,
+        command: &dyn Command,
+        session: &mut Option<SessionInUse>,
+        conn: &mut CheckedOutConn,
+    ) {
         let error = Error::new(ErrorKind::Interrupted, "the caller went away").at(conn.stage()).on(conn.host());
-        let (error, now) = (unanswered(error, conn, call), clock::now());
-        self.tell_failure(conn, call, &error, now);
-        core.abandon(conn, self.session.take(), now);
+        let (failure, now) = (failure_without_reply(error, conn, command), clock::now());
+        self.tell_failure(conn, command, &failure.error, now);
+        sessions.abandon(conn, session.take(), now);
     }
 
     #[inline]
-    fn tell_start(&mut self, conn: &CheckedOutConn, database: &Arc<str>, request: &Request) {
-        tracing::debug!(host = %conn.host(), command = %name_of(request), request = self.request_id, "command sent");
+    fn tell_start(&mut self, conn: &CheckedOutConn, database: &Arc<str>, command: &dyn Command) {
+        tracing::debug!(host = %conn.host(), command = %command.name(), request = self.request_id, "command sent");
         conn.of().pool().events().send(|| {
-            let name = name_of(request);
+            let (name, request) = (command.name(), command.request());
             let (name, is_secret) = (Arc::from(name), is_sensitive(name, request.body.document()));
             self.told = Some(CommandEnd { name: Arc::clone(&name), is_secret });
             let sent = if is_secret { None } else { sent_command(conn, request) };
@@ -202,10 +239,12 @@ impl Exchange {
         });
     }
 
-    fn tell_failure(&mut self, conn: &CheckedOutConn, call: &Call, error: &Error, now: Instant) {
-        let redacted = is_secret(&call.request).then(|| error.redacted());
+    #[cold]
+    fn tell_failure(&mut self, conn: &CheckedOutConn, command: &dyn Command, error: &Error, now: Instant) {
+        let is_secret = is_sensitive(command.name(), command.request().body.document());
+        let redacted = is_secret.then(|| error.redacted());
         let error = redacted.as_ref().unwrap_or(error);
-        tracing::debug!(host = %conn.host(), command = %name_of(&call.request), request = self.request_id, %error, "command failed");
+        tracing::debug!(host = %conn.host(), command = %command.name(), request = self.request_id, %error, "command failed");
         let Some(CommandEnd { name, .. }) = self.told.take() else { return };
         conn.of().pool().events().send(|| {
             Event::Command(CommandEvent::Failed {
@@ -221,38 +260,17 @@ impl Exchange {
     }
 }
 
-/// Adds to the error of a command without reply whether the server may have executed the command.
+/// Makes the failure of a command whose reply did not come, from what the connection knows.
 #[cold]
-fn unanswered(error: Error, conn: &CheckedOutConn, call: &Call) -> Error {
-    let execution = if conn.may_execute() { Execution::Possible } else { Execution::Never };
-    let retryable = conn.sent() == Sent::Nothing && error.is_network() && !error.is_timeout();
-    let error = error.of_command(execution, is_idempotent_read(call.request.body.document()));
-    if retryable { error.with_label(RETRYABLE_ERROR) } else { error }
+fn failure_without_reply(error: Error, conn: &CheckedOutConn, command: &dyn Command) -> Failure {
+    let fate = if conn.is_broken() { ConnFate::Closed } else { ConnFate::Kept };
+    Failure::unanswered(error, conn.sent(), fate, conn.facts().wire_version, command.request())
 }
 
-/// Adds to an error reply what it says of the command's execution, and what its caller can do.
-#[cold]
-fn refused(error: Error, request: &Request) -> Error {
-    let error = match hint(request.body.document(), &error) {
-        Some(hint) => error.with_hint(hint),
-        None => error,
-    };
-    let execution = execution_of(request, &error);
-    error.of_command(execution, is_idempotent_read(request.body.document()))
-}
-
-fn name_of(request: &Request) -> &str {
-    command_name(request.body.document())
-}
-
-fn is_secret(request: &Request) -> bool {
-    is_sensitive(name_of(request), request.body.document())
-}
-
-/// Makes the limit of one exchange: `socketTimeoutMS` costs the connection; the call's own deadline, which it yields to, does not.
+/// Makes the limit of one exchange. `socketTimeoutMS` costs the connection; the operation's own deadline replaces it and does not.
 #[inline]
-fn limit(core: &ClientCore, deadline: Option<Deadline>, now: Instant) -> Result<Option<ExchangeLimit>> {
-    let Some(limit) = core.exchange_deadline(deadline, now) else { return Ok(None) };
+fn limit(limits: &TimeLimits, deadline: Option<Deadline>, now: Instant) -> Result<Option<ExchangeLimit>> {
+    let Some(limit) = limits.exchange(deadline, now) else { return Ok(None) };
     if tokio::runtime::Handle::try_current().is_err() {
         return Err(no_runtime());
     }
@@ -263,34 +281,14 @@ fn limit(core: &ClientCore, deadline: Option<Deadline>, now: Instant) -> Result<
     Ok(Some(ExchangeLimit { over, is_sockets: deadline.is_none() }))
 }
 
-/// Encodes a command into the connection's buffer; returns its number.
+/// Builds the request and encodes it into the connection's buffer. Returns the number of the message.
 #[inline]
-fn queue(
-    database: &Arc<str>,
-    call: &Call,
-    conn: &mut CheckedOutConn,
-    session: Option<&SessionInUse>,
-    cluster_time: Option<&RawDocument>,
-) -> Result<i32> {
-    let selected = conn.of();
-    let preference = match &call.preference {
-        Preference::Untold => None,
-        Preference::Primary if selected.description().kind() != TopologyType::Single => None,
-        Preference::Primary => to_send(selected, ReadPreference::primary()),
-        Preference::Of(preference) => to_send(selected, (**preference).clone()),
-    };
-    check_size(&call.request, conn.facts().document_size_bytes_max)?;
-    let lsid = session.map(|in_use| in_use.session.lsid().as_ref());
-    let fields = CommandFields { database, lsid, cluster_time, read_preference: preference.as_deref() };
-    let request_id = conn.queue(Flags::default(), &call.request, &fields);
+fn queue(command: &mut dyn Command, conn: &mut CheckedOutConn, fields: &DriverFields<'_>) -> Result<i32> {
+    let facts = *conn.facts();
+    let request = command.build(&facts)?;
+    let request_id = conn.queue(Flags::default(), request, fields);
     check_message_size(conn)?;
     Ok(request_id)
-}
-
-/// Returns the `$readPreference` that a server is told.
-fn to_send(selected: &SelectedServer, preference: ReadPreference) -> Option<RawDocumentBuf> {
-    let preference = read_preference_to_send(selected.description().kind(), selected.kind(), &Criteria::read(preference))?;
-    RawDocumentBuf::try_from(&preference.to_document()).ok()
 }
 
 /// Returns the command as it was sent, its document sequences as arrays; nothing if it is too large for an event.
@@ -323,4 +321,49 @@ fn check_message_size(conn: &mut CheckedOutConn) -> Result<()> {
             .against("maxMessageSizeBytes", LimitValue::Bytes(limit.into())));
     }
     Ok(())
+}
+
+#[cfg(all(test, feature = "sandbox"))]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::task::Poll;
+
+    use bson::{doc, rawdoc};
+
+    /// A command of 100,000 documents, each of which is copied when it is encoded.
+    #[tokio::test]
+    async fn thread_cache_is_unlocked_while_a_large_command_is_encoded() {
+        let sandbox = crate::Sandbox::builder().members(1).start().await.expect("sandbox");
+        let client = crate::Client::new(sandbox.uri()).expect("client");
+        client.warm_up().await.expect("warm");
+        let caches = &client.core().sessions.thread_caches;
+        let all = caches.count();
+        let document = rawdoc! { "text": "x".repeat(100) };
+        let (ends, looks, held) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+        for _ in 0..100 {
+            let insert = client.database("test").run_command(doc! { "insert": "things" });
+            let mut insert = insert.documents("documents", vec![document.clone(); 100_000]).into_future();
+            ends.store(false, Ordering::SeqCst);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    while !ends.load(Ordering::SeqCst) {
+                        let idle = caches.idle().count();
+                        looks.fetch_add(1, Ordering::SeqCst);
+                        held.fetch_add(u64::from(idle < all), Ordering::SeqCst);
+                    }
+                });
+                let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+                // Goes from the command to the written message, as far as the socket takes it.
+                assert!(matches!(std::pin::Pin::new(&mut insert).poll(&mut context), Poll::Pending));
+                ends.store(true, Ordering::SeqCst);
+            });
+            drop(insert);
+            if looks.load(Ordering::SeqCst) >= 100 {
+                break;
+            }
+        }
+        let (looks, held) = (looks.into_inner(), held.into_inner());
+        assert!(looks >= 100 && held < looks / 4, "held at {held} of {looks} looks");
+        client.shutdown().await;
+    }
 }

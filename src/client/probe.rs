@@ -1,11 +1,12 @@
-//! How does opening one connection go, stage by stage?
+//! The probe: opens one connection beside the pools, stage by stage, and pings.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use bson::rawdoc;
-
-use crate::error::{Error, Stage};
+use super::executor::run_alone;
+use super::handle::Client;
+use crate::deadline::Deadline;
+use crate::error::{Error, Result};
 use crate::handshake::HelloReply;
 use crate::host::{Address, ServerAddress};
 use crate::io::clock;
@@ -13,8 +14,7 @@ use crate::io::dial::{StageReport, Timeline};
 use crate::io::interrupt::Interrupt;
 use crate::io::open::{Opened, Purpose};
 use crate::io::topology::TopologyDriver;
-use crate::operation::{CommandFields, command_error};
-use crate::wire::{Flags, Request};
+use crate::operation::Ping;
 
 /// Is the report of a connection that was opened to see how it goes, and closed again.
 #[derive(Debug)]
@@ -34,8 +34,22 @@ pub struct Probe {
     pub error: Option<Error>,
 }
 
+impl Client {
+    /// Opens one connection to a server beside the pools, through all stages, and says how each went.
+    ///
+    /// # Errors
+    /// Those of starting. That the server can't be reached is part of the answer.
+    pub fn probe(&self, host: &ServerAddress) -> impl Future<Output = Result<Probe>> + Send + use<> {
+        let (client, host) = (self.clone(), host.clone());
+        async move {
+            let driver = client.core().driver().await?;
+            Ok(probe(&driver, &host).await)
+        }
+    }
+}
+
 /// Opens a connection as a pool would, pings, and closes it.
-pub(super) async fn probe(driver: &Arc<TopologyDriver>, host: &ServerAddress) -> Probe {
+async fn probe(driver: &Arc<TopologyDriver>, host: &ServerAddress) -> Probe {
     let mut timeline = Timeline::default();
     let outcome = driver.opener().open(host, Purpose::Application, Arc::<Interrupt>::default(), &mut timeline).await;
     let mut probe = Probe { host: host.clone(), address: None, stages: timeline.stages, hello: None, ping: None, error: None };
@@ -49,17 +63,9 @@ pub(super) async fn probe(driver: &Arc<TopologyDriver>, host: &ServerAddress) ->
     probe.address = Some(conn.address().clone());
     probe.hello = Some(*hello);
     let began = clock::now();
-    let fields = CommandFields { database: "admin", ..CommandFields::default() };
-    conn.queue(Flags::default(), &Request::from(rawdoc! { "ping": 1 }), &fields);
-    let limit = clock::until(began + PING_LIMIT, conn.exchange()).await;
-    let elapsed = clock::now().saturating_duration_since(began);
-    let answer = match limit {
-        Some(Ok(message)) => command_error(message.body()).map_or(Ok(()), Err),
-        Some(Err(error)) => Err(error),
-        None => Err(Error::timeout(Stage::Read, "PING_LIMIT", PING_LIMIT, elapsed)),
-    };
+    let answer = run_alone(&mut conn, "admin", Ping::new(), Deadline::new("PING_LIMIT", PING_LIMIT, began)).await;
     match answer {
-        Ok(()) => probe.ping = Some(elapsed),
+        Ok(()) => probe.ping = Some(clock::now().saturating_duration_since(began)),
         Err(error) => probe.error = Some(error.on(host).with_address(conn.address())),
     }
     probe

@@ -1,24 +1,24 @@
-//! What runs behind a client, and since when?
+//! The shared core of a client: what runs behind it, from the first use to the end.
 //!
-//! Nothing until the first use. If the runtime that the tasks were started on ends and the client is used on another,
-//! everything starts again there; sessions and cluster time are kept.
+//! Nothing runs before the first use. If the runtime of the tasks ends and the client is used on another, everything starts
+//! again there; sessions and cluster time are kept.
+//! Does not decide how an operation runs (`executor`), nor in which order a client ends (`ending`).
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
-use crossbeam_utils::CachePadded;
 use tokio::sync::watch;
 
-use super::builder::NonUriOptions;
-use super::call::{Time, within};
-use super::newest_cluster_time::NewestClusterTime;
-use super::run::{check_out, selected_at};
-use super::thread_cache::ThreadCache;
+use super::checkout::{check_out, selected_at};
+use super::config::ClientConfig;
+use super::errors::{no_runtime, shut_down, shutting_down};
+use super::sessions::Sessions;
+use super::time_limits::{Time, TimeLimits, within};
 use crate::deadline::Deadline;
 use crate::dns::{Rescan, RescanConfig};
 use crate::error::{Error, ErrorKind, Result, Stage};
-use crate::handshake::{ClientMetadata, DriverInfo, DriverInfos};
+use crate::handshake::{ClientMetadata, DriverInfo};
 use crate::host::ServerAddress;
 use crate::io::clock;
 use crate::io::dial::Dialer;
@@ -26,7 +26,6 @@ use crate::io::entropy::entropy;
 use crate::io::environment::environment;
 use crate::io::open::{Introduction, Opener};
 use crate::io::resolver::{Resolver, SeedList, resolve_seeds};
-use crate::io::shards::Sharded;
 use crate::io::srv_poll::SrvPoll;
 use crate::io::tasks::Tasks;
 use crate::io::tls::TlsConnector;
@@ -34,34 +33,24 @@ use crate::io::topology::select::SelectedServer;
 use crate::io::topology::{DriverParts, TopologyDriver};
 use crate::observe::events::EventHub;
 use crate::observe::log::LogSubject;
-use crate::operation::session::{SessionRegister, UnfinishedSessions};
+use crate::operation::RetryPolicy;
 use crate::options::{ClientOptions, ServerMonitoringMode, Warning};
 use crate::pool::PoolStats;
 use crate::selection::{Criteria, ReadPreference};
 use crate::topology::{TopologyDescription, TopologyType};
 use crate::uri;
 
-/// Is what all clones of a client share.
+/// What all clones of a client share.
 pub(super) struct ClientCore {
-    options: Arc<ClientOptions>,
-    warnings: Vec<Warning>,
-    non_uri_options: NonUriOptions,
+    config: ClientConfig,
+    limits: TimeLimits,
     events: EventHub,
     state: RwLock<ClientState>,
-    /// Counts the changes of the state and of the topology: the source that a thread_cache keeps is out of date when it has grown.
-    pub(super) epoch: Arc<AtomicU64>,
-    pub(super) thread_caches: Sharded<ThreadCache>,
-    pub(super) newest_cluster_time: CachePadded<NewestClusterTime>,
-    /// The sessions that do not come back.
-    pub(super) unfinished: Mutex<UnfinishedSessions>,
-    /// All sessions.
-    pub(super) register: Mutex<SessionRegister>,
-    /// Cloned by each call that waits for the start, for a server or for a connection after those.
+    pub(super) sessions: Arc<Sessions>,
+    /// Cloned by each operation that waits for the start, a server or a connection.
     waits: Arc<()>,
-    /// What most commands ask for.
-    pub(super) primary: Arc<Criteria>,
-    /// The libraries that new connections name.
-    libraries: Arc<Mutex<DriverInfos>>,
+    /// The target of most operations.
+    primary: Arc<Criteria>,
 }
 
 enum ClientState {
@@ -91,34 +80,49 @@ pub(super) enum CallOrigin {
 type Started = Option<Result<Arc<TopologyDriver>>>;
 
 impl ClientCore {
-    pub(super) fn new(options: ClientOptions, warnings: Vec<Warning>, non_uri_options: NonUriOptions, libraries: DriverInfos) -> Self {
+    pub(super) fn new(config: ClientConfig) -> Self {
         Self {
-            options: Arc::new(options),
-            warnings,
-            non_uri_options,
+            limits: TimeLimits::new(&config.options),
+            config,
             events: EventHub::new(),
             state: RwLock::new(ClientState::Resting),
-            epoch: Arc::default(),
-            thread_caches: Sharded::new(|_| ThreadCache::new()),
-            newest_cluster_time: CachePadded::default(),
-            unfinished: Mutex::default(),
-            register: Mutex::default(),
+            sessions: Arc::new(Sessions::new()),
             waits: Arc::default(),
             primary: Arc::new(Criteria::read(ReadPreference::primary())),
-            libraries: Arc::new(Mutex::new(libraries)),
         }
     }
 
     pub(super) fn options(&self) -> &ClientOptions {
-        &self.options
+        &self.config.options
     }
 
     pub(super) fn warnings(&self) -> &[Warning] {
-        &self.warnings
+        &self.config.warnings
+    }
+
+    #[inline]
+    pub(super) fn limits(&self) -> &TimeLimits {
+        &self.limits
+    }
+
+    /// Returns the target of operations that name none.
+    #[inline]
+    pub(super) fn primary(&self) -> &Arc<Criteria> {
+        &self.primary
+    }
+
+    pub(super) fn retry_policy(&self) -> RetryPolicy {
+        self.config.non_uri.retry
     }
 
     pub(super) fn events(&self) -> &EventHub {
         &self.events
+    }
+
+    /// Selects a server, if the client runs and a server suits now.
+    #[inline]
+    pub(super) fn select_now(&self, criteria: &Criteria, now: Instant) -> Result<Option<SelectedServer>> {
+        self.sessions.thread_caches.select_now(criteria, now, || self.open())
     }
 
     /// Waits until the client runs and a server suits.
@@ -133,18 +137,18 @@ impl ClientCore {
             return Err(no_runtime());
         }
         let started = within(deadline, Stage::Selection, self.driver_for(entry)).await;
-        let driver = started.map_err(|error| match &self.options.srv {
+        let driver = started.map_err(|error| match &self.config.options.srv {
             // Starting waits for nothing else as long.
             Some(name) if error.kind() == ErrorKind::Timeout && error.stage() == Some(Stage::Selection) => {
                 error.restage(Stage::Srv).adding(&format!("DNS is still being asked for the SRV and TXT records of {name:?}"))
             }
             Some(_) | None => error,
         })?;
-        driver.select(operation, criteria, self.selection_deadline(deadline)).await
+        driver.select(operation, criteria, self.limits.selection(deadline, clock::now())).await
     }
 
     pub(super) fn append_metadata(&self, library: DriverInfo) -> Result<()> {
-        let is_new = self.libraries.lock().unwrap_or_else(PoisonError::into_inner).append(library.clone())?;
+        let is_new = self.config.libraries.lock().unwrap_or_else(PoisonError::into_inner).append(library.clone())?;
         tracing::debug!(?library, is_new, "client metadata appended");
         Ok(())
     }
@@ -177,7 +181,7 @@ impl ClientCore {
         };
         if let Some(ClientState::CommandFuture(lost)) = lost {
             // Its sockets belong to a runtime that has ended.
-            self.clear_thread_caches();
+            self.sessions.thread_caches.clear();
             lost.abandon();
         }
         let started = done.wait_for(Option::is_some).await.map(|started| started.clone());
@@ -209,7 +213,7 @@ impl ClientCore {
 
     pub(super) async fn warm_up(self: &Arc<Self>) -> Result<()> {
         let now = clock::now();
-        let deadline = self.call_deadline(&Time::Default, now);
+        let deadline = self.limits.operation(&Time::Default, now);
         let _waits = self.wait();
         let (now, selected) = match self.select_now(&self.primary, now)? {
             Some(selected) => (selected_at(&selected, false, now), selected),
@@ -218,7 +222,7 @@ impl ClientCore {
                 (clock::now(), selected)
             }
         };
-        match check_out(self, selected, deadline, now) {
+        match check_out(&self.limits, selected, deadline, now) {
             Ok(_) => Ok(()),
             Err(later) => later.await.map(drop),
         }
@@ -250,7 +254,7 @@ impl ClientCore {
                 | ClientState::Ended(_) => return false,
             }
         }
-        self.clear_thread_caches();
+        self.sessions.thread_caches.clear();
         true
     }
 
@@ -283,7 +287,7 @@ impl ClientCore {
         };
         *state = ClientState::Ended(driver.clone());
         drop(state);
-        self.clear_thread_caches();
+        self.sessions.thread_caches.clear();
         driver
     }
 
@@ -342,7 +346,7 @@ impl ClientCore {
             }
             ended
         };
-        self.epoch.fetch_add(1, Ordering::Release);
+        self.sessions.thread_caches.epoch().fetch_add(1, Ordering::Release);
         match started {
             Ok(driver) if ended => {
                 driver.shutdown().await;
@@ -355,10 +359,13 @@ impl ClientCore {
     async fn start(&self, tasks: Arc<Tasks>) -> Result<Arc<TopologyDriver>> {
         let monitors = Arc::new(tasks.sibling().ok_or_else(no_runtime)?);
         let cleanup_tasks = Arc::new(tasks.sibling().ok_or_else(no_runtime)?);
-        let resolver =
-            Resolver::new(self.non_uri_options.dns.clone(), self.options.dns_timeout_or_default(), self.non_uri_options.resolve.clone());
+        let resolver = Resolver::new(
+            self.config.non_uri.dns.clone(),
+            self.config.options.dns_timeout_or_default(),
+            self.config.non_uri.resolve.clone(),
+        );
         let seed = random_seed()?;
-        let SeedList { options, warnings, ttl, .. } = resolve_seeds((*self.options).clone(), &resolver, seed).await?;
+        let SeedList { options, warnings, ttl, .. } = resolve_seeds((*self.config.options).clone(), &resolver, seed).await?;
         let srv_poll = self.srv_poll(&resolver, ttl);
         // What a TXT record asks for must be served like everything else.
         uri::option_warnings(&options)?;
@@ -376,7 +383,7 @@ impl ClientCore {
             ServerMonitoringMode::Poll => false,
         };
         let dialer = Dialer::new(Arc::clone(&options), resolver.clone(), tls);
-        let introduction = Introduction { metadata, libraries: Arc::clone(&self.libraries) };
+        let introduction = Introduction { metadata, libraries: Arc::clone(&self.config.libraries) };
         let opener = Opener::new(dialer, Arc::clone(&options), introduction, credential);
         let driver = TopologyDriver::start(DriverParts {
             options,
@@ -385,12 +392,12 @@ impl ClientCore {
             tasks,
             monitors,
             cleanup_tasks,
-            events: self.events.about(LogSubject::new(seed, &self.options, &environment)),
-            boot_clock: Arc::clone(&self.non_uri_options.boot_clock),
-            server_selector: self.non_uri_options.server_selector.clone(),
-            epoch: Arc::clone(&self.epoch),
+            events: self.events.about(LogSubject::new(seed, &self.config.options, &environment)),
+            boot_clock: Arc::clone(&self.config.non_uri.boot_clock),
+            epoch: Arc::clone(self.sessions.thread_caches.epoch()),
             streaming,
             seed,
+            server_selector: self.config.non_uri.server_selector.clone(),
         });
         if let Some(srv_poll) = srv_poll {
             srv_poll.start(&driver);
@@ -400,11 +407,11 @@ impl ClientCore {
 
     /// Makes what looks at the SRV records again, if the servers come from such; `ttl` is how long they live.
     fn srv_poll(&self, resolver: &Resolver, ttl: Option<Duration>) -> Option<SrvPoll> {
-        let options = &self.options;
+        let options = &self.config.options;
         let host = options.srv.clone()?;
         let config = RescanConfig {
             host: host.clone(),
-            floor: self.non_uri_options.srv_rescan_floor,
+            floor: self.config.non_uri.srv_rescan_floor,
             heartbeat_frequency: options.heartbeat_frequency_or_default(),
             look_up_limit: options.dns_timeout_or_default(),
         };
@@ -427,18 +434,6 @@ async fn load_tls(options: &Arc<ClientOptions>) -> Result<TlsConnector> {
     #[allow(clippy::disallowed_methods, reason = "ends by itself, and is awaited here")]
     let loaded = tokio::task::spawn_blocking(move || TlsConnector::load(&options)).await;
     loaded.map_err(|error| Error::new(ErrorKind::Shutdown, "the runtime ends").at(Stage::Tls).because(error))?
-}
-
-fn shutting_down() -> Error {
-    Error::new(ErrorKind::Shutdown, "the client is shutting down, and takes no new calls").at(Stage::Selection)
-}
-
-fn shut_down() -> Error {
-    Error::new(ErrorKind::Shutdown, "the client has been shut down").at(Stage::Selection)
-}
-
-pub(super) fn no_runtime() -> Error {
-    Error::new(ErrorKind::Shutdown, "no tokio runtime is running").at(Stage::Selection)
 }
 
 fn random_seed() -> Result<u64> {

@@ -1,9 +1,11 @@
-//! How does a user follow what happens?
+//! The streams by which a user follows a client: its events, and the descriptions of its servers.
 
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use super::handle::Client;
+use crate::error::Result;
 use crate::io::topology::TopologyDriver;
 use crate::observe::events::{Event, EventHub, Subscriber};
 use crate::topology::{TopologyDescription, TopologyEvent};
@@ -18,8 +20,29 @@ pub struct Events(Option<Subscriber>);
 /// tasks has ended or one of its tasks has panicked: the client starts anew with its next use, and that needs a new watch.
 pub struct TopologyWatch(Pin<Box<dyn Stream<Item = Arc<TopologyDescription>> + Send + Sync>>);
 
+impl Client {
+    /// Watches what is known of the servers: a stream of descriptions, the newest first, each change replacing the last.
+    ///
+    /// # Errors
+    /// Those of starting: the look-up of an SRV connection string, unreadable certificates.
+    pub fn watch_topology(&self) -> impl Future<Output = Result<TopologyWatch>> + Send + use<> {
+        let client = self.clone();
+        async move {
+            let driver = client.core().driver().await?;
+            Ok(TopologyWatch::new(&driver))
+        }
+    }
+
+    /// Returns a stream of the client's events from now on.
+    ///
+    /// A reader that is too slow is told how many events it missed ([`Event::Missed`](crate::Event::Missed)).
+    pub fn events(&self) -> Events {
+        Events::new(self.core().events())
+    }
+}
+
 impl Events {
-    pub(super) fn new(hub: &EventHub) -> Self {
+    fn new(hub: &EventHub) -> Self {
         Self(Some(hub.subscribe()))
     }
 
@@ -30,7 +53,7 @@ impl Events {
 }
 
 impl TopologyWatch {
-    pub(super) fn new(driver: &Arc<TopologyDriver>) -> Self {
+    fn new(driver: &Arc<TopologyDriver>) -> Self {
         let mut receiver = driver.subscribe();
         receiver.mark_changed();
         // An open cursor may keep the driver, and with it the sender, after the end.

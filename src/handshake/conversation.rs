@@ -141,7 +141,7 @@ impl Conversation {
                 advance(attempt, exchange, reply)
             }
             ConversationState::ExpectKeys { .. } => {
-                Err(Error::new(ErrorKind::Internal, "a reply was handed in where the result of work is due").at(Stage::Auth))
+                Err(Error::new(ErrorKind::Internal, "a reply instead of the expected result of work").at(Stage::Auth))
             }
         }
     }
@@ -170,7 +170,7 @@ impl Conversation {
                 Ok(send(attempt, "saslContinue", body, SaslExchange::ScramLast(last)))
             }
             (ConversationState::ExpectHello { .. } | ConversationState::ExpectAuth { .. }, HandshakeWorkResult::Keys(_)) => {
-                Err(Error::new(ErrorKind::Internal, "the result of work was handed in where a reply is due").at(Stage::Auth))
+                Err(Error::new(ErrorKind::Internal, "a result of work instead of the expected reply").at(Stage::Auth))
             }
         }
     }

@@ -12,11 +12,10 @@ use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use bson::oid::ObjectId;
 use tokio::io::{AsyncReadExt, AsyncWrite};
 use zeroize::Zeroize;
 
-pub(crate) use late_reply::{LateReply, Sent};
+pub(crate) use late_reply::LateReply;
 
 use super::demand::Demand;
 use super::interrupt::Interrupt;
@@ -26,11 +25,9 @@ use crate::auth::SecretDocument;
 use crate::error::{Error, ErrorKind, Stage};
 use crate::handshake::{HELLO_SIZE_MAX, HelloReply};
 use crate::host::{Address, ServerAddress};
-use crate::operation::CommandFields;
+use crate::operation::{DriverFields, Sent, ServerFacts};
 use crate::pool::Health;
-use crate::wire::{
-    self, DOCUMENT_SIZE_MAX, Decoder, Flags, InputDocument, MESSAGE_SIZE_MAX, Message, Request, WriteBuffer, encode_message,
-};
+use crate::wire::{self, Decoder, Flags, InputDocument, MESSAGE_SIZE_MAX, Message, Request, WriteBuffer, encode_message};
 
 /// An open connection.
 pub(crate) struct Conn {
@@ -51,19 +48,6 @@ pub(crate) struct Conn {
     facts: ServerFacts,
     /// The receiver of an abandoned command's late reply.
     late: Option<Box<dyn LateReply>>,
-}
-
-/// The facts about a connection's server that commands need; the rest of its hello reply is not kept per connection.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ServerFacts {
-    /// The server's own id of the connection.
-    pub(crate) connection_id: Option<i64>,
-    /// Whether it has sessions.
-    pub(crate) has_sessions: bool,
-    /// The service behind a load balancer.
-    pub(crate) service_id: Option<ObjectId>,
-    pub(crate) document_size_bytes_max: u32,
-    pub(crate) message_size_bytes_max: u32,
 }
 
 /// The state of a request and its reply.
@@ -112,28 +96,16 @@ impl Conn {
             // Every reply clones it.
             host: host.unshared(),
             address,
-            facts: ServerFacts {
-                connection_id: None,
-                has_sessions: false,
-                service_id: None,
-                document_size_bytes_max: DOCUMENT_SIZE_MAX,
-                message_size_bytes_max: MESSAGE_SIZE_MAX,
-            },
+            facts: ServerFacts::default(),
             late: None,
         }
     }
 
     /// Records the server's hello reply.
     pub(crate) fn greeted(&mut self, hello: &HelloReply) {
-        let message_size_bytes_max = hello.max_message_size_bytes.unwrap_or(MESSAGE_SIZE_MAX);
-        self.decoder.limit("maxMessageSizeBytes", message_size_bytes_max.clamp(wire::HEADER_SIZE as u32, MESSAGE_SIZE_MAX));
-        self.facts = ServerFacts {
-            connection_id: hello.connection_id,
-            has_sessions: hello.logical_session_timeout.is_some() || hello.service_id.is_some(),
-            service_id: hello.service_id,
-            document_size_bytes_max: hello.max_bson_object_size.unwrap_or(DOCUMENT_SIZE_MAX),
-            message_size_bytes_max,
-        };
+        self.facts = ServerFacts::of(hello);
+        let limit = self.facts.message_size_bytes_max.clamp(wire::HEADER_SIZE as u32, MESSAGE_SIZE_MAX);
+        self.decoder.limit("maxMessageSizeBytes", limit);
     }
 
     pub(crate) fn facts(&self) -> &ServerFacts {
@@ -155,7 +127,7 @@ impl Conn {
 
     /// Encodes a command for [`exchange`](Self::exchange). Returns the number of the message.
     #[inline]
-    pub(crate) fn queue(&mut self, flags: Flags, request: &Request, fields: &CommandFields<'_>) -> i32 {
+    pub(crate) fn queue(&mut self, flags: Flags, request: &Request, fields: &DriverFields<'_>) -> i32 {
         if self.exchange != ExchangeState::Idle {
             tracing::error!(host = %self.host, exchange = ?self.exchange, "a command while another is in progress");
             self.exchange = ExchangeState::Broken(Sent::Whole);
@@ -170,7 +142,7 @@ impl Conn {
     }
 
     /// Encodes a command that may hold a secret; its only copy is in the buffer that [`wipe`](Self::wipe) wipes.
-    pub(crate) fn queue_secret(&mut self, mut body: SecretDocument, fields: &CommandFields<'_>) {
+    pub(crate) fn queue_secret(&mut self, mut body: SecretDocument, fields: &DriverFields<'_>) {
         self.out.clear();
         // The buffer must not be reallocated while the secret is in it.
         self.out.own_mut().reserve(body.as_bytes().len() + fields.database.len() + MESSAGE_BYTES);

@@ -24,7 +24,7 @@ use crate::host::ServerAddress;
 use crate::machine::{Machine, Output};
 use crate::observe::events::EventHub;
 use crate::observe::log::{self, CheckedOn};
-use crate::operation::{CommandFields, command_error};
+use crate::operation::{DriverFields, command_error};
 use crate::topology::monitor::FLOOD_PAUSE;
 use crate::topology::{Monitor, MonitorAction, MonitorConfig, MonitorEvent, RoundTrips};
 use crate::wire::{Flags, Request};
@@ -231,7 +231,7 @@ fn carry_out(
         MonitorAction::Send { hello_ok, awaited } => {
             let flags = if awaited.is_some() { Flags::EXHAUST_ALLOWED } else { Flags::default() };
             if let Some(conn) = conn {
-                let fields = CommandFields { database: "admin", ..CommandFields::default() };
+                let fields = DriverFields { database: "admin", ..DriverFields::default() };
                 conn.queue(flags, &Request::from(monitor_hello(hello_ok, awaited)), &fields);
             }
             *work = MonitorWork::Exchanging;

@@ -25,7 +25,7 @@ use crate::handshake::{
 };
 use crate::host::ServerAddress;
 use crate::observe::log;
-use crate::operation::CommandFields;
+use crate::operation::DriverFields;
 use crate::options::ClientOptions;
 use crate::race::label_overload;
 
@@ -233,7 +233,7 @@ impl Drop for WipeOnDrop<'_> {
 }
 
 async fn say(conn: &mut Conn, command: HandshakeCommand) -> Result<RawDocumentBuf, Error> {
-    let fields = CommandFields { database: &command.database, ..CommandFields::default() };
+    let fields = DriverFields { database: &command.database, ..DriverFields::default() };
     let wiping = WipeOnDrop(conn);
     wiping.0.queue_secret(command.body, &fields);
     let message = wiping.0.exchange().await?;

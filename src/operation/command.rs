@@ -1,40 +1,12 @@
-//! Which fields are appended to a user's command, and how large may it be?
+//! The checks of a user's command: its name, and the sizes that a server takes.
+//!
+//! run-command; server limits of mongodb-handshake. Does not decide what the driver adds (`fields`).
 
 use bson::RawDocument;
 
 use crate::error::{Error, ErrorKind, LimitValue, Stage};
 use crate::wire::scan::Fields;
-use crate::wire::{BodyWriter, COMMAND_OVERHEAD_MAX, Request};
-
-/// Is what the driver appends to a command; the user's document is never looked into nor changed.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct CommandFields<'a> {
-    /// `$db`.
-    pub database: &'a str,
-    /// `lsid`.
-    pub lsid: Option<&'a RawDocument>,
-    /// `$clusterTime`.
-    pub cluster_time: Option<&'a RawDocument>,
-    /// `$readPreference`.
-    pub read_preference: Option<&'a RawDocument>,
-}
-
-impl CommandFields<'_> {
-    /// Appends the fields to the body that is being written.
-    #[inline]
-    pub fn write(&self, body: &mut BodyWriter<'_>) {
-        body.string(c"$db", self.database);
-        if let Some(lsid) = self.lsid {
-            body.document(c"lsid", lsid);
-        }
-        if let Some(time) = self.cluster_time {
-            body.document(c"$clusterTime", time);
-        }
-        if let Some(preference) = self.read_preference {
-            body.document(c"$readPreference", preference);
-        }
-    }
-}
+use crate::wire::{COMMAND_OVERHEAD_MAX, Request};
 
 /// Returns the name of a command, its first key; nothing if it [can't have](check_name) one.
 pub fn command_name(body: &RawDocument) -> &str {

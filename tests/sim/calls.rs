@@ -1,6 +1,6 @@
 //! What becomes of a call?
 //!
-//! Does what `client/call.rs` does: select, check out, exchange, each with its deadline; callers may go away at any moment.
+//! Does what `client/attempt.rs` does: select, check out, exchange, each with its deadline; callers may go away at any moment.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -600,7 +600,7 @@ impl World {
         let number = conn.last_request;
         let client = conn.client;
         let mut bytes = WriteBuffer::default();
-        let fields = mongolink::operation::CommandFields { database, read_preference: preference, ..Default::default() };
+        let fields = mongolink::operation::DriverFields { database, read_preference: preference, ..Default::default() };
         mongolink::wire::encode_message(&mut bytes, number, 0, flags, request, |body| fields.write(body));
         self.send_request(id, bytes.to_bytes());
         // What lies there already is read first.

@@ -1,7 +1,7 @@
 //! OP_MSG: which messages are sent, and which are taken?
 
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
-use mongolink::operation::{CommandFields, check_size};
+use mongolink::operation::{DriverFields, check_size};
 use mongolink::wire::{Decoder, Flags, Message, Request, WriteBuffer, encode_message};
 use mongolink::{Error, ErrorKind};
 
@@ -40,7 +40,7 @@ fn read(bytes: &[u8]) -> Result<Message, Error> {
     Message::parse(decoder.next_frame()?.expect("whole"))
 }
 
-fn encoded(request: &Request, fields: &CommandFields<'_>) -> Vec<u8> {
+fn encoded(request: &Request, fields: &DriverFields<'_>) -> Vec<u8> {
     let mut bytes = WriteBuffer::default();
     encode_message(&mut bytes, 7, 0, Flags::default(), request, |body| fields.write(body));
     bytes.to_bytes()
@@ -90,7 +90,7 @@ fn message_of_sixteen_megabytes_beside_its_command_is_read_and_written() {
     let request =
         Request { body: rawdoc! { "insert": "things" }.into(), sequences: vec![("documents".to_owned(), vec![large.clone().into()])] };
     check_size(&request, 16 * 1024 * 1024).expect("within the limit");
-    let message = read(&encoded(&request, &CommandFields { database: "test", ..CommandFields::default() })).expect("message");
+    let message = read(&encoded(&request, &DriverFields { database: "test", ..DriverFields::default() })).expect("message");
     assert_eq!(message.sequences[0].documents[0].len(), large.as_bytes().len());
 }
 
@@ -99,7 +99,7 @@ fn database_and_session_are_appended_to_a_copy() {
     let own = rawdoc! { "ping": 1 };
     let request = Request::from(own.clone());
     let lsid = rawdoc! { "id": 1 };
-    let fields = CommandFields { database: "admin", lsid: Some(&lsid), ..CommandFields::default() };
+    let fields = DriverFields { database: "admin", lsid: Some(&lsid), ..DriverFields::default() };
     let message = read(&encoded(&request, &fields)).expect("message");
     let expected = rawdoc! { "ping": 1, "$db": "admin", "lsid": { "id": 1 } };
     assert_eq!(message.body().as_bytes(), expected.as_bytes());
@@ -114,7 +114,7 @@ fn several_documents_of_one_list_go_as_a_section_of_kind_1() {
         body: rawdoc! { "insert": "things" }.into(),
         sequences: vec![("documents".to_owned(), documents.into_iter().map(Into::into).collect())],
     };
-    let bytes = encoded(&request, &CommandFields { database: "test", ..CommandFields::default() });
+    let bytes = encoded(&request, &DriverFields { database: "test", ..DriverFields::default() });
     let message = read(&bytes).expect("message");
     assert_eq!((message.sequences[0].identifier.as_str(), message.sequences[0].documents.len()), ("documents", 3));
     assert!(message.body().get("documents").expect("document").is_none());

@@ -3,9 +3,10 @@
 //! The connection knows how much of a command was sent, and keeps a [`LateReply`] until its reply has arrived. Does not decide
 //! what the reply leads to (`client::abandoned`).
 
-use super::late_reply::{LateReply, Sent};
+use super::late_reply::LateReply;
 use super::{Conn, ExchangeState};
 use crate::error::Error;
+use crate::operation::Sent;
 use crate::pool::Health;
 use crate::wire::Flags;
 
@@ -17,17 +18,6 @@ impl Conn {
             ExchangeState::Writing { .. } => Sent::Partly,
             ExchangeState::Idle | ExchangeState::Awaiting { .. } => Sent::Whole,
             ExchangeState::Broken(sent) => sent,
-        }
-    }
-
-    /// Returns whether the server may execute, or has executed, the last command.
-    ///
-    /// An incomplete message is never executed. If the connection is kept, the rest of the message follows.
-    pub(crate) fn may_execute(&self) -> bool {
-        match self.sent() {
-            Sent::Nothing => false,
-            Sent::Partly => !self.is_broken(),
-            Sent::Whole => true,
         }
     }
 
@@ -73,7 +63,7 @@ mod tests {
     use super::*;
     use crate::host::{Address, ServerAddress};
     use crate::io::stream::Stream;
-    use crate::operation::CommandFields;
+    use crate::operation::DriverFields;
     use crate::wire::{Message, Request};
 
     /// A connection to a peer that reads nothing, and the peer.
@@ -90,7 +80,7 @@ mod tests {
     /// Sends a command of a number of bytes, and polls once for the reply.
     async fn try_send(conn: &mut Conn, bytes: usize) -> Poll<Result<Message, Error>> {
         let request = Request::from(rawdoc! { "x": "x".repeat(bytes) });
-        conn.queue(Flags::default(), &request, &CommandFields::default());
+        conn.queue(Flags::default(), &request, &DriverFields::default());
         std::future::poll_fn(|context| Poll::Ready(conn.poll_exchange(context))).await
     }
 
@@ -98,18 +88,18 @@ mod tests {
     async fn connection_knows_how_much_was_sent() {
         let (mut conn, _peer) = connection(async |_| ()).await;
         assert!(try_send(&mut conn, 100).await.is_pending());
-        assert_eq!((conn.sent(), conn.may_execute(), conn.health()), (Sent::Whole, true, Health::ReplyOutstanding));
+        assert_eq!((conn.sent(), conn.health()), (Sent::Whole, Health::ReplyOutstanding));
         conn.spoil();
-        assert_eq!((conn.sent(), conn.may_execute(), conn.health()), (Sent::Whole, true, Health::Broken));
+        assert_eq!((conn.sent(), conn.health()), (Sent::Whole, Health::Broken));
     }
 
     #[tokio::test]
-    async fn incomplete_message_executes_only_if_the_rest_follows() {
+    async fn connection_that_cut_a_message_off_knows_it() {
         let (mut conn, _peer) = connection(async |_| ()).await;
         assert!(try_send(&mut conn, 40_000_000).await.is_pending());
-        assert_eq!((conn.sent(), conn.may_execute(), conn.health()), (Sent::Partly, true, Health::ReplyOutstanding));
+        assert_eq!((conn.sent(), conn.health()), (Sent::Partly, Health::ReplyOutstanding));
         conn.spoil();
-        assert_eq!((conn.sent(), conn.may_execute(), conn.health()), (Sent::Partly, false, Health::Broken));
+        assert_eq!((conn.sent(), conn.health()), (Sent::Partly, Health::Broken));
     }
 
     #[tokio::test]
@@ -117,6 +107,6 @@ mod tests {
         let (mut conn, _peer) = connection(async |tcp: &mut TcpStream| tcp.shutdown().await.expect("shut")).await;
         let Poll::Ready(Err(error)) = try_send(&mut conn, 100).await else { panic!("it was sent") };
         assert!(error.is_network(), "{error}");
-        assert_eq!((conn.sent(), conn.may_execute(), conn.health()), (Sent::Nothing, false, Health::Broken));
+        assert_eq!((conn.sent(), conn.health()), (Sent::Nothing, Health::Broken));
     }
 }

@@ -1,18 +1,7 @@
-//! What outlives an abandoned command: how much of it was sent, and the receiver of its reply.
+//! The receiver of an abandoned command's reply.
 
-use crate::operation::CommandFields;
+use crate::operation::DriverFields;
 use crate::wire::{Message, Request};
-
-/// How much of a command was passed to the socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Sent {
-    /// No byte.
-    Nothing,
-    /// A part: the server can't execute it unless the rest follows.
-    Partly,
-    /// The whole command.
-    Whole,
-}
 
 /// The receiver of an abandoned command's reply. Dropped if the connection breaks before the reply.
 pub(crate) trait LateReply: Send + Sync {
@@ -21,5 +10,5 @@ pub(crate) trait LateReply: Send + Sync {
     fn handle_reply(&mut self, reply: Message) -> Option<Request>;
 
     /// Returns the driver's fields of the next command.
-    fn fields(&self) -> CommandFields<'_>;
+    fn fields(&self) -> DriverFields<'_>;
 }
