@@ -1,8 +1,7 @@
-//! Did the server carry the command out?
+//! The success and failure fields of command replies.
 //!
-//! Reads the success and failure fields of a command reply (`ok`, `errmsg`, `code`, `codeName`, `errorLabels`,
-//! `writeConcernError`) from bytes that may be anything. What a failure means for the topology is decided in
-//! `topology::fault`; whether the command is tried again is left to its caller.
+//! Reads `ok`, `errmsg`, `code`, `codeName`, `errorLabels` and `writeConcernError` from arbitrary bytes. Does not decide what a
+//! failure means for the topology (`topology::fault`), nor whether the command is retried.
 
 use bson::{RawDocument, RawDocumentBuf};
 
