@@ -15,7 +15,7 @@ use tracing::{Metadata, Subscriber};
 
 use crate::peers::silent;
 use crate::support::{LONG, at_rest, in_time, ping, totals, until};
-use crate::zone::{Mood, Zone};
+use crate::zone::{ServerMode, Zone};
 
 fn runtime() -> Runtime {
     Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime")
@@ -492,7 +492,7 @@ async fn graceful_shutdown_waits_for_calls_that_wait_for_the_start() {
         let zone = Zone::start().await;
         let address = sandbox.addresses()[0];
         zone.serve("_mongodb._tcp.cluster.db.example", 60, &[("a.db.example", address.port())]).await;
-        zone.set_mood(Mood::Silent);
+        zone.set_mode(ServerMode::Silent);
         let client = Client::builder("mongodb+srv://cluster.db.example/?tls=false")
             .expect("uri")
             .dns(zone.dns())
@@ -512,7 +512,7 @@ async fn graceful_shutdown_waits_for_calls_that_wait_for_the_start() {
         let refused = ping(&client).await.expect_err("a new call");
         assert!(refused.to_string().contains("is shutting down, and takes no new calls"), "{refused}");
         assert!(!ending.is_finished());
-        zone.set_mood(Mood::Answering);
+        zone.set_mode(ServerMode::Answering);
         call.await.expect("no panic").expect("it had the time that it needed");
         ending.await.expect("no panic");
         let refused = ping(&client).await.expect_err("after the end");

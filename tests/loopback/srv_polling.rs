@@ -15,7 +15,7 @@ use mongolink::{Address, BootClock, Client, ClientBuilder, Event, Events, Sandbo
 
 use crate::peers::{Peer, Turn, scripted, standalone_hello};
 use crate::support::{in_time, ping, until};
-use crate::zone::{Mood, Zone};
+use crate::zone::{ServerMode, Zone};
 
 /// The specification's `rescanSRVIntervalMS`, lowered.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -195,27 +195,27 @@ async fn prose_5_all_records_replaced_by_two_are_followed() {
 }
 
 /// Lets DNS be of no use for a while, and sees that nothing moves until it is again.
-async fn assert_borne(mood: Mood) {
+async fn assert_borne(mode: ServerMode) {
     let mesh = Mesh::start("mongodb", &[27017, 27018]).await;
     let mut guest = mesh.client("dnsTimeoutMS=200", &[27017, 27018]).await;
-    mesh.zone.set_mood(mood);
+    mesh.zone.set_mode(mode);
     mesh.looked_at(1).await;
     mesh.name("mongodb", &[27019]).await;
     mesh.looked_at(2).await;
     guest.is_unmoved(&[27017, 27018]).await;
-    mesh.zone.set_mood(Mood::Answering);
+    mesh.zone.set_mode(ServerMode::Answering);
     guest.follows(&[27019]).await;
     assert_eq!(guest.comings_and_goings(), told(&["+27019", "-27017", "-27018"]));
 }
 
 #[tokio::test]
 async fn prose_6_look_up_that_times_out_changes_nothing() {
-    assert_borne(Mood::Silent).await;
+    assert_borne(ServerMode::Silent).await;
 }
 
 #[tokio::test]
 async fn prose_7_look_up_that_fails_changes_nothing() {
-    assert_borne(Mood::Refusing).await;
+    assert_borne(ServerMode::Refusing).await;
 }
 
 #[tokio::test]
@@ -317,7 +317,7 @@ async fn cluster_whose_routers_are_all_gone_follows_too() {
 async fn look_ups_hold_up_no_command() {
     let mesh = Mesh::start("mongodb", &[27017, 27018]).await;
     let guest = mesh.client("dnsTimeoutMS=60000", &[27017, 27018]).await;
-    mesh.zone.set_mood(Mood::Silent);
+    mesh.zone.set_mode(ServerMode::Silent);
     let asked = mesh.zone.asked(RecordType::SRV);
     until("a question without answer", || mesh.zone.asked(RecordType::SRV) > asked).await;
     let began = Instant::now();

@@ -1,7 +1,6 @@
-//! Which records does DNS have, now?
+//! A DNS server on loopback with records that a test changes while it runs.
 //!
-//! A DNS server on loopback whose records a test changes while it runs, and which can fall silent or refuse. It counts
-//! what it is asked.
+//! It can stop answering or refuse, and records its queries.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -19,35 +18,35 @@ use tokio::net::UdpSocket;
 
 type Records = InMemoryZoneHandler<TokioRuntimeProvider>;
 
-/// What the server makes of questions.
+/// How the server treats queries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mood {
+pub(crate) enum ServerMode {
     /// It answers from its records.
     Answering,
-    /// It reads and says nothing.
+    /// It reads queries and does not answer.
     Silent,
     /// It refuses to answer.
     Refusing,
 }
 
-/// Answers for every name there is, by UDP, until it is dropped.
+/// A server for all names, by UDP. Stops on drop.
 pub(crate) struct Zone {
     address: SocketAddr,
     records: Arc<Records>,
     shared: Arc<Shared>,
-    _server: Server<Desk>,
+    _server: Server<ZoneHandler>,
 }
 
 struct Shared {
-    mood: Mutex<Mood>,
+    mode: Mutex<ServerMode>,
     asked: Mutex<Vec<(String, RecordType)>>,
 }
 
-/// Takes the questions.
-struct Desk {
+/// The handler of queries.
+struct ZoneHandler {
     shared: Arc<Shared>,
     answering: Catalog,
-    /// Knows no zone, and so refuses.
+    /// A catalogue without zones, which refuses.
     refusing: Catalog,
 }
 
@@ -60,15 +59,15 @@ impl Zone {
         let records = Arc::new(records);
         let mut answering = Catalog::new();
         answering.upsert(LowerName::new(&Name::root()), vec![Arc::clone(&records) as _]);
-        let shared = Arc::new(Shared { mood: Mutex::new(Mood::Answering), asked: Mutex::default() });
+        let shared = Arc::new(Shared { mode: Mutex::new(ServerMode::Answering), asked: Mutex::default() });
         let socket = UdpSocket::bind("127.0.0.1:0").await.expect("a free port");
         let address = socket.local_addr().expect("bound");
-        let mut server = Server::new(Desk { shared: Arc::clone(&shared), answering, refusing: Catalog::new() });
+        let mut server = Server::new(ZoneHandler { shared: Arc::clone(&shared), answering, refusing: Catalog::new() });
         server.register_socket(socket);
         Self { address, records, shared, _server: server }
     }
 
-    /// Returns what makes a client ask this server.
+    /// Returns the configuration of a client that uses this server.
     pub(crate) fn dns(&self) -> DnsConfig {
         DnsConfig::Servers(vec![self.address])
     }
@@ -76,7 +75,7 @@ impl Zone {
     /// Replaces the SRV records of a name, all at once: targets with their ports.
     pub(crate) async fn serve(&self, name: &str, ttl: u32, targets: &[(&str, u16)]) {
         let services = targets.iter().enumerate().map(|(number, (target, port))| {
-            // Priorities and weights differ, and mean nothing.
+            // Priorities and weights differ, and have no effect.
             let place = u16::try_from(number).expect("few targets");
             RData::SRV(SRV::new(place, 100 * place, *port, full(target)))
         });
@@ -104,17 +103,17 @@ impl Zone {
         }
     }
 
-    /// Changes what the server makes of questions.
-    pub(crate) fn set_mood(&self, mood: Mood) {
-        *self.shared.mood.lock().expect("mood") = mood;
+    /// Changes how the server treats queries.
+    pub(crate) fn set_mode(&self, mode: ServerMode) {
+        *self.shared.mode.lock().expect("mode") = mode;
     }
 
-    /// Returns how often it was asked for records of a type.
+    /// Returns the number of queries for a record type.
     pub(crate) fn asked(&self, kind: RecordType) -> usize {
         self.shared.asked.lock().expect("asked").iter().filter(|(_, asked)| *asked == kind).count()
     }
 
-    /// Returns every question so far, sorted, each once.
+    /// Returns all queries so far, sorted, each once.
     pub(crate) fn questions(&self) -> Vec<(String, RecordType)> {
         let mut asked = self.shared.asked.lock().expect("asked").clone();
         asked.sort();
@@ -128,22 +127,22 @@ fn full(name: &str) -> Name {
     Name::from_ascii(format!("{name}.")).expect("a name")
 }
 
-impl Desk {
+impl ZoneHandler {
     async fn answer<R: ResponseHandler, T: Time>(&self, request: &Request, response: R) -> ResponseInfo {
         if let Ok(info) = request.request_info() {
             let question = (info.query.name().to_string(), info.query.query_type());
             self.shared.asked.lock().expect("asked").push(question);
         }
-        let mood = *self.shared.mood.lock().expect("mood");
-        match mood {
-            Mood::Answering => self.answering.handle_request::<R, T>(request, response).await,
-            Mood::Refusing => self.refusing.handle_request::<R, T>(request, response).await,
-            Mood::Silent => std::future::pending().await,
+        let mode = *self.shared.mode.lock().expect("mode");
+        match mode {
+            ServerMode::Answering => self.answering.handle_request::<R, T>(request, response).await,
+            ServerMode::Refusing => self.refusing.handle_request::<R, T>(request, response).await,
+            ServerMode::Silent => std::future::pending().await,
         }
     }
 }
 
-impl RequestHandler for Desk {
+impl RequestHandler for ZoneHandler {
     fn handle_request<'desk, 'request, 'answer, R, T>(
         &'desk self,
         request: &'request Request,

@@ -1,4 +1,4 @@
-//! Names that lead nowhere.
+//! Names that can't be resolved.
 
 use std::error::Error as StdError;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use crate::peers;
 
 const DNS_LIMIT: Duration = Duration::from_millis(300);
 
-/// A resolver of the user's own that is of no use.
+/// A resolver of the user's own that does not find anything.
 #[derive(Clone, Copy)]
 enum PhoneBook {
     Empty,
@@ -53,7 +53,7 @@ async fn name_that_does_not_exist_is_named() {
 }
 
 #[tokio::test]
-async fn name_without_addresses_is_told_from_one_that_does_not_exist() {
+async fn name_without_addresses_differs_from_one_that_does_not_exist() {
     let host = host("db.example");
     let guest = Guest::of(builder(&host, CALM, "").resolver(PhoneBook::Empty));
     for fault in guest.faults(&host).await {
