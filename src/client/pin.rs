@@ -62,7 +62,7 @@ impl ClientCore {
                 OperationRun::on(pinned.0, deadline, operation)
             }
         };
-        let mut attended = self.attend(run.in_session(session.and_then(CursorSession::take)));
+        let mut attended = self.attend(run.in_session(session.and_then(|session| session.take())));
         let outcome = attended.outcome(database).await;
         let session = attended.run.take_session().map(|in_use| CursorSession::new(in_use, &self.sessions));
         (outcome, session, Pinned::of(&mut attended.run))

@@ -89,7 +89,7 @@ impl CursorSession {
     }
 
     /// Takes the session for the cursor's next command.
-    pub(super) fn take(mut self: Box<Self>) -> Option<SessionInUse> {
+    pub(super) fn take(mut self) -> Option<SessionInUse> {
         self.in_use.take()
     }
 }

@@ -175,7 +175,7 @@ mod tests {
         let mut history = AttemptHistory::default();
         std::iter::from_fn(|| match decide(RetryPolicy::overload(10, false), &mut history, next(), RETRIED) {
             Verdict::Retry { after, avoid: None } => Some(after.as_millis()),
-            _ => None,
+            Verdict::Retry { .. } | Verdict::GiveUp(_) => None,
         })
         .collect()
     }
