@@ -24,7 +24,7 @@ const ERROR_FIELDS: [&str; 10] =
 /// The largest field, in bytes, that is kept of a reply above [`ERROR_REPLY_SIZE_MAX`].
 const ERROR_FIELD_SIZE_MAX: usize = 4 * 1024;
 
-/// Is what every reply is asked for, read in one pass; only a reply that is not plain success is read again.
+/// The fields that every reply is checked for, read in one pass; only a reply that is not plain success is read again.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReplyHead<'a> {
     /// Whether `ok` is 1. False too for bytes that can't be a reply.
@@ -44,7 +44,7 @@ impl<'a> ReplyHead<'a> {
         let mut ok = None;
         for field in Fields::of(reply) {
             let Ok(field) = field else { return Self::default() };
-            // Most fields are told apart by the lengths of their names.
+            // Most fields are distinguished by the length of their names.
             match (field.key.len(), field.key) {
                 (2, b"ok") => ok = ok.or(Some(field.is_one())),
                 (6, b"cursor") => head.has_cursor = true,

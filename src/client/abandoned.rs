@@ -17,7 +17,7 @@ use crate::operation::{DriverFields, Sent};
 use crate::pool::Health;
 use crate::wire::{Message, Request};
 
-/// What an abandoned command leaves on its connection.
+/// The remains of an abandoned command on its connection.
 struct Abandoned {
     sessions: Weak<Sessions>,
     session: Option<SessionInUse>,

@@ -59,17 +59,17 @@ enum AttemptStep {
 }
 
 impl Attempt {
-    /// Makes the first attempt of an operation.
+    /// Creates the first attempt of an operation.
     pub(super) fn new() -> Self {
         Self { step: AttemptStep::Start, deadline: None, keeps_conn: false }
     }
 
-    /// Makes an attempt on a connection that its caller keeps. [`take_conn`](Self::take_conn) returns it.
+    /// Creates an attempt on a connection that its caller keeps. [`take_conn`](Self::take_conn) returns it.
     pub(super) fn on(conn: CheckedOutConn, deadline: Option<Deadline>) -> Self {
         Self { step: AttemptStep::QueuedCheckout(CheckoutFuture::Boxed(Box::pin(ready(Ok(conn))))), deadline, keeps_conn: true }
     }
 
-    /// Makes a further attempt of an operation with a deadline.
+    /// Creates a further attempt of an operation with a deadline.
     pub(super) fn again(deadline: Option<Deadline>) -> Self {
         Self { step: AttemptStep::Start, deadline, keeps_conn: false }
     }
@@ -87,7 +87,7 @@ impl Attempt {
         }
     }
 
-    /// Takes the connection that an attempt which is over has kept.
+    /// Takes the connection that a completed attempt has kept.
     pub(super) fn take_conn(&mut self) -> Option<CheckedOutConn> {
         match &mut self.step {
             AttemptStep::Over(conn) => conn.take(),

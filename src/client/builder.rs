@@ -113,10 +113,10 @@ impl ClientBuilder {
         local_threshold: Duration;
         /// Sets `serverMonitoringMode`.
         server_monitoring_mode: ServerMonitoringMode;
-        /// Sets whether a server that seems to be silent is asked for an answer to a liveness probe on a connection of its own; it is by default.
+        /// Sets whether a server that seems unresponsive is sent a liveness probe on a separate connection; default true.
         ///
-        /// This is what ends the commands on a primary that stands still soon after another one is elected. Without it they end
-        /// when the server's check fails, after `heartbeatFrequencyMS` and `connectTimeoutMS`.
+        /// Liveness probes end the commands on a stopped primary soon after another one is elected. Without them they end when
+        /// the server's check fails, after `heartbeatFrequencyMS` and `connectTimeoutMS`.
         liveness_probes: bool;
         /// Sets `directConnection`.
         direct_connection: bool;
@@ -134,8 +134,8 @@ impl ClientBuilder {
         max_idle_time: Duration;
         /// Sets `waitQueueTimeoutMS`; zero for no limit.
         wait_queue_timeout: Duration;
-        /// Sets how long the late reply of an abandoned command is awaited before its connection is closed. A full pool in which
-        /// callers wait closes it sooner, after four average round trips and at least 50 ms.
+        /// Sets how long to wait for the late reply of an abandoned command before its connection is closed. A full pool in
+        /// which callers wait closes it sooner, after four average round trips and at least 50 ms.
         drain_limit: Duration;
         /// Sets the default read preference, which generic commands don't inherit.
         read_preference: ReadPreference;
@@ -169,12 +169,12 @@ impl ClientBuilder {
         self
     }
 
-    /// Brings a selector of one's own: of the servers that suit a call it keeps those that may have it, and of these the
-    /// nearest are used (server-selection, "Filter suitable servers by calling the server selector").
+    /// Sets a custom server selector: it chooses among the servers suitable for a call, and the nearest of the chosen ones are
+    /// used (server-selection, "Filter suitable servers by calling the server selector").
     ///
-    /// It is asked for every call but those that belong to one server, and not behind a load balancer. It is called often and
-    /// has to be quick. It runs in the calls themselves, without a lock of the client held. A call for which it keeps no server
-    /// asks it again when the description of the servers has changed.
+    /// It runs for every call except those bound to one server, and not behind a load balancer. It is called often and has to
+    /// be fast. It runs in the calls themselves, without a lock of the client held. A call for which it excludes every server
+    /// runs it again when the description of the servers has changed.
     ///
     /// ```
     /// # fn example() -> mongolink::Result<()> {
@@ -193,28 +193,29 @@ impl ClientBuilder {
         self
     }
 
-    /// Names a library that wraps the client, to the servers; [`append_metadata`](Client::append_metadata) names further ones.
+    /// Adds a library that wraps the client to the metadata that servers receive; [`append_metadata`](Client::append_metadata)
+    /// adds further ones.
     #[must_use]
     pub fn driver_info(mut self, library: DriverInfo) -> Self {
         self.libraries.push(library);
         self
     }
 
-    /// Says which DNS servers are asked; the system's by default.
+    /// Sets the DNS servers; default the system's.
     #[must_use]
     pub fn dns(mut self, config: DnsConfig) -> Self {
         self.non_uri_options.dns = config;
         self
     }
 
-    /// Brings a resolver of one's own for addresses, instead of DNS and the operating system.
+    /// Sets a custom resolver for addresses, instead of DNS and the operating system.
     #[must_use]
     pub fn resolver(mut self, resolver: impl Resolve) -> Self {
         self.non_uri_options.resolve = Some(Arc::new(resolver));
         self
     }
 
-    /// Brings a boot clock of one's own, by which suspensions of the machine are noticed.
+    /// Sets a custom boot clock, by which suspensions of the machine are noticed.
     #[must_use]
     pub fn boot_clock(mut self, clock: impl BootClock) -> Self {
         self.non_uri_options.boot_clock = Arc::new(clock);
@@ -241,12 +242,12 @@ impl ClientBuilder {
         self
     }
 
-    /// Makes the client: checks all options together, and does nothing else.
+    /// Creates the client: checks all options together, and does nothing else.
     ///
     /// # Errors
     /// [`InvalidOption`](crate::ErrorKind::InvalidOption) if options contradict each other,
     /// [`Unsupported`](crate::ErrorKind::Unsupported) for one whose absence would weaken security, and
-    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for a library that can't be named.
+    /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for an invalid library.
     pub fn build(mut self) -> Result<Client> {
         uri::validate(&self.options)?;
         self.options.credential()?;
@@ -269,12 +270,12 @@ impl ClientBuilder {
 }
 
 impl Client {
-    /// Makes a client from a connection string.
+    /// Creates a client from a connection string.
     ///
     /// # Errors
     /// [`InvalidUri`](crate::ErrorKind::InvalidUri), [`InvalidHost`](crate::ErrorKind::InvalidHost) or
-    /// [`InvalidOption`](crate::ErrorKind::InvalidOption) if it can't be used, and
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) if it asks for something whose absence would weaken security.
+    /// [`InvalidOption`](crate::ErrorKind::InvalidOption) if it is unusable, and [`Unsupported`](crate::ErrorKind::Unsupported)
+    /// if it requires a feature whose absence would weaken security.
     pub fn new(uri: impl AsRef<str>) -> Result<Self> {
         Self::builder(uri)?.build()
     }

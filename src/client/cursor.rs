@@ -28,7 +28,7 @@ use crate::host::ServerAddress;
 use crate::io::clock;
 use crate::operation::{CursorBatch, GetMore, KillCursors, Reply};
 
-/// Is a stream of the documents of a server's cursor.
+/// A stream of the documents of a server's cursor.
 ///
 /// Dropped before its end, it kills the cursor on the server, in the background. Behind a load balancer it keeps a connection
 /// of its pool until its end, or until it is closed or dropped.
@@ -38,13 +38,12 @@ pub struct Cursor<T = Document> {
     context: Arc<CursorContext>,
     state: CursorPhase,
     batches: EmptyBatches,
-    /// What is waited for before the next batch is asked for.
-    /// The lock is never taken: it makes the cursor `Sync`.
+    /// The pause before the next batch is fetched. The lock is never taken: it makes the cursor `Sync`.
     pause: Option<Pause>,
     form: PhantomData<fn() -> T>,
 }
 
-/// What [`Cursor::try_next`] has found.
+/// The result of [`Cursor::try_next`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TryNext<T> {
@@ -64,7 +63,7 @@ enum CursorStep {
     Failed(Error),
 }
 
-/// What all batches of a cursor have in common.
+/// The parts that all batches of a cursor share.
 struct CursorContext {
     core: Arc<ClientCore>,
     host: ServerAddress,
@@ -98,13 +97,13 @@ pub(super) struct Fetched {
     pub(super) took: Option<Duration>,
 }
 
-/// Is why a batch could not be fetched, and the connection on which it was asked for.
+/// The error of a batch that could not be fetched, and its connection.
 struct FetchFailure {
     error: Error,
     pin: Option<Box<Pinned>>,
 }
 
-/// Is what a cursor that was still open leaves to be done.
+/// The remaining work for a cursor that was still open.
 struct Ending {
     context: Arc<CursorContext>,
     left: Left,
@@ -262,7 +261,7 @@ impl<T> Cursor<T> {
         }
     }
 
-    /// Makes it done; `pin` is the connection that a fetch which is over has used.
+    /// Marks it as done; `pin` is the connection that a completed fetch has used.
     fn end(&mut self, used: Option<Box<Pinned>>) -> Option<Ending> {
         let context = Arc::clone(&self.context);
         let left = match std::mem::replace(&mut self.state, CursorPhase::Done) {
@@ -281,7 +280,7 @@ impl<T> Cursor<T> {
         ending.is_needed().then_some(ending)
     }
 
-    /// Has done in the background what is left; not if nothing runs any more.
+    /// Completes the remaining work in the background, if the client still runs.
     fn leave(&self, ending: Option<Ending>) {
         if let Some(ending) = ending {
             self.client.core().spawn("kill cursor", ending.run());
@@ -342,7 +341,7 @@ impl Ending {
         }
     }
 
-    /// What the server answers does not matter.
+    /// The server's answer does not matter.
     async fn run(self) {
         let deadline = Deadline::new("KILL_LIMIT", KILL_LIMIT, clock::now());
         let (cursor, session, pin) = match self.left {

@@ -24,11 +24,11 @@ use crate::host::ServerAddress;
 use crate::operation::{Command as _, GenericCommand, GenericCursorCommand, Reply, check_name};
 use crate::selection::ReadPreference;
 
-/// Names a database of a client's deployment.
+/// A handle to a database of a client's deployment.
 #[derive(Debug)]
 pub struct Database(Arc<SharedDatabase>);
 
-/// Is what all commands on a database share. They are counted: nothing else stands where they are.
+/// The parts that all commands on a database share. Reference-counted, on a cache line of its own.
 #[derive(Clone, Debug)]
 #[repr(align(128))]
 struct SharedDatabase {
@@ -38,16 +38,16 @@ struct SharedDatabase {
     is_valid: bool,
 }
 
-/// Is a command that is about to be run: configure it, then `.await` it.
+/// A command to run: configure it, then `.await` it.
 ///
-/// The reply is a [`Document`]; [`raw`](Self::raw) and [`typed`](Self::typed) give it in other forms.
+/// The reply is a [`Document`]; [`raw`](Self::raw) and [`typed`](Self::typed) return it in other forms.
 #[must_use = "nothing is sent before it is awaited"]
 pub struct RunCommand<T = Document> {
     pending: PendingCommand,
     form: PhantomData<fn() -> T>,
 }
 
-/// Is a command that makes a cursor, and is about to be run: configure it, then `.await` it.
+/// A command to run whose reply is a cursor: configure it, then `.await` it.
 #[must_use = "nothing is sent before it is awaited"]
 pub struct RunCursorCommand<T = Document> {
     pending: PendingCommand,
@@ -55,16 +55,16 @@ pub struct RunCursorCommand<T = Document> {
     form: PhantomData<fn() -> T>,
 }
 
-/// What both kinds of commands are made of.
+/// The parts of both kinds of commands.
 struct PendingCommand {
     database: Arc<SharedDatabase>,
     operation: GenericCommand,
     time: Time,
-    /// Why it can't be sent.
+    /// The error that prevents sending it.
     invalid: Option<Error>,
 }
 
-/// Is the future of a [`RunCommand`]. It can be dropped at any moment.
+/// The future of a [`RunCommand`]. It can be dropped at any time.
 #[must_use = "nothing is sent before it is awaited"]
 pub struct CommandFuture<T> {
     database: Arc<SharedDatabase>,
@@ -119,7 +119,7 @@ impl Database {
     }
 }
 
-/// Is what can be run as a command: a [`Document`], or a [`RawDocumentBuf`], which is not encoded again.
+/// A type that can be run as a command: a [`Document`], or a [`RawDocumentBuf`], which is not encoded again.
 pub trait IntoCommand {
     /// Encodes the command.
     ///
@@ -217,12 +217,12 @@ macro_rules! command_options {
 impl<T> RunCommand<T> {
     command_options!();
 
-    /// Gives the reply as a type.
+    /// Returns the reply as a type.
     pub fn typed<U: FromReply>(self) -> RunCommand<U> {
         RunCommand { pending: self.pending, form: PhantomData }
     }
 
-    /// Gives the reply as the bytes that came.
+    /// Returns the reply as the received bytes.
     pub fn raw(self) -> RunCommand<Reply> {
         self.typed()
     }
@@ -231,7 +231,7 @@ impl<T> RunCommand<T> {
 impl<T> RunCursorCommand<T> {
     command_options!();
 
-    /// Gives the documents as a type.
+    /// Returns the documents as a type.
     pub fn typed<U: FromReply>(self) -> RunCursorCommand<U> {
         RunCursorCommand { pending: self.pending, more: self.more, form: PhantomData }
     }
@@ -308,12 +308,12 @@ impl<T: FromReply> IntoFuture for RunCursorCommand<T> {
 }
 
 impl Client {
-    /// Names a database; nothing is sent.
+    /// Returns a handle to a database. Performs no I/O.
     pub fn database(&self, name: impl Into<Arc<str>>) -> Database {
         Database::new(self.clone(), name.into())
     }
 
-    /// Names the database of the connection string, if it names one.
+    /// Returns a handle to the database of the connection string, if it names one.
     pub fn default_database(&self) -> Option<Database> {
         let name = self.core().options().database.clone()?;
         Some(self.database(name))

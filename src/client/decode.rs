@@ -20,7 +20,7 @@ const SHALLOW_DEPTH_MAX: usize = 16;
 /// The stack for what nests deeper: some 320 KB for each of `NESTING_DEPTH_MAX` levels. What is not used is not taken.
 const DEEP_STACK_BYTES: usize = 64 * 1024 * 1024;
 
-/// Is a form in which replies and documents can be had: any [`DeserializeOwned`] type, or [`Reply`] for the bytes.
+/// A form of replies and documents: any [`DeserializeOwned`] type, or [`Reply`] for the bytes.
 pub trait FromReply: Send + 'static {
     /// Reads a document.
     ///
@@ -89,7 +89,7 @@ fn decode_deep<T: DeserializeOwned + Send>(bytes: &[u8]) -> Result<bson::error::
     })
 }
 
-/// Makes the error of a document that doesn't fit: a field that can't be read in any form is named by its path.
+/// Returns the error of a document that doesn't fit: an unreadable field is named by its path.
 #[cold]
 fn explain(bytes: &[u8], error: bson::error::Error) -> Error {
     match RawDocument::from_bytes(bytes).map_err(Error::from).and_then(document::read) {
@@ -109,7 +109,7 @@ mod tests {
     use crate::operation::json::Json;
     use crate::wire::depth::NESTING_DEPTH_MAX;
 
-    /// What a worker thread of a runtime has.
+    /// The stack of a runtime's worker thread.
     const WORKER_STACK_BYTES: usize = 2 * 1024 * 1024;
 
     /// A document of so many levels, encoded by hand: what encodes it otherwise is recursive.

@@ -23,7 +23,7 @@ const END_SESSIONS_LIMIT: Duration = Duration::from_secs(1);
 /// How often shutting down looks whether calls are still under way.
 const GRACE_LOOK: Duration = Duration::from_millis(5);
 
-/// A batch of lost sessions that is being ended. What no server was told of goes back when it is dropped.
+/// A batch of lost sessions that is being ended. Sessions of which no server was told are put back when it is dropped.
 struct LostBatch {
     core: Arc<ClientCore>,
     untold: Vec<ServerSession>,
@@ -75,12 +75,12 @@ impl ClientCore {
         }
     }
 
-    /// Tells whether a call waits, has chosen a server, or has a connection.
+    /// Returns whether an operation waits, has selected a server, or has a connection.
     fn is_busy(&self) -> bool {
         self.is_waited_for() || self.running().is_some_and(|driver| driver.is_busy())
     }
 
-    /// Tells the servers that all sessions end, also those in use (sessions, "endSessions"); what they answer does not matter.
+    /// Sends endSessions for all sessions, including those in use (sessions, "endSessions"); the replies do not matter.
     async fn end_sessions(self: &Arc<Self>) {
         let lsids = self.sessions.register().lsids();
         for chunk in lsids.chunks(END_SESSIONS_MAX) {
@@ -98,7 +98,7 @@ impl ClientCore {
         self.spawn("end lost sessions", batch.run());
     }
 
-    /// Tells a server that at most [`END_SESSIONS_MAX`] sessions end.
+    /// Sends endSessions for at most [`END_SESSIONS_MAX`] sessions.
     async fn end_these(self: &Arc<Self>, lsids: impl Iterator<Item = &RawDocumentBuf>) -> Result<()> {
         let deadline = Deadline::new("END_SESSIONS_LIMIT", END_SESSIONS_LIMIT, clock::now());
         self.run(&Arc::from("admin"), EndSessions::new(lsids), Time::Until(Box::new(deadline))).await

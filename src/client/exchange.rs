@@ -33,7 +33,7 @@ pub(super) struct Exchange {
     limit: Option<ExchangeLimit>,
 }
 
-/// What an exchange uses of its client.
+/// The parts of the client that an exchange uses.
 #[derive(Clone, Copy)]
 pub(super) struct ExchangeScope<'a> {
     pub(super) limits: &'a TimeLimits,
@@ -53,7 +53,7 @@ pub(super) struct Answer {
     pub(super) at: Instant,
 }
 
-/// What the end event of a command needs.
+/// The data of a command's end event.
 struct CommandEnd {
     name: Arc<str>,
     is_secret: bool,
@@ -260,14 +260,15 @@ impl Exchange {
     }
 }
 
-/// Makes the failure of a command whose reply did not come, from what the connection knows.
+/// Creates the failure of a command without reply, from the state of the connection.
 #[cold]
 fn failure_without_reply(error: Error, conn: &CheckedOutConn, command: &dyn Command) -> Failure {
     let fate = if conn.is_broken() { ConnFate::Closed } else { ConnFate::Kept };
     Failure::unanswered(error, conn.sent(), fate, conn.facts().wire_version, command.request())
 }
 
-/// Makes the limit of one exchange. `socketTimeoutMS` costs the connection; the operation's own deadline replaces it and does not.
+/// Returns the limit of one exchange. `socketTimeoutMS` costs the connection; the operation's own deadline replaces it and does
+/// not.
 #[inline]
 fn limit(limits: &TimeLimits, deadline: Option<Deadline>, now: Instant) -> Result<Option<ExchangeLimit>> {
     let Some(limit) = limits.exchange(deadline, now) else { return Ok(None) };

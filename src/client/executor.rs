@@ -47,7 +47,7 @@ enum Progress {
     Again(Box<Retrying>),
 }
 
-/// What only operations need that are repeated.
+/// The state of repeated operations only.
 struct Retrying {
     history: AttemptHistory,
     /// The servers to avoid, as a target of the next attempt.
@@ -67,7 +67,7 @@ impl<O: Operation> OperationRun<O> {
         Self { operation, attempts: Attempts { time, session: None, progress: Progress::First(Attempt::new()) } }
     }
 
-    /// Makes an operation on a connection that its caller keeps. [`take_conn`](Self::take_conn) returns it.
+    /// Creates an operation on a connection that its caller keeps. [`take_conn`](Self::take_conn) returns it.
     pub(super) fn on(conn: CheckedOutConn, deadline: Option<Deadline>, operation: O) -> Self {
         let progress = Progress::First(Attempt::on(conn, deadline));
         Self { operation, attempts: Attempts { time: Time::Default, session: None, progress } }
@@ -110,7 +110,7 @@ impl<O: Operation> OperationRun<O> {
         self.attempts.abandon(core, &self.operation);
     }
 
-    /// Takes the connection that an operation which is over has kept.
+    /// Takes the connection that a completed operation has kept.
     pub(super) fn take_conn(&mut self) -> Option<CheckedOutConn> {
         self.attempts.progress.attempt().take_conn()
     }
@@ -235,7 +235,7 @@ impl ClientCore {
         self.attend(OperationRun::new(operation, time)).outcome(database).await
     }
 
-    /// Makes an operation that is abandoned when its future is dropped.
+    /// Wraps an operation so that it is abandoned when its future is dropped.
     pub(super) fn attend<O: Operation>(self: &Arc<Self>, run: OperationRun<O>) -> Attended<'_, O> {
         Attended { run, core: self }
     }

@@ -12,11 +12,11 @@ use crate::options::{ClientOptions, Warning};
 use crate::pool::PoolStats;
 use crate::topology::TopologyDescription;
 
-/// Is a client of one deployment: finds its servers, keeps watch over them, and runs commands on them.
+/// A client of one MongoDB deployment. Discovers and monitors its servers, pools connections and runs operations.
 ///
-/// Cheap to clone; all clones share servers, pools and sessions. Making one does no I/O, starts no task and needs no
-/// runtime. When the last clone is dropped, its tasks and connections end; [`shutdown`](Self::shutdown) does the same,
-/// tells the servers, and waits.
+/// Cheap to clone; all clones share servers, pools and sessions. Creating one performs no I/O, starts no task and needs no
+/// runtime. When the last clone is dropped, its tasks and connections end; [`shutdown`](Self::shutdown) does the same, ends the
+/// sessions on the servers, and waits.
 ///
 /// ```no_run
 /// # async fn example() -> mongolink::Result<()> {
@@ -65,10 +65,10 @@ impl Client {
         self.core().warnings()
     }
 
-    /// Tells servers of a library that wraps the client (mongodb-handshake, `appendMetadata`); new connections name it,
-    /// those that are open don't.
+    /// Adds a library that wraps the client to the metadata that servers receive (mongodb-handshake, `appendMetadata`); new
+    /// connections send it, open ones don't.
     ///
-    /// A library that is named already is not named twice.
+    /// A library that is present is not added again.
     ///
     /// # Errors
     /// [`InvalidArgument`](crate::ErrorKind::InvalidArgument) for a text with a `|`.
@@ -76,24 +76,24 @@ impl Client {
         self.core().append_metadata(library)
     }
 
-    /// Returns what is known of the servers now: every one, its state, round-trip time and last error.
+    /// Returns the current description of the servers: the state, round-trip time and last error of each.
     ///
     /// Starts nothing; before the first use the description is empty.
     pub fn topology(&self) -> Arc<TopologyDescription> {
         self.core().description()
     }
 
-    /// Counts what the pools hold, by server.
+    /// Returns the statistics of the pools, by server.
     pub fn pool_stats(&self) -> Vec<(ServerAddress, PoolStats)> {
         self.core().pool_stats()
     }
 
-    /// Returns how many tasks the client runs.
+    /// Returns the number of the client's tasks.
     pub fn task_count(&self) -> usize {
         self.core().task_count()
     }
 
-    /// Finds the servers and opens a connection to the one that takes writes, so that the first command need not wait.
+    /// Discovers the servers and opens a connection to one that accepts writes, so that the first command need not wait.
     ///
     /// # Errors
     /// Those of a command that could not be sent.

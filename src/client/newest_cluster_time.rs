@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::operation::cluster_time::{ClusterTime, ReceivedClusterTime};
 
-/// Knows the newest cluster time.
+/// The newest cluster time.
 #[derive(Default)]
 pub(super) struct NewestClusterTime {
     stamp: AtomicU64,
@@ -16,7 +16,7 @@ pub(super) struct NewestClusterTime {
 }
 
 impl NewestClusterTime {
-    /// Takes the `$clusterTime` of a reply, if it is newer than all before.
+    /// Stores the `$clusterTime` of a reply, if it is newer than all before.
     #[inline]
     pub(super) fn hear(&self, document: &[u8]) {
         let Some(heard) = ReceivedClusterTime::read(document) else { return };
@@ -29,7 +29,7 @@ impl NewestClusterTime {
         }
     }
 
-    /// Makes a copy the newest; in the same memory, unless a command that is being encoded uses the copy.
+    /// Updates a copy to the newest time; in the same memory, unless a command that is being encoded uses the copy.
     #[inline]
     pub(super) fn tell(&self, copy: &mut Arc<ClusterTime>) {
         if copy.stamp() < self.stamp.load(Ordering::Acquire) {

@@ -16,16 +16,16 @@ use crate::io::clock;
 use crate::operation::Operation;
 use crate::pool::Health;
 
-/// Is a connection that a cursor keeps; goes back to its pool when dropped.
+/// A connection that a cursor keeps; checked in on drop.
 pub(super) struct Pinned(CheckedOutConn);
 
 impl Pinned {
-    /// Keeps the connection of a call that is over, if that has kept one.
+    /// Keeps the connection of a completed operation, if that has kept one.
     pub(super) fn of<O: Operation>(run: &mut OperationRun<O>) -> Option<Box<Self>> {
         run.take_conn().map(|conn| Box::new(Self(conn)))
     }
 
-    /// Tells whether nothing more can be said on it.
+    /// Returns whether the connection is unusable.
     pub(super) fn is_broken(&self) -> bool {
         match self.0.health() {
             Health::Broken => true,

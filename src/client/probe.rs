@@ -16,29 +16,29 @@ use crate::io::open::{Opened, Purpose};
 use crate::io::topology::TopologyDriver;
 use crate::operation::Ping;
 
-/// Is the report of a connection that was opened to see how it goes, and closed again.
+/// The report of a probe: a connection that was opened, tested and closed.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct Probe {
     /// The server.
     pub host: ServerAddress,
-    /// Where the connection went, if it was opened.
+    /// The address of the connection, if it was opened.
     pub address: Option<Address>,
-    /// Every stage that ended, in order.
+    /// Every completed stage, in order.
     pub stages: Vec<StageReport>,
-    /// What the server said of itself, if it came to that.
+    /// The server's hello reply, if there was one.
     pub hello: Option<HelloReply>,
-    /// How long a ping took, if it came to that.
+    /// The duration of a ping, if it was answered.
     pub ping: Option<Duration>,
-    /// What went wrong, if something did.
+    /// The error, if it failed.
     pub error: Option<Error>,
 }
 
 impl Client {
-    /// Opens one connection to a server beside the pools, through all stages, and says how each went.
+    /// Opens one connection to a server beside the pools, through all stages, and reports each stage.
     ///
     /// # Errors
-    /// Those of starting. That the server can't be reached is part of the answer.
+    /// Those of starting. An unreachable server is part of the report.
     pub fn probe(&self, host: &ServerAddress) -> impl Future<Output = Result<Probe>> + Send + use<> {
         let (client, host) = (self.clone(), host.clone());
         async move {
@@ -71,5 +71,5 @@ async fn probe(driver: &Arc<TopologyDriver>, host: &ServerAddress) -> Probe {
     probe
 }
 
-/// How long a probe waits for the answer to its ping.
+/// The time limit of the ping.
 const PING_LIMIT: Duration = Duration::from_secs(10);

@@ -40,7 +40,7 @@ use crate::selection::{Criteria, ReadPreference};
 use crate::topology::{TopologyDescription, TopologyType};
 use crate::uri;
 
-/// What all clones of a client share.
+/// The state that all clones of a client share.
 pub(super) struct ClientCore {
     config: ClientConfig,
     limits: TimeLimits,
@@ -67,7 +67,7 @@ enum ClientState {
     Ended(Option<Arc<TopologyDriver>>),
 }
 
-/// Says whether a call may use a client that is shutting down.
+/// Whether an operation may use a client that is shutting down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum CallOrigin {
     /// It is a new call.
@@ -258,12 +258,12 @@ impl ClientCore {
         true
     }
 
-    /// Makes what a call holds while it waits.
+    /// Returns the token of a waiting operation.
     pub(super) fn wait(&self) -> Arc<()> {
         Arc::clone(&self.waits)
     }
 
-    /// Tells whether a call waits.
+    /// Returns whether an operation waits.
     pub(super) fn is_waited_for(&self) -> bool {
         Arc::strong_count(&self.waits) > 1
     }
@@ -273,7 +273,7 @@ impl ClientCore {
         *self.state_mut() = ClientState::Ended(None);
     }
 
-    /// Lets nobody in any more, and returns what is to be ended.
+    /// Refuses new operations, and returns the driver to end.
     pub(super) fn end(&self) -> Option<Arc<TopologyDriver>> {
         let mut state = self.state_mut();
         let driver = match &*state {
@@ -327,7 +327,7 @@ impl ClientCore {
         Ok((tasks, done))
     }
 
-    /// Makes a start the state that everybody sees, unless the client was shut down meanwhile.
+    /// Publishes the result of a start, unless the client was shut down in the meantime.
     async fn settle(&self, started: Result<Arc<TopologyDriver>>) -> Result<Arc<TopologyDriver>> {
         let ended = {
             let mut state = self.state_mut();
@@ -405,7 +405,7 @@ impl ClientCore {
         Ok(driver)
     }
 
-    /// Makes what looks at the SRV records again, if the servers come from such; `ttl` is how long they live.
+    /// Returns the poll of the SRV records, if the servers come from SRV records; `ttl` is their time to live.
     fn srv_poll(&self, resolver: &Resolver, ttl: Option<Duration>) -> Option<SrvPoll> {
         let options = &self.config.options;
         let host = options.srv.clone()?;

@@ -15,7 +15,7 @@ use crate::io::clock;
 use crate::io::entropy::entropy;
 use crate::operation::session::{ServerSession, SessionRegister, UnfinishedSessions};
 
-/// The sessions of a client, and what its threads keep at hand.
+/// The sessions of a client, and its thread caches.
 pub(super) struct Sessions {
     pub(super) thread_caches: ThreadCaches,
     pub(super) newest_cluster_time: CachePadded<NewestClusterTime>,
@@ -47,8 +47,7 @@ impl Sessions {
         }
     }
 
-    /// Takes the session that was put back last to this thread's cache, else one of another cache that is not in use, else a
-    /// new one.
+    /// Takes the session that was put back last to this thread's cache, else one of another idle cache, else a new one.
     #[inline]
     pub(super) fn take(&self, own: &mut ThreadCache, timeout: Duration, now: Instant) -> Result<SessionInUse> {
         let kept = own.sessions.take(timeout, now);
@@ -60,7 +59,7 @@ impl Sessions {
         Ok(SessionInUse { session, timeout })
     }
 
-    /// Makes a session, and enters it into the register.
+    /// Creates a session, and adds it to the register.
     #[cold]
     fn make(&self, now: Instant) -> Result<ServerSession> {
         let session = ServerSession::new(entropy()?, now);

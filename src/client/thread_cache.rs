@@ -18,7 +18,7 @@ use crate::operation::cluster_time::ClusterTime;
 use crate::operation::session::SessionPool;
 use crate::selection::Criteria;
 
-/// What the operations of a thread find without another thread's help.
+/// The values that a thread's operations find without other threads.
 pub(super) struct ThreadCache {
     epoch: u64,
     source: Option<Arc<SelectionSource>>,

@@ -49,7 +49,7 @@ impl TimeLimits {
         }
     }
 
-    /// Makes the deadline of an operation: its own limit, or the client's.
+    /// Returns the deadline of an operation: its own limit, or the client's.
     #[inline]
     pub(super) fn operation(&self, time: &Time, now: Instant) -> Option<Deadline> {
         let (name, limit) = match time {
@@ -60,19 +60,19 @@ impl TimeLimits {
         Some(Deadline::new(name, limit, now))
     }
 
-    /// Makes the deadline of a selection: the earlier of its own and the operation's.
+    /// Returns the deadline of a selection: the earlier of its own and the operation's.
     pub(super) fn selection(&self, operation: Option<Deadline>, now: Instant) -> Deadline {
         let own = Deadline::new("serverSelectionTimeoutMS", self.server_selection, now);
         Deadline::earliest(Some(own), operation).unwrap_or(own)
     }
 
-    /// Makes the deadline of a check-out: `waitQueueTimeoutMS` applies only where no limit is set for the operation.
+    /// Returns the deadline of a check-out: `waitQueueTimeoutMS` applies only where no limit is set for the operation.
     #[inline]
     pub(super) fn checkout(&self, operation: Option<Deadline>, now: Instant) -> Option<Deadline> {
         operation.or_else(|| Some(Deadline::new("waitQueueTimeoutMS", self.wait_queue?, now)))
     }
 
-    /// Makes the deadline of one exchange: `socketTimeoutMS` applies only where no limit is set for the operation.
+    /// Returns the deadline of one exchange: `socketTimeoutMS` applies only where no limit is set for the operation.
     #[inline]
     pub(super) fn exchange(&self, operation: Option<Deadline>, now: Instant) -> Option<Deadline> {
         operation.or_else(|| Some(Deadline::new(SOCKET_TIMEOUT, self.socket?, now)))

@@ -14,14 +14,15 @@ use futures_util::{Stream, StreamExt, stream};
 /// A stream of a client's events. It ends when the client is shut down or dropped, and at once if that has happened already.
 pub struct Events(Option<Subscriber>);
 
-/// Is a stream of what is known of the servers: the present state first, then the newest after each change.
+/// A stream of topology descriptions: the current one first, then the newest after each change.
 ///
-/// A slow reader sees fewer states, never old ones. Ends when the client is shut down or dropped, and when the runtime of its
-/// tasks has ended or one of its tasks has panicked: the client starts anew with its next use, and that needs a new watch.
+/// A slow reader gets fewer descriptions, never old ones. Ends when the client is shut down or dropped, and when the runtime of
+/// its tasks has ended or one of its tasks has panicked: the client's next use starts everything anew, which requires a new
+/// watch.
 pub struct TopologyWatch(Pin<Box<dyn Stream<Item = Arc<TopologyDescription>> + Send + Sync>>);
 
 impl Client {
-    /// Watches what is known of the servers: a stream of descriptions, the newest first, each change replacing the last.
+    /// Watches the topology: a stream of descriptions, the newest first, each change replacing the last.
     ///
     /// # Errors
     /// Those of starting: the look-up of an SRV connection string, unreadable certificates.
@@ -35,7 +36,7 @@ impl Client {
 
     /// Returns a stream of the client's events from now on.
     ///
-    /// A reader that is too slow is told how many events it missed ([`Event::Missed`](crate::Event::Missed)).
+    /// A reader that is too slow gets the number of missed events ([`Event::Missed`](crate::Event::Missed)).
     pub fn events(&self) -> Events {
         Events::new(self.core().events())
     }
