@@ -1,4 +1,4 @@
-//! How do events reach those who want them?
+//! The queues of events, one for each subscriber.
 //!
 //! Each subscriber has a queue: a writer puts an event at its end, a reader takes many at once, so that it seldom
 //! meets the writers. The queues are bounded: whoever reads too slowly is told how many events were missed, and nobody waits
@@ -25,7 +25,7 @@ use crate::operation::CommandEvent;
 use crate::pool::PoolEvent;
 use crate::topology::{MonitorEvent, TopologyEvent};
 
-/// Is something that a client tells of its work.
+/// An event in the life of a client.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Event {
@@ -86,11 +86,11 @@ pub(crate) struct Subscriber {
     taken: VecDeque<SizedEvent>,
 }
 
-/// Is what all hubs of a client share.
+/// The state that all hubs of a client share.
 #[derive(Debug, Default)]
 struct Publisher(Arc<EventBus>);
 
-/// Is where subscribers and hubs meet.
+/// The queues of all subscribers, which the hubs fill.
 #[derive(Debug, Default)]
 struct EventBus {
     /// How many listen: asked at every step of every command, and therefore not behind the lock.
@@ -107,7 +107,7 @@ struct SubscriberQueues {
     is_over: bool,
 }
 
-/// Is what waits for one subscriber.
+/// The queued events of one subscriber.
 #[derive(Debug)]
 struct SubscriberQueue {
     id: u64,
@@ -146,7 +146,7 @@ pub(crate) struct PendingWakeups {
     is_logged: bool,
 }
 
-/// Is an event that waits: mostly for one subscriber only, and then it is not shared.
+/// A queued event, shared only if several subscribers wait for it.
 #[derive(Debug)]
 enum QueuedEvent {
     Own(Event),

@@ -1,4 +1,4 @@
-//! Which messages of the specifications are logged, and in which words?
+//! The log messages of the specifications, and their text.
 //!
 //! Those of server-discovery-and-monitoring ("Log Messages"), connection-monitoring-and-pooling ("Connection Pool Logging")
 //! and server-selection ("Logging"): one target for each component, the specified texts and names. Through `tracing`, and at
@@ -48,7 +48,7 @@ pub(crate) fn wants_selections() -> bool {
     tracing::enabled!(target: SELECTION, tracing::Level::DEBUG)
 }
 
-/// Is the topology that messages are about.
+/// The topology that log messages are about.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct LogSubject {
     id: TopologyId,
@@ -61,7 +61,7 @@ pub(crate) struct LogSubject {
 #[derive(Clone, Copy, Debug, Default)]
 struct TopologyId(u64);
 
-/// Is the connection that a server is checked on.
+/// The connection of a server check.
 #[derive(Clone, Debug)]
 pub(crate) struct CheckedOn {
     /// Its number among those of this server's monitor, from 1.
@@ -231,7 +231,7 @@ impl LogSubject {
 }
 
 impl CheckedOn {
-    /// Is the first connection, which is still to be made.
+    /// Returns the first connection, which is not open yet.
     pub(crate) fn first() -> Self {
         Self { id: 1, server_id: None, reply: None }
     }
@@ -247,7 +247,7 @@ impl CheckedOn {
         self.reply = reply;
     }
 
-    /// Is the next connection from now on.
+    /// Switches to the next connection.
     pub(crate) fn closed(&mut self) {
         *self = Self { id: self.id + 1, ..Self::first() };
     }

@@ -1,4 +1,4 @@
-//! When are the lines of the log written?
+//! The log lines that wait until no lock is held.
 //!
 //! A `tracing` subscriber is foreign code: it may take its time, or use the client. Lines are therefore queued under the lock
 //! of the machine that decides on them, and written after it was released, in the order in which they were queued. One

@@ -1,4 +1,4 @@
-//! How much memory does an event hold?
+//! The memory that an event holds.
 
 use super::events::Event;
 use crate::error::Error;

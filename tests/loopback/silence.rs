@@ -241,7 +241,7 @@ async fn command_on_a_deposed_primary_that_answers_runs_on() {
 }
 
 #[tokio::test]
-async fn reply_that_is_still_arriving_is_a_sign_of_life() {
+async fn reply_that_is_still_arriving_shows_that_the_server_is_alive() {
     in_time(async {
         let pair = Pair::start(Manner::Trickles).await;
         let call = pair.depose().await;

@@ -207,7 +207,7 @@ fn deposed_primary_that_answers_keeps_what_is_in_flight() {
 }
 
 #[test]
-fn any_word_of_the_process_is_a_sign_of_life() {
+fn any_word_of_the_process_shows_that_the_server_is_alive() {
     let said = crate::operation::command_error(&bson::rawdoc! { "ok": 0, "code": 91, "errmsg": "ending" }).expect("error");
     let closed = Error::new(ErrorKind::Closed, "closed");
     for (error, stage) in [
@@ -225,7 +225,7 @@ fn any_word_of_the_process_is_a_sign_of_life() {
 }
 
 #[test]
-fn accepted_connection_is_no_sign_of_life() {
+fn accepted_connection_is_no_proof_of_life() {
     let refused = Error::io(Stage::Tcp, std::io::Error::from(std::io::ErrorKind::ConnectionRefused));
     for error in [timeout(Stage::Tcp), timeout(Stage::Tls), timeout(Stage::Hello), refused] {
         let mut scene = Scene::deposed();
@@ -262,7 +262,7 @@ fn look_up_of_the_address_is_no_silence() {
 }
 
 #[test]
-fn byte_on_any_connection_of_the_pool_is_a_sign_of_life() {
+fn byte_on_any_connection_of_the_pool_shows_that_the_server_is_alive() {
     let mut scene = Scene::deposed();
     scene.traffic_checked = true;
     assert_eq!(scene.run(ms(60_000)), ["750: ask a again", "1500: end a"]);
@@ -612,7 +612,7 @@ fn newer_primary_asks_though_the_server_has_just_been_asked() {
 }
 
 #[test]
-fn round_trip_is_a_sign_of_life_while_the_server_is_known() {
+fn round_trip_shows_that_the_server_is_alive_while_the_server_is_known() {
     let mut scene = Scene::settled();
     scene.run(OVERDUE);
     scene.unanswered();
