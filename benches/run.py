@@ -1,4 +1,4 @@
-"""Measures a bare socket, the official driver and mongolink side by side, and prints tables of what came of it.
+"""Measures a bare socket, the official driver and mongolink side by side, and prints tables of the results.
 
 All kinds are measured in turns, in every round, on the same servers; what counts are the ratios within one run. The table
 is Markdown, so that it can be kept as it is. With --json FILE the same rows are written there.
@@ -38,7 +38,7 @@ MEGABYTES = {"insert1k": 1024 / 1e6, "insert1m": 1024 * 1024 / 1e6, "find16m": 1
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Is something that is measured with several kinds of clients."""
+    """A measurement with several clients."""
 
     server: str
     op: str
@@ -99,7 +99,7 @@ COLUMNS = [
 
 
 class Server:
-    """Is a process of the fake server."""
+    """A process of the fake server."""
 
     def __init__(self, members, *arguments, authority=None):
         command = [PROGRAMS / "server", "--members", str(members), *map(str, arguments)]
@@ -118,7 +118,7 @@ class Server:
 
 
 class Mongod:
-    """Is a process of a real server, a replica set of one."""
+    """A process of a real server, a replica set of one."""
 
     authority = None
 
@@ -156,7 +156,7 @@ class Mongod:
 
 
 class Run:
-    """Is one run of the bench: its servers, what it has measured, and what has failed."""
+    """One run of the bench: its servers, measurements and failures."""
 
     def __init__(self, options, folder):
         self.options, self.folder = options, Path(folder)
@@ -326,7 +326,7 @@ def program_output(program, *arguments, lines=True):
 
 
 def finish(process):
-    """Waits until a process that has been told to end has ended; kills it if it does not."""
+    """Waits until a terminated process has ended; kills it if it does not."""
     try:
         process.wait(20)
     except subprocess.TimeoutExpired:
@@ -335,7 +335,7 @@ def finish(process):
 
 
 def find_mongod():
-    """Returns mongod's path, if there is one without fetching anything."""
+    """Returns mongod's path if it is in the cache."""
     if named := os.environ.get("MONGOLINK_MONGOD"):
         return Path(named)
     sys.path.insert(0, str(HERE.parent / "tests"))

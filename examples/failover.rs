@@ -1,4 +1,4 @@
-//! What does a failover cost? `cargo run --example failover -- /path/to/mongod [--json] [--rounds N]`.
+//! Measures failovers: `cargo run --example failover -- /path/to/mongod [--json] [--rounds N]`.
 //!
 //! Starts a replica set of three of its own on free ports (the path may stand in `MONGOLINK_MONGOD` instead), inserts a
 //! hundred documents a second with `w: 1`, each tried again until it is acknowledged, and takes the primary away: by SIGKILL, then
@@ -27,14 +27,14 @@ const MEMBERS: usize = 3;
 const ELECTION_TIMEOUT_MILLIS: i32 = 2000;
 /// The time between two inserts.
 const PACE: Duration = Duration::from_millis(10);
-/// The time between two questions who is primary, for each member.
+/// The time between two hello commands to each member.
 const LOOK: Duration = Duration::from_millis(2);
 /// How long the load runs before the blow, and after the new primary is there.
 const BEFORE: Duration = Duration::from_secs(2);
 const AFTER: Duration = Duration::from_secs(8);
 /// By when anything has happened, or never will.
 const HOPE: Duration = Duration::from_secs(90);
-/// How long somebody rests whose insert failed.
+/// The pause after an insert that failed.
 const RETRY_PAUSE: Duration = Duration::from_millis(5);
 
 /// How the primary is taken away.
@@ -57,7 +57,7 @@ struct Report {
     longest_past: Duration,
     inserts: usize,
     failures: usize,
-    /// What the failed commands were told: how many, and an example of each kind.
+    /// The errors of the failed commands: how many, and an example of each kind.
     told: Vec<(String, usize, String)>,
 }
 
@@ -65,7 +65,7 @@ struct Report {
 struct Attempt {
     began: Instant,
     ended: Instant,
-    /// Who acknowledged it, or why nobody did.
+    /// The server that acknowledged it, or the error.
     outcome: Result<ServerAddress, mongolink::Error>,
 }
 

@@ -14,7 +14,7 @@ use simulation::{plan, run};
 /// So many seeds may fail before the rest is left out.
 const FAILURES_MAX: usize = 20;
 
-/// How many times progress is told.
+/// How often progress is printed.
 const TOLD: u64 = 50;
 
 #[allow(clippy::disallowed_methods, reason = "it tells how long it took")]

@@ -104,7 +104,7 @@ fn message(frame: Frame) -> String {
     }
 }
 
-/// A hello reply's names are in normal form and bounded in number, and the topology takes whatever the reply says.
+/// A hello reply's names are in normal form and bounded in number, and the topology accepts any reply.
 pub fn hello(data: &[u8]) {
     let Ok(document) = RawDocument::from_bytes(data) else { return };
     let Ok(reply) = HelloReply::parse(document) else { return };
@@ -165,7 +165,7 @@ pub fn scram(data: &[u8]) {
     }
 }
 
-/// A connection with a user is never ready without a signature, whatever the server says.
+/// A connection with a user is never ready without a valid server signature.
 pub fn login(data: &[u8]) {
     let credential = ConnectionString::parse("mongodb://u:p@h/").expect("a string").options.credential().expect("a credential");
     login_as(credential, data);
@@ -219,7 +219,7 @@ pub fn uri(data: &[u8]) {
     }
 }
 
-/// A password in a connection string is never shown, whatever follows it.
+/// A password in a connection string is never shown.
 pub fn secret(data: &[u8]) {
     let Ok(rest) = std::str::from_utf8(data) else { return };
     for before in SECRET_FOLLOWS {
@@ -299,7 +299,7 @@ pub fn hosts_file(data: &[u8]) {
     assert!(ResolvConf::parse(text, None).search.candidates(name).contains(&name.to_owned()));
 }
 
-/// The metadata is a document within its limit, whatever the environment says.
+/// The metadata is a document within its limit in any environment.
 pub fn metadata(data: &[u8]) {
     let text = String::from_utf8_lossy(data).into_owned();
     let words: Vec<&str> = text.split('\n').collect();

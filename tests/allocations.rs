@@ -1,4 +1,4 @@
-//! How often does a warm command ask for memory?
+//! Counts the allocations of a command on a warm pool.
 //!
 //! Counts the allocations of the client's thread, exactly: the client runs on a runtime of one thread, the server on a
 //! thread of its own. No timing is in it, so the same code gives the same count on any machine. The ceilings below are
@@ -96,7 +96,7 @@ impl Server {
             runtime.block_on(async {
                 let sandbox = Sandbox::builder().members(1).start().await.expect("sandbox");
                 tell.send(sandbox.uri()).expect("somebody waits for it");
-                // That nobody is left to say so ends it, too.
+                // A dropped sender ends it, too.
                 ended.await.ok();
                 sandbox.shutdown().await;
             });

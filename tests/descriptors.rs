@@ -1,4 +1,4 @@
-//! What does a client do with file descriptors? A process of its own, in which they can be counted and used up.
+//! File descriptors of a client, in a process of its own, where they can be counted and used up.
 #![cfg(target_os = "linux")]
 #![allow(clippy::disallowed_methods, reason = "tests start a process and look at the clock")]
 

@@ -1,4 +1,4 @@
-//! Do the fuzz targets hold for the inputs that were kept?
+//! Runs the fuzz targets on the kept inputs.
 //!
 //! `fuzz/run` searches for new inputs; those in `fuzz/corpus`, a folder for each target, run here as an ordinary test.
 

@@ -1,7 +1,6 @@
-//! Are the tables of rules and tests true?
+//! Checks the tables of rules and tests.
 //!
-//! Every test that `tests/spec/RULES.md` or `docs/threat-model.md` names must be there, and every rule must name one. What a
-//! test shows is not decided here.
+//! Every test that `tests/spec/RULES.md` or `docs/threat-model.md` names must exist, and every rule must name one.
 
 use std::path::Path;
 

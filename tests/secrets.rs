@@ -1,4 +1,4 @@
-//! Does any output show a piece of a password, however the connection string was spoiled?
+//! No output shows a part of a password, for any corrupted connection string.
 //!
 //! The strings are made by rule, without chance: passwords with every delimiter in every form, separators that are encoded,
 //! doubled or left out, options whose separators are wrong, and every change of one character in some complete strings.

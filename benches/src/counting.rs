@@ -1,7 +1,7 @@
-//! How often is the heap asked, and how much of it is in use?
+//! An allocator that counts allocations and bytes in use.
 //!
 //! An allocator that counts. Each thread counts in a place of its own, without a locked instruction, so that counting
-//! does not slow down whoever allocates most.
+//! does not slow down the thread that allocates most.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -1,4 +1,4 @@
-//! Which kind of client asks?
+//! The clients that are compared.
 
 use std::fmt;
 

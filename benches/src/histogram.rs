@@ -1,4 +1,4 @@
-//! How are latencies spread?
+//! A histogram of latencies.
 //!
 //! Buckets whose width grows with the value: 64 for each doubling, so that what is read off is at most 1.6 % too large.
 
@@ -12,7 +12,7 @@ pub struct Histogram {
     largest: Duration,
 }
 
-/// How many bits of a value are told apart.
+/// The number of significant bits of a value.
 const BITS: u32 = 6;
 
 /// Values from 2^36 nanoseconds on, more than a minute, share the last bucket.

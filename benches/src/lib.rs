@@ -1,4 +1,4 @@
-//! What the bench's programs share: what is asked, by which kind of client, of which server, and how it is counted.
+//! The parts that the bench's programs share: operations, clients, servers and measurements.
 //!
 //! The programs are `server`, a cheap fake deployment; `client`, one measurement of one kind of client; and `scenario`,
 //! all that is not a rate. What is run how often, and what is made of it, is decided in `run.py`.

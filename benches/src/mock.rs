@@ -1,4 +1,4 @@
-//! How does a program of the bench come by a server of its own?
+//! The process of the bench's fake server.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};

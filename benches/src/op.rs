@@ -1,4 +1,4 @@
-//! What is asked of the server?
+//! The operations that are measured.
 //!
 //! Each operation is one command, made once; all kinds of clients send the same bytes, but for what drivers add.
 
@@ -17,7 +17,7 @@ pub enum Op {
     Insert1k,
     /// `insert` of one document of 1 MiB.
     Insert1m,
-    /// `find` whose one reply has [`BIG_DOCUMENTS`] documents of [`BIG_DOCUMENT_BYTES`], all of which are looked at.
+    /// `find` whose one reply has [`BIG_DOCUMENTS`] documents of [`BIG_DOCUMENT_BYTES`], all of which are read.
     Find16m,
 }
 

@@ -1,4 +1,4 @@
-//! With what do the bench's servers prove who they are?
+//! The certificates of the bench's servers.
 
 use std::fs;
 use std::io;

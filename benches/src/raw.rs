@@ -1,4 +1,4 @@
-//! What does the bare socket cost?
+//! The bare socket, as the baseline.
 //!
 //! A connection that writes a message that is made already and reads a reply by its announced length: no check, no
 //! parsing. It is what drivers are compared with.
@@ -26,7 +26,7 @@ enum Pipe {
 const REPLY_BYTES: usize = 4096;
 
 impl Raw {
-    /// Opens a connection, over TLS if there is somebody who speaks it.
+    /// Opens a connection, over TLS if the server speaks it.
     ///
     /// # Errors
     /// Those of the socket.

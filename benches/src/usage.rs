@@ -1,4 +1,4 @@
-//! What has this process used so far?
+//! The CPU time and memory of this process.
 
 use std::time::Duration;
 

@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_made_for_nobody() {
+    fn no_event_is_made_without_a_subscriber() {
         let hub = EventHub::new();
         let (first, second) = (hub.subscribe(), hub.subscribe());
         drop(first);
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_too_slow_is_told_where_how_many_are_missing() {
+    fn slow_subscriber_gets_the_number_of_missing_events_in_place() {
         let hub = EventHub::new();
         let mut slow = hub.subscribe();
         let max = QUEUED_MAX as u64;
@@ -554,7 +554,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waits_is_woken_and_told_of_the_end() {
+    async fn waiting_subscriber_wakes_at_the_end() {
         let hub = EventHub::new();
         let mut subscriber = hub.subscribe();
         let mut next = Box::pin(async move {

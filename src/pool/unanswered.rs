@@ -48,7 +48,3 @@ impl<C> Slots<C> {
         is_late.then_some(PoolAction::Unanswered)
     }
 }
-
-#[cfg(test)]
-#[allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
-mod tests;

@@ -218,10 +218,9 @@ impl FakeDeployment {
             member.cursors.put_back(id, cursor, now);
             return Err(CommandRefusal::new(code::UNAUTHORIZED, text));
         }
-        if cursor.session.as_deref() != call.session() {
-            let text = format!("Cannot run getMore on cursor {id}, which was created in another session");
+        if let Err(refusal) = cursor.check_session(id, call.session()) {
             member.cursors.put_back(id, cursor, now);
-            return Err(CommandRefusal::new(code::CURSOR_IN_ANOTHER_SESSION, text));
+            return Err(refusal);
         }
         if let Some(tail) = &mut cursor.tail {
             let found = self.store.select(&namespace, &tail.filter, None);

@@ -38,6 +38,8 @@ pub(super) mod code {
     pub(in super::super) const OUT_OF_DISK_SPACE: i32 = 14031;
     pub(in super::super) const AWAIT_WITHOUT_VERSION: i32 = 31368;
     pub(in super::super) const MISSING_DATABASE: i32 = 40571;
+    pub(in super::super) const CURSOR_WITHOUT_SESSION: i32 = 50736;
+    pub(in super::super) const GET_MORE_WITHOUT_SESSION: i32 = 50737;
     pub(in super::super) const CURSOR_IN_ANOTHER_SESSION: i32 = 50738;
 }
 

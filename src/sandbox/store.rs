@@ -196,6 +196,33 @@ impl OpenCursor {
     pub(super) fn new(namespace: &str, places: VecDeque<u64>, session: Option<Vec<u8>>, now: Instant) -> Self {
         Self { namespace: namespace.to_owned(), places, tail: None, session, idle_since: now }
     }
+
+    /// Returns mongod's refusal of a getMore that does not run in the session of its cursor; killCursors may run in any.
+    pub(super) fn check_session(&self, id: i64, session: Option<&[u8]>) -> Result<(), CommandRefusal> {
+        let refusal = |code, text| Err(CommandRefusal::new(code, format!("Cannot run getMore on cursor {id}, which was {text}")));
+        match (self.session.as_deref(), session) {
+            (own, other) if own == other => Ok(()),
+            (Some(own), Some(other)) => {
+                let text = format!("created in session {}, in session {}", session_text(own), session_text(other));
+                refusal(code::CURSOR_IN_ANOTHER_SESSION, text)
+            }
+            (Some(own), None) => {
+                refusal(code::GET_MORE_WITHOUT_SESSION, format!("created in session {}, without an lsid", session_text(own)))
+            }
+            (None, other) => {
+                let session = session_text(other.unwrap_or_default());
+                refusal(code::CURSOR_WITHOUT_SESSION, format!("not created in a session, in session {session}"))
+            }
+        }
+    }
+}
+
+/// Returns a session id as mongod writes it: a UUID where it has the length of one.
+fn session_text(id: &[u8]) -> String {
+    match <[u8; 16]>::try_from(id) {
+        Ok(bytes) => bson::Uuid::from_bytes(bytes).to_string(),
+        Err(_) => format!("{id:02x?}"),
+    }
 }
 
 impl Cursors {

@@ -405,6 +405,40 @@ fn cursor_lives_until_it_is_read_killed_or_forgotten() {
     assert_eq!(world.cluster.cursors(0), 0);
 }
 
+/// The codes and texts are those of mongod 6.0.5, which lets killCursors run in any session.
+#[test]
+fn get_more_runs_only_in_the_session_of_its_cursor() {
+    let mut world = World::three();
+    world.ask(0, insert(0..10));
+    let within = |mut command: Document, session: Option<u8>| {
+        if let Some(byte) = session {
+            command.insert("lsid", doc! { "id": bson::Uuid::from_bytes([byte; 16]) });
+        }
+        command
+    };
+    let find = doc! { "find": "things", "batchSize": 2, "$db": "test" };
+    let cases = [
+        (
+            Some(1),
+            Some(2),
+            50738,
+            "created in session 01010101-0101-0101-0101-010101010101, in session 02020202-0202-0202-0202-020202020202",
+        ),
+        (Some(1), None, 50737, "created in session 01010101-0101-0101-0101-010101010101, without an lsid"),
+        (None, Some(2), 50736, "not created in a session, in session 02020202-0202-0202-0202-020202020202"),
+    ];
+    for (opened_in, asked_in, expected, text) in cases {
+        let id = batch(&world.ask(0, within(find.clone(), opened_in)), "firstBatch").1;
+        let more = doc! { "getMore": id, "collection": "things", "batchSize": 2, "$db": "test" };
+        let refusal = world.ask(0, within(more.clone(), asked_in));
+        assert_eq!(code(&refusal), expected);
+        assert_eq!(refusal.get_str("errmsg").expect("text"), format!("Cannot run getMore on cursor {id}, which was {text}"));
+        assert_eq!(batch(&world.ask(0, within(more, opened_in)), "nextBatch").0.len(), 2, "the cursor stays open");
+        let killed = world.ask(0, within(doc! { "killCursors": "things", "cursors": [id], "$db": "test" }, asked_in));
+        assert_eq!(killed.get_array("cursorsKilled").expect("killed"), &vec![Bson::Int64(id)]);
+    }
+}
+
 #[test]
 fn duplicate_ids_are_refused_whatever_their_number_type() {
     let mut world = World::three();

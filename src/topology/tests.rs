@@ -1,6 +1,5 @@
 mod description;
 mod faults;
-mod random;
 mod srv;
 mod update;
 mod waiting;
@@ -164,7 +163,7 @@ fn opening_makes_paused_pools_and_then_monitors() {
 }
 
 #[test]
-fn primary_brings_its_members_and_readies_its_pool_before_it_is_published() {
+fn primary_adds_its_members_and_readies_its_pool_before_it_is_published() {
     let mut scene = Scene::of_set(&["a"]);
     scene.drain();
     scene.hello("a", primary(&["a", "b"]));
@@ -173,7 +172,7 @@ fn primary_brings_its_members_and_readies_its_pool_before_it_is_published() {
 }
 
 #[test]
-fn member_that_left_is_unwatched_and_its_pool_closed() {
+fn removed_member_has_no_monitor_and_no_pool() {
     let mut scene = Scene::settled();
     scene.hello("a", primary(&["a"]));
     assert_eq!(scene.orders(), ["publish ReplicaSetWithPrimary", "unwatch b", "close b"]);
@@ -359,7 +358,7 @@ fn load_balanced_topology_closes_with_the_fixed_series() {
 }
 
 #[test]
-fn unusable_name_costs_that_host_and_is_told_once() {
+fn unusable_name_costs_that_host_and_is_reported_once() {
     let mut scene = Scene::of_set(&["a"]);
     scene.drain();
     let unusable =
@@ -496,7 +495,7 @@ fn members_of_every_kind_count_and_the_limit_itself_is_allowed() {
 }
 
 #[test]
-fn description_shows_what_a_reader_wants_to_know() {
+fn description_displays_servers_and_reasons() {
     let mut scene = Scene::settled();
     scene.failed("b", refused());
     let text = scene.topology.description().to_string();

@@ -1,7 +1,7 @@
-//! Bad luck on real sockets: what callers notice of it, how soon it is over, and what is left.
+//! Faults on real sockets: their effect on callers, how soon it ends, and what is left.
 //!
 //! Between client and mongod is a proxy that cuts, freezes, delays and breaks. In each scenario no call passes its
-//! deadline, nobody gets a reply to another's request, from a second after the fault everybody is served again, and no
+//! deadline, no call gets a reply to another's request, all calls succeed from a second after the fault on, and no
 //! task, connection or descriptor is left. Scenarios run one after the other, in a process of their own.
 #![cfg(unix)]
 #![allow(clippy::disallowed_methods, reason = "tests spawn and look at the clock")]

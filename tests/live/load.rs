@@ -1,4 +1,4 @@
-//! What do callers see while luck is bad?
+//! Callers that send commands during faults, and record the outcomes.
 //!
 //! They call all the time, and each call carries a number of its own, which must come back with the document it asked for.
 //! Each notes when its calls began and ended, and how. Whether they are served as often as before is a matter of the machine
@@ -39,7 +39,7 @@ const WINDOW: Duration = Duration::from_secs(1);
 /// How long a pause has to be for the machine to have stood still: calls may fail for it.
 pub(crate) const STILL: Duration = Duration::from_millis(200);
 
-/// Into how many parts the time is divided in which the rate is measured, so that a failure says when nobody was served.
+/// The number of parts of the time in which the rate is measured, so that a failure says when no call succeeded.
 const PARTS: usize = 10;
 
 /// How many documents there are to ask for.

@@ -1,6 +1,6 @@
-//! What if luck is bad between the client and one member of a set?
+//! Faults between the client and one member of a set.
 //!
-//! The members' names in the set's configuration are the proxies' addresses, so that nobody goes another way, the other
+//! The members' names in the set's configuration are the proxies' addresses, so that all connections go through them, the other
 //! member included. Only the first may become primary, and it needs no other's vote: what changes is the network alone.
 
 use std::path::Path;

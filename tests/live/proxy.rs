@@ -1,4 +1,4 @@
-//! What can happen between a client and a server?
+//! A proxy that harms the traffic between a client and a server.
 //!
 //! A TCP proxy that does to all its links, old and new, what its rules say at the moment. It counts the links that are open
 //! and those on which the server has not answered yet.
@@ -104,7 +104,7 @@ impl Rules {
 #[derive(Clone, Copy, Debug, Default)]
 struct Now {
     rules: Rules,
-    /// Links with lower numbers are dead for good: nothing passes, and nobody is told.
+    /// Links with lower numbers are dead for good: nothing passes, and neither side is closed.
     stranded_below: u64,
 }
 

@@ -1,4 +1,4 @@
-//! Where do callers, proxy and server meet, and what may be left of them?
+//! A client, a proxy and a server, and the check of what is left of them.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -55,7 +55,7 @@ impl Site {
     }
 }
 
-/// Says who goes through the proxies.
+/// Selects the clients that go through the proxies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Guests {
     /// The client alone: its connections can be counted there.
@@ -119,7 +119,7 @@ pub(crate) fn totals(client: &Client) -> PoolStats {
     sum
 }
 
-/// Tells whether nobody uses or awaits a connection.
+/// Tells whether no connection is in use or awaited.
 pub(crate) fn is_at_rest(client: &Client) -> bool {
     let sum = totals(client);
     sum.in_use + sum.draining + sum.waiting + sum.opening == 0

@@ -1,10 +1,12 @@
-//! The main path: a connection string, a topology, commands, cursors, events, an end.
+//! The main path: connection string, topology, commands, cursors, events, shutdown.
 
 use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use mongolink::bson::{Document, RawDocumentBuf, doc, rawdoc};
-use mongolink::{Client, ErrorKind, Event, PoolEvent, ReadPreference, Reply, Sandbox, ServerType, TopologyEvent, TopologyType};
+use mongolink::{
+    Client, CommandEvent, ErrorKind, Event, PoolEvent, ReadPreference, Reply, Sandbox, ServerType, TopologyEvent, TopologyType,
+};
 use serde::Deserialize;
 
 use crate::support::{at_rest, in_time, ping, until};
@@ -76,6 +78,7 @@ async fn cursor_dropped_early_is_killed_on_the_server() {
     in_time(async {
         let (sandbox, client) = set_of_three().await;
         insert(&client, 50).await;
+        let mut events = client.events();
         let mut cursor = client.database("test").run_cursor_command(doc! { "find": "things", "batchSize": 10 }).await.expect("find");
         let first: Document = cursor.next().await.expect("some").expect("document");
         assert_eq!(first.get_i32("_id").ok(), Some(0));
@@ -83,6 +86,14 @@ async fn cursor_dropped_early_is_killed_on_the_server() {
         assert_eq!(sandbox.cursors(primary), 1);
         drop(cursor);
         until("the cursor is gone", || sandbox.cursors(primary) == 0).await;
+        let mut session = async |wanted: &str| loop {
+            if let Event::Command(CommandEvent::Started { name, command, .. }) = events.next().await.expect("open")
+                && &*name == wanted
+            {
+                break Document::try_from(command.get_document("lsid").expect("lsid")).expect("a session");
+            }
+        };
+        assert_eq!(session("find").await, session("killCursors").await, "a cursor is killed in its own session");
         let error = client.database("test").run_cursor_command(doc! { "ping": 1 }).await.expect_err("no cursor");
         assert_eq!(error.kind(), ErrorKind::Protocol);
     })
@@ -162,7 +173,7 @@ async fn client_survives_the_loss_of_its_primary() {
 }
 
 #[tokio::test]
-async fn events_tell_the_whole_story_in_order() {
+async fn events_arrive_in_order() {
     in_time(async {
         let (_sandbox, client) = set_of_three().await;
         let mut events = client.events();
@@ -196,7 +207,7 @@ async fn events_tell_the_whole_story_in_order() {
 }
 
 #[tokio::test]
-async fn slow_reader_of_events_is_told_what_it_missed() {
+async fn slow_subscriber_gets_the_number_of_missed_events() {
     in_time(async {
         let (_sandbox, client) = set_of_three().await;
         let mut events = client.events();

@@ -1,4 +1,4 @@
-//! What is said when input is bad or luck is?
+//! Errors: wrong input, failing servers, failing networks.
 //!
 //! Each fault tells its stage, place, time and limit, as data and as text, and keeps its cause; nothing hangs, and
 //! nothing is left behind.
@@ -119,7 +119,7 @@ impl Guest {
         [own, seen]
     }
 
-    /// Ends the client, and sees that nobody waits, no connection is in use, and no task is left.
+    /// Ends the client, and checks that no caller waits, no connection is in use, and no task is left.
     async fn end(self) {
         at_rest(&self.client).await;
         soon("shutdown", self.client.shutdown()).await;

@@ -1,4 +1,4 @@
-//! What becomes of a generic command on its way?
+//! Generic commands, from the call to the server.
 
 use mongolink::bson::doc;
 use mongolink::{Client, ReadPreference, Sandbox, ServerType};

@@ -1,4 +1,4 @@
-//! Four faults measured elsewhere, and what happens here.
+//! Four faults that jam other drivers, and that they don't happen here.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::support::{LONG, Names, Proxy, Treatment, at_rest, in_time, ping, totals, until};
 
-/// Callers who gave up while the server stood still don't jam the pool.
+/// Callers that time out while the server is frozen don't jam the pool.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn stalled_server_is_back_at_full_rate() {
     in_time(async {
@@ -56,7 +56,7 @@ async fn stalled_server_is_back_at_full_rate() {
     .await;
 }
 
-/// DNS that takes three seconds costs three seconds, once, whatever the connect time-out.
+/// DNS that takes three seconds delays the first call by three seconds, with any connect time-out.
 #[tokio::test]
 async fn slow_dns_never_eats_the_connect_timer() {
     in_time(async {
@@ -118,7 +118,7 @@ async fn silent_dials_never_hold_the_pool() {
     .await;
 }
 
-/// A command that is given up costs nobody a connection: its late reply is read and dropped.
+/// A cancelled command does not cost its connection: the late reply is read and dropped.
 #[tokio::test]
 async fn cancelled_commands_cost_no_connections() {
     in_time(async {

@@ -1,4 +1,4 @@
-//! Subscribers, selectors and clocks that use the client; runtimes that come and go; graceful ends.
+//! Callbacks that use the client; runtimes that end; graceful shutdown.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use hickory_server::proto::rr::RecordType;
 use mongolink::bson::{RawDocumentBuf, doc, rawdoc};
-use mongolink::{Address, BootClock, Client, Cursor, ErrorKind, Event, ReadPreference, Resolve, ResolveFuture, Sandbox, ServerAddress};
+use mongolink::{
+    Address, BootClock, Client, Cursor, Error, ErrorKind, Event, ReadPreference, Resolve, ResolveFuture, Sandbox, ServerAddress,
+};
 use tokio::runtime::{Builder, Runtime};
 use tokio::task::JoinSet;
 use tracing::span::{Attributes, Id, Record};
@@ -151,7 +153,7 @@ fn server_selector_may_use_the_client() {
     });
 }
 
-/// A boot clock that uses the client, and panics when it is told to.
+/// A boot clock that uses the client, and panics on request.
 #[derive(Default)]
 struct Clock {
     client: OnceLock<Client>,
@@ -204,7 +206,8 @@ async fn client_whose_background_task_panics_starts_again() {
         clock.panics.store(true, Ordering::SeqCst);
         until("a monitor has asked the clock", || !clock.panics.load(Ordering::SeqCst)).await;
         until("all tasks have ended", || client.task_count() == 0).await;
-        assert!(client.pool_stats().iter().all(|(_, stats)| !stats.ready && stats.total() == 0), "{:?}", client.pool_stats());
+        let pools: Vec<(bool, usize)> = client.pool_stats().iter().map(|(_, stats)| (stats.ready, stats.total())).collect();
+        assert_eq!(pools, [(false, 0)], "the pool ended with the tasks");
         ping(&client).await.expect("started again");
         assert!(client.task_count() > 0);
         drop(cursor);
@@ -265,8 +268,8 @@ fn crowd(client: &Client, callers: usize, on: &Runtime) -> JoinSet<mongolink::Re
     crowd
 }
 
-/// The queue of a pool whose runtime has ended is emptied with its callers, on a stack that does not grow with them.
-fn crowd_is_refused(uri: &str, servers: &Runtime, cursor_holds: bool) {
+/// All waiters of a pool whose runtime has ended are refused, without recursion.
+fn assert_all_waiters_are_refused(uri: &str, servers: &Runtime, cursor_holds: bool) {
     const CALLERS: usize = 50_000;
     let client = Client::new(uri).expect("client");
     let (owner, other) = (runtime(), runtime());
@@ -300,7 +303,7 @@ fn crowd_is_refused(uri: &str, servers: &Runtime, cursor_holds: bool) {
 fn fifty_thousand_callers_behind_a_load_balancer_outlive_the_tasks_runtime() {
     let servers = runtime();
     let sandbox = servers.block_on(async { Sandbox::builder().load_balancer(1).start().await.expect("sandbox") });
-    crowd_is_refused(&format!("{}&maxPoolSize=1", sandbox.uri()), &servers, true);
+    assert_all_waiters_are_refused(&format!("{}&maxPoolSize=1", sandbox.uri()), &servers, true);
 }
 
 #[test]
@@ -312,10 +315,10 @@ fn fifty_thousand_callers_of_a_replica_set_outlive_the_tasks_runtime() {
         "data": { "failCommands": ["ping"], "blockConnection": true, "blockTimeMS": 20_000 },
     };
     sandbox.fail_point(0, &slow).expect("a fail point");
-    crowd_is_refused(&format!("{}&maxPoolSize=1", sandbox.uri()), &servers, false);
+    assert_all_waiters_are_refused(&format!("{}&maxPoolSize=1", sandbox.uri()), &servers, false);
 }
 
-/// Many callers that give up at once, each of which may have just got the connection.
+/// Many callers that are cancelled at once, each of which may have just got the connection.
 #[test]
 fn connection_passes_through_callers_that_go_away() {
     let servers = runtime();
@@ -561,7 +564,7 @@ async fn graceful_shutdown_waits_for_a_call_that_chooses_its_server() {
     .await;
 }
 
-/// What a watcher that is never read holds is a description, and no sockets.
+/// A watcher that is never read holds a description, and no sockets.
 #[tokio::test]
 async fn watchers_that_are_never_read_keep_no_connection() {
     in_time(async {
@@ -578,9 +581,9 @@ async fn watchers_that_are_never_read_keep_no_connection() {
     .await;
 }
 
-/// Calls that time out one after the other on a full pool hold up nobody: late replies make room.
+/// Calls that time out on a full pool delay no other call: their late replies make room.
 #[tokio::test]
-async fn callers_get_connections_although_all_of_the_pool_waits_for_late_replies() {
+async fn late_replies_make_room_for_waiting_callers() {
     in_time(async {
         let sandbox = Sandbox::builder().standalone().start().await.expect("sandbox");
         let client = Client::new(format!("mongodb://{}/?maxPoolSize=4", sandbox.addresses()[0])).expect("client");
@@ -592,7 +595,7 @@ async fn callers_get_connections_although_all_of_the_pool_waits_for_late_replies
         sandbox.fail_point(0, &slow).expect("a fail point");
         let impatient = || client.database("admin").run_command(doc! { "ping": 1 }).timeout(Duration::from_millis(300)).into_future();
         let outcomes = futures_util::future::join_all((0..4).map(|_| impatient())).await;
-        assert!(outcomes.iter().all(Result::is_err), "{outcomes:?}");
+        assert!(outcomes.iter().all(|outcome| outcome.as_ref().is_err_and(Error::is_timeout)), "{outcomes:?}");
         until("all drain", || totals(&client).draining == 4).await;
         let began = Instant::now();
         ping(&client).await.expect("a connection is opened in the place of one that drains");

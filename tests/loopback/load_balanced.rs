@@ -205,7 +205,7 @@ async fn first_message_to_a_load_balancer_is_hello_as_op_msg() {
 }
 
 #[tokio::test]
-async fn read_preference_goes_through_the_load_balancer() {
+async fn read_preference_passes_the_load_balancer() {
     in_time(async {
         let (_sandbox, client) = balanced(1, "").await;
         let mut events = client.events();
@@ -285,7 +285,7 @@ async fn cursor_keeps_its_connection_to_its_end() {
                 assert_eq!(cursor.next().await.expect("some").expect("document").get_i32("_id").ok(), Some(id));
             }
         }
-        // The last batch has told that there are no more: nothing is kept, although nobody has asked for the end yet.
+        // The last batch says that there are no more: the connection is returned before the caller reads the end.
         assert_eq!((totals(&client).in_use, client.pool_stats()[0].1.pinned), (0, 0));
         assert!(one.next().await.is_none() && two.next().await.is_none());
         let events = told(&mut events).await;
@@ -316,7 +316,7 @@ async fn closed_cursor_is_killed_on_its_connection_which_goes_back() {
 }
 
 #[tokio::test]
-async fn close_that_nobody_waits_for_kills_all_the_same() {
+async fn close_that_is_not_awaited_still_kills_the_cursor() {
     in_time(async {
         let (sandbox, client) = balanced(2, "").await;
         fill(&client, 9).await;

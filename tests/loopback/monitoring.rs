@@ -1,4 +1,4 @@
-//! How is a server watched, as the server sees it?
+//! Monitoring, as the server sees it.
 //!
 //! A server of its own, which streams, notes what it hears on which connection, and may refuse to be measured.
 
@@ -161,6 +161,7 @@ async fn replies_are_streamed_and_round_trips_measured_in_silence() {
         assert!(!heard.iter().any(|heard| heard.asks_for_mechanisms), "{heard:?}");
         let measuring: Vec<usize> =
             heard.iter().filter(|heard| heard.name == "hello" && !heard.is_awaited).map(|heard| heard.connection).collect();
+        assert!(!measuring.is_empty());
         assert!(measuring.iter().all(|connection| *connection == measuring[0] && *connection != stream), "{heard:?}");
         client.shutdown().await;
     })

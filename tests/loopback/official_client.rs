@@ -1,4 +1,4 @@
-//! An official client takes the sandbox for a replica set.
+//! An official driver (PyMongo) works with the sandbox as with a replica set.
 
 use std::process::Stdio;
 use std::time::Duration;

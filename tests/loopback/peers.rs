@@ -1,4 +1,4 @@
-//! Which servers misbehave, and how?
+//! Peers that misbehave: servers, DNS servers, and a certificate authority.
 //!
 //! Small servers on free ports of 127.0.0.1, in place of a deployment. Each ends when it is dropped: its tasks are
 //! aborted, its sockets closed.
@@ -22,7 +22,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
 use tokio_rustls::rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion};
 
-/// A port of 127.0.0.1 that nobody has yet.
+/// Returns a free port of 127.0.0.1.
 const FREE: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
 /// A server on loopback that is not what it should be.
@@ -97,7 +97,7 @@ pub(crate) async fn closing_when_spoken_to() -> Peer {
     .await
 }
 
-/// Answers the first bytes of every connection with these, whatever they are, and nothing after that.
+/// Answers the first bytes of every connection with these bytes, and later ones with nothing.
 pub(crate) async fn saying(bytes: impl Into<Vec<u8>>) -> Peer {
     let bytes = bytes.into();
     Peer::start(move |tcp| say(tcp, bytes.clone())).await
@@ -130,7 +130,7 @@ pub(crate) fn refusing() -> Refusing {
 }
 
 impl Refusing {
-    /// Returns where nobody listens.
+    /// Returns the address that refuses connections.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -166,7 +166,7 @@ pub(crate) enum Turn {
     Reply(Document),
     /// It answers with a document, and says that this is the reply to another message.
     Misdirect(Document),
-    /// It sends bytes, whatever they are.
+    /// It sends these bytes.
     Raw(Vec<u8>),
     /// It sends bytes, and closes.
     RawAndClose(Vec<u8>),

@@ -37,7 +37,7 @@ fn pool(event: &Event) -> Option<&PoolEvent> {
     if let Event::Pool { event, .. } = event { Some(event) } else { None }
 }
 
-/// Counts all that was told until now.
+/// Returns all events so far.
 async fn told_so_far(events: &mut Events) -> Vec<Event> {
     let mut told = Vec::new();
     while let Ok(Some(event)) = tokio::time::timeout(std::time::Duration::from_millis(50), events.next()).await {

@@ -1,4 +1,4 @@
-//! What is safe to repeat, and what is left on servers: sessions, cursors, and getMore commands.
+//! Which commands are safe to repeat, and which sessions and cursors are left on servers.
 
 use std::time::{Duration, Instant};
 
@@ -96,7 +96,7 @@ async fn sessions_of_connections_that_were_closed_are_ended_in_batches() {
     .await;
 }
 
-/// Neither names nor cursors are left by those who forget to close a cursor.
+/// A cursor that is not closed leaves no session and no cursor on the server.
 #[tokio::test]
 async fn shutdown_leaves_nothing_of_open_cursors_and_of_those_just_dropped() {
     in_time(async {
@@ -130,7 +130,7 @@ async fn session_of_a_call_that_shutdown_interrupts_is_ended() {
 }
 
 #[tokio::test]
-async fn lost_sessions_that_no_server_was_told_of_are_ended_later() {
+async fn lost_sessions_are_ended_later() {
     in_time(async {
         let (sandbox, client) = one_member_with("socketTimeoutMS=5").await;
         sandbox.fail_point(0, &block(&["find", "endSessions"], LONG)).expect("armed");

@@ -1,4 +1,4 @@
-//! Servers that stand still, and servers that only seem to.
+//! Servers that are frozen, and servers that only seem to be.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,7 +56,7 @@ async fn commands_on_a_deposed_and_frozen_primary_end_at_once() {
         let mut interrupted = 0;
         while let Some(outcome) = calls.join_next().await {
             let error = outcome.expect("no panic").expect_err("nobody answered");
-            // Those that still waited for a connection are told that the pool was cleared.
+            // Waiters for a connection fail because the pool was cleared.
             if error.kind() != ErrorKind::PoolCleared {
                 assert_interrupted(&error);
                 interrupted += 1;
@@ -147,7 +147,7 @@ struct Pair {
 /// What the old primary does once it is deposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Manner {
-    /// It greets whoever comes, and works on its commands.
+    /// It answers hello and commands.
     Greets,
     /// It has no time for new connections; its reply comes byte by byte.
     Trickles,

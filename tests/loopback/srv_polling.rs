@@ -1,4 +1,4 @@
-//! Do the routers of a sharded cluster follow its SRV records?
+//! SRV polling: the routers of a sharded cluster follow its records.
 //!
 //! The prose tests of polling-srv-records-for-mongos-discovery by their numbers, and what else it demands: scripted
 //! routers, a zone that changes, and a client whose pace of looking is brought down from a minute.
@@ -20,7 +20,7 @@ use crate::zone::{ServerMode, Zone};
 /// The specification's `rescanSRVIntervalMS`, lowered.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// The name whose records are looked at.
+/// The name whose records are polled.
 const NAME: &str = "cluster.mesh.example";
 
 /// The host of all routers, which differ in their ports.
@@ -281,7 +281,7 @@ async fn prose_13_service_name_is_followed() {
 }
 
 #[tokio::test]
-async fn hosts_that_may_not_be_believed_are_skipped_without_error() {
+async fn invalid_hosts_are_skipped_without_error() {
     let mesh = Mesh::start("mongodb", &[27017, 27018]).await;
     let mut guest = mesh.client("", &[27017, 27018]).await;
     let targets = [(ROUTER, 27017), ("router.evil.example", 27018), ("router.mesh.example.org", 27019), (ROUTER, 27020)];
@@ -314,7 +314,7 @@ async fn cluster_whose_routers_are_all_gone_follows_too() {
 }
 
 #[tokio::test]
-async fn look_ups_hold_up_no_command() {
+async fn lookups_do_not_delay_commands() {
     let mesh = Mesh::start("mongodb", &[27017, 27018]).await;
     let guest = mesh.client("dnsTimeoutMS=60000", &[27017, 27018]).await;
     mesh.zone.set_mode(ServerMode::Silent);
@@ -375,7 +375,7 @@ async fn machine_that_wakes_looks_at_records_that_grew_old() {
 }
 
 #[tokio::test]
-async fn replica_set_ends_the_looking() {
+async fn replica_set_ends_srv_polling() {
     let set = Sandbox::builder().members(1).start().await.expect("sandbox");
     let zone = Zone::start().await;
     zone.serve(&record_name("mongodb"), 0, &[(ROUTER, 27017)]).await;

@@ -1,4 +1,4 @@
-//! Which seeds may an SRV name bring?
+//! SRV connection strings: the seeds and options of the first look-up.
 //!
 //! The prose tests of initial-dns-seedlist-discovery by their numbers, and what it demands of the order of things: a
 //! client, a zone, and a server that notes whether anybody came. The tests' cases of `localhost`, which never come from
@@ -41,7 +41,7 @@ impl Scene {
         Ok(client.topology().servers().iter().map(|server| server.host.clone()).collect())
     }
 
-    /// Starts a client that meets an error at stage `srv`, and sees that nobody came to the server.
+    /// Starts a client that fails at stage `srv`, and checks that the server had no connection.
     async fn refusal(&self, uri: &str, targets: &[(&str, u16)]) -> Error {
         let error = self.hosts(uri, targets).await.expect_err(uri);
         assert_eq!(self.server.accepted(), 0, "connected before {error}");

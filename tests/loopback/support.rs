@@ -1,4 +1,4 @@
-//! What several files of these tests share.
+//! Functions that several of these tests share.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ pub(crate) async fn in_time<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(LONG, future).await.expect("hangs")
 }
 
-/// Waits until something holds; fails if it never does.
+/// Waits until a condition holds; fails if it never does.
 pub(crate) async fn until(what: &str, holds: impl Fn() -> bool) {
     let began = Instant::now();
     while !holds() {
@@ -47,7 +47,7 @@ pub(crate) fn totals(client: &Client) -> PoolStats {
     sum
 }
 
-/// Waits until nobody uses or awaits a connection.
+/// Waits until no connection is in use, awaited, draining or being opened.
 pub(crate) async fn at_rest(client: &Client) {
     until("pools at rest", || {
         let sum = totals(client);

@@ -1,4 +1,4 @@
-//! Is the library built as it says?
+//! Checks the source: pure modules, file sizes and heads.
 //!
 //! Everything outside `src/io`, `src/client`, `src/cli` and `src/bin` is pure: no runtime, no clock, no socket, no file, no
 //! randomness of the operating system, nothing whose order is not the same in every run. Every file says which question it

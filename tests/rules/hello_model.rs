@@ -1,6 +1,4 @@
-//! Is a hello reply read as it was written?
-//!
-//! Random replies are written by the plainest writer there is, and read again.
+//! Hello replies, written by a simple writer from random values and read again.
 
 use std::time::Duration;
 
@@ -64,7 +62,7 @@ fn reply(rng: &mut SmallRng) -> HelloReply {
     reply
 }
 
-/// Writes what is there, and leaves out what is not.
+/// Writes the fields that have values.
 fn write(reply: &HelloReply) -> Document {
     let names = |hosts: &[ServerAddress]| hosts.iter().map(ServerAddress::canonical).map(str::to_owned).collect::<Vec<_>>();
     let mut document = doc! {

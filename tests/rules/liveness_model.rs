@@ -1,34 +1,34 @@
-//! Which servers are asked for an answer to a liveness probe, and until when?
+//! The model of liveness probes: which servers are probed, and until when.
 //!
-//! The plainest notes that one can take of that: a list of probes under way, which the topology's orders begin and end, and
-//! the facts that they meet. What must be ordered when is decided in `liveness_random` and `topology_random`.
+//! A list of running probes, which the topology's actions begin and end, and their facts. `liveness_random` and
+//! `topology_random` decide which actions are expected.
 
 use std::time::{Duration, Instant};
 
 use mongolink::ServerAddress;
 use mongolink::topology::ProbeId;
 
-/// How long an address may be looked up, and a server be silent at the most.
+/// The longest look-up of an address, and the longest silence of a server.
 pub(crate) const CEILING: Duration = Duration::from_secs(30);
 
-/// How long a server may be silent at the least that no connection has reached.
+/// The shortest silence of a server that no connection has reached.
 const UNREACHED: Duration = Duration::from_secs(6);
 
-/// How long a server that has given a sign is not asked again because of an unanswered command.
+/// How long a server that has answered is not probed again because of an unanswered command.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// A probe under way.
+/// A running probe.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Probe {
     pub(crate) id: ProbeId,
     pub(crate) limit: Duration,
-    /// When a connection was accepted first, and how long that took.
+    /// When a connection was first accepted, and how long that took.
     pub(crate) reached: Option<(Instant, Duration)>,
     pub(crate) step: Step,
 }
 
 impl Probe {
-    /// When its silence counts that was asked at this time.
+    /// Returns when silence counts after an attempt at this time.
     fn verdict(&self, since: Instant) -> Instant {
         match self.reached {
             Some((at, took)) => (since + self.limit).max(at + self.limit / 2).max(at + (8 * took).min(CEILING)),
@@ -37,14 +37,14 @@ impl Probe {
     }
 }
 
-/// How far a probe is.
+/// The state of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
     /// The address is looked up.
     Naming { since: Instant },
-    /// The server has been asked; once more at this moment, if that is still to come.
+    /// The server has been probed; the second attempt follows at this time.
     Asked { since: Instant, again_at: Option<Instant> },
-    /// Its connections are looked at.
+    /// The traffic of its connections is checked.
     CheckingTraffic { since: Instant },
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct LivenessModel {
     /// When each server last answered a check, or a measurement of its round trips.
     answered: Vec<(ServerAddress, Instant)>,
     next: u64,
-    /// The limits of probes that are expected to begin.
+    /// The limits of the probes that should begin.
     expected: Vec<(ServerAddress, Duration)>,
 }
 
@@ -68,7 +68,7 @@ impl LivenessModel {
         self.probes.iter().map(|(host, _)| host)
     }
 
-    /// The servers whose address has been looked up for too long.
+    /// Returns the servers whose look-up has timed out.
     pub(crate) fn nameless(&self, now: Instant) -> Vec<ServerAddress> {
         let late = |probe: &Probe| matches!(probe.step, Step::Naming { since } if since + CEILING <= now);
         self.probes.iter().filter(|(_, probe)| late(probe)).map(|(host, _)| host.clone()).collect()
@@ -78,7 +78,7 @@ impl LivenessModel {
         self.probes.is_empty()
     }
 
-    /// Tells whether a server has given a liveness probe just before.
+    /// Tells whether a server has answered a liveness probe recently.
     pub(crate) fn rests(&self, host: &ServerAddress, now: Instant) -> bool {
         self.rested.iter().any(|(own, until)| own == host && *until > now)
     }
@@ -89,22 +89,22 @@ impl LivenessModel {
         self.answered.push((host.clone(), now));
     }
 
-    /// A server is watched no more.
+    /// A server is no longer monitored.
     pub(crate) fn leave(&mut self, host: &ServerAddress) {
         self.answered.retain(|(own, _)| own != host);
     }
 
-    /// When a server last answered.
+    /// Returns when a server last answered.
     pub(crate) fn answered(&self, host: &ServerAddress) -> Option<Instant> {
         self.answered.iter().find(|(own, _)| own == host).map(|(_, at)| *at)
     }
 
-    /// A probe with this limit is to begin.
+    /// Expects a probe with this limit to begin.
     pub(crate) fn expect(&mut self, host: &ServerAddress, limit: Duration) {
         self.expected.push((host.clone(), limit));
     }
 
-    /// A probe under way is to be over sooner.
+    /// Shortens a running probe.
     pub(crate) fn shorten(&mut self, host: &ServerAddress, shorter: Duration, now: Instant) {
         let Some(probe) = self.find(host) else { return };
         match probe.step {
@@ -124,25 +124,25 @@ impl LivenessModel {
         }
     }
 
-    /// A connection is accepted: the first time says how far away the server is.
+    /// A connection is accepted; the first tells the round-trip time.
     pub(crate) fn reached(&mut self, host: &ServerAddress, id: ProbeId, took: Duration, now: Instant) {
         if let Some(probe) = self.find(host).filter(|probe| probe.id == id && matches!(probe.step, Step::Asked { .. })) {
             probe.reached.get_or_insert((now, took));
         }
     }
 
-    /// A server has given a sign, or could not be asked: it is left alone for a while.
+    /// A server has answered or could not be probed: it is not probed for a while.
     pub(crate) fn rest(&mut self, host: &ServerAddress, now: Instant) {
         self.forget(host);
         self.rested.push((host.clone(), now + PAUSE));
     }
 
-    /// What was known of a server's life is of no use any more.
+    /// Forgets a server.
     pub(crate) fn forget(&mut self, host: &ServerAddress) {
         self.rested.retain(|(own, _)| own != host);
     }
 
-    /// The order to ask a server.
+    /// The action that probes a server.
     pub(crate) fn asked(&mut self, host: &ServerAddress, id: ProbeId, again: bool, now: Instant) {
         if !again {
             let at = self.expected.iter().position(|(expected, _)| expected == host).expect("nobody has a reason to ask");
@@ -160,7 +160,7 @@ impl LivenessModel {
         probe.step = Step::Asked { since, again_at: None };
     }
 
-    /// The order to look at a server's connections: its time is over.
+    /// The action that checks a server's traffic, at the end of the limit.
     pub(crate) fn traffic_checked(&mut self, host: &ServerAddress, id: ProbeId, now: Instant) {
         let probe = self.find(host).expect("a probe that is judged");
         assert_eq!(id, probe.id);
@@ -169,13 +169,13 @@ impl LivenessModel {
         probe.step = Step::CheckingTraffic { since };
     }
 
-    /// The order to stop asking.
+    /// The action that ends a probe.
     pub(crate) fn ended(&mut self, host: &ServerAddress) {
         let at = self.probes.iter().position(|(own, _)| own == host).expect("a probe that ends");
         self.probes.remove(at);
     }
 
-    /// When something is due.
+    /// Returns when a timer is due.
     pub(crate) fn timer(&self) -> Option<Instant> {
         let due = |probe: &Probe| match probe.step {
             Step::Naming { since } => Some(since + CEILING),
@@ -185,7 +185,7 @@ impl LivenessModel {
         self.probes.iter().filter_map(|(_, probe)| due(probe)).min()
     }
 
-    /// Takes whether something was expected that has not come.
+    /// Returns a probe that was expected and has not begun.
     pub(crate) fn missed(&mut self) -> Option<ServerAddress> {
         self.expected.pop().map(|(host, _)| host)
     }

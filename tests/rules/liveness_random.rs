@@ -1,7 +1,6 @@
-//! Does a topology ask the right servers for an answer to a liveness probe, and draw the right conclusion?
+//! Random facts about liveness probes, and the actions that each must cause.
 //!
-//! The facts of `topology::liveness`, among all the others that `topology_random` makes up, and what each must bring
-//! about.
+//! The facts of `topology::liveness`, among the others of `topology_random`.
 
 use std::time::{Duration, Instant};
 
@@ -17,13 +16,13 @@ use crate::topology_model::{Outcome, Scene, is_busy};
 /// How long a command may be unanswered.
 const UNANSWERED: Duration = Duration::from_secs(5);
 
-/// How long a deposed primary may be silent at the least.
+/// The shortest silence of a deposed primary.
 const DEPOSED: Duration = Duration::from_millis(1500);
 
-/// How late an answer to a monitor may be at the least.
+/// The shortest delay of an answer to a monitor that counts as late.
 const SLACK: Duration = Duration::from_secs(1);
 
-/// A command is unanswered: the server is asked, unless its next answer to its monitor is not due yet.
+/// A command is unanswered: the server is probed, unless its next answer to its monitor is not due yet.
 pub(crate) fn unanswered(scene: &mut Scene, host: &ServerAddress) {
     scene.look();
     let topology = scene.topology.description();
@@ -32,7 +31,7 @@ pub(crate) fn unanswered(scene: &mut Scene, host: &ServerAddress) {
         let answered = scene.probes.answered(&server.host).filter(|_| server.is_known());
         answered.is_none_or(|at| at + topology.heartbeat_frequency() + limit(SLACK, server) <= scene.now)
     };
-    // One that has left has no monitor that could have heard anything.
+    // A server that has left has no monitor.
     let asked_for = match topology.server(host) {
         Some(server) => Some(limit(UNANSWERED, server)).filter(|_| silent(server)),
         None => Some(DEPOSED).filter(|_| is_busy(host)),
@@ -51,7 +50,7 @@ pub(crate) fn unanswered(scene: &mut Scene, host: &ServerAddress) {
     nothing_else(&outcome);
 }
 
-/// Something comes of a probe under way, or of one that was.
+/// A fact about a running probe, or about one that is over.
 pub(crate) fn answer(scene: &mut Scene, rng: &mut SmallRng) {
     scene.look();
     let under_way: Vec<ServerAddress> = scene.probes.hosts().cloned().collect();
@@ -84,7 +83,7 @@ pub(crate) fn answer(scene: &mut Scene, rng: &mut SmallRng) {
     }
 }
 
-/// An attempt ends: whatever the server's process has said is a sign, and who could not be asked is not silent.
+/// An attempt ends: any answer of the server's process counts, and a server that could not be reached is not silent.
 fn probed(scene: &mut Scene, host: &ServerAddress, id: ProbeId, own: bool, rng: &mut SmallRng) {
     let refused = Error::new(ErrorKind::Io(std::io::ErrorKind::ConnectionRefused), "refused").at(Stage::Tcp);
     let (outcome, ends) = match rng.random_range(0..6) {
@@ -108,8 +107,8 @@ fn probed(scene: &mut Scene, host: &ServerAddress, id: ProbeId, own: bool, rng: 
     nothing_else(&seen);
 }
 
-/// The server's connections have received something, which is a sign, or nothing: then it is unknown, its pool cleared,
-/// and what is in flight interrupted.
+/// The server's connections have received something, or nothing: then the server becomes unknown, its pool is cleared, and
+/// the commands in flight are interrupted.
 fn traffic_checked(scene: &mut Scene, host: &ServerAddress, id: ProbeId, counts: bool, anything: bool) {
     let generation = scene.topology.generation(host);
     scene.topology.handle_traffic_checked(host, id, anything, scene.now);
@@ -121,7 +120,7 @@ fn traffic_checked(scene: &mut Scene, host: &ServerAddress, id: ProbeId, counts:
     if !counts || anything {
         return nothing_else(&outcome);
     }
-    assert_eq!(outcome.interrupted, std::slice::from_ref(host), "what its retired pools have lent is interrupted");
+    assert_eq!(outcome.interrupted, std::slice::from_ref(host), "the connections in use of its retired pools are interrupted");
     let Some(generation) = generation else {
         assert!(outcome.actions == 0 && outcome.events == 0, "of a server that has left nothing else is known: {outcome:?}");
         return;
@@ -133,7 +132,7 @@ fn traffic_checked(scene: &mut Scene, host: &ServerAddress, id: ProbeId, counts:
     assert_eq!(scene.topology.generation(host), Some(generation + 1));
 }
 
-/// A reply was taken: foretells that the primary which it has deposed is asked.
+/// A reply was handled: expects that the primary that it deposed is probed.
 pub(crate) fn foretell_deposed(scene: &mut Scene, heard: &ServerAddress, before: &TopologyDescription) {
     let Some(deposed) = before.primary() else { return };
     let after = scene.topology.description();
@@ -149,18 +148,18 @@ pub(crate) fn foretell_deposed(scene: &mut Scene, heard: &ServerAddress, before:
     }
 }
 
-/// A server has left, and commands are in flight on it: foretells that it is asked.
+/// A server has left with commands in flight: expects that it is probed.
 pub(crate) fn foretell_left(probes: &mut LivenessModel, host: &ServerAddress, average: Option<Duration>, now: Instant) {
     let limit = average.map_or(DEPOSED, |average| (8 * average).clamp(DEPOSED, CEILING));
     match (probes.probe(host), average) {
         (Some(_), Some(_)) => probes.shorten(host, limit, now),
-        // Nobody knows how far away it is: the question goes on as it began.
+        // Its round-trip time is unknown: the probe keeps its limit.
         (Some(_), None) => {}
         (None, _) => probes.expect(host, limit),
     }
 }
 
-/// Facts about liveness probes that come after the end.
+/// Facts about liveness probes after the shutdown.
 pub(crate) fn after_the_end(scene: &mut Scene, host: &ServerAddress) {
     scene.topology.handle_unanswered(host, scene.now);
     scene.topology.handle_probe_resolved(host, ProbeId(0), scene.now);

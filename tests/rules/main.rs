@@ -1,10 +1,10 @@
-//! Do the rules keep what they promise, whatever happens in whatever order?
+//! Models of the state machines, each compared with the real one on random sequences of facts.
 //!
-//! Each pure part meets random sequences of facts, drawn from seeds, and is compared with a model that is as plain as can
-//! be, or held to what must be true after every step. `tests/sim/faults/run` shows what these tests see.
+//! A model is as simple as possible: lists that are searched from end to end. `tests/sim/faults/run` shows which faults these
+//! tests find.
 
 #![allow(clippy::disallowed_methods, reason = "virtual time begins at any moment")]
-#![allow(clippy::wildcard_enum_match_arm, reason = "what a model does not look at")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "what a model does not use")]
 
 mod balanced_random;
 mod cache_model;

@@ -1,7 +1,7 @@
-//! Does a monitor keep the times and the order of its checks, whatever its server does?
+//! The model of a monitor, on random sequences of facts.
 //!
-//! The monitor is watched from outside: its wishes drive a connection that exists or does not, its events are counted,
-//! and its timers compared with those that the specification gives.
+//! The monitor's actions drive a connection that exists or not, its events are counted, and its timers are compared with
+//! those of the specification.
 
 use std::time::{Duration, Instant};
 
@@ -20,26 +20,26 @@ const STEPS: usize = 80;
 /// "minHeartbeatFrequencyMS".
 const FLOOR: Duration = Duration::from_millis(500);
 
-/// How many replies a stream may have at once, and how often one more.
+/// The replies of a stream that may come at once, and the interval after which one more may come.
 const BURST: u32 = 20;
 const EVERY: Duration = Duration::from_millis(250);
 
-/// How long a server is polled whose stream had no pause, and how often.
+/// How long and how often a server is polled after a stream without pauses.
 const FLOOD_PAUSE: Duration = Duration::from_secs(60);
 
-/// The connection, as the monitor's wishes make it.
+/// The connection, following the monitor's actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     Closed,
     Opening,
     Up,
-    /// A reply is to be read.
+    /// The monitor reads a reply.
     Asked {
         awaited: bool,
     },
 }
 
-/// The check that runs.
+/// The running check.
 #[derive(Clone, Copy, Debug)]
 struct Check {
     began: Instant,
@@ -58,25 +58,25 @@ struct Watch {
     known: bool,
     measuring: bool,
     streaming_version: bool,
-    /// Whether the reply at hand is to be followed by another.
+    /// Whether another reply follows this one.
     more: bool,
-    /// How much of the allowance for streamed replies is used up, and since when.
+    /// The used part of the allowance for streamed replies, and since when.
     used: Duration,
     used_at: Instant,
     flooded_until: Option<Instant>,
     warns: bool,
-    /// When a failed check was last tried once more at once.
+    /// When a failed check was last repeated at once.
     retried_at: Option<Instant>,
     stopped: bool,
 }
 
-/// What a monitor says.
+/// The events of a monitor.
 enum News {
     Event(MonitorEvent),
     Wish(MonitorAction),
 }
 
-/// What a step may bring about.
+/// The events that a step may cause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     First,
@@ -148,7 +148,7 @@ impl Watch {
                 step = Step::Resumed;
                 self.monitor.handle_resumed(self.now);
             }
-            // A fact that does not belong to the state: a reply without a question, an opening without a wish.
+            // A fact that does not belong to the state: a reply that was not asked for, a connection that was not opened.
             8 if self.line == Line::Closed || self.line == Line::Up => {
                 self.monitor.handle_reply(hello(rng), rng.random_bool(0.5), self.now);
                 self.monitor.handle_opened(hello(rng), ms(1), self.now);
@@ -171,7 +171,7 @@ impl Watch {
         self.look(step, timer);
     }
 
-    /// A check that is given up because of its timer has failed on the network.
+    /// A check that is ended by its timer has failed on the network.
     fn timeout_step(&self) -> Step {
         if self.check.is_some() { Step::NetworkFailure } else { Step::Other }
     }
@@ -188,7 +188,7 @@ impl Watch {
         }
     }
 
-    /// Somebody wants a check: it runs, or begins when the shortest time between checks is over.
+    /// A check is requested: it runs, or begins after `minHeartbeatFrequencyMS`.
     fn want(&mut self) {
         let running = self.check.is_some();
         self.monitor.handle_check_now(self.now);
@@ -197,7 +197,7 @@ impl Watch {
         }
         let by = self.now.max(self.last_ended + FLOOR);
         let (due, name) = self.monitor.poll_timeout().unwrap_or((self.now, "none"));
-        assert!(name != "heartbeatFrequencyMS" || due <= by, "the wish for a check is forgotten");
+        assert!(name != "heartbeatFrequencyMS" || due <= by, "the request for a check is forgotten");
     }
 
     fn cancel(&mut self) {
@@ -209,12 +209,12 @@ impl Watch {
         }
     }
 
-    /// Takes what comes next as the shell does: events as long as there are any, then one wish.
+    /// Takes the next output as the shell does: all events, then one action.
     fn next(&mut self) -> Option<News> {
         self.monitor.poll_event().map(News::Event).or_else(|| self.monitor.poll_action().map(News::Wish))
     }
 
-    /// Takes events and wishes, and holds them to the rules.
+    /// Takes events and actions, and checks them.
     fn look(&mut self, step: Step, timer: bool) {
         let (mut succeeded, mut failed, mut retry) = (0, 0, false);
         while let Some(news) = self.next() {
@@ -243,7 +243,7 @@ impl Watch {
                         failed += 1;
                         retry = self.known && error.is_network() && rested;
                     }
-                    // A suspension ends a check without saying anything of the server.
+                    // A suspension ends a check without an event about the server.
                     let is_about_network = error.is_network() || error.kind() == ErrorKind::Interrupted;
                     let stays = step == Step::Resumed || (step == Step::NetworkFailure && rested);
                     self.known = self.known && is_about_network && stays;
@@ -325,7 +325,7 @@ impl Watch {
         }
     }
 
-    /// The stream has one more reply.
+    /// The stream brings one more reply.
     fn use_up(&mut self) {
         let every = EVERY.min(self.config.heartbeat_frequency / 2);
         self.used = self.used.saturating_sub(self.now - self.used_at) + every;
@@ -357,7 +357,7 @@ impl Watch {
         assert!(!self.measuring || self.streaming_version, "round trips are measured apart while streaming only");
     }
 
-    /// Stops the monitor: nothing follows any more.
+    /// Stops the monitor: no actions and events follow.
     fn stop(&mut self, rng: &mut SmallRng) {
         self.monitor.handle_stop(self.now);
         self.stopped = true;

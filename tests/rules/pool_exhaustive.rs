@@ -1,54 +1,54 @@
-//! Does the pool keep its promises in all sequences of six operations?
+//! The pool against its model, on all sequences of six steps.
 //!
-//! On a pool of two connections and two waiters, every operation in every place; left out is only what has nobody to
-//! happen to. One span of time serves all: it is past the look of an idle connection and the wait of an impatient caller
-//! at once, past the limits of opening and draining the second time.
+//! A pool of two connections and two waiters; every step in every place where it applies. Time passes in one span: the first
+//! exceeds the time after which idle connections are checked and a wait queue time-out, the second also the limits of
+//! opening and draining.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, Instant};
 
 use mongolink::pool::{Health, PoolConfig};
 
-use crate::pool_pair::{Op, Pair};
+use crate::pool_pair::{Pair, Step};
 
 const LENGTH: usize = 6;
 
 const SPAN: Duration = Duration::from_secs(6);
 
-const OPERATIONS: [Op; 33] = [
-    Op::CheckOut(None),
-    Op::CheckOut(Some(Duration::from_secs(5))),
-    Op::CheckOutWithin(Duration::from_secs(5)),
-    Op::Cancel(0),
-    Op::Cancel(1),
-    Op::Alive(0),
-    Op::Alive(1),
-    Op::DeadOnLook(0),
-    Op::DeadOnLook(1),
-    Op::Opened(0),
-    Op::Opened(1),
-    Op::OpenFailed { which: 0, clear: false },
-    Op::OpenFailed { which: 1, clear: false },
-    Op::FailsToOpen(0),
-    Op::FailsToOpen(1),
-    Op::Refill,
-    Op::CheckIn(0, Health::Good),
-    Op::CheckIn(1, Health::Good),
-    Op::CheckIn(0, Health::ReplyOutstanding),
-    Op::CheckIn(1, Health::ReplyOutstanding),
-    Op::CheckIn(0, Health::Broken),
-    Op::CheckIn(1, Health::Broken),
-    Op::DrainEnds(0, Health::Good),
-    Op::DrainEnds(1, Health::Good),
-    Op::DrainEnds(0, Health::Broken),
-    Op::DrainEnds(1, Health::Broken),
-    Op::Ready,
-    Op::Clear { interrupt: false },
-    Op::Clear { interrupt: true },
-    Op::Resumed,
-    Op::Close { interrupt: false },
-    Op::Close { interrupt: true },
-    Op::Pass(SPAN),
+const STEPS: [Step; 33] = [
+    Step::CheckOut(None),
+    Step::CheckOut(Some(Duration::from_secs(5))),
+    Step::CheckOutWithin(Duration::from_secs(5)),
+    Step::Cancel(0),
+    Step::Cancel(1),
+    Step::Alive(0),
+    Step::Alive(1),
+    Step::DeadOnLook(0),
+    Step::DeadOnLook(1),
+    Step::Opened(0),
+    Step::Opened(1),
+    Step::OpenFailed { which: 0, clear: false },
+    Step::OpenFailed { which: 1, clear: false },
+    Step::FailsToOpen(0),
+    Step::FailsToOpen(1),
+    Step::Refill,
+    Step::CheckIn(0, Health::Good),
+    Step::CheckIn(1, Health::Good),
+    Step::CheckIn(0, Health::ReplyOutstanding),
+    Step::CheckIn(1, Health::ReplyOutstanding),
+    Step::CheckIn(0, Health::Broken),
+    Step::CheckIn(1, Health::Broken),
+    Step::DrainEnds(0, Health::Good),
+    Step::DrainEnds(1, Health::Good),
+    Step::DrainEnds(0, Health::Broken),
+    Step::DrainEnds(1, Health::Broken),
+    Step::Ready,
+    Step::Clear { interrupt: false },
+    Step::Clear { interrupt: true },
+    Step::Resumed,
+    Step::Close { interrupt: false },
+    Step::Close { interrupt: true },
+    Step::Pass(SPAN),
 ];
 
 fn config() -> PoolConfig {
@@ -73,15 +73,15 @@ fn all_short_sequences_on_a_pool_of_two() {
     assert!(count > 10_000, "only {count} sequences");
 }
 
-/// Takes every step that can follow a sequence, and goes on from each.
-fn extend(sequence: &mut Vec<Op>, began: Instant, count: &mut usize) {
+/// Takes every step that can follow a sequence, and continues from each.
+fn extend(sequence: &mut Vec<Step>, began: Instant, count: &mut usize) {
     let now = after(sequence, began);
-    let crowded = |op: &Op| matches!(op, Op::CheckOut(_) | Op::CheckOutWithin(_)) && now.waiting.len() == 2;
-    for op in OPERATIONS.into_iter().filter(|op| now.applies(*op) && !crowded(op)) {
+    let crowded = |step: &Step| matches!(step, Step::CheckOut(_) | Step::CheckOutWithin(_)) && now.waiting.len() == 2;
+    for step in STEPS.into_iter().filter(|step| now.applies(*step) && !crowded(step)) {
         let mut pair = after(sequence, began);
-        sequence.push(op);
+        sequence.push(step);
         *count += 1;
-        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| pair.step(op))) {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| pair.step(step))) {
             eprintln!("failed at the end of {sequence:?}");
             resume_unwind(panic);
         }
@@ -92,9 +92,9 @@ fn extend(sequence: &mut Vec<Op>, began: Instant, count: &mut usize) {
     }
 }
 
-/// Makes a pool that has lived through a sequence, each step of which has been checked before.
-fn after(sequence: &[Op], began: Instant) -> Pair {
+/// Makes a pool that has taken the steps of a sequence, which have been checked before.
+fn after(sequence: &[Step], began: Instant) -> Pair {
     let mut pair = Pair::new(config(), began);
-    sequence.iter().for_each(|op| pair.replay(*op));
+    sequence.iter().for_each(|step| pair.replay(*step));
     pair
 }

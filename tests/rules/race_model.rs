@@ -1,6 +1,6 @@
-//! Is a race run by its rules, whatever the addresses do?
+//! The model of a race, on random sequences of facts.
 //!
-//! The model is a list of addresses with a state each, and the moment of the next attempt; it foretells every wish.
+//! The model is a list of addresses with a state each, and the time of the next attempt; it predicts every action.
 
 use std::time::{Duration, Instant};
 
@@ -94,7 +94,10 @@ impl Track {
             (4..=6, Some((lane, id))) => {
                 self.race.handle_failed(id, failure(rng), self.now);
                 let dead = self.race.poll_action();
-                assert!(matches!(dead, Some(RaceAction::Dead(address)) if address == self.lanes[lane].0), "the resolver is told");
+                assert!(
+                    matches!(dead, Some(RaceAction::Dead(address)) if address == self.lanes[lane].0),
+                    "the resolver gets the dead address"
+                );
                 self.lanes[lane].1 = State::Failed;
                 self.next_at = self.now;
                 self.look();
@@ -112,7 +115,7 @@ impl Track {
         if self.over || self.lanes.is_empty() { None } else { queued.into_iter().chain(self.deadline).min() }
     }
 
-    /// Adds lanes for addresses that are new; the clock runs from the first one.
+    /// Adds lanes for new addresses; the time-out begins with the first.
     fn join(&mut self, new: Vec<Address>) {
         for address in new {
             if self.lanes.iter().all(|(known, _)| *known != address) {
@@ -136,7 +139,10 @@ impl Track {
             for (lane, id) in running {
                 assert!(matches!(self.race.poll_action(), Some(RaceAction::Abort(other)) if other == id), "what runs is given up");
                 let dead = self.race.poll_action();
-                assert!(matches!(dead, Some(RaceAction::Dead(address)) if address == self.lanes[lane].0), "the resolver is told");
+                assert!(
+                    matches!(dead, Some(RaceAction::Dead(address)) if address == self.lanes[lane].0),
+                    "the resolver gets the dead address"
+                );
                 self.lanes[lane].1 = State::Over;
             }
             self.lost(Some(ErrorKind::Timeout));
@@ -146,7 +152,7 @@ impl Track {
         assert!(self.race.poll_timeout().is_none_or(|(at, _)| at > self.now), "a timer is due after time was looked at");
     }
 
-    /// Checks that the attempts begin that should, and no other, and that a race that nobody can win ends.
+    /// Checks that the right attempts begin, and that a race without remaining addresses ends.
     fn look(&mut self) {
         while let Some(lane) = self.upcoming().filter(|_| !self.over)
             && (self.running().next().is_none() || (self.next_at <= self.now && self.has_room()))
@@ -161,11 +167,11 @@ impl Track {
         if !self.over && !self.more_to_come && self.upcoming().is_none() && self.running().next().is_none() {
             self.lost(None);
         }
-        assert!(self.race.poll_action().is_none(), "nothing else is wished");
+        assert!(self.race.poll_action().is_none(), "no other action");
     }
 
     fn lost(&mut self, kind: Option<ErrorKind>) {
-        let Some(RaceAction::Lost(error)) = self.race.poll_action() else { panic!("a lost race is told") };
+        let Some(RaceAction::Lost(error)) = self.race.poll_action() else { panic!("a lost race has an error") };
         let failed = self.lanes.iter().filter(|(_, state)| *state == State::Failed).count();
         let over = self.lanes.iter().filter(|(_, state)| *state == State::Over).count();
         match kind {
@@ -194,7 +200,7 @@ impl Track {
         assert!(self.race.poll_action().is_none(), "nothing follows the end");
     }
 
-    /// Facts of attempts that do not run change nothing.
+    /// Facts of attempts that are not running change nothing.
     fn stale_facts(&mut self) {
         let running: Vec<AttemptId> = self.running().map(|(_, id)| id).collect();
         let ended: Vec<AttemptId> = self.dialled.iter().filter(|id| !running.contains(id)).copied().collect();
@@ -229,12 +235,12 @@ impl Track {
         })
     }
 
-    /// At most eight addresses are tried at once.
+    /// Returns whether another attempt may run: at most eight run at once.
     fn has_room(&self) -> bool {
         self.running().count() < 8
     }
 
-    /// Last time's winner, else the first of the other family, else the first.
+    /// Returns the next lane: the last winner, else the first of the other family, else the first.
     fn upcoming(&self) -> Option<usize> {
         let queued =
             |wanted: &dyn Fn(&Address) -> bool| self.lanes.iter().position(|(address, state)| *state == State::Queued && wanted(address));

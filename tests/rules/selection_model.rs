@@ -1,6 +1,6 @@
-//! Does selection choose as the specification's words say?
+//! The model of server selection.
 //!
-//! A naive filter over plain rows, one for each server, against the shipped selection on random descriptions and criteria.
+//! A filter over rows, one for each server, compared with the selection on random descriptions and criteria.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::support::{for_seeds, key, ms};
 
 const SEEDS: u64 = 10_000;
 
-/// How often each selection is made: enough that of two servers in the window each is met.
+/// How often each selection is repeated: enough that each of two servers in the window is selected.
 const TRIALS: usize = 60;
 
 const MODES: [ReadPreferenceMode; 5] = [
@@ -27,7 +27,7 @@ const MODES: [ReadPreferenceMode; 5] = [
     ReadPreferenceMode::Nearest,
 ];
 
-/// What the naive filter knows of a server; times in milliseconds.
+/// A server as the filter sees it; times in milliseconds.
 #[derive(Clone, Debug)]
 struct Row {
     host: ServerAddress,
@@ -79,13 +79,13 @@ fn selection_chooses_what_a_naive_filter_does() {
     });
 }
 
-/// Of two random picks the less loaded is taken: whoever is more loaded than all others never is.
+/// The less loaded of two random servers is selected: a server with a higher load than all others never is.
 fn reachable(window: &BTreeSet<ServerAddress>, load: &dyn Fn(&ServerAddress) -> u32) -> BTreeSet<ServerAddress> {
     let beaten = |host: &ServerAddress| window.len() > 1 && window.iter().all(|other| other == host || load(other) < load(host));
     window.iter().filter(|host| !beaten(host)).cloned().collect()
 }
 
-/// A server that suits is said to, unless it was to be avoided; an unknown one is said to be unknown.
+/// The reason of an eligible server says so, unless it is deprioritized; that of an unknown server says unknown.
 fn check_reasons(case: &Case, topology: &TopologyDescription) {
     let suitable = suitable(case);
     for reason in selection::reasons(topology, &case.criteria) {
@@ -108,7 +108,7 @@ fn is_invalid(case: &Case) -> bool {
     (preference.mode == ReadPreferenceMode::Primary && !plain) || too_small
 }
 
-/// Servers that are to be avoided come in only if no other suits.
+/// Deprioritized servers are selected only if no other is eligible.
 fn suitable(case: &Case) -> Vec<&Row> {
     let avoided = |row: &&Row| case.criteria.deprioritized.contains(&row.host);
     let rest: Vec<&Row> = case.rows.iter().filter(|row| !avoided(row)).collect();

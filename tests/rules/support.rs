@@ -1,4 +1,4 @@
-//! What do all models use?
+//! Functions that all models use.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
@@ -7,7 +7,7 @@ use mongolink::{Error, ErrorKind, ServerAddress, Stage};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-/// Runs a test with many seeds, or with the one in `MONGOLINK_SEED`; the seed that fails is printed.
+/// Runs a test with many seeds, or with the one in `MONGOLINK_SEED`; prints the seed that fails.
 pub(crate) fn for_seeds(count: u64, test: impl Fn(&mut SmallRng)) {
     let chosen = std::env::var("MONGOLINK_SEED").ok().and_then(|text| text.parse().ok());
     let seeds = chosen.map_or(0..count, |seed: u64| seed..seed + 1);

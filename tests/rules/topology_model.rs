@@ -1,7 +1,7 @@
-//! Does a topology say, order and remember what fits together?
+//! The model of a topology.
 //!
-//! The model follows orders as a shell would and events as a listener would, and compares both with the description after
-//! every step. What happens to the topology is decided in `topology_random`.
+//! The model follows the actions like the shell and the events like a subscriber, and compares both with the description after
+//! every step. `topology_random` chooses the steps.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,21 +18,21 @@ use mongolink::{ErrorKind, ServerAddress};
 use crate::liveness_model::LivenessModel;
 use crate::liveness_random;
 
-/// A pool, as the orders make it.
+/// A pool, following the actions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct PoolOf {
     generation: u64,
     ready: bool,
 }
 
-/// Somebody who waits for a server.
+/// A waiter for a server.
 struct Waiting {
     id: SelectId,
     criteria: Arc<Criteria>,
     deadline: Option<Deadline>,
 }
 
-/// What one step made the topology say.
+/// The actions and events of one step.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) cleared: Vec<(ServerAddress, bool)>,
@@ -40,15 +40,15 @@ pub(crate) struct Outcome {
     pub(crate) cancelled: Vec<ServerAddress>,
     /// Services that are cleared, and the generation of the connection that failed.
     pub(crate) services: Vec<(ServerAddress, ObjectId, u64)>,
-    /// Servers that are asked for an answer to a liveness probe.
+    /// Servers that are probed.
     pub(crate) asked: Vec<ServerAddress>,
-    /// Servers whose connections are looked at, whether they have received anything.
+    /// Servers whose connections are checked for traffic.
     pub(crate) judged: Vec<ServerAddress>,
-    /// Servers of which no liveness probe is expected any more.
+    /// Servers whose liveness probe ends.
     pub(crate) ended: Vec<ServerAddress>,
     /// Servers whose retired pools are interrupted.
     pub(crate) interrupted: Vec<ServerAddress>,
-    /// Orders, but for those about liveness probes.
+    /// The number of actions, without those about liveness probes.
     pub(crate) actions: usize,
     pub(crate) events: usize,
 }
@@ -66,11 +66,11 @@ pub(crate) struct Scene {
     pub(crate) order: Order,
     monitored: bool,
     pools: BTreeMap<ServerAddress, PoolOf>,
-    /// The generation that each pool of a host ended with.
+    /// The last generation of each host's pool.
     gone: BTreeMap<ServerAddress, u64>,
     monitors: Vec<ServerAddress>,
     published: Option<Arc<TopologyDescription>>,
-    /// The one that was published before.
+    /// The description that was published before.
     outdated: Option<Arc<TopologyDescription>>,
     waiting: Vec<Waiting>,
     pub(crate) probes: LivenessModel,
@@ -128,7 +128,7 @@ impl Scene {
         assert!(self.topology.poll_timeout().is_none_or(|(at, _)| at > self.now), "a timer is due after time was looked at");
     }
 
-    /// A server has given a liveness probe, or could not be asked: it is left alone for a while, unless it has left.
+    /// A server has answered a liveness probe or could not be probed: it is not probed for a while, unless it has left.
     pub(crate) fn rest(&mut self, host: &ServerAddress) {
         if self.topology.description().server(host).is_some() {
             self.probes.rest(host, self.now);
@@ -146,7 +146,7 @@ impl Scene {
         assert!(self.topology.description().servers().is_empty() && self.topology.poll_timeout().is_none());
     }
 
-    /// Takes all that was said, and holds it to the rules.
+    /// Takes actions and events, and checks them.
     pub(crate) fn look(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
         while let Some(event) = self.topology.poll_event() {
@@ -281,8 +281,8 @@ impl Scene {
     }
 
     fn hear(&mut self, event: TopologyEvent) {
-        assert!(!self.closed, "nothing is told after the end");
-        assert_eq!(self.opened, !matches!(event, TopologyEvent::TopologyOpening), "the opening is told first, and once");
+        assert!(!self.closed, "no events after the shutdown");
+        assert_eq!(self.opened, !matches!(event, TopologyEvent::TopologyOpening), "the opening event comes first, and once");
         match event {
             TopologyEvent::TopologyOpening => self.opened = true,
             TopologyEvent::ServerOpening { host, .. } => {
@@ -308,7 +308,7 @@ impl Scene {
         }
     }
 
-    /// One primary, no way back to an older election, and nothing that the events did not tell.
+    /// Checks that there is one primary, that elections never go back, and that the events match the description.
     fn check_description(&mut self) {
         let topology = Arc::clone(self.topology.description());
         let primaries: Vec<_> = topology.servers().iter().filter(|server| server.kind == ServerType::RsPrimary).collect();
@@ -330,8 +330,8 @@ impl Scene {
             assert_eq!((primary.election_id(), primary.set_version()), newest, "the primary is that of the newest election");
         }
         let told = self.told.as_ref().expect("a description");
-        assert_eq!((told.kind(), told.set_name()), (topology.kind(), topology.set_name()), "the type is told");
-        assert!(same_servers(told, &topology), "the servers are told");
+        assert_eq!((told.kind(), told.set_name()), (topology.kind(), topology.set_name()), "the events give the type");
+        assert!(same_servers(told, &topology), "the events give the servers");
         assert!(self.replayed.values().map(|server| &server.host).eq(topology.servers().iter().map(|server| &server.host)));
         for server in topology.servers() {
             let replayed = self.replayed.get(&server.host).expect("a server");
@@ -341,7 +341,7 @@ impl Scene {
         }
     }
 
-    /// One pool and one monitor for each server that is there, in the state that the description asks for.
+    /// Checks that each server has one pool and one monitor, in the state that the description requires.
     fn check_orders(&self) {
         let topology = self.topology.description();
         assert!(self.published.as_ref().is_some_and(|published| Arc::ptr_eq(published, topology)), "the latest is published");
@@ -350,13 +350,13 @@ impl Scene {
         monitors.sort();
         assert!(!self.monitored || monitors.into_iter().eq(self.pools.keys()), "a monitor for each server");
         let may_be_asked = |host: &ServerAddress| self.monitors.contains(host) || (self.monitored && is_busy(host) && !self.closed);
-        assert!(self.probes.hosts().all(may_be_asked), "a server is asked for an answer to a liveness probe of whom nobody wants anything");
+        assert!(self.probes.hosts().all(may_be_asked), "a server is probed without commands in flight");
         for (host, pool) in &self.pools {
             assert_eq!(self.topology.generation(host), Some(pool.generation), "the generation of {host}'s pool");
         }
     }
 
-    /// Nobody waits for what is there, or for longer than he may.
+    /// Checks that no waiter waits for a server that is there, or longer than its limit.
     fn check_waiting(&self) {
         assert_eq!(self.topology.waiting(), self.waiting.len(), "each caller is answered once");
         for waiting in &self.waiting {

@@ -1,8 +1,7 @@
-//! Does a topology keep its rules on any sequence of facts?
+//! Random sequences of facts for a topology, and the actions that each must cause.
 //!
 //! Sets, sharded clusters, single servers and load balancers; replies that contradict each other, stale ones, failed
-//! checks, and errors of connections of any generation. What each fact must bring about is foretold here, where the
-//! specification leaves no choice.
+//! checks, and errors of connections of any generation.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -23,7 +22,7 @@ const SEEDS: u64 = 2_500;
 const STEPS: usize = 80;
 const HOSTS: [&str; 5] = ["a", "b", "c", "d", "e"];
 
-/// What kind of deployment most replies are of.
+/// The kind of deployment that most replies are of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum World {
     Set,
@@ -101,7 +100,7 @@ fn step(scene: &mut Scene, world: World, rng: &mut SmallRng, callers: &mut u64) 
     scene.look();
 }
 
-/// Somebody wants a server; says whether the answer came at once.
+/// A caller selects a server; returns whether the answer came at once.
 fn select(scene: &mut Scene, rng: &mut SmallRng, callers: &mut u64) -> bool {
     *callers += 1;
     let criteria = match rng.random_range(0..4) {
@@ -118,11 +117,11 @@ fn select(scene: &mut Scene, rng: &mut SmallRng, callers: &mut u64) -> bool {
     let hosts = hosts(scene.topology.description());
     let balanced = scene.topology.description().kind() == TopologyType::LoadBalanced;
     let outcome = scene.look();
-    assert_eq!(outcome.checks, if waits && !balanced { hosts } else { Vec::new() }, "who waits has every server checked");
+    assert_eq!(outcome.checks, if waits && !balanced { hosts } else { Vec::new() }, "a waiter has every server checked");
     !waits && outcome.actions == 1
 }
 
-/// Round trips are measured apart from the checks: nothing is told, but the server has been heard.
+/// A round trip is measured apart from the checks: there is no event, but the server has answered.
 fn round_trips(scene: &mut Scene, host: &ServerAddress, rng: &mut SmallRng) {
     scene.look();
     let is_known = scene.topology.description().server(host).is_some_and(|server| server.is_known());
@@ -135,7 +134,7 @@ fn round_trips(scene: &mut Scene, host: &ServerAddress, rng: &mut SmallRng) {
     assert_eq!((outcome.ended.len(), outcome.events), (usize::from(is_known && asked), 0));
 }
 
-/// A reply: if it is older than what is known, nothing follows; else the server is what it says, or is left out.
+/// A hello reply: an outdated one changes nothing; otherwise the server is as the reply says, or is left out.
 fn hello(scene: &mut Scene, host: &ServerAddress, world: World, rng: &mut SmallRng) {
     scene.look();
     let before = Arc::clone(scene.topology.description());
@@ -175,7 +174,7 @@ fn hello(scene: &mut Scene, host: &ServerAddress, world: World, rng: &mut SmallR
     }
 }
 
-/// The accepted primary's list of members is the only one that counts; without a primary everybody's counts.
+/// Checks that only the accepted primary's list of members counts, and every member's without a primary.
 fn check_members(host: &ServerAddress, said: &HelloReply, before: &TopologyDescription, after: &TopologyDescription) {
     if !after.kind().is_replica_set() {
         return;
@@ -203,7 +202,7 @@ fn hosts(topology: &TopologyDescription) -> Vec<ServerAddress> {
     topology.servers().iter().map(|server| server.host.clone()).collect()
 }
 
-/// A failed check: the server is unknown, its pool cleared, and with a time-out interrupted.
+/// A failed check: the server becomes unknown and its pool is cleared; a time-out also interrupts connections in use.
 fn check_failed(scene: &mut Scene, host: &ServerAddress, rng: &mut SmallRng) {
     scene.look();
     let error = match rng.random_range(0..3) {
@@ -232,13 +231,13 @@ fn check_failed(scene: &mut Scene, host: &ServerAddress, rng: &mut SmallRng) {
     assert_eq!(scene.topology.generation(host), generation.map(|generation| generation + 1));
 }
 
-/// What an error of a connection must bring about.
+/// The expected effect of a connection's error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Effect {
     Nothing,
-    /// Unknown, cleared, the running check cancelled.
+    /// The server becomes unknown, its pool is cleared, the running check cancelled.
     Broken,
-    /// Unknown, to be checked, cleared if it ends.
+    /// The server becomes unknown and is checked; its pool is cleared if the server shuts down.
     StateChanged {
         clear: bool,
     },
@@ -303,7 +302,7 @@ fn fault(scene: &mut Scene, host: &ServerAddress, rng: &mut SmallRng) {
     assert_eq!(outcome.cleared, if cleared { vec![(host.clone(), false)] } else { Vec::new() });
     assert_eq!(scene.topology.generation(host), Some(generation + u64::from(cleared)));
     let asked = matches!(effect, Effect::StateChanged { .. }) || waiting;
-    assert_eq!(!outcome.checks.is_empty(), asked, "checks are asked for by a change of state, or by those who wait");
+    assert_eq!(!outcome.checks.is_empty(), asked, "checks are requested after a change of state, and by waiters");
     let server = after.server(host).expect("a server");
     assert_eq!(server.topology_version, shown.topology_version, "the error's version is remembered");
 }
@@ -320,7 +319,7 @@ fn fault_behind_load_balancer(scene: &mut Scene, host: &ServerAddress, rng: &mut
     assert_eq!(outcome.services, Vec::from_iter(expected), "the service's connections are cleared, and no others");
 }
 
-/// After the end nothing is said, but that there is nothing.
+/// After the shutdown the only answers are refusals.
 fn after_the_end(scene: &mut Scene, world: World, rng: &mut SmallRng, callers: &mut u64) {
     let host = key(HOSTS[rng.random_range(0..HOSTS.len())]);
     let reply = some_hello(scene, world, rng);
@@ -369,7 +368,7 @@ fn some_hello(scene: &Scene, world: World, rng: &mut SmallRng) -> HelloReply {
     reply
 }
 
-/// Makes a reply that of a set's member.
+/// Makes a reply that of a replica set's member.
 fn member(reply: &mut HelloReply, rng: &mut SmallRng) {
     reply.set_name = Some(if rng.random_bool(0.03) { "other" } else { "rs" }.to_owned());
     reply.hosts = HOSTS.iter().filter(|_| rng.random_bool(0.8)).map(|host| key(host)).collect();

@@ -1,7 +1,7 @@
-//! Does the pool do what the specification's conversations with one ask for?
+//! Runs the cmap-format suites of connection-monitoring-and-pooling on the pool.
 //!
-//! Runs the cmap-format of connection-monitoring-and-pooling, both styles, on one virtual time (`cmap::world`): operations
-//! go in, thread by thread, and the events and the error that came out are compared with those expected. Every key of a
+//! Both styles run on virtual time (`cmap::world`): the threads take their operations, and events and errors are compared with
+//! those expected. Every key of a
 //! case is checked; unknown ones, and unknown operations, events and errors, are failures.
 
 mod world;

@@ -1,4 +1,4 @@
-//! Do read and write concerns become the documents that the specification says?
+//! Runs read-write-concern: concerns become the specified documents.
 //!
 //! Runs read-write-concern's `document` cases. Every key of a case is checked, an unknown one is a failure.
 

@@ -1,4 +1,4 @@
-//! What does a client of an SRV name find?
+//! The deployments that clients of SRV names connect to.
 //!
 //! The deployments that initial-dns-seedlist-discovery runs its cases against, with TLS: a replica set that calls itself by
 //! other names than the SRV records do, the routers of a sharded cluster, a load balancer. Their ports are those of the

@@ -1,4 +1,4 @@
-//! Do SRV connection strings become the seeds and options that the specification says?
+//! Runs initial-dns-seedlist-discovery: SRV connection strings become seeds and options.
 //!
 //! Runs the case format of initial-dns-seedlist-discovery on the way that the client takes: connection string, look-up from
 //! a DNS server on loopback, rules, TXT options, validation; then a client of the deployment that the case's folder asks

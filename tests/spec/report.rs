@@ -1,4 +1,4 @@
-//! What was executed, and how did it end?
+//! The report of the suites: executed, passed, failed and skipped cases.
 //!
 //! Counts the cases of each suite, prints the failures, and writes `spec-report.json` into the target folder. Which suites
 //! there are is said in `main`.

@@ -1,4 +1,4 @@
-//! Is the average round-trip time the one that the specification says?
+//! Runs the round-trip cases of server-selection.
 //!
 //! Runs server-selection's `rtt` cases. Every key of a case is checked, an unknown one is a failure.
 

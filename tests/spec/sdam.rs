@@ -1,4 +1,4 @@
-//! Does the topology follow the specification's conversations?
+//! Runs server-discovery-and-monitoring on the topology.
 //!
 //! Runs the phases of server-discovery-and-monitoring on the topology's rules: hello replies and application errors go
 //! in, and after each phase the description, the pools' generations or the events are compared. Every key of a case is

@@ -1,4 +1,4 @@
-//! Is the server selected that the specifications say?
+//! Runs the suites of server-selection and max-staleness.
 //!
 //! Runs server-selection (`server_selection`, `in_window`) and max-staleness: suitable servers and latency window are
 //! compared step by step, and the selection as a whole with both. Every key of a case is checked, an unknown one is a

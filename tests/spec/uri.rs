@@ -1,4 +1,4 @@
-//! Do connection strings read as the specifications say?
+//! Runs the connection string and URI option suites.
 //!
 //! Runs the case format of connection-string, uri-options, auth (legacy) and read-write-concern (connection-string). A
 //! case is valid if the string can be read, and has the credential that is expected; it is invalid if it can't be read, or
@@ -70,7 +70,7 @@ fn check(test: &Value) -> Result<(), String> {
     Ok(())
 }
 
-/// Nothing is told about a string that is not valid.
+/// A string that is not valid has no further expectations.
 fn nothing_or_false(key: &str, expected: &Value) -> Result<(), String> {
     if expected.is_null() || (key == "warning" && expected.is_boolean()) {
         return Ok(());
@@ -95,7 +95,7 @@ fn check_invalid(uri: &str) -> Result<(), String> {
     });
     match outcome {
         Ok(read) => Err(format!("is valid: {read:?}")),
-        // Refused as a mechanism that is not supported, whatever else is wrong.
+        // Refused because the mechanism is not supported.
         Err(error) if error.kind() == ErrorKind::Unsupported && error.message().contains("MONGODB-AWS") => Ok(()),
         Err(error) => is_refusal(&error),
     }

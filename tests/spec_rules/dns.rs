@@ -1,4 +1,4 @@
-//! initial-dns-seedlist-discovery: what may records and connection string say?
+//! initial-dns-seedlist-discovery: options in records and in the connection string.
 
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,7 @@ fn options_of_records_need_a_name_of_records() {
 }
 
 #[test]
-fn no_setting_ends_the_looking_at_records() {
+fn no_setting_turns_srv_polling_off() {
     let now = Instant::now();
     let ever = Duration::MAX;
     for (floor, ttl) in [(ever, None), (ever, Some(ever)), (Duration::ZERO, Some(ever)), (Duration::ZERO, None)] {

@@ -1,4 +1,4 @@
-//! mongodb-handshake: what does a fresh connection say?
+//! mongodb-handshake: the first messages of a connection.
 
 use std::sync::Arc;
 
@@ -22,7 +22,7 @@ fn keys(body: &RawDocument) -> Vec<&str> {
 }
 
 #[test]
-fn old_name_is_used_until_the_server_says_otherwise_or_balances_load() {
+fn legacy_hello_is_used_until_hello_ok_or_behind_a_load_balancer() {
     let cases = [((false, false), "isMaster"), ((true, false), "hello"), ((false, true), "hello")];
     for ((hello_ok, load_balanced), name) in cases {
         let (command, _) = first(None, hello_ok, load_balanced);
@@ -33,7 +33,7 @@ fn old_name_is_used_until_the_server_says_otherwise_or_balances_load() {
 }
 
 #[test]
-fn every_first_hello_speaks_of_back_pressure_as_a_text() {
+fn every_first_hello_has_backpressure_as_a_string() {
     for credential in [None, Some(ann(""))] {
         for load_balanced in [false, true] {
             let (command, _) = first(credential.clone(), false, load_balanced);
@@ -54,7 +54,7 @@ fn arguments_of_the_handshake_are_on_the_first_hello_only() {
 }
 
 #[test]
-fn connection_without_a_credential_says_nothing_of_a_login_and_is_ready_after_hello() {
+fn connection_without_a_credential_is_ready_after_hello() {
     let (command, conversation) = first(None, false, false);
     assert!(!keys(&command.body).iter().any(|key| ["saslSupportedMechs", "speculativeAuthenticate"].contains(key)));
     let reply = rawdoc! { "ok": 1, "isWritablePrimary": true, "maxWireVersion": 21 };
@@ -72,7 +72,7 @@ fn unnamed_mechanism_is_asked_for_and_guessed() {
 }
 
 #[test]
-fn odd_list_of_mechanisms_is_no_error_and_leads_to_the_older_scram() {
+fn invalid_mechanism_list_is_no_error_and_selects_scram_sha_1() {
     let (_, conversation) = first(Some(ann("")), false, false);
     let reply = rawdoc! { "ok": 1, "isWritablePrimary": true, "maxWireVersion": 21, "saslSupportedMechs": ["ARBITRARY", "", "x"] };
     let HandshakeStep::Send(command, _) = conversation.handle_reply(&reply).expect("no error") else { panic!("no login") };
@@ -89,7 +89,7 @@ fn both_spellings_of_the_old_name_may_carry_secrets() {
 }
 
 #[test]
-fn load_balancer_without_a_service_is_refused_in_the_words_of_the_specification() {
+fn load_balancer_without_a_service_is_refused_with_the_specified_message() {
     let (_, conversation) = first(None, false, true);
     let reply = rawdoc! { "ok": 1, "isWritablePrimary": true, "msg": "isdbgrid", "maxWireVersion": 21 };
     let error = conversation.handle_reply(&reply).expect_err("refusal");

@@ -1,4 +1,4 @@
-//! Does the code keep the specifications' rules where no test data covers them?
+//! Rules of the specifications that no test data covers.
 //!
 //! Tests of the pure parts on virtual time, one module for each specification. Which rule is shown by which test, here and
 //! elsewhere, is listed in `tests/spec/RULES.md`.

@@ -1,4 +1,4 @@
-//! server-monitoring: when is a server asked, and what follows from its silence?
+//! server-monitoring: the times of checks, and the effect of silence.
 
 use std::time::Instant;
 
@@ -63,7 +63,7 @@ fn hello_of_a_new_connection_is_the_check() {
 }
 
 #[test]
-fn awaited_hello_names_state_and_heartbeat_and_nothing_of_a_login() {
+fn awaited_hello_has_topology_version_and_max_await_time() {
     let (mut monitor, _) = opened(streamable(), config());
     assert_eq!(wishes(&mut monitor), "measure true, answered Some(3ms), send awaited 10s");
     let awaited = monitor_hello(true, Some((version(1, 1), ms(10_000))));
@@ -72,7 +72,7 @@ fn awaited_hello_names_state_and_heartbeat_and_nothing_of_a_login() {
 }
 
 #[test]
-fn heartbeat_is_told_before_each_read_of_a_stream() {
+fn heartbeat_started_event_comes_before_each_read_of_a_stream() {
     let (mut monitor, now) = opened(streamable(), config());
     assert_eq!(told(&mut monitor), "succeeded false", "the next check starts when the outcome of this one was taken");
     wishes(&mut monitor);
@@ -84,7 +84,7 @@ fn heartbeat_is_told_before_each_read_of_a_stream() {
 }
 
 #[test]
-fn silence_of_a_stream_is_borne_for_connect_timeout_and_heartbeat_and_for_ever_without_connect_timeout() {
+fn stream_times_out_after_connect_timeout_plus_heartbeat_and_never_without_connect_timeout() {
     let (mut monitor, now) = opened(streamable(), config());
     wishes(&mut monitor);
     assert_eq!(monitor.poll_timeout(), Some((now + ms(12_000), "connectTimeoutMS + heartbeatFrequencyMS")));
@@ -137,7 +137,7 @@ fn known_server_is_asked_again_at_once_and_an_unknown_one_after_a_heartbeat() {
 }
 
 #[test]
-fn wish_during_a_check_is_ignored() {
+fn request_for_a_check_during_a_check_is_ignored() {
     let (mut monitor, now) = opened(streamable(), config());
     wishes(&mut monitor);
     let due = monitor.poll_timeout();
@@ -146,7 +146,7 @@ fn wish_during_a_check_is_ignored() {
 }
 
 #[test]
-fn end_interrupts_the_reading_of_a_stream() {
+fn stop_interrupts_the_stream() {
     let (mut monitor, now) = opened(streamable(), config());
     wishes(&mut monitor);
     told(&mut monitor);
@@ -177,7 +177,7 @@ fn refused_check_clears_the_pool_and_silence_interrupts_too() {
 }
 
 #[test]
-fn average_is_forgotten_with_the_server() {
+fn average_round_trip_is_reset_when_the_server_becomes_unknown() {
     let mut scene = Scene::settled();
     assert_eq!(scene.server("a").round_trip_time, Some(ms(5)));
     scene.failed("a", closed_by_peer(Stage::Read));
@@ -187,7 +187,7 @@ fn average_is_forgotten_with_the_server() {
 }
 
 #[test]
-fn five_refused_checks_cost_a_caller_two_and_a_half_seconds() {
+fn five_refused_checks_delay_a_caller_by_two_and_a_half_seconds() {
     let began = Instant::now();
     let mut monitor = Monitor::new(config(), began);
     let mut now = began;

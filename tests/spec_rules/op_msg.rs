@@ -1,4 +1,4 @@
-//! OP_MSG: which messages are sent, and which are taken?
+//! OP_MSG: messages that are sent, and messages that are accepted.
 
 use bson::{RawDocument, RawDocumentBuf, rawdoc};
 use mongolink::operation::{DriverFields, check_size};

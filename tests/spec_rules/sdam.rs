@@ -1,4 +1,4 @@
-//! server-discovery-and-monitoring: what follows from replies and errors?
+//! server-discovery-and-monitoring: the effect of replies and errors.
 
 use bson::oid::ObjectId;
 use bson::{RawDocumentBuf, rawdoc};
@@ -50,7 +50,7 @@ fn error_without_version_or_of_another_process_is_fresh() {
 }
 
 #[test]
-fn pool_is_cleared_by_the_codes_of_a_server_that_ends_and_by_no_other() {
+fn only_codes_of_a_shutdown_clear_the_pool() {
     for code in [10058, 10107, 13435, 189, 11602, 13436, 91, 11600] {
         let shapes = [refusal(code), rawdoc! { "ok": 1, "writeConcernError": { "code": code, "errmsg": "refused" } }];
         for reply in shapes {
@@ -131,7 +131,7 @@ fn newer_configuration_wins_before_newer_election_up_to_wire_version_16() {
 }
 
 #[test]
-fn network_error_clears_cancels_and_asks_for_no_check() {
+fn network_error_clears_the_pool_and_cancels_the_check() {
     let mut scene = Scene::settled();
     scene.fault("a", Fault::new(closed_by_peer(Stage::Read), 0));
     assert_eq!(scene.orders(), ["clear a", "cancel a"]);
@@ -143,7 +143,7 @@ fn network_error_clears_cancels_and_asks_for_no_check() {
 }
 
 #[test]
-fn recovering_secondary_is_unknown_and_the_set_keeps_its_primary() {
+fn recovering_secondary_becomes_unknown_and_the_primary_stays() {
     let mut scene = Scene::settled();
     scene.fault("b", Fault::in_reply(&key("b"), &refusal(13436), 0).expect("a change of state"));
     assert_eq!(scene.orders(), ["check b"]);

@@ -1,4 +1,4 @@
-//! server-discovery-and-monitoring-logging-and-monitoring: what is told, and in which order?
+//! server-discovery-and-monitoring-logging-and-monitoring: events and their order.
 
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use crate::support::{Scene, closed_by_peer, member, ms, version};
 
 #[test]
-fn opening_is_the_first_event_and_closing_the_last() {
+fn opening_event_is_first_and_closed_event_is_last() {
     let mut scene = Scene::of_seeds(&["a"]);
     scene.hello("a", member(true));
     scene.topology.handle_shutdown(scene.now);
@@ -25,7 +25,7 @@ fn opening_is_the_first_event_and_closing_the_last() {
 }
 
 #[test]
-fn each_change_begins_where_the_last_one_ended() {
+fn each_change_event_starts_from_the_previous_description() {
     let mut scene = Scene::of_seeds(&["a", "b"]);
     scene.hello("a", member(true));
     scene.hello("b", member(false));
@@ -44,9 +44,9 @@ fn each_change_begins_where_the_last_one_ended() {
     assert_eq!(changes, 6);
 }
 
-/// Whatever happens, a check is told as begun, then as ended, and then the next begins.
+/// Each check has a started event, then an end, before the next begins.
 #[test]
-fn every_start_of_a_heartbeat_has_one_end_before_the_next() {
+fn each_started_heartbeat_ends_before_the_next() {
     for seed in 0..200 {
         let mut random = SmallRng::seed_from_u64(seed);
         let mut now = Instant::now();

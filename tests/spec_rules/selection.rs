@@ -1,4 +1,4 @@
-//! server-selection: which server does an operation go to?
+//! server-selection: the server of an operation.
 
 use std::sync::Arc;
 
@@ -133,7 +133,7 @@ fn routers_are_sent_every_preference_but_the_primary() {
 }
 
 #[test]
-fn incompatible_server_is_an_error_at_once_whoever_is_asked_for() {
+fn incompatible_server_is_an_error_at_once_for_all_criteria() {
     let mut old = server("s", ServerType::RsSecondary);
     let mut hello = HelloReply::default();
     hello.max_wire_version = 3;

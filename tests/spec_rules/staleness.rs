@@ -1,4 +1,4 @@
-//! max-staleness: which limits are taken, and who is within them?
+//! max-staleness: valid limits, and the servers within them.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -102,7 +102,7 @@ fn staleness_is_measured_against_the_newest_secondary_without_a_primary() {
 }
 
 #[test]
-fn router_is_never_stale_and_is_told_the_limit_as_a_whole_number() {
+fn mongos_is_never_stale_and_gets_the_limit_as_an_integer() {
     let day = Instant::now();
     let topology = TopologyDescription::new(TopologyType::Sharded, [written("m", ServerType::Mongos, 0, 0, day)]);
     assert_eq!(admitted(&topology, ReadPreference::nearest(), 1), ["m"]);

@@ -1,4 +1,4 @@
-//! What do the tests of the rules need again and again?
+//! Functions that these tests share.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What does one kind of client cost, at one operation?
+//! Measures one client with one operation.
 //!
 //! `client --kind raw|official|mongolink --op ping|find|insert1k|insert1m|find16m --callers N (--seconds S | --ops N)
 //! --uri URI --port PORT [--tls AUTHORITY] [--events] [--workers N] [--warm-up S]` warms up, measures, and prints one line

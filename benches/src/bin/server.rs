@@ -1,4 +1,4 @@
-//! What answers in the bench?
+//! The fake server of the bench.
 //!
 //! A fake replica set on 127.0.0.1, one port per member, cheap enough never to be what is measured: one thread, replies
 //! that are made beforehand. The first member is the primary, for good. The cluster time advances with every reply, which
@@ -60,7 +60,7 @@ enum Answer {
     Made(Canned),
 }
 
-/// How many bytes of a command are looked at, at the most; the rest of a larger one is read and dropped.
+/// The number of bytes of a command that are parsed; the rest of a larger one is read and dropped.
 const HEAD: usize = 8 * 1024;
 
 /// How many bytes are read at once.
@@ -102,7 +102,7 @@ async fn run(members: usize, tls: Option<TlsAcceptor>, advance: u64) -> Result<(
     while let Some(line) = lines.next_line().await? {
         world.obey(&line);
     }
-    // What still reads or waits has nobody to answer.
+    // Connections that still read or wait have no client any more.
     std::process::exit(0)
 }
 

@@ -239,7 +239,7 @@ async fn localhost_is_never_queried() {
     let resolver = resolver(vec![server.address]);
     for name in ["localhost", "db.localhost"] {
         let answer = resolver.lookup(name, LookupMode::First).await.expect("loopback");
-        assert!(answer.addresses.iter().all(IpAddr::is_loopback) && answer.complete, "{answer:?}");
+        assert!(!answer.addresses.is_empty() && answer.addresses.iter().all(IpAddr::is_loopback) && answer.complete, "{answer:?}");
     }
     assert_eq!(server.asked(), [] as [&str; 0]);
 }

@@ -59,21 +59,6 @@ fn four() -> PoolConfig {
 }
 
 #[test]
-fn clearing_a_service_closes_its_connections_only() {
-    let mut bench = Bench::balanced(four());
-    let leases = [bench.check_out_of(1), bench.check_out_of(2), bench.check_out_of(1), bench.check_out_of(2)];
-    for lease in leases {
-        bench.back(lease);
-    }
-    bench.clear(leases[0], 1);
-    assert_eq!(bench.text(), "close 1 close 3");
-    assert_eq!(bench.cleared(), [Some(service(1))]);
-    let stats = bench.pool.stats();
-    assert!(stats.ready && stats.idle == 2, "{stats:?}");
-    assert_eq!(bench.check_out().1, 4);
-}
-
-#[test]
 fn service_whose_last_connection_is_closed_returns_with_a_newer_generation() {
     let mut bench = Bench::balanced(four());
     let (gone, other) = (bench.check_out_of(1), bench.check_out_of(2));
@@ -85,124 +70,6 @@ fn service_whose_last_connection_is_closed_returns_with_a_newer_generation() {
     bench.text();
     assert_eq!((gone.generation, bench.greeted(1).generation), (0, 1));
     assert_eq!((failed.generation, bench.greeted(3).generation), (0, 1));
-}
-
-#[test]
-fn opening_that_is_given_up_is_named_by_the_lease_of_its_greeting() {
-    let mut bench = Bench::balanced(four());
-    let first = bench.check_out_of(1);
-    bench.clear(first, 1);
-    bench.text();
-    let greeted = bench.greeted(1);
-    assert_eq!(greeted.generation, first.generation + 1);
-    bench.clear(greeted, 1);
-    let interrupted: Vec<_> = bench
-        .actions()
-        .into_iter()
-        .filter_map(|action| if let PoolAction::Interrupt(lease, _) = action { Some(lease) } else { None })
-        .collect();
-    assert_eq!(interrupted, [greeted]);
-}
-
-#[test]
-fn clearing_a_service_neither_pauses_the_pool_nor_empties_the_queue() {
-    let mut bench = Bench::balanced(PoolConfig { max_size: Some(1), ..config() });
-    let lease = bench.check_out_of(1);
-    let waiter = bench.wait();
-    bench.clear(lease, 1);
-    assert_eq!(bench.text(), "");
-    assert!(bench.pool.stats().ready);
-    bench.back(lease);
-    assert_eq!(bench.text(), "close 1 open 2");
-    let next = Lease { id: 2, generation: 0, ..lease };
-    let next = bench.pool.handle_greeted(next, service(1));
-    bench.pool.handle_opened(next, 2, bench.now);
-    assert_eq!(bench.text(), format!("deliver 2 to {}", waiter.0));
-}
-
-#[test]
-fn connection_in_use_continues_and_is_closed_at_checkin() {
-    let mut bench = Bench::balanced(four());
-    let (failed, other, foreign) = (bench.check_out_of(1), bench.check_out_of(1), bench.check_out_of(2));
-    bench.clear(failed, 1);
-    assert_eq!(bench.text(), "", "no connection is interrupted");
-    bench.back(other);
-    bench.back(foreign);
-    bench.pool.handle_checkin(failed, failed.id, Health::Broken, bench.now);
-    assert_eq!(bench.text(), "close 2 close 1");
-    let reasons: Vec<(u64, CloseReason)> = bench
-        .published()
-        .into_iter()
-        .filter_map(|event| {
-            if let PoolEvent::ConnectionClosed { connection_id, reason, .. } = event { Some((connection_id, reason)) } else { None }
-        })
-        .collect();
-    assert_eq!(reasons, [(2, CloseReason::Stale), (1, CloseReason::Error)]);
-    assert_eq!(bench.pool.stats().idle, 1);
-}
-
-#[test]
-fn connections_made_after_the_clearing_are_kept() {
-    let mut bench = Bench::balanced(four());
-    let (old, new) = {
-        let old = bench.check_out_of(1);
-        bench.clear(old, 1);
-        (old, bench.check_out_of(1))
-    };
-    assert!(new.generation > old.generation);
-    bench.back(new);
-    assert_eq!(bench.text(), "");
-    bench.back(old);
-    assert_eq!(bench.text(), "close 1");
-}
-
-#[test]
-fn opening_connection_has_no_generation_before_its_hello() {
-    let mut bench = Bench::balanced(four());
-    let first = bench.check_out_of(1);
-    let waiter = bench.wait();
-    let open = bench.opens()[0];
-    bench.clear(first, 1);
-    assert_eq!(bench.text(), "", "its service is not known yet");
-    let open = bench.pool.handle_greeted(open, service(1));
-    assert!(open.generation > first.generation);
-    bench.pool.handle_opened(open, open.id, bench.now);
-    assert_eq!(bench.text(), format!("deliver 2 to {}", waiter.0));
-}
-
-#[test]
-fn opening_connection_of_a_cleared_service_is_opened_anew() {
-    let mut bench = Bench::balanced(PoolConfig { max_connecting: 1, ..four() });
-    let first = bench.check_out_of(1);
-    let open = bench.greeted(1);
-    bench.clear(first, 1);
-    assert_eq!(bench.text(), "interrupt 2");
-    bench.pool.handle_open_failed(open, &Error::new(ErrorKind::Interrupted, "x"), bench.now);
-    assert_eq!(bench.text(), "", "the waiter is not published");
-    bench.pool.handle_refill(bench.now);
-    assert_eq!(bench.text(), "open 3");
-}
-
-#[test]
-fn error_of_an_older_generation_of_its_service_clears_nothing() {
-    let mut bench = Bench::balanced(four());
-    let (one, two) = (bench.check_out_of(1), bench.check_out_of(1));
-    bench.clear(one, 1);
-    let new = bench.check_out_of(1);
-    bench.back(new);
-    bench.clear(two, 1);
-    assert_eq!(bench.cleared().len(), 1);
-    assert_eq!((bench.text().as_str(), bench.pool.stats().idle), ("", 1));
-}
-
-#[test]
-fn failed_login_clears_its_service_after_it_has_gone() {
-    let mut bench = Bench::balanced(four());
-    let open = bench.greeted(1);
-    bench.pool.handle_open_failed(open, &failure(), bench.now);
-    bench.clear(open, 1);
-    assert_eq!(bench.cleared(), [Some(service(1))]);
-    assert!(bench.pool.stats().ready);
 }
 
 #[test]
@@ -220,15 +87,6 @@ fn lease_that_is_over_neither_joins_a_service_nor_is_pinned() {
     bench.pool.handle_opened(next, next.id, bench.now);
     bench.pool.handle_pinned(over);
     assert_eq!(bench.pool.stats().pinned, 0);
-}
-
-#[test]
-fn closed_pool_clears_no_service() {
-    let mut bench = Bench::balanced(four());
-    let lease = bench.check_out_of(1);
-    bench.pool.handle_close(&closed(), false, bench.now);
-    bench.clear(lease, 1);
-    assert_eq!(bench.cleared(), []);
 }
 
 #[test]

@@ -7,12 +7,9 @@ fn refused() -> Error {
 }
 
 impl Bench {
-    /// Lets an opening fail, and clears the pool as the topology does after a refused login.
-    fn login_fails(&mut self, lease: Lease, clears: bool) {
+    /// Lets an opening fail with a refused login.
+    fn login_fails(&mut self, lease: Lease) {
         self.pool.handle_open_failed(lease, &refused(), self.now);
-        if clears {
-            self.pool.handle_clear(&refused(), false, self.now);
-        }
         self.pool.handle_refill(self.now);
     }
 
@@ -20,31 +17,17 @@ impl Bench {
     fn try_and_fail(&mut self) {
         let waiter = self.wait();
         let [lease] = self.opens()[..] else { panic!("one connection is opened for {waiter:?}") };
-        self.login_fails(lease, false);
+        self.login_fails(lease);
         assert_eq!(self.text(), format!("refuse {} Auth", waiter.0));
     }
 }
 
 #[test]
-fn refused_login_fails_all_waiters_and_all_new_checkouts() {
-    for clears in [false, true] {
-        let mut bench = Bench::ready(PoolConfig { max_connecting: 1, ..config() });
-        let waiters = [bench.wait(), bench.wait(), bench.wait()];
-        let [lease] = bench.opens()[..] else { panic!("one at a time") };
-        bench.login_fails(lease, clears);
-        let mut published = bench.actions().iter().map(describe).collect::<Vec<_>>();
-        published.sort();
-        assert_eq!(published, waiters.map(|waiter| format!("refuse {} Auth", waiter.0)), "clears: {clears}");
-        assert_eq!((bench.refused().kind(), bench.refused().stage()), (ErrorKind::Auth, Some(Stage::Auth)));
-        bench.pool.handle_ready(bench.now);
-        bench.later(LOGIN_PAUSE_MIN - ms(1));
-        let published = bench.refused();
-        assert_eq!((published.kind(), published.message()), (ErrorKind::Auth, "wrong password"));
-        assert_eq!(bench.text(), "", "nothing is opened in the pause");
-        bench.later(ms(1));
-        bench.wait();
-        assert_eq!(bench.opens().len(), 1, "the pause is over");
-    }
+fn callers_are_refused_with_the_error_of_the_login() {
+    let mut bench = Bench::ready(config());
+    bench.try_and_fail();
+    let error = bench.refused();
+    assert_eq!((error.kind(), error.stage(), error.message()), (ErrorKind::Auth, Some(Stage::Auth), "wrong password"));
 }
 
 #[test]
@@ -72,37 +55,12 @@ fn logins_refused_at_the_same_time_count_once() {
     bench.wait();
     bench.wait();
     let [one, other] = bench.opens()[..] else { panic!("two connections") };
-    bench.login_fails(one, false);
-    bench.login_fails(other, false);
+    bench.login_fails(one);
+    bench.login_fails(other);
     bench.text();
     bench.later(LOGIN_PAUSE_MIN);
     bench.wait();
     assert_eq!(bench.opens().len(), 1);
-}
-
-#[test]
-fn pause_does_not_affect_open_connections() {
-    let mut bench = Bench::ready(config());
-    let lease = bench.check_out_new();
-    bench.try_and_fail();
-    assert_eq!(bench.refused().kind(), ErrorKind::Auth);
-    bench.pool.handle_checkin(lease, lease.id, Health::Good, bench.now);
-    assert_eq!(bench.check_out().1, lease.id);
-}
-
-#[test]
-fn pause_holds_for_the_least_size_too() {
-    let mut bench = Bench::ready(PoolConfig { min_size: 1, max_connecting: 1, ..config() });
-    for _ in 0..6 {
-        let [lease] = bench.opens()[..] else { panic!("one for minPoolSize") };
-        bench.login_fails(lease, true);
-        bench.pool.handle_ready(bench.now);
-        let (at, name) = bench.pool.poll_timeout().expect("a timer");
-        assert_eq!((bench.text().as_str(), name), ("", "minPoolSize"));
-        bench.later(at - bench.now - ms(1));
-        assert_eq!(bench.text(), "");
-        bench.later(ms(1));
-    }
 }
 
 #[test]

@@ -652,7 +652,7 @@ fn shutdown_ends_a_probe() {
 }
 
 #[test]
-fn silence_has_every_server_checked_while_somebody_waits() {
+fn silence_has_every_server_checked_while_a_caller_waits() {
     let mut scene = Scene::deposed();
     let nowhere = ReadPreference::secondary().with_tag_sets(vec![vec![("room".to_owned(), "none".to_owned())]]);
     scene.topology.handle_select(SelectId(1), Arc::new(Criteria::read(nowhere)), None, scene.now);
@@ -670,7 +670,7 @@ fn silence_has_every_server_checked_while_somebody_waits() {
 }
 
 #[test]
-fn silence_is_told_as_an_event_and_ends_with_an_answer() {
+fn silence_is_an_event_and_ends_with_an_answer() {
     let mut scene = Scene::deposed();
     while scene.topology.poll_event().is_some() {}
     scene.run(ms(2000));

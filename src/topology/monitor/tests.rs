@@ -66,7 +66,7 @@ fn polled_server_is_checked_every_heartbeat() {
 }
 
 #[test]
-fn wish_for_a_check_waits_for_the_floor() {
+fn requested_check_waits_for_the_minimum_interval() {
     let (mut monitor, now) = opened(plain(), config());
     texts(&mut monitor);
     monitor.handle_check_now(now + ms(100));

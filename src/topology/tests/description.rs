@@ -70,7 +70,7 @@ fn latest_sixteen_that_were_left_out_are_remembered() {
 }
 
 #[test]
-fn server_that_is_left_out_again_is_told_once() {
+fn server_that_is_left_out_again_is_reported_once() {
     let mut scene = Scene::of_set(&["a", "b", "c"]);
     scene.hello("c", standalone());
     scene.hello("b", standalone());

@@ -79,7 +79,7 @@ fn every_code_of_a_state_change_is_known() {
 }
 
 #[test]
-fn write_errors_are_never_looked_at() {
+fn write_errors_are_ignored() {
     let reply = rawdoc! { "ok": 1, "writeErrors": [{ "code": 10107, "errmsg": "not master", "index": 0 }] };
     assert!(Fault::in_reply(&key("a"), &reply, 0).is_none());
 }
@@ -153,7 +153,7 @@ fn connection_that_cannot_be_set_up_makes_the_server_unknown() {
 }
 
 #[test]
-fn server_that_refuses_a_login_is_checked_anew_as_soon_as_somebody_waits_for_it() {
+fn server_that_refuses_a_login_is_checked_for_the_next_caller() {
     let fault = Fault::new(Error::new(ErrorKind::Auth, "no").at(Stage::Auth), 0).during_handshake();
     assert_eq!(orders_after(fault), [NO_PRIMARY, "clear a", "cancel a"]);
 }

@@ -65,7 +65,7 @@ fn srv_hosts_of_a_topology_that_lost_all_are_opened_before_they_are_described() 
 }
 
 #[test]
-fn what_follows_from_the_servers_follows_from_the_srv_hosts_that_stay() {
+fn derived_values_follow_the_remaining_srv_hosts() {
     let mut scene = routers(&["a", "b"], 0, 1);
     scene.hello("a", HelloReply { is_mongos: true, max_wire_version: 7, ..HelloReply::default() });
     assert!(!scene.topology.description().is_compatible());
@@ -74,7 +74,7 @@ fn what_follows_from_the_servers_follows_from_the_srv_hosts_that_stay() {
 }
 
 #[test]
-fn srv_hosts_are_checked_for_those_who_wait() {
+fn srv_hosts_are_checked_for_waiting_callers() {
     let mut config = TopologyConfig::new(keys(&["a", "b"]));
     config.srv = true;
     let mut scene = Scene::new(config);
@@ -112,7 +112,7 @@ fn srv_max_hosts_with_room_for_all_takes_all() {
 }
 
 #[test]
-fn full_srv_max_hosts_takes_nobody() {
+fn full_srv_max_hosts_adds_no_host() {
     let mut scene = routers(&["a", "b"], 2, 1);
     scene.topology.handle_srv_hosts(keys(&["a", "b", "c"]), scene.now);
     assert_eq!((hosts(&scene), scene.orders()), (vec!["a".to_owned(), "b".to_owned()], vec![]));

@@ -62,7 +62,7 @@ fn cancelled_caller_is_forgotten() {
 }
 
 #[test]
-fn every_server_is_checked_after_every_change_while_somebody_waits() {
+fn every_server_is_checked_after_every_change_while_a_caller_waits() {
     let mut scene = Scene::settled();
     scene.failed("a", refused());
     scene.select(1, None);
@@ -97,7 +97,7 @@ fn deadline_is_exact() {
 }
 
 #[test]
-fn refusal_says_who_why_and_how_long() {
+fn refusal_names_servers_reasons_and_time() {
     let mut scene = Scene::settled();
     scene.failed("a", refused());
     let deadline = after(&scene, 100);
@@ -168,7 +168,7 @@ fn names_that_lead_somewhere_get_no_hint() {
 }
 
 #[test]
-fn wrong_set_name_is_told_by_the_refusal() {
+fn refusal_names_the_wrong_set_name() {
     let mut scene = Scene::of_set(&["a"]);
     scene.hello("a", HelloReply { set_name: Some("other".into()), ..primary(&["a"]) });
     scene.drain();

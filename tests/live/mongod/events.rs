@@ -1,4 +1,4 @@
-//! What a client tells of its work, and in which order.
+//! The events of a client, and their order.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -7,7 +7,7 @@ use mongolink::{CloseReason, CommandEvent, Event, MonitorEvent, PoolEvent, Serve
 
 use crate::support::{MEMBERS, ReplicaSet, Security, ping, with_set};
 
-/// Runs a client's whole life, and returns what it told.
+/// Runs a client from start to shutdown, and returns its events.
 async fn life(set: &ReplicaSet) -> (ServerAddress, Vec<Event>) {
     let client = set.root();
     let mut events = client.events();
@@ -24,7 +24,7 @@ async fn life(set: &ReplicaSet) -> (ServerAddress, Vec<Event>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn events_tell_a_clients_life_in_order() {
+async fn events_of_a_client_come_in_order() {
     with_set(Security::Open, async |set| {
         let (primary, told) = life(set).await;
         topology_opens_first_and_closes_last(&told);

@@ -1,4 +1,4 @@
-//! The primary goes away in every way there is, while fifty tasks go on calling.
+//! Failovers of every kind while fifty tasks send commands.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! Who gets in, who does not, and what is said then.
+//! Logins that succeed, logins that fail, and their errors.
 
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ async fn create_users(set: &ReplicaSet, users: &[User]) {
     root.shutdown().await;
 }
 
-/// Logs in, asks the server as whom, and logs out.
+/// Logs in, asks the server for the user, and logs out.
 async fn log_in(builder: ClientBuilder) -> Option<String> {
     let client = builder.build().expect("a client");
     let user = who_am_i(&client).await;
@@ -133,7 +133,7 @@ async fn wrong_credentials_are_refused_at_once_and_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_are_told_what_they_may_not_do() {
+async fn unauthorized_command_error_names_the_missing_right() {
     with_set(Security::Users, async |set| {
         let client = set.builder().build().expect("a client");
         let find = doc! { "find": "things" };

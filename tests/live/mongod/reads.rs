@@ -1,4 +1,4 @@
-//! Which member answers.
+//! Reads from the members of a set.
 
 use mongolink::bson::{Document, doc};
 use mongolink::{Client, ErrorKind, ReadPreference, ServerAddress, ServerType, TopologyType};

@@ -1,4 +1,4 @@
-//! What is safe to repeat, and what is left on mongod.
+//! Which commands are safe to repeat, and which sessions and cursors are left on mongod.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a login leaves in logs, events and texts: nothing that helps anybody to log in.
+//! Logins leave no secrets in logs, events and error texts.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};

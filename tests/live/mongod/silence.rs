@@ -1,4 +1,4 @@
-//! The primary is frozen or killed under load: how long does a command wait past the moment when the set has a new one?
+//! The primary is frozen or killed under load: commands end soon after the set has a new primary.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,7 +43,7 @@ async fn new_primary(set: &ReplicaSet, old: &ServerAddress) -> Instant {
     first.expect("two watchers").expect("no panic")
 }
 
-/// Inserts at a steady pace until told to stop, each insert in a task of its own and once.
+/// Inserts at a steady pace until stopped, each insert once and in a task of its own.
 async fn insert_steadily(client: Client, stop: Arc<AtomicBool>) -> Vec<Attempt> {
     let mut inserts = JoinSet::new();
     let mut ticks = tokio::time::interval(PACE);
@@ -80,7 +80,7 @@ async fn strike(set: &mut ReplicaSet, blow: impl FnOnce(&mut ReplicaSet, &Server
     (attempts, old, elected)
 }
 
-/// Says how long the new primary let the client wait, and checks that nobody waited for the old one.
+/// Prints how long the client waited for the new primary, and checks that no call waited for the old one.
 fn judge(attempts: &[Attempt], old: &ServerAddress, elected: Instant) {
     let past = |attempt: &Attempt| attempt.ended.saturating_duration_since(attempt.began.max(elected));
     let longest = attempts.iter().map(past).max().expect("attempts");

@@ -97,7 +97,7 @@ async fn cursor_dropped_early_is_closed_on_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_command_is_an_error_that_says_who_refused_what() {
+async fn unknown_command_error_names_server_and_command() {
     with_client(async |client, server| {
         let error = client.database("live").run_command(doc! { "brewCoffee": 1 }).timeout(CALL).await.expect_err("refused");
         assert_eq!((error.kind(), error.stage(), error.code()), (ErrorKind::Command, Some(Stage::Server), Some(59)));

@@ -1,4 +1,4 @@
-//! Who vouches for the test's servers and clients?
+//! Certificates for the servers and clients of a test.
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DistinguishedName, DnType, IsCa, KeyPair, KeyUsagePurpose, date_time_ymd,

@@ -1,4 +1,4 @@
-//! Where do a test's files lie?
+//! The temporary folder of a test.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;

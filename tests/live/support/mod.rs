@@ -1,4 +1,4 @@
-//! What do all live tests share?
+//! Functions that all live tests share.
 
 mod authority;
 mod folder;
@@ -82,7 +82,7 @@ pub(crate) async fn ping(client: &Client) -> Result<Document, Error> {
     client.database("admin").run_command(doc! { "ping": 1 }).timeout(CALL).await
 }
 
-/// Asks the server as whom it knows us.
+/// Asks the server for the user that is logged in.
 pub(crate) async fn who_am_i(client: &Client) -> Option<String> {
     let reply = client.database("admin").run_command(doc! { "connectionStatus": 1 }).timeout(CALL).await.expect("a status");
     let users = reply.get_document("authInfo").and_then(|info| info.get_array("authenticatedUsers")).expect("a list of users");

@@ -1,4 +1,4 @@
-//! How does a test come by a replica set?
+//! A replica set of real servers.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -18,7 +18,7 @@ pub(crate) const MEMBERS: usize = 3;
 /// Three servers are as much as a small machine carries at a time.
 static TURN: Mutex<()> = Mutex::const_new(());
 
-/// Says who may talk to a set, and how.
+/// The users and TLS settings of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Security {
     /// Everybody, in clear.

@@ -1,4 +1,4 @@
-//! How is a real server started, hurt and ended?
+//! A real server's process: start, faults and end.
 
 use std::fs::{self, File};
 use std::net::{SocketAddr, TcpListener};
@@ -14,7 +14,7 @@ use super::{Folder, eventually};
 /// How long a server may take to start or to end.
 const START: Duration = Duration::from_secs(60);
 
-/// How often another port is tried, should somebody take ours between our looking and the server's start.
+/// How often another port is tried, if another process takes the port before the server starts.
 const TRIES: usize = 3;
 
 /// A server's process with its data, both gone when dropped.
@@ -77,7 +77,7 @@ impl Server {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
-    /// Ends it at once, without a word to anybody.
+    /// Kills it.
     pub(crate) fn kill(&mut self) {
         self.child.kill().expect("killed");
         self.child.wait().expect("ended");

@@ -1,4 +1,4 @@
-//! Callers who go away, at every point where they wait.
+//! Calls that are cancelled at every point where they wait.
 
 use std::pin::Pin;
 use std::task::Poll;
@@ -151,7 +151,7 @@ async fn every_public_future_is_cancel_safe() {
         let guest = guest(&sandbox);
         soon("a connection", guest.client.warm_up()).await.expect("a connection");
         everywhere(what, async |polls: usize, cut: Cut| given_up(&guest, &host, what, call, polls, cut).await).await;
-        // Cursors of replies that nobody has waited for, and those that were dropped, are killed in the background.
+        // Cursors of late replies and dropped cursors are killed in the background.
         until("no cursor is left", || sandbox.cursors(0) == 0).await;
         at_rest(&guest.client).await;
         assert!(totals(&guest.client).total() <= POOL_SIZE, "{what}");

@@ -14,7 +14,7 @@ use crate::peers::{self, Heard, Turn};
 /// The limits of a client whose login is not answered.
 const LIMITS: Limits = Limits { connect: 500, select: 10_000 };
 
-/// Answers hello, and whatever the login says like this.
+/// Answers hello, and every command of the login with this reply.
 fn in_auth(turn: impl Fn(&Heard) -> Turn + Send + Sync + 'static) -> impl Fn(&Heard) -> Turn + Send + Sync + 'static {
     move |heard| {
         if heard.is_hello() {
@@ -47,7 +47,7 @@ async fn connection_closed_in_the_login_is_an_error_of_auth() {
     guest.end().await;
 }
 
-/// Logs in to a server that knows one user only, and returns what a command and a probe are told.
+/// Logs in to a server with one user, and returns the errors of a command and a probe.
 async fn refused_login(user: &str, password: &str, words: &str) -> [Error; 2] {
     let sandbox = Sandbox::builder().standalone().user("ann", "pencil").start().await.expect("sandbox");
     let address = sandbox.addresses()[0];
@@ -73,7 +73,7 @@ async fn wrong_password_names_step_user_source_and_mechanism() {
 
 #[tokio::test]
 async fn unknown_user_names_step_user_source_and_mechanism() {
-    // Nobody says which mechanisms a user has who is unknown.
+    // The mechanisms of an unknown user are not known.
     refused_login("nobody", "wr0ng-pw", "saslStart of user \"nobody\" on \"admin\" with SCRAM-SHA-1 was refused").await;
 }
 
@@ -140,7 +140,7 @@ fn logins_admitted(elapsed: Duration) -> usize {
 }
 
 #[tokio::test]
-async fn refused_login_is_told_at_once_and_not_tried_again_for_a_while() {
+async fn refused_login_fails_at_once_and_is_not_repeated_for_a_while() {
     let logins = Arc::<AtomicUsize>::default();
     let counted = Arc::clone(&logins);
     let peer = peers::scripted(move |heard| {
@@ -166,7 +166,7 @@ async fn refused_login_is_told_at_once_and_not_tried_again_for_a_while() {
 }
 
 #[tokio::test]
-async fn caller_after_a_refused_login_is_told_of_the_login_and_not_of_a_time_out() {
+async fn error_after_a_refused_login_names_the_login_and_no_time_out() {
     let sandbox = Sandbox::builder().members(1).user("ann", "pencil").start().await.expect("sandbox");
     let limits = Limits { connect: 10_000, select: 5_000 };
     // A monitor that streams would tell of the server again after this time.

@@ -1,4 +1,4 @@
-//! Pools that have no connection left to lend.
+//! Pools without a free connection.
 
 use std::time::Duration;
 

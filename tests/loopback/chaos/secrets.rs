@@ -1,4 +1,4 @@
-//! Secrets that nobody is to see, in logs, events and texts.
+//! Secrets never appear in logs, events and error texts.
 
 use std::fmt::Write as _;
 use std::io;

@@ -1,4 +1,4 @@
-//! Servers that refuse, keep silent, close, or say what is no reply.
+//! Servers that refuse, stay silent, close, or send invalid replies.
 
 use std::io;
 use std::time::Duration;

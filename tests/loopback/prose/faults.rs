@@ -1,4 +1,4 @@
-//! server-discovery-and-monitoring: what an application's errors do to what is known.
+//! server-discovery-and-monitoring: how errors of commands change the topology.
 //!
 //! The servers are polled, once a minute: what is known again before that, was asked for.
 
@@ -47,7 +47,7 @@ async fn network_error_of_a_write_makes_the_primary_unknown_and_asks_for_no_chec
         let server = topology.server(error.host().expect("host")).expect("server").clone();
         assert_eq!(server.kind, ServerType::Unknown);
         assert!(server.error.as_ref().is_some_and(|known| known.kind() == ErrorKind::Closed), "{server}");
-        // Longer than a check that somebody wishes for has to wait.
+        // Longer than a requested check has to wait.
         tokio::time::sleep(Duration::from_millis(800)).await;
         let told = told_so_far(&mut events).await;
         assert!(told.iter().any(|event| matches!(pool(event), Some(PoolEvent::PoolCleared { .. }))), "{told:?}");
@@ -79,7 +79,7 @@ async fn not_writable_primary_makes_it_unknown_until_it_is_checked() {
 
 /// "NodeIsRecovering" on a read that secondaries may have.
 #[tokio::test]
-async fn recovering_secondary_is_unknown_and_the_set_keeps_its_primary() {
+async fn recovering_secondary_becomes_unknown_and_the_primary_stays() {
     in_time(async {
         let (sandbox, client, mut events) = scene().await;
         let primary = sandbox.primary().expect("primary");

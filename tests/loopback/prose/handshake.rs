@@ -159,7 +159,7 @@ async fn monitors_new_connection_has_the_appended_metadata() {
 
 /// Client metadata update, 9.
 #[tokio::test]
-async fn every_handshake_says_which_back_pressure_is_understood() {
+async fn every_handshake_has_the_backpressure_field() {
     in_time(async {
         let greetings = Greetings::default();
         let peer = greetings.peer(standalone_hello()).await;
@@ -173,7 +173,7 @@ async fn every_handshake_says_which_back_pressure_is_understood() {
     .await;
 }
 
-/// Test 2: a server may offer what nobody knows.
+/// Test 2: a server may offer unknown mechanisms.
 #[tokio::test]
 async fn arbitrary_mechanism_of_a_server_is_no_error() {
     in_time(async {
@@ -192,7 +192,7 @@ async fn arbitrary_mechanism_of_a_server_is_no_error() {
 /// Test 1: the nine environments, each in a process of its own.
 #[cfg(feature = "cli")]
 #[tokio::test]
-async fn environment_is_told_and_never_in_the_way() {
+async fn hello_succeeds_in_every_environment() {
     let long = "a".repeat(512);
     let lambda = ("AWS_EXECUTION_ENV", "AWS_Lambda_java8");
     let (region, memory) = (("AWS_REGION", "us-east-2"), ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "1024"));

@@ -61,7 +61,7 @@ async fn round_trip_time_follows_a_slow_hello() {
     .await;
 }
 
-/// "Heartbeat Tests": the start is told before there is a socket.
+/// "Heartbeat Tests": the started event comes before there is a socket.
 #[tokio::test]
 async fn heartbeat_starts_before_its_socket_and_fails_after_it() {
     type Log = Arc<Mutex<Vec<&'static str>>>;
@@ -102,7 +102,7 @@ async fn heartbeat_starts_before_its_socket_and_fails_after_it() {
     .await;
 }
 
-/// SDAM events: what a reply leads to is told before the next check begins.
+/// SDAM events: the events of a reply come before the next check begins.
 #[tokio::test]
 async fn next_heartbeat_starts_after_the_descriptions_of_the_last() {
     in_time(async {
@@ -139,12 +139,13 @@ async fn client_of_servers_that_are_not_there_can_be_made() {
         let uri = format!("mongodb://{},{}/?serverSelectionTimeoutMS=300", first.address(), second.address());
         let client = Client::new(uri).expect("no error, and nothing is tried yet");
         assert_eq!(ping(&client).await.expect_err("nobody listens").kind(), ErrorKind::ServerSelection);
-        assert!(client.topology().servers().iter().all(|server| server.kind == ServerType::Unknown));
+        let kinds: Vec<ServerType> = client.topology().servers().iter().map(|server| server.kind).collect();
+        assert_eq!(kinds, [ServerType::Unknown; 2]);
     })
     .await;
 }
 
-/// "Topology discovery" and "Existing behavior": unless told otherwise, a seed leads to its set.
+/// "Topology discovery" and "Existing behavior": by default, a seed leads to its set.
 #[tokio::test]
 async fn seed_that_is_a_secondary_leads_to_the_primary() {
     in_time(async {
@@ -208,7 +209,7 @@ async fn connections_turned_away_after_tls_fail_their_callers_and_clear_no_pool(
     assert_borne(&peer, &format!("&tls=true&tlsCAFile={}", authority.file().display())).await;
 }
 
-/// Makes a server that greets the monitor, which comes first, and nobody after it.
+/// Makes a server that answers hello on the first connection only, the monitor's.
 fn overloaded() -> impl Fn(&Heard) -> Turn + Send + Sync + 'static {
     let greeted = Arc::new(Mutex::new(0));
     move |heard: &Heard| {

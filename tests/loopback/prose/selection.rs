@@ -15,7 +15,7 @@ use crate::support::{in_time, ping, until};
 
 /// "Application-Provided Server Selector".
 #[tokio::test]
-async fn selector_of_the_highest_port_gets_every_read() {
+async fn selector_chooses_the_server_of_every_read() {
     in_time(async {
         let sandbox = Sandbox::builder().members(3).start().await.expect("sandbox");
         let client = Client::builder(sandbox.uri())
@@ -108,10 +108,10 @@ async fn busy_mongos_gets_fewer_operations() {
     .await;
 }
 
-/// "Multi-threaded or asynchronous server selection": whoever waits for a server looks again when the topology changes, and
-/// not when somebody else's operation ends.
+/// "Multi-threaded or asynchronous server selection": a waiter selects again when the topology changes, and
+/// not when another operation ends.
 #[tokio::test]
-async fn operations_that_end_wake_nobody_who_waits_for_a_server() {
+async fn ended_operations_wake_no_waiter_for_a_server() {
     in_time(async {
         let sandbox = Sandbox::builder().members(3).start().await.expect("sandbox");
         let (looks, taken) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
@@ -151,7 +151,7 @@ async fn operations_that_end_wake_nobody_who_waits_for_a_server() {
 
 /// "Passing read preference to mongos and load balancers", and max-staleness, "maxStalenessSeconds to mongos".
 #[tokio::test]
-async fn mongos_is_told_every_read_preference_but_primary() {
+async fn mongos_gets_every_read_preference_but_primary() {
     in_time(async {
         let mongos = Sandbox::builder().mongos().start().await.expect("sandbox");
         let client = Client::new(mongos.uri()).expect("client");
@@ -223,7 +223,7 @@ async fn limit_of_staleness_is_judged_at_selection() {
 
 /// max-staleness, "Parse lastWriteDate response".
 #[tokio::test]
-async fn date_of_the_last_write_is_known_and_advances() {
+async fn last_write_date_is_known_and_advances() {
     in_time(async {
         let sandbox = Sandbox::builder().members(1).start().await.expect("sandbox");
         let client = Arc::new(Client::new(format!("{}&heartbeatFrequencyMS=500", sandbox.uri())).expect("client"));

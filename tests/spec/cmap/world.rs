@@ -1,4 +1,4 @@
-//! What happens around one pool, on virtual time?
+//! The world around one pool, on virtual time: threads, connections, and the topology's reactions.
 //!
 //! The shipped parts, joined without sockets: the pool opens its connections by the handshake's conversation, as bytes of
 //! `wire`, with a sandbox server whose fail points decide how that goes, and what fails is judged by the topology, which
@@ -54,9 +54,9 @@ pub(super) struct World {
     threads: BTreeMap<String, Thread>,
     /// By label.
     lent: BTreeMap<String, (Lease, u64)>,
-    /// Without label: nobody gives them back.
+    /// Connections without a label: they are never returned.
     kept: Vec<(Lease, u64)>,
-    /// Interrupted while they were lent.
+    /// Interrupted while they were in use.
     taken: Vec<u64>,
     events: Vec<Value>,
 }
@@ -244,7 +244,7 @@ impl World {
         (self.background || !for_nobody).then_some(due)
     }
 
-    /// Carries wishes out and lets threads run until nothing more happens.
+    /// Applies actions and runs threads until nothing more happens.
     fn settle(&mut self) -> Result<(), String> {
         loop {
             self.take_events();
@@ -278,7 +278,7 @@ impl World {
                 match self.pool.handle_checkout(deadline, now) {
                     Checkout::CheckedOut { lease, connection, liveness_check } => {
                         if liveness_check.is_some() {
-                            // Every connection of this world is alive when it is looked at.
+                            // Every liveness check of this world succeeds.
                             self.pool.handle_alive(lease, now, now);
                         }
                         self.keep(label, lease, connection);

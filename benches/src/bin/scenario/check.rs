@@ -1,4 +1,4 @@
-//! Does the fake server answer what its clients need, and is a real one ready?
+//! Checks that the fake server answers its clients, and that a real one is ready.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What happens when a server stands still, a dial meets silence, or a caller gives up?
+//! Measures faults: a frozen server, silent dials, cancelled callers.
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};

@@ -1,4 +1,4 @@
-//! What can't be told by a rate of operations?
+//! The scenarios: measurements other than a rate of operations.
 //!
 //! `scenario NAME [--kind KIND] [--quick] [--papers FOLDER] [--port PORT]` plays one of [`NAMES`] with servers of its own,
 //! and prints one line of JSON for each row that comes of it: its name, the kind of client, and figures with their units

@@ -1,4 +1,4 @@
-//! What do check-out, selection and a long queue cost by themselves?
+//! Measures check-out, selection and a long queue by themselves.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

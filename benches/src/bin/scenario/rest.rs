@@ -1,4 +1,4 @@
-//! What does a client cost that is not asked anything?
+//! Measures idle clients.
 
 use std::path::Path;
 use std::time::Duration;
@@ -73,7 +73,7 @@ async fn bytes_of_raw(mock: &Mock) -> f64 {
     (heap().live - live) as f64 / CONNECTIONS as f64
 }
 
-/// A client of a set of three that nobody asks anything: how often its process wakes up. `raw` is a process without one.
+/// An idle client of a set of three: how often its process wakes up. `raw` is a process without one.
 pub async fn idle(setting: &Setting) -> Value {
     let watched = Duration::from_secs(setting.pick(15, 60));
     let mock = Mock::start(3, None);

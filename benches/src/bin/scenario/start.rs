@@ -1,4 +1,4 @@
-//! What does it cost to begin, and to have begun nothing?
+//! Measures the start of clients, and clients that were not used.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
