@@ -116,7 +116,7 @@ impl ThreadCaches {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, feature = "sandbox"))]
     pub(super) fn count(&self) -> usize {
         self.shards.each().count()
     }
