@@ -50,8 +50,8 @@ pub(super) struct AttemptScope<'a> {
 enum AttemptStep {
     /// Nothing is done yet.
     Start,
-    /// A server or a connection is waited for.
-    QueuedCheckout(CheckoutFuture<SelectedServer>),
+    /// The attempt waits for a server or a connection.
+    Waiting(CheckoutFuture<SelectedServer>),
     /// The command is being sent, or the reply awaited.
     Exchanging(CheckedOutConn, Exchange),
     /// The attempt is over. A connection that is kept is here.
@@ -66,7 +66,7 @@ impl Attempt {
 
     /// Creates an attempt on a connection that its caller keeps. [`take_conn`](Self::take_conn) returns it.
     pub(super) fn on(conn: CheckedOutConn, deadline: Option<Deadline>) -> Self {
-        Self { step: AttemptStep::QueuedCheckout(CheckoutFuture::Boxed(Box::pin(ready(Ok(conn))))), deadline, keeps_conn: true }
+        Self { step: AttemptStep::Waiting(CheckoutFuture::Boxed(Box::pin(ready(Ok(conn))))), deadline, keeps_conn: true }
     }
 
     /// Creates a further attempt of an operation with a deadline.
@@ -91,7 +91,7 @@ impl Attempt {
     pub(super) fn take_conn(&mut self) -> Option<CheckedOutConn> {
         match &mut self.step {
             AttemptStep::Over(conn) => conn.take(),
-            AttemptStep::Start | AttemptStep::QueuedCheckout(..) | AttemptStep::Exchanging(..) => None,
+            AttemptStep::Start | AttemptStep::Waiting(..) | AttemptStep::Exchanging(..) => None,
         }
     }
 
@@ -100,7 +100,7 @@ impl Attempt {
         loop {
             let next = match &mut self.step {
                 AttemptStep::Start => self.start(scope),
-                AttemptStep::QueuedCheckout(checkout) => match task::ready!(Pin::new(checkout).poll(context)) {
+                AttemptStep::Waiting(checkout) => match task::ready!(Pin::new(checkout).poll(context)) {
                     Ok(conn) => self.send(scope, conn),
                     Err(error) => Err(error),
                 },
@@ -147,7 +147,7 @@ impl Attempt {
                 };
                 let name = scope.command.name().to_owned();
                 let later = select_and_check_out(Arc::clone(core), name, Arc::clone(criteria), self.deadline, origin);
-                self.step = AttemptStep::QueuedCheckout(CheckoutFuture::Boxed(Box::pin(later)));
+                self.step = AttemptStep::Waiting(CheckoutFuture::Boxed(Box::pin(later)));
                 return Ok(());
             }
             Err(error) => Err(error),
@@ -160,7 +160,7 @@ impl Attempt {
         match check_out(core.limits(), selected, self.deadline, now) {
             Ok(conn) => self.send(scope, conn),
             Err(later) => {
-                self.step = AttemptStep::QueuedCheckout(later);
+                self.step = AttemptStep::Waiting(later);
                 Ok(())
             }
         }

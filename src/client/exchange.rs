@@ -354,7 +354,7 @@ mod tests {
                     }
                 });
                 let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-                // Goes from the command to the written message, as far as the socket takes it.
+                // Encodes the command and writes as much of it as the socket accepts.
                 assert!(matches!(std::pin::Pin::new(&mut insert).poll(&mut context), Poll::Pending));
                 ends.store(true, Ordering::SeqCst);
             });

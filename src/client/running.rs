@@ -60,7 +60,7 @@ enum ClientState {
     /// closing, new calls are refused, and the start leads to `Closing`.
     Starting { done: watch::Receiver<Started>, tasks: Arc<Tasks>, is_closing: bool },
     /// In use.
-    CommandFuture(Arc<TopologyDriver>),
+    Running(Arc<TopologyDriver>),
     /// Shutting down: calls under way and open cursors go on, new calls are refused.
     Closing(Arc<TopologyDriver>),
     /// Shut down for good; what is left of it may still be ending.
@@ -131,12 +131,12 @@ impl ClientCore {
         operation: &str,
         criteria: &Arc<Criteria>,
         deadline: Option<Deadline>,
-        entry: CallOrigin,
+        origin: CallOrigin,
     ) -> Result<SelectedServer> {
         if tokio::runtime::Handle::try_current().is_err() {
             return Err(no_runtime());
         }
-        let started = within(deadline, Stage::Selection, self.driver_for(entry)).await;
+        let started = within(deadline, Stage::Selection, self.driver_for(origin)).await;
         let driver = started.map_err(|error| match &self.config.options.srv {
             // Starting waits for nothing else as long.
             Some(name) if error.kind() == ErrorKind::Timeout && error.stage() == Some(Stage::Selection) => {
@@ -161,25 +161,25 @@ impl ClientCore {
         self.driver_for(CallOrigin::New).await
     }
 
-    async fn driver_for(self: &Arc<Self>, entry: CallOrigin) -> Result<Arc<TopologyDriver>> {
+    async fn driver_for(self: &Arc<Self>, origin: CallOrigin) -> Result<Arc<TopologyDriver>> {
         let _waits = self.wait();
         let (mut done, lost) = {
             let mut state = self.state_mut();
             match &*state {
                 ClientState::Ended(_) => return Err(shut_down()),
-                ClientState::Closing(driver) if entry == CallOrigin::Continued => return Ok(Arc::clone(driver)),
+                ClientState::Closing(driver) if origin == CallOrigin::Continued => return Ok(Arc::clone(driver)),
                 ClientState::Closing(_) => return Err(shutting_down()),
-                ClientState::Starting { is_closing: true, .. } if entry == CallOrigin::New => return Err(shutting_down()),
-                ClientState::CommandFuture(driver) if driver.tasks().is_alive() => return Ok(Arc::clone(driver)),
+                ClientState::Starting { is_closing: true, .. } if origin == CallOrigin::New => return Err(shutting_down()),
+                ClientState::Running(driver) if driver.tasks().is_alive() => return Ok(Arc::clone(driver)),
                 ClientState::Starting { done, tasks, .. } if tasks.is_alive() => (done.clone(), None),
-                ClientState::CommandFuture(_) | ClientState::Starting { .. } | ClientState::Resting => {
+                ClientState::Running(_) | ClientState::Starting { .. } | ClientState::Resting => {
                     let (tasks, done) = self.begin()?;
                     let before = std::mem::replace(&mut *state, ClientState::Starting { done: done.clone(), tasks, is_closing: false });
                     (done, Some(before))
                 }
             }
         };
-        if let Some(ClientState::CommandFuture(lost)) = lost {
+        if let Some(ClientState::Running(lost)) = lost {
             // Its sockets belong to a runtime that has ended.
             self.sessions.thread_caches.clear();
             lost.abandon();
@@ -243,11 +243,11 @@ impl ClientCore {
         {
             let mut state = self.state_mut();
             match &mut *state {
-                ClientState::CommandFuture(driver) | ClientState::Closing(driver) if driver.tasks().is_alive() => {
+                ClientState::Running(driver) | ClientState::Closing(driver) if driver.tasks().is_alive() => {
                     *state = ClientState::Closing(Arc::clone(driver));
                 }
                 ClientState::Starting { tasks, is_closing, .. } if tasks.is_alive() => *is_closing = true,
-                ClientState::CommandFuture(_)
+                ClientState::Running(_)
                 | ClientState::Closing(_)
                 | ClientState::Resting
                 | ClientState::Starting { .. }
@@ -282,7 +282,7 @@ impl ClientCore {
                 tasks.abort();
                 None
             }
-            ClientState::CommandFuture(driver) | ClientState::Closing(driver) => Some(Arc::clone(driver)),
+            ClientState::Running(driver) | ClientState::Closing(driver) => Some(Arc::clone(driver)),
             ClientState::Ended(driver) => driver.clone(),
         };
         *state = ClientState::Ended(driver.clone());
@@ -301,7 +301,7 @@ impl ClientCore {
     /// Returns what runs, if new calls may use it.
     pub(super) fn open(&self) -> Option<Arc<TopologyDriver>> {
         match &*self.state() {
-            ClientState::CommandFuture(driver) => Some(Arc::clone(driver)),
+            ClientState::Running(driver) => Some(Arc::clone(driver)),
             ClientState::Closing(_) | ClientState::Resting | ClientState::Starting { .. } | ClientState::Ended(_) => None,
         }
     }
@@ -309,7 +309,7 @@ impl ClientCore {
     /// Returns what runs.
     pub(super) fn running(&self) -> Option<Arc<TopologyDriver>> {
         match &*self.state() {
-            ClientState::CommandFuture(driver) | ClientState::Closing(driver) => Some(Arc::clone(driver)),
+            ClientState::Running(driver) | ClientState::Closing(driver) => Some(Arc::clone(driver)),
             ClientState::Resting | ClientState::Starting { .. } | ClientState::Ended(_) => None,
         }
     }
@@ -334,12 +334,12 @@ impl ClientCore {
             let (ended, is_closing) = match &*state {
                 ClientState::Ended(_) => (true, false),
                 ClientState::Starting { is_closing, .. } => (false, *is_closing),
-                ClientState::Resting | ClientState::CommandFuture(_) | ClientState::Closing(_) => (false, false),
+                ClientState::Resting | ClientState::Running(_) | ClientState::Closing(_) => (false, false),
             };
             if !ended {
                 *state = match &started {
                     Ok(driver) if is_closing => ClientState::Closing(Arc::clone(driver)),
-                    Ok(driver) => ClientState::CommandFuture(Arc::clone(driver)),
+                    Ok(driver) => ClientState::Running(Arc::clone(driver)),
                     Err(_) if is_closing => ClientState::Ended(None),
                     Err(_) => ClientState::Resting,
                 };

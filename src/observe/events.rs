@@ -1,8 +1,8 @@
 //! The queues of events, one for each subscriber.
 //!
 //! Each subscriber has a queue: a writer puts an event at its end, a reader takes many at once, so that it seldom
-//! meets the writers. The queues are bounded: whoever reads too slowly is told how many events were missed, and nobody waits
-//! for a reader. Without subscribers no event is made. What of it is logged is decided in `log`.
+//! meets the writers. The queues are bounded: a slow reader receives the number of missed events, and no writer waits for a
+//! reader. Without subscribers no event is made. What of it is logged is decided in `log`.
 //!
 //! Events are queued under the lock of the machine that decides on them, so that their order is that of its decisions. What is
 //! foreign runs after that lock was released ([`PendingWakeups`]): wakers of readers, and the log's subscribers.
@@ -206,7 +206,7 @@ impl EventHub {
         Wanted { is_heard: self.wanted(), is_logged: log::wants_topology() }
     }
 
-    /// SubscriberQueues an event of the topology.
+    /// Queues an event of the topology.
     pub(crate) fn topology(&self, event: TopologyEvent, wanted: Wanted, told: &mut PendingWakeups) {
         if wanted.is_logged {
             told.is_logged = true;
@@ -229,7 +229,7 @@ impl EventHub {
         self.finish(told);
     }
 
-    /// SubscriberQueues events of a pool.
+    /// Queues events of a pool.
     #[inline]
     pub(crate) fn pools(
         &self,
@@ -258,7 +258,7 @@ impl EventHub {
         }
     }
 
-    /// SubscriberQueues a line of a rule for the log.
+    /// Queues a line of a rule for the log.
     #[cold]
     pub(crate) fn note(&self, note: Note, told: &mut PendingWakeups) {
         told.is_logged = true;

@@ -2,7 +2,7 @@
 //!
 //! A `tracing` subscriber is foreign code: it may take its time, or use the client. Lines are therefore queued under the lock
 //! of the machine that decides on them, and written after it was released, in the order in which they were queued. One
-//! thread writes at a time, so that the order stays; whoever comes meanwhile leaves its lines to that thread.
+//! thread writes at a time, so that the order stays; another thread leaves its lines to it.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};

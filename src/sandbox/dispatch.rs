@@ -186,7 +186,7 @@ impl FakeDeployment {
         self.check_role(at, kind, call)?;
         let reply = match kind {
             CommandKind::Write => self.run_write(&database, call, now),
-            CommandKind::Read | CommandKind::OpenCursor => self.run_read(at, &database, call, now),
+            CommandKind::Read | CommandKind::Cursor => self.run_read(at, &database, call, now),
             CommandKind::Open | CommandKind::Admin | CommandKind::Session => self.run_other(at, &database, call, now),
         };
         reply.map(CommandEffect::Reply)
@@ -206,10 +206,10 @@ impl FakeDeployment {
             (CommandKind::Read, Role::Secondary) if !takes_secondary(&call.body) => {
                 Err(CommandRefusal::new(code::NO_SECONDARY_OK, "not primary and secondaryOk=false"))
             }
-            (CommandKind::Read | CommandKind::OpenCursor, Role::Arbiter) => {
+            (CommandKind::Read | CommandKind::Cursor, Role::Arbiter) => {
                 Err(CommandRefusal::new(code::NOT_PRIMARY_OR_SECONDARY, "node is not in primary or recovering state"))
             }
-            (CommandKind::Read | CommandKind::OpenCursor, Role::Primary | Role::Secondary) => Ok(()),
+            (CommandKind::Read | CommandKind::Cursor, Role::Primary | Role::Secondary) => Ok(()),
             (CommandKind::Open | CommandKind::Admin | CommandKind::Session, Role::Primary | Role::Secondary | Role::Arbiter) => Ok(()),
         }
     }
@@ -233,7 +233,7 @@ enum CommandKind {
     Write,
     Read,
     /// A cursor that was opened on this member.
-    OpenCursor,
+    Cursor,
     /// The database `admin`.
     Admin,
     Session,
@@ -245,7 +245,7 @@ impl CommandKind {
             "ping" | "buildInfo" | "buildinfo" | "connectionStatus" | "saslStart" | "saslContinue" | "logout" => Self::Open,
             "insert" | "update" | "delete" | "drop" => Self::Write,
             "find" | "count" | "listCollections" => Self::Read,
-            "getMore" | "killCursors" => Self::OpenCursor,
+            "getMore" | "killCursors" => Self::Cursor,
             "configureFailPoint" | "replSetStepDown" | "replSetGetStatus" => Self::Admin,
             "endSessions" => Self::Session,
             _ => return None,
