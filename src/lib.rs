@@ -148,7 +148,6 @@ mod sandbox;
 pub mod selection;
 #[cfg(not(feature = "internals"))]
 mod selection;
-mod sync;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod topology;

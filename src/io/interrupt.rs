@@ -6,8 +6,8 @@
 use std::future::poll_fn;
 use std::task::{Context, Poll};
 
+use super::sync::{AtomicBool, AtomicWaker, OnceLock, Ordering};
 use crate::error::Error;
-use crate::sync::{AtomicBool, AtomicWaker, OnceLock, Ordering};
 
 /// The interrupt of one connection. One task waits at a time.
 #[derive(Debug, Default)]

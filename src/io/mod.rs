@@ -26,6 +26,7 @@ mod shell;
 pub(crate) mod snapshot;
 pub(crate) mod srv_poll;
 mod stream;
+mod sync;
 pub(crate) mod tasks;
 mod tcp;
 pub(crate) mod tls;

@@ -5,7 +5,7 @@
 
 use crossbeam_utils::CachePadded;
 
-use crate::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, TryLockError, thread_local};
+use super::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, PoisonError, TryLockError, thread_local};
 
 /// A value with one copy per shard.
 #[derive(Debug)]

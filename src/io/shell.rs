@@ -8,8 +8,8 @@ use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 use super::clock;
+use super::sync::{Mutex, MutexGuard, Notify, PoisonError};
 use crate::machine::{Driven, Machine, Output};
-use crate::sync::{Mutex, MutexGuard, Notify, PoisonError};
 
 /// The lock around a machine's state, and what wakes the machine's timer.
 #[derive(Debug)]

@@ -10,7 +10,6 @@ use super::{Source, listed, sources, without_text};
 /// The modules, from left to right: each may import only from those left of it.
 const ORDER: &[&str] = &[
     "note",
-    "sync",
     "machine",
     "address",
     "error",

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The folders of the shell, in which the world is touched.
-const SHELL: &[&str] = &["sync", "observe", "io", "client", "cli", "bin"];
+const SHELL: &[&str] = &["observe", "io", "client", "cli", "bin"];
 
 /// Files that hold nothing but what unit tests share.
 const TEST_FILES: &[&str] = &["tests.rs", "matrix.rs", "growth.rs"];

@@ -6,3 +6,4 @@ pub(crate) mod shards;
 #[path = "../../../../src/io/shell.rs"]
 pub(crate) mod shell;
 mod shells;
+mod sync;

@@ -8,9 +8,9 @@ use shuttle::{future, thread};
 
 use super::clock::{expire, reset};
 use super::shell::{OutputOf, Owner, Shell, run_timer};
+use super::sync::Mutex;
 use crate::SCHEDULES;
 use crate::machine::{Driven, Machine, Output};
-use crate::sync::Mutex;
 
 /// Number of turns that the timer's task gets: it needs some dozens.
 const STEPS_MAX: usize = 10_000;

@@ -1,4 +1,4 @@
-//! The primitives of `src/sync.rs`, with schedules chosen by shuttle.
+//! The primitives of `src/io/sync.rs`, with schedules chosen by shuttle.
 
 use std::task::Waker;
 
