@@ -18,6 +18,7 @@ use super::time_limits::TimeLimits;
 use crate::deadline::Deadline;
 use crate::error::{Error, ErrorKind, LimitValue, Result, Stage};
 use crate::io::clock;
+use crate::io::conn::Conn;
 use crate::observe::events::{EVENT_DOCUMENT_SIZE_MAX, Event};
 use crate::operation::failure::ConnFate;
 use crate::operation::{Command, CommandEvent, DriverFields, Failure, Reply, ReplyHead, command_error, is_sensitive};
@@ -262,7 +263,7 @@ impl Exchange {
 
 /// Creates the failure of a command without reply, from the state of the connection.
 #[cold]
-fn failure_without_reply(error: Error, conn: &CheckedOutConn, command: &dyn Command) -> Failure {
+pub(super) fn failure_without_reply(error: Error, conn: &Conn, command: &dyn Command) -> Failure {
     let fate = if conn.is_broken() { ConnFate::Closed } else { ConnFate::Kept };
     Failure::unanswered(error, conn.sent(), fate, conn.facts().wire_version, command.request())
 }

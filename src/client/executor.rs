@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, AttemptScope};
 use super::checkout::CheckedOutConn;
-use super::exchange::{Answer, Attempted};
+use super::exchange::{Answer, Attempted, failure_without_reply};
 use super::running::ClientCore;
 use super::sessions::SessionInUse;
 use super::time_limits::Time;
@@ -22,7 +22,6 @@ use crate::host::ServerAddress;
 use crate::io::clock;
 use crate::io::conn::Conn;
 use crate::operation::execution::is_idempotent_read;
-use crate::operation::failure::ConnFate;
 use crate::operation::{AttemptHistory, Command, DriverFields, Failure, Operation, Reply, Verdict, command_error};
 use crate::selection::Criteria;
 use crate::wire::Flags;
@@ -252,10 +251,7 @@ pub(super) async fn run_alone<O: Operation>(conn: &mut Conn, database: &str, mut
         Some(outcome) => outcome,
         None => Err(deadline.error(conn.stage(), clock::now())),
     };
-    let message = outcome.map_err(|error| {
-        let fate = if conn.is_broken() { ConnFate::Closed } else { ConnFate::Kept };
-        Failure::unanswered(error, conn.sent(), fate, facts.wire_version, operation.request()).error
-    })?;
+    let message = outcome.map_err(|error| failure_without_reply(error, conn, &operation).error)?;
     let reply = Reply::new(message.into_body(), conn.host().clone());
     match command_error(reply.document()) {
         Some(error) => Err(Failure::refused(error, reply, facts.wire_version, operation.request()).error),

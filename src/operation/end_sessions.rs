@@ -15,7 +15,7 @@ use crate::wire::Request;
 #[derive(Debug)]
 pub struct EndSessions {
     request: Request,
-    criteria: Option<Arc<Criteria>>,
+    criteria: Arc<Criteria>,
 }
 
 impl EndSessions {
@@ -23,7 +23,7 @@ impl EndSessions {
     pub fn new<'a>(lsids: impl Iterator<Item = &'a RawDocumentBuf>) -> Self {
         let mut ids = RawArrayBuf::new();
         lsids.for_each(|lsid| ids.push(lsid.clone()));
-        Self { request: Request::from(rawdoc! { "endSessions": ids }), criteria: Some(Arc::new(Criteria::any_readable())) }
+        Self { request: Request::from(rawdoc! { "endSessions": ids }), criteria: Arc::new(Criteria::any_readable()) }
     }
 }
 
@@ -37,7 +37,7 @@ impl Command for EndSessions {
     }
 
     fn target(&self) -> Option<&Arc<Criteria>> {
-        self.criteria.as_ref()
+        Some(&self.criteria)
     }
 
     fn read_preference(&self) -> &ReadPreferenceField {

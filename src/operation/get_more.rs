@@ -16,7 +16,7 @@ use crate::wire::Request;
 #[derive(Debug)]
 pub struct GetMore {
     request: Request,
-    criteria: Option<Arc<Criteria>>,
+    criteria: Arc<Criteria>,
 }
 
 /// A batch of a cursor, and the state of the cursor after it.
@@ -33,7 +33,7 @@ pub struct CursorBatch {
 impl GetMore {
     /// Makes the operation for a cursor on a server.
     pub fn new(cursor: &CursorState, options: &GetMoreOptions, host: ServerAddress) -> Self {
-        Self { request: Request::from(cursor.get_more(options)), criteria: Some(Arc::new(Criteria::server(host))) }
+        Self { request: Request::from(cursor.get_more(options)), criteria: Arc::new(Criteria::server(host)) }
     }
 }
 
@@ -58,7 +58,7 @@ impl Command for GetMore {
     }
 
     fn target(&self) -> Option<&Arc<Criteria>> {
-        self.criteria.as_ref()
+        Some(&self.criteria)
     }
 
     fn read_preference(&self) -> &ReadPreferenceField {

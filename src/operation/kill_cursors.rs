@@ -15,13 +15,13 @@ use crate::wire::Request;
 #[derive(Debug)]
 pub struct KillCursors {
     request: Request,
-    criteria: Option<Arc<Criteria>>,
+    criteria: Arc<Criteria>,
 }
 
 impl KillCursors {
     /// Makes the operation for a cursor on a server.
     pub fn new(cursor: &CursorState, host: ServerAddress) -> Self {
-        Self { request: Request::from(cursor.kill()), criteria: Some(Arc::new(Criteria::server(host))) }
+        Self { request: Request::from(cursor.kill()), criteria: Arc::new(Criteria::server(host)) }
     }
 }
 
@@ -35,7 +35,7 @@ impl Command for KillCursors {
     }
 
     fn target(&self) -> Option<&Arc<Criteria>> {
-        self.criteria.as_ref()
+        Some(&self.criteria)
     }
 
     fn read_preference(&self) -> &ReadPreferenceField {

@@ -23,12 +23,12 @@ pub struct RetryPolicy {
     overload_retargeting: bool,
 }
 
-/// The failed attempts of one operation. Empty until the first failure; allocates with the second.
+/// The failed attempts of one operation.
 #[derive(Debug, Default)]
 pub struct AttemptHistory {
     failures: u32,
     /// The error that is returned if the operation is given up now.
-    reported: Option<Failure>,
+    reported: Option<Error>,
 }
 
 /// The decision about a failed attempt.
@@ -81,14 +81,10 @@ impl RetryPolicy {
         let retry = self.back_off(history.failures, &failure, rules, random);
         let retry = retry.filter(|after| deadline.is_none_or(|deadline| now + *after < deadline.at));
         let avoid = failure.server.clone().filter(|_| self.overload_retargeting);
-        history.report(failure);
-        match (retry, history.reported.take()) {
-            (Some(after), reported) => {
-                history.reported = reported;
-                Verdict::Retry { after, avoid }
-            }
-            (None, Some(reported)) => Verdict::GiveUp(reported.error),
-            (None, None) => unreachable!("a failure was reported"),
+        let reported = history.report(failure);
+        match retry {
+            Some(after) => Verdict::Retry { after, avoid },
+            None => Verdict::GiveUp(reported.clone()),
         }
     }
 
@@ -105,12 +101,14 @@ impl RetryPolicy {
 }
 
 impl AttemptHistory {
-    /// Keeps the failure whose error is returned in the end: the newest that may have written, else the first.
-    fn report(&mut self, failure: Failure) {
+    /// Returns the error that is returned in the end: of the newest failure that may have written, else of the first.
+    fn report(&mut self, failure: Failure) -> &Error {
         let may_have_written = failure.sent != Sent::Nothing && !failure.error.has_label(NO_WRITES_PERFORMED);
-        if may_have_written || self.reported.is_none() {
-            self.reported = Some(failure);
-        }
+        let reported = match self.reported.take() {
+            Some(earlier) if !may_have_written => earlier,
+            Some(_) | None => failure.error,
+        };
+        self.reported.insert(reported)
     }
 }
 
