@@ -1,11 +1,12 @@
-//! Checks the source: pure modules, file sizes and heads.
+//! Checks the source: pure modules, file sizes and heads; the order of modules (`layout`), and the words (`words`).
 //!
-//! Everything outside `src/io`, `src/client`, `src/cli` and `src/bin` is pure: no runtime, no clock, no socket, no file, no
+//! Everything outside `src/observe`, `src/io`, `src/client`, `src/cli` and `src/bin` is pure: no runtime, no clock, no socket, no file, no
 //! randomness of the operating system, nothing whose order is not the same in every run. Every file says which question it
 //! answers, and is short enough to be read. Unit tests are exempt. What this scan of the text can't see, the types of a
 //! call, `clippy.toml` looks after.
 
 mod layout;
+mod words;
 
 use std::fmt;
 use std::fs;
@@ -260,23 +261,27 @@ fn literal(quoted: &str) -> usize {
 /// Reads all files of `src`.
 fn sources() -> Vec<Source> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let mut folders = vec![root.clone()];
-    let mut sources = Vec::new();
-    while let Some(folder) = folders.pop() {
-        let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{} can't be read: {error}", folder.display()));
-        for entry in entries {
-            let path = entry.expect("an entry of a folder").path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{} can't be read: {error}", path.display()));
-                let path = path.strip_prefix(&root).expect("a file of src").to_owned();
-                sources.push(Source { path, text });
-            }
+    let relative = |path: &Path| path.strip_prefix(&root).expect("a file of src").to_owned();
+    files(&root, "rs").iter().map(|path| Source { path: relative(path), text: read(path) }).collect()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{} can't be read: {error}", path.display()))
+}
+
+/// Returns the files of a folder with an extension, in order, without build output.
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{} can't be read: {error}", folder.display()));
+    let mut found = Vec::new();
+    for path in entries.map(|entry| entry.expect("an entry of a folder").path()) {
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|own| own == extension) {
+            found.push(path);
         }
     }
-    sources.sort_by(|one, other| one.path.cmp(&other.path));
-    sources
+    found.sort();
+    found
 }
 
 /// Writes one a line.
